@@ -1,0 +1,70 @@
+"""The VAE: 64×64×3 pixels to 16×16×4 latents. It bounds everything after it, so it is trained first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch.nn import functional
+
+from bench.mini.training.data import Captioned, to_pixels
+from bench.mini.training.loop import Recipe, train
+
+RECIPE = Recipe("vae", iterations=5000, batch_size=24, peak_lr=2e-3, ema_decay=0.998)
+KL_WEIGHT = 2e-4
+
+
+def build_vae() -> AutoencoderKL:
+    """An untrained VAE; small at full resolution, where decoding spends its time."""
+    return AutoencoderKL(
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+    )
+
+
+def train_vae(data: Captioned, directory: Path, recipe: Recipe = RECIPE) -> AutoencoderKL:
+    """Train on reconstruction (L1, and L1 of image gradients for crisp edges) and return the averaged model.
+
+    The returned model's `scaling_factor` makes the latents' standard deviation one, as Stable Diffusion expects.
+    """
+    torch.manual_seed(recipe.seed)
+    vae = build_vae().to(memory_format=torch.channels_last)
+
+    def loss_of(step: int, generator: torch.Generator, _: torch.nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
+        rows = torch.randint(len(data.images), (recipe.batch_size,), generator=generator)
+        pixels = to_pixels(data.images[rows.numpy()]).contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(pixels).latent_dist
+        output = vae.decode(posterior.mean + posterior.std * _noise_like(posterior.mean, generator)).sample.float()
+        pixel_loss = functional.l1_loss(output, pixels)
+        edge_loss = sum(functional.l1_loss(output.diff(dim=dim), pixels.diff(dim=dim)) for dim in (2, 3))
+        kl = posterior.kl().float().mean() / posterior.mean[0].numel()
+        return pixel_loss + edge_loss + KL_WEIGHT * kl, {"l1": pixel_loss.item(), "kl": kl.item()}
+
+    averaged: AutoencoderKL = train(recipe, vae, loss_of, directory)
+    averaged.register_to_config(scaling_factor=1.0 / _latent_std(averaged, data))
+    return averaged
+
+
+@torch.inference_mode()
+def encode_images(vae: AutoencoderKL, data: Captioned) -> torch.Tensor:
+    """Scaled posterior means, shape (n, 4, 16, 16), float32."""
+    batches = (to_pixels(data.images[i : i + 128]) for i in range(0, len(data.images), 128))
+    latents: torch.Tensor = torch.cat([vae.encode(pixels).latent_dist.mean for pixels in batches])
+    latents *= vae.config.scaling_factor
+    return latents
+
+
+def _latent_std(vae: AutoencoderKL, data: Captioned) -> float:
+    with torch.inference_mode():
+        return float(vae.encode(to_pixels(data.images[:2048])).latent_dist.mean.std())
+
+
+def _noise_like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(tensor.shape, generator=generator).to(tensor)

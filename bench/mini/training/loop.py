@@ -1,0 +1,128 @@
+"""One resumable training loop for every model: one-cycle AdamW, EMA, checkpoints, a progress bar and a log."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one training consists of; a changed recipe starts anew instead of resuming."""
+
+    name: str
+    iterations: int
+    batch_size: int
+    peak_lr: float
+    ema_decay: float = 0.999
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    seed: int = 0
+    autocast: bool = True
+
+
+def train(
+    recipe: Recipe,
+    model: nn.Module,
+    loss_of: Callable[[int, torch.Generator, nn.Module], tuple[torch.Tensor, dict[str, float]]],
+    directory: Path,
+    save_every_s: float = 60.0,
+) -> nn.Module:
+    """Train `model` in place and return a copy that carries the averaged (EMA) weights.
+
+    `loss_of(step, generator, averaged_model)` gives the loss of one step and numbers for the log; its generator is
+    seeded by the step alone, so that a resumed training sees the same draws as an undisturbed one.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    device = parameters[0].device
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.peak_lr, total_steps=recipe.iterations, pct_start=recipe.warmup, cycle_momentum=False
+    )
+    average = copy.deepcopy(model).requires_grad_(False)
+    start = _resume(directory, recipe, model, average, optimizer, schedule)
+    log = (directory / "log.jsonl").open("a")
+    bar = tqdm(range(start, recipe.iterations), initial=start, total=recipe.iterations, desc=recipe.name)
+    saved_at = time.monotonic()
+    for step in bar:
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        model.train()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.autocast):
+            loss, numbers = loss_of(step, generator, average)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"{recipe.name}: the loss is {loss.item()} at step {step}; lower peak_lr")
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        _average(average, model, min(recipe.ema_decay, (1 + step) / (10 + step)))
+        if step % 50 == 0:
+            entry = {"step": step, "loss": loss.item(), "lr": schedule.get_last_lr()[0], **numbers}
+            log.write(json.dumps(entry) + "\n")
+            log.flush()
+            bar.set_postfix({key: f"{value:.3g}" for key, value in entry.items() if key not in ("step", "lr")})
+        if time.monotonic() - saved_at > save_every_s or step + 1 == recipe.iterations:
+            _save(directory, recipe, step + 1, model, average, optimizer, schedule)
+            saved_at = time.monotonic()
+    return average.eval()
+
+
+def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    with torch.no_grad():
+        for mean, value in zip(average.parameters(), model.parameters(), strict=True):
+            mean.lerp_(value, 1 - decay)
+        for kept, current in zip(average.buffers(), model.buffers(), strict=True):
+            kept.copy_(current)
+
+
+def _save(
+    directory: Path,
+    recipe: Recipe,
+    step: int,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    state = {
+        "recipe": asdict(recipe),
+        "step": step,
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+    }
+    partial = directory / "checkpoint.partial"
+    torch.save(state, partial)
+    partial.replace(directory / "checkpoint.pt")
+
+
+def _resume(
+    directory: Path,
+    recipe: Recipe,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> int:
+    path = directory / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        return 0
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return int(state["step"])

@@ -1,0 +1,345 @@
+"""The embedded world: an endless, procedural source of captioned 64×64 images with known truth.
+
+A seed determines a scene (its exact attributes), the scene's caption in plain English and its image. A caption
+leaves some attributes open, as human captions do; `Scene.named` says which ones it states. Everything here is numpy,
+so that prompts and truth can be read without torch.
+
+Seed ranges are disjoint by purpose (`SEEDS`): what one model was trained on, no other model or score has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGE_SIZE = 64
+
+SEEDS: dict[str, range] = {
+    "train": range(0, 10_000_000),
+    "evaluator": range(10_000_000, 20_000_000),
+    "reference": range(20_000_000, 30_000_000),
+    "prompts": range(30_000_000, 40_000_000),
+    "validation": range(40_000_000, 50_000_000),
+}
+
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.86, 0.13, 0.14),
+    "orange": (0.97, 0.55, 0.08),
+    "yellow": (0.96, 0.90, 0.16),
+    "green": (0.13, 0.62, 0.20),
+    "blue": (0.12, 0.28, 0.88),
+    "purple": (0.56, 0.15, 0.66),
+    "white": (0.96, 0.96, 0.96),
+    "black": (0.06, 0.06, 0.07),
+}
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "ring", "cross", "moon")
+SIZES: dict[str, tuple[float, float]] = {"small": (7.5, 9.0), "large": (12.0, 14.5)}
+FILLS = ("plain", "striped", "dotted")
+GROUNDS = ("plain", "striped", "checkered", "speckled")
+POSITIONS: dict[str, tuple[float, float]] = {
+    "in the centre": (0.5, 0.5),
+    "at the left": (0.22, 0.5),
+    "at the right": (0.78, 0.5),
+    "at the top": (0.5, 0.22),
+    "at the bottom": (0.5, 0.78),
+}
+RELATIONS: dict[str, tuple[float, float]] = {
+    "left of": (-1.0, 0.0),
+    "right of": (1.0, 0.0),
+    "above": (0.0, -1.0),
+    "below": (0.0, 1.0),
+}
+
+ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
+    "shape": SHAPES,
+    "colour": tuple(COLOURS),
+    "size": tuple(SIZES),
+    "fill": FILLS,
+    "position": tuple(POSITIONS),
+    "relation": tuple(RELATIONS),
+    "ground_colour": tuple(COLOURS),
+    "ground": GROUNDS,
+}
+"""Every kind of attribute with its possible values."""
+
+_NAMING_PROBABILITY = {"colour": 0.85, "size": 0.5, "fill": 0.5, "position": 0.6, "relation": 0.7}
+_GROUND_NAMING_PROBABILITY = {"ground_colour": 0.65, "ground": 0.55}
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One shape: its attributes, and where it lies in pixels (x to the right, y down)."""
+
+    shape: str
+    colour: str
+    size: str
+    fill: str
+    x: float
+    y: float
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The exact truth about one image.
+
+    `things` has one or two entries; `position` holds for one thing, `relation` (of the first to the second) for two.
+    `named` lists the attributes that the caption states, as `kind` or `kind.index` ("colour.0", "ground").
+    """
+
+    seed: int
+    things: tuple[Thing, ...]
+    position: str | None
+    relation: str | None
+    ground_colour: str
+    ground: str
+    named: tuple[str, ...]
+
+
+def scene(seed: int) -> Scene:
+    """Return the scene that `seed` determines."""
+    rng = np.random.default_rng(seed)
+    count = 1 + int(rng.random() < 0.6)
+    colours = rng.choice(len(COLOURS), size=count + 1, replace=False)
+    palette = [tuple(COLOURS)[i] for i in colours]
+    sizes = [str(rng.choice(tuple(SIZES))) for _ in range(count)]
+    radii = [float(rng.uniform(*SIZES[size])) for size in sizes]
+    position = relation = None
+    if count == 1:
+        position = str(rng.choice(tuple(POSITIONS)))
+        centres = [_near(rng, np.asarray(POSITIONS[position]) * IMAGE_SIZE, radii[0])]
+    else:
+        relation = str(rng.choice(tuple(RELATIONS)))
+        centres = _side_by_side(rng, relation, radii)
+    shapes = [str(rng.choice(SHAPES)) for _ in range(count)]
+    fills = [str(rng.choice(FILLS, p=(0.5, 0.25, 0.25))) for _ in range(count)]
+    things = tuple(
+        Thing(shape, colour, size, fill, float(centre[0]), float(centre[1]), radius)
+        for shape, colour, size, fill, centre, radius in zip(
+            shapes, palette, sizes, fills, centres, radii, strict=False
+        )
+    )
+    ground = str(rng.choice(GROUNDS))
+    return Scene(seed, things, position, relation, palette[-1], ground, _choose_named(rng, count))
+
+
+def caption(truth: Scene) -> str:
+    """Return the caption of a scene: every attribute in `truth.named`, and no other, is stated."""
+    named = set(truth.named)
+    phrases = [_thing_phrase(thing, i, named) for i, thing in enumerate(truth.things)]
+    if len(phrases) == 2:
+        text = f"{phrases[0]} {truth.relation if 'relation' in named else 'and'} {phrases[1]}"
+    else:
+        text = phrases[0] + (f" {truth.position}" if "position" in named else "")
+    words = [truth.ground_colour if "ground_colour" in named else "", truth.ground if "ground" in named else ""]
+    adjectives = " ".join(word for word in words if word)
+    return f"{text} on {_article(adjectives)} {adjectives} background" if adjectives else text
+
+
+def counterfactuals(truth: Scene) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield, for each named attribute, the captions in which that attribute alone has another of its values."""
+    for name in truth.named:
+        kind, _, index = name.partition(".")
+        own = getattr(truth.things[int(index)], kind) if index else getattr(truth, kind)
+        others = [value for value in ATTRIBUTE_VALUES[kind] if value != own]
+        yield name, tuple(caption(_with_attribute(truth, name, value)) for value in others)
+
+
+def render(truth: Scene) -> NDArray[np.uint8]:
+    """Return the image of a scene, shape (64, 64, 3), RGB, uint8; edges are anti-aliased by signed distances."""
+    rng = np.random.default_rng((truth.seed, 1))
+    y, x = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE].astype(np.float64) + 0.5
+    canvas = _paint_ground(rng, truth, x, y)
+    for thing in truth.things:
+        angle = rng.uniform(-0.17, 0.17)
+        u, v = _rotate(x - thing.x, y - thing.y, angle)
+        cover = np.clip(0.5 - _signed_distance(thing.shape, u, v, thing.radius), 0, 1)[..., None]
+        canvas = canvas * (1 - cover) + _paint_fill(rng, thing, u, v) * cover
+    canvas = canvas + rng.normal(0, 0.012, canvas.shape)
+    image: NDArray[np.uint8] = np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+    return image
+
+
+def split_seeds(purpose: Literal["train", "evaluator", "reference", "prompts", "validation"], count: int) -> range:
+    """Return the first `count` seeds of a purpose; raises ValueError when the range holds fewer."""
+    seeds = SEEDS[purpose]
+    if not 0 < count <= len(seeds):
+        raise ValueError(f"{count} {purpose} seeds were asked for; choose between 1 and {len(seeds)}")
+    return seeds[:count]
+
+
+def _near(rng: np.random.Generator, centre: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
+    moved = centre + rng.uniform(-4, 4, 2)
+    return np.clip(moved, radius + 1, IMAGE_SIZE - radius - 1)
+
+
+def _side_by_side(rng: np.random.Generator, relation: str, radii: list[float]) -> list[NDArray[np.float64]]:
+    """Centres of two things that do not overlap and whose relation is beyond doubt (one axis dominates)."""
+    towards = np.asarray(RELATIONS[relation])
+    gap = sum(radii) + rng.uniform(2, 8)
+    gap = min(gap, IMAGE_SIZE - 2 - sum(radii))
+    across = np.abs(towards[::-1]) * rng.uniform(-0.3, 0.3) * gap
+    offset = towards * gap + across
+    middle = IMAGE_SIZE / 2 + rng.uniform(-6, 6, 2)
+    pair = [middle + offset / 2, middle - offset / 2]
+    shift = np.zeros(2)
+    for axis in range(2):
+        low = max(radii[i] + 1 - pair[i][axis] for i in range(2))
+        high = min(IMAGE_SIZE - 1 - radii[i] - pair[i][axis] for i in range(2))
+        shift[axis] = np.clip(0.0, low, high) if low <= high else (low + high) / 2
+    return [centre + shift for centre in pair]
+
+
+def _choose_named(rng: np.random.Generator, count: int) -> tuple[str, ...]:
+    named: list[str] = []
+    for i in range(count):
+        named.append(f"shape.{i}")
+        named += [f"{kind}.{i}" for kind in ("colour", "size", "fill") if rng.random() < _NAMING_PROBABILITY[kind]]
+    whole = "position" if count == 1 else "relation"
+    if rng.random() < _NAMING_PROBABILITY[whole]:
+        named.append(whole)
+    named += [kind for kind, probability in _GROUND_NAMING_PROBABILITY.items() if rng.random() < probability]
+    return tuple(named)
+
+
+def _thing_phrase(thing: Thing, index: int, named: set[str]) -> str:
+    words = [getattr(thing, kind) for kind in ("size", "fill", "colour") if f"{kind}.{index}" in named]
+    words.append(thing.shape)
+    return f"{_article(words[0])} {' '.join(words)}"
+
+
+def _article(word: str) -> str:
+    return "an" if word[:1] in "aeiou" else "a"
+
+
+def _with_attribute(truth: Scene, name: str, value: str) -> Scene:
+    kind, _, index = name.partition(".")
+    if not index:
+        return replace(truth, **{kind: value})  # type: ignore[arg-type]
+    things = list(truth.things)
+    things[int(index)] = replace(things[int(index)], **{kind: value})  # type: ignore[arg-type]
+    return replace(truth, things=tuple(things))
+
+
+def _tint(rng: np.random.Generator, colour: str) -> NDArray[np.float64]:
+    return np.clip(np.asarray(COLOURS[colour]) + rng.uniform(-0.04, 0.04, 3), 0, 1)
+
+
+def _shade(base: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
+    """A darker shade of a light colour, a lighter one of a dark colour."""
+    target = 0.0 if base.mean() > 0.25 else 1.0
+    return base + (target - base) * amount
+
+
+def _rotate(
+    x: NDArray[np.float64], y: NDArray[np.float64], angle: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    c, s = np.cos(angle), np.sin(angle)
+    return c * x + s * y, c * y - s * x
+
+
+def _wave(phase: NDArray[np.float64], sharpness: float) -> NDArray[np.float64]:
+    return np.clip(0.5 + sharpness * np.sin(phase), 0, 1)
+
+
+def _paint_ground(
+    rng: np.random.Generator, truth: Scene, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    base = _tint(rng, truth.ground_colour)
+    other = _shade(base, 0.32)
+    u, v = _rotate(x, y, rng.uniform(0, np.pi))
+    pitch = rng.uniform(8, 12)
+    start = rng.uniform(0, pitch, 2)
+    if truth.ground == "striped":
+        mix = _wave(2 * np.pi * (u + start[0]) / pitch, 2.0)
+    elif truth.ground == "checkered":
+        wave = np.sin(np.pi * (u + start[0]) / (0.6 * pitch)) * np.sin(np.pi * (v + start[1]) / (0.6 * pitch))
+        mix = np.clip(0.5 + 3.0 * wave, 0, 1)
+    elif truth.ground == "speckled":
+        mix = _specks(rng, x, y)
+    else:
+        mix = np.zeros_like(u)
+    slope = (np.cos(rng.uniform(0, 2 * np.pi)) * (x - 32) + np.sin(rng.uniform(0, 2 * np.pi)) * (y - 32)) / 64
+    ground: NDArray[np.float64] = base + (other - base) * mix[..., None] + 0.08 * slope[..., None]
+    return ground
+
+
+def _specks(rng: np.random.Generator, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """About a hundred specks of one to two pixels, strewn on a jittered lattice."""
+    cell = 6.0
+    lattice = np.arange(-1, IMAGE_SIZE / cell + 1) * cell
+    cx, cy = np.meshgrid(lattice, lattice)
+    cx = cx + rng.uniform(0, cell, cx.shape)
+    cy = cy + rng.uniform(0, cell, cy.shape)
+    radius = rng.uniform(0.8, 1.7, cx.shape)
+    mix = np.zeros_like(x)
+    for px, py, pr in zip(cx.ravel(), cy.ravel(), radius.ravel(), strict=True):
+        x0, x1 = max(int(px) - 3, 0), min(int(px) + 4, IMAGE_SIZE)
+        y0, y1 = max(int(py) - 3, 0), min(int(py) + 4, IMAGE_SIZE)
+        if x0 < x1 and y0 < y1:
+            window = (slice(y0, y1), slice(x0, x1))
+            distance = np.hypot(x[window] - px, y[window] - py) - pr
+            mix[window] = np.maximum(mix[window], np.clip(0.5 - distance, 0, 1))
+    return mix
+
+
+def _paint_fill(
+    rng: np.random.Generator, thing: Thing, u: NDArray[np.float64], v: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    base = _tint(rng, thing.colour)
+    other = _shade(base, 0.55)
+    p, q = _rotate(u, v, rng.uniform(0, np.pi))
+    pitch = rng.uniform(4.5, 5.5)
+    if thing.fill == "striped":
+        mix = _wave(2 * np.pi * p / pitch, 1.2)
+    elif thing.fill == "dotted":
+        dx = p - pitch * np.round(p / pitch)
+        dy = q - pitch * np.round(q / pitch)
+        mix = np.clip(0.5 - (np.hypot(dx, dy) - 0.28 * pitch), 0, 1)
+    else:
+        mix = np.zeros_like(u)
+    painted: NDArray[np.float64] = base + (other - base) * mix[..., None]
+    return painted
+
+
+def _signed_distance(shape: str, u: NDArray[np.float64], v: NDArray[np.float64], r: float) -> NDArray[np.float64]:
+    """Distance in pixels to the outline, negative inside; the shape lies within a circle of radius r."""
+    d: NDArray[np.float64]
+    if shape == "circle":
+        d = np.hypot(u, v) - r
+    elif shape == "ring":
+        d = np.abs(np.hypot(u, v) - 0.72 * r) - 0.28 * r
+    elif shape == "square":
+        d = np.maximum(np.abs(u), np.abs(v)) - 0.8 * r
+    elif shape == "diamond":
+        d = (np.abs(u) / 0.72 + np.abs(v)) * 0.584 - 0.584 * r
+    elif shape == "triangle":
+        d = np.maximum(np.abs(u) * 0.866 - v * 0.5 - 0.5 * r, v - 0.55 * r)
+    elif shape == "cross":
+        d = np.minimum(np.maximum(np.abs(u) - r, np.abs(v) - 0.3 * r), np.maximum(np.abs(u) - 0.3 * r, np.abs(v) - r))
+    elif shape == "star":
+        d = _star_distance(u, v, r)
+    elif shape == "moon":
+        d = np.maximum(np.hypot(u, v) - r, 0.78 * r - np.hypot(u - 0.52 * r, v))
+    else:
+        raise ValueError(f"{shape!r} is no shape of this world; choose one of {', '.join(SHAPES)}")
+    return d
+
+
+def _star_distance(u: NDArray[np.float64], v: NDArray[np.float64], r: float) -> NDArray[np.float64]:
+    """Five-pointed star: fold the plane into one tenth, then the distance to one edge."""
+    sector = np.pi / 5
+    angle = np.arctan2(u, -v)
+    folded = np.abs((angle + sector) % (2 * sector) - sector)
+    length = np.hypot(u, v)
+    px, py = length * np.cos(folded), length * np.sin(folded)
+    tip = np.array([r, 0.0])
+    notch = 0.42 * r * np.array([np.cos(sector), np.sin(sector)])
+    edge = notch - tip
+    normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
+    distance: NDArray[np.float64] = (px - tip[0]) * normal[0] + (py - tip[1]) * normal[1]
+    return distance
