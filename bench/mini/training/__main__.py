@@ -1,0 +1,111 @@
+"""Make every model of the miniature from nothing: `python -m bench.mini.training [--stages …] [--work …]`.
+
+A stage whose result lies in the work directory is not repeated; an interrupted stage goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
+
+from bench.mini import world
+from bench.mini.training import autoencoder, distillation, evaluator, teacher, vocabulary
+from bench.mini.training.data import Captioned, render_split
+
+STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export")
+TRAIN_IMAGES = 80_000
+EVALUATOR_IMAGES = 60_000
+
+
+class Workshop:
+    """The stages, each of which leaves its result in a directory of its own."""
+
+    def __init__(self, work: Path, destination: Path) -> None:
+        self.work, self.destination = work, destination
+
+    def tokenizer(self) -> CLIPTokenizer:
+        path = self.work / "tokenizer"
+        if not path.exists():
+            captions = (world.caption(world.scene(seed)) for seed in world.split_seeds("train", 3000))
+            vocabulary.build_tokenizer(captions).save_pretrained(path)
+        return CLIPTokenizer.from_pretrained(path)
+
+    def vae(self) -> AutoencoderKL:
+        path = self.work / "vae" / "final"
+        if not path.exists():
+            autoencoder.train_vae(render_split("train", 24_000), path.parent).save_pretrained(path)
+        return AutoencoderKL.from_pretrained(path)
+
+    def evaluator(self) -> None:
+        path = self.work / "evaluator" / "final"
+        if not path.exists():
+            tokenizer = self.tokenizer()
+            model = evaluator.train_evaluator(render_split("evaluator", EVALUATOR_IMAGES), tokenizer, path.parent)
+            evaluator.save_evaluator(model, tokenizer, path)
+
+    def latents(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents and token ids of the training images, made once."""
+        path = self.work / "latents.safetensors"
+        if not path.exists():
+            data: Captioned = render_split("train", TRAIN_IMAGES)
+            latents = autoencoder.encode_images(self.vae(), data)
+            ids = evaluator.tokenize(self.tokenizer(), list(data.captions))
+            save_file({"latents": latents.half(), "ids": ids}, path)
+        tensors = load_file(path)
+        return tensors["latents"].float(), tensors["ids"]
+
+    def teacher(self) -> StableDiffusionPipeline:
+        path = self.work / "teacher" / "final"
+        if not path.exists():
+            latents, ids = self.latents()
+            model = teacher.train_teacher(latents, ids, self.tokenizer(), path.parent)
+            teacher.assemble_pipeline(model, self.vae(), self.tokenizer()).save_pretrained(path)
+        return StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32)
+
+    def adapter(self, kind: distillation.Kind) -> None:
+        path = self.work / kind / "final"
+        if not path.exists():
+            weights = distillation.distill(kind, self.teacher(), *self.latents(), path.parent)
+            halves = {name: tensor.half() for name, tensor in weights.items()}
+            StableDiffusionPipeline.save_lora_weights(path, unet_lora_layers=halves, safe_serialization=True)
+
+    def tcd(self) -> None:
+        self.adapter("tcd")
+
+    def lcm(self) -> None:
+        self.adapter("lcm")
+
+    def export(self) -> None:
+        """Copy the finished models into the package, weights as float16."""
+        pipeline = self.teacher().to(dtype=torch.float16)
+        pipeline.save_pretrained(self.destination / "teacher")
+        for name, folder in (("tcd", "tcd-lora"), ("lcm", "lcm-lora"), ("evaluator", "evaluator")):
+            shutil.copytree(self.work / name / "final", self.destination / folder, dirs_exist_ok=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/train_mini", description=__doc__)
+    package = Path(__file__).parents[1]
+    parser.add_argument("--work", type=Path, default=Path(".work"), help="checkpoints and logs (default: .work)")
+    parser.add_argument("--destination", type=Path, default=package / "weights", help="where the models go")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    arguments = parser.parse_args()
+    workshop = Workshop(arguments.work, arguments.destination)
+    for stage in arguments.stages:
+        start = time.monotonic()
+        getattr(workshop, stage)()
+        arguments.work.mkdir(parents=True, exist_ok=True)
+        with (arguments.work / "stages.jsonl").open("a") as log:
+            log.write(json.dumps({"stage": stage, "seconds": round(time.monotonic() - start, 1)}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""TCD-LoRA and LCM-LoRA, distilled from the teacher.
+
+TCD (arXiv 2402.19159, algorithm 1): one guided DDIM step of the teacher leads from t to t - k; the student must reach
+the same point at a random earlier time s from either end. LCM (arXiv 2311.05556) is the case s = 0 with its
+boundary-condition scalings. The target's gradient is stopped; the teacher is the student without its adapter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from torch import nn
+
+from bench.mini.training.loop import Recipe, train
+from bench.mini.training.teacher import empty_ids, noise_scheduler
+
+Kind = Literal["tcd", "lcm"]
+RECIPES: dict[Kind, Recipe] = {
+    "tcd": Recipe("tcd", iterations=4000, batch_size=32, peak_lr=8e-4, ema_decay=0.995, seed=3, autocast=False),
+    "lcm": Recipe("lcm", iterations=4000, batch_size=32, peak_lr=8e-4, ema_decay=0.995, seed=4, autocast=False),
+}
+RANK = 32
+SKIP = 20
+GUIDANCE_SCALE = 3.0
+HUBER = 1e-2
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2",
+           "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv"]  # fmt: skip
+
+
+def distill(
+    kind: Kind,
+    pipeline: StableDiffusionPipeline,
+    latents: torch.Tensor,
+    ids: torch.Tensor,
+    directory: Path,
+    recipe: Recipe | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return the adapter's averaged weights, in diffusers' LoRA format (keys without the "unet." prefix)."""
+    recipe = recipe or RECIPES[kind]
+    torch.manual_seed(recipe.seed)
+    student: UNet2DConditionModel = pipeline.unet
+    student.requires_grad_(False)
+    student.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS), adapter_name=kind)
+    alphas = noise_scheduler().alphas_cumprod
+    empty = pipeline.text_encoder(empty_ids(pipeline.tokenizer))[0].detach()
+
+    def loss_of(step: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
+        rows = torch.randint(len(latents), (recipe.batch_size,), generator=generator)
+        t = SKIP * torch.randint(1, 1000 // SKIP + 1, rows.shape, generator=generator) - 1
+        t_before = (t - SKIP).clamp(min=0)
+        s = (torch.rand(rows.shape, generator=generator) * (t_before + 1)).long() if kind == "tcd" else 0 * t
+        noise = torch.randn((len(rows), *latents.shape[1:]), generator=generator)
+        noisy = _mix(alphas, t, latents[rows], noise)
+        with torch.no_grad():
+            text = pipeline.text_encoder(ids[rows])[0]
+            before = _teacher_step(student, alphas, noisy, t, t_before, text, empty.expand_as(text))
+            target = _reach(kind, student, alphas, before, t_before, s, text)
+        error = (_reach(kind, student, alphas, noisy, t, s, text) - target).square().mean(dim=(1, 2, 3))
+        loss = ((error + HUBER**2).sqrt() - HUBER).mean()
+        return loss, {"error": error.mean().item()}
+
+    averaged = train(recipe, student, loss_of, directory)
+    weights: dict[str, torch.Tensor] = convert_state_dict_to_diffusers(
+        get_peft_model_state_dict(averaged, adapter_name=kind)
+    )
+    student.delete_adapters(kind)
+    return weights
+
+
+def _teacher_step(
+    student: UNet2DConditionModel,
+    alphas: torch.Tensor,
+    noisy: torch.Tensor,
+    t: torch.Tensor,
+    t_before: torch.Tensor,
+    text: torch.Tensor,
+    empty: torch.Tensor,
+) -> torch.Tensor:
+    """One guided DDIM step of the teacher, from t to t_before."""
+    student.disable_adapters()
+    both = student(torch.cat([noisy, noisy]), torch.cat([t, t]), encoder_hidden_states=torch.cat([text, empty])).sample
+    student.enable_adapters()
+    conditional, unconditional = both.chunk(2)
+    epsilon = unconditional + GUIDANCE_SCALE * (conditional - unconditional)
+    return _mix(alphas, t_before, _clean(alphas, t, noisy, epsilon), epsilon)
+
+
+def _reach(
+    kind: Kind,
+    student: UNet2DConditionModel,
+    alphas: torch.Tensor,
+    noisy: torch.Tensor,
+    t: torch.Tensor,
+    s: torch.Tensor,
+    text: torch.Tensor,
+) -> torch.Tensor:
+    """The student's point at time s on the trajectory through `noisy` at time t."""
+    epsilon = student(noisy, t, encoder_hidden_states=text).sample
+    clean = _clean(alphas, t, noisy, epsilon)
+    if kind == "tcd":
+        return _mix(alphas, s, clean, epsilon)
+    scaled = (10.0 * t)[:, None, None, None]
+    c_skip, c_out = 0.25 / (scaled**2 + 0.25), scaled / (scaled**2 + 0.25).sqrt()
+    return c_skip * noisy + c_out * clean
+
+
+def _mix(alphas: torch.Tensor, t: torch.Tensor, clean: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
+    alpha = alphas[t][:, None, None, None]
+    return alpha.sqrt() * clean + (1 - alpha).sqrt() * epsilon
+
+
+def _clean(alphas: torch.Tensor, t: torch.Tensor, noisy: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
+    alpha = alphas[t][:, None, None, None]
+    return (noisy - (1 - alpha).sqrt() * epsilon) / alpha.sqrt()

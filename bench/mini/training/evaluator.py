@@ -1,0 +1,128 @@
+"""The evaluator: an OpenCLIP dual encoder trained contrastively on seeds that the generator never saw.
+
+Beside the other captions of the batch, each image is held against captions of its own in which one attribute is
+wrong, so that the encoder learns to tell apart what the score is about.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+from transformers import CLIPTokenizer
+
+from bench.mini import world
+from bench.mini.training.data import Captioned
+from bench.mini.training.loop import Recipe, train
+
+RECIPE = Recipe(
+    "evaluator",
+    iterations=7000,
+    batch_size=64,
+    peak_lr=2e-3,
+    ema_decay=0.998,
+    weight_decay=0.05,
+    seed=1,
+    autocast=False,
+)
+WRONG_CAPTIONS = 4
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+def evaluator_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
+    """OpenCLIP's model configuration: a small ResNet tower with attention pooling and a small text transformer."""
+    return {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": world.IMAGE_SIZE, "layers": [1, 1, 2, 1], "width": 20},
+        "text_cfg": {
+            "context_length": tokenizer.model_max_length,
+            "vocab_size": len(tokenizer),
+            "hf_tokenizer_name": "tokenizer",
+            "width": 96,
+            "heads": 4,
+            "layers": 3,
+        },
+    }
+
+
+def build_evaluator(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
+    """An untrained evaluator."""
+    config = evaluator_config(tokenizer)
+    text = {key: value for key, value in config["text_cfg"].items() if key != "hf_tokenizer_name"}
+    return open_clip.CLIP(config["embed_dim"], config["vision_cfg"], text)
+
+
+def train_evaluator(
+    data: Captioned, tokenizer: CLIPTokenizer, directory: Path, recipe: Recipe = RECIPE
+) -> open_clip.CLIP:
+    """Train on pairs of image and caption; returns the averaged model."""
+    torch.manual_seed(recipe.seed)
+    model = build_evaluator(tokenizer).to(memory_format=torch.channels_last)
+
+    def loss_of(step: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
+        rows = torch.randint(len(data.images), (recipe.batch_size,), generator=generator).tolist()
+        images = functional.normalize(model.encode_image(to_evaluator_pixels(data.images[rows])), dim=-1)
+        dice = random.Random(int(torch.randint(2**31, (), generator=generator)))  # noqa: S311
+        texts = [data.captions[row] for row in rows]
+        for row in rows:
+            texts += _wrong_captions(data.scenes[row], dice)
+        tokens = tokenize(tokenizer, texts)
+        encoded = functional.normalize(model.encode_text(tokens), dim=-1)
+        own, wrong = encoded[: len(rows)], encoded[len(rows) :]
+        scale = model.logit_scale.exp().clamp(max=100)
+        similarity = scale * images @ own.T
+        hard = scale * torch.einsum("nd,nkd->nk", images, wrong.unflatten(0, (len(rows), WRONG_CAPTIONS)))
+        target = torch.arange(len(rows))
+        by_image = functional.cross_entropy(similarity + _same_text(texts[: len(rows)]), target)
+        by_text = functional.cross_entropy(similarity.T + _same_text(texts[: len(rows)]), target)
+        truth = torch.cat([similarity.diagonal()[:, None], hard], dim=1)
+        by_attribute = functional.cross_entropy(truth, torch.zeros(len(rows), dtype=torch.long))
+        right = (truth.argmax(1) == 0).float().mean().item()
+        return 0.5 * (by_image + by_text) + by_attribute, {"right": right, "clip": by_image.item()}
+
+    return train(recipe, model, loss_of, directory)
+
+
+def to_evaluator_pixels(images: torch.Tensor | object) -> torch.Tensor:
+    """uint8 (n, 64, 64, 3) → float32 (n, 3, 64, 64), normalised as `open_clip_config.json` says."""
+    pixels = torch.as_tensor(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Token ids, shape (n, context length), int64."""
+    ids: torch.Tensor = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids
+
+
+def save_evaluator(model: open_clip.CLIP, tokenizer: CLIPTokenizer, directory: Path) -> None:
+    """Write the directory that `open_clip.create_model_and_transforms("local-dir:…")` loads; weights as float16."""
+    directory.mkdir(parents=True, exist_ok=True)
+    config = {"model_cfg": evaluator_config(tokenizer), "preprocess_cfg": {"mean": MEAN, "std": STD}}
+    (directory / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    save_file(tensors, directory / "open_clip_model.safetensors")
+    tokenizer.save_pretrained(directory / "tokenizer")
+
+
+def _wrong_captions(truth: world.Scene, dice: random.Random) -> list[str]:
+    choices = [captions for _, captions in world.counterfactuals(truth)]
+    return [dice.choice(dice.choice(choices)) for _ in range(WRONG_CAPTIONS)]
+
+
+def _same_text(texts: list[str]) -> torch.Tensor:
+    """-inf where another image of the batch has the same caption, so that it does not count as wrong."""
+    index = {text: i for i, text in enumerate(texts)}
+    ids = torch.tensor([index[text] for text in texts])
+    same = (ids[:, None] == ids[None, :]) & ~torch.eye(len(texts), dtype=torch.bool)
+    return torch.zeros(len(texts), len(texts)).masked_fill(same, -torch.inf)
