@@ -78,7 +78,7 @@ def train_evaluator(
         own, wrong = encoded[: len(rows)], encoded[len(rows) :]
         scale = model.logit_scale.exp().clamp(max=100)
         similarity = scale * images @ own.T
-        hard = scale * torch.einsum("nd,nkd->nk", images, wrong.unflatten(0, (len(rows), WRONG_CAPTIONS)))
+        hard = scale * torch.einsum("nd,nkd->nk", images, wrong.reshape(len(rows), WRONG_CAPTIONS, -1))
         target = torch.arange(len(rows))
         by_image = functional.cross_entropy(similarity + _same_text(texts[: len(rows)]), target)
         by_text = functional.cross_entropy(similarity.T + _same_text(texts[: len(rows)]), target)

@@ -1,0 +1,121 @@
+"""Experiment → Plan: every cell of the grid, in the order in which loaded pipelines are used up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+from bench.experiment.config import Experiment, Method, Model
+from bench.records import Adapter, Base, Cell, PromptSet, SchedulerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A combination that makes no sense, and why."""
+
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The cells in the order they run, and what was left out of the grid."""
+
+    cells: tuple[Cell, ...]
+    left_out: tuple[LeftOut, ...]
+
+    def unet_samples(self) -> int:
+        """How many images the denoiser will see in all; guidance counts twice."""
+        return sum(expected_evaluations(cell) * cell.prompts.count for cell in self.cells)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the plan must know of the world outside the configuration, for cells to be named by their content."""
+
+    device: str
+    versions: Mapping[str, str]
+    weights: Mapping[str, str]
+    """Content hash or commit by source, for base models and adapters."""
+    prompts: PromptSet
+
+
+def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
+    """Expand the grid; cells of one pipeline are neighbours, cells that occur twice are planned once."""
+    cells: dict[str, Cell] = {}
+    left_out: list[LeftOut] = []
+    for (model_name, model), (method_name, method) in product(experiment.models.items(), experiment.methods.items()):
+        if method.adapter is not None and method.adapter not in model.adapters:
+            left_out.append(
+                LeftOut(f"{model_name} {method_name}", f"{model_name} has no adapter named {method.adapter}")
+            )
+            continue
+        for cell in _cells_of(experiment, surroundings, model_name, model, method_name, method):
+            reason = _why_not(cell, method)
+            if reason:
+                left_out.append(LeftOut(cell.label, reason))
+            else:
+                cells.setdefault(cell.key, cell)
+    order = {key: i for i, key in enumerate(dict.fromkeys(cell.pipeline_key for cell in cells.values()))}
+    return Plan(tuple(sorted(cells.values(), key=lambda cell: order[cell.pipeline_key])), tuple(left_out))
+
+
+def expected_evaluations(cell: Cell) -> int:
+    """Denoiser evaluations per image that the cell is planned to need; the record holds what was counted."""
+    return cell.steps * (2 if cell.guidance_scale > 1 else 1)
+
+
+def _cells_of(
+    experiment: Experiment,
+    surroundings: Surroundings,
+    model_name: str,
+    model: Model,
+    method_name: str,
+    method: Method,
+) -> Iterator[Cell]:
+    base = Base(
+        name=model_name,
+        source=model.source,
+        weights=surroundings.weights[model.source],
+        pipeline=model.pipeline,
+        dtype=model.dtype,
+        height=model.height,
+        width=model.width,
+        noise_schedule=model.noise_schedule,
+        revision=model.revision,
+        variant=model.variant,
+    )
+    adapters: tuple[Adapter, ...] = ()
+    if method.adapter is not None:
+        choice = model.adapters[method.adapter]
+        weights = surroundings.weights[choice.source]
+        adapters = (Adapter(method.adapter, choice.source, choice.file, weights, choice.scale),)
+    settings = dict(method.scheduler)
+    scheduler = SchedulerSpec(target=settings.pop("_target_"), settings={**model.noise_schedule, **settings})
+    for steps, eta, guidance in product(method.steps, method.eta or [None], method.guidance_scale):
+        yield Cell(
+            base=base,
+            task=experiment.task,
+            method=method_name,
+            scheduler=scheduler,
+            adapters=adapters,
+            fused=method.fused and bool(adapters),
+            steps=steps,
+            eta=eta,
+            guidance_scale=guidance,
+            prompts=surroundings.prompts,
+            seed=experiment.seed,
+            batch_size=experiment.batch_size,
+            device=surroundings.device,
+            versions=surroundings.versions,
+        )
+
+
+def _why_not(cell: Cell, method: Method) -> str | None:
+    if method.max_steps is not None and cell.steps > method.max_steps:
+        return (
+            f"{cell.steps} steps do not fit the {method.max_steps}-step grid that the adapter was distilled on; "
+            f"take at most {method.max_steps}"
+        )
+    return None
