@@ -134,8 +134,8 @@ class Cell:
 class Calls:
     """What sampling really did, counted and read back rather than assumed.
 
-    Per batch: `scheduler_steps` counts calls of `scheduler.step`, `unet_calls` forward calls of the denoiser. Per image:
-    `unet_evaluations`, which guidance doubles. Over the whole cell: `unet_samples`, the rows that the denoiser saw.
+    Per batch: `scheduler_steps` counts calls of `scheduler.step`, `unet_calls` forward calls of the denoiser. Per
+    image: `unet_evaluations`, which guidance doubles. Over the cell: `unet_samples`, the rows that the denoiser saw.
     """
 
     timesteps: tuple[float, ...]
@@ -220,7 +220,7 @@ class Record:
         data = json.loads(text)
         if data.get("schema") != SCHEMA_VERSION:
             raise BenchError(
-                f"a record has schema version {data.get('schema')!r}; this version of tcd-bench reads {SCHEMA_VERSION}: "
+                f"a record has schema version {data.get('schema')!r}; this tcd-bench reads {SCHEMA_VERSION}: "
                 "run the experiment again, or read it with the version that wrote it"
             )
         data["cell"] = Cell.from_dict(data["cell"])

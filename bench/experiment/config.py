@@ -14,7 +14,8 @@ _STRICT = ConfigDict(extra="forbid", frozen=True)
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Eta = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-SCORES = ("fid", "kid", "clip_score", "attribute_accuracy")
+ScoreName = Literal["fid", "kid", "clip_score", "attribute_accuracy"]
+SCORES: tuple[ScoreName, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")
 
 
 @dataclass(config=_STRICT)
@@ -99,9 +100,7 @@ class Experiment:
     reference: Reference = Field(default_factory=Reference)
     evaluator: str = "mini"
     measure: Measure = Field(default_factory=Measure)
-    scores: list[Literal["fid", "kid", "clip_score", "attribute_accuracy"]] = Field(
-        default_factory=lambda: list(SCORES)
-    )
+    scores: list[ScoreName] = Field(default_factory=lambda: [*SCORES])
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 64
     device: str = "auto"

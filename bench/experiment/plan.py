@@ -52,9 +52,9 @@ def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
             )
             continue
         for cell in _cells_of(experiment, surroundings, model_name, model, method_name, method):
-            reason = _why_not(cell, method)
-            if reason:
-                left_out.append(LeftOut(cell.label, reason))
+            refusal = _why_not(cell, method)
+            if refusal:
+                left_out.append(LeftOut(cell.label, refusal))
             else:
                 cells.setdefault(cell.key, cell)
     order = {key: i for i, key in enumerate(dict.fromkeys(cell.pipeline_key for cell in cells.values()))}
@@ -93,7 +93,8 @@ def _cells_of(
         adapters = (Adapter(method.adapter, choice.source, choice.file, weights, choice.scale),)
     settings = dict(method.scheduler)
     scheduler = SchedulerSpec(target=settings.pop("_target_"), settings={**model.noise_schedule, **settings})
-    for steps, eta, guidance in product(method.steps, method.eta or [None], method.guidance_scale):
+    etas: list[float | None] = [*method.eta] or [None]
+    for steps, eta, guidance in product(method.steps, etas, method.guidance_scale):
         yield Cell(
             base=base,
             task=experiment.task,
