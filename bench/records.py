@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 SCHEMA_VERSION = 1
@@ -148,6 +148,11 @@ class Calls:
     unet_evaluations: int
     unet_samples: int
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        return cls(**_tuples(data))
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -232,7 +237,7 @@ class Record:
             ("failure", Failure),
         ):
             if data[name] is not None:
-                data[name] = _build(kind, data[name])
+                data[name] = kind(**_tuples(data[name]))
         return cls(**data)
 
     def reproducible(self) -> dict[str, Any]:
@@ -259,9 +264,6 @@ class Score:
     protocol: str
 
 
-def _build(kind: type, data: Mapping[str, Any]) -> Any:
-    """A dataclass from JSON, lists turned back into tuples."""
-    if not is_dataclass(kind):
-        raise TypeError(f"{kind} is no dataclass")
-    known = {f.name for f in fields(kind)}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known})
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists turned back into the tuples that they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}

@@ -1,0 +1,57 @@
+"""Prompts, with the truth about them where it is known. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.mini import world
+from bench.records import BenchError, PromptSet
+
+WORLD = "world"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Prompts in order; `scenes` holds the truth about each for the procedural world, and is None for other sources."""
+
+    identity: PromptSet
+    texts: tuple[str, ...]
+    scenes: tuple[world.Scene, ...] | None
+
+
+def load_prompts(source: str, count: int) -> Prompts:
+    """Return the first `count` prompts of a source: `world`, or a UTF-8 file with one prompt a line.
+
+    Raises BenchError for a file that is missing, empty, too short or not UTF-8.
+    """
+    scenes = None
+    if source == WORLD:
+        scenes = tuple(world.scene(seed) for seed in world.split_seeds("prompts", count))
+        texts = tuple(world.caption(scene) for scene in scenes)
+    else:
+        texts = _read_lines(Path(source))
+        if len(texts) < count:
+            raise BenchError(
+                f"prompts.source={source} holds {len(texts)} prompts and {count} were asked for; "
+                f"set prompts.count to at most {len(texts)}"
+            )
+        texts = texts[:count]
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+    return Prompts(PromptSet(source, len(texts), digest), texts, scenes)
+
+
+def _read_lines(path: Path) -> tuple[str, ...]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BenchError(f"prompts.source={path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise BenchError(
+            f"prompts.source={path} cannot be read ({error.strerror}); give {WORLD!r} or a UTF-8 text file"
+        ) from error
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not lines:
+        raise BenchError(f"prompts.source={path} holds no prompt; write one prompt a line")
+    return lines

@@ -1,0 +1,142 @@
+"""A cell's images: seeds → latents → pipeline call → uint8, streamed batch by batch.
+
+Image i depends on the cell's seed and on i alone: every image has its own generator on the CPU, which draws first the
+initial latents and then the noise of stochastic steps. All methods see the same latents for the same prompt.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule
+from bench.records import Calls, Cell, CellError
+
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images `start` to `start + len(images)` of a cell, shape (n, height, width, 3), uint8, and how they came."""
+
+    start: int
+    images: Images
+    calls: Calls
+
+
+class CallCounter:
+    """Counts forward calls and rows of a denoiser, and steps of a scheduler, by hooks."""
+
+    def __init__(self, denoiser: torch.nn.Module, scheduler: Any) -> None:
+        self.unet_calls = self.unet_rows = self.scheduler_steps = 0
+        self._scheduler, self._step = scheduler, scheduler.step
+        self._hook = denoiser.register_forward_pre_hook(self._count_call, with_kwargs=True)
+        scheduler.step = self._counted_step
+
+    def _count_call(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        self.unet_calls += 1
+        self.unet_rows += len(sample)
+
+    def _counted_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.scheduler_steps += 1
+        return self._step(*args, **kwargs)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        self._hook.remove()
+        self._scheduler.step = self._step
+
+
+class Sampler:
+    """One cell on a loaded pipeline. `batches` may be asked for in any order and more than once."""
+
+    def __init__(self, pipeline: Any, cell: Cell, prompts: Sequence[str]) -> None:
+        self.pipeline, self.cell, self.prompts = pipeline, cell, prompts
+        pipeline.scheduler = make_scheduler(cell.scheduler)
+        self._accepts_eta = "eta" in inspect.signature(pipeline.scheduler.step).parameters
+
+    def starts(self) -> range:
+        """The first image of each batch."""
+        return range(0, len(self.prompts), self.cell.batch_size)
+
+    def sample(self, start: int) -> Batch:
+        """The batch that begins with image `start`; raises CellError for NaN or all-black images."""
+        rows = range(start, min(start + self.cell.batch_size, len(self.prompts)))
+        counter = CallCounter(self.pipeline.unet, self.pipeline.scheduler)
+        try:
+            images = self.call(rows)
+        finally:
+            counter.close()
+        return Batch(start, images, self._describe_calls(counter, len(images)))
+
+    def call(self, rows: Sequence[int]) -> Images:
+        """The images of some prompts by one call of the pipeline, as a user would write it."""
+        generators = [image_generator(self.cell.seed, row) for row in rows]
+        with torch.inference_mode():
+            output = self.pipeline(
+                prompt=[self.prompts[row] for row in rows],
+                latents=self.initial_latents(generators),
+                generator=generators,
+                output_type="pt",
+                **self.arguments(),
+            )
+        return quantise(output.images, rows)
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of a call besides prompts, latents and generators; eta only where the scheduler has one."""
+        cell = self.cell
+        arguments: dict[str, Any] = {
+            "num_inference_steps": cell.steps,
+            "guidance_scale": cell.guidance_scale,
+            "height": cell.base.height,
+            "width": cell.base.width,
+        }
+        if cell.eta is not None:
+            if not self._accepts_eta:
+                raise CellError(f"{cell.scheduler.target} has no eta, but the cell gives {cell.eta}; leave eta empty")
+            arguments["eta"] = cell.eta
+        return arguments
+
+    def initial_latents(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """Unit Gaussian latents, one generator an image, drawn in float32 on the CPU; shape (n, c, h, w)."""
+        unet, factor = self.pipeline.unet, self.pipeline.vae_scale_factor
+        shape = (unet.config.in_channels, self.cell.base.height // factor, self.cell.base.width // factor)
+        latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        return latents.to(self.pipeline.device, unet.dtype)
+
+    def _describe_calls(self, counter: CallCounter, images: int) -> Calls:
+        evaluations = counter.unet_rows // images
+        return Calls(
+            **resolved_schedule(self.pipeline.scheduler),
+            scheduler_config=plain_config(self.pipeline.scheduler),
+            arguments=self.arguments(),
+            scheduler_steps=counter.scheduler_steps,
+            unet_calls=counter.unet_calls,
+            unet_evaluations=evaluations,
+            unet_samples=evaluations * len(self.prompts),
+        )
+
+
+def image_generator(seed: int, row: int) -> torch.Generator:
+    """The generator of image `row`: the same whatever the batch it is in, independent between images."""
+    state = np.random.SeedSequence((seed, row)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def quantise(images: torch.Tensor, rows: Sequence[int]) -> Images:
+    """Floats in [0, 1], (n, 3, h, w) → uint8 (n, h, w, 3), rounded as diffusers does when it saves a PNG."""
+    finite = torch.isfinite(images).flatten(1).all(dim=1)
+    if not finite.all():
+        raise CellError(f"image {rows[int((~finite).nonzero()[0])]} holds NaN or infinity")
+    array: Images = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    black = ~array.reshape(len(array), -1).any(axis=1)
+    if black.any():
+        raise CellError(f"image {rows[int(np.flatnonzero(black)[0])]} is all black")
+    return array

@@ -1,0 +1,66 @@
+"""Schedulers, built from explicit settings alone; a checkpoint's own scheduler configuration never leaks in."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import SchedulerMixin
+
+from bench.records import BenchError, SchedulerSpec
+
+
+def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
+    """Return a fresh scheduler; raises BenchError for a class or setting that does not exist."""
+    scheduler_class = scheduler_class_of(spec.target)
+    allowed = inspect.signature(scheduler_class.__init__).parameters
+    for name in spec.settings:
+        if name not in allowed:
+            known = ", ".join(parameter for parameter in allowed if parameter != "self")
+            raise BenchError(f"{spec.target} has no setting {name!r}; it takes {known}")
+    try:
+        return scheduler_class(**spec.settings)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise BenchError(f"{spec.target} refuses its settings: {error}") from error
+
+
+def scheduler_class_of(target: str) -> type[Any]:
+    """Return the class that a dotted path names: `diffusers.TCDScheduler`, or one of your own checkout."""
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BenchError(
+            f"scheduler {target!r} cannot be imported ({error}); give the dotted path of a class, "
+            "such as diffusers.TCDScheduler"
+        ) from error
+    if not (inspect.isclass(found) and hasattr(found, "step") and hasattr(found, "set_timesteps")):
+        raise BenchError(f"{target} is no scheduler: it needs the methods set_timesteps and step")
+    return found
+
+
+def resolved_schedule(scheduler: Any) -> dict[str, Any]:
+    """What `set_timesteps` made of the settings: timesteps, sigmas and solver orders (None where there are none)."""
+    sigmas = getattr(scheduler, "sigmas", None)
+    orders = getattr(scheduler, "order_list", None)
+    return {
+        "timesteps": tuple(float(t) for t in scheduler.timesteps),
+        "sigmas": None if sigmas is None else tuple(float(s) for s in sigmas),
+        "orders": None if orders is None else tuple(int(order) for order in orders),
+    }
+
+
+def plain_config(scheduler: Any) -> dict[str, Any]:
+    """The scheduler's whole resolved configuration as JSON-ready values, private entries left out."""
+    config: Mapping[str, Any] = scheduler.config
+    return {name: _plain(value) for name, value in config.items() if not name.startswith("_")}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return str(value)

@@ -1,0 +1,54 @@
+"""What weights a source holds: named by content, found without loading them. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+from bench.records import BenchError
+
+PACKAGED = "bench://"
+
+
+def local_path(source: str) -> Path | None:
+    """The directory that a source names, or None for a hub id; `bench://x` is the package's own data."""
+    if source.startswith(PACKAGED):
+        return Path(str(resources.files("bench"))) / source.removeprefix(PACKAGED)
+    path = Path(source)
+    return path if path.is_absolute() or source.startswith(".") or path.is_dir() else None
+
+
+def name_weights(source: str, revision: str | None = None) -> str:
+    """A hash over all files of a local directory, or the commit of a cached hub repository.
+
+    Raises BenchError when there is nothing there.
+    """
+    path = local_path(source)
+    if path is None:
+        return _cached_commit(source, revision)
+    if not path.is_dir():
+        raise BenchError(f"{source}: there is no such directory; give a directory with a model, or a hub id")
+    digest = hashlib.sha256()
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    if not files:
+        raise BenchError(f"{source}: the directory is empty; it must hold a model as save_pretrained writes it")
+    for file in files:
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _cached_commit(source: str, revision: str | None) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    repository = Path(HF_HUB_CACHE) / f"models--{source.replace('/', '--')}"
+    reference = repository / "refs" / (revision or "main")
+    if revision and (repository / "snapshots" / revision).is_dir():
+        return revision
+    if not reference.is_file():
+        raise BenchError(
+            f"{source}: neither a directory nor in the local hub cache; give a directory that exists, or fetch it with "
+            f"`hf download {source}`"
+        )
+    return reference.read_text().strip()

@@ -1,0 +1,1 @@
+"""Latency, memory and the machine they were measured on; clock and device are injected."""

@@ -1,0 +1,119 @@
+"""Peak memory of one call, in a pass of its own. What the machine cannot tell is None, never 0."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Protocol
+
+import psutil
+import torch
+
+from bench.records import Memory
+
+POLL_S = 0.005
+
+
+class Gauge(Protocol):
+    """Bytes now in use, or None where that cannot be known."""
+
+    def __call__(self) -> int | None: ...
+
+
+def measure_memory(
+    call: Callable[[], object],
+    device: torch.device,
+    batch_size: int,
+    process_bytes: Gauge | None = None,
+    device_bytes: Gauge | None = None,
+) -> Memory:
+    """Run `call` once and return its peaks.
+
+    `allocated` and `reserved` come from PyTorch's allocator; the process's and the whole device's use are polled from
+    NVML (or from the gauges given), the host's resident set from the operating system.
+    """
+    cuda = device.type == "cuda"
+    if cuda:
+        process_bytes = process_bytes or NvmlGauge(device, own_process=True)
+        device_bytes = device_bytes or NvmlGauge(device, own_process=False)
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    own = psutil.Process()
+    gauges: dict[str, Gauge] = {"host": lambda: int(own.memory_info().rss)}
+    if process_bytes:
+        gauges["process"] = process_bytes
+    if device_bytes:
+        gauges["device"] = device_bytes
+    with PeakPoller(gauges) as poller:
+        call()
+        if cuda:
+            torch.cuda.synchronize(device)
+    return Memory(
+        batch_size=batch_size,
+        allocated_bytes=torch.cuda.max_memory_allocated(device) if cuda else None,
+        reserved_bytes=torch.cuda.max_memory_reserved(device) if cuda else None,
+        process_bytes=poller.peaks.get("process"),
+        device_bytes=poller.peaks.get("device"),
+        host_rss_bytes=poller.peaks.get("host"),
+    )
+
+
+class PeakPoller:
+    """Polls gauges from a thread while the context is open, and once at either end."""
+
+    def __init__(self, gauges: dict[str, Gauge], period_s: float = POLL_S) -> None:
+        self.peaks: dict[str, int] = {}
+        self._gauges, self._period_s = gauges, period_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> PeakPoller:
+        self._read()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._read()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period_s):
+            self._read()
+
+    def _read(self) -> None:
+        for name, gauge in self._gauges.items():
+            value = gauge()
+            if value is not None:
+                self.peaks[name] = max(self.peaks.get(name, 0), value)
+
+
+class NvmlGauge:
+    """Device memory in use as NVML reports it: by this process, or by everything on the device."""
+
+    def __init__(self, device: torch.device, own_process: bool) -> None:
+        self._own_process = own_process
+        self._nvml: Any = None
+        with suppress(Exception):  # no NVML, no driver: the gauge then says None
+            import pynvml
+
+            pynvml.nvmlInit()
+            uuid = torch.cuda.get_device_properties(device).uuid
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode())
+            self._nvml = pynvml
+
+    def __call__(self) -> int | None:
+        if self._nvml is None:
+            return None
+        if not self._own_process:
+            return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+        for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle):
+            if process.pid == os.getpid() and process.usedGpuMemory is not None:
+                return int(process.usedGpuMemory)
+        return None

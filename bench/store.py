@@ -1,0 +1,159 @@
+"""Records, images and features on disk. Readable without torch; safe against a kill at any moment.
+
+A run's directory holds, for each cell, `cells/<key>/`: `record.json` (written last: a cell is done when it is there),
+`features.npz` and `images/00000.png` …; while the cell runs, `batches/00000.npz` marks each finished batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.records import BenchError, Calls, Record
+
+Features = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """A finished batch of an unfinished cell."""
+
+    start: int
+    images: NDArray[np.uint8]
+    features: Features
+    calls: Calls
+
+
+class Store:
+    """One run's directory. Making it checks that it can be written; raises BenchError otherwise."""
+
+    def __init__(self, directory: Path, writable: bool = True) -> None:
+        self.directory = directory
+        if writable:
+            try:
+                (directory / "cells").mkdir(parents=True, exist_ok=True)
+                probe = directory / f".probe-{os.getpid()}"
+                probe.touch()
+                probe.unlink()
+            except OSError as error:
+                raise BenchError(
+                    f"results={directory} cannot be written ({error.strerror}); choose another directory with results=…"
+                ) from error
+        elif not (directory / "cells").is_dir():
+            raise BenchError(
+                f"results={directory} holds no run (no folder cells/ in it); give the directory of a run, as in "
+                "results=results/mini"
+            )
+
+    def cell_directory(self, key: str) -> Path:
+        """Where everything of one cell lies."""
+        return self.directory / "cells" / key
+
+    def image_path(self, key: str, row: int) -> Path:
+        """Where image `row` of a cell lies."""
+        return self.cell_directory(key) / "images" / f"{row:05d}.png"
+
+    def records(self) -> Iterator[Record]:
+        """All records, ordered by key."""
+        for path in sorted((self.directory / "cells").glob("*/record.json")):
+            yield Record.from_json(path.read_text(encoding="utf-8"))
+
+    def record(self, key: str) -> Record | None:
+        """A cell's record, or None while there is none."""
+        with suppress(FileNotFoundError):
+            return Record.from_json((self.cell_directory(key) / "record.json").read_text(encoding="utf-8"))
+        return None
+
+    def features(self, key: str) -> dict[str, NDArray[Any]]:
+        """A finished cell's per-image features by name, rows in the order of the prompts."""
+        with np.load(self.cell_directory(key) / "features.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def save_batch(self, key: str, batch: StoredBatch) -> None:
+        """Write a batch's images, then the file that marks it finished."""
+        for offset, image in enumerate(batch.images):
+            path = self.image_path(key, batch.start + offset)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            Image.fromarray(image).save(partial, format="PNG", compress_level=1)
+            partial.replace(path)
+        note = json.dumps({"sha256": hash_images(batch.images), "calls": asdict(batch.calls)})
+        path = self.cell_directory(key) / "batches" / f"{batch.start:05d}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_arrays(path, {**batch.features, "note": np.frombuffer(note.encode(), np.uint8)})
+
+    def load_batch(self, key: str, start: int) -> StoredBatch | None:
+        """A batch that an earlier run finished; None if it is missing or its images no longer match."""
+        path = self.cell_directory(key) / "batches" / f"{start:05d}.npz"
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        note = json.loads(arrays.pop("note").tobytes())
+        count = len(next(iter(arrays.values())))
+        try:
+            images = np.stack([np.asarray(Image.open(self.image_path(key, start + i))) for i in range(count)])
+        except OSError:
+            return None
+        if hash_images(images) != note["sha256"]:
+            return None
+        return StoredBatch(start, images, arrays, Calls.from_dict(note["calls"]))
+
+    def commit(self, record: Record, features: Features | None = None, keep_images: int | None = None) -> bool:
+        """Make a cell done. The first good record wins: returns False where another writer was faster.
+
+        A failed cell's record is replaced by the next try. `keep_images` keeps the first so many images only.
+        """
+        directory = self.cell_directory(record.key)
+        directory.mkdir(parents=True, exist_ok=True)
+        final, partial = directory / "record.json", directory / f"record.{os.getpid()}.partial"
+        if features is not None:
+            _write_arrays(directory / "features.npz", features)
+        _write_durably(partial, record.to_json().encode() + b"\n")
+        before = self.record(record.key)
+        if before is not None and before.status != "ok":
+            final.unlink(missing_ok=True)
+        try:
+            os.link(partial, final)
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink()
+        if record.status == "ok":
+            shutil.rmtree(directory / "batches", ignore_errors=True)
+        if keep_images is not None and record.images is not None:
+            for row in range(keep_images, record.images.count):
+                self.image_path(record.key, row).unlink(missing_ok=True)
+        return True
+
+
+def hash_images(images: NDArray[np.uint8]) -> str:
+    """SHA-256 of the pixels."""
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
+
+
+def _write_arrays(path: Path, arrays: Features) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **dict(arrays))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
