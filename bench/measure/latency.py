@@ -33,7 +33,7 @@ class Stopwatch:
             return cls(
                 time.perf_counter,
                 lambda: torch.cuda.synchronize(device),
-                lambda: torch.cuda.Event(enable_timing=True),
+                lambda: torch.cuda.Event(enable_timing=True),  # type: ignore[no-untyped-call]
                 "perf_counter and CUDA events",
             )
         return cls(time.perf_counter, lambda: None, None, "perf_counter")

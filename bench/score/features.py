@@ -1,0 +1,121 @@
+"""Images → features, by an OpenCLIP encoder: embeddings of images and captions, and which attributes are right.
+
+Features are kept per image, so that a new score, claim or reference costs no new images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+from torchvision.transforms import Normalize
+
+Array = NDArray[Any]
+Counterfactuals = Sequence[tuple[str, tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A dual encoder on a device. `preprocess` takes float32 (n, 3, h, w) in [0, 1]."""
+
+    name: str
+    model: Any
+    preprocess: Callable[[torch.Tensor], torch.Tensor]
+    tokenize: Callable[[list[str]], torch.Tensor]
+    device: torch.device
+
+    @torch.inference_mode()
+    def image_features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (n, h, w, 3) → embeddings (n, d), float32, not normalised."""
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
+        features: NDArray[np.float32] = self.model.encode_image(self.preprocess(pixels)).float().cpu().numpy()
+        return features
+
+    @torch.inference_mode()
+    def text_features(self, texts: Sequence[str], batch_size: int = 512) -> NDArray[np.float32]:
+        """Captions → embeddings (n, d), float32, not normalised."""
+        batches = [list(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
+        encoded = [self.model.encode_text(self.tokenize(batch).to(self.device)).float().cpu() for batch in batches]
+        features: NDArray[np.float32] = torch.cat(encoded).numpy()
+        return features
+
+
+def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
+    """Load the OpenCLIP model of a directory (`open_clip_config.json`, safetensors), in float32."""
+    source = f"local-dir:{directory}"
+    model = open_clip.create_model(source, device=device, precision="fp32").eval()
+    config = json.loads((directory / "open_clip_config.json").read_text())["preprocess_cfg"]
+    normalise = Normalize(config["mean"], config["std"])
+    return Evaluator(name, model, normalise, open_clip.get_tokenizer(source), torch.device(device))
+
+
+@dataclass(frozen=True)
+class CaptionFeatures:
+    """What a prompt set looks like to an evaluator; encoded once, used for every cell.
+
+    `own` (n, d) are the captions. For prompt i and its j-th named attribute, `wrong[i][j]` (k, d) are the captions in
+    which that attribute alone is another, and `kinds[i][j]` says which attribute it is.
+    """
+
+    own: NDArray[np.float32]
+    wrong: tuple[tuple[NDArray[np.float32], ...], ...] | None
+    kinds: tuple[tuple[str, ...], ...] | None
+
+
+def encode_captions(
+    evaluator: Evaluator, texts: Sequence[str], counterfactuals: Sequence[Counterfactuals] | None
+) -> CaptionFeatures:
+    """Encode captions, and their counterfactual captions where the truth is known; normalised to unit length."""
+    own = _unit(evaluator.text_features(texts))
+    if counterfactuals is None:
+        return CaptionFeatures(own, None, None)
+    everything = sorted(set(chain.from_iterable(captions for entry in counterfactuals for _, captions in entry)))
+    encoded = _unit(evaluator.text_features(everything))
+    index = {text: i for i, text in enumerate(everything)}
+    wrong = tuple(
+        tuple(encoded[[index[text] for text in captions]] for _, captions in entry) for entry in counterfactuals
+    )
+    kinds = tuple(tuple(name for name, _ in entry) for entry in counterfactuals)
+    return CaptionFeatures(own, wrong, kinds)
+
+
+def images_to_features(
+    evaluator: Evaluator, images: NDArray[np.uint8], captions: CaptionFeatures, start: int
+) -> Mapping[str, Array]:
+    """Features of images `start` … of a cell, one row an image.
+
+    `image` (d,) the embedding; `clip_score` 100 × cosine of image and caption; and where the truth is known,
+    `attributes_named` and `attributes_right`: how many attributes the caption names, and how many of them the image is
+    nearer to than to any caption with that one attribute changed.
+    """
+    embeddings = evaluator.image_features(images)
+    unit = _unit(embeddings)
+    rows = range(start, start + len(images))
+    features: dict[str, Array] = {
+        "image": embeddings,
+        "clip_score": 100 * np.einsum("nd,nd->n", unit, captions.own[rows.start : rows.stop]),
+    }
+    if captions.wrong is not None:
+        features["attributes_named"] = np.array([len(captions.wrong[row]) for row in rows], np.int32)
+        right = [_count_right(unit[i], captions.own[row], captions.wrong[row]) for i, row in enumerate(rows)]
+        features["attributes_right"] = np.array(right, np.int32)
+    return features
+
+
+def _count_right(image: Array, own: Array, wrong: Sequence[Array]) -> int:
+    similarity = float(image @ own)
+    return sum(bool(similarity > (candidates @ image).max()) for candidates in wrong)
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = functional.normalize(torch.from_numpy(vectors), dim=-1).numpy()
+    return unit
