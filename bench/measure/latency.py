@@ -1,7 +1,7 @@
 """Latency of a pipeline call and of its parts, every raw sample kept.
 
-Warm-up runs the very call that is measured, at its own step count. Parts are timed by hooks on the modules, in calls
-of their own, because a hook that waits for the GPU slows the call it watches.
+Warm-up runs the very call that is measured, at its own step count. Parts are timed by hooks on the modules; on a GPU
+in calls of their own, because a hook that waits for the device slows the call it watches.
 """
 
 from __future__ import annotations
@@ -47,43 +47,48 @@ def measure_latency(
     repeats: int,
     warmup: int,
 ) -> Latency:
-    """Time `call` `repeats` times whole, then `repeats` times in parts; `parts` has the keys of `PARTS`.
+    """Time `call` `repeats` times, whole and in parts; `parts` maps names of `PARTS` to modules.
 
-    Parts are seconds per call, summed over the module's uses within the call (0.0 for a module that is not used).
+    Where nothing has to be waited for (a CPU), one set of calls gives both. Parts are seconds per call, summed over the
+    module's uses within the call (0.0 for a module that is not used).
     """
     for _ in range(warmup):
         call()
-    whole, device = [], []
-    for _ in range(repeats):
-        begun, ended = (stopwatch.event(), stopwatch.event()) if stopwatch.event else (None, None)
-        stopwatch.synchronise()
-        start = stopwatch.now_s()
-        if begun is not None:
-            begun.record()
-        call()
-        if ended is not None:
-            ended.record()
-        stopwatch.synchronise()
-        whole.append(stopwatch.now_s() - start)
-        if begun is not None:
-            device.append(begun.elapsed_time(ended) / 1000)
-    samples: dict[str, list[float]] = {name: [] for name in PARTS}
-    for _ in range(repeats):
-        with ExitStack() as stack:
-            timers = {name: stack.enter_context(_ModuleTimer(module, stopwatch)) for name, module in parts.items()}
-            call()
-        for name in PARTS:
-            samples[name].append(timers[name].total_s if name in timers else 0.0)
+    in_one = stopwatch.event is None
+    whole = [_time_call(call, parts if in_one else {}, stopwatch) for _ in range(repeats)]
+    split = whole if in_one else [_time_call(call, parts, stopwatch) for _ in range(repeats)]
     return Latency(
         batch_size=batch_size,
         warmup=warmup,
         clock=stopwatch.name,
-        call_s=tuple(whole),
-        text_encoder_s=tuple(samples["text_encoder"]),
-        denoiser_s=tuple(samples["denoiser"]),
-        vae_s=tuple(samples["vae"]),
-        device_s=tuple(device) if stopwatch.event else None,
+        call_s=tuple(sample.call_s for sample in whole),
+        device_s=None if in_one else tuple(sample.device_s for sample in whole),
+        **{f"{name}_s": tuple(sample.parts_s.get(name, 0.0) for sample in split) for name in PARTS},
     )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    call_s: float
+    device_s: float
+    parts_s: Mapping[str, float]
+
+
+def _time_call(call: Callable[[], object], parts: Mapping[str, torch.nn.Module], stopwatch: Stopwatch) -> _Sample:
+    with ExitStack() as stack:
+        timers = {name: stack.enter_context(_ModuleTimer(module, stopwatch)) for name, module in parts.items()}
+        events = (stopwatch.event(), stopwatch.event()) if stopwatch.event else None
+        stopwatch.synchronise()
+        start = stopwatch.now_s()
+        if events:
+            events[0].record()
+        call()
+        if events:
+            events[1].record()
+        stopwatch.synchronise()
+        elapsed = stopwatch.now_s() - start
+    device_s = events[0].elapsed_time(events[1]) / 1000 if events else 0.0
+    return _Sample(elapsed, device_s, {name: timer.total_s for name, timer in timers.items()})
 
 
 PARTS = ("text_encoder", "denoiser", "vae")

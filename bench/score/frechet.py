@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.score.estimate import Estimate
+
 Floats = NDArray[np.float64]
 
 
@@ -32,17 +34,41 @@ def features_to_moments(features: NDArray[np.floating]) -> Moments:
     return Moments(rows.mean(axis=0), np.cov(rows, rowvar=False).reshape(rows.shape[1], rows.shape[1]), len(rows))
 
 
-def frechet_distance_of(ours: Moments, reference: Moments) -> float:
-    """The squared Fréchet (2-Wasserstein) distance of two Gaussians.
+@dataclass(frozen=True)
+class Reference:
+    """What a reference set contributes to every distance from it; computed once."""
 
-    tr((S S_r)^½) = tr((R S R)^½) with R = S_r^½ is taken from the eigenvalues of a symmetric matrix, so no general
-    matrix square root is needed and no imaginary part can appear.
+    moments: Moments
+    root: Floats
+    """Symmetric square root R of the covariance."""
+
+    @classmethod
+    def of(cls, features: NDArray[np.floating]) -> Reference:
+        """From features (n, d)."""
+        moments = features_to_moments(features)
+        return cls(moments, _symmetric_root(moments.covariance))
+
+
+def frechet_distance(features: NDArray[np.floating], reference: Reference) -> Estimate:
+    """The squared Fréchet (2-Wasserstein) distance of the Gaussians that fit features (n, d) and the reference.
+
+    tr((S S_r)^½) = tr((R S R)^½) is taken from the eigenvalues of a symmetric matrix: no general matrix square root, no
+    imaginary part. The influence of image x is
+    2 (x − m)·(m − m_r) + (x − m)ᵀ (I − T) (x − m) − tr((I − T) S), T = R (R S R)^(−½) R
+    (delta method; limit law: Rippl, Munk, Sturm, arXiv 1507.04090), the reference held fixed.
     """
-    root = _symmetric_root(reference.covariance)
-    eigenvalues = np.linalg.eigvalsh(root @ ours.covariance @ root)
-    overlap = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
-    shift = ours.mean - reference.mean
-    return float(shift @ shift + np.trace(ours.covariance) + np.trace(reference.covariance) - 2 * overlap)
+    ours = features_to_moments(features)
+    values, vectors = np.linalg.eigh(reference.root @ ours.covariance @ reference.root)
+    values = np.clip(values, 0, None)
+    shift = ours.mean - reference.moments.mean
+    traces = np.trace(ours.covariance) + np.trace(reference.moments.covariance)
+    distance = float(shift @ shift + traces - 2 * np.sqrt(values).sum())
+    keep = values > values.max() * len(values) * np.finfo(np.float64).eps
+    half = (reference.root @ vectors[:, keep]) / values[keep] ** 0.25
+    centred = np.asarray(features, np.float64) - ours.mean
+    quadratic = np.square(centred).sum(axis=1) - np.square(centred @ half).sum(axis=1)
+    influence = 2 * centred @ shift + quadratic
+    return Estimate(distance, influence - influence.mean())
 
 
 def _symmetric_root(matrix: Floats) -> Floats:
