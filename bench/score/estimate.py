@@ -39,7 +39,7 @@ class Estimate:
         return self.value - half, self.value + half
 
     def p_value(self) -> float:
-        """Two-sided p-value of the hypothesis that the true value is zero; 1.0 when nothing varies and nothing differs."""
+        """Two-sided p-value of the hypothesis that the true value is zero; 1.0 when nothing differs."""
         error = self.standard_error
         if error == 0:
             return 1.0 if self.value == 0 else 0.0

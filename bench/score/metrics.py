@@ -1,4 +1,4 @@
-"""The scores by name: which features each needs, which way is better, and what it is called with its protocol. numpy."""
+"""The scores by name: what each needs, which way is better, what it is called with its protocol. numpy only."""
 
 from __future__ import annotations
 
