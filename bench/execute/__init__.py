@@ -1,0 +1,1 @@
+"""Running cells: the one place where generate, measure, score and store meet."""
