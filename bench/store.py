@@ -1,7 +1,8 @@
 """Records, images and features on disk. Readable without torch; safe against a kill at any moment.
 
-A run's directory holds, for each cell, `cells/<key>/`: `record.json` (written last: a cell is done when it is there),
-`features.npz` and `images/00000.png` …; while the cell runs, `batches/00000.npz` marks each finished batch.
+A run's directory holds `run.json` (what was asked for) and, for each cell, `cells/<key>/`: `record.json` (written last:
+a cell is done when it is there), `features-<extractor>.npz` and `images/00000.png` …; while the cell runs,
+`batches/00000.npz` marks each finished batch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.records import BenchError, Calls, Record
+from bench.records import BenchError, Calls, Record, Run
 
 Features = Mapping[str, NDArray[Any]]
 
@@ -33,6 +34,7 @@ class StoredBatch:
     images: NDArray[np.uint8]
     features: Features
     calls: Calls
+    sampling_s: float
 
 
 class Store:
@@ -75,10 +77,65 @@ class Store:
             return Record.from_json((self.cell_directory(key) / "record.json").read_text(encoding="utf-8"))
         return None
 
-    def features(self, key: str) -> dict[str, NDArray[Any]]:
+    def run(self) -> Run:
+        """What was asked for last; raises BenchError when that was never written."""
+        try:
+            return Run.from_json((self.directory / "run.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise BenchError(
+                f"results={self.directory} holds no run.json; start the run again, what it finished is kept"
+            ) from error
+
+    def save_run(self, run: Run) -> None:
+        """Write what is asked for, in place of what was."""
+        self.write_text("run.json", run.to_json())
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file of the run's directory as UTF-8, whole or not at all; returns its path."""
+        return self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> Path:
+        """Write a file of the run's directory, whole or not at all; returns its path."""
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_durably(path, content)
+        return path
+
+    def has_features(self, key: str, extractor: str) -> bool:
+        """Whether `features` will find something."""
+        return self._features_path(key, extractor).exists()
+
+    def features(self, key: str, extractor: str) -> dict[str, NDArray[Any]]:
         """A finished cell's per-image features by name, rows in the order of the prompts."""
-        with np.load(self.cell_directory(key) / "features.npz", allow_pickle=False) as arrays:
+        with np.load(self._features_path(key, extractor), allow_pickle=False) as arrays:
             return dict(arrays)
+
+    def save_features(self, key: str, extractor: str, features: Features) -> None:
+        """Write a cell's features, whole or not at all."""
+        _write_arrays(self._features_path(key, extractor), features)
+
+    def _features_path(self, key: str, extractor: str) -> Path:
+        return self.cell_directory(key) / f"features-{extractor}.npz"
+
+    def load_reference(self, reference: str) -> NDArray[np.floating] | None:
+        """Features of the reference images (m, d), or None while there are none."""
+        path = self.directory / f"reference-{reference}.npz"
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            features: NDArray[np.floating] = arrays["image"]
+            return features
+
+    def save_reference(self, reference: str, features: NDArray[np.floating]) -> None:
+        """Write the features of the reference images."""
+        _write_arrays(self.directory / f"reference-{reference}.npz", {"image": features})
+
+    def images(self, key: str, rows: range) -> NDArray[np.uint8] | None:
+        """Kept images, (n, h, w, 3); None when one of them is missing or broken."""
+        try:
+            return np.stack([np.asarray(Image.open(self.image_path(key, row))) for row in rows])
+        except (OSError, ValueError):
+            return None
 
     def save_batch(self, key: str, batch: StoredBatch) -> None:
         """Write a batch's images, then the file that marks it finished."""
@@ -88,7 +145,9 @@ class Store:
             partial = path.with_suffix(".partial")
             Image.fromarray(image).save(partial, format="PNG", compress_level=1)
             partial.replace(path)
-        note = json.dumps({"sha256": hash_images(batch.images), "calls": asdict(batch.calls)})
+        note = json.dumps(
+            {"sha256": hash_images(batch.images), "calls": asdict(batch.calls), "sampling_s": batch.sampling_s}
+        )
         path = self.cell_directory(key) / "batches" / f"{batch.start:05d}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_arrays(path, {**batch.features, "note": np.frombuffer(note.encode(), np.uint8)})
@@ -102,24 +161,19 @@ class Store:
             arrays = dict(stored)
         note = json.loads(arrays.pop("note").tobytes())
         count = len(next(iter(arrays.values())))
-        try:
-            images = np.stack([np.asarray(Image.open(self.image_path(key, start + i))) for i in range(count)])
-        except OSError:
+        images = self.images(key, range(start, start + count))
+        if images is None or hash_images(images) != note["sha256"]:
             return None
-        if hash_images(images) != note["sha256"]:
-            return None
-        return StoredBatch(start, images, arrays, Calls.from_dict(note["calls"]))
+        return StoredBatch(start, images, arrays, Calls.from_dict(note["calls"]), note["sampling_s"])
 
-    def commit(self, record: Record, features: Features | None = None, keep_images: int | None = None) -> bool:
+    def commit(self, record: Record, keep_images: int | None = None) -> bool:
         """Make a cell done. The first good record wins: returns False where another writer was faster.
 
         A failed cell's record is replaced by the next try. `keep_images` keeps the first so many images only.
         """
         directory = self.cell_directory(record.key)
         directory.mkdir(parents=True, exist_ok=True)
-        final, partial = directory / "record.json", directory / f"record.{os.getpid()}.partial"
-        if features is not None:
-            _write_arrays(directory / "features.npz", features)
+        final, partial = directory / "record.json", directory / f"record.{os.getpid()}.new"
         _write_durably(partial, record.to_json().encode() + b"\n")
         before = self.record(record.key)
         if before is not None and before.status != "ok":
@@ -132,10 +186,16 @@ class Store:
             partial.unlink()
         if record.status == "ok":
             shutil.rmtree(directory / "batches", ignore_errors=True)
+            for leftover in directory.rglob("*.partial"):  # of a writer that was killed
+                leftover.unlink(missing_ok=True)
         if keep_images is not None and record.images is not None:
             for row in range(keep_images, record.images.count):
                 self.image_path(record.key, row).unlink(missing_ok=True)
         return True
+
+    def replace(self, record: Record) -> None:
+        """Write a record that says more in place of the one that is there."""
+        _write_durably(self.cell_directory(record.key) / "record.json", record.to_json().encode() + b"\n")
 
 
 def hash_images(images: NDArray[np.uint8]) -> str:
@@ -153,7 +213,9 @@ def _write_arrays(path: Path, arrays: Features) -> None:
 
 
 def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,49 +1,82 @@
-"""From an experiment to everything that running it needs."""
+"""From an experiment to everything that running it needs, and the run itself."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
+from bench.execute.allocator import keep_freed_memory
 from bench.experiment.config import Experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.weights import local_path, name_weights
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.mini import world
-from bench.records import BenchError, Record
+from bench.records import BenchError, Cell, Record, Run, content_hash
 from bench.store import Store
+
+if TYPE_CHECKING:
+    from bench.score.features import Evaluator
+
+IMAGE_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A planned experiment with its prompts; no torch was needed to make it."""
+    """A planned experiment; nothing was loaded to make it."""
 
     experiment: Experiment
     prompts: Prompts
     plan: Plan
+    run: Run
 
 
 def prepare(experiment: Experiment) -> Job:
-    """Plan an experiment: read its prompts, name its weights, resolve its device. Loads no model."""
+    """Plan an experiment: read its prompts, name its weights, try its schedulers, resolve its device.
+
+    Raises BenchError for whatever cannot run; loads no model.
+    """
     prompts = load_prompts(experiment.prompts.source, experiment.prompts.count)
     if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
         raise BenchError(
             "scores: attribute_accuracy needs prompts whose truth is known; use prompts.source=world, or leave it out"
         )
-    weights = {}
-    for model in experiment.models.values():
-        weights[model.source] = name_weights(model.source, model.revision)
-        wanted = {method.adapter for method in experiment.methods.values()}
-        for name, adapter in model.adapters.items():
-            if name in wanted:
-                weights[adapter.source] = name_weights(adapter.source)
-    surroundings = Surroundings(resolve_device(experiment.device), library_versions(), weights, prompts.identity)
-    return Job(experiment, prompts, plan_experiment(experiment, surroundings))
+    device = resolve_device(experiment.device)
+    weights = _name_all_weights(experiment)
+    extractor = content_hash([experiment.evaluator.name, name_weights(experiment.evaluator.source)])
+    versions = {name: version for name, version in library_versions().items() if name in IMAGE_LIBRARIES}
+    plan = plan_experiment(experiment, Surroundings(device, versions, weights, prompts.identity))
+    _try_schedulers(plan.cells)
+    if not plan.cells:
+        reasons = "; ".join(f"{entry.label}: {entry.reason}" for entry in plan.left_out)
+        raise BenchError(f"no cell is left to run ({reasons})")
+    run = Run(
+        name=experiment.name,
+        settings=asdict(experiment),
+        cells=tuple(cell.key for cell in plan.cells),
+        left_out=tuple((entry.label, entry.reason) for entry in plan.left_out),
+        prompts=prompts.texts,
+        labels={name: method.label for name, method in experiment.methods.items()},
+        metrics=tuple(experiment.scores),
+        claims=tuple(claim.to_claim(name) for name, claim in experiment.claims.items()),
+        evaluator=experiment.evaluator.name,
+        extractor=extractor,
+        reference=content_hash([extractor, experiment.reference.source, experiment.reference.count]),
+    )
+    return Job(experiment, prompts, plan, run)
+
+
+def open_store(job: Job) -> Store:
+    """The run's directory, with what is asked for written into it; raises BenchError where it cannot be written."""
+    store = Store(Path(job.experiment.results))
+    store.save_run(job.run)
+    return store
 
 
 def resolve_device(wanted: str) -> str:
@@ -58,54 +91,99 @@ def resolve_device(wanted: str) -> str:
 
 
 def execute(job: Job, store: Store) -> list[Record]:
-    """Run the cells that have no good record yet and return the records of all of them, in the plan's order."""
-    cells = job.plan.cells
-    done = {cell.key for cell in cells if (record := store.record(cell.key)) and record.status == "ok"}
-    todo = [cell for cell in cells if cell.key not in done]
-    if todo:
-        _run(job, store, todo, len(done))
-    return [record for cell in cells if (record := store.record(cell.key))]
+    """Do what the store lacks and return a record for every cell, in the plan's order."""
+    from bench.execute.runner import is_complete
+
+    measure, extractor = job.experiment.measure, job.run.extractor
+    todo = [cell for cell in job.plan.cells if not is_complete(store, cell.key, extractor, measure)]
+    done = len(job.plan.cells) - len(todo)
+    if done:
+        print(f"{done} of {len(job.plan.cells)} cells are done already", file=sys.stderr)
+    fresh = {record.key: record for record in _run_cells(job, store, todo)} if todo else {}
+    records = [fresh.get(cell.key) or store.record(cell.key) for cell in job.plan.cells]
+    found = [record for record in records if record is not None]
+    store.write_text("records.jsonl", "".join(record.to_json() + "\n" for record in found))
+    return found
 
 
-def _run(job: Job, store: Store, todo: list, done: int) -> None:  # type: ignore[type-arg]
+def _run_cells(job: Job, store: Store, todo: list[Cell]) -> list[Record]:
+    kept = keep_freed_memory()
     from bench.execute.local import run_locally
     from bench.execute.runner import Runner
     from bench.score.features import encode_captions, load_evaluator
 
-    experiment, device = job.experiment, job.plan.cells[0].device
-    directory = local_path(experiment.evaluator)
+    experiment, texts, scenes = job.experiment, job.prompts.texts, job.prompts.scenes
+    directory = local_path(experiment.evaluator.source)
     if directory is None:
-        raise BenchError(f"evaluator={experiment.evaluator}: give the directory of an OpenCLIP model")
-    evaluator = load_evaluator(directory.name, directory, device)
-    truths = job.prompts.scenes
-    counterfactuals = None if truths is None else [tuple(world.counterfactuals(scene)) for scene in truths]
-    captions = encode_captions(evaluator, job.prompts.texts, counterfactuals)
-    _save_reference(store, evaluator, experiment)
-    total = len(job.plan.cells)
-    with tqdm(
-        total=len(todo) * len(job.prompts.texts), unit="image", disable=not sys.stderr.isatty(), smoothing=0.1
-    ) as bar:
+        raise BenchError(f"evaluator.source={experiment.evaluator.source}: give the directory of an OpenCLIP model")
+    evaluator = load_evaluator(experiment.evaluator.name, directory, todo[0].device)
+    truths = None if scenes is None else [tuple(world.counterfactuals(scene)) for scene in scenes]
+    captions = encode_captions(evaluator, texts, truths)
+    _make_reference(job, store, evaluator)
+    records = []
+    with tqdm(total=len(todo) * len(texts), unit=" images", disable=not sys.stderr.isatty(), smoothing=0.05) as bar:
         runner = Runner(
-            store, job.prompts.texts, evaluator, captions, experiment.measure, experiment.keep, lambda n: bar.update(n)
+            store=store,
+            prompts=texts,
+            evaluator=evaluator,
+            extractor=job.run.extractor,
+            captions=captions,
+            measure=experiment.measure,
+            keep=experiment.keep,
+            advance=bar.update,
+            process={"freed_memory_kept": kept},
         )
-        for i, record in enumerate(run_locally(runner, todo), done + 1):
-            bar.set_description(f"{i}/{total} cells")
-            if record.failure:
-                tqdm.write(f"failed: {record.cell.label}: {record.failure.message}", file=sys.stderr)
-            elif bar.disable:
-                print(f"[{i}/{total}] {record.cell.label}: {record.sampling_s:.1f} s", file=sys.stderr)
+        bar.set_description(f"cell 1/{len(todo)}")
+        for i, record in enumerate(run_locally(runner, todo), 1):
+            records.append(record)
+            bar.set_description(f"cell {min(i + 1, len(todo))}/{len(todo)}")
+            _announce(record, i, len(todo), quiet=not bar.disable)
+    return records
 
 
-def _save_reference(store: Store, evaluator: object, experiment: Experiment) -> None:
-    path = store.directory / "reference.npz"
-    if path.exists():
+def _announce(record: Record, number: int, total: int, quiet: bool) -> None:
+    if record.failure:
+        tqdm.write(f"failed: {record.cell.label}: {record.failure.message}", file=sys.stderr)
+    elif not quiet:
+        print(f"[{number}/{total}] {record.cell.label}: {record.sampling_s:.1f} s", file=sys.stderr, flush=True)
+
+
+def _make_reference(job: Job, store: Store, evaluator: Evaluator) -> None:
+    if store.load_reference(job.run.reference) is not None:
         return
-    seeds = world.split_seeds("reference", experiment.reference.count)
+    seeds = world.split_seeds("reference", job.experiment.reference.count)
     rows = []
     for i in range(0, len(seeds), 128):
         images = np.stack([world.render(world.scene(seed)) for seed in seeds[i : i + 128]])
-        rows.append(evaluator.image_features(images))  # type: ignore[attr-defined]
-    np.savez(path, image=np.concatenate(rows))
+        rows.append(evaluator.image_features(images))
+    store.save_reference(job.run.reference, np.concatenate(rows))
 
 
-__all__ = ["Job", "Path", "execute", "prepare", "resolve_device"]
+def _name_all_weights(experiment: Experiment) -> Mapping[str, str]:
+    weights = {}
+    wanted = {method.adapter for method in experiment.methods.values()}
+    for model in experiment.models.values():
+        weights[model.source] = name_weights(model.source, model.revision)
+        for name, adapter in model.adapters.items():
+            if name in wanted:
+                weights[adapter.source] = name_weights(adapter.source)
+    return weights
+
+
+def _try_schedulers(cells: tuple[Cell, ...]) -> None:
+    """Make each scheduler once and set its timesteps, so that wrong settings are refused before anything is loaded."""
+    from bench.generate.schedulers import try_scheduler
+
+    for label, scheduler, steps, eta in {
+        content_hash([asdict(cell.scheduler), cell.steps, cell.eta is None]): (
+            cell.method,
+            cell.scheduler,
+            cell.steps,
+            cell.eta,
+        )
+        for cell in cells
+    }.values():
+        try:
+            try_scheduler(scheduler, steps, eta)
+        except BenchError as error:
+            raise BenchError(f"methods.{label}: {error}") from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,23 @@ from bench.generate.sampling import Sampler
 from bench.measure.environment import machine_fingerprint
 from bench.measure.latency import Stopwatch, measure_latency
 from bench.measure.memory import measure_memory
-from bench.records import Calls, Cell, Failure, Images, Latency, Memory, Record
+from bench.records import Calls, Cell, CellError, Failure, Images, Latency, Memory, Record
 from bench.score.features import CaptionFeatures, Evaluator, images_to_features
 from bench.store import Store, StoredBatch, hash_images
 
 GRID_IMAGES = 16
+
+
+def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> bool:
+    """Whether a cell has a good record with all that is asked for, so that nothing is left to do."""
+    record = store.record(key)
+    return (
+        record is not None
+        and record.status == "ok"
+        and store.has_features(key, extractor)
+        and not (measure.latency and record.latency is None)
+        and not (measure.memory and record.memory is None)
+    )
 
 
 @dataclass
@@ -32,71 +45,121 @@ class Runner:
     store: Store
     prompts: tuple[str, ...]
     evaluator: Evaluator
+    extractor: str
     captions: CaptionFeatures
     measure: Measure
     keep: str
-    advance: Callable[[int], None]
+    advance: Callable[[int], object]
     """Called with the number of images that were just finished."""
+    process: Mapping[str, Any]
+    """What was set for the whole process, for the record's environment."""
 
     _loaded: tuple[str, Any] | None = None
 
     def run(self, cell: Cell) -> Record:
-        """Sample, describe and measure a cell and commit its record; an error becomes the record's failure."""
-        start = time.perf_counter()
-        environment = machine_fingerprint(cell.device, torch.get_num_threads())
-        features: Mapping[str, NDArray[Any]] | None = None
+        """Do what a cell's record lacks and commit it; an error becomes the record's failure.
+
+        A good record is added to, never lost: if adding fails, the failure is returned but the record stays.
+        """
+        before = self.store.record(cell.key)
+        good = before if before is not None and before.status == "ok" else None
+        environment = {**machine_fingerprint(cell.device, torch.get_num_threads()), **self.process}
+        work = _CellWork(self, cell, good)
         try:
-            sampler = Sampler(self._pipeline(cell), cell, self.prompts)
-            features, images, calls = self._sample(cell, sampler)
-            sampling_s = time.perf_counter() - start
-            latency, memory = self._measure(sampler)
-            record = Record(cell.key, cell, "ok", environment, sampling_s, calls, images, latency, memory)
+            record = work.complete(environment)
         except Exception as error:
             failure = Failure(type(error).__name__, str(error), traceback.format_exc())
-            record = Record(cell.key, cell, "error", environment, time.perf_counter() - start, failure=failure)
-        self.store.commit(record, features, GRID_IMAGES if self.keep == "grid" else None)
+            failed = Record(cell.key, cell, "error", environment, work.sampling_s, failure=failure)
+            if good is None:
+                self.store.commit(failed)
+            return failed
+        if good is None:
+            self.store.commit(record, GRID_IMAGES if self.keep == "grid" else None)
+        else:
+            self.store.replace(record)
         return record
 
-    def _pipeline(self, cell: Cell) -> Any:
+    def pipeline(self, cell: Cell) -> Any:
+        """The loaded pipeline of a cell."""
         if self._loaded is None or self._loaded[0] != cell.pipeline_key:
             self._loaded = None  # the old one is freed before the new one is loaded
             self._loaded = cell.pipeline_key, load_pipeline(cell)
         return self._loaded[1]
 
-    def _sample(self, cell: Cell, sampler: Sampler) -> tuple[Mapping[str, NDArray[Any]], Images, Calls]:
+
+class _CellWork:
+    """What is done for one cell; `good` is its record where there is one already."""
+
+    def __init__(self, runner: Runner, cell: Cell, good: Record | None) -> None:
+        self.runner, self.cell, self.good = runner, cell, good
+        self.sampling_s = 0.0
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """Loads the pipeline, if it is needed at all."""
+        return Sampler(self.runner.pipeline(self.cell), self.cell, self.runner.prompts)
+
+    def complete(self, environment: Mapping[str, Any]) -> Record:
+        store, key, measure = self.runner.store, self.cell.key, self.runner.measure
+        record = self.good
+        if record is None or not store.has_features(key, self.runner.extractor):
+            images, calls = self._sample()
+            if record is not None and record.images != images:
+                raise CellError("sampling the cell again gave other images than its record says")
+            record = record or Record(key, self.cell, "ok", environment, self.sampling_s, calls, images)
+        if measure.latency and record.latency is None:
+            record = replace(record, latency=self._latency())
+        if measure.memory and record.memory is None:
+            record = replace(record, memory=self._memory())
+        return record
+
+    def _sample(self) -> tuple[Images, Calls]:
+        """Images and features of all prompts; the features are saved."""
         hashes: list[str] = []
         rows: list[Mapping[str, NDArray[Any]]] = []
         calls: Calls | None = None
-        for start in sampler.starts():
-            batch = self.store.load_batch(cell.key, start) or self._sample_batch(cell, sampler, start)
+        count = len(self.runner.prompts)
+        for start in range(0, count, self.cell.batch_size):
+            batch = self._batch(start, min(start + self.cell.batch_size, count))
             hashes.append(hash_images(batch.images))
             rows.append(batch.features)
             calls = calls or batch.calls
-            self.advance(len(batch.images))
+            self.sampling_s += batch.sampling_s
+            self.runner.advance(len(batch.images))
         if calls is None:
-            raise ValueError("the cell has no prompts")
+            raise CellError("the cell has no prompts")
         features = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        self.runner.store.save_features(self.cell.key, self.runner.extractor, features)
         combined = hash_images(np.frombuffer("".join(hashes).encode(), np.uint8))
-        height, width = cell.base.height, cell.base.width
-        return features, Images(len(self.prompts), height, width, combined), calls
+        return Images(count, self.cell.base.height, self.cell.base.width, combined), calls
 
-    def _sample_batch(self, cell: Cell, sampler: Sampler, start: int) -> StoredBatch:
-        batch = sampler.sample(start)
-        features = images_to_features(self.evaluator, batch.images, self.captions, start)
-        stored = StoredBatch(start, batch.images, features, batch.calls)
-        self.store.save_batch(cell.key, stored)
+    def _batch(self, start: int, stop: int) -> StoredBatch:
+        """From the store where an earlier run left it, else sampled."""
+        store, key = self.runner.store, self.cell.key
+        if self.good is None:
+            if stored := store.load_batch(key, start):
+                return stored
+        elif self.good.calls and (kept := store.images(key, range(start, stop))) is not None:
+            return StoredBatch(start, kept, self._features(kept, start), self.good.calls, 0.0)
+        begin = time.perf_counter()
+        batch = self.sampler.sample(start)
+        elapsed = time.perf_counter() - begin
+        stored = StoredBatch(start, batch.images, self._features(batch.images, start), batch.calls, elapsed)
+        if self.good is None:
+            store.save_batch(key, stored)
         return stored
 
-    def _measure(self, sampler: Sampler) -> tuple[Latency | None, Memory | None]:
-        rows = range(min(self.measure.batch_size, len(self.prompts)))
-        pipeline, device = sampler.pipeline, torch.device(sampler.cell.device)
+    def _features(self, images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
+        return images_to_features(self.runner.evaluator, images, self.runner.captions, start)
+
+    def _latency(self) -> Latency:
+        measure, pipeline = self.runner.measure, self.sampler.pipeline
+        rows = range(min(measure.batch_size, len(self.runner.prompts)))
         parts = {"text_encoder": pipeline.text_encoder, "denoiser": pipeline.unet, "vae": pipeline.vae.decoder}
-        latency = memory = None
-        if self.measure.latency:
-            stopwatch = Stopwatch.of(device)
-            latency = measure_latency(
-                lambda: sampler.call(rows), parts, stopwatch, len(rows), self.measure.repeats, self.measure.warmup
-            )
-        if self.measure.memory:
-            memory = measure_memory(lambda: sampler.call(rows), device, len(rows))
-        return latency, memory
+        stopwatch = Stopwatch.of(torch.device(self.cell.device))
+        call = lambda: self.sampler.call(rows)  # noqa: E731
+        return measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup)
+
+    def _memory(self) -> Memory:
+        rows = range(min(self.runner.measure.batch_size, len(self.runner.prompts)))
+        return measure_memory(lambda: self.sampler.call(rows), torch.device(self.cell.device), len(rows))

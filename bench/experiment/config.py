@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bench.records import BenchError
+from bench.records import BenchError, Claim, Side
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+def _listed(value: object) -> object:
+    """One value stands for a list of one."""
+    return value if isinstance(value, list | tuple) or value is None else [value]
+
+
+_OneOrMore = BeforeValidator(_listed)
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Eta = Annotated[float, Field(ge=0, le=1)]
+GuidanceScale = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 ScoreName = Literal["fid", "kid", "clip_score", "attribute_accuracy"]
 SCORES: tuple[ScoreName, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")
@@ -31,7 +40,7 @@ class AdapterChoice:
 class Model:
     """A base model: a directory or hub id with its noise schedule, and the adapters that fit it.
 
-    `original_steps` bounds the step count of distilled methods: the grid of timesteps they were trained on.
+    `cost_s` notes what one image costs the denoiser once, in seconds by kind of device, for `plan` to estimate with.
     """
 
     source: str
@@ -43,6 +52,7 @@ class Model:
     variant: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     adapters: dict[str, AdapterChoice] = Field(default_factory=dict)
+    cost_s: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
 @dataclass(config=_STRICT)
@@ -51,9 +61,9 @@ class Method:
 
     label: str
     scheduler: dict[str, Any]
-    steps: list[Steps]
-    guidance_scale: list[Annotated[float, Field(ge=0)]]
-    eta: list[Eta] = Field(default_factory=list)
+    steps: Annotated[list[Steps], _OneOrMore]
+    guidance_scale: Annotated[list[GuidanceScale], _OneOrMore]
+    eta: Annotated[list[Eta], _OneOrMore] = Field(default_factory=list)
     adapter: str | None = None
     fused: bool = True
     max_steps: int | None = None
@@ -77,6 +87,14 @@ class Reference:
 
 
 @dataclass(config=_STRICT)
+class EvaluatorChoice:
+    """The OpenCLIP model that images are scored with; its `name` becomes part of every score's name."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] = "mini"
+    source: str = "bench://mini/weights/evaluator"
+
+
+@dataclass(config=_STRICT)
 class Measure:
     """How latency and memory are measured: each in a pass of its own, apart from sampling for quality."""
 
@@ -85,6 +103,37 @@ class Measure:
     warmup: Annotated[int, Field(ge=0)] = 1
     batch_size: Count = 1
     memory: bool = True
+
+
+@dataclass(config=_STRICT)
+class SideChoice:
+    """One side of a claim."""
+
+    method: str
+    steps: Annotated[list[Steps], _OneOrMore]
+    eta: Eta | None = None
+    guidance_scale: GuidanceScale | None = None
+
+    def to_side(self) -> Side:
+        """As the frozen data that records are judged with."""
+        return Side(self.method, tuple(self.steps), self.eta, self.guidance_scale)
+
+
+@dataclass(config=_STRICT)
+class ClaimChoice:
+    """A claim as YAML: what is compared, by which metrics, and what is expected."""
+
+    text: str
+    subject: SideChoice
+    object: SideChoice
+    metrics: Annotated[list[ScoreName], _OneOrMore]
+    expect: Literal["better", "not_worse"] = "better"
+    margins: dict[ScoreName, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+
+    def to_claim(self, name: str) -> Claim:
+        """As the frozen data that records are judged with."""
+        sides = self.subject.to_side(), self.object.to_side()
+        return Claim(name, self.text, *sides, tuple(self.metrics), self.expect, {str(metric): margin for metric, margin in self.margins.items()})
 
 
 @dataclass(config=_STRICT)
@@ -98,13 +147,14 @@ class Experiment:
     task: Literal["text_to_image"] = "text_to_image"
     prompts: Prompts = Field(default_factory=Prompts)
     reference: Reference = Field(default_factory=Reference)
-    evaluator: str = "mini"
+    evaluator: EvaluatorChoice = Field(default_factory=EvaluatorChoice)
     measure: Measure = Field(default_factory=Measure)
     scores: list[ScoreName] = Field(default_factory=lambda: [*SCORES])
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 64
     device: str = "auto"
     keep: Literal["all", "grid"] = "all"
+    claims: dict[str, ClaimChoice] = Field(default_factory=dict)
 
 
 def check_experiment(settings: Mapping[str, Any]) -> Experiment:
@@ -114,7 +164,7 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BenchError(f"{where}: {first['input']!r} was given; {_allowed(first)}") from error
+        raise BenchError(f"{where}={_brief(first['input'])} was given; {_allowed(first)}") from error
     for kind in ("models", "methods"):
         if not getattr(experiment, kind):
             raise BenchError(f"{kind}: none was chosen; name at least one, as in {kind[:-1]}=[{_EXAMPLES[kind]}]")
@@ -122,10 +172,25 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
         for axis in ("steps", "guidance_scale"):
             if not getattr(method, axis):
                 raise BenchError(f"methods.{name}.{axis}: an empty list was given; it takes at least one value")
+        if "_target_" not in method.scheduler:
+            raise BenchError(
+                f"methods.{name}.scheduler: no _target_ was given; name a class, such as diffusers.TCDScheduler"
+            )
+    for name, claim in experiment.claims.items():
+        if len({len(side.steps) for side in (claim.subject, claim.object)} - {1}) > 1:
+            raise BenchError(
+                f"claims.{name}: {len(claim.subject.steps)} and {len(claim.object.steps)} step counts were given; "
+                "they go pairwise, so give as many on either side, or one"
+            )
     return experiment
 
 
 _EXAMPLES = {"models": "mini", "methods": "tcd,dpmpp_2s"}
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _allowed(error: Mapping[str, Any]) -> str:

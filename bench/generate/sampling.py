@@ -6,7 +6,6 @@ initial latents and then the noise of stochastic steps. All methods see the same
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,16 +54,11 @@ class CallCounter:
 
 
 class Sampler:
-    """One cell on a loaded pipeline. `batches` may be asked for in any order and more than once."""
+    """One cell on a loaded pipeline. Batches may be asked for in any order and more than once."""
 
     def __init__(self, pipeline: Any, cell: Cell, prompts: Sequence[str]) -> None:
         self.pipeline, self.cell, self.prompts = pipeline, cell, prompts
         pipeline.scheduler = make_scheduler(cell.scheduler)
-        self._accepts_eta = "eta" in inspect.signature(pipeline.scheduler.step).parameters
-
-    def starts(self) -> range:
-        """The first image of each batch."""
-        return range(0, len(self.prompts), self.cell.batch_size)
 
     def sample(self, start: int) -> Batch:
         """The batch that begins with image `start`; raises CellError for NaN or all-black images."""
@@ -99,8 +93,6 @@ class Sampler:
             "width": cell.base.width,
         }
         if cell.eta is not None:
-            if not self._accepts_eta:
-                raise CellError(f"{cell.scheduler.target} has no eta, but the cell gives {cell.eta}; leave eta empty")
             arguments["eta"] = cell.eta
         return arguments
 

@@ -26,6 +26,27 @@ def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
         raise BenchError(f"{spec.target} refuses its settings: {error}") from error
 
 
+def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None) -> None:
+    """Raise BenchError if a scheduler cannot be made, refuses the step count, or has an eta where none is given.
+
+    Pipelines hand their own default of 0 to a scheduler that has an eta, so it is never left open.
+    """
+    scheduler = make_scheduler(spec)
+    if has_eta(scheduler) and eta is None:
+        raise BenchError(f"{spec.target} has an eta, and none was given; say which, as in eta=[0.3]")
+    if not has_eta(scheduler) and eta is not None:
+        raise BenchError(f"{spec.target} has no eta, and {eta:g} was given; leave it empty, eta=[]")
+    try:
+        scheduler.set_timesteps(steps)
+    except (ValueError, IndexError, AssertionError) as error:
+        raise BenchError(f"{spec.target} refuses {steps} steps: {error}") from error
+
+
+def has_eta(scheduler: Any) -> bool:
+    """Whether a scheduler's step takes an eta."""
+    return "eta" in inspect.signature(scheduler.step).parameters
+
+
 def scheduler_class_of(target: str) -> type[Any]:
     """Return the class that a dotted path names: `diffusers.TCDScheduler`, or one of your own checkout."""
     module_name, _, class_name = target.rpartition(".")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.score.estimate import Estimate, mean_estimate
 from bench.score.frechet import Reference, frechet_distance
-from bench.score.kernel import kernel_distance
+from bench.score.kernel import kernel_distance, mean_kernel
 
 Features = Mapping[str, NDArray[Any]]
 
@@ -28,6 +28,11 @@ class RealImages:
     def factors(self) -> Reference:
         """What the Fréchet distance needs of them."""
         return Reference.of(self.embeddings)
+
+    @cached_property
+    def mean_kernel(self) -> float:
+        """What the kernel distance needs of them besides the embeddings."""
+        return mean_kernel(self.embeddings)
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,12 @@ METRICS: dict[str, Metric] = {
         "fid", "Fréchet distance", False, ("image",), lambda f, real: frechet_distance(f["image"], real.factors), 2
     ),
     "kid": Metric(
-        "kid", "Kernel distance", False, ("image",), lambda f, real: kernel_distance(f["image"], real.embeddings), 3
+        "kid",
+        "Kernel distance",
+        False,
+        ("image",),
+        lambda f, real: kernel_distance(f["image"], real.embeddings, real.mean_kernel),
+        3,
     ),
     "clip_score": Metric(
         "clip_score", "CLIP score", True, ("clip_score",), lambda f, _: mean_estimate(f["clip_score"]), 2

@@ -21,7 +21,7 @@ from bench.mini.training import autoencoder, distillation, evaluator, teacher, v
 from bench.mini.training.data import Captioned, render_split
 
 STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export")
-TRAIN_IMAGES = 80_000
+TRAIN_IMAGES = 64_000
 EVALUATOR_IMAGES = 60_000
 
 
@@ -58,7 +58,7 @@ class Workshop:
             data: Captioned = render_split("train", TRAIN_IMAGES)
             latents = autoencoder.encode_images(self.vae(), data)
             ids = evaluator.tokenize(self.tokenizer(), list(data.captions))
-            save_file({"latents": latents.half(), "ids": ids}, path)
+            save_file({"latents": latents.half().contiguous(), "ids": ids.contiguous()}, path)
         tensors = load_file(path)
         return tensors["latents"].float(), tensors["ids"]
 

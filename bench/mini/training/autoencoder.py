@@ -56,7 +56,7 @@ def train_vae(data: Captioned, directory: Path, recipe: Recipe = RECIPE) -> Auto
 @torch.inference_mode()
 def encode_images(vae: AutoencoderKL, data: Captioned) -> torch.Tensor:
     """Scaled posterior means, shape (n, 8, 16, 16), float32."""
-    batches = (to_pixels(data.images[i : i + 128]) for i in range(0, len(data.images), 128))
+    batches = (to_pixels(data.images[i : i + 32]) for i in range(0, len(data.images), 32))
     latents: torch.Tensor = torch.cat([vae.encode(pixels).latent_dist.mean for pixels in batches])
     latents *= vae.config.scaling_factor
     return latents

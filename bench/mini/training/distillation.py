@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import nn
@@ -41,7 +40,7 @@ def distill(
     directory: Path,
     recipe: Recipe | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the adapter's averaged weights, in diffusers' LoRA format (keys without the "unet." prefix)."""
+    """Return the adapter's averaged weights under PEFT's names (without the "unet." prefix)."""
     recipe = recipe or RECIPES[kind]
     torch.manual_seed(recipe.seed)
     student: UNet2DConditionModel = pipeline.unet
@@ -66,9 +65,7 @@ def distill(
         return loss, {"error": error.mean().item()}
 
     averaged = train(recipe, student, loss_of, directory)
-    weights: dict[str, torch.Tensor] = convert_state_dict_to_diffusers(
-        get_peft_model_state_dict(averaged, adapter_name=kind)
-    )
+    weights: dict[str, torch.Tensor] = get_peft_model_state_dict(averaged, adapter_name=kind)
     student.delete_adapters(kind)
     return weights
 

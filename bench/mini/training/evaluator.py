@@ -112,7 +112,7 @@ def save_evaluator(model: open_clip.CLIP, tokenizer: CLIPTokenizer, directory: P
         for name, value in model.state_dict().items()
     }
     save_file(tensors, directory / "open_clip_model.safetensors")
-    tokenizer.save_pretrained(directory / "tokenizer")
+    tokenizer.save_pretrained(directory)  # where open_clip looks for it
 
 
 def _wrong_captions(truth: world.Scene, dice: random.Random) -> list[str]:

@@ -1,0 +1,112 @@
+"""The verbs: `tcd-bench run | plan | report | doctor`. Each is a Hydra application over conf/."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.records import BenchError
+
+Settings = dict[str, Any]
+
+HELP = """\
+tcd-bench measures few-step diffusion samplers (TCD) against the teacher's own, and says who is better.
+
+  tcd-bench run      run an experiment, go on where it was stopped, write the report
+  tcd-bench plan     show the cells of an experiment, their order and cost; run nothing
+  tcd-bench report   write tables, plots and report.html again from existing records
+  tcd-bench doctor   show what this machine has and what an experiment lacks
+
+Everything is set by overrides:
+
+  tcd-bench run                                             the embedded miniature, no download
+  tcd-bench run experiment=smoke                            the same in under a minute
+  tcd-bench run 'method=[tcd,dpmpp_2s]' 'methods.tcd.eta=[0,0.3]' prompts.count=256 name=mine
+  tcd-bench report results=results/mine
+
+`tcd-bench VERB --help` lists all settings, `--cfg job` shows them composed.
+Exit codes: 0 done, 1 a cell failed or something is missing, 2 bad input (nothing was run).
+"""
+
+
+def run(settings: Settings) -> int:
+    """Run what has no good record yet, then report."""
+    from bench.execute.assemble import execute, open_store, prepare
+    from bench.experiment.config import check_experiment
+
+    experiment = check_experiment(settings)
+    job = prepare(experiment)
+    store = open_store(job)
+    records = execute(job, store)
+    failed = [record for record in records if record.status != "ok"]
+    report(settings)
+    for record in failed:
+        message = record.failure.message if record.failure else ""
+        print(f"failed: {record.cell.label}: {message}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def plan(settings: Settings) -> int:
+    """Print the plan."""
+    from bench.execute.assemble import prepare
+    from bench.execute.outlook import describe_plan
+    from bench.experiment.config import check_experiment
+    from bench.store import Store
+
+    job = prepare(check_experiment(settings))
+    directory = Path(job.experiment.results)
+    store = Store(directory, writable=False) if (directory / "cells").is_dir() else None
+    print(describe_plan(job, store))
+    return 0
+
+
+def report(settings: Settings) -> int:
+    """Write the report of the run that lies in `results`."""
+    from bench.report.write import write_report
+    from bench.store import Store
+
+    page = write_report(Store(Path(settings["results"]), writable=False))
+    print(f"Report: {page}")
+    return 0
+
+
+def doctor(settings: Settings) -> int:
+    """Print the examination; 1 when something that the experiment needs is missing."""
+    from bench.execute.doctor import examine
+    from bench.experiment.config import check_experiment
+
+    findings = examine(check_experiment(settings))
+    for finding in findings:
+        print(finding)
+    return 0 if all(finding.fine for finding in findings) else 1
+
+
+VERBS: dict[str, Callable[[Settings], int]] = {"run": run, "plan": plan, "report": report, "doctor": doctor}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console script; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"error: there is no verb {verb!r}; choose one of {', '.join(VERBS)}, or --help", file=sys.stderr)
+        return 2
+    from bench.experiment.compose import run_application
+
+    try:
+        return run_application(verb, f"tcd-bench {verb}: {VERBS[verb].__doc__}", rest, VERBS[verb])
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

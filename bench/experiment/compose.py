@@ -1,0 +1,79 @@
+"""Hydra's edge: command-line overrides over conf/ → plain settings. Nothing behind it knows Hydra or OmegaConf."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.records import BenchError
+
+Settings = dict[str, Any]
+
+
+def conf_directories() -> list[Path]:
+    """Where configurations are looked for, first match wins: the user's ./conf, then the project's own."""
+    package = Path(__file__).parents[1]
+    own = next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+    users = Path.cwd() / "conf"
+    return [users, own] if users.is_dir() and users != own else [own]
+
+
+class ConfDirectories(SearchPathPlugin):
+    """Tells Hydra of `conf_directories`."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append them in order."""
+        for directory in conf_directories():
+            search_path.append(provider="tcd-bench", path=f"file://{directory}")
+
+
+def run_application(verb: str, summary: str, arguments: Sequence[str], task: Callable[[Settings], int]) -> int:
+    """Run `task` as a Hydra application: overrides, `--help`, `--cfg job`, `-m` and the rest of Hydra's flags.
+
+    Returns the largest exit code of its jobs. Raises BenchError, in one sentence, for whatever Hydra refuses.
+    """
+    codes = [0]
+
+    def job(config: DictConfig) -> None:
+        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        codes.append(task(settings))  # type: ignore[arg-type]
+
+    if ConfDirectories not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(ConfDirectories)
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [f"tcd-bench {verb}", f"hydra.help.header='{summary}'", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
+    try:
+        hydra.main(version_base="1.3", config_path=None, config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BenchError(f"{_one_sentence(error)}; see tcd-bench {verb} --help") from error
+    finally:
+        sys.argv = before[0]
+        if before[1] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before[1]
+    return max(codes)
+
+
+def _one_sentence(error: BaseException) -> str:
+    lines: list[str] = []
+    link: BaseException | None = error
+    while link is not None:
+        lines += [line.strip() for line in str(link).splitlines()]
+        link = link.__cause__
+    useful = [
+        line for line in dict.fromkeys(lines) if line and not line.startswith(("full_key", "object_type", "set "))
+    ]
+    return " ".join(useful).rstrip(".")

@@ -1,0 +1,1 @@
+"""Scores and claims from records alone: numpy, no torch."""

@@ -1,0 +1,165 @@
+"""Claims → verdicts, by paired differences over the same prompts and latents.
+
+Each claim becomes one comparison for every base model, metric and pair of step counts. p-values are adjusted over all
+comparisons of the run (Holm 1979, step-down), so that a run of true null claims yields a false verdict in at most 5% of
+cases. A comparison is decided when its adjusted two-sided p-value is below 0.05; a claim is supported when all of its
+comparisons are, refuted when any is refuted, undecided otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+from scipy.stats import norm
+
+from bench.judge.scores import ScoredCell
+from bench.records import Claim, Run, Side
+from bench.score.estimate import Estimate, paired_difference
+from bench.score.metrics import METRICS
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Subject against object by one metric; positive `gain` means that the subject is better.
+
+    `threshold` is what the gain must exceed, `interval` its 95% interval (not adjusted), `p_value` adjusted by Holm.
+    `images_needed` estimates how many images would decide an undecided comparison.
+    """
+
+    model: str
+    metric: str
+    subject: str
+    object: str
+    subject_value: float
+    object_value: float
+    gain: float
+    interval: tuple[float, float]
+    threshold: float
+    n: int
+    p_value: float
+    verdict: str = "undecided"
+    images_needed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A claim with its verdict; `missing` says which cells it needs and does not find."""
+
+    claim: Claim
+    verdict: str
+    comparisons: tuple[Comparison, ...]
+    missing: tuple[str, ...]
+
+
+def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
+    """Judge all claims of a run."""
+    compared = [(claim, *_compare(claim, cells)) for claim in run.claims]
+    adjusted = iter(_decide([comparison for _, found, _ in compared for comparison in found]))
+    judgements = []
+    for claim, found, missing in compared:
+        decided = tuple(next(adjusted) for _ in found)
+        judgements.append(Judgement(claim, _verdict(decided, missing), decided, missing))
+    return judgements
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the given order."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, p_values[i] * (len(p_values) - rank)))
+        adjusted[i] = largest
+    return adjusted
+
+
+def _verdict(comparisons: Sequence[Comparison], missing: Sequence[str]) -> str:
+    verdicts = {comparison.verdict for comparison in comparisons}
+    if "refuted" in verdicts:
+        return "refuted"
+    if not comparisons:
+        return "not tested"
+    return "supported" if verdicts == {"supported"} and not missing else "undecided"
+
+
+def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[Comparison], tuple[str, ...]]:
+    found: list[Comparison | None] = []
+    missing: list[str] = []
+    for model in dict.fromkeys(cell.record.cell.base.name for cell in cells):
+        for mine, yours in _pairs(claim.subject, claim.object):
+            ours, theirs = _find(cells, model, *mine), _find(cells, model, *yours)
+            missing += [
+                f"{model} {_side_label(*side)}" for side, cell in ((mine, ours), (yours, theirs)) if cell is None
+            ]
+            if ours and theirs:
+                found += [_comparison(claim, metric, model, ours, theirs) for metric in claim.metrics]
+    return [comparison for comparison in found if comparison], tuple(dict.fromkeys(missing))
+
+
+def _pairs(subject: Side, other: Side) -> list[tuple[tuple[Side, int], tuple[Side, int]]]:
+    counts = zip_longest(subject.steps, other.steps)
+    return [
+        ((subject, subject.steps[0] if a is None else a), (other, other.steps[0] if b is None else b))
+        for a, b in counts
+    ]
+
+
+def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> ScoredCell | None:
+    """The one cell that a side means; None when there is none with scores, or more than one."""
+    matches = [
+        scored
+        for scored in cells
+        if (cell := scored.record.cell).base.name == model
+        and cell.method == side.method
+        and cell.steps == steps
+        and side.eta in (None, cell.eta)
+        and side.guidance_scale in (None, cell.guidance_scale)
+        and scored.estimates
+    ]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: ScoredCell) -> Comparison | None:
+    if metric not in mine.estimates or metric not in yours.estimates:
+        return None
+    margin = claim.margins.get(metric, 0.0)
+    threshold = margin if claim.expect == "better" else -margin
+    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    difference = paired_difference(mine.estimates[metric], yours.estimates[metric])
+    gain = Estimate(sign * difference.value, sign * difference.influence)
+    return Comparison(
+        model=model,
+        metric=metric,
+        subject=mine.record.cell.label,
+        object=yours.record.cell.label,
+        subject_value=mine.estimates[metric].value,
+        object_value=yours.estimates[metric].value,
+        gain=gain.value,
+        interval=gain.interval(1 - LEVEL),
+        threshold=threshold,
+        n=gain.n,
+        p_value=Estimate(gain.value - threshold, gain.influence).p_value(),
+    )
+
+
+def _decide(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    adjusted = holm([comparison.p_value for comparison in comparisons])
+    return [_with_verdict(comparison, p) for comparison, p in zip(comparisons, adjusted, strict=True)]
+
+
+def _with_verdict(comparison: Comparison, p_value: float) -> Comparison:
+    excess = comparison.gain - comparison.threshold
+    if p_value < LEVEL:
+        return replace(comparison, p_value=p_value, verdict="supported" if excess > 0 else "refuted")
+    factor = float(norm.ppf(1 - p_value / 2) / norm.ppf(1 - LEVEL / 2)) if p_value < 1 else 0.0
+    needed = math.ceil(comparison.n / factor**2) if factor > 1e-3 else None
+    return replace(comparison, p_value=p_value, images_needed=needed)
+
+
+def _side_label(side: Side, steps: int) -> str:
+    eta = "" if side.eta is None else f" eta {side.eta:g}"
+    return f"{side.method} {steps} steps{eta}"

@@ -1,0 +1,59 @@
+"""Records and features → scores: every number with one influence per image, so that cells can be compared in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bench.records import BenchError, Record, Run, Score, content_hash
+from bench.score.estimate import Estimate
+from bench.score.metrics import METRICS, RealImages
+from bench.store import Store
+
+
+@dataclass(frozen=True)
+class ScoredCell:
+    """A cell's record with its estimates by short metric name (`fid`, `clip_score` …); none for a failed cell."""
+
+    record: Record
+    estimates: Mapping[str, Estimate]
+
+
+def score_run(store: Store, run: Run) -> list[ScoredCell]:
+    """Score every recorded cell of a run, in the plan's order; cells without a record are not in the list."""
+    embeddings = store.load_reference(run.reference)
+    if embeddings is None:
+        raise BenchError(
+            f"results={store.directory} holds no reference features; start the run again, what it has is kept"
+        )
+    real = RealImages(run.evaluator, embeddings)
+    scored = []
+    for key in run.cells:
+        record = store.record(key)
+        if record is not None:
+            scored.append(ScoredCell(record, _estimates(store, run, record, real)))
+    return scored
+
+
+def to_scores(run: Run, cells: list[ScoredCell]) -> list[Score]:
+    """The scores as rows, named by their protocol."""
+    return [
+        Score(
+            key=cell.record.key,
+            name=METRICS[short].name(run.evaluator, estimate.n),
+            value=estimate.value,
+            standard_error=estimate.standard_error,
+            n=estimate.n,
+            higher_is_better=METRICS[short].higher_is_better,
+            protocol=content_hash([short, run.extractor, run.reference, estimate.n]),
+        )
+        for cell in cells
+        for short, estimate in cell.estimates.items()
+    ]
+
+
+def _estimates(store: Store, run: Run, record: Record, real: RealImages) -> dict[str, Estimate]:
+    if record.status != "ok" or not store.has_features(record.key, run.extractor):
+        return {}
+    features = store.features(record.key, run.extractor)
+    return {short: METRICS[short].estimate(features, real) for short in run.metrics}

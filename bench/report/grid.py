@@ -1,0 +1,86 @@
+"""The same prompts across methods and steps, as an image and as data for the page."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from bench.judge.scores import ScoredCell
+from bench.records import Run
+from bench.report.plots import to_series
+from bench.store import Store
+
+PROMPTS = 6
+
+
+@dataclass(frozen=True)
+class PromptGrid:
+    """One prompt: for each line of cells (label), the images' paths by step count; None where there is none."""
+
+    model: str
+    prompt: str
+    steps: tuple[int, ...]
+    rows: tuple[tuple[str, tuple[Path | None, ...]], ...]
+
+
+def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int = PROMPTS) -> list[PromptGrid]:
+    """Grids of the first prompts, base model by base model; a grid without any image is left out."""
+    grids = []
+    for model in dict.fromkeys(scored.record.cell.base.name for scored in cells):
+        own = [scored for scored in cells if scored.record.cell.base.name == model]
+        steps = tuple(sorted({scored.record.cell.steps for scored in own}))
+        for row, prompt in enumerate(run.prompts[:count]):
+            rows = []
+            for line in to_series(run, own):
+                paths = {s.record.cell.steps: store.image_path(s.record.key, row) for s in line.cells}
+                rows.append((line.label, tuple(p if (p := paths.get(n)) and p.exists() else None for n in steps)))
+            if any(path for _, paths in rows for path in paths):
+                grids.append(PromptGrid(model, prompt, steps, tuple(rows)))
+    return grids
+
+
+def draw_grid(grids: Sequence[PromptGrid], size: int = 96, across: int = 3) -> Image.Image:
+    """One picture of all grids, each image scaled to `size` pixels, prompts written above."""
+    font = ImageFont.load_default(12)
+    label_width, head, gap = 190, 42, 18
+    blocks = [
+        _draw_block(grid, size, label_width if i % across == 0 else 0, head, font) for i, grid in enumerate(grids)
+    ]
+    lines = [blocks[i : i + across] for i in range(0, len(blocks), across)]
+    width = max(sum(block.width + gap for block in line) for line in lines)
+    picture = Image.new("RGB", (width, sum(max(b.height for b in line) + gap for line in lines)), "white")
+    y = 0
+    for line in lines:
+        x = 0
+        for block in line:
+            picture.paste(block, (x, y))
+            x += block.width + gap
+        y += max(block.height for block in line) + gap
+    return picture
+
+
+def _draw_block(
+    grid: PromptGrid, size: int, label_width: int, head: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
+) -> Image.Image:
+    block = Image.new("RGB", (label_width + len(grid.steps) * (size + 2), head + len(grid.rows) * (size + 2)), "white")
+    draw = ImageDraw.Draw(block)
+    letters = (block.width - label_width) // 6
+    for line, text in enumerate(textwrap.wrap(grid.prompt, letters, max_lines=2, placeholder=" …")):
+        draw.text((label_width, 13 * line), text, "black", font)
+    for column, steps in enumerate(grid.steps):
+        draw.text((label_width + column * (size + 2), head - 15), f"{steps} steps", "#555555", font)
+    for row, (label, paths) in enumerate(grid.rows):
+        y = head + row * (size + 2)
+        if label_width:
+            draw.text((0, y + size // 2 - 7), label, "black", font)
+        for column, path in enumerate(paths):
+            if path is not None:
+                image = Image.open(path).convert("RGB")
+                block.paste(
+                    image.resize((size, size), Image.Resampling.LANCZOS), (label_width + column * (size + 2), y)
+                )
+    return block

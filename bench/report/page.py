@@ -1,0 +1,92 @@
+"""The page: one self-contained HTML file, every text escaped, readable on a phone and without a network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from bench.judge.claims import Judgement
+from bench.judge.scores import ScoredCell
+from bench.records import Run
+from bench.report.grid import PromptGrid
+from bench.report.tables import Table
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn plot: its file stem, caption, and PNG and SVG bytes."""
+
+    name: str
+    caption: str
+    png: bytes
+    svg: bytes
+
+
+def render_page(
+    run: Run,
+    cells: Sequence[ScoredCell],
+    judgements: Sequence[Judgement],
+    tables: Mapping[str, Table],
+    plots: Sequence[Plot],
+    grids: Sequence[PromptGrid],
+) -> str:
+    """Return the HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["picture"] = _data_uri
+    return environment.get_template("page.html.j2").render(
+        run=run,
+        cells=cells,
+        failed=[cell.record for cell in cells if cell.record.failure],
+        waiting=len(run.cells) - len(cells),
+        judgements=judgements,
+        tables=tables,
+        plots=plots,
+        grids=grids,
+        machines=_machines(cells),
+        facts=_facts(run, cells),
+    )
+
+
+def _data_uri(picture: bytes | Path) -> str:
+    content = picture.read_bytes() if isinstance(picture, Path) else picture
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def _machines(cells: Sequence[ScoredCell]) -> list[Mapping[str, Any]]:
+    """Every different environment that cells were run in, one entry each."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for cell in cells:
+        found.setdefault(str(cell.record.environment), cell.record.environment)
+    return list(found.values())
+
+
+def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
+    good = [cell.record for cell in cells if cell.record.status == "ok"]
+    settings = run.settings
+    seconds = sum(record.sampling_s for record in good)
+    return [
+        ("Base models", ", ".join(settings["models"])),
+        ("Methods", ", ".join(run.labels.get(name, name) for name in settings["methods"])),
+        ("Cells", f"{len(good)} of {len(run.cells)} done"),
+        (
+            "Images",
+            f"{sum(r.images.count for r in good if r.images):,}, {len(run.prompts)} a cell, seed {settings['seed']}",
+        ),
+        ("Sampling", f"{seconds:.0f} s in pipeline calls, batches of {settings['batch_size']}"),
+        ("Evaluator", f"{run.evaluator}, {settings['evaluator']['source']} ({run.extractor})"),
+        (
+            "Reference",
+            f"{settings['reference']['count']} images of {settings['reference']['source']} ({run.reference})",
+        ),
+    ]

@@ -1,0 +1,220 @@
+"""Plots as matplotlib figures: quality against cost, eta curves, latency parts, memory. No pyplot, no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+
+from bench.judge.scores import ScoredCell
+from bench.records import Run
+from bench.score.metrics import METRICS, Metric
+
+# Okabe and Ito's palette, told apart by colour-blind readers; shapes tell the series apart once more.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7B3294", "#5D8A00")
+MARKERS = "osD^vP*Xh<"
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "tcd-bench",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """The cells that belong on one line: one method at one eta and guidance scale, by growing steps."""
+
+    label: str
+    colour: str
+    marker: str
+    cells: tuple[ScoredCell, ...]
+
+
+def to_series(run: Run, cells: Sequence[ScoredCell]) -> list[Series]:
+    """Group one base model's good cells into lines, in the plan's order."""
+    groups: dict[tuple[str, float | None, float], list[ScoredCell]] = {}
+    for scored in cells:
+        cell = scored.record.cell
+        if scored.record.status == "ok":
+            groups.setdefault((cell.method, cell.eta, cell.guidance_scale), []).append(scored)
+    scales: dict[str, set[float]] = {}
+    etas: dict[str, set[float | None]] = {}
+    for method, eta, guidance in groups:
+        scales.setdefault(method, set()).add(guidance)
+        etas.setdefault(method, set()).add(eta)
+    series = []
+    for i, ((method, eta, guidance), members) in enumerate(groups.items()):
+        label = run.labels.get(method, method)
+        label += f", η = {eta:g}" if len(etas[method]) > 1 else ""
+        label += f", guidance {guidance:g}" if len(scales[method]) > 1 else ""
+        ordered = tuple(sorted(members, key=lambda scored: scored.record.cell.steps))
+        series.append(Series(label, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], ordered))
+    return series
+
+
+def draw_figures(run: Run, cells: Sequence[ScoredCell]) -> Iterator[tuple[str, str, Figure]]:
+    """Yield file stem, caption and figure of every plot that the records can carry, base model by base model."""
+    for model in dict.fromkeys(scored.record.cell.base.name for scored in cells):
+        own = [scored for scored in cells if scored.record.cell.base.name == model]
+        series = to_series(run, own)
+        metrics = [METRICS[short] for short in run.metrics]
+        if any(scored.estimates for scored in own) and metrics:
+            caption = "Quality against UNet evaluations per image (guidance counts twice)"
+            yield f"{model}-quality-evaluations", caption, _quality(run, series, metrics, "evaluations")
+            if any(scored.record.latency for scored in own):
+                caption = "Quality against measured latency, seconds per image"
+                yield f"{model}-quality-latency", caption, _quality(run, series, metrics, "latency")
+            if len({s.cells[0].record.cell.eta for s in series} - {None}) > 1:
+                yield f"{model}-eta", "Quality against eta, one line a step count", _eta_curves(run, own, metrics)
+        if any(scored.record.latency for scored in own):
+            caption = "Where a call's time goes: median seconds per image by part"
+            yield f"{model}-latency-parts", caption, _latency_parts(series)
+        if any(scored.record.memory for scored in own):
+            yield f"{model}-memory", "Peak memory of one call", _memory(series)
+
+
+def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:
+    """The (cost, quality) points that no other beats in both, by growing cost."""
+    front: list[tuple[float, float]] = []
+    for cost, quality in sorted(points, key=lambda p: (p[0], -p[1] if higher_is_better else p[1])):
+        if not front or (quality > front[-1][1] if higher_is_better else quality < front[-1][1]):
+            front.append((cost, quality))
+    return front
+
+
+def _cost(scored: ScoredCell, kind: str) -> float | None:
+    record = scored.record
+    if kind == "evaluations":
+        return None if record.calls is None else float(record.calls.unet_evaluations)
+    return None if record.latency is None else median(record.latency.call_s) / record.latency.batch_size
+
+
+def _quality(run: Run, series: Sequence[Series], metrics: Sequence[Metric], kind: str) -> Figure:
+    columns = min(2, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.5 * rows + 0.9), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, metric in zip(grid.flat, metrics, strict=False):
+        points = []
+        for line in series:
+            known = [
+                (c, s.estimates[metric.short])
+                for s in line.cells
+                if metric.short in s.estimates
+                if (c := _cost(s, kind))
+            ]
+            if known:
+                costs, values = [c for c, _ in known], [e.value for _, e in known]
+                errors = [1.96 * e.standard_error for _, e in known]
+                style = {"color": line.colour, "marker": line.marker, "markersize": 4.5, "linewidth": 1.2}
+                axes.errorbar(costs, values, errors, label=line.label, capsize=2, **style)
+                points += list(zip(costs, values, strict=True))
+        front = pareto_front(points, metric.higher_is_better)
+        where = {"drawstyle": "steps-post", "color": "#888888", "linestyle": ":", "linewidth": 1.6, "zorder": 0}
+        axes.plot(*zip(*front, strict=True), label="Pareto front", **where)
+        _log_axis(axes, [cost for cost, _ in points], plain=kind == "evaluations")
+        axes.set_xlabel("UNet evaluations per image" if kind == "evaluations" else "latency, s per image (median)")
+        n = max(
+            (s.estimates[metric.short].n for line in series for s in line.cells if metric.short in s.estimates),
+            default=0,
+        )
+        axes.set_ylabel(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}")
+        axes.set_title(metric.name(run.evaluator, n), fontsize=9, loc="left")
+    for axes in list(grid.flat)[len(metrics) :]:
+        axes.set_visible(False)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    return figure
+
+
+def _log_axis(axes: Axes, values: Sequence[float], plain: bool) -> None:
+    axes.set_xscale("log")
+    if plain:
+        axes.set_xticks(sorted(set(values)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _eta_curves(run: Run, cells: Sequence[ScoredCell], metrics: Sequence[Metric]) -> Figure:
+    methods = list(dict.fromkeys(s.record.cell.method for s in cells if s.record.cell.eta is not None))
+    varied = [m for m in methods if len({s.record.cell.eta for s in cells if s.record.cell.method == m}) > 1]
+    figure = Figure(figsize=(3.4 * len(metrics), 3.2 * len(varied)), layout="constrained")
+    grid = figure.subplots(len(varied), len(metrics), squeeze=False)
+    for row, method in zip(grid, varied, strict=True):
+        for axes, metric in zip(row, metrics, strict=True):
+            steps = sorted({s.record.cell.steps for s in cells if s.record.cell.method == method})
+            for i, count in enumerate(steps):
+                own = [s for s in cells if s.record.cell.method == method and s.record.cell.steps == count]
+                own = sorted((s for s in own if metric.short in s.estimates), key=lambda s: s.record.cell.eta or 0.0)
+                if own:
+                    estimates = [s.estimates[metric.short] for s in own]
+                    axes.errorbar(
+                        [s.record.cell.eta or 0.0 for s in own],
+                        [e.value for e in estimates],
+                        [1.96 * e.standard_error for e in estimates],
+                        **{"color": COLOURS[i], "marker": MARKERS[i], "capsize": 2, "label": f"{count} steps"},
+                    )
+            axes.set_xlabel("η")
+            axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=9, loc="left")
+        row[0].set_ylabel(run.labels.get(method, method))
+        row[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _bars(series: Sequence[Series]) -> list[tuple[str, ScoredCell]]:
+    return [(f"{line.label}, {s.record.cell.steps} steps", s) for line in series for s in line.cells]
+
+
+def _latency_parts(series: Sequence[Series]) -> Figure:
+    bars = [(label, scored.record.latency) for label, scored in _bars(series) if scored.record.latency]
+    figure = Figure(figsize=(8, 0.24 * len(bars) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    left = [0.0] * len(bars)
+    parts = {
+        name: [median(getattr(latency, f"{key}_s")) / latency.batch_size for _, latency in bars]
+        for name, key in (("text encoder", "text_encoder"), ("denoiser", "denoiser"), ("VAE", "vae"))
+    }
+    whole = [median(latency.call_s) / latency.batch_size for _, latency in bars]
+    parts["scheduler and the rest"] = [max(0.0, w - sum(p[i] for p in parts.values())) for i, w in enumerate(whole)]
+    for (name, widths), colour in zip(parts.items(), ("#CC79A7", "#0072B2", "#E69F00", "#999999"), strict=True):
+        axes.barh(range(len(bars)), widths, left=left, color=colour, label=name, height=0.75)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    _name_bars(axes, [label for label, _ in bars], "seconds per image (medians)")
+    return figure
+
+
+def _memory(series: Sequence[Series]) -> Figure:
+    bars = [(label, scored.record.memory) for label, scored in _bars(series) if scored.record.memory]
+    names = (
+        ("allocated_bytes", "GPU, allocated"),
+        ("device_bytes", "GPU, whole device"),
+        ("host_rss_bytes", "host, resident"),
+    )
+    shown = [(key, name) for key, name in names if any(getattr(memory, key) is not None for _, memory in bars)]
+    figure = Figure(figsize=(8, 0.24 * len(bars) * max(1, len(shown)) ** 0.5 + 1.2), layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / max(1, len(shown))
+    for i, ((key, name), colour) in enumerate(zip(shown, ("#0072B2", "#56B4E9", "#999999"), strict=False)):
+        widths = [(getattr(memory, key) or 0) / 2**20 for _, memory in bars]
+        axes.barh(
+            [y + (i - (len(shown) - 1) / 2) * height for y in range(len(bars))],
+            widths,
+            height,
+            color=colour,
+            label=name,
+        )
+    _name_bars(axes, [label for label, _ in bars], "peak, MiB")
+    return figure
+
+
+def _name_bars(axes: Axes, labels: Sequence[str], unit: str) -> None:
+    axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
+    axes.invert_yaxis()
+    axes.set_xlabel(unit)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")

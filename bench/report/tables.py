@@ -1,0 +1,234 @@
+"""Tables as data, and their forms for files: Markdown, LaTeX, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from bench.judge.claims import Judgement
+from bench.judge.scores import ScoredCell
+from bench.records import Run
+from bench.score.metrics import METRICS
+
+NONE = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Text cells under column heads; `numeric` marks the columns that are set flush right."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[bool, ...]
+    note: str = ""
+
+
+def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
+    """Value ± standard error of every metric for every cell."""
+    metrics = [METRICS[short] for short in run.metrics]
+    n = max((e.n for cell in cells for e in cell.estimates.values()), default=0)
+    heads = [f"{metric.name(run.evaluator, n)} {'↑' if metric.higher_is_better else '↓'}" for metric in metrics]
+    rows = []
+    for cell in cells:
+        texts = []
+        for metric in metrics:
+            estimate = cell.estimates.get(metric.short)
+            texts.append(_plus_minus(estimate.value, estimate.standard_error, metric.digits) if estimate else NONE)
+        rows.append((*_identity(run, cell), *texts))
+    return Table(
+        "scores",
+        "Scores",
+        ("Base", "Method", "η", "Steps", "UNet evaluations", *heads),
+        tuple(rows),
+        (False, False, True, True, True, *[True] * len(heads)),
+        f"Value ± standard error over images. Extractor {run.evaluator} ({run.extractor}), reference {run.reference}.",
+    )
+
+
+def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
+    """Latency of a call and its parts, throughput, and peaks of memory."""
+    rows = []
+    for cell in cells:
+        latency, memory = cell.record.latency, cell.record.memory
+        times = [NONE] * 6
+        if latency:
+            p50 = median(latency.call_s)
+            times = [
+                _milliseconds(p50),
+                _milliseconds(float(np.percentile(latency.call_s, 95))),
+                *(_milliseconds(median(part)) for part in (latency.text_encoder_s, latency.denoiser_s, latency.vae_s)),
+                f"{latency.batch_size / p50:.2f}",
+            ]
+        peaks = [NONE] * 3
+        if memory:
+            peaks = [
+                _mebibytes(memory.allocated_bytes),
+                _mebibytes(memory.device_bytes),
+                _mebibytes(memory.host_rss_bytes),
+            ]
+        rows.append((*_identity(run, cell), *times, *peaks))
+    return Table(
+        "costs",
+        "Latency and memory",
+        (
+            *("Base", "Method", "η", "Steps", "UNet evaluations", "call p50 ms", "call p95 ms", "text encoder ms"),
+            *("denoiser ms", "VAE ms", "images/s", "GPU allocated MiB", "GPU device MiB", "host RSS MiB"),
+        ),
+        tuple(rows),
+        (False, False, *[True] * 12),
+        f"{NONE} means that the machine cannot tell. Parts are sums over one call, by module hooks.",
+    )
+
+
+def verdict_table(judgements: Sequence[Judgement]) -> Table:
+    """One row a comparison, the claim's verdict first."""
+    rows: list[tuple[str, ...]] = []
+    for judgement in judgements:
+        for c in judgement.comparisons:
+            digits = METRICS[c.metric].digits
+            low, high = c.interval
+            rows.append(
+                (
+                    judgement.claim.text,
+                    judgement.verdict,
+                    c.metric,
+                    c.subject,
+                    f"{c.subject_value:.{digits}f}",
+                    c.object,
+                    f"{c.object_value:.{digits}f}",
+                    f"{c.gain:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
+                    f"{c.threshold:+g}",
+                    f"{c.p_value:.2g}",
+                    str(c.n),
+                    c.verdict + (f" (about {c.images_needed} images would decide)" if c.images_needed else ""),
+                )
+            )
+        if judgement.missing:
+            lacking = "needs " + ", ".join(judgement.missing)
+            rows.append((judgement.claim.text, judgement.verdict, lacking, *[NONE] * 9))
+    return Table(
+        "verdicts",
+        "Verdicts",
+        (
+            *("Claim", "Verdict", "Metric", "Subject", "its value", "Object", "its value ", "Gain [95% interval]"),
+            *("must exceed", "p (Holm)", "n", "Comparison"),
+        ),
+        tuple(rows),
+        (False, False, False, False, True, False, True, True, True, True, True, False),
+        "Gain: how much better the subject is, paired over the same prompts and latents; positive is better.",
+    )
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table with its title and note."""
+    head = "| " + " | ".join(map(_escape_markdown, table.columns)) + " |"
+    rule = "|" + "|".join(" ---: " if numeric else " --- " for numeric in table.numeric) + "|"
+    body = ["| " + " | ".join(map(_escape_markdown, row)) + " |" for row in table.rows]
+    return "\n".join([f"## {table.title}", "", head, rule, *body, "", table.note, ""])
+
+
+def to_latex(table: Table) -> str:
+    """A tabular environment (packages booktabs and, for a page's width, graphicx)."""
+    spec = "".join("r" if numeric else "l" for numeric in table.numeric)
+    lines = [" & ".join(map(_escape_latex, row)) + r" \\" for row in (table.columns, *table.rows)]
+    return "\n".join(
+        [
+            f"% {table.title}: {_escape_latex(table.note)}",
+            rf"\begin{{tabular}}{{{spec}}}",
+            *(r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"),
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def to_csv(table: Table) -> str:
+    """The texts as they stand in the other forms."""
+    return rows_to_csv([table.columns, *table.rows])
+
+
+def scores_to_csv(run: Run, cells: Sequence[ScoredCell]) -> str:
+    """One row a cell and metric, numbers unrounded."""
+    head = (
+        *("key", "base", "method", "eta", "steps", "guidance_scale", "scheduler_steps", "unet_evaluations"),
+        *(
+            "unet_samples",
+            "score",
+            "value",
+            "standard_error",
+            "ci_low",
+            "ci_high",
+            "n",
+            "higher_is_better",
+            "extractor",
+        ),
+        "reference",
+    )
+    rows: list[Sequence[object]] = [head]
+    for scored in cells:
+        cell, calls = scored.record.cell, scored.record.calls
+        for short, estimate in scored.estimates.items():
+            metric = METRICS[short]
+            rows.append(
+                (
+                    *(cell.key, cell.base.name, cell.method, "" if cell.eta is None else cell.eta, cell.steps),
+                    cell.guidance_scale,
+                    *((calls.scheduler_steps, calls.unet_evaluations, calls.unet_samples) if calls else ("", "", "")),
+                    *(metric.name(run.evaluator, estimate.n), estimate.value, estimate.standard_error),
+                    *estimate.interval(),
+                    *(estimate.n, metric.higher_is_better, run.extractor, run.reference),
+                )
+            )
+    return rows_to_csv(rows)
+
+
+def rows_to_csv(rows: Sequence[Sequence[object]]) -> str:
+    """CSV with Unix line ends."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _identity(run: Run, scored: ScoredCell) -> tuple[str, ...]:
+    cell, calls = scored.record.cell, scored.record.calls
+    label = run.labels.get(cell.method, cell.method) + ("" if scored.record.status == "ok" else " (failed)")
+    eta = NONE if cell.eta is None else f"{cell.eta:g}"
+    return cell.base.name, label, eta, str(cell.steps), NONE if calls is None else str(calls.unet_evaluations)
+
+
+def _plus_minus(value: float, error: float, digits: int) -> str:
+    return f"{value:.{digits}f} ± {error:.{digits}f}" if math.isfinite(error) else f"{value:.{digits}f}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.1f}"
+
+
+def _mebibytes(count: int | None) -> str:
+    return NONE if count is None else f"{count / 2**20:.0f}"
+
+
+def _escape_markdown(text: str) -> str:
+    for character in "\\`*_{}[]<>|#":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "η": r"$\eta$"},
+    **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "×": r"$\times$"},
+}
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))

@@ -1,0 +1,219 @@
+"""Latency is what an injected clock says, of the whole call and of its parts, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+
+from bench.measure.latency import Stopwatch, measure_latency
+
+
+class FakeProcessor:
+    """A processor with a clock of its own: work takes exactly as long as it says, and reading the clock nothing."""
+
+    def __init__(self) -> None:
+        self.time_s = 100.0
+        self.readings = 0
+
+    def work(self, seconds: float) -> None:
+        self.time_s += seconds
+
+    def now_s(self) -> float:
+        self.readings += 1
+        return self.time_s
+
+    def stopwatch(self) -> Stopwatch:
+        return Stopwatch(self.now_s, lambda: None, None, "fake clock")
+
+
+class FakeDevice(FakeProcessor):
+    """A device that queues its work. Waiting for it takes as long as the queue, and `wait_s` on top."""
+
+    def __init__(self, wait_s: float = 0.0) -> None:
+        super().__init__()
+        self.queued_s, self.wait_s = 0.0, wait_s
+
+    def work(self, seconds: float) -> None:
+        self.queued_s += seconds
+
+    def synchronise(self) -> None:
+        self.time_s += self.queued_s + self.wait_s
+        self.queued_s = 0.0
+
+    def stopwatch(self) -> Stopwatch:
+        return Stopwatch(self.now_s, self.synchronise, lambda: FakeEvent(self), "fake events")
+
+
+class FakeEvent:
+    """Notes when the device reaches it, as a CUDA event does; milliseconds."""
+
+    def __init__(self, device: FakeDevice) -> None:
+        self.device = device
+
+    def record(self) -> None:
+        self.reached_s = self.device.time_s + self.device.queued_s
+
+    def elapsed_time(self, end: FakeEvent) -> float:
+        return (end.reached_s - self.reached_s) * 1000
+
+
+class Part(torch.nn.Module):
+    """A module whose uses take the seconds given, in turn, the last of them for ever."""
+
+    def __init__(self, processor: FakeProcessor, *seconds: float) -> None:
+        super().__init__()
+        self.processor, self.seconds, self.uses = processor, seconds, 0
+
+    def forward(self) -> None:
+        self.processor.work(self.seconds[min(self.uses, len(self.seconds) - 1)])
+        self.uses += 1
+
+
+def pipeline(parts: dict[str, Part], processor: FakeProcessor, steps: int) -> Callable[[], None]:
+    """A call that uses the text encoder twice, the denoiser once a step, the decoder once; 0.25 s beside them."""
+
+    def call() -> None:
+        parts["text_encoder"]()
+        parts["text_encoder"]()
+        for _ in range(steps):
+            parts["denoiser"]()
+        processor.work(0.25)
+        parts["vae"]()
+
+    return call
+
+
+def three_parts(processor: FakeProcessor) -> dict[str, Part]:
+    return {"text_encoder": Part(processor, 0.125), "denoiser": Part(processor, 0.5), "vae": Part(processor, 2.0)}
+
+
+@pytest.mark.parametrize("kind", [FakeProcessor, FakeDevice])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_parts_are_summed_over_their_uses_in_a_call(kind: type[FakeProcessor], steps: int) -> None:
+    processor = kind()
+    parts = three_parts(processor)
+    latency = measure_latency(pipeline(parts, processor, steps), parts, processor.stopwatch(), 1, repeats=3, warmup=1)
+    assert latency.text_encoder_s == (0.25,) * 3
+    assert latency.denoiser_s == (0.5 * steps,) * 3
+    assert latency.vae_s == (2.0,) * 3
+    assert latency.call_s == (2.5 + 0.5 * steps,) * 3
+
+
+def test_every_sample_is_kept_in_order_and_warm_up_is_not_among_them() -> None:
+    processor = FakeProcessor()
+    parts = {"denoiser": Part(processor, 64.0, 32.0, 3.0, 1.0, 2.0)}
+    latency = measure_latency(parts["denoiser"], parts, processor.stopwatch(), 1, repeats=3, warmup=2)
+    assert latency.call_s == latency.denoiser_s == (3.0, 1.0, 2.0)
+
+
+def test_warm_up_makes_the_very_call_that_is_measured() -> None:
+    processor = FakeProcessor()
+    parts = three_parts(processor)
+    per_call: list[int] = []
+
+    def call() -> None:
+        before = parts["denoiser"].uses
+        pipeline(parts, processor, steps=4)()
+        per_call.append(parts["denoiser"].uses - before)
+
+    latency = measure_latency(call, parts, processor.stopwatch(), 1, repeats=3, warmup=2)
+    assert per_call == [4] * (2 + 3)
+    assert latency.warmup == 2
+
+
+def test_a_device_is_warmed_up_then_timed_whole_then_in_parts() -> None:
+    device = FakeDevice()
+    parts = {"denoiser": Part(device, 64.0, 3.0, 1.0, 5.0, 7.0)}
+    latency = measure_latency(parts["denoiser"], parts, device.stopwatch(), 1, repeats=2, warmup=1)
+    assert latency.call_s == (3.0, 1.0)
+    assert latency.denoiser_s == (5.0, 7.0)
+
+
+def test_a_part_that_is_not_used_or_not_named_took_no_time() -> None:
+    processor = FakeProcessor()
+    parts = {"denoiser": Part(processor, 0.5), "vae": Part(processor, 2.0)}
+    latency = measure_latency(parts["denoiser"], parts, processor.stopwatch(), 1, repeats=2, warmup=0)
+    assert latency.vae_s == latency.text_encoder_s == (0.0, 0.0)
+
+
+def test_the_protocol_is_written_down() -> None:
+    processor = FakeProcessor()
+    latency = measure_latency(lambda: None, {}, processor.stopwatch(), batch_size=7, repeats=1, warmup=3)
+    assert (latency.batch_size, latency.warmup, latency.clock) == (7, 3, "fake clock")
+
+
+def test_device_events_give_the_device_time_in_seconds() -> None:
+    device = FakeDevice(wait_s=0.5)
+    parts = three_parts(device)
+    latency = measure_latency(pipeline(parts, device, 4), parts, device.stopwatch(), 1, repeats=2, warmup=1)
+    assert latency.device_s == pytest.approx((4.5, 4.5))
+
+
+def test_without_device_events_there_is_no_device_time() -> None:
+    processor = FakeProcessor()
+    assert measure_latency(lambda: None, {}, processor.stopwatch(), 1, repeats=2, warmup=0).device_s is None
+
+
+def test_whole_calls_on_a_device_are_timed_without_waiting_for_parts() -> None:
+    device = FakeDevice(wait_s=0.5)
+    parts = three_parts(device)
+    latency = measure_latency(pipeline(parts, device, 4), parts, device.stopwatch(), 1, repeats=3, warmup=1)
+    assert latency.call_s == (4.5 + 0.5,) * 3, "the only wait is the one for the end"
+
+
+def test_work_queued_before_a_call_is_not_counted_to_it() -> None:
+    device = FakeDevice()
+    device.work(1000.0)
+    part = Part(device, 0.5)
+    latency = measure_latency(part, {"denoiser": part}, device.stopwatch(), 1, repeats=1, warmup=0)
+    assert latency.call_s == latency.denoiser_s == latency.device_s == (0.5,)
+
+
+def assert_no_hook_is_left(modules: Iterable[Part], processor: FakeProcessor) -> None:
+    before = processor.readings
+    for module in modules:
+        module()
+    assert processor.readings == before, "a hook still reads the clock"
+
+
+@pytest.mark.parametrize("kind", [FakeProcessor, FakeDevice])
+def test_hooks_are_removed_afterwards(kind: type[FakeProcessor]) -> None:
+    processor = kind()
+    parts = three_parts(processor)
+    measure_latency(pipeline(parts, processor, 1), parts, processor.stopwatch(), 1, repeats=1, warmup=1)
+    assert_no_hook_is_left(parts.values(), processor)
+
+
+def test_hooks_are_removed_after_a_call_that_fails() -> None:
+    processor = FakeProcessor()
+    parts = three_parts(processor)
+
+    def call() -> None:
+        parts["denoiser"]()
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        measure_latency(call, parts, processor.stopwatch(), 1, repeats=1, warmup=0)
+    assert_no_hook_is_left(parts.values(), processor)
+
+
+def test_a_processor_is_timed_by_the_host_clock_alone() -> None:
+    stopwatch = Stopwatch.of(torch.device("cpu"))
+    assert stopwatch.event is None
+    assert stopwatch.name == "perf_counter"
+    assert stopwatch.now_s() <= stopwatch.now_s()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_call_lasts_at_least_as_long_as_its_work_on_the_device() -> None:
+    device = torch.device("cuda")
+    layer = torch.nn.Linear(4096, 4096, device=device)
+    rows = torch.ones(4096, 4096, device=device)
+    stopwatch = Stopwatch.of(device)
+    latency = measure_latency(lambda: layer(rows), {"denoiser": layer}, stopwatch, 1, repeats=3, warmup=2)
+    assert latency.device_s is not None
+    assert all(0 < on_device <= whole for on_device, whole in zip(latency.device_s, latency.call_s, strict=True))
+    assert all(part > 0 for part in latency.denoiser_s)

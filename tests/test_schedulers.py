@@ -1,0 +1,178 @@
+"""Schedulers are built from explicit settings alone, and diffusers' behave as this bench relies on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule, scheduler_class_of
+from bench.records import BenchError, SchedulerSpec
+
+CONF = Path(__file__).parents[1] / "conf"
+METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "method").glob("*.yaml"))}
+NOISE_SCHEDULE = yaml.safe_load((CONF / "model" / "mini.yaml").read_text())["noise_schedule"]
+
+
+def method_scheduler(method: str) -> Any:
+    """A fresh scheduler of a method's file, on the noise schedule of the miniature."""
+    settings = dict(METHODS[method]["scheduler"])
+    return make_scheduler(SchedulerSpec(settings.pop("_target_"), {**NOISE_SCHEDULE, **settings}))
+
+
+def schedule(scheduler: Any, steps: int) -> dict[str, Any]:
+    scheduler.set_timesteps(steps)
+    return resolved_schedule(scheduler)
+
+
+def test_every_setting_reaches_the_scheduler() -> None:
+    settings = {"beta_start": 0.001, "beta_schedule": "linear", "original_inference_steps": 100}
+    config = make_scheduler(SchedulerSpec("diffusers.TCDScheduler", settings)).config
+    assert {name: config[name] for name in settings} == settings
+
+
+def test_schedulers_are_fresh_and_keep_nothing_of_one_another() -> None:
+    spec = SchedulerSpec("diffusers.TCDScheduler")
+    used, fresh = make_scheduler(spec), make_scheduler(spec)
+    used.set_timesteps(4)
+    assert len(fresh.timesteps) == 1000
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["diffusers.TDCScheduler", "no_such_package.TCDScheduler", "TCDScheduler", "diffusers.", "diffusers.TCDScheduler."],
+)
+def test_a_class_that_does_not_exist_is_refused(target: str) -> None:
+    message = f"^scheduler '{target}' cannot be imported .*; give the dotted path of a class"
+    with pytest.raises(BenchError, match=message):
+        make_scheduler(SchedulerSpec(target))
+
+
+@pytest.mark.parametrize("target", ["torch.nn.Linear", "diffusers.ConfigMixin", "math.sqrt", "math.pi"])
+def test_something_else_than_a_scheduler_is_refused(target: str) -> None:
+    with pytest.raises(BenchError, match=f"^{target} is no scheduler: it needs the methods set_timesteps and step$"):
+        scheduler_class_of(target)
+
+
+def test_a_setting_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(BenchError, match=r"has no setting 'orignal_inference_steps'; it takes .*") as caught:
+        make_scheduler(SchedulerSpec("diffusers.TCDScheduler", {"orignal_inference_steps": 50}))
+    assert "original_inference_steps" in str(caught.value)
+    assert "self" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "settings"),
+    [
+        ("diffusers.TCDScheduler", {"beta_schedule": "quadratic"}),
+        ("diffusers.TCDScheduler", {"beta_start": "small"}),
+        ("diffusers.DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver+++"}),
+    ],
+)
+def test_a_value_that_a_scheduler_refuses_is_named_as_such(target: str, settings: dict[str, object]) -> None:
+    with pytest.raises(BenchError, match=f"^{target} refuses its settings: ."):
+        make_scheduler(SchedulerSpec(target, settings))
+
+
+@pytest.mark.parametrize(
+    ("steps", "timesteps"),
+    [(2, (999, 499)), (4, (999, 759, 499, 259)), (8, (999, 879, 759, 639, 499, 379, 259, 139))],
+)
+def test_tcd_takes_the_timesteps_that_it_was_distilled_on(steps: int, timesteps: tuple[int, ...]) -> None:
+    resolved = schedule(method_scheduler("tcd"), steps)
+    assert resolved == {"timesteps": timesteps, "sigmas": None, "orders": None}
+    assert all(isinstance(timestep, float) for timestep in resolved["timesteps"])
+
+
+def test_tcd_refuses_more_steps_than_its_grid_has() -> None:
+    scheduler = method_scheduler("tcd")
+    assert len(schedule(scheduler, METHODS["tcd"]["max_steps"])["timesteps"]) == 50
+    with pytest.raises(ValueError, match="50"):
+        scheduler.set_timesteps(51)
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "orders"),
+    [
+        ("dpmpp_2s", 2, (1, 2)),
+        ("dpmpp_2s", 4, (1, 2, 1, 2)),
+        ("dpmpp_2s", 8, (1, 2, 1, 2, 1, 2, 1, 2)),
+        ("dpmpp_2s_diffusers", 2, (1, 1)),
+        ("dpmpp_2s_diffusers", 4, (1, 2, 1, 1)),
+        ("dpmpp_2s_diffusers", 8, (1, 2, 1, 2, 1, 2, 1, 1)),
+    ],
+)
+def test_the_singlestep_solver_runs_the_orders_of_its_variant(method: str, steps: int, orders: tuple[int, ...]) -> None:
+    assert schedule(method_scheduler(method), steps)["orders"] == orders
+
+
+def test_only_diffusers_variant_of_the_singlestep_solver_ends_at_sigma_zero() -> None:
+    ends = {method: schedule(method_scheduler(method), 4)["sigmas"][-1] for method in METHODS if "2s" in method}
+    assert ends["dpmpp_2s"] > 0.02
+    assert ends["dpmpp_2s_diffusers"] == 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_as_many_timesteps_as_steps(method: str) -> None:
+    for steps in METHODS[method]["steps"]:
+        timesteps = schedule(method_scheduler(method), steps)["timesteps"]
+        assert len(timesteps) == steps
+        assert list(timesteps) == sorted(set(timesteps), reverse=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_resolved_configuration_is_whole_plain_and_of_the_file(method: str) -> None:
+    config = plain_config(method_scheduler(method))
+    settings = {name: value for name, value in METHODS[method]["scheduler"].items() if name != "_target_"}
+    assert config.items() >= {**NOISE_SCHEDULE, **settings}.items()
+    assert len(config) > len(NOISE_SCHEDULE) + len(settings), "defaults are resolved, too"
+    assert not any(name.startswith("_") for name in config)
+    assert json.loads(json.dumps(config)) == config
+
+
+SCALED = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+LINEAR = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
+SINGLESTEP = {**LINEAR, "solver_order": 2, "final_sigmas_type": "sigma_min"}
+
+
+def run_dummy_model(target: str, settings: dict[str, object], steps: int, **arguments: object) -> torch.Tensor:
+    """The full loop of diffusers' own scheduler tests, whose model says x·t/(t+1)."""
+    scheduler: Any = make_scheduler(SchedulerSpec(target, settings))
+    generator = torch.manual_seed(0)
+    noisy = {"generator": generator} if "generator" in type(scheduler).step.__annotations__ else {}
+    sample = (torch.arange(768).reshape(3, 8, 8, 4) / 768).permute(3, 0, 1, 2)
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        sample = scheduler.step(sample * t / (t + 1), t, sample, **noisy, **arguments).prev_sample
+    return sample
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "steps", "arguments", "total"),
+    [
+        ("diffusers.TCDScheduler", SCALED, 1, {"eta": 0.0}, 29.8715),
+        ("diffusers.TCDScheduler", SCALED, 10, {"eta": 0.0}, 181.2040),
+        ("diffusers.LCMScheduler", SCALED, 1, {}, 18.7097),
+        ("diffusers.LCMScheduler", SCALED, 10, {}, 197.7616),
+        ("diffusers.DDIMScheduler", {**LINEAR, "clip_sample": True}, 10, {"eta": 0.0}, 172.0067),
+    ],
+)
+def test_samplers_reach_the_sums_that_diffusers_publishes(
+    target: str, settings: dict[str, object], steps: int, arguments: dict[str, object], total: float
+) -> None:
+    assert float(run_dummy_model(target, settings, steps, **arguments).abs().sum()) == pytest.approx(total, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean"),
+    [({}, 0.2791), ({"use_karras_sigmas": True}, 0.2248), ({"prediction_type": "v_prediction"}, 0.1453)],
+)
+def test_the_singlestep_solver_reaches_the_means_that_diffusers_publishes(
+    settings: dict[str, object], mean: float
+) -> None:
+    sample = run_dummy_model("diffusers.DPMSolverSinglestepScheduler", {**SINGLESTEP, **settings}, 10)
+    assert float(sample.abs().mean()) == pytest.approx(mean, abs=1e-3)

@@ -1,0 +1,82 @@
+"""Every stage of the training runs, resumes, and leaves what the ordinary loaders load."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from bench.mini import world
+from bench.mini.training import autoencoder, distillation, evaluator, teacher, vocabulary
+from bench.mini.training.data import Captioned
+from bench.score.features import load_evaluator
+
+
+@pytest.fixture(scope="module")
+def data() -> Captioned:
+    scenes = tuple(world.scene(seed) for seed in world.split_seeds("train", 24))
+    captions = tuple(world.caption(scene) for scene in scenes)
+    import numpy as np
+
+    return Captioned(np.stack([world.render(scene) for scene in scenes]), scenes, captions)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(data: Captioned):  # type: ignore[no-untyped-def]
+    return vocabulary.build_tokenizer(world.caption(world.scene(seed)) for seed in range(300))
+
+
+def test_every_word_of_the_world_is_one_token(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    text = world.caption(world.scene(5))
+    assert len(tokenizer(text).input_ids) == len(text.split()) + 2
+
+
+def test_autoencoder_trains_and_its_latents_have_unit_scale(data: Captioned, tmp_path: Path) -> None:
+    vae = autoencoder.train_vae(data, tmp_path, replace(autoencoder.RECIPE, iterations=2, batch_size=4))
+    vae.save_pretrained(tmp_path / "final")
+    loaded = AutoencoderKL.from_pretrained(tmp_path / "final")
+    latents = autoencoder.encode_images(loaded, data)
+    assert latents.shape == (24, 8, 16, 16)
+    assert latents.std().item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["tcd", "lcm"])
+def test_teacher_and_adapter_train_and_load(
+    data: Captioned,
+    tokenizer,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    kind: distillation.Kind,
+) -> None:
+    torch.manual_seed(0)
+    latents = torch.randn(24, 8, 16, 16)
+    ids = evaluator.tokenize(tokenizer, list(data.captions))
+    recipe = replace(teacher.RECIPE, iterations=2, batch_size=4)
+    model = teacher.train_teacher(latents, ids, tokenizer, tmp_path / "teacher", recipe)
+    teacher.assemble_pipeline(model, autoencoder.build_vae(), tokenizer).save_pretrained(tmp_path / "pipeline")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
+    weights = distillation.distill(
+        kind, pipeline, latents, ids, tmp_path / kind, replace(distillation.RECIPES[kind], iterations=2, batch_size=4)
+    )
+    StableDiffusionPipeline.save_lora_weights(tmp_path / "lora", unet_lora_layers=weights)
+    fresh = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
+    fresh.load_lora_weights(str(tmp_path / "lora"), weight_name="pytorch_lora_weights.safetensors", adapter_name=kind)
+    loaded = {n: p for n, p in fresh.unet.named_parameters() if "lora_" in n}
+    assert len(loaded) == len(weights)
+    assert any(p.abs().max() > 0 for n, p in loaded.items() if "lora_B" in n), "two steps of training moved it"
+
+
+def test_evaluator_trains_resumes_and_loads_through_open_clip(data: Captioned, tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    recipe = replace(evaluator.RECIPE, iterations=2, batch_size=4)
+    model = evaluator.train_evaluator(data, tokenizer, tmp_path, recipe)
+    again = evaluator.train_evaluator(data, tokenizer, tmp_path, recipe)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)), "resumed"
+    evaluator.save_evaluator(model, tokenizer, tmp_path / "final")
+    loaded = load_evaluator("x", tmp_path / "final", "cpu")
+    features = loaded.image_features(data.images[:3])
+    direct = model.encode_image(evaluator.to_evaluator_pixels(data.images[:3])).detach().numpy()
+    assert abs(features - direct).max() < 2e-2 * abs(direct).max(), "float16 on disk"
+    ours = loaded.tokenize(list(data.captions))
+    assert torch.equal(ours, evaluator.tokenize(tokenizer, list(data.captions))), (
+        "open_clip's tokenizer is the trained one"
+    )

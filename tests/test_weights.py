@@ -1,0 +1,132 @@
+"""Weights are named by their content: any byte, any file name, or the commit in the hub's cache."""
+
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from bench.generate.weights import local_path, name_weights
+from bench.records import BenchError
+
+COMMIT, OTHER_COMMIT = "0123456789abcdef" * 2 + "01234567", "f" * 40
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    directory = tmp_path / "model"
+    (directory / "unet").mkdir(parents=True)
+    (directory / "unet" / "weights.safetensors").write_bytes(bytes(range(256)))
+    (directory / "model_index.json").write_text("{}")
+    return directory
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache that holds `owner/model` at COMMIT (main) and OTHER_COMMIT, and the tag `v1` of the latter."""
+    repository = tmp_path / "hub" / "models--owner--model"
+    for commit in (COMMIT, OTHER_COMMIT):
+        (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    (repository / "refs" / "v1").write_text(OTHER_COMMIT + "\n")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_name_is_sixteen_hexadecimal_digits_and_stays(model: Path) -> None:
+    name = name_weights(str(model))
+    assert len(name) == 16
+    assert int(name, 16) >= 0
+    assert name_weights(str(model)) == name
+
+
+def test_the_name_does_not_depend_on_where_the_directory_lies(model: Path) -> None:
+    name = name_weights(str(model))
+    assert name_weights(str(model.rename(model.with_name("moved")))) == name
+
+
+@pytest.mark.parametrize("position", [0, 100, 255])
+def test_any_changed_byte_changes_the_name(model: Path, position: int) -> None:
+    before = name_weights(str(model))
+    content = bytearray(range(256))
+    content[position] ^= 1
+    (model / "unet" / "weights.safetensors").write_bytes(bytes(content))
+    assert name_weights(str(model)) != before
+
+
+def test_a_file_renamed_moved_added_or_removed_changes_the_name(model: Path) -> None:
+    names = [name_weights(str(model))]
+    weights = model / "unet" / "weights.safetensors"
+    weights = weights.rename(weights.with_name("other.safetensors"))
+    names.append(name_weights(str(model)))
+    weights.rename(model / "other.safetensors")
+    names.append(name_weights(str(model)))
+    (model / "empty.txt").touch()
+    names.append(name_weights(str(model)))
+    (model / "model_index.json").unlink()
+    names.append(name_weights(str(model)))
+    assert len(set(names)) == 5
+
+
+def test_bytes_that_move_from_one_file_to_the_next_change_the_name(tmp_path: Path) -> None:
+    names = set()
+    for contents in (("ab", "c"), ("a", "bc"), ("c", "ab"), ("abc", "")):
+        for name, content in zip(("a", "b"), contents, strict=True):
+            (tmp_path / name).write_text(content)
+        names.add(name_weights(str(tmp_path)))
+    assert len(names) == 4
+
+
+def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
+    source = str(tmp_path / "nowhere")
+    with pytest.raises(BenchError, match=f"^{source}: there is no such directory; give a directory with a model"):
+        name_weights(source)
+
+
+def test_a_file_in_place_of_a_directory_is_refused(model: Path) -> None:
+    with pytest.raises(BenchError, match="there is no such directory"):
+        name_weights(str(model / "model_index.json"))
+
+
+def test_an_empty_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    with pytest.raises(BenchError, match=f"^{tmp_path}: the directory is empty; it must hold a model"):
+        name_weights(str(tmp_path))
+
+
+def test_missing_packaged_weights_are_refused_by_the_name_that_was_given() -> None:
+    with pytest.raises(BenchError, match=r"^bench://mini/nowhere: there is no such directory"):
+        name_weights("bench://mini/nowhere")
+
+
+def test_a_packaged_source_lies_in_the_package() -> None:
+    path = local_path("bench://mini")
+    assert path is not None
+    assert (path / "world.py").is_file()
+
+
+def test_a_hub_id_is_no_path_unless_such_a_directory_exists(cache: Path) -> None:
+    assert local_path("owner/model") is None
+    assert local_path("./owner/model") == Path("owner/model")
+    (cache / "owner" / "model").mkdir(parents=True)
+    assert local_path("owner/model") == Path("owner/model")
+
+
+@pytest.mark.parametrize(
+    ("revision", "commit"), [(None, COMMIT), ("main", COMMIT), ("v1", OTHER_COMMIT), (OTHER_COMMIT, OTHER_COMMIT)]
+)
+def test_a_cached_hub_model_is_named_by_its_commit(cache: Path, revision: str | None, commit: str) -> None:
+    assert name_weights("owner/model", revision) == commit
+
+
+def test_a_hub_model_that_is_not_cached_is_refused(cache: Path) -> None:
+    message = "^owner/other: neither a directory nor in the local hub cache; .*`hf download owner/other`$"
+    with pytest.raises(BenchError, match=message):
+        name_weights("owner/other")
+
+
+@pytest.mark.parametrize("revision", ["v2", "a" * 40])
+def test_a_revision_that_is_not_cached_is_refused(cache: Path, revision: str) -> None:
+    with pytest.raises(BenchError, match="neither a directory nor in the local hub cache"):
+        name_weights("owner/model", revision)
