@@ -44,15 +44,21 @@ def run_application(verb: str, summary: str, arguments: Sequence[str], task: Cal
     Returns the largest exit code of its jobs. Raises BenchError, in one sentence, for whatever Hydra refuses.
     """
     codes = [0]
+    refusals: list[BenchError] = []
 
     def job(config: DictConfig) -> None:
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        codes.append(task(settings))  # type: ignore[arg-type]
+        try:
+            codes.append(task(settings))  # type: ignore[arg-type]
+        except BenchError as error:  # Hydra would add words of its own
+            refusals.append(error)
 
     if ConfDirectories not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(ConfDirectories)
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [f"tcd-bench {verb}", f"hydra.help.header='{summary}'", *arguments]
+    overrides = [text for text in arguments if text[:1] in "~+" or (text[:1] != "-" and "=" in text)]
+    flags = [text for text in arguments if text not in overrides]  # argparse wants them apart
+    sys.argv = [f"tcd-bench {verb}", *flags, *overrides, f"hydra.help.header='{summary}'"]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
     try:
         hydra.main(version_base="1.3", config_path=None, config_name="config")(job)()
@@ -64,6 +70,8 @@ def run_application(verb: str, summary: str, arguments: Sequence[str], task: Cal
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before[1]
+    if refusals:
+        raise BenchError("; ".join(dict.fromkeys(map(str, refusals)))) from refusals[0]
     return max(codes)
 
 
@@ -77,3 +85,15 @@ def _one_sentence(error: BaseException) -> str:
         line for line in dict.fromkeys(lines) if line and not line.startswith(("full_key", "object_type", "set "))
     ]
     return " ".join(useful).rstrip(".")
+
+
+def compose_settings(overrides: Sequence[str]) -> Settings:
+    """The settings that overrides describe, for use from Python; raises BenchError for what Hydra refuses."""
+    found: list[Settings] = []
+
+    def keep(settings: Settings) -> int:
+        found.append(settings)
+        return 0
+
+    run_application("plan", "compose", overrides, keep)
+    return found[0]

@@ -133,7 +133,14 @@ class ClaimChoice:
     def to_claim(self, name: str) -> Claim:
         """As the frozen data that records are judged with."""
         sides = self.subject.to_side(), self.object.to_side()
-        return Claim(name, self.text, *sides, tuple(self.metrics), self.expect, {str(metric): margin for metric, margin in self.margins.items()})
+        return Claim(
+            name,
+            self.text,
+            *sides,
+            tuple(self.metrics),
+            self.expect,
+            {str(metric): margin for metric, margin in self.margins.items()},
+        )
 
 
 @dataclass(config=_STRICT)

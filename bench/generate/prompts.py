@@ -26,6 +26,8 @@ def load_prompts(source: str, count: int) -> Prompts:
 
     Raises BenchError for a file that is missing, empty, too short or not UTF-8.
     """
+    if count < 1:
+        raise BenchError(f"prompts.count={count} was given; ask for at least 1")
     scenes = None
     if source == WORLD:
         scenes = tuple(world.scene(seed) for seed in world.split_seeds("prompts", count))

@@ -6,7 +6,8 @@ initial latents and then the noise of stochastic steps. All methods see the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,23 +35,29 @@ class CallCounter:
 
     def __init__(self, denoiser: torch.nn.Module, scheduler: Any) -> None:
         self.unet_calls = self.unet_rows = self.scheduler_steps = 0
-        self._scheduler, self._step = scheduler, scheduler.step
+        self._scheduler = scheduler
         self._hook = denoiser.register_forward_pre_hook(self._count_call, with_kwargs=True)
-        scheduler.step = self._counted_step
+        scheduler.step = self._counted(scheduler.step)
 
     def _count_call(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         sample = args[0] if args else kwargs["sample"]
         self.unet_calls += 1
         self.unet_rows += len(sample)
 
-    def _counted_step(self, *args: Any, **kwargs: Any) -> Any:
-        self.scheduler_steps += 1
-        return self._step(*args, **kwargs)
+    def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Pipelines read the signature of `step` to decide whether it gets eta and generators, so it must stay."""
+
+        @functools.wraps(step)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.scheduler_steps += 1
+            return step(*args, **kwargs)
+
+        return counted
 
     def close(self) -> None:
         """Remove the hooks."""
         self._hook.remove()
-        self._scheduler.step = self._step
+        del self._scheduler.step  # the class's own shows again
 
 
 class Sampler:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +23,8 @@ def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
             raise BenchError(f"{spec.target} has no setting {name!r}; it takes {known}")
     try:
         return scheduler_class(**spec.settings)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise BenchError(f"{spec.target} refuses its settings: {error}") from error
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        raise BenchError(f"{spec.target} refuses its settings: {' '.join(str(error).split())}") from error
 
 
 def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None) -> None:
@@ -52,12 +53,13 @@ def scheduler_class_of(target: str) -> type[Any]:
     module_name, _, class_name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+        usable = inspect.isclass(found) and hasattr(found, "step") and hasattr(found, "set_timesteps")
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise BenchError(
-            f"scheduler {target!r} cannot be imported ({error}); give the dotted path of a class, "
-            "such as diffusers.TCDScheduler"
+            f"scheduler {target!r} cannot be imported ({' '.join(str(error).split())}); give the dotted path of a "
+            "class, such as diffusers.TCDScheduler"
         ) from error
-    if not (inspect.isclass(found) and hasattr(found, "step") and hasattr(found, "set_timesteps")):
+    if not usable:
         raise BenchError(f"{target} is no scheduler: it needs the methods set_timesteps and step")
     return found
 
@@ -80,6 +82,8 @@ def plain_config(scheduler: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinity
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):

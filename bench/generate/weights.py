@@ -47,8 +47,12 @@ def _cached_commit(source: str, revision: str | None) -> str:
     if revision and (repository / "snapshots" / revision).is_dir():
         return revision
     if not reference.is_file():
+        wanted = f" --revision {revision}" if revision else ""
         raise BenchError(
             f"{source}: neither a directory nor in the local hub cache; give a directory that exists, or fetch it with "
-            f"`hf download {source}`"
+            f"`hf download {source}{wanted}`"
         )
-    return reference.read_text().strip()
+    commit = reference.read_text().strip()
+    if not (repository / "snapshots" / commit).is_dir():
+        raise BenchError(f"{source}: the local hub cache names commit {commit} and lacks it; fetch it again")
+    return commit

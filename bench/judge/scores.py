@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.records import BenchError, Record, Run, Score, content_hash
 from bench.score.estimate import Estimate
@@ -13,10 +13,14 @@ from bench.store import Store
 
 @dataclass(frozen=True)
 class ScoredCell:
-    """A cell's record with its estimates by short metric name (`fid`, `clip_score` …); none for a failed cell."""
+    """A cell's record with its estimates by short metric name (`fid`, `clip_score` …); none for a failed cell.
+
+    `problems` says, by metric, why there is no estimate.
+    """
 
     record: Record
     estimates: Mapping[str, Estimate]
+    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 def score_run(store: Store, run: Run) -> list[ScoredCell]:
@@ -31,7 +35,7 @@ def score_run(store: Store, run: Run) -> list[ScoredCell]:
     for key in run.cells:
         record = store.record(key)
         if record is not None:
-            scored.append(ScoredCell(record, _estimates(store, run, record, real)))
+            scored.append(_score(store, run, record, real))
     return scored
 
 
@@ -52,8 +56,14 @@ def to_scores(run: Run, cells: list[ScoredCell]) -> list[Score]:
     ]
 
 
-def _estimates(store: Store, run: Run, record: Record, real: RealImages) -> dict[str, Estimate]:
+def _score(store: Store, run: Run, record: Record, real: RealImages) -> ScoredCell:
     if record.status != "ok" or not store.has_features(record.key, run.extractor):
-        return {}
+        return ScoredCell(record, {})
     features = store.features(record.key, run.extractor)
-    return {short: METRICS[short].estimate(features, real) for short in run.metrics}
+    estimates, problems = {}, {}
+    for short in run.metrics:
+        try:
+            estimates[short] = METRICS[short].estimate(features, real)
+        except ValueError as error:
+            problems[short] = str(error)
+    return ScoredCell(record, estimates, problems)

@@ -63,11 +63,15 @@ def measure_memory(
 
 
 class PeakPoller:
-    """Polls gauges from a thread while the context is open, and once at either end."""
+    """Polls gauges from a thread while the context is open, and once at either end.
+
+    A gauge that fails once has no peak: one that may have missed the highest moment would be a wrong number.
+    """
 
     def __init__(self, gauges: dict[str, Gauge], period_s: float = POLL_S) -> None:
         self.peaks: dict[str, int] = {}
         self._gauges, self._period_s = gauges, period_s
+        self._broken: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -82,6 +86,8 @@ class PeakPoller:
         self._stop.set()
         self._thread.join()
         self._read()
+        for name in self._broken:
+            self.peaks.pop(name, None)
 
     def _run(self) -> None:
         while not self._stop.wait(self._period_s):
@@ -89,7 +95,11 @@ class PeakPoller:
 
     def _read(self) -> None:
         for name, gauge in self._gauges.items():
-            value = gauge()
+            try:
+                value = gauge()
+            except Exception:  # NVML has an error of its own for every way of failing
+                self._broken.add(name)
+                continue
             if value is not None:
                 self.peaks[name] = max(self.peaks.get(name, 0), value)
 

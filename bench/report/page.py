@@ -48,6 +48,7 @@ def render_page(
         run=run,
         cells=cells,
         failed=[cell.record for cell in cells if cell.record.failure],
+        unscored=[cell for cell in cells if cell.problems],
         waiting=len(run.cells) - len(cells),
         judgements=judgements,
         tables=tables,

@@ -217,4 +217,4 @@ def _name_bars(axes: Axes, labels: Sequence[str], unit: str) -> None:
     axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize=8)

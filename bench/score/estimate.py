@@ -54,7 +54,9 @@ def paired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
 
 
 def mean_estimate(values: NDArray[np.floating]) -> Estimate:
-    """The mean of a per-image number (n,)."""
+    """The mean of a per-image number (n,); raises ValueError for fewer than two, or values not finite."""
     rows = np.asarray(values, np.float64)
+    if len(rows) < 2 or not np.isfinite(rows).all():
+        raise ValueError(f"{len(rows)} values were given; a mean with an error needs at least 2, all finite")
     mean = float(rows.mean())
     return Estimate(mean, rows - mean)

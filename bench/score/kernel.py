@@ -23,6 +23,10 @@ def kernel_distance(
     """
     x, r = np.asarray(features, np.float64), np.asarray(reference, np.float64)
     n = len(x)
+    if n < 2 or not np.isfinite(x).all():
+        raise ValueError(
+            f"features of shape {x.shape} were given; a kernel distance needs 2 finite rows (n, d) or more"
+        )
     own, cross = _kernel(x, x), _kernel(x, r)
     np.fill_diagonal(own, 0.0)
     to_own, to_reference = own.sum(axis=1) / (n - 1), cross.mean(axis=1)

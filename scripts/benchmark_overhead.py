@@ -1,0 +1,111 @@
+"""Harness overhead: a sampling cell's wall time against the bare UNet and VAE calls at the same batch size.
+
+    .venv/bin/python scripts/benchmark_overhead.py [--images 512] [--repeats 3] [overrides …]
+
+Both sides run in turn in one process. The cell runs as `tcd-bench run` runs it: prompts encoded, latents drawn,
+scheduler stepped, images rounded, written to disk as PNG and marked as finished, features extracted beside. The bare
+side feeds random tensors of the same shapes through the UNet as often as the cell did and through the VAE decoder once
+a batch.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from bench.execute.allocator import keep_freed_memory
+from bench.execute.assemble import prepare
+from bench.execute.runner import Runner
+from bench.experiment.compose import compose_settings
+from bench.experiment.config import Measure, check_experiment
+from bench.generate.weights import local_path
+from bench.mini import world
+from bench.score.features import encode_captions, load_evaluator
+from bench.store import Store
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments, overrides = parser.parse_known_args()
+    keep_freed_memory()
+    settings = compose_settings([f"prompts.count={arguments.images}", "method=[tcd,dpmpp_2s]", "claim=[]", *overrides])
+    job = prepare(check_experiment(settings))
+    directory = local_path(job.experiment.evaluator.source)
+    evaluator = load_evaluator("mini", directory, job.plan.cells[0].device)  # type: ignore[arg-type]
+    truths = [tuple(world.counterfactuals(scene)) for scene in job.prompts.scenes or ()]
+    captions = encode_captions(evaluator, job.prompts.texts, truths)
+    runner = Runner(
+        store=Store(Path(tempfile.mkdtemp())),
+        prompts=job.prompts.texts,
+        evaluator=evaluator,
+        extractor=job.run.extractor,
+        captions=captions,
+        measure=Measure(latency=False, memory=False),
+        keep="all",
+        advance=lambda _: None,
+        process={},
+    )
+    print(f"{'cell':<32} {'cell s':>8} {'sampling s':>10} {'bare s':>8} {'sampling/bare':>13} {'cell/bare':>9}")
+    wholes, samplings, bares = 0.0, 0.0, 0.0
+    for cell in job.plan.cells:
+        if cell.eta not in (None, 0.3):
+            continue
+        rows = []
+        for repeat in range(arguments.repeats + 1):  # the first is the warm-up
+            runner.store = Store(Path(tempfile.mkdtemp()))
+            runner.pipeline(cell)
+            begin = time.perf_counter()
+            record = runner.run(cell)
+            whole = time.perf_counter() - begin
+            if record.calls is None:
+                raise SystemExit(record.failure.message if record.failure else "the cell failed")
+            bare = bare_calls(runner.pipeline(cell), cell, record.calls)
+            if repeat:
+                rows.append((whole, record.sampling_s, bare))
+        whole, sampling, bare = (statistics.median(column) for column in zip(*rows, strict=True))
+        spread = [row[1] / row[2] for row in rows]
+        print(
+            f"{cell.label:<32} {whole:8.2f} {sampling:10.2f} {bare:8.2f} {sampling / bare:6.3f} "
+            f"({min(spread):.2f}-{max(spread):.2f}) {whole / bare:6.3f}",
+            flush=True,
+        )
+        wholes, samplings, bares = wholes + whole, samplings + sampling, bares + bare
+    print(f"{'all':<32} {wholes:8.2f} {samplings:10.2f} {bares:8.2f} {samplings / bares:13.3f} {wholes / bares:9.3f}")
+
+
+@torch.inference_mode()
+def bare_calls(pipeline: object, cell: object, calls: object) -> float:
+    """Seconds of the denoiser and decoder calls alone."""
+    unet, vae, device = pipeline.unet, pipeline.vae, pipeline.device  # type: ignore[attr-defined]
+    doubled = calls.unet_evaluations // calls.unet_calls  # type: ignore[attr-defined]
+    count, size = cell.prompts.count, cell.batch_size  # type: ignore[attr-defined]
+    channels, edge = unet.config.in_channels, cell.base.height // pipeline.vae_scale_factor  # type: ignore[attr-defined]
+    width, length = unet.config.cross_attention_dim, pipeline.tokenizer.model_max_length  # type: ignore[attr-defined]
+    total = 0.0
+    for start in range(0, count, size):
+        n = min(size, count - start)
+        latents = torch.randn(n, channels, edge, edge, device=device, dtype=unet.dtype)
+        inputs = torch.cat([latents] * doubled)
+        text = torch.randn(doubled * n, length, width, device=device, dtype=unet.dtype)
+        synchronise(device)
+        begin = time.perf_counter()
+        for timestep in calls.timesteps:  # type: ignore[attr-defined]
+            unet(inputs, torch.tensor(timestep, device=device), encoder_hidden_states=text)
+        vae.decode(latents)
+        synchronise(device)
+        total += time.perf_counter() - begin
+    return total
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Small untrained models on disk, in the layouts of the real ones, so that no test depends on trained weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+
+from bench.mini import world
+from bench.mini.training import autoencoder, distillation, evaluator, teacher, vocabulary
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with `teacher`, `tcd-lora`, `lcm-lora` and `evaluator`."""
+    directory = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    tokenizer = vocabulary.build_tokenizer(world.caption(world.scene(seed)) for seed in range(200))
+    vae = autoencoder.build_vae()
+    pipeline = teacher.assemble_pipeline(teacher.Teacher(tokenizer), vae, tokenizer)
+    pipeline.save_pretrained(directory / "teacher")
+    for name in ("tcd", "lcm"):
+        config = LoraConfig(r=2, lora_alpha=2, target_modules=distillation.TARGETS, init_lora_weights=False)
+        pipeline.unet.add_adapter(config, adapter_name=name)
+        weights = {
+            key: 0.5 * value for key, value in get_peft_model_state_dict(pipeline.unet, adapter_name=name).items()
+        }
+        StableDiffusionPipeline.save_lora_weights(directory / f"{name}-lora", unet_lora_layers=weights)
+        pipeline.unet.delete_adapters(name)
+    evaluator.save_evaluator(evaluator.build_evaluator(tokenizer), tokenizer, directory / "evaluator")
+    return directory
+
+
+@pytest.fixture
+def overrides(models: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Overrides for the small experiment on the small models; more may be given, and win."""
+
+    def make(*more: str) -> list[str]:
+        return [
+            "experiment=smoke",
+            f"models.mini.source={models}/teacher",
+            f"models.mini.adapters.tcd.source={models}/tcd-lora",
+            f"models.mini.adapters.lcm.source={models}/lcm-lora",
+            f"evaluator.source={models}/evaluator",
+            f"results={tmp_path}/run",
+            *("device=cpu", "prompts.count=6", "batch_size=4", "reference.count=16", "measure.repeats=1"),
+            *more,
+        ]
+
+    return make

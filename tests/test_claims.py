@@ -1,0 +1,338 @@
+"""Verdicts are those of paired tests adjusted by Holm's method, and true null claims rarely get one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binom, norm
+
+from bench.judge.claims import Comparison, Judgement, holm, judge_claims
+from bench.judge.scores import ScoredCell
+from bench.records import Base, Cell, Claim, PromptSet, Record, Run, SchedulerSpec, Side
+from bench.score.estimate import Estimate
+
+N = 100
+NOISE = np.tile([1.0, -1.0], N // 2)
+UNIT = Estimate(0.0, NOISE).standard_error
+CELL = Cell(
+    base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 64, 64),
+    task="text_to_image",
+    method="tcd",
+    scheduler=SchedulerSpec("diffusers.TCDScheduler"),
+    adapters=(),
+    fused=False,
+    steps=4,
+    eta=None,
+    guidance_scale=0.0,
+    prompts=PromptSet("world", N, "t"),
+    seed=0,
+    batch_size=4,
+    device="cpu",
+    versions={},
+)
+FLAT = np.zeros(N)
+
+
+def scored(method: str, estimates: Mapping[str, Estimate], model: str = "mini", **axes: Any) -> ScoredCell:
+    """A cell with its estimates."""
+    cell = replace(CELL, method=method, base=replace(CELL.base, name=model), **axes)
+    return ScoredCell(Record(cell.key, cell, "ok", {}, 1.0), estimates)
+
+
+def ours(z: float, metric: str = "clip_score", **axes: Any) -> ScoredCell:
+    """The subject, whose value lies `z` standard errors above that of `theirs`."""
+    return scored("tcd", {metric: Estimate(20.0 + z * UNIT, NOISE)}, **axes)
+
+
+def theirs(metric: str = "clip_score", **axes: Any) -> ScoredCell:
+    """The object, without noise of its own."""
+    return scored("dpmpp_2s", {metric: Estimate(20.0, FLAT)}, **axes)
+
+
+def make_claim(metrics: Sequence[str] = ("clip_score",), **changes: Any) -> Claim:
+    """TCD at 4 steps is better than the teacher at 4 steps."""
+    sides = {"subject": Side("tcd", (4,)), "object": Side("dpmpp_2s", (4,))}
+    return Claim(**{"name": "c", "text": "TCD wins", "metrics": tuple(metrics), "expect": "better", **sides, **changes})
+
+
+def judge(claims: Claim | Sequence[Claim], *cells: ScoredCell) -> list[Judgement]:
+    """Judge claims over cells."""
+    claims = (claims,) if isinstance(claims, Claim) else tuple(claims)
+    return judge_claims(Run("x", {}, (), (), (), {}, (), claims, "mini", "e", "r"), cells)
+
+
+def the_comparison(claim: Claim, *cells: ScoredCell) -> Comparison:
+    """The only one there is."""
+    (judgement,) = judge(claim, *cells)
+    (comparison,) = judgement.comparisons
+    return comparison
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.02, 0.02, 0.02], [0.06, 0.06, 0.06]),
+        ([0.5, 0.001, 0.6], [1.0, 0.003, 1.0]),
+        ([0.04], [0.04]),
+        ([0.0, 1.0], [0.0, 1.0]),
+        ([], []),
+    ],
+)
+def test_holm_agrees_with_what_was_worked_by_hand(p_values: list[float], adjusted: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted, rel=1e-12)
+
+
+def rejected(p_values: Sequence[Fraction], level: Fraction) -> set[int]:
+    """Holm's procedure as he put it: from the smallest on, reject while p ≤ level / how many are left."""
+    out: set[int] = set()
+    for i in sorted(range(len(p_values)), key=lambda i: p_values[i]):
+        if p_values[i] * (len(p_values) - len(out)) > level:
+            break
+        out.add(i)
+    return out
+
+
+def test_an_adjusted_p_value_is_the_smallest_level_at_which_holm_rejects() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        p_values = [Fraction(int(p), 64) for p in rng.integers(0, 65, rng.integers(1, 7))]
+        levels = sorted({p * k for p in p_values for k in range(1, len(p_values) + 1)} | {Fraction(1)})
+        smallest = [
+            min((level for level in levels if i in rejected(p_values, level)), default=Fraction(1))
+            for i in range(len(p_values))
+        ]
+        assert holm([float(p) for p in p_values]) == [float(min(level, Fraction(1))) for level in smallest]
+
+
+def test_holm_agrees_with_statsmodels() -> None:
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    p_values = np.random.default_rng(1).uniform(0, 0.2, 30)
+    assert holm(p_values.tolist()) == pytest.approx(multitest.multipletests(p_values, method="holm")[1], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("z", "verdict"),
+    [(3.0, "supported"), (1.9, "undecided"), (0.0, "undecided"), (-1.9, "undecided"), (-3.0, "refuted")],
+)
+def test_a_difference_is_decided_when_it_is_larger_than_chance_makes_it(z: float, verdict: str) -> None:
+    (judgement,) = judge(make_claim(), ours(z), theirs())
+    assert judgement.verdict == verdict
+    assert [comparison.verdict for comparison in judgement.comparisons] == [verdict]
+
+
+@pytest.mark.parametrize(
+    ("metric", "z"), [("fid", -3.0), ("kid", -3.0), ("clip_score", 3.0), ("attribute_accuracy", 3.0)]
+)
+def test_better_means_smaller_for_distances_and_larger_for_scores(metric: str, z: float) -> None:
+    better = the_comparison(make_claim([metric]), ours(z, metric), theirs(metric))
+    worse = the_comparison(make_claim([metric]), ours(-z, metric), theirs(metric))
+    assert (better.verdict, worse.verdict) == ("supported", "refuted")
+    assert better.gain == pytest.approx(3 * UNIT)
+    assert worse.gain == pytest.approx(-3 * UNIT)
+    assert better.subject_value == pytest.approx(20 + z * UNIT)
+    assert better.object_value == 20
+
+
+def test_a_comparison_says_what_was_compared_with_its_unadjusted_interval() -> None:
+    comparison = the_comparison(make_claim(["fid"]), ours(-1.0, "fid"), theirs("fid"))
+    half = norm.ppf(0.975) * UNIT
+    assert comparison.interval == pytest.approx((UNIT - half, UNIT + half))
+    assert comparison.p_value == pytest.approx(2 * norm.sf(1.0))
+    assert (comparison.model, comparison.metric, comparison.n) == ("mini", "fid", N)
+    assert (comparison.subject, comparison.object) == ("mini tcd 4 steps", "mini dpmpp_2s 4 steps")
+
+
+def test_noise_that_both_sides_share_does_not_count() -> None:
+    loud = np.random.default_rng(0).normal(0, 1000, N)
+    subject = scored("tcd", {"clip_score": Estimate(20 + 3 * UNIT, loud + NOISE)})
+    comparison = the_comparison(make_claim(), subject, scored("dpmpp_2s", {"clip_score": Estimate(20.0, loud)}))
+    assert comparison.verdict == "supported"
+    assert comparison.p_value == pytest.approx(2 * norm.sf(3.0))
+
+
+@pytest.mark.parametrize(
+    ("expect", "z", "verdict"),
+    [
+        ("better", 8.0, "supported"),
+        ("better", 5.5, "undecided"),
+        ("better", 2.0, "refuted"),
+        ("not_worse", 0.0, "supported"),
+        ("not_worse", -2.0, "supported"),
+        ("not_worse", -4.5, "undecided"),
+        ("not_worse", -8.0, "refuted"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["clip_score", "fid"])
+def test_a_margin_must_be_exceeded_to_be_better_and_kept_to_be_not_worse(
+    metric: str, expect: str, z: float, verdict: str
+) -> None:
+    claim = make_claim([metric], expect=expect, margins={metric: 5 * UNIT})
+    comparison = the_comparison(claim, ours(-z if metric == "fid" else z, metric), theirs(metric))
+    assert comparison.verdict == verdict
+    assert comparison.threshold == pytest.approx(5 * UNIT if expect == "better" else -5 * UNIT)
+
+
+def test_the_margin_of_one_metric_is_not_that_of_another() -> None:
+    claim = make_claim(["clip_score", "attribute_accuracy"], margins={"clip_score": 100.0})
+    both = {"clip_score": Estimate(9.0, NOISE), "attribute_accuracy": Estimate(9.0, NOISE)}
+    none = {metric: Estimate(0.0, FLAT) for metric in both}
+    (judgement,) = judge(claim, scored("tcd", both), scored("dpmpp_2s", none))
+    assert [comparison.verdict for comparison in judgement.comparisons] == ["refuted", "supported"]
+
+
+@pytest.mark.parametrize(
+    ("zs", "verdict"),
+    [
+        ((9.0, 9.0), "supported"),
+        ((9.0, 0.0), "undecided"),
+        ((0.0, 0.0), "undecided"),
+        ((9.0, -9.0), "refuted"),
+        ((0.0, -9.0), "refuted"),
+    ],
+)
+def test_a_claim_holds_if_all_comparisons_do_and_falls_with_any(zs: tuple[float, float], verdict: str) -> None:
+    claim = make_claim(subject=Side("tcd", (2, 4)), object=Side("dpmpp_2s", (2, 4)))
+    cells = [cell for z, steps in zip(zs, (2, 4), strict=True) for cell in (ours(z, steps=steps), theirs(steps=steps))]
+    (judgement,) = judge(claim, *cells)
+    assert judgement.verdict == verdict
+
+
+def test_p_values_are_adjusted_over_all_claims_of_the_run() -> None:
+    claims = [make_claim(name="a"), *(make_claim(name=f"{s}", object=Side("dpmpp_2s", (s,))) for s in (8, 16))]
+    cells = ours(2.2), theirs(), theirs(steps=8), theirs(steps=16)
+    alone = the_comparison(claims[0], *cells)
+    together = judge(claims, *cells)
+    assert alone.verdict == "supported"
+    assert alone.p_value == pytest.approx(2 * norm.sf(2.2))
+    for judgement in together:
+        assert judgement.verdict == "undecided"
+        assert judgement.comparisons[0].p_value == pytest.approx(3 * 2 * norm.sf(2.2))
+
+
+def test_each_claim_keeps_its_own_comparisons() -> None:
+    claims = [make_claim(name="wins"), make_claim(["fid"], name="loses"), make_claim(["kid"], name="nothing")]
+    cells = ours(9.0), ours(9.0, "fid", steps=4), theirs(), theirs("fid")
+    merged = scored("tcd", {**cells[0].estimates, **cells[1].estimates})
+    other = scored("dpmpp_2s", {**cells[2].estimates, **cells[3].estimates})
+    assert [(j.claim.name, j.verdict) for j in judge(claims, merged, other)] == [
+        ("wins", "supported"),
+        ("loses", "refuted"),
+        ("nothing", "not tested"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("subject", "other", "pairs"),
+    [
+        ((2, 4), (8, 16), [(2, 8), (4, 16)]),
+        ((4,), (2, 8), [(4, 2), (4, 8)]),
+        ((2, 8), (4,), [(2, 4), (8, 4)]),
+        ((4,), (4,), [(4, 4)]),
+    ],
+)
+def test_step_counts_go_pairwise_or_one_with_all(
+    subject: tuple[int, ...], other: tuple[int, ...], pairs: list[tuple[int, int]]
+) -> None:
+    cells = [cell for steps in (2, 4, 8, 16) for cell in (ours(steps, steps=steps), theirs(steps=steps))]
+    (judgement,) = judge(make_claim(subject=Side("tcd", subject), object=Side("dpmpp_2s", other)), *cells)
+    assert [(c.subject, c.object) for c in judgement.comparisons] == [
+        (f"mini tcd {a} steps", f"mini dpmpp_2s {b} steps") for a, b in pairs
+    ]
+    assert [c.gain for c in judgement.comparisons] == pytest.approx([a * UNIT for a, _ in pairs])
+
+
+def test_every_base_model_is_compared_with_itself() -> None:
+    cells = ours(9.0), theirs(), ours(-9.0, model="other"), theirs(model="other")
+    (judgement,) = judge(make_claim(), *cells)
+    assert [(c.model, c.verdict) for c in judgement.comparisons] == [("mini", "supported"), ("other", "refuted")]
+    assert judgement.verdict == "refuted"
+
+
+def test_a_side_picks_its_cell_by_eta_and_guidance_scale() -> None:
+    cells = [ours(z, eta=eta, guidance_scale=scale) for z, eta, scale in ((1, 0.0, 1.0), (2, 0.3, 1.0), (3, 0.3, 2.0))]
+    claim = make_claim(subject=Side("tcd", (4,), 0.3, 2.0))
+    assert the_comparison(claim, *cells, theirs()).gain == pytest.approx(3 * UNIT)
+
+
+def test_an_eta_of_zero_is_no_missing_eta() -> None:
+    cells = ours(1, eta=0.0), ours(2, eta=0.3)
+    assert the_comparison(make_claim(subject=Side("tcd", (4,), 0.0)), *cells, theirs()).gain == pytest.approx(UNIT)
+
+
+def test_a_claim_that_does_not_say_which_of_two_cells_it_means_is_not_tested() -> None:
+    (judgement,) = judge(make_claim(), ours(9.0, eta=0.0), ours(9.0, eta=0.3), theirs())
+    assert (judgement.verdict, judgement.comparisons) == ("not tested", ())
+    assert judgement.missing == ("mini tcd 4 steps",)
+
+
+def test_a_claim_about_cells_that_are_not_there_is_not_tested_and_says_what_it_needs() -> None:
+    claim = make_claim(subject=Side("tcd", (4,), 0.3))
+    (judgement,) = judge(claim, theirs(steps=8))
+    assert (judgement.verdict, judgement.comparisons) == ("not tested", ())
+    assert judgement.missing == ("mini tcd 4 steps eta 0.3", "mini dpmpp_2s 4 steps")
+
+
+def test_a_failed_cell_counts_as_missing() -> None:
+    (judgement,) = judge(make_claim(), scored("tcd", {}), theirs())
+    assert (judgement.verdict, judgement.missing) == ("not tested", ("mini tcd 4 steps",))
+
+
+@pytest.mark.parametrize(("z", "verdict"), [(9.0, "undecided"), (-9.0, "refuted")])
+def test_a_claim_that_lacks_a_cell_can_be_refuted_but_not_supported(z: float, verdict: str) -> None:
+    claim = make_claim(subject=Side("tcd", (2, 4)), object=Side("dpmpp_2s", (2, 4)))
+    (judgement,) = judge(claim, ours(z), theirs(), theirs(steps=2))
+    assert judgement.verdict == verdict
+    assert judgement.missing == ("mini tcd 2 steps",)
+
+
+def test_a_claim_that_lacks_a_metric_is_not_supported_and_says_so() -> None:
+    claim = make_claim(["clip_score", "attribute_accuracy"])
+    (judgement,) = judge(claim, ours(9.0), theirs())
+    assert judgement.verdict == "undecided"
+    assert any("attribute_accuracy" in lacking for lacking in judgement.missing)
+
+
+def test_a_run_without_claims_or_cells_has_nothing_to_say() -> None:
+    assert judge([], ours(1.0)) == []
+    assert [judgement.verdict for judgement in judge(make_claim())] == ["not tested"]
+
+
+def test_an_undecided_comparison_says_how_many_images_would_decide_it() -> None:
+    comparison = the_comparison(make_claim(), ours(1.0), theirs())
+    assert comparison.images_needed == 385  # 100 × 1.96²
+    needed = comparison.images_needed + comparison.images_needed % 2
+    longer = scored("tcd", {"clip_score": Estimate(20 + UNIT, np.tile([1.0, -1.0], needed // 2))})
+    other = scored("dpmpp_2s", {"clip_score": Estimate(20.0, np.zeros(needed))})
+    assert the_comparison(make_claim(), longer, other).verdict == "supported"
+
+
+def test_a_decided_comparison_needs_no_more_images_and_no_number_of_them_decides_a_tie() -> None:
+    assert the_comparison(make_claim(), ours(3.0), theirs()).images_needed is None
+    assert the_comparison(make_claim(), ours(0.0), theirs()).images_needed is None
+
+
+def test_true_null_comparisons_get_a_false_verdict_in_at_most_5_percent_of_runs() -> None:
+    runs, images = 500, 400
+    rng = np.random.default_rng(0)
+    metrics = ("fid", "clip_score")
+    steps = (2, 4, 8)
+    claims = [make_claim(metrics, subject=Side("tcd", (s,)), object=Side("dpmpp_2s", (s,))) for s in steps]
+
+    def estimate() -> Estimate:
+        values = rng.normal(size=images)
+        return Estimate(float(values.mean()), values - values.mean())
+
+    def any_verdict() -> bool:
+        methods = "tcd", "dpmpp_2s"
+        cells = [scored(method, {m: estimate() for m in metrics}, steps=s) for method in methods for s in steps]
+        judgements = judge(claims, *cells)
+        return any(
+            comparison.verdict != "undecided" for judgement in judgements for comparison in judgement.comparisons
+        )
+
+    false = sum(any_verdict() for _ in range(runs))
+    assert binom.ppf(0.001, runs, 0.05) < false <= binom.ppf(0.99, runs, 0.05)

@@ -1,0 +1,151 @@
+"""What a person meets at the command line: help at once, and one clear sentence for whatever cannot run."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import main
+
+Overrides = Callable[..., list[str]]
+
+
+def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"tcd-bench {verb}" in shown for verb in ("run", "plan", "report", "doctor"))
+
+
+def test_no_verb_is_bad_input() -> None:
+    assert main([]) == 2
+
+
+def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rum"]) == 2
+    assert "'rum'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "report", "doctor"])
+def test_help_of_a_verb_shows_its_purpose_and_every_setting(verb: str) -> None:
+    ran = subprocess.run([sys.executable, "-m", "bench", verb, "--help"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0
+    assert ran.stdout.startswith(f"tcd-bench {verb}: ")
+    assert "guidance_scale" in ran.stdout
+    assert "experiment: mini, smoke" in ran.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["report", "--help"], ["report", "results=/nowhere"]])
+def test_help_and_report_import_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys; from bench.__main__ import main\n"
+        f"try: main({arguments})\nexcept SystemExit: pass\n"
+        "print('torch' in sys.modules or 'diffusers' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("method=[tdc]", "method/tdc"),
+        ("methods.tcd.scheduler._target_=diffusers.TDCScheduler", "diffusers.TDCScheduler"),
+        ("methods.tcd.scheduler.original_steps=50", "original_steps"),
+        ("methods.tcd.stepz=[4]", "stepz"),
+        ("+methods.tcd.stepz=[4]", "methods.tcd.stepz"),
+        ("promts.count=4", "promts"),
+        ("methods.tcd.eta=[1.2]", "1.2"),
+        ("methods.tcd.eta=-0.1", "-0.1"),
+        ("methods.tcd.eta=[]", "eta"),
+        ("methods.dpmpp_2s.eta=[0.3]", "has no eta"),
+        ("methods.tcd.steps=[0]", "methods.tcd.steps.0=0"),
+        ("methods.tcd.steps=-3", "-3"),
+        ("methods.tcd.steps=[]", "methods.tcd.steps"),
+        ("models.mini.source=/nowhere/at/all", "/nowhere/at/all"),
+        ("models.mini.adapters.tcd.source=/nowhere", "/nowhere"),
+        ("evaluator.source=/nowhere", "/nowhere"),
+        ("device=cuda", "no NVIDIA GPU"),
+        ("device=tpu", "tpu"),
+        ("prompts.source=/nowhere.txt", "/nowhere.txt"),
+        ("prompts.count=0", "prompts.count=0"),
+        ("name=a/b", "a/b"),
+        ("scores=[fud]", "fud"),
+        ("method=[tcd", "tcd"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_bad_input_is_one_sentence_and_exit_code_2_before_anything_is_written(
+    verb: str, override: str, said: str, overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if override == "device=cuda":
+        pytest.importorskip("pynvml")
+        from bench.measure.environment import nvidia_devices
+
+        if nvidia_devices():
+            pytest.skip("this machine has a GPU")
+    assert main([verb, *overrides(override)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert said in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompt_files_that_are_empty_or_not_utf_8_are_refused(
+    overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, latin = tmp_path / "empty.txt", tmp_path / "latin.txt"
+    empty.write_text("\n \n")
+    latin.write_bytes("caf\xe9\n".encode("latin-1"))
+    for path, said in ((empty, "holds no prompt"), (latin, "not UTF-8")):
+        assert main(["run", *overrides(f"prompts.source={path}", "scores=[clip_score]")]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_are_refused_before_anything_is_loaded(
+    overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["run", *overrides(f"results={tmp_path}/file/run")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_users_own_conf_comes_first(
+    overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "heun.yaml").write_text(
+        "# @package methods.heun\nlabel: Heun\nscheduler: {_target_: diffusers.HeunDiscreteScheduler}\n"
+        "steps: [3]\nguidance_scale: [3.0]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", *overrides("method=[heun]", "claim=[]", "~methods.tcd", "~methods.dpmpp_2s")]) in (0, 2)
+    shown = capsys.readouterr()
+    assert "heun 3 steps" in shown.out, shown.err
+
+
+def test_plan_lists_cells_in_order_with_what_is_left_out(
+    overrides: Overrides, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *overrides("methods.tcd.steps=[2,17,60]", "methods.tcd.eta=[0,1]")]) == 0
+    shown = capsys.readouterr().out
+    assert "mini tcd 17 steps eta 1" in shown
+    assert shown.index("tcd 2 steps") < shown.index("load mini\n")
+    assert "60 steps do not fit the 50-step grid" in shown
+    assert shown.count("load ") == 2
+
+
+def test_doctor_names_what_is_missing(overrides: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", *overrides()]) == 0
+    assert "MISSING" not in capsys.readouterr().out
+    assert main(["doctor", *overrides("models.mini.source=nobody/nothing")]) == 1
+    shown = capsys.readouterr().out
+    assert "MISSING" in shown
+    assert "hf download nobody/nothing" in shown
+
+
+def test_multirun_runs_every_job(overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "-m", *overrides("seed=0,1")]) == 0
+    assert capsys.readouterr().out.count("UNet samples in all") == 2

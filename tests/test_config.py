@@ -1,0 +1,204 @@
+"""An experiment that cannot run is refused in one sentence: which setting, what was given, what is allowed."""
+
+from copy import deepcopy
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench.experiment.config import SCORES, Experiment, check_experiment
+from bench.records import BenchError, Claim, Side
+
+CONF = Path(__file__).parents[1] / "conf"
+SETTINGS: dict[str, Any] = {
+    "name": "mini",
+    "results": "results/mini",
+    "models": {
+        "mini": {
+            "source": "bench://teacher",
+            "height": 64,
+            "width": 64,
+            "noise_schedule": {"num_train_timesteps": 1000},
+            "adapters": {"tcd": {"source": "bench://tcd-lora"}},
+        }
+    },
+    "methods": {
+        "tcd": {
+            "label": "TCD",
+            "scheduler": {"_target_": "diffusers.TCDScheduler"},
+            "steps": [2, 4],
+            "eta": [0.0, 0.3],
+            "guidance_scale": [0.0],
+            "adapter": "tcd",
+            "max_steps": 50,
+        },
+        "dpmpp_2s": {
+            "label": "DPM-Solver++(2S)",
+            "scheduler": {"_target_": "diffusers.DPMSolverSinglestepScheduler"},
+            "steps": [2, 4],
+            "guidance_scale": [3.0],
+        },
+    },
+    "claims": {
+        "few": {
+            "text": "TCD wins",
+            "subject": {"method": "tcd", "steps": [2, 4], "eta": 0.3},
+            "object": {"method": "dpmpp_2s", "steps": [2, 4]},
+            "metrics": ["fid"],
+        }
+    },
+}
+REMOVED = object()
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    """The settings with one of them changed."""
+    settings = deepcopy(SETTINGS)
+    *parents, last = path.split("/")
+    inner = settings
+    for parent in parents:
+        inner = inner[parent]
+    if value is REMOVED:
+        del inner[last]
+    else:
+        inner[last] = value
+    return settings
+
+
+def refusal_of(settings: dict[str, Any]) -> str:
+    """The one sentence that says why."""
+    with pytest.raises(BenchError) as refusal:
+        check_experiment(settings)
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert len(message) < 250
+    return message
+
+
+TCD = "methods/tcd"
+SUBJECT = "claims/few/subject"
+REFUSED = {
+    "eta above one": (f"{TCD}/eta", [0.3, 1.2], ("methods.tcd.eta", "1.2", "less than or equal to 1")),
+    "eta below zero": (f"{TCD}/eta", -0.1, ("methods.tcd.eta", "-0.1", "greater than or equal to 0")),
+    "eta not a number": (f"{TCD}/eta", float("nan"), ("methods.tcd.eta", "nan", "equal to 1")),
+    "no steps": (f"{TCD}/steps", 0, ("methods.tcd.steps", "0", "greater than or equal to 1")),
+    "steps below zero": (f"{TCD}/steps", [4, -1], ("methods.tcd.steps", "-1", "greater than or equal to 1")),
+    "too many steps": (f"{TCD}/steps", 1001, ("methods.tcd.steps", "1001", "less than or equal to 1000")),
+    "half a step": (f"{TCD}/steps", 4.5, ("methods.tcd.steps", "4.5", "valid integer")),
+    "steps in words": (f"{TCD}/steps", "four", ("methods.tcd.steps", "'four'", "valid integer")),
+    "empty steps": (f"{TCD}/steps", [], ("methods.tcd.steps", "an empty list was given", "at least one")),
+    "empty guidance": (f"{TCD}/guidance_scale", [], ("methods.tcd.guidance_scale", "empty list", "at least one")),
+    "guidance below zero": (f"{TCD}/guidance_scale", -1, ("methods.tcd.guidance_scale", "-1", "equal to 0")),
+    "misspelt setting": (f"{TCD}/step", [4], ("methods.tcd.step=[4]", "no such setting", "--help")),
+    "misspelt at the top": ("batchsize", 4, ("batchsize=4", "no such setting", "--help")),
+    "misspelt in a model": ("models/mini/heigth", 64, ("models.mini.heigth=64", "no such setting")),
+    "no class": (f"{TCD}/scheduler", {"eta": 0}, ("methods.tcd.scheduler", "_target_", "diffusers.TCDScheduler")),
+    "unknown score": ("scores", ["fid", "is"], ("scores", "'is'", "'fid', 'kid', 'clip_score'")),
+    "unknown dtype": ("models/mini/dtype", "int8", ("models.mini.dtype", "'int8'", "'float16' or 'bfloat16'")),
+    "name with a slash": ("name", "a/b", ("name='a/b'", "should match pattern")),
+    "no model": ("models", {}, ("models", "none was chosen", "model=[mini]")),
+    "no method": ("methods", {}, ("methods", "none was chosen", "method=[tcd,dpmpp_2s]")),
+    "no image": ("prompts", {"count": 0}, ("prompts.count=0", "greater than or equal to 1")),
+    "seed below zero": ("seed", -1, ("seed=-1", "greater than or equal to 0")),
+    "unpaired steps": (f"{SUBJECT}/steps", [2, 4, 8], ("claims.few", "3 and 2 step counts", "pairwise")),
+    "unknown metric": ("claims/few/metrics", "is", ("claims.few.metrics", "'is'", "'fid'")),
+    "unknown expectation": ("claims/few/expect", "worse", ("claims.few.expect='worse'", "'better' or 'not_worse'")),
+    "margin below zero": ("claims/few/margins", {"fid": -1}, ("claims.few.margins.fid=-1", "equal to 0")),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_run_is_refused_by_name_with_what_is_allowed(what: str) -> None:
+    path, value, said = REFUSED[what]
+    message = refusal_of(changed(path, value))
+    assert [part for part in said if part not in message] == [], message
+
+
+def test_a_setting_that_was_left_out_is_not_said_to_have_been_given() -> None:
+    message = refusal_of(changed(f"{TCD}/steps", REMOVED))
+    assert message.startswith("methods.tcd.steps")
+    assert "required" in message
+    assert "was given" not in message
+
+
+@pytest.mark.parametrize("side", ["subject", "object"])
+def test_a_claim_about_no_step_count_is_refused(side: str) -> None:
+    settings = changed(f"claims/few/{side}/steps", [])
+    settings["claims"]["few"]["subject" if side == "object" else "object"]["steps"] = [4]
+    assert f"claims.few.{side}.steps" in refusal_of(settings)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [([2, 4], [8, 16]), ([2], [4, 8]), ([4, 8], [2]), ([2], [4])])
+def test_step_counts_of_a_claim_go_pairwise_or_one_with_all(ours: list[int], theirs: list[int]) -> None:
+    settings = changed(f"{SUBJECT}/steps", ours)
+    settings["claims"]["few"]["object"]["steps"] = theirs
+    assert check_experiment(settings).claims["few"].subject.steps == ours
+
+
+@pytest.mark.parametrize("axis", ["steps", "eta", "guidance_scale"])
+def test_one_value_stands_for_a_list_of_one(axis: str) -> None:
+    experiment = check_experiment(changed(f"{TCD}/{axis}", 1))
+    assert getattr(experiment.methods["tcd"], axis) == [1]
+
+
+def test_one_value_stands_for_a_list_of_one_in_a_claim_too() -> None:
+    settings = changed(f"{SUBJECT}/steps", 4)
+    settings["claims"]["few"]["metrics"] = "kid"
+    claim = check_experiment(settings).claims["few"]
+    assert (claim.subject.steps, claim.metrics) == ([4], ["kid"])
+
+
+@pytest.mark.parametrize("steps", [1, 1000])
+def test_the_ends_of_what_is_allowed_are_allowed(steps: int) -> None:
+    assert check_experiment(changed(f"{TCD}/steps", steps)).methods["tcd"].steps == [steps]
+    assert check_experiment(changed(f"{TCD}/eta", [0, 1])).methods["tcd"].eta == [0.0, 1.0]
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    experiment = check_experiment(SETTINGS)
+    assert experiment.scores == [*SCORES]
+    assert experiment.methods["dpmpp_2s"].eta == []
+    assert (experiment.prompts.source, experiment.keep, experiment.device) == ("world", "all", "auto")
+
+
+def test_a_claim_becomes_what_records_are_judged_with() -> None:
+    settings = changed("claims/few/margins", {"fid": 0.5})
+    sides = Side("tcd", (2, 4), 0.3), Side("dpmpp_2s", (2, 4))
+    expected = Claim("few", "TCD wins", *sides, ("fid",), "better", {"fid": 0.5})
+    assert check_experiment(settings).claims["few"].to_claim("few") == expected
+
+
+def test_the_settings_that_were_given_stay_as_they_were() -> None:
+    given = deepcopy(SETTINGS)
+    check_experiment(given)
+    assert given == SETTINGS
+
+
+def test_an_experiment_cannot_be_changed() -> None:
+    experiment: Experiment = check_experiment(SETTINGS)
+    with pytest.raises(FrozenInstanceError):
+        experiment.seed = 1
+
+
+def every_choice(kind: str) -> dict[str, Any]:
+    """What conf/ offers of a kind, by name."""
+    return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONF / kind).glob("*.yaml")}
+
+
+def test_whatever_conf_offers_is_accepted() -> None:
+    choices = {f"{kind}s": every_choice(kind) for kind in ("model", "method", "claim")}
+    experiment = check_experiment({**SETTINGS, **choices})
+    assert experiment.methods.keys() >= {"tcd", "dpmpp_2s", "teacher"}
+    assert experiment.claims.keys() == choices["claims"].keys()
+
+
+def test_every_claim_of_conf_is_about_methods_and_steps_that_conf_runs() -> None:
+    choices = {f"{kind}s": every_choice(kind) for kind in ("model", "method", "claim")}
+    experiment = check_experiment({**SETTINGS, **choices})
+    for claim in experiment.claims.values():
+        for side in (claim.subject, claim.object):
+            method = experiment.methods[side.method]
+            assert set(side.steps) <= set(method.steps)
+            assert side.eta in method.eta or (side.eta is None and len(method.eta) < 2)

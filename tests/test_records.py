@@ -1,0 +1,303 @@
+"""Records survive JSON unchanged, and a cell's name says everything that can change its images and nothing more."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import pytest
+
+from bench.records import (
+    Adapter,
+    Base,
+    BenchError,
+    Calls,
+    Cell,
+    Claim,
+    Failure,
+    Images,
+    Latency,
+    Memory,
+    PromptSet,
+    Record,
+    Run,
+    SchedulerSpec,
+    Side,
+    canonical_json,
+    content_hash,
+)
+
+SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085}
+BASE = Base("mini", "bench://teacher", "0a1b", "StableDiffusionPipeline", "float32", 64, 48, SCHEDULE)
+ADAPTER = Adapter("tcd", "bench://tcd-lora", "lora.safetensors", "9f8e", 1.0)
+SCHEDULER = SchedulerSpec("diffusers.TCDScheduler", {**SCHEDULE, "betas": [0.1, 0.2], "clip_sample": None})
+CELL = Cell(
+    base=BASE,
+    task="text_to_image",
+    method="tcd",
+    scheduler=SCHEDULER,
+    adapters=(ADAPTER,),
+    fused=True,
+    steps=4,
+    eta=0.3,
+    guidance_scale=0.0,
+    prompts=PromptSet("world", 8, "77aa"),
+    seed=3,
+    batch_size=4,
+    device="cpu",
+    versions={"torch": "2.11", "diffusers": "0.42"},
+)
+CALLS = Calls(
+    timesteps=(999.0, 499.0),
+    sigmas=(14.6, 0.1 + 0.2),
+    orders=(1, 2),
+    scheduler_config={"lower_order_final": False, "original_inference_steps": 50},
+    arguments={"eta": 0.3},
+    scheduler_steps=2,
+    unet_calls=2,
+    unet_evaluations=4,
+    unet_samples=32,
+)
+IMAGES = Images(8, 64, 48, "ab" * 32)
+LATENCY = Latency(1, 1, "perf_counter", (0.1, 0.2), (0.01, 0.01), (0.05, 0.06), (0.02, 0.02), (0.1, 0.1))
+FULL = Record(
+    key=CELL.key,
+    cell=CELL,
+    status="ok",
+    environment={"cpu": "zwölf Kerne", "threads": 2},
+    sampling_s=1 / 3,
+    calls=CALLS,
+    images=IMAGES,
+    latency=LATENCY,
+    memory=Memory(1, 1, 2, None, 4, 5),
+)
+BARE = Record(CELL.key, CELL, "ok", {}, 0.0)
+FAILED = replace(BARE, status="error", failure=Failure("ValueError", "eta „1.2“", "Traceback …\n  line"))
+SIDES = Side("tcd", (2, 4), 0.3), Side("dpmpp_2s", (2, 4), None, 3.0)
+CLAIM = Claim("few", "TCD wins", *SIDES, ("fid",), "not_worse", {"fid": 0.5})
+RUN = Run(
+    name="mini",
+    settings={"seed": 0, "methods": {"tcd": {"eta": [0.0, 0.3]}}},
+    cells=(CELL.key, "0" * 16),
+    left_out=(("mini tcd 60 steps", "60 steps do not fit"),),
+    prompts=("a red circle", "two „blue“ squares"),
+    labels={"tcd": "TCD"},
+    metrics=("fid", "kid"),
+    claims=(CLAIM,),
+    evaluator="mini",
+    extractor="e1",
+    reference="r1",
+)
+
+
+def settings_of(cell: Cell, name: str, value: object) -> Cell:
+    """The cell with one more scheduler setting."""
+    return replace(cell, scheduler=replace(cell.scheduler, settings={**cell.scheduler.settings, name: value}))
+
+
+CHANGES_IMAGES: dict[str, Cell] = {
+    "Base.weights": replace(CELL, base=replace(BASE, weights="other")),
+    "Base.pipeline": replace(CELL, base=replace(BASE, pipeline="StableDiffusionXLPipeline")),
+    "Base.dtype": replace(CELL, base=replace(BASE, dtype="float16")),
+    "Base.height": replace(CELL, base=replace(BASE, height=72)),
+    "Base.width": replace(CELL, base=replace(BASE, width=64)),
+    "Base.noise_schedule": replace(CELL, base=replace(BASE, noise_schedule={**SCHEDULE, "beta_start": 0.001})),
+    "Base.revision": replace(CELL, base=replace(BASE, revision="main")),
+    "Base.variant": replace(CELL, base=replace(BASE, variant="fp16")),
+    "Cell.task": replace(CELL, task="inpainting"),
+    "SchedulerSpec.target": replace(CELL, scheduler=replace(SCHEDULER, target="diffusers.LCMScheduler")),
+    "SchedulerSpec.settings": settings_of(CELL, "clip_sample", value=True),
+    "SchedulerSpec.settings, one more": settings_of(CELL, "timestep_spacing", "trailing"),
+    "Adapter.file": replace(CELL, adapters=(replace(ADAPTER, file="other.safetensors"),)),
+    "Adapter.weights": replace(CELL, adapters=(replace(ADAPTER, weights="other"),)),
+    "Adapter.scale": replace(CELL, adapters=(replace(ADAPTER, scale=0.5),)),
+    "Cell.adapters": replace(CELL, adapters=()),
+    "Cell.adapters, one more": replace(CELL, adapters=(ADAPTER, ADAPTER)),
+    "Cell.fused": replace(CELL, fused=False),
+    "Cell.steps": replace(CELL, steps=8),
+    "Cell.eta": replace(CELL, eta=0.30000000000000004),
+    "Cell.eta, none": replace(CELL, eta=None),
+    "Cell.guidance_scale": replace(CELL, guidance_scale=1.0),
+    "PromptSet.count": replace(CELL, prompts=replace(CELL.prompts, count=7)),
+    "PromptSet.text_hash": replace(CELL, prompts=replace(CELL.prompts, text_hash="other")),
+    "Cell.seed": replace(CELL, seed=4),
+    "Cell.batch_size": replace(CELL, batch_size=8),
+    "Cell.device": replace(CELL, device="cuda"),
+    "Cell.versions": replace(CELL, versions={**CELL.versions, "torch": "2.12"}),
+}
+NAMES_FOR_PEOPLE: dict[str, Cell] = {
+    "Base.name": replace(CELL, base=replace(BASE, name="my model")),
+    "Base.source": replace(CELL, base=replace(BASE, source="/elsewhere/teacher")),
+    "Adapter.name": replace(CELL, adapters=(replace(ADAPTER, name="my adapter"),)),
+    "Adapter.source": replace(CELL, adapters=(replace(ADAPTER, source="/elsewhere/lora"),)),
+    "Cell.method": replace(CELL, method="my method"),
+}
+PARTS = {"Cell.base", "Cell.scheduler", "Cell.prompts"}
+OPEN = {"PromptSet.source"}  # the hash of the text says already what is sampled
+
+
+def refuse_constant(token: str) -> float:
+    """Python reads NaN and Infinity, which JSON does not have."""
+    raise ValueError(f"{token} is not JSON")
+
+
+@pytest.mark.parametrize("record", [FULL, BARE, FAILED], ids=["full", "bare", "failed"])
+def test_a_record_survives_json_unchanged(record: Record) -> None:
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_a_record_whose_scheduler_has_neither_sigmas_nor_orders_survives_json_unchanged() -> None:
+    record = replace(FULL, calls=replace(CALLS, sigmas=None, orders=None), latency=replace(LATENCY, device_s=None))
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_a_record_is_one_line_of_strict_json() -> None:
+    text = FAILED.to_json()
+    assert "\n" not in text
+    assert json.loads(text, parse_constant=refuse_constant)["failure"]["traceback"] == "Traceback …\n  line"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_json_lacks_is_never_written_into_a_record(number: float) -> None:
+    record = replace(FULL, sampling_s=number)
+    try:
+        text = record.to_json()
+    except ValueError:
+        return
+    json.loads(text, parse_constant=refuse_constant)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_a_record_of_another_schema_version_is_refused_in_one_sentence(version: object) -> None:
+    text = json.dumps({**asdict(FULL), "schema": version})
+    with pytest.raises(BenchError) as refusal:
+        Record.from_json(text)
+    message = str(refusal.value)
+    assert f"schema version {version!r}" in message
+    assert "reads 1" in message
+    assert "run the experiment again" in message
+    assert "\n" not in message
+
+
+def test_a_record_without_a_schema_version_is_refused() -> None:
+    data = asdict(FULL)
+    del data["schema"]
+    with pytest.raises(BenchError, match="schema version None"):
+        Record.from_json(json.dumps(data))
+
+
+def test_the_reproducible_part_holds_no_times_no_memory_and_no_machine() -> None:
+    other = replace(FULL, sampling_s=9.0, latency=None, memory=None, environment={"cpu": "other"})
+    assert FULL.reproducible() == other.reproducible()
+    assert FULL.reproducible() != replace(FULL, images=replace(IMAGES, sha256="other")).reproducible()
+    assert FULL.reproducible() != replace(FULL, calls=replace(CALLS, unet_samples=31)).reproducible()
+
+
+def test_a_run_survives_json_unchanged() -> None:
+    assert Run.from_json(RUN.to_json()) == RUN
+
+
+def test_a_run_is_strict_json_with_what_people_wrote_left_readable() -> None:
+    text = RUN.to_json()
+    assert json.loads(text, parse_constant=refuse_constant)["name"] == "mini"
+    assert "two „blue“ squares" in text
+    assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_run_of_another_schema_version_is_refused_in_one_sentence(version: int) -> None:
+    with pytest.raises(BenchError, match=f"schema version {version}") as refusal:
+        Run.from_json(json.dumps({**asdict(RUN), "schema": version}))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("cell", [CELL, CHANGES_IMAGES["Cell.eta, none"], CHANGES_IMAGES["Cell.adapters"]])
+def test_a_cell_survives_json_unchanged_and_keeps_its_name(cell: Cell) -> None:
+    read = Cell.from_dict(json.loads(json.dumps(asdict(cell))))
+    assert read == cell
+    assert read.key == cell.key
+    assert read.pipeline_key == cell.pipeline_key
+
+
+@pytest.mark.parametrize("claim", [CLAIM, replace(CLAIM, expect="better", margins={})])
+def test_a_claim_survives_json_unchanged(claim: Claim) -> None:
+    assert Claim.from_dict(json.loads(json.dumps(asdict(claim)))) == claim
+
+
+@pytest.mark.parametrize("what", CHANGES_IMAGES)
+def test_whatever_can_change_an_image_changes_the_name_of_its_cell(what: str) -> None:
+    assert CHANGES_IMAGES[what] != CELL
+    assert CHANGES_IMAGES[what].key != CELL.key
+
+
+def test_no_two_of_these_cells_share_a_name() -> None:
+    keys = [cell.key for cell in (CELL, *CHANGES_IMAGES.values())]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("what", NAMES_FOR_PEOPLE)
+def test_a_name_given_by_people_leaves_the_name_of_a_cell_alone(what: str) -> None:
+    assert NAMES_FOR_PEOPLE[what] != CELL
+    assert NAMES_FOR_PEOPLE[what].key == CELL.key
+
+
+def test_every_field_of_a_cell_is_known_to_change_images_or_to_be_a_name() -> None:
+    kinds = (Cell, Base, Adapter, SchedulerSpec, PromptSet)
+    there = {f"{kind.__name__}.{field.name}" for kind in kinds for field in fields(kind)}
+    sorted_out = {what.partition(",")[0] for what in (*CHANGES_IMAGES, *NAMES_FOR_PEOPLE)}
+    assert sorted_out | PARTS | OPEN == there
+
+
+def test_the_name_of_a_cell_does_not_depend_on_the_order_of_settings() -> None:
+    backwards = dict(reversed([*SCHEDULER.settings.items()]))
+    assert replace(CELL, scheduler=replace(SCHEDULER, settings=backwards)).key == CELL.key
+
+
+def test_the_name_of_a_cell_is_sixteen_hexadecimal_digits_that_every_process_finds_alike() -> None:
+    assert content_hash({"b": 1, "a": [0.1, None]}) == "39c1a64c21a6f8de"
+    assert len(CELL.key) == 16
+    assert set(CELL.key) <= set("0123456789abcdef")
+
+
+SERVED_ALIKE = (
+    *("Cell.steps", "Cell.eta", "Cell.guidance_scale", "Cell.seed", "Cell.batch_size"),
+    *("SchedulerSpec.target", "SchedulerSpec.settings", "PromptSet.text_hash"),
+)
+LOADED_ANEW = (
+    *("Base.weights", "Base.dtype", "Base.variant", "Base.noise_schedule", "Adapter.weights", "Adapter.scale"),
+    *("Cell.adapters", "Cell.fused", "Cell.device"),
+)
+
+
+@pytest.mark.parametrize("what", SERVED_ALIKE)
+def test_one_loaded_pipeline_serves_cells_that_differ_in_sampling_only(what: str) -> None:
+    assert CHANGES_IMAGES[what].pipeline_key == CELL.pipeline_key
+
+
+@pytest.mark.parametrize("what", LOADED_ANEW)
+def test_cells_of_other_weights_need_another_pipeline(what: str) -> None:
+    assert CHANGES_IMAGES[what].pipeline_key != CELL.pipeline_key
+
+
+def test_canonical_json_is_equal_for_equal_values_and_strict() -> None:
+    assert canonical_json({"b": [1, 0.1], "a": "ü"}) == '{"a":"ü","b":[1,0.1]}'
+    with pytest.raises(ValueError, match="Out of range float"):
+        canonical_json(float("nan"))
+
+
+@pytest.mark.parametrize(("eta", "label"), [(0.3, "mini tcd 4 steps eta 0.3"), (None, "mini tcd 4 steps")])
+def test_the_label_names_eta_only_where_there_is_one(eta: float | None, label: str) -> None:
+    assert replace(CELL, eta=eta).label == label
+
+
+@pytest.mark.parametrize("value", [CELL, FULL, RUN, CLAIM])
+def test_what_everyone_shares_cannot_be_changed(value: Any) -> None:
+    with pytest.raises(AttributeError):
+        setattr(value, fields(value)[0].name, "changed")
+
+
+def test_cells_are_read_from_any_mapping_which_stays_as_it_was() -> None:
+    data: Mapping[str, Any] = asdict(CELL)
+    before = json.dumps(data)
+    Cell.from_dict(data)
+    assert json.dumps(data) == before

@@ -1,0 +1,199 @@
+"""A run from end to end on small models: records, resume, failure, and a kill at any moment."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.__main__ import main
+from bench.records import Record
+from bench.store import Store
+
+Overrides = Callable[..., list[str]]
+QUICK = ("measure.latency=false", "measure.memory=false")
+
+
+def load(directory: Path) -> dict[str, Record]:
+    return {record.cell.label: record for record in Store(directory, writable=False).records()}
+
+
+def test_a_run_leaves_records_scores_tables_plots_grid_and_page(overrides: Overrides, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(["run", *overrides()]) == 0
+    lines = [Record.from_json(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    assert len(lines) == 4
+    assert all(record.status == "ok" for record in lines)
+    record = next(record for record in lines if record.cell.label == "mini dpmpp_2s 4 steps")
+    assert record.calls is not None
+    assert record.calls.unet_evaluations == 8
+    assert record.calls.orders == (1, 2, 1, 2)
+    assert record.calls.arguments["guidance_scale"] == 3.0
+    assert record.calls.scheduler_config["final_sigmas_type"] == "sigma_min"
+    assert record.latency is not None
+    assert len(record.latency.call_s) == 1
+    parts = record.latency.text_encoder_s[0] + record.latency.denoiser_s[0] + record.latency.vae_s[0]
+    assert 0 < parts <= record.latency.call_s[0]
+    assert record.memory is not None
+    assert record.memory.allocated_bytes is None, "a CPU has no GPU memory"
+    assert record.memory.host_rss_bytes
+    images = sorted((run / "cells" / record.key / "images").iterdir())
+    assert [path.name for path in images] == [f"{i:05d}.png" for i in range(6)]
+    for name in ("scores.csv", "report.html", "grid.png", "tables/scores.md", "plots/mini-quality-evaluations.svg"):
+        assert (run / name).stat().st_size > 0
+    assert "fid_mini_n6" in (run / "scores.csv").read_text()
+
+
+def test_resuming_a_finished_run_samples_nothing(
+    overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["run", *overrides(*QUICK)]) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*")}
+    import bench.execute.runner
+
+    monkeypatch.setattr(bench.execute.runner, "load_pipeline", lambda _: pytest.fail("a model was loaded"))
+    assert main(["run", *overrides(*QUICK)]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*")}
+
+
+def test_what_is_asked_for_later_is_added_to_the_records(overrides: Overrides, tmp_path: Path) -> None:
+    assert main(["run", *overrides(*QUICK)]) == 0
+    plain = load(tmp_path / "run")
+    assert main(["run", *overrides()]) == 0
+    richer = load(tmp_path / "run")
+    for label, record in plain.items():
+        assert record.latency is None
+        assert richer[label].latency is not None
+        assert richer[label].reproducible() == record.reproducible()
+
+
+def test_changed_weights_are_not_served_from_old_records(overrides: Overrides, tmp_path: Path, models: Path) -> None:
+    import shutil
+
+    assert main(["run", *overrides(*QUICK)]) == 0
+    other = tmp_path / "teacher"
+    shutil.copytree(models / "teacher", other)
+    (other / "note.txt").write_text("another model")
+    assert main(["run", *overrides(*QUICK, f"models.mini.source={other}")]) == 0
+    assert len(list(Store(tmp_path / "run", writable=False).records())) == 8
+
+
+def test_another_evaluator_reads_the_kept_images_anew(
+    overrides: Overrides, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    import bench.execute.runner
+
+    assert main(["run", *overrides(*QUICK)]) == 0
+    other = tmp_path / "evaluator"
+    shutil.copytree(models / "evaluator", other)
+    (other / "note.txt").write_text("another evaluator")
+    monkeypatch.setattr(bench.execute.runner, "load_pipeline", lambda _: pytest.fail("a model was loaded"))
+    assert main(["run", *overrides(*QUICK, f"evaluator.source={other}", "evaluator.name=other")]) == 0
+    assert "fid_other_n6" in (tmp_path / "run" / "scores.csv").read_text()
+
+
+def test_a_failed_cell_is_recorded_the_others_run_and_the_next_run_tries_again(
+    overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import bench.generate.sampling as sampling
+
+    quantise = sampling.quantise
+
+    def black_at_four_steps(images: Any, rows: Any) -> Any:
+        return quantise(images * 0 if failing else images, rows)
+
+    failing = False
+    call = sampling.Sampler.call
+
+    def watched(self: sampling.Sampler, rows: Any) -> Any:
+        nonlocal failing
+        failing = self.cell.steps == 4 and self.cell.method == "tcd"
+        return call(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "quantise", black_at_four_steps)
+        patch.setattr(sampling.Sampler, "call", watched)
+        assert main(["run", *overrides(*QUICK)]) == 1
+    assert "image 0 is all black" in capsys.readouterr().err
+    records = load(tmp_path / "run")
+    failed = records["mini tcd 4 steps eta 0.3"]
+    assert failed.status == "error"
+    assert failed.failure is not None
+    assert failed.failure.kind == "CellError"
+    assert "Traceback" in failed.failure.traceback
+    assert sum(record.status == "ok" for record in records.values()) == 3
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "image 0 is all black" in page
+    assert main(["run", *overrides(*QUICK)]) == 0
+    assert all(record.status == "ok" for record in load(tmp_path / "run").values())
+
+
+def test_keeping_the_grid_only_leaves_the_first_images(overrides: Overrides, tmp_path: Path) -> None:
+    assert main(["run", *overrides(*QUICK, "keep=grid", "prompts.count=20", "method=[tcd]", "claim=[]",
+                                   "~methods.dpmpp_2s")]) == 0  # fmt: skip
+    for record in load(tmp_path / "run").values():
+        assert len(list((tmp_path / "run" / "cells" / record.key / "images").iterdir())) == 16
+
+
+def test_prompts_from_a_file(overrides: Overrides, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n<script>alert(1)</script>\n$x_1$ & 50% {of} \\all\nfour\n", encoding="utf-8")
+    more = (f"prompts.source={prompts}", "prompts.count=4", "scores=[fid,clip_score]", "claim=[]")
+    assert main(["run", *overrides(*QUICK, *more)]) == 0
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_records_and_images(
+    overrides: Overrides, tmp_path: Path
+) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    command = [sys.executable, "-m", "bench", "run", *overrides(*QUICK, "batch_size=2", "prompts.count=8")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    start = time.monotonic()
+    subprocess.run([*command, f"results={undisturbed}"], check=True, capture_output=True, env=environment)
+    duration = time.monotonic() - start
+    dice = random.Random(0)  # noqa: S311
+    for _ in range(3):
+        process = subprocess.Popen(
+            [*command, f"results={killed}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        )
+        time.sleep(duration * dice.uniform(0.4, 0.95))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, f"results={killed}"], check=True, capture_output=True, env=environment)
+    ours, theirs = load(killed), load(undisturbed)
+    assert {label: r.reproducible() for label, r in ours.items()} == {
+        label: r.reproducible() for label, r in theirs.items()
+    }
+    for record in theirs.values():
+        images = [Store(d, writable=False).images(record.key, range(8)) for d in (undisturbed, killed)]
+        assert images[0] is not None
+        assert np.array_equal(*images)
+    assert not list((killed / "cells").rglob("*.partial"))
+
+
+def test_the_report_is_made_from_records_alone(overrides: Overrides, tmp_path: Path) -> None:
+    assert main(["run", *overrides()]) == 0
+    run = tmp_path / "run"
+    page = (run / "report.html").read_bytes()
+    (run / "report.html").unlink()
+    code = (
+        "import sys; from bench.__main__ import main\n"
+        f"assert main(['report', 'results={run}']) == 0\n"
+        "print(json.dumps([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", "import json\n" + code], capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout.splitlines()[-1]) == []
+    assert (run / "report.html").read_bytes() == page, "the same records give the same page, byte for byte"

@@ -1,0 +1,136 @@
+"""Image i depends on its seed and prompt alone, and what sampling did is counted, not assumed."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.generate.pipelines import load_pipeline
+from bench.generate.sampling import Sampler, image_generator, quantise
+from bench.generate.weights import name_weights
+from bench.records import Adapter, Base, BenchError, Cell, CellError, PromptSet, SchedulerSpec
+
+SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+PROMPTS = tuple(f"a {colour} circle" for colour in ("red", "blue", "green", "white", "black", "purple", "orange"))
+
+
+def make_cell(models: Path, scheduler: str = "TCDScheduler", adapter: str | None = "tcd", **changes: Any) -> Cell:
+    settings = {**SCHEDULE, "original_inference_steps": 50} if scheduler == "TCDScheduler" else {**SCHEDULE}
+    source = str(models / "teacher")
+    adapters: tuple[Adapter, ...] = ()
+    if adapter:
+        path = models / f"{adapter}-lora"
+        adapters = (Adapter(adapter, str(path), "pytorch_lora_weights.safetensors", name_weights(str(path))),)
+    base = Base("mini", source, name_weights(source), "StableDiffusionPipeline", "float32", 64, 64, SCHEDULE)
+    cell = Cell(
+        base=base,
+        task="text_to_image",
+        method="m",
+        scheduler=SchedulerSpec(f"diffusers.{scheduler}", settings),
+        adapters=adapters,
+        fused=bool(adapters),
+        steps=2,
+        eta=0.3 if scheduler == "TCDScheduler" else None,
+        guidance_scale=0.0,
+        prompts=PromptSet("test", len(PROMPTS), "x"),
+        seed=0,
+        batch_size=7,
+        device="cpu",
+        versions={},
+    )
+    return replace(cell, **changes)
+
+
+@pytest.fixture(scope="module")
+def pipeline(models: Path) -> Any:
+    return load_pipeline(make_cell(models))
+
+
+def test_an_image_depends_on_neither_batch_size_nor_order(models: Path, pipeline: Any) -> None:
+    together = Sampler(pipeline, make_cell(models), PROMPTS).sample(0).images
+    sampler = Sampler(pipeline, make_cell(models, batch_size=2), PROMPTS)
+    for start in (6, 2, 0, 4):
+        batch = sampler.sample(start)
+        distance = np.abs(batch.images.astype(int) - together[start : start + len(batch.images)])
+        assert distance.max() <= 1, "only the rounding of another batch shape"
+    backwards = Sampler(pipeline, make_cell(models), PROMPTS).call(range(6, -1, -1))
+    assert np.abs(backwards[::-1].astype(int) - together).max() <= 1
+
+
+def test_the_same_batch_gives_the_same_bytes(models: Path, pipeline: Any) -> None:
+    sampler = Sampler(pipeline, make_cell(models), PROMPTS)
+    assert np.array_equal(sampler.sample(0).images, sampler.sample(0).images)
+
+
+def test_other_seeds_and_rows_give_other_noise() -> None:
+    draws = {tuple(torch.randn(3, generator=image_generator(s, r)).tolist()) for s in range(3) for r in range(3)}
+    assert len(draws) == 9
+
+
+def test_all_methods_start_from_the_same_latents(models: Path, pipeline: Any) -> None:
+    seen = []
+    hook = pipeline.unet.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    try:
+        Sampler(pipeline, make_cell(models), PROMPTS).sample(0)
+        Sampler(pipeline, make_cell(models, "DPMSolverSinglestepScheduler", steps=4), PROMPTS).sample(0)
+    finally:
+        hook.remove()
+    assert torch.equal(seen[0], seen[2]), "TCD's and DPM-Solver's first denoiser inputs"
+
+
+@pytest.mark.parametrize(("guidance", "doubled"), [(0.0, 1), (1.0, 1), (3.0, 2)])
+def test_evaluations_are_counted_three_ways(models: Path, pipeline: Any, guidance: float, doubled: int) -> None:
+    cell = make_cell(models, "DDIMScheduler", steps=3, eta=0.0, guidance_scale=guidance)
+    calls = Sampler(pipeline, cell, PROMPTS).sample(0).calls
+    assert (calls.scheduler_steps, calls.unet_calls) == (3, 3)
+    assert calls.unet_evaluations == 3 * doubled
+    assert calls.unet_samples == 3 * doubled * len(PROMPTS)
+    assert len(calls.timesteps) == 3
+
+
+def test_eta_reaches_the_scheduler(models: Path, pipeline: Any) -> None:
+    still, lively = (Sampler(pipeline, make_cell(models, eta=eta, steps=4), PROMPTS).sample(0) for eta in (0.0, 1.0))
+    assert not np.array_equal(still.images, lively.images)
+    assert lively.calls.arguments["eta"] == 1.0
+
+
+def test_stochastic_noise_comes_from_each_images_own_generator(models: Path, pipeline: Any) -> None:
+    cell = make_cell(models, eta=1.0, steps=4)
+    torch.manual_seed(1)
+    first = Sampler(pipeline, cell, PROMPTS).sample(0).images
+    torch.manual_seed(2)
+    assert np.array_equal(first, Sampler(pipeline, cell, PROMPTS).sample(0).images)
+
+
+def test_the_adapter_changes_the_images_and_fusing_it_does_not(models: Path, pipeline: Any) -> None:
+    cell = make_cell(models)
+    with_it = Sampler(pipeline, cell, PROMPTS).sample(0).images
+    bare, loose = make_cell(models, adapter=None), replace(cell, fused=False)
+    without = Sampler(load_pipeline(bare), bare, PROMPTS).sample(0).images
+    unfused = Sampler(load_pipeline(loose), loose, PROMPTS).sample(0).images
+    assert np.abs(with_it.astype(int) - without).mean() > 1
+    assert np.abs(with_it.astype(int) - unfused).max() <= 2
+
+
+def test_a_noise_schedule_that_contradicts_the_checkpoint_is_refused(models: Path) -> None:
+    cell = make_cell(models)
+    wrong = replace(cell, base=replace(cell.base, noise_schedule={**SCHEDULE, "beta_end": 0.02}))
+    with pytest.raises(BenchError, match=r"beta_end=0\.02, but the checkpoint says 0\.012"):
+        load_pipeline(wrong)
+
+
+def test_pixels_are_rounded_as_a_png_is_saved() -> None:
+    exact = torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 1.0]).view(1, 1, 1, 5).expand(1, 3, 1, 5)
+    assert quantise(exact, [0])[0, 0, :, 0].tolist() == [0, 0, 1, 255, 255]
+
+
+def test_images_that_are_nan_or_black_are_named() -> None:
+    images = torch.full((2, 3, 4, 4), 0.5)
+    images[1, 0, 0, 0] = torch.nan
+    with pytest.raises(CellError, match="image 12 holds NaN"):
+        quantise(images, [11, 12])
+    with pytest.raises(CellError, match="image 7 is all black"):
+        quantise(torch.zeros(1, 3, 4, 4), [7])

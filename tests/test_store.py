@@ -1,0 +1,368 @@
+"""The store gives back what was put in, whatever other writers do and whenever a process is killed."""
+
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.records import Base, BenchError, Calls, Cell, Failure, Images, PromptSet, Record, Run, SchedulerSpec
+from bench.store import Store, StoredBatch, hash_images
+
+CELL = Cell(
+    base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 16, 24),
+    task="text_to_image",
+    method="tcd",
+    scheduler=SchedulerSpec("diffusers.TCDScheduler", {"beta_start": 0.00085}),
+    adapters=(),
+    fused=False,
+    steps=4,
+    eta=0.3,
+    guidance_scale=0.0,
+    prompts=PromptSet("world", 6, "t"),
+    seed=0,
+    batch_size=3,
+    device="cpu",
+    versions={},
+)
+KEY = CELL.key
+CALLS = Calls((999.0, 499.0), (14.6, 0.1), None, {"betas": [0.1, 0.2]}, {"eta": 0.3}, 2, 2, 2, 6)
+GOOD = Record(KEY, CELL, "ok", {"host": "a"}, 1.5, CALLS, Images(6, 16, 24, "s"))
+FAILED = Record(KEY, CELL, "error", {}, 0.1, failure=Failure("ValueError", "black images", "Traceback"))
+RUN = Run("mini", {}, (KEY,), (), ("a circle",), {}, ("fid",), (), "mini", "e", "r")
+
+
+def make_batch(start: int = 0, count: int = 3) -> StoredBatch:
+    """A batch of noise with features of two types."""
+    rng = np.random.default_rng(start)
+    features: dict[str, NDArray[Any]] = {
+        "image": rng.normal(size=(count, 5)).astype(np.float32),
+        "attributes_right": rng.integers(0, 4, count),
+    }
+    return StoredBatch(start, rng.integers(0, 256, (count, 16, 24, 3), np.uint8), features, CALLS, 1 / 3)
+
+
+def files_of(store: Store) -> set[str]:
+    """All files of the cell, by their path in its directory."""
+    directory = store.cell_directory(KEY)
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "run")
+
+
+def test_a_batch_comes_back_bit_for_bit(store: Store) -> None:
+    batch = make_batch(start=3)
+    store.save_batch(KEY, batch)
+    loaded = Store(store.directory).load_batch(KEY, 3)
+    assert loaded is not None
+    assert loaded.images.dtype == np.uint8
+    assert np.array_equal(loaded.images, batch.images)
+    assert loaded.features.keys() == batch.features.keys()
+    for name, values in batch.features.items():
+        assert loaded.features[name].dtype == values.dtype
+        assert np.array_equal(loaded.features[name], values)
+    assert (loaded.start, loaded.calls, loaded.sampling_s) == (3, CALLS, 1 / 3)
+
+
+def test_a_batch_that_was_never_finished_is_not_there(store: Store) -> None:
+    store.save_batch(KEY, make_batch(start=3))
+    assert store.load_batch(KEY, 0) is None
+    assert store.load_batch("0" * 16, 3) is None
+
+
+def repainted(path: Path) -> None:
+    """One pixel off by one."""
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(path)
+
+
+def truncated(path: Path) -> None:
+    """The second half is lost."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def scribbled(path: Path) -> None:
+    """The chunk that holds the pixels says that it is shorter than it is."""
+    content = path.read_bytes()
+    start = content.index(b"IDAT")
+    path.write_bytes(content[: start - 4] + (100).to_bytes(4, "big") + content[start:])
+
+
+DAMAGES: tuple[Callable[[Path], None], ...] = (
+    *(Path.unlink, repainted, truncated, scribbled),
+    *(lambda path: path.write_bytes(b""), lambda path: Image.new("RGB", (8, 8)).save(path)),
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=["missing", "repainted", "truncated", "scribbled", "empty", "other"])
+def test_a_batch_with_a_damaged_image_is_sampled_again(store: Store, damage: Callable[[Path], None]) -> None:
+    store.save_batch(KEY, make_batch())
+    damage(store.image_path(KEY, 1))
+    assert store.load_batch(KEY, 0) is None
+
+
+def test_kept_images_come_back_by_row_and_not_at_all_when_one_is_missing(store: Store) -> None:
+    batch = make_batch()
+    store.save_batch(KEY, batch)
+    kept = store.images(KEY, range(1, 3))
+    assert kept is not None
+    assert np.array_equal(kept, batch.images[1:3])
+    assert store.images(KEY, range(1, 4)) is None
+
+
+def test_the_hash_of_images_depends_on_pixels_and_their_order_only() -> None:
+    images = make_batch().images
+    assert hash_images(images) == hash_images(np.asfortranarray(images))
+    assert hash_images(images) != hash_images(images[::-1])
+
+
+def test_a_record_is_there_once_it_is_committed(store: Store) -> None:
+    assert store.record(KEY) is None
+    assert list(store.records()) == []
+    assert store.commit(GOOD)
+    assert Store(store.directory, writable=False).record(KEY) == GOOD
+    assert list(store.records()) == [GOOD]
+
+
+def test_records_come_in_the_order_of_their_keys(store: Store) -> None:
+    for key in ("c", "a", "b"):
+        store.commit(replace(GOOD, key=key))
+    assert [record.key for record in store.records()] == ["a", "b", "c"]
+
+
+def test_the_first_good_record_wins(store: Store) -> None:
+    assert store.commit(GOOD)
+    assert not Store(store.directory).commit(replace(GOOD, sampling_s=9.0))
+    assert store.record(KEY) == GOOD
+
+
+def test_a_good_record_is_not_replaced_by_a_failure(store: Store) -> None:
+    store.commit(GOOD)
+    assert not store.commit(FAILED)
+    assert store.record(KEY) == GOOD
+
+
+@pytest.mark.parametrize("retry", [GOOD, replace(FAILED, sampling_s=0.2)], ids=["good", "failed"])
+def test_a_failed_record_is_replaced_by_the_next_try(store: Store, retry: Record) -> None:
+    assert store.commit(FAILED)
+    assert Store(store.directory).commit(retry)
+    assert store.record(KEY) == retry
+
+
+@pytest.mark.parametrize("before", [None, FAILED], ids=["nothing", "a failure"])
+def test_of_writers_at_the_same_moment_exactly_one_wins(store: Store, before: Record | None) -> None:
+    writers = 4
+    barrier = Barrier(writers)
+
+    def commit(key: str, writer: int) -> bool:
+        barrier.wait(timeout=30)
+        return Store(store.directory).commit(replace(GOOD, key=key, sampling_s=float(writer)))
+
+    with ThreadPoolExecutor(writers) as pool:
+        for round_ in range(25):
+            key = f"{round_:02d}"
+            if before:
+                store.commit(replace(before, key=key))
+            won = [future.result() for future in [pool.submit(commit, key, writer) for writer in range(writers)]]
+            record = store.record(key)
+            assert Counter(won)[True] == 1
+            assert record is not None
+            assert record.sampling_s == won.index(True)
+
+
+def test_a_good_record_clears_the_batches_and_a_failed_one_leaves_them_for_the_next_try(store: Store) -> None:
+    store.save_batch(KEY, make_batch())
+    store.commit(FAILED)
+    assert store.load_batch(KEY, 0) is not None
+    store.commit(GOOD)
+    assert store.load_batch(KEY, 0) is None
+    assert not (store.cell_directory(KEY) / "batches").exists()
+
+
+LEFTOVERS = (
+    *("record.json.99999.partial", "record.99999.new", "record.99999.new.99999.partial"),
+    *("features-e.npz.99999.partial", "images/00001.partial", "batches/00000.npz.99999.partial"),
+)
+
+
+@pytest.mark.parametrize("leftover", LEFTOVERS)
+def test_what_a_killed_writer_left_is_cleared(store: Store, leftover: str) -> None:
+    store.save_batch(KEY, make_batch())
+    store.save_features(KEY, "e", {"image": np.zeros((3, 2))})
+    (store.cell_directory(KEY) / leftover).write_bytes(b"half of it")
+    store.commit(GOOD)
+    assert files_of(store) == {"record.json", "features-e.npz", *(f"images/{row:05d}.png" for row in range(3))}
+
+
+@pytest.mark.parametrize(("keep", "left"), [(None, 6), (4, 4), (0, 0), (16, 6)])
+def test_as_many_images_are_kept_as_were_asked_for(store: Store, keep: int | None, left: int) -> None:
+    for start in (0, 3):
+        store.save_batch(KEY, make_batch(start))
+    store.commit(GOOD, keep_images=keep)
+    assert sorted(files_of(store)) == [*(f"images/{row:05d}.png" for row in range(left)), "record.json"]
+
+
+def test_a_record_that_says_more_takes_the_place_of_the_one_before(store: Store) -> None:
+    store.commit(GOOD)
+    more = replace(GOOD, environment={"host": "b"})
+    store.replace(more)
+    assert store.record(KEY) == more
+    assert files_of(store) == {"record.json"}
+
+
+def test_features_are_kept_apart_by_what_computed_them(store: Store) -> None:
+    ours: dict[str, NDArray[Any]] = {"image": np.arange(6.0).reshape(3, 2)}
+    theirs: dict[str, NDArray[Any]] = {"image": np.ones((3, 4), np.float32), "n": np.arange(3)}
+    store.save_batch(KEY, make_batch())
+    store.save_features(KEY, "ours", ours)
+    assert store.has_features(KEY, "ours")
+    assert not store.has_features(KEY, "theirs")
+    store.save_features(KEY, "theirs", theirs)
+    for extractor, saved in (("ours", ours), ("theirs", theirs)):
+        loaded = store.features(KEY, extractor)
+        assert loaded.keys() == saved.keys()
+        assert all(np.array_equal(loaded[name], saved[name]) for name in saved)
+        assert all(loaded[name].dtype == saved[name].dtype for name in saved)
+
+
+def test_features_of_the_real_images_are_kept_by_what_they_are(store: Store) -> None:
+    features = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert store.load_reference("r") is None
+    store.save_reference("r", features)
+    loaded = store.load_reference("r")
+    assert loaded is not None
+    assert loaded.dtype == np.float32
+    assert np.array_equal(loaded, features)
+    assert store.load_reference("other") is None
+
+
+def test_what_was_asked_for_last_is_what_the_run_says(store: Store) -> None:
+    store.save_run(RUN)
+    store.save_run(replace(RUN, name="again"))
+    assert store.run() == replace(RUN, name="again")
+    assert {path.name for path in store.directory.iterdir()} == {"cells", "run.json"}
+
+
+def test_files_of_the_run_are_written_where_their_name_says(store: Store) -> None:
+    path = store.write_text("tables/scores.md", "η")
+    assert path == store.directory / "tables" / "scores.md"
+    assert path.read_bytes() == "η".encode()
+
+
+def test_a_directory_that_cannot_be_written_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    directory = tmp_path / "file" / "run"
+    with pytest.raises(BenchError) as refusal:
+        Store(directory)
+    assert str(refusal.value) == (
+        f"results={directory} cannot be written (Not a directory); choose another directory with results=…"
+    )
+
+
+def test_a_directory_without_a_run_is_refused_in_one_sentence_and_left_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(BenchError) as refusal:
+        Store(tmp_path / "none", writable=False)
+    message = str(refusal.value)
+    assert message.startswith(f"results={tmp_path / 'none'} holds no run")
+    assert "give the directory of a run" in message
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_was_never_written_is_named_in_one_sentence(store: Store) -> None:
+    with pytest.raises(BenchError) as refusal:
+        store.run()
+    assert str(refusal.value) == (
+        f"results={store.directory} holds no run.json; start the run again, what it finished is kept"
+    )
+
+
+KILLED = '''
+"""Does the work of `work` once in full, then again and again, killed before one line of Python picked at random."""
+import os, random, signal, sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import test_store as t
+
+def work(directory):
+    store = t.Store(directory)
+    store.save_run(t.RUN)
+    for key in ("a", "b"):
+        for start in (0, 3):
+            store.save_batch(key, t.make_batch(start))
+        store.save_features(key, "e", t.make_batch().features)
+        store.commit(replace(t.FAILED, key=key))
+        store.commit(replace(t.GOOD, key=key), keep_images=4)
+        store.replace(replace(t.GOOD, key=key, environment={}))
+
+def traced(line):
+    """Counts lines everywhere; kills before the given one."""
+    def trace(frame, event, arg):
+        seen[0] += 1
+        if seen[0] == line:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    seen = [0]
+    sys.settrace(trace)
+    return seen
+
+directory = Path(sys.argv[1])
+work(directory / "warm")
+lines = traced(-1)
+work(directory / "whole")
+sys.settrace(None)
+pick = random.Random(0)
+for i in range(40):
+    line = pick.randrange(1, lines[0])
+    child = os.fork()
+    if not child:
+        traced(line)
+        work(directory / f"killed-{i:02d}")
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+'''
+
+
+def test_a_kill_at_any_moment_leaves_a_store_that_reads_cleanly_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
+    codes = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.split()
+    killed = sorted(tmp_path.glob("killed-*"))
+    assert Counter(codes)[str(-signal.SIGKILL)] == 40
+    assert len(killed) > 30
+    seen: Counter[str] = Counter()
+    for directory in killed:
+        store = Store(directory)
+        for record in store.records():
+            seen[record.status] += 1
+            assert record.calls == (CALLS if record.status == "ok" else None)
+        for key in ("a", "b"):
+            for start in (0, 3):
+                if (batch := store.load_batch(key, start)) is not None:
+                    seen["batch"] += 1
+                    assert np.array_equal(batch.images, make_batch(start).images)
+                    assert np.array_equal(batch.features["image"], make_batch(start).features["image"])
+            if store.has_features(key, "e"):
+                seen["features"] += 1
+                assert np.array_equal(store.features(key, "e")["image"], make_batch().features["image"])
+            store.save_batch(key, make_batch())
+            store.commit(replace(GOOD, key=key))
+            record_now = store.record(key)
+            assert record_now is not None
+            assert record_now.status == "ok"
+    assert all(seen[what] > 5 for what in ("ok", "batch", "features")), seen

@@ -1,0 +1,305 @@
+"""Tables say what is known and nothing else, and no text breaks out of the form that it is written in."""
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.judge.claims import Comparison, Judgement
+from bench.judge.scores import ScoredCell
+from bench.records import (
+    Base,
+    Calls,
+    Cell,
+    Claim,
+    Failure,
+    Latency,
+    Memory,
+    PromptSet,
+    Record,
+    Run,
+    SchedulerSpec,
+    Side,
+)
+from bench.report.plots import pareto_front
+from bench.report.tables import (
+    NONE,
+    Table,
+    cost_table,
+    score_table,
+    scores_to_csv,
+    to_csv,
+    to_latex,
+    to_markdown,
+    verdict_table,
+)
+from bench.score.estimate import Estimate
+
+NASTY = r"""<script>alert("1")</script>, | $%&_#{}~^\ *[x](y)` 'η' ± 3–4"""
+CELL = Cell(
+    base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 64, 64),
+    task="text_to_image",
+    method="tcd",
+    scheduler=SchedulerSpec("diffusers.TCDScheduler"),
+    adapters=(),
+    fused=False,
+    steps=4,
+    eta=0.3,
+    guidance_scale=0.0,
+    prompts=PromptSet("world", 4, "t"),
+    seed=0,
+    batch_size=4,
+    device="cpu",
+    versions={},
+)
+CALLS = Calls((999.0,), None, None, {}, {}, 4, 4, 8, 32)
+LATENCY = Latency(2, 1, "clock", (0.1, 0.2, 0.4), (0.01, 0.02, 0.04), (0.05, 0.06, 0.3), (0.03, 0.03, 0.03))
+MEMORY = Memory(2, 3 * 2**20, None, None, 0, 7 * 2**20)
+RECORD = Record(CELL.key, CELL, "ok", {}, 1.0, CALLS, latency=LATENCY, memory=MEMORY)
+FAILED = Record(CELL.key, CELL, "error", {}, 1.0, failure=Failure("ValueError", "black", "Traceback"))
+RUN = Run("x", {}, (), (), (), {"tcd": "TCD"}, ("fid", "attribute_accuracy"), (), "mini", "e1", "r1")
+ESTIMATES = {
+    "fid": Estimate(12.3456, np.array([1.0, -1.0, 3.0, -3.0])),
+    "attribute_accuracy": Estimate(np.float64(2 / 3), np.array([0.1, 0.2, -0.1, -0.2])),
+}
+COMPARISON = Comparison(
+    model="mini",
+    metric="fid",
+    subject="mini tcd 4 steps",
+    object="mini dpmpp_2s 4 steps",
+    subject_value=10.0,
+    object_value=12.5,
+    gain=2.5,
+    interval=(-0.25, 5.25),
+    threshold=0.0,
+    n=512,
+    p_value=0.0749,
+    images_needed=616,
+)
+CLAIM = Claim("c", "TCD wins", Side("tcd", (4,)), Side("dpmpp_2s", (4,)), ("fid",), "better")
+
+
+def in_columns(table: Table) -> list[dict[str, str]]:
+    """The rows, each by column."""
+    assert len(set(table.columns)) == len(table.columns) == len(table.numeric)
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def read_markdown(line: str) -> list[str]:
+    """The texts of a row of a pipe table; fails for a character that would be taken for markup."""
+    assert line.startswith("| ")
+    assert line.endswith(" |")
+    cells = re.findall(r"((?:\\.|[^\\|])*)\|", line[1:])
+    for cell in cells:
+        assert set(re.sub(r"\\.", "", cell)).isdisjoint("\\`*_{}[]<>|#"), cell
+    return [re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", cell).strip() for cell in cells]
+
+
+LATEX = {
+    **{rf"\{character}": character for character in "&%$#_{}"},
+    **{r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", r"\textbackslash{}": "\\", r"\textbar{}": "|"},
+    **{r"\textless{}": "<", r"\textgreater{}": ">", r"$\pm$": "±", r"$\eta$": "η", r"$\uparrow$": "↑"},
+    **{r"$\downarrow$": "↓", "--": "–"},
+}
+
+
+def read_latex(line: str) -> list[str]:
+    """The texts of a row of a tabular; fails for a character that has a meaning of its own."""
+    assert line.endswith(r" \\")
+    known = "|".join(re.escape(piece) for piece in sorted(LATEX, key=len, reverse=True))
+    cells: list[list[str]] = [[]]
+    for piece in re.findall(rf"{known}|.", line.removesuffix(r" \\")):
+        if piece == "&":
+            cells.append([])
+        else:
+            assert piece in LATEX or piece not in "$%_#{}~^\\", (piece, line)
+            cells[-1].append(LATEX.get(piece, piece))
+    return ["".join(cell).strip() for cell in cells]
+
+
+TABLE = Table(
+    "t", "Title", ("Base", f"head {NASTY}"), (("mini", NASTY), (NASTY, "1.0 ± 0.1")), (False, True), "A note."
+)
+TEXTS = [list(row) for row in (TABLE.columns, *TABLE.rows)]
+
+
+def test_no_text_breaks_out_of_markdown() -> None:
+    lines = to_markdown(TABLE).splitlines()
+    assert lines[0] == "## Title"
+    assert lines[3] == "| --- | ---: |"
+    assert [read_markdown(line) for line in (lines[2], *lines[4:6])] == TEXTS
+    assert lines[7] == "A note."
+    assert "<script>" not in to_markdown(TABLE)
+
+
+def test_no_text_breaks_out_of_latex() -> None:
+    lines = to_latex(TABLE).splitlines()
+    begin = lines.index(r"\begin{tabular}{lr}")
+    assert lines[begin + 1] == r"\toprule"
+    assert lines[begin + 3] == r"\midrule"
+    assert [read_latex(lines[begin + i]) for i in (2, 4, 5)] == TEXTS
+    assert lines[begin + 6 : begin + 8] == [r"\bottomrule", r"\end{tabular}"]
+
+
+def test_no_text_breaks_out_of_csv() -> None:
+    text = to_csv(replace(TABLE, rows=(*TABLE.rows, ("two\nlines", '"quoted", twice'))))
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [*TEXTS, ["two\nlines", '"quoted", twice']]
+    assert "\r" not in text
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_text_of_two_lines_stays_in_its_row(line_end: str) -> None:
+    table = Table("t", "Title", ("Claim", "p"), ((f"two{line_end}lines", "0.1"),), (False, True))
+    assert "| two lines | 0.1 |" in to_markdown(table).splitlines()
+    assert r"two lines & 0.1 \\" in to_latex(table).splitlines()
+
+
+def test_names_given_by_people_come_out_in_every_form_as_they_are() -> None:
+    cell = replace(CELL, base=replace(CELL.base, name=NASTY))
+    run = replace(RUN, labels={"tcd": NASTY})
+    table = score_table(run, [ScoredCell(replace(RECORD, cell=cell), ESTIMATES)])
+    assert read_markdown(to_markdown(table).splitlines()[4])[:2] == [NASTY, NASTY]
+    assert [NASTY, NASTY] in [read_latex(line)[:2] for line in to_latex(table).splitlines() if line.endswith(r"\\")]
+    claim = replace(CLAIM, text=NASTY)
+    verdicts = verdict_table([Judgement(claim, "undecided", (COMPARISON,), ())])
+    assert read_markdown(to_markdown(verdicts).splitlines()[4])[0] == NASTY
+
+
+def test_scores_have_their_error_and_are_named_by_their_protocol() -> None:
+    (row,) = in_columns(score_table(RUN, [ScoredCell(RECORD, ESTIMATES)]))
+    assert row == {
+        "Base": "mini",
+        "Method": "TCD",
+        "η": "0.3",
+        "Steps": "4",
+        "UNet evaluations": "8",
+        "fid_mini_n4 ↓": "12.35 ± 1.29",
+        "attribute_accuracy_mini_n4 ↑": "0.667 ± 0.091",
+    }
+
+
+def test_what_is_unknown_about_a_failed_cell_is_a_dash_and_never_a_zero() -> None:
+    failed = ScoredCell(replace(FAILED, cell=replace(CELL, eta=None)), {})
+    for table in (score_table(RUN, [failed]), cost_table(RUN, [failed])):
+        base, method, eta, steps, *rest = table.rows[0]
+        assert (base, method, eta, steps) == ("mini", "TCD (failed)", NONE, "4")
+        assert set(rest) == {NONE}
+    assert NONE == "–"
+
+
+def test_a_score_that_one_cell_lacks_is_a_dash_beside_those_that_it_has() -> None:
+    cells = [ScoredCell(RECORD, ESTIMATES), ScoredCell(RECORD, {"fid": ESTIMATES["fid"]})]
+    rows = in_columns(score_table(RUN, cells))
+    assert [row["attribute_accuracy_mini_n4 ↑"] for row in rows] == ["0.667 ± 0.091", NONE]
+    assert [row["fid_mini_n4 ↓"] for row in rows] == ["12.35 ± 1.29"] * 2
+
+
+def test_costs_are_medians_over_calls_and_images_per_second() -> None:
+    (row,) = in_columns(cost_table(RUN, [ScoredCell(RECORD, {})]))
+    assert row["call p50 ms"] == "200.0"
+    assert row["call p95 ms"] == "380.0"
+    assert row["text encoder ms"] == "20.0"
+    assert row["denoiser ms"] == "60.0"
+    assert row["VAE ms"] == "30.0"
+    assert row["images/s"] == "10.00"
+
+
+def test_memory_that_the_machine_cannot_tell_is_a_dash_and_a_measured_zero_is_a_zero() -> None:
+    (row,) = in_columns(cost_table(RUN, [ScoredCell(RECORD, {})]))
+    assert row["GPU allocated MiB"] == "3"
+    assert row["GPU device MiB"] == "0"
+    assert row["host RSS MiB"] == "7"
+    unknown = replace(RECORD, memory=replace(MEMORY, allocated_bytes=None, device_bytes=None), latency=None)
+    (row,) = in_columns(cost_table(RUN, [ScoredCell(unknown, {})]))
+    assert [row[name] for name in ("GPU allocated MiB", "GPU device MiB", "host RSS MiB")] == [NONE, NONE, "7"]
+    assert [row[name] for name in ("call p50 ms", "denoiser ms", "images/s")] == [NONE] * 3
+
+
+def test_a_verdict_says_its_gain_interval_and_how_many_images_would_decide() -> None:
+    (row,) = in_columns(verdict_table([Judgement(CLAIM, "undecided", (COMPARISON,), ())]))
+    assert row == {
+        "Claim": "TCD wins",
+        "Verdict": "undecided",
+        "Metric": "fid",
+        "Subject": "mini tcd 4 steps",
+        "its value": "10.00",
+        "Object": "mini dpmpp_2s 4 steps",
+        "its value ": "12.50",
+        "Gain [95% interval]": "+2.50 [-0.25, +5.25]",
+        "must exceed": "+0",
+        "p (Holm)": "0.075",
+        "n": "512",
+        "Comparison": "undecided (about 616 images would decide)",
+    }
+
+
+def test_a_claim_that_lacks_cells_says_which_and_has_dashes_for_numbers() -> None:
+    lacking = Judgement(CLAIM, "not tested", (), ("mini tcd 4 steps", "mini dpmpp_2s 4 steps"))
+    (row,) = verdict_table([lacking]).rows
+    assert row[:3] == ("TCD wins", "not tested", "needs mini tcd 4 steps, mini dpmpp_2s 4 steps")
+    assert set(row[3:]) == {NONE}
+
+
+def test_a_claim_that_could_not_be_tested_at_all_still_has_a_row() -> None:
+    (row,) = verdict_table([Judgement(CLAIM, "not tested", (), ())]).rows
+    assert row[:2] == ("TCD wins", "not tested")
+
+
+def csv_rows(*cells: ScoredCell) -> list[dict[str, str]]:
+    """What scores.csv says."""
+    return list(csv.DictReader(io.StringIO(scores_to_csv(RUN, cells), newline="")))
+
+
+def test_numbers_in_scores_csv_are_not_rounded() -> None:
+    rows = csv_rows(ScoredCell(RECORD, ESTIMATES))
+    assert [row["score"] for row in rows] == ["fid_mini_n4", "attribute_accuracy_mini_n4"]
+    for row, estimate in zip(rows, ESTIMATES.values(), strict=True):
+        assert float(row["value"]) == estimate.value
+        assert float(row["standard_error"]) == estimate.standard_error
+        assert (float(row["ci_low"]), float(row["ci_high"])) == estimate.interval()
+
+
+def test_scores_csv_says_what_the_score_is_of() -> None:
+    row = csv_rows(ScoredCell(RECORD, ESTIMATES))[1]
+    said: Mapping[str, Any] = {
+        "key": CELL.key,
+        "base": "mini",
+        "method": "tcd",
+        "eta": "0.3",
+        "steps": "4",
+        "guidance_scale": "0.0",
+        "scheduler_steps": "4",
+        "unet_evaluations": "8",
+        "unet_samples": "32",
+        "n": "4",
+        "higher_is_better": "True",
+        "extractor": "e1",
+        "reference": "r1",
+    }
+    assert {name: row[name] for name in said} == said
+
+
+def test_what_scores_csv_does_not_know_is_empty_and_never_a_zero() -> None:
+    record = replace(RECORD, cell=replace(CELL, eta=None), calls=None)
+    row = csv_rows(ScoredCell(record, ESTIMATES))[0]
+    assert [row[name] for name in ("eta", "scheduler_steps", "unet_evaluations", "unet_samples")] == [""] * 4
+    assert csv_rows(ScoredCell(replace(record, cell=replace(CELL, eta=0.0)), ESTIMATES))[0]["eta"] == "0.0"
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_the_pareto_front_is_what_no_other_point_beats(higher_is_better: bool) -> None:
+    rng = np.random.default_rng(0)
+    sign = 1 if higher_is_better else -1
+
+    def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
+        return a != b and a[0] <= b[0] and sign * a[1] >= sign * b[1]
+
+    for _ in range(200):
+        points = [(float(c), float(q)) for c, q in rng.integers(0, 8, (rng.integers(0, 12), 2))]
+        expected = sorted({p for p in points if not any(beats(other, p) for other in points)})
+        assert pareto_front(points, higher_is_better) == expected
