@@ -67,9 +67,9 @@ def test_teacher_and_adapter_train_and_load(
 
 
 def test_evaluator_trains_resumes_and_loads_through_open_clip(data: Captioned, tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    recipe = replace(evaluator.RECIPE, iterations=2, batch_size=4)
-    model = evaluator.train_evaluator(data, tokenizer, tmp_path, recipe)
-    again = evaluator.train_evaluator(data, tokenizer, tmp_path, recipe)
+    recipes = [replace(recipe, iterations=2, batch_size=4) for recipe in (evaluator.SIGHT, evaluator.RECIPE)]
+    model = evaluator.train_evaluator(data, tokenizer, tmp_path, *recipes)
+    again = evaluator.train_evaluator(data, tokenizer, tmp_path, *recipes)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)), "resumed"
     evaluator.save_evaluator(model, tokenizer, tmp_path / "final")
     loaded = load_evaluator("x", tmp_path / "final", "cpu")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from bench.judge.scores import ScoredCell
 from bench.records import Claim, Run, Side
@@ -155,7 +155,7 @@ def _with_verdict(comparison: Comparison, p_value: float) -> Comparison:
     excess = comparison.gain - comparison.threshold
     if p_value < LEVEL:
         return replace(comparison, p_value=p_value, verdict="supported" if excess > 0 else "refuted")
-    factor = float(norm.ppf(1 - p_value / 2) / norm.ppf(1 - LEVEL / 2)) if p_value < 1 else 0.0
+    factor = float(ndtri(1 - p_value / 2) / ndtri(1 - LEVEL / 2)) if p_value < 1 else 0.0
     needed = math.ceil(comparison.n / factor**2) if factor > 1e-3 else None
     return replace(comparison, p_value=p_value, images_needed=needed)
 

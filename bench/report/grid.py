@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.judge.scores import ScoredCell
 from bench.records import Run
-from bench.report.plots import to_series
+from bench.report.series import to_series
 from bench.store import Store
 
 PROMPTS = 6

@@ -34,8 +34,9 @@ def render_page(
     tables: Mapping[str, Table],
     plots: Sequence[Plot],
     grids: Sequence[PromptGrid],
+    inputs: str,
 ) -> str:
-    """Return the HTML."""
+    """Return the HTML; `inputs` is the fingerprint of what it was made from, and stands in its head."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -45,6 +46,7 @@ def render_page(
     )
     environment.filters["picture"] = _data_uri
     return environment.get_template("page.html.j2").render(
+        inputs=inputs,
         run=run,
         cells=cells,
         failed=[cell.record for cell in cells if cell.record.failure],

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-
-import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from bench.judge.claims import judge_claims
 from bench.judge.scores import ScoredCell, score_run
-from bench.records import Run
+from bench.records import Run, content_hash
 from bench.report.grid import draw_grid, prompt_grids
 from bench.report.page import Plot, render_page
-from bench.report.plots import STYLE, draw_figures
 from bench.report.tables import cost_table, score_table, scores_to_csv, to_csv, to_latex, to_markdown, verdict_table
 from bench.store import Store
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def write_report(store: Store) -> Path:
-    """Write scores.csv, tables/, plots/, grid.png and report.html into the run's directory; returns the page's path."""
+    """Write scores.csv, tables/, plots/, grid.png and report.html into the run's directory; returns the page's path.
+
+    A page that was made from the same inputs by the same code is left as it is.
+    """
+    inputs = _fingerprint(store)
+    page = store.directory / "report.html"
+    if page.exists() and f'content="{inputs}"' in page.read_text(encoding="utf-8")[:600]:
+        return page
     run = store.run()
     cells = score_run(store, run)
     judgements = judge_claims(run, cells)
@@ -44,22 +50,46 @@ def write_report(store: Store) -> Path:
         picture = io.BytesIO()
         draw_grid(grids).save(picture, format="PNG")
         store.write_bytes("grid.png", picture.getvalue())
-    return store.write_text("report.html", render_page(run, cells, judgements, tables, plots, grids))
+    return store.write_text("report.html", render_page(run, cells, judgements, tables, plots, grids, inputs))
+
+
+def _fingerprint(store: Store) -> str:
+    """A hash over what is asked for, all records, and the code that turns them into the report."""
+    package = Path(__file__).parents[1]
+    code = sorted(
+        path for name in ("score", "judge", "report") for path in (package / name).iterdir() if path.is_file()
+    )
+    records = sorted((store.directory / "cells").glob("*/record.json"))
+    return content_hash(
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in (store.directory / "run.json", *records, *code)]
+    )
 
 
 def _draw_plots(run: Run, cells: Sequence[ScoredCell]) -> list[Plot]:
+    import matplotlib as mpl
+
+    from bench.report.plots import STYLE, draw_figures
+
+    plots = []
     with mpl.rc_context(STYLE):
-        figures = list(draw_figures(run, cells))
-        return [Plot(name, caption, _to_png(figure), _to_svg(figure)) for name, caption, figure in figures]
+        for name, caption, figure in draw_figures(run, cells):
+            figure.draw_without_rendering()  # the layout is found once
+            figure.set_layout_engine("none")
+            plots.append(Plot(name, caption, _to_png(figure), _to_svg(figure)))
+    return plots
 
 
 def _to_png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(content, format="png", dpi=150, metadata={"Software": None})
     return content.getvalue()
 
 
 def _to_svg(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     content = io.BytesIO()
     FigureCanvasSVG(figure).print_figure(content, format="svg", metadata={"Date": None, "Creator": None})
     return content.getvalue()

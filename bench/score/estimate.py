@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ class Estimate:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """The normal interval around the value that covers with probability `level`."""
-        half = float(norm.ppf(0.5 + level / 2)) * self.standard_error
+        half = float(ndtri(0.5 + level / 2)) * self.standard_error
         return self.value - half, self.value + half
 
     def p_value(self) -> float:
@@ -43,7 +43,7 @@ class Estimate:
         error = self.standard_error
         if error == 0:
             return 1.0 if self.value == 0 else 0.0
-        return float(2 * norm.sf(abs(self.value) / error))
+        return float(2 * ndtr(-abs(self.value) / error))
 
 
 def paired_difference(ours: Estimate, theirs: Estimate) -> Estimate:

@@ -1,13 +1,16 @@
-"""The evaluator: an OpenCLIP dual encoder trained contrastively on seeds that the generator never saw.
+"""The evaluator: an OpenCLIP dual encoder trained on seeds that the generator never saw.
 
-Beside the other captions of the batch, each image is held against captions of its own in which one attribute is
-wrong, so that the encoder learns to tell apart what the score is about.
+First the image tower alone learns to name what it sees (`attribute_labels`, by linear heads that are thrown away
+afterwards), then both towers are trained contrastively. Beside the other captions of the batch, each image is held
+against captions of its own in which one attribute is wrong, so that the encoder learns to tell apart what the score is
+about.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +25,32 @@ from bench.mini import world
 from bench.mini.training.data import Captioned
 from bench.mini.training.loop import Recipe, train
 
-RECIPE = Recipe(
-    "evaluator",
-    iterations=7000,
-    batch_size=64,
-    peak_lr=2e-3,
-    ema_decay=0.998,
-    weight_decay=0.05,
-    seed=1,
-    autocast=False,
-)
+SIGHT = Recipe("sight", iterations=3000, batch_size=64, peak_lr=3e-3, ema_decay=0.998, weight_decay=0.05, seed=5,
+               autocast=False)  # fmt: skip
+RECIPE = Recipe("evaluator", iterations=4000, batch_size=64, peak_lr=1.5e-3, ema_decay=0.998, weight_decay=0.05, seed=1,
+                autocast=False)  # fmt: skip
 WRONG_CAPTIONS = 4
+EMBED_DIM = 64
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+PLACES = (*world.POSITIONS, "side by side", "one above the other")
+LABELS: dict[str, Sequence[str]] = {
+    "place": PLACES,
+    **{
+        f"{kind}.{slot}": world.ATTRIBUTE_VALUES[kind]
+        for slot in (0, 1)
+        for kind in ("shape", "colour", "size", "fill")
+    },
+    "ground_colour": world.ATTRIBUTE_VALUES["ground_colour"],
+    "ground": world.ATTRIBUTE_VALUES["ground"],
+}
+"""What the image tower learns to name. Of two things, slot 0 is the left or the upper one."""
 
 
 def evaluator_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
     """OpenCLIP's model configuration: a small ResNet tower with attention pooling and a small text transformer."""
     return {
-        "embed_dim": 64,
-        "vision_cfg": {"image_size": world.IMAGE_SIZE, "layers": [1, 1, 2, 1], "width": 20},
+        "embed_dim": EMBED_DIM,
+        "vision_cfg": {"image_size": world.IMAGE_SIZE, "layers": [1, 1, 1, 1], "width": 24},
         "text_cfg": {
             "context_length": tokenizer.model_max_length,
             "vocab_size": len(tokenizer),
@@ -59,24 +69,60 @@ def build_evaluator(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
     return open_clip.CLIP(config["embed_dim"], config["vision_cfg"], text)
 
 
+class Sight(nn.Module):
+    """The whole dual encoder with linear heads over its image embedding."""
+
+    def __init__(self, clip: open_clip.CLIP, embed_dim: int) -> None:
+        super().__init__()
+        self.clip = clip
+        self.heads = nn.ModuleDict(
+            {name.replace(".", "_"): nn.Linear(embed_dim, len(values)) for name, values in LABELS.items()}
+        )
+
+    def naming_loss(self, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Mean cross-entropy over what there is to name (labels (n, kinds), −1 for what is not there), and accuracy."""
+        losses, right = [], []
+        for column, head in enumerate(self.heads.values()):
+            target = labels[:, column]
+            logits = head(embeddings)
+            seen = (target >= 0).sum().clamp(min=1)
+            losses.append(functional.cross_entropy(logits, target, ignore_index=-1, reduction="sum") / seen)
+            right.append(((logits.argmax(1) == target).sum() / seen).item())
+        return torch.stack(losses).mean(), sum(right) / len(right)
+
+
 def train_evaluator(
-    data: Captioned, tokenizer: CLIPTokenizer, directory: Path, recipe: Recipe = RECIPE
+    data: Captioned,
+    tokenizer: CLIPTokenizer,
+    directory: Path,
+    sight_recipe: Recipe = SIGHT,
+    recipe: Recipe = RECIPE,
 ) -> open_clip.CLIP:
     """Train on pairs of image and caption; returns the averaged model."""
     torch.manual_seed(recipe.seed)
-    model = build_evaluator(tokenizer).to(memory_format=torch.channels_last)
+    model = Sight(build_evaluator(tokenizer).to(memory_format=torch.channels_last), EMBED_DIM)
+    labels = attribute_labels(data.scenes)
 
-    def loss_of(step: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
+    def embed(rows: Sequence[int]) -> torch.Tensor:
+        embeddings: torch.Tensor = model.clip.encode_image(to_evaluator_pixels(data.images[rows]))
+        return embeddings
+
+    def seeing(step: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
+        rows = torch.randint(len(data.images), (sight_recipe.batch_size,), generator=generator).tolist()
+        loss, accuracy = model.naming_loss(embed(rows), labels[rows])
+        return loss, {"named": accuracy}
+
+    def matching(step: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
         rows = torch.randint(len(data.images), (recipe.batch_size,), generator=generator).tolist()
-        images = functional.normalize(model.encode_image(to_evaluator_pixels(data.images[rows])), dim=-1)
+        embeddings = embed(rows)
+        images = functional.normalize(embeddings, dim=-1)
         dice = random.Random(int(torch.randint(2**31, (), generator=generator)))  # noqa: S311
         texts = [data.captions[row] for row in rows]
         for row in rows:
             texts += _wrong_captions(data.scenes[row], dice)
-        tokens = tokenize(tokenizer, texts)
-        encoded = functional.normalize(model.encode_text(tokens), dim=-1)
+        encoded = functional.normalize(model.clip.encode_text(tokenize(tokenizer, texts)), dim=-1)
         own, wrong = encoded[: len(rows)], encoded[len(rows) :]
-        scale = model.logit_scale.exp().clamp(max=100)
+        scale = model.clip.logit_scale.exp().clamp(max=100)
         similarity = scale * images @ own.T
         hard = scale * torch.einsum("nd,nkd->nk", images, wrong.reshape(len(rows), WRONG_CAPTIONS, -1))
         target = torch.arange(len(rows))
@@ -85,9 +131,32 @@ def train_evaluator(
         truth = torch.cat([similarity.diagonal()[:, None], hard], dim=1)
         by_attribute = functional.cross_entropy(truth, torch.zeros(len(rows), dtype=torch.long))
         right = (truth.argmax(1) == 0).float().mean().item()
-        return 0.5 * (by_image + by_text) + by_attribute, {"right": right, "clip": by_image.item()}
+        naming, accuracy = model.naming_loss(embeddings, labels[rows])
+        loss = 0.5 * (by_image + by_text) + by_attribute + naming
+        return loss, {"right": right, "clip": by_image.item(), "named": accuracy}
 
-    return train(recipe, model, loss_of, directory)
+    seen = train(sight_recipe, model, seeing, directory / "sight")
+    model.load_state_dict(seen.state_dict())
+    averaged = train(recipe, model, matching, directory)
+    clip: open_clip.CLIP = averaged.clip
+    return clip
+
+
+def attribute_labels(scenes: Sequence[world.Scene]) -> torch.Tensor:
+    """Index of each scene's value in each entry of `LABELS`, shape (n, kinds); −1 where there is none."""
+    return torch.tensor([[_label(scene, name, values) for name, values in LABELS.items()] for scene in scenes])
+
+
+def _label(scene: world.Scene, name: str, values: Sequence[str]) -> int:
+    kind, _, slot = name.partition(".")
+    if name == "place":
+        if scene.position is not None:
+            return values.index(scene.position)
+        return values.index("side by side" if scene.relation in ("left of", "right of") else "one above the other")
+    if not slot:
+        return values.index(getattr(scene, kind))
+    things = scene.things if scene.relation in (None, "left of", "above") else scene.things[::-1]
+    return values.index(getattr(things[int(slot)], kind)) if int(slot) < len(things) else -1
 
 
 def to_evaluator_pixels(images: torch.Tensor | object) -> torch.Tensor:

@@ -1,0 +1,128 @@
+"""The page: self-contained, escaped, made anew only when its inputs changed."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.records import (
+    Base,
+    Calls,
+    Cell,
+    Failure,
+    Images,
+    Latency,
+    Memory,
+    PromptSet,
+    Record,
+    Run,
+    SchedulerSpec,
+)
+from bench.report.write import write_report
+from bench.store import Store
+
+PROMPTS = ("<script>alert('x')</script>", "100% of $x_1$ & {more} \\textbf{#}", "a | b", "a red circle")
+
+
+def make_record(method: str, steps: int, eta: float | None, failure: Failure | None = None) -> Record:
+    base = Base("mini", "x", "w", "StableDiffusionPipeline", "float32", 8, 8)
+    cell = Cell(
+        base=base,
+        task="text_to_image",
+        method=method,
+        scheduler=SchedulerSpec("diffusers.TCDScheduler", {"method": method}),
+        adapters=(),
+        fused=False,
+        steps=steps,
+        eta=eta,
+        guidance_scale=0.0,
+        prompts=PromptSet("test", 40, "h"),
+        seed=0,
+        batch_size=40,
+        device="cpu",
+        versions={},
+    )
+    if failure:
+        return Record(cell.key, cell, "error", {"device": "cpu"}, 0.0, failure=failure)
+    calls = Calls((1.0,) * steps, None, None, {}, {}, steps, steps, steps, 40 * steps)
+    latency = Latency(1, 1, "perf_counter", (0.1 * steps,) * 3, (0.01,) * 3, (0.08 * steps,) * 3, (0.005,) * 3)
+    memory = Memory(1, None, None, None, None, 500 * 2**20)
+    return Record(cell.key, cell, "ok", {"device": "cpu"}, 1.0, calls, Images(40, 8, 8, "s"), latency, memory)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "run")
+    rng = np.random.default_rng(0)
+    records = [make_record("tcd", n, eta) for n in (2, 4) for eta in (0.0, 1.0)] + [make_record("<b>ddim</b>", 4, None)]
+    records.append(make_record("tcd", 8, 0.0, Failure("CellError", "image 3 is <i>black</i>", "Traceback <u>")))
+    for record in records:
+        store.commit(record)
+        if record.status == "ok":
+            features = {"image": rng.normal(size=(40, 4)), "clip_score": rng.normal(30, 1, 40)}
+            store.save_features(record.key, "e", features)
+    store.save_reference("r", rng.normal(size=(100, 4)))
+    settings = {
+        **{"models": {"mini": {}}, "methods": {"tcd": {}, "<b>ddim</b>": {}}, "seed": 0, "batch_size": 40},
+        **{"evaluator": {"source": "x"}, "reference": {"source": "world", "count": 100}},
+    }
+    store.save_run(
+        Run(
+            name="<em>run</em>",
+            settings=settings,
+            cells=(*(record.key for record in records), "missing"),
+            left_out=(("tcd 60 steps", "60 steps <do> not fit"),),
+            prompts=PROMPTS * 10,
+            labels={"tcd": "TCD & <friends>"},
+            metrics=("fid", "clip_score"),
+            claims=(),
+            evaluator="mini",
+            extractor="e",
+            reference="r",
+        )
+    )
+    return store
+
+
+def test_every_text_is_escaped_and_nothing_is_fetched(store: Store) -> None:
+    page = write_report(store).read_text(encoding="utf-8")
+    for markup in ("<script", "<em>run", "<b>ddim", "<i>black", "<u>", "<do>", "<friends>"):
+        assert markup not in page, markup
+    assert "&lt;em&gt;run&lt;/em&gt;" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page), "one self-contained file"
+    assert "http" not in re.sub(r"data:image/png;base64,[^\"]*", "", page)
+
+
+def test_failed_and_waiting_cells_are_said_aloud(store: Store) -> None:
+    page = write_report(store).read_text(encoding="utf-8")
+    assert "image 3 is &lt;i&gt;black&lt;/i&gt;" in page
+    assert "1 cells have not been run yet" in page
+    assert "60 steps &lt;do&gt; not fit" in page
+
+
+def test_plots_are_png_and_svg_of_each_kind(store: Store) -> None:
+    write_report(store)
+    stems = {path.stem for path in (store.directory / "plots").iterdir()}
+    kinds = ("quality-evaluations", "quality-latency", "eta", "latency-parts", "memory")
+    assert stems == {f"mini-{kind}" for kind in kinds}
+    assert all((store.directory / "plots" / f"{stem}.svg").read_text().startswith("<?xml") for stem in stems)
+
+
+def test_the_page_is_made_anew_only_when_its_inputs_changed(store: Store) -> None:
+    page = write_report(store)
+    before = page.stat().st_mtime_ns
+    assert write_report(store).stat().st_mtime_ns == before
+    store.commit(make_record("tcd", 16, 0.0))
+    assert write_report(store).stat().st_mtime_ns != before
+
+
+def test_a_score_that_cannot_be_had_is_explained_and_the_others_stand(store: Store) -> None:
+    broken = make_record("tcd", 2, 0.0)
+    features = store.features(broken.key, "e")
+    features["image"][3, 1] = np.nan
+    store.save_features(broken.key, "e", features)
+    page = write_report(store).read_text(encoding="utf-8")
+    assert "has no fid:" in page
+    assert "NaN" in page
+    assert "fid_mini_n40" in page
