@@ -103,7 +103,7 @@ class Cell:
         """The cell's name: 16 hexadecimal digits over everything above except the names given by people."""
         identity = asdict(self)
         del identity["method"]
-        del identity["base"]["name"], identity["base"]["source"]
+        del identity["base"]["name"], identity["base"]["source"], identity["prompts"]["source"]
         for adapter in identity["adapters"]:
             del adapter["name"], adapter["source"]
         return content_hash(identity)
@@ -151,7 +151,7 @@ class Calls:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`, from JSON."""
-        return cls(**_tuples(data))
+        return cls(**to_tuples(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,17 +220,13 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote; raises BenchError for another schema version."""
         data = json.loads(text)
-        if data.get("schema") != SCHEMA_VERSION:
-            raise BenchError(
-                f"a record has schema version {data.get('schema')!r}; this tcd-bench reads {SCHEMA_VERSION}: "
-                "run the experiment again, or read it with the version that wrote it"
-            )
+        check_schema(data, "a record")
         data["cell"] = Cell.from_dict(data["cell"])
         for name, kind in (
             ("calls", Calls),
@@ -240,7 +236,7 @@ class Record:
             ("failure", Failure),
         ):
             if data[name] is not None:
-                data[name] = kind(**_tuples(data[name]))
+                data[name] = kind(**to_tuples(data[name]))
         return cls(**data)
 
     def reproducible(self) -> dict[str, Any]:
@@ -249,80 +245,6 @@ class Record:
         for name in ("latency", "memory", "sampling_s", "environment"):
             del data[name]
         return data
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One side of a claim: which cells are meant. None stands for a value that the method does not vary."""
-
-    method: str
-    steps: tuple[int, ...]
-    eta: float | None = None
-    guidance_scale: float | None = None
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`, from JSON."""
-        return cls(**_tuples(data))
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A sentence about records. The subject is expected to be "better" than the object, or "not_worse".
-
-    Step counts of the two sides go pairwise (one count goes with every count of the other side). `margins` maps a
-    metric to the difference that counts, in the metric's unit: a better subject must win by more, one that is not worse
-    may lose by less.
-    """
-
-    name: str
-    text: str
-    subject: Side
-    object: Side
-    metrics: tuple[str, ...]
-    expect: str
-    margins: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`, from JSON."""
-        values = _tuples(data)
-        values["subject"], values["object"] = Side.from_dict(values["subject"]), Side.from_dict(values["object"])
-        return cls(**values)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What was asked for: all that a report needs beside the records.
-
-    `cells` are keys in the plan's order; `left_out` holds label and reason of each combination that makes no sense;
-    `extractor` names what computed the features by content, `reference` likewise the real images they are held against.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    cells: tuple[str, ...]
-    left_out: tuple[tuple[str, str], ...]
-    prompts: tuple[str, ...]
-    labels: Mapping[str, str]
-    metrics: tuple[str, ...]
-    claims: tuple[Claim, ...]
-    evaluator: str
-    extractor: str
-    reference: str
-    schema: int = SCHEMA_VERSION
-
-    def to_json(self) -> str:
-        """Indented JSON, for people too."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote."""
-        data = _tuples(json.loads(text))
-        data["left_out"] = tuple((label, reason) for label, reason in data["left_out"])
-        data["claims"] = tuple(Claim.from_dict(claim) for claim in data["claims"])
-        return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +263,15 @@ class Score:
     protocol: str
 
 
-def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+def check_schema(data: Mapping[str, Any], what: str) -> None:
+    """Raise BenchError for what another version of tcd-bench wrote."""
+    if data.get("schema") != SCHEMA_VERSION:
+        raise BenchError(
+            f"{what} has schema version {data.get('schema')!r}; this tcd-bench reads {SCHEMA_VERSION}: "
+            "run the experiment again, or read it with the version that wrote it"
+        )
+
+
+def to_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
     """JSON's lists turned back into the tuples that they were."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}

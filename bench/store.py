@@ -1,29 +1,37 @@
 """Records, images and features on disk. Readable without torch; safe against a kill at any moment.
 
 A run's directory holds `run.json` (what was asked for) and, for each cell, `cells/<key>/`: `record.json` (written last:
-a cell is done when it is there), `features-<extractor>.npz` and `images/00000.png` …; while the cell runs,
-`batches/00000.npz` marks each finished batch.
+a cell is done when it is there), or `failure.json` where the last try failed, `features-<extractor>.npz` and
+`images/00000.png` …; while the cell runs, `batches/00000.npz` marks each finished batch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import platform
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+import uuid
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.records import BenchError, Calls, Record, Run
+from bench.records import BenchError, Calls, Record
+from bench.request import Run
 
 Features = Mapping[str, NDArray[Any]]
+GOOD, FAILED = "record.json", "failure.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +53,10 @@ class Store:
         if writable:
             try:
                 (directory / "cells").mkdir(parents=True, exist_ok=True)
-                probe = directory / f".probe-{os.getpid()}"
+                probe = _partial(directory / "probe")
                 probe.touch()
                 probe.unlink()
+                _sweep(directory.glob("*.partial"))
             except OSError as error:
                 raise BenchError(
                     f"results={directory} cannot be written ({error.strerror}); choose another directory with results=…"
@@ -68,13 +77,16 @@ class Store:
 
     def records(self) -> Iterator[Record]:
         """All records, ordered by key."""
-        for path in sorted((self.directory / "cells").glob("*/record.json")):
-            yield Record.from_json(path.read_text(encoding="utf-8"))
+        for directory in sorted((self.directory / "cells").iterdir()):
+            record = self.record(directory.name)
+            if record is not None:
+                yield record
 
     def record(self, key: str) -> Record | None:
-        """A cell's record, or None while there is none."""
-        with suppress(FileNotFoundError):
-            return Record.from_json((self.cell_directory(key) / "record.json").read_text(encoding="utf-8"))
+        """A cell's record: the good one, else that of its last failure, else None."""
+        for name in (GOOD, FAILED):
+            with suppress(FileNotFoundError):
+                return Record.from_json((self.cell_directory(key) / name).read_text(encoding="utf-8"))
         return None
 
     def run(self) -> Run:
@@ -134,7 +146,7 @@ class Store:
         """Kept images, (n, h, w, 3); None when one of them is missing or broken."""
         try:
             return np.stack([np.asarray(Image.open(self.image_path(key, row))) for row in rows])
-        except (OSError, ValueError):
+        except (OSError, ValueError, SyntaxError):  # Pillow calls a broken PNG a syntax error
             return None
 
     def save_batch(self, key: str, batch: StoredBatch) -> None:
@@ -142,60 +154,59 @@ class Store:
         for offset, image in enumerate(batch.images):
             path = self.image_path(key, batch.start + offset)
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
+            partial = _partial(path)
             Image.fromarray(image).save(partial, format="PNG", compress_level=1)
             partial.replace(path)
         note = json.dumps(
             {"sha256": hash_images(batch.images), "calls": asdict(batch.calls), "sampling_s": batch.sampling_s}
         )
         path = self.cell_directory(key) / "batches" / f"{batch.start:05d}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
         _write_arrays(path, {**batch.features, "note": np.frombuffer(note.encode(), np.uint8)})
 
     def load_batch(self, key: str, start: int) -> StoredBatch | None:
-        """A batch that an earlier run finished; None if it is missing or its images no longer match."""
+        """A batch that an earlier run finished; None if it is missing or damaged."""
         path = self.cell_directory(key) / "batches" / f"{start:05d}.npz"
-        if not path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            note = json.loads(arrays.pop("note").tobytes())
+            count = len(next(iter(arrays.values())))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        note = json.loads(arrays.pop("note").tobytes())
-        count = len(next(iter(arrays.values())))
         images = self.images(key, range(start, start + count))
         if images is None or hash_images(images) != note["sha256"]:
             return None
         return StoredBatch(start, images, arrays, Calls.from_dict(note["calls"]), note["sampling_s"])
 
     def commit(self, record: Record, keep_images: int | None = None) -> bool:
-        """Make a cell done. The first good record wins: returns False where another writer was faster.
+        """Make a cell done, or note its failure. The first good record wins: False where another was there before.
 
-        A failed cell's record is replaced by the next try. `keep_images` keeps the first so many images only.
+        A failure never hides a good record. `keep_images` keeps the first so many images only.
         """
         directory = self.cell_directory(record.key)
-        directory.mkdir(parents=True, exist_ok=True)
-        final, partial = directory / "record.json", directory / f"record.{os.getpid()}.new"
-        _write_durably(partial, record.to_json().encode() + b"\n")
-        before = self.record(record.key)
-        if before is not None and before.status != "ok":
-            final.unlink(missing_ok=True)
+        content = record.to_json().encode() + b"\n"
+        if record.status != "ok":
+            _write_durably(directory / FAILED, content)
+            return not (directory / GOOD).exists()
+        partial = _partial(directory / GOOD)
+        _write_through(partial, content)
         try:
-            os.link(partial, final)
+            os.link(partial, directory / GOOD)
         except FileExistsError:
             return False
         finally:
             partial.unlink()
-        if record.status == "ok":
-            shutil.rmtree(directory / "batches", ignore_errors=True)
-            for leftover in directory.rglob("*.partial"):  # of a writer that was killed
-                leftover.unlink(missing_ok=True)
+        (directory / FAILED).unlink(missing_ok=True)
+        shutil.rmtree(directory / "batches", ignore_errors=True)
+        _sweep(directory.rglob("*.partial"))
         if keep_images is not None and record.images is not None:
             for row in range(keep_images, record.images.count):
                 self.image_path(record.key, row).unlink(missing_ok=True)
         return True
 
     def replace(self, record: Record) -> None:
-        """Write a record that says more in place of the one that is there."""
-        _write_durably(self.cell_directory(record.key) / "record.json", record.to_json().encode() + b"\n")
+        """Write a good record that says more in place of the one that is there."""
+        _write_durably(self.cell_directory(record.key) / GOOD, record.to_json().encode() + b"\n")
 
 
 def hash_images(images: NDArray[np.uint8]) -> str:
@@ -204,18 +215,38 @@ def hash_images(images: NDArray[np.uint8]) -> str:
 
 
 def _write_arrays(path: Path, arrays: Features) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **dict(arrays))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **dict(arrays))
+    _write_durably(path, content.getvalue())
 
 
 def _write_durably(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    partial = _partial(path)
+    _write_through(partial, content)
+    partial.replace(path)
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
+
+
+def _partial(path: Path) -> Path:
+    """A name beside `path` that no other writer has, and that says who writes; its directory is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{path.name}.{_WRITER}-{uuid.uuid4().hex}.partial")
+
+
+_WRITER = f"{platform.node() or 'host'}-{os.getpid()}"
+
+
+def _sweep(leftovers: Iterable[Path]) -> None:
+    """Remove what writers left that were killed on this machine, and whatever is more than a day old."""
+    for path in leftovers:
+        host, _, pid = path.name.split(".")[-2].rpartition("-")[0].rpartition("-")
+        ours = host == (platform.node() or "host")
+        with suppress(OSError):
+            if (ours and not psutil.pid_exists(int(pid))) or time.time() - path.stat().st_mtime > 86_400:
+                path.unlink()

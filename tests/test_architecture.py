@@ -16,19 +16,28 @@ FILES = {
 NUMPY_HALF = {name for name in FILES if name.startswith("bench.score.")} - {"bench.score.features"}
 KNOWS: dict[str, set[str]] = {
     "bench.records": set(),
+    "bench.request": {"bench.records"},
     "bench.mini": set(),
-    "bench.experiment": {"bench.records"},
+    "bench.experiment": {"bench.records", "bench.request"},
     "bench.generate": {"bench.records"},
     "bench.generate.prompts": {"bench.records", "bench.generate", "bench.mini.world"},
     "bench.measure": {"bench.records"},
     "bench.score": {"bench.records"},
-    "bench.store": {"bench.records"},
+    "bench.store": {"bench.records", "bench.request"},
     "bench.execute": {
-        *("bench.records", "bench.experiment", "bench.generate", "bench.measure", "bench.score", "bench.store"),
+        *(
+            "bench.records",
+            "bench.request",
+            "bench.experiment",
+            "bench.generate",
+            "bench.measure",
+            "bench.score",
+            "bench.store",
+        ),
         "bench.mini.world",
     },
-    "bench.judge": {"bench.records", "bench.store", *NUMPY_HALF},
-    "bench.report": {"bench.records", "bench.store", "bench.judge", *NUMPY_HALF},
+    "bench.judge": {"bench.records", "bench.request", "bench.store", *NUMPY_HALF},
+    "bench.report": {"bench.records", "bench.request", "bench.store", "bench.judge", *NUMPY_HALF},
     "bench.__main__": {"bench"},
     "bench": set(),
 }

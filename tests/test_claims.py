@@ -11,7 +11,8 @@ from scipy.stats import binom, norm
 
 from bench.judge.claims import Comparison, Judgement, holm, judge_claims
 from bench.judge.scores import ScoredCell
-from bench.records import Base, Cell, Claim, PromptSet, Record, Run, SchedulerSpec, Side
+from bench.records import Base, Cell, PromptSet, Record, SchedulerSpec
+from bench.request import Claim, Run, Side
 from bench.score.estimate import Estimate
 
 N = 100
@@ -266,19 +267,19 @@ def test_an_eta_of_zero_is_no_missing_eta() -> None:
 def test_a_claim_that_does_not_say_which_of_two_cells_it_means_is_not_tested() -> None:
     (judgement,) = judge(make_claim(), ours(9.0, eta=0.0), ours(9.0, eta=0.3), theirs())
     assert (judgement.verdict, judgement.comparisons) == ("not tested", ())
-    assert judgement.missing == ("mini tcd 4 steps",)
+    assert judgement.missing == ("mini tcd 4 steps (2 cells fit, say which eta or guidance scale)",)
 
 
 def test_a_claim_about_cells_that_are_not_there_is_not_tested_and_says_what_it_needs() -> None:
     claim = make_claim(subject=Side("tcd", (4,), 0.3))
     (judgement,) = judge(claim, theirs(steps=8))
     assert (judgement.verdict, judgement.comparisons) == ("not tested", ())
-    assert judgement.missing == ("mini tcd 4 steps eta 0.3", "mini dpmpp_2s 4 steps")
+    assert judgement.missing == ("mini tcd 4 steps eta 0.3 (not run)", "mini dpmpp_2s 4 steps (not run)")
 
 
 def test_a_failed_cell_counts_as_missing() -> None:
     (judgement,) = judge(make_claim(), scored("tcd", {}), theirs())
-    assert (judgement.verdict, judgement.missing) == ("not tested", ("mini tcd 4 steps",))
+    assert (judgement.verdict, judgement.missing) == ("not tested", ("clip_score of mini tcd 4 steps",))
 
 
 @pytest.mark.parametrize(("z", "verdict"), [(9.0, "undecided"), (-9.0, "refuted")])
@@ -286,7 +287,7 @@ def test_a_claim_that_lacks_a_cell_can_be_refuted_but_not_supported(z: float, ve
     claim = make_claim(subject=Side("tcd", (2, 4)), object=Side("dpmpp_2s", (2, 4)))
     (judgement,) = judge(claim, ours(z), theirs(), theirs(steps=2))
     assert judgement.verdict == verdict
-    assert judgement.missing == ("mini tcd 2 steps",)
+    assert judgement.missing == ("mini tcd 2 steps (not run)",)
 
 
 def test_a_claim_that_lacks_a_metric_is_not_supported_and_says_so() -> None:

@@ -13,19 +13,17 @@ from bench.records import (
     BenchError,
     Calls,
     Cell,
-    Claim,
     Failure,
     Images,
     Latency,
     Memory,
     PromptSet,
     Record,
-    Run,
     SchedulerSpec,
-    Side,
     canonical_json,
     content_hash,
 )
+from bench.request import Claim, Run, Side
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085}
 BASE = Base("mini", "bench://teacher", "0a1b", "StableDiffusionPipeline", "float32", 64, 48, SCHEDULE)

@@ -6,20 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.records import (
-    Base,
-    Calls,
-    Cell,
-    Failure,
-    Images,
-    Latency,
-    Memory,
-    PromptSet,
-    Record,
-    Run,
-    SchedulerSpec,
-)
+from bench.records import Base, Calls, Cell, Failure, Images, Latency, Memory, PromptSet, Record, SchedulerSpec
 from bench.report.write import write_report
+from bench.request import Run
 from bench.store import Store
 
 PROMPTS = ("<script>alert('x')</script>", "100% of $x_1$ & {more} \\textbf{#}", "a | b", "a red circle")

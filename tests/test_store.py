@@ -1,5 +1,7 @@
 """The store gives back what was put in, whatever other writers do and whenever a process is killed."""
 
+import os
+import platform
 import signal
 import subprocess
 import sys
@@ -17,7 +19,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.records import Base, BenchError, Calls, Cell, Failure, Images, PromptSet, Record, Run, SchedulerSpec
+from bench.records import Base, BenchError, Calls, Cell, Failure, Images, PromptSet, Record, SchedulerSpec
+from bench.request import Run
 from bench.store import Store, StoredBatch, hash_images
 
 CELL = Cell(
@@ -195,17 +198,37 @@ def test_a_good_record_clears_the_batches_and_a_failed_one_leaves_them_for_the_n
     assert not (store.cell_directory(KEY) / "batches").exists()
 
 
-LEFTOVERS = (
-    *("record.json.99999.partial", "record.99999.new", "record.99999.new.99999.partial"),
-    *("features-e.npz.99999.partial", "images/00001.partial", "batches/00000.npz.99999.partial"),
-)
+LEFTOVERS = ("record.json", "failure.json", "features-e.npz", "images/00001.png", "batches/00000.npz")
+
+
+@pytest.fixture(scope="module")
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def leave(store: Store, name: str, host: str, pid: int) -> Path:
+    path = store.cell_directory(KEY) / f"{name}.{host}-{pid}-{'0' * 32}.partial"
+    path.write_bytes(b"half of it")
+    return path
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_a_living_writer_or_one_elsewhere_is_writing_is_left_alone(
+    store: Store, dead_pid: int, ours: bool
+) -> None:
+    store.save_batch(KEY, make_batch())
+    partial = leave(store, "record.json", *((platform.node(), os.getpid()) if ours else ("elsewhere", dead_pid)))
+    store.commit(GOOD)
+    assert partial.exists()
 
 
 @pytest.mark.parametrize("leftover", LEFTOVERS)
-def test_what_a_killed_writer_left_is_cleared(store: Store, leftover: str) -> None:
+def test_what_a_killed_writer_left_is_cleared(store: Store, leftover: str, dead_pid: int) -> None:
     store.save_batch(KEY, make_batch())
     store.save_features(KEY, "e", {"image": np.zeros((3, 2))})
-    (store.cell_directory(KEY) / leftover).write_bytes(b"half of it")
+    leave(store, leftover, platform.node(), dead_pid)
     store.commit(GOOD)
     assert files_of(store) == {"record.json", "features-e.npz", *(f"images/{row:05d}.png" for row in range(3))}
 

@@ -12,20 +12,7 @@ import pytest
 
 from bench.judge.claims import Comparison, Judgement
 from bench.judge.scores import ScoredCell
-from bench.records import (
-    Base,
-    Calls,
-    Cell,
-    Claim,
-    Failure,
-    Latency,
-    Memory,
-    PromptSet,
-    Record,
-    Run,
-    SchedulerSpec,
-    Side,
-)
+from bench.records import Base, Calls, Cell, Failure, Latency, Memory, PromptSet, Record, SchedulerSpec
 from bench.report.plots import pareto_front
 from bench.report.tables import (
     NONE,
@@ -38,6 +25,7 @@ from bench.report.tables import (
     to_markdown,
     verdict_table,
 )
+from bench.request import Claim, Run, Side
 from bench.score.estimate import Estimate
 
 NASTY = r"""<script>alert("1")</script>, | $%&_#{}~^\ *[x](y)` 'η' ± 3–4"""
@@ -96,8 +84,9 @@ def read_markdown(line: str) -> list[str]:
     assert line.endswith(" |")
     cells = re.findall(r"((?:\\.|[^\\|])*)\|", line[1:])
     for cell in cells:
-        assert set(re.sub(r"\\.", "", cell)).isdisjoint("\\`*_{}[]<>|#"), cell
-    return [re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", cell).strip() for cell in cells]
+        assert set(re.sub(r"\\.", "", cell)).isdisjoint("\\`*_{}[]<>|#~$"), cell
+        assert "&" not in cell.replace("&amp;", ""), cell
+    return [re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", cell).replace("&amp;", "&").strip() for cell in cells]
 
 
 LATEX = {

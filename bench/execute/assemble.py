@@ -18,7 +18,8 @@ from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.weights import local_path, name_weights
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.mini import world
-from bench.records import BenchError, Cell, Record, Run, content_hash
+from bench.records import BenchError, Cell, Record, content_hash
+from bench.request import Run
 from bench.store import Store
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bench.records import BenchError, Claim, Side
+from bench.records import BenchError
+from bench.request import Claim, Side
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
@@ -21,7 +22,7 @@ def _listed(value: object) -> object:
 _OneOrMore = BeforeValidator(_listed)
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Eta = Annotated[float, Field(ge=0, le=1)]
-GuidanceScale = Annotated[float, Field(ge=0)]
+GuidanceScale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 ScoreName = Literal["fid", "kid", "clip_score", "attribute_accuracy"]
 SCORES: tuple[ScoreName, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")
@@ -61,8 +62,8 @@ class Method:
 
     label: str
     scheduler: dict[str, Any]
-    steps: Annotated[list[Steps], _OneOrMore]
-    guidance_scale: Annotated[list[GuidanceScale], _OneOrMore]
+    steps: Annotated[list[Steps], _OneOrMore, Field(min_length=1)]
+    guidance_scale: Annotated[list[GuidanceScale], _OneOrMore, Field(min_length=1)]
     eta: Annotated[list[Eta], _OneOrMore] = Field(default_factory=list)
     adapter: str | None = None
     fused: bool = True
@@ -110,7 +111,7 @@ class SideChoice:
     """One side of a claim."""
 
     method: str
-    steps: Annotated[list[Steps], _OneOrMore]
+    steps: Annotated[list[Steps], _OneOrMore, Field(min_length=1)]
     eta: Eta | None = None
     guidance_scale: GuidanceScale | None = None
 
@@ -126,7 +127,7 @@ class ClaimChoice:
     text: str
     subject: SideChoice
     object: SideChoice
-    metrics: Annotated[list[ScoreName], _OneOrMore]
+    metrics: Annotated[list[ScoreName], _OneOrMore, Field(min_length=1)]
     expect: Literal["better", "not_worse"] = "better"
     margins: dict[ScoreName, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
 
@@ -156,7 +157,7 @@ class Experiment:
     reference: Reference = Field(default_factory=Reference)
     evaluator: EvaluatorChoice = Field(default_factory=EvaluatorChoice)
     measure: Measure = Field(default_factory=Measure)
-    scores: list[ScoreName] = Field(default_factory=lambda: [*SCORES])
+    scores: Annotated[list[ScoreName], _OneOrMore] = Field(default_factory=lambda: [*SCORES])
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 64
     device: str = "auto"
@@ -171,15 +172,14 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if first["type"] in ("missing", "missing_argument"):
+            raise BenchError(f"{where} was not given; it has no default, so set it") from error
         raise BenchError(f"{where}={_brief(first['input'])} was given; {_allowed(first)}") from error
     for kind in ("models", "methods"):
         if not getattr(experiment, kind):
             raise BenchError(f"{kind}: none was chosen; name at least one, as in {kind[:-1]}=[{_EXAMPLES[kind]}]")
     for name, method in experiment.methods.items():
-        for axis in ("steps", "guidance_scale"):
-            if not getattr(method, axis):
-                raise BenchError(f"methods.{name}.{axis}: an empty list was given; it takes at least one value")
-        if "_target_" not in method.scheduler:
+        if not isinstance(method.scheduler.get("_target_"), str):
             raise BenchError(
                 f"methods.{name}.scheduler: no _target_ was given; name a class, such as diffusers.TCDScheduler"
             )
@@ -188,6 +188,11 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
             raise BenchError(
                 f"claims.{name}: {len(claim.subject.steps)} and {len(claim.object.steps)} step counts were given; "
                 "they go pairwise, so give as many on either side, or one"
+            )
+        if absent := [metric for metric in claim.metrics if metric not in experiment.scores]:
+            raise BenchError(
+                f"claims.{name}.metrics={absent} was given, but scores={experiment.scores} leaves that out; add it to "
+                "scores, or leave the claim out"
             )
     return experiment
 
@@ -203,5 +208,7 @@ def _brief(value: object) -> str:
 def _allowed(error: Mapping[str, Any]) -> str:
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return "there is no such setting: remove it, or look at --help for its right name"
+    if error["type"] == "too_short":
+        return "it takes at least one value"
     message = str(error["msg"])
     return message[:1].lower() + message[1:]

@@ -53,10 +53,12 @@ def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
             continue
         for cell in _cells_of(experiment, surroundings, model_name, model, method_name, method):
             refusal = _why_not(cell, method)
+            if refusal is None and (same := cells.get(cell.key)):
+                refusal = f"the same cell as {same.label}, which is run once"
             if refusal:
                 left_out.append(LeftOut(cell.label, refusal))
             else:
-                cells.setdefault(cell.key, cell)
+                cells[cell.key] = cell
     order = {key: i for i, key in enumerate(dict.fromkeys(cell.pipeline_key for cell in cells.values()))}
     return Plan(tuple(sorted(cells.values(), key=lambda cell: order[cell.pipeline_key])), tuple(left_out))
 

@@ -16,7 +16,7 @@ from itertools import zip_longest
 from scipy.special import ndtri
 
 from bench.judge.scores import ScoredCell
-from bench.records import Claim, Run, Side
+from bench.request import Claim, Run, Side
 from bench.score.estimate import Estimate, paired_difference
 from bench.score.metrics import METRICS
 
@@ -87,17 +87,22 @@ def _verdict(comparisons: Sequence[Comparison], missing: Sequence[str]) -> str:
 
 
 def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[Comparison], tuple[str, ...]]:
-    found: list[Comparison | None] = []
+    found: list[Comparison] = []
     missing: list[str] = []
     for model in dict.fromkeys(cell.record.cell.base.name for cell in cells):
         for mine, yours in _pairs(claim.subject, claim.object):
             ours, theirs = _find(cells, model, *mine), _find(cells, model, *yours)
-            missing += [
-                f"{model} {_side_label(*side)}" for side, cell in ((mine, ours), (yours, theirs)) if cell is None
-            ]
-            if ours and theirs:
-                found += [_comparison(claim, metric, model, ours, theirs) for metric in claim.metrics]
-    return [comparison for comparison in found if comparison], tuple(dict.fromkeys(missing))
+            for side, cell in ((mine, ours), (yours, theirs)):
+                if isinstance(cell, str):
+                    missing.append(f"{model} {_side_label(*side)} ({cell})")
+            if isinstance(ours, str) or isinstance(theirs, str):
+                continue
+            for metric in claim.metrics:
+                lacking = [cell for cell in (ours, theirs) if metric not in cell.estimates]
+                missing += [f"{metric} of {cell.record.cell.label}" for cell in lacking]
+                if not lacking:
+                    found.append(_comparison(claim, metric, model, ours, theirs))
+    return found, tuple(dict.fromkeys(missing))
 
 
 def _pairs(subject: Side, other: Side) -> list[tuple[tuple[Side, int], tuple[Side, int]]]:
@@ -108,8 +113,8 @@ def _pairs(subject: Side, other: Side) -> list[tuple[tuple[Side, int], tuple[Sid
     ]
 
 
-def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> ScoredCell | None:
-    """The one cell that a side means; None when there is none with scores, or more than one."""
+def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> ScoredCell | str:
+    """The one cell that a side means, or why there is none."""
     matches = [
         scored
         for scored in cells
@@ -118,14 +123,15 @@ def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> Sc
         and cell.steps == steps
         and side.eta in (None, cell.eta)
         and side.guidance_scale in (None, cell.guidance_scale)
-        and scored.estimates
     ]
-    return matches[0] if len(matches) == 1 else None
+    if len(matches) > 1:
+        return f"{len(matches)} cells fit, say which eta or guidance scale"
+    if not matches:
+        return "not run"
+    return matches[0] if matches[0].record.status == "ok" else "failed"
 
 
-def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: ScoredCell) -> Comparison | None:
-    if metric not in mine.estimates or metric not in yours.estimates:
-        return None
+def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: ScoredCell) -> Comparison:
     margin = claim.margins.get(metric, 0.0)
     threshold = margin if claim.expect == "better" else -margin
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0

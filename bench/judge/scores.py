@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bench.records import BenchError, Record, Run, Score, content_hash
+from bench.records import BenchError, Record, Score, content_hash
+from bench.request import Run
 from bench.score.estimate import Estimate
 from bench.score.metrics import METRICS, RealImages
 from bench.store import Store

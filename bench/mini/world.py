@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.mini.shapes import SHAPES, rotate, signed_distance, wave
+
 IMAGE_SIZE = 64
 
 SEEDS: dict[str, range] = {
@@ -36,7 +38,6 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.96, 0.96, 0.96),
     "black": (0.06, 0.06, 0.07),
 }
-SHAPES = ("circle", "square", "triangle", "diamond", "star", "ring", "cross", "moon")
 SIZES: dict[str, tuple[float, float]] = {"small": (7.5, 9.0), "large": (12.0, 14.5)}
 FILLS = ("plain", "striped", "dotted")
 GROUNDS = ("plain", "striped", "checkered", "speckled")
@@ -156,8 +157,8 @@ def render(truth: Scene) -> NDArray[np.uint8]:
     canvas = _paint_ground(rng, truth, x, y)
     for thing in truth.things:
         angle = rng.uniform(-0.17, 0.17)
-        u, v = _rotate(x - thing.x, y - thing.y, angle)
-        cover = np.clip(0.5 - _signed_distance(thing.shape, u, v, thing.radius), 0, 1)[..., None]
+        u, v = rotate(x - thing.x, y - thing.y, angle)
+        cover = np.clip(0.5 - signed_distance(thing.shape, u, v, thing.radius), 0, 1)[..., None]
         canvas = canvas * (1 - cover) + _paint_fill(rng, thing, u, v) * cover
     canvas = canvas + rng.normal(0, 0.012, canvas.shape)
     image: NDArray[np.uint8] = np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
@@ -235,30 +236,19 @@ def _shade(base: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
     return base + (target - base) * amount
 
 
-def _rotate(
-    x: NDArray[np.float64], y: NDArray[np.float64], angle: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    c, s = np.cos(angle), np.sin(angle)
-    return c * x + s * y, c * y - s * x
-
-
-def _wave(phase: NDArray[np.float64], sharpness: float) -> NDArray[np.float64]:
-    return np.clip(0.5 + sharpness * np.sin(phase), 0, 1)
-
-
 def _paint_ground(
     rng: np.random.Generator, truth: Scene, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     base = _tint(rng, truth.ground_colour)
     other = _shade(base, 0.32)
-    u, v = _rotate(x, y, rng.uniform(0, np.pi))
+    u, v = rotate(x, y, rng.uniform(0, np.pi))
     pitch = rng.uniform(8, 12)
     start = rng.uniform(0, pitch, 2)
     if truth.ground == "striped":
-        mix = _wave(2 * np.pi * (u + start[0]) / pitch, 2.0)
+        mix = wave(2 * np.pi * (u + start[0]) / pitch, 2.0)
     elif truth.ground == "checkered":
-        wave = np.sin(np.pi * (u + start[0]) / (0.6 * pitch)) * np.sin(np.pi * (v + start[1]) / (0.6 * pitch))
-        mix = np.clip(0.5 + 3.0 * wave, 0, 1)
+        product = np.sin(np.pi * (u + start[0]) / (0.6 * pitch)) * np.sin(np.pi * (v + start[1]) / (0.6 * pitch))
+        mix = np.clip(0.5 + 3.0 * product, 0, 1)
     elif truth.ground == "speckled":
         mix = _specks(rng, x, y)
     else:
@@ -292,10 +282,10 @@ def _paint_fill(
 ) -> NDArray[np.float64]:
     base = _tint(rng, thing.colour)
     other = _shade(base, 0.55)
-    p, q = _rotate(u, v, rng.uniform(0, np.pi))
+    p, q = rotate(u, v, rng.uniform(0, np.pi))
     pitch = rng.uniform(4.5, 5.5)
     if thing.fill == "striped":
-        mix = _wave(2 * np.pi * p / pitch, 1.2)
+        mix = wave(2 * np.pi * p / pitch, 1.2)
     elif thing.fill == "dotted":
         dx = p - pitch * np.round(p / pitch)
         dy = q - pitch * np.round(q / pitch)
@@ -304,42 +294,3 @@ def _paint_fill(
         mix = np.zeros_like(u)
     painted: NDArray[np.float64] = base + (other - base) * mix[..., None]
     return painted
-
-
-def _signed_distance(shape: str, u: NDArray[np.float64], v: NDArray[np.float64], r: float) -> NDArray[np.float64]:
-    """Distance in pixels to the outline, negative inside; the shape lies within a circle of radius r."""
-    d: NDArray[np.float64]
-    if shape == "circle":
-        d = np.hypot(u, v) - r
-    elif shape == "ring":
-        d = np.abs(np.hypot(u, v) - 0.72 * r) - 0.28 * r
-    elif shape == "square":
-        d = np.maximum(np.abs(u), np.abs(v)) - 0.8 * r
-    elif shape == "diamond":
-        d = (np.abs(u) / 0.72 + np.abs(v)) * 0.584 - 0.584 * r
-    elif shape == "triangle":
-        d = np.maximum(np.abs(u) * 0.866 - v * 0.5 - 0.5 * r, v - 0.55 * r)
-    elif shape == "cross":
-        d = np.minimum(np.maximum(np.abs(u) - r, np.abs(v) - 0.3 * r), np.maximum(np.abs(u) - 0.3 * r, np.abs(v) - r))
-    elif shape == "star":
-        d = _star_distance(u, v, r)
-    elif shape == "moon":
-        d = np.maximum(np.hypot(u, v) - r, 0.78 * r - np.hypot(u - 0.52 * r, v))
-    else:
-        raise ValueError(f"{shape!r} is no shape of this world; choose one of {', '.join(SHAPES)}")
-    return d
-
-
-def _star_distance(u: NDArray[np.float64], v: NDArray[np.float64], r: float) -> NDArray[np.float64]:
-    """Five-pointed star: fold the plane into one tenth, then the distance to one edge."""
-    sector = np.pi / 5
-    angle = np.arctan2(u, -v)
-    folded = np.abs((angle + sector) % (2 * sector) - sector)
-    length = np.hypot(u, v)
-    px, py = length * np.cos(folded), length * np.sin(folded)
-    tip = np.array([r, 0.0])
-    notch = 0.42 * r * np.array([np.cos(sector), np.sin(sector)])
-    edge = notch - tip
-    normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
-    distance: NDArray[np.float64] = (px - tip[0]) * normal[0] + (py - tip[1]) * normal[1]
-    return distance

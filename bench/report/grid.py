@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.judge.scores import ScoredCell
-from bench.records import Run
 from bench.report.series import to_series
+from bench.request import Run
 from bench.store import Store
 
 PROMPTS = 6

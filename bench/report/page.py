@@ -12,9 +12,9 @@ import jinja2
 
 from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
-from bench.records import Run
 from bench.report.grid import PromptGrid
 from bench.report.tables import Table
+from bench.request import Run
 
 
 @dataclass(frozen=True)

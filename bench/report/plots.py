@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
@@ -11,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from bench.judge.scores import ScoredCell
-from bench.records import Run
 from bench.report.series import COLOURS, MARKERS, Series, to_series
+from bench.request import Run
 from bench.score.metrics import METRICS, Metric
 
 STYLE: dict[Any, Any] = {
@@ -166,7 +167,7 @@ def _memory(series: Sequence[Series]) -> Figure:
     axes = figure.subplots()
     height = 0.8 / max(1, len(shown))
     for i, ((key, name), colour) in enumerate(zip(shown, ("#0072B2", "#56B4E9", "#999999"), strict=False)):
-        widths = [(getattr(memory, key) or 0) / 2**20 for _, memory in bars]
+        widths = [math.nan if (count := getattr(memory, key)) is None else count / 2**20 for _, memory in bars]
         axes.barh(
             [y + (i - (len(shown) - 1) / 2) * height for y in range(len(bars))],
             widths,

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
-from bench.records import Run
+from bench.request import Run
 from bench.score.metrics import METRICS
 
 NONE = "–"
@@ -111,8 +111,8 @@ def verdict_table(judgements: Sequence[Judgement]) -> Table:
                     c.verdict + (f" (about {c.images_needed} images would decide)" if c.images_needed else ""),
                 )
             )
-        if judgement.missing:
-            lacking = "needs " + ", ".join(judgement.missing)
+        if judgement.missing or not judgement.comparisons:
+            lacking = "needs " + (", ".join(judgement.missing) or "cells")
             rows.append((judgement.claim.text, judgement.verdict, lacking, *[NONE] * 9))
     return Table(
         "verdicts",
@@ -138,7 +138,7 @@ def to_markdown(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """A tabular environment (packages booktabs and, for a page's width, graphicx)."""
     spec = "".join("r" if numeric else "l" for numeric in table.numeric)
-    lines = [" & ".join(map(_escape_latex, row)) + r" \\" for row in (table.columns, *table.rows)]
+    lines = [_guard(" & ".join(map(_escape_latex, row))) + r" \\" for row in (table.columns, *table.rows)]
     return "\n".join(
         [
             f"% {table.title}: {_escape_latex(table.note)}",
@@ -158,7 +158,7 @@ def to_csv(table: Table) -> str:
 def scores_to_csv(run: Run, cells: Sequence[ScoredCell]) -> str:
     """One row a cell and metric, numbers unrounded."""
     head = (
-        *("key", "base", "method", "eta", "steps", "guidance_scale", "scheduler_steps", "unet_evaluations"),
+        *("key", "status", "base", "method", "eta", "steps", "guidance_scale", "scheduler_steps", "unet_evaluations"),
         *(
             "unet_samples",
             "score",
@@ -175,13 +175,18 @@ def scores_to_csv(run: Run, cells: Sequence[ScoredCell]) -> str:
     rows: list[Sequence[object]] = [head]
     for scored in cells:
         cell, calls = scored.record.cell, scored.record.calls
+        identity = (
+            *(cell.key, scored.record.status, cell.base.name, cell.method, "" if cell.eta is None else cell.eta),
+            *(cell.steps, cell.guidance_scale),
+            *((calls.scheduler_steps, calls.unet_evaluations, calls.unet_samples) if calls else ("", "", "")),
+        )
+        if not scored.estimates:
+            rows.append((*identity, *[""] * 7, run.extractor, run.reference))
         for short, estimate in scored.estimates.items():
             metric = METRICS[short]
             rows.append(
                 (
-                    *(cell.key, cell.base.name, cell.method, "" if cell.eta is None else cell.eta, cell.steps),
-                    cell.guidance_scale,
-                    *((calls.scheduler_steps, calls.unet_evaluations, calls.unet_samples) if calls else ("", "", "")),
+                    *identity,
                     *(metric.name(run.evaluator, estimate.n), estimate.value, estimate.standard_error),
                     *estimate.interval(),
                     *(estimate.n, metric.higher_is_better, run.extractor, run.reference),
@@ -217,9 +222,9 @@ def _mebibytes(count: int | None) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    for character in "\\`*_{}[]<>|#":
+    for character in "\\`*_{}[]<>|#~$":
         text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return " ".join(text.replace("&", "&amp;").split())
 
 
 _LATEX = {
@@ -228,6 +233,11 @@ _LATEX = {
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "η": r"$\eta$"},
     **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "×": r"$\times$"},
 }
+
+
+def _guard(line: str) -> str:
+    """A row that begins with a bracket or a star would be read as an argument of the row end before it."""
+    return "{}" + line if line[:1] in ("[", "*") else line
 
 
 def _escape_latex(text: str) -> str:

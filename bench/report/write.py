@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from bench.judge.claims import judge_claims
 from bench.judge.scores import ScoredCell, score_run
-from bench.records import Run, content_hash
+from bench.records import content_hash
 from bench.report.grid import draw_grid, prompt_grids
 from bench.report.page import Plot, render_page
 from bench.report.tables import cost_table, score_table, scores_to_csv, to_csv, to_latex, to_markdown, verdict_table
+from bench.request import Run
 from bench.store import Store
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _fingerprint(store: Store) -> str:
     code = sorted(
         path for name in ("score", "judge", "report") for path in (package / name).iterdir() if path.is_file()
     )
-    records = sorted((store.directory / "cells").glob("*/record.json"))
+    records = sorted((store.directory / "cells").glob("*/*.json"))
     return content_hash(
         [hashlib.sha256(path.read_bytes()).hexdigest() for path in (store.directory / "run.json", *records, *code)]
     )

@@ -1,0 +1,85 @@
+"""What was asked of a run, as frozen data: its claims, and all that a report needs beside the records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from bench.records import SCHEMA_VERSION, check_schema, to_tuples
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a claim: which cells are meant. None stands for a value that the method does not vary."""
+
+    method: str
+    steps: tuple[int, ...]
+    eta: float | None = None
+    guidance_scale: float | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        return cls(**to_tuples(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A sentence about records. The subject is expected to be "better" than the object, or "not_worse".
+
+    Step counts of the two sides go pairwise (one count goes with every count of the other side). `margins` maps a
+    metric to the difference that counts, in the metric's unit: a better subject must win by more, one that is not worse
+    may lose by less.
+    """
+
+    name: str
+    text: str
+    subject: Side
+    object: Side
+    metrics: tuple[str, ...]
+    expect: str
+    margins: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        values = to_tuples(data)
+        values["subject"], values["object"] = Side.from_dict(values["subject"]), Side.from_dict(values["object"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was asked for: all that a report needs beside the records.
+
+    `cells` are keys in the plan's order; `left_out` holds label and reason of each combination that makes no sense;
+    `extractor` names what computed the features by content, `reference` likewise the real images they are held against.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    cells: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...]
+    prompts: tuple[str, ...]
+    labels: Mapping[str, str]
+    metrics: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    evaluator: str
+    extractor: str
+    reference: str
+    schema: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """Indented JSON, for people too."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote; raises BenchError for another schema version."""
+        data = to_tuples(json.loads(text))
+        check_schema(data, "run.json")
+        data["left_out"] = tuple((label, reason) for label, reason in data["left_out"])
+        data["claims"] = tuple(Claim.from_dict(claim) for claim in data["claims"])
+        return cls(**data)
