@@ -10,6 +10,7 @@ import torch
 
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler, image_generator, quantise
+from bench.generate.schedulers import make_scheduler
 from bench.generate.weights import name_weights
 from bench.records import Adapter, Base, BenchError, Cell, CellError, PromptSet, SchedulerSpec
 
@@ -120,6 +121,24 @@ def test_a_noise_schedule_that_contradicts_the_checkpoint_is_refused(models: Pat
     wrong = replace(cell, base=replace(cell.base, noise_schedule={**SCHEDULE, "beta_end": 0.02}))
     with pytest.raises(BenchError, match=r"beta_end=0\.02, but the checkpoint says 0\.012"):
         load_pipeline(wrong)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "settings", "eta"),
+    [
+        ("TCDScheduler", {"original_inference_steps": 50}, 0.3),
+        ("LCMScheduler", {"original_inference_steps": 50, "clip_sample": False}, None),
+        ("DDIMScheduler", {"timestep_spacing": "trailing", "clip_sample": False}, 0.0),
+        ("DPMSolverSinglestepScheduler", {"lower_order_final": False, "final_sigmas_type": "sigma_min"}, None),
+        ("DPMSolverMultistepScheduler", {}, None),
+    ],
+)
+def test_a_single_step_works(models: Path, pipeline: Any, scheduler: str, settings: dict[str, Any], eta: float) -> None:
+    spec = SchedulerSpec(f"diffusers.{scheduler}", {**SCHEDULE, **settings})
+    batch = Sampler(pipeline, make_cell(models, scheduler=scheduler, steps=1, eta=eta), PROMPTS)
+    batch.pipeline.scheduler = make_scheduler(spec)
+    calls = batch.sample(0).calls
+    assert (calls.scheduler_steps, calls.unet_calls, len(calls.timesteps)) == (1, 1, 1)
 
 
 def test_pixels_are_rounded_as_a_png_is_saved() -> None:

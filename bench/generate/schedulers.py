@@ -52,7 +52,7 @@ def scheduler_class_of(target: str) -> type[Any]:
     """Return the class that a dotted path names: `diffusers.TCDScheduler`, or one of your own checkout."""
     module_name, _, class_name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        found: type[Any] = getattr(importlib.import_module(module_name), class_name)
         usable = inspect.isclass(found) and hasattr(found, "step") and hasattr(found, "set_timesteps")
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise BenchError(
