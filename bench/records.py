@@ -57,6 +57,7 @@ class Base:
     noise_schedule: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
     variant: str | None = None
+    channels_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

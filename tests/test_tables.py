@@ -13,13 +13,13 @@ import pytest
 from bench.judge.claims import Comparison, Judgement
 from bench.judge.scores import ScoredCell
 from bench.records import Base, Calls, Cell, Failure, Latency, Memory, PromptSet, Record, SchedulerSpec
+from bench.report.frame import scores_to_frame
 from bench.report.plots import pareto_front
 from bench.report.tables import (
     NONE,
     Table,
     cost_table,
     score_table,
-    scores_to_csv,
     to_csv,
     to_latex,
     to_markdown,
@@ -241,7 +241,7 @@ def test_a_claim_that_could_not_be_tested_at_all_still_has_a_row() -> None:
 
 def csv_rows(*cells: ScoredCell) -> list[dict[str, str]]:
     """What scores.csv says."""
-    return list(csv.DictReader(io.StringIO(scores_to_csv(RUN, cells), newline="")))
+    return list(csv.DictReader(io.StringIO(scores_to_frame(RUN, cells).to_csv(index=False), newline="")))
 
 
 def test_numbers_in_scores_csv_are_not_rounded() -> None:

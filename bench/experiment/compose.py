@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
@@ -47,9 +48,10 @@ def run_application(verb: str, summary: str, arguments: Sequence[str], task: Cal
     refusals: list[BenchError] = []
 
     def job(config: DictConfig) -> None:
-        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        settings: Settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        _forget_unchosen(settings, overrides)
         try:
-            codes.append(task(settings))  # type: ignore[arg-type]
+            codes.append(task(settings))
         except BenchError as error:  # Hydra would add words of its own
             refusals.append(error)
 
@@ -61,7 +63,9 @@ def run_application(verb: str, summary: str, arguments: Sequence[str], task: Cal
     sys.argv = [f"tcd-bench {verb}", *flags, *overrides, f"hydra.help.header='{summary}'"]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
     try:
-        hydra.main(version_base="1.3", config_path=None, config_name="config")(job)()
+        with TemporaryDirectory(prefix="tcd-bench-") as scratch:
+            sys.argv.append(f"hydra.sweep.dir={scratch}")  # a sweep leaves its own configuration there
+            hydra.main(version_base="1.3", config_path=None, config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise BenchError(f"{_one_sentence(error)}; see tcd-bench {verb} --help") from error
     finally:
@@ -73,6 +77,18 @@ def run_application(verb: str, summary: str, arguments: Sequence[str], task: Cal
     if refusals:
         raise BenchError("; ".join(dict.fromkeys(map(str, refusals)))) from refusals[0]
     return max(codes)
+
+
+def _forget_unchosen(settings: Settings, overrides: Sequence[str]) -> None:
+    """Remove what an experiment sets for a method or model that the command line did not choose.
+
+    Such an entry lacks what its own file would bring. One that an override adds stays, and is refused as incomplete.
+    """
+    for group, essential in (("methods", "scheduler"), ("models", "source")):
+        for name, entry in list(settings.get(group, {}).items()):
+            added = any(text.lstrip("+").startswith(f"{group}.{name}.") for text in overrides)
+            if isinstance(entry, dict) and essential not in entry and not added:
+                del settings[group][name]
 
 
 def _one_sentence(error: BaseException) -> str:

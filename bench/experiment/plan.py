@@ -87,6 +87,7 @@ def _cells_of(
         noise_schedule=model.noise_schedule,
         revision=model.revision,
         variant=model.variant,
+        channels_last=model.channels_last,
     )
     adapters: tuple[Adapter, ...] = ()
     if method.adapter is not None:

@@ -24,6 +24,9 @@ def load_pipeline(cell: Cell) -> DiffusionPipeline:
     if cell.fused:
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
+    if cell.base.channels_last:
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(cell.device)
 

@@ -151,54 +151,9 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The texts as they stand in the other forms."""
-    return rows_to_csv([table.columns, *table.rows])
-
-
-def scores_to_csv(run: Run, cells: Sequence[ScoredCell]) -> str:
-    """One row a cell and metric, numbers unrounded."""
-    head = (
-        *("key", "status", "base", "method", "eta", "steps", "guidance_scale", "scheduler_steps", "unet_evaluations"),
-        *(
-            "unet_samples",
-            "score",
-            "value",
-            "standard_error",
-            "ci_low",
-            "ci_high",
-            "n",
-            "higher_is_better",
-            "extractor",
-        ),
-        "reference",
-    )
-    rows: list[Sequence[object]] = [head]
-    for scored in cells:
-        cell, calls = scored.record.cell, scored.record.calls
-        identity = (
-            *(cell.key, scored.record.status, cell.base.name, cell.method, "" if cell.eta is None else cell.eta),
-            *(cell.steps, cell.guidance_scale),
-            *((calls.scheduler_steps, calls.unet_evaluations, calls.unet_samples) if calls else ("", "", "")),
-        )
-        if not scored.estimates:
-            rows.append((*identity, *[""] * 7, run.extractor, run.reference))
-        for short, estimate in scored.estimates.items():
-            metric = METRICS[short]
-            rows.append(
-                (
-                    *identity,
-                    *(metric.name(run.evaluator, estimate.n), estimate.value, estimate.standard_error),
-                    *estimate.interval(),
-                    *(estimate.n, metric.higher_is_better, run.extractor, run.reference),
-                )
-            )
-    return rows_to_csv(rows)
-
-
-def rows_to_csv(rows: Sequence[Sequence[object]]) -> str:
-    """CSV with Unix line ends."""
+    """The texts as they stand in the other forms; Unix line ends."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
     return text.getvalue()
 
 

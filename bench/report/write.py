@@ -13,7 +13,7 @@ from bench.judge.scores import ScoredCell, score_run
 from bench.records import content_hash
 from bench.report.grid import draw_grid, prompt_grids
 from bench.report.page import Plot, render_page
-from bench.report.tables import cost_table, score_table, scores_to_csv, to_csv, to_latex, to_markdown, verdict_table
+from bench.report.tables import cost_table, score_table, to_csv, to_latex, to_markdown, verdict_table
 from bench.request import Run
 from bench.store import Store
 
@@ -30,6 +30,8 @@ def write_report(store: Store) -> Path:
     page = store.directory / "report.html"
     if page.exists() and f'content="{inputs}"' in page.read_text(encoding="utf-8")[:600]:
         return page
+    from bench.report.frame import scores_to_frame  # pandas takes its time
+
     run = store.run()
     cells = score_run(store, run)
     judgements = judge_claims(run, cells)
@@ -38,7 +40,7 @@ def write_report(store: Store) -> Path:
         for table in (verdict_table(judgements), score_table(run, cells), cost_table(run, cells))
         if table.rows
     }
-    store.write_text("scores.csv", scores_to_csv(run, cells))
+    store.write_text("scores.csv", scores_to_frame(run, cells).to_csv(index=False, lineterminator="\n"))
     for table in tables.values():
         for suffix, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
             store.write_text(f"tables/{table.name}.{suffix}", write(table))

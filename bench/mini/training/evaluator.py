@@ -25,9 +25,9 @@ from bench.mini import world
 from bench.mini.training.data import Captioned
 from bench.mini.training.loop import Recipe, train
 
-SIGHT = Recipe("sight", iterations=3000, batch_size=64, peak_lr=3e-3, ema_decay=0.998, weight_decay=0.05, seed=5,
+SIGHT = Recipe("sight", iterations=2500, batch_size=64, peak_lr=3e-3, ema_decay=0.998, weight_decay=0.05, seed=5,
                autocast=False)  # fmt: skip
-RECIPE = Recipe("evaluator", iterations=4000, batch_size=64, peak_lr=1.5e-3, ema_decay=0.998, weight_decay=0.05, seed=1,
+RECIPE = Recipe("evaluator", iterations=3000, batch_size=64, peak_lr=1.5e-3, ema_decay=0.998, weight_decay=0.05, seed=1,
                 autocast=False)  # fmt: skip
 WRONG_CAPTIONS = 4
 EMBED_DIM = 64

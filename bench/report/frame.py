@@ -1,0 +1,71 @@
+"""Scores as a pandas data frame, for a person's own analysis and for scores.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.judge.scores import ScoredCell, score_run
+from bench.request import Run
+from bench.score.metrics import METRICS
+from bench.store import Store
+
+COLUMNS = {
+    **dict.fromkeys(("key", "status", "base", "method"), "str"),
+    **{"eta": "Float64", "steps": "Int64", "guidance_scale": "Float64"},
+    **dict.fromkeys(("scheduler_steps", "unet_evaluations", "unet_samples"), "Int64"),
+    "score": "str",
+    **dict.fromkeys(("value", "standard_error", "ci_low", "ci_high"), "Float64"),
+    **{"n": "Int64", "higher_is_better": "boolean", "extractor": "str", "reference": "str"},
+}
+"""Column → dtype; what is not known is missing, never 0."""
+
+
+def load_scores(results: Path | str) -> pd.DataFrame:
+    """The scores of a run's directory, as `scores_to_frame` gives them; raises BenchError where there is no run."""
+    store = Store(Path(results), writable=False)
+    run = store.run()
+    return scores_to_frame(run, score_run(store, run))
+
+
+def scores_to_frame(run: Run, cells: Sequence[ScoredCell]) -> pd.DataFrame:
+    """One row a cell and metric with the 95% interval, numbers unrounded; a cell without scores has one row as well."""
+    rows = [row for scored in cells for row in _rows(run, scored)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)  # type: ignore[arg-type]
+
+
+def _rows(run: Run, scored: ScoredCell) -> list[Mapping[str, Any]]:
+    cell, calls = scored.record.cell, scored.record.calls
+    identity = {
+        "key": cell.key,
+        "status": scored.record.status,
+        "base": cell.base.name,
+        "method": cell.method,
+        "eta": cell.eta,
+        "steps": cell.steps,
+        "guidance_scale": cell.guidance_scale,
+        "scheduler_steps": calls.scheduler_steps if calls else None,
+        "unet_evaluations": calls.unet_evaluations if calls else None,
+        "unet_samples": calls.unet_samples if calls else None,
+        "extractor": run.extractor,
+        "reference": run.reference,
+    }
+    rows = []
+    for short, estimate in scored.estimates.items():
+        low, high = estimate.interval()
+        rows.append(
+            {
+                **identity,
+                "score": METRICS[short].name(run.evaluator, estimate.n),
+                "value": float(estimate.value),
+                "standard_error": estimate.standard_error,
+                "ci_low": low,
+                "ci_high": high,
+                "n": estimate.n,
+                "higher_is_better": METRICS[short].higher_is_better,
+            }
+        )
+    return rows or [identity]
