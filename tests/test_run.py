@@ -142,7 +142,7 @@ def test_keeping_the_grid_only_leaves_the_first_images(overrides: Overrides, tmp
     assert main(["run", *overrides(*QUICK, "keep=grid", "prompts.count=20", "method=[tcd]", "claim=[]",
                                    "~methods.dpmpp_2s")]) == 0  # fmt: skip
     for record in load(tmp_path / "run").values():
-        assert len(list((tmp_path / "run" / "cells" / record.key / "images").iterdir())) == 16
+        assert len(list((tmp_path / "run" / "cells" / record.key / "images").iterdir())) == 8
 
 
 def test_prompts_from_a_file(overrides: Overrides, tmp_path: Path) -> None:

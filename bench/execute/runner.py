@@ -23,7 +23,7 @@ from bench.records import Calls, Cell, CellError, Failure, Images, Latency, Memo
 from bench.score.features import CaptionFeatures, Evaluator, images_to_features
 from bench.store import Store, StoredBatch, hash_images
 
-GRID_IMAGES = 16
+GRID_IMAGES = 8
 
 
 def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> bool:
