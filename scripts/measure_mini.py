@@ -1,6 +1,8 @@
 """How good the miniature's evaluator and autoencoder are, on images that no training has seen.
 
-    .venv/bin/python scripts/measure_mini.py [--images 2048]
+    .venv/bin/python scripts/measure_mini.py [--images 2048] [--results results/mini]
+
+With --results it reads a finished run as well: each cell's attribute accuracy as a share of the real images'.
 
 Prints, and writes to bench/mini/weights/quality.json: attribute accuracy on real images (all, and by kind), how often
 the right caption is found among 64 different ones, the same after a round trip through the autoencoder, the Fréchet
@@ -18,6 +20,7 @@ from diffusers import AutoencoderKL
 
 from bench.generate.weights import local_path
 from bench.mini import world
+from bench.report.frame import load_scores
 from bench.score.features import Evaluator, encode_captions, images_to_features, load_evaluator
 from bench.score.frechet import Reference, frechet_distance
 
@@ -28,9 +31,11 @@ AMONG = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2048)
-    count = parser.parse_args().images
+    parser.add_argument("--results", type=Path, default=None)
+    arguments = parser.parse_args()
+    count = arguments.images
     evaluator = load_evaluator("mini", WEIGHTS / "evaluator", "cpu")
-    vae = AutoencoderKL.from_pretrained(WEIGHTS / "teacher" / "vae", torch_dtype=torch.float32).eval()
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "teacher" / "vae", dtype=torch.float32).eval()
     scenes = [world.scene(seed) for seed in world.split_seeds("validation", count)]
     real = np.stack([world.render(scene) for scene in scenes])
     decoded = np.concatenate([round_trip(vae, real[i : i + 64]) for i in range(0, count, 64)])
@@ -52,9 +57,19 @@ def main() -> None:
         "real against other real": round(frechet_distance(features["real"][:half], reference).value, 3),
         "autoencoded against other real": round(frechet_distance(features["autoencoded"][:half], reference).value, 3),
     }
+    if arguments.results:
+        quality["share_of_real_accuracy"] = shares(arguments.results, quality["real"]["attribute_accuracy"])
     text = json.dumps(quality, indent=1)
     print(text)
     (WEIGHTS / "quality.json").write_text(text + "\n")
+
+
+def shares(results: Path, real: float) -> dict[str, float]:
+    """Attribute accuracy of each cell of a run over that of real images."""
+    frame = load_scores(results)
+    frame = frame[frame["score"].str.startswith("attribute_accuracy")]
+    labels = frame["method"] + " " + frame["steps"].astype(str) + " steps eta " + frame["eta"].astype(str)
+    return dict(zip(labels.str.removesuffix(" eta <NA>"), (frame["value"] / real).round(4), strict=True))
 
 
 def read(evaluator: Evaluator, scenes: list[world.Scene], images: np.ndarray) -> dict[str, object]:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from peft import LoraConfig
+from torch.func import functional_call
 
 from bench.mini import world
 from bench.mini.training import autoencoder, distillation, evaluator, teacher, vocabulary
@@ -80,3 +82,19 @@ def test_evaluator_trains_resumes_and_loads_through_open_clip(data: Captioned, t
     assert torch.equal(ours, evaluator.tokenize(tokenizer, list(data.captions))), (
         "open_clip's tokenizer is the trained one"
     )
+
+
+def test_a_merged_adapter_gives_what_the_adapter_beside_its_layers_gives(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    unet = teacher.Teacher(tokenizer).unet
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=distillation.TARGETS, init_lora_weights=False)
+    unet.add_adapter(config, adapter_name="x")
+    inputs = (torch.randn(2, 8, 16, 16), torch.tensor([3, 900]))
+    text = {"encoder_hidden_states": torch.randn(2, 24, teacher.TEXT_WIDTH)}
+    beside = unet(*inputs, **text).sample
+    unet.disable_adapters()
+    merged = distillation.merge_adapter(unet, "x")
+    together = functional_call(unet, merged, inputs, text).sample
+    assert len(merged) > 50
+    assert (unet(*inputs, **text).sample - beside).abs().max() > 1e-2
+    torch.testing.assert_close(together, beside, rtol=1e-3, atol=1e-4)

