@@ -204,7 +204,8 @@ class Failure:
 class Record:
     """What a cell produced. `status` is "ok" or "error"; per-image features lie beside the record in the store.
 
-    `sampling_s` is the time spent in pipeline calls for the images, seconds, summed over batches.
+    `sampling_s` is the time spent in pipeline calls for the images, seconds, summed over batches; batches that are
+    sampled side by side share it.
     """
 
     key: str

@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Store:
                 probe = _partial(directory / "probe")
                 probe.touch()
                 probe.unlink()
-                _sweep(directory.glob("*.partial"))
+                _sweep(chain(directory.glob("*.partial"), directory.glob("cells/*/*.partial")))
             except OSError as error:
                 raise BenchError(
                     f"results={directory} cannot be written ({error.strerror}); choose another directory with results=…"
@@ -248,5 +249,14 @@ def _sweep(leftovers: Iterable[Path]) -> None:
         host, _, pid = path.name.split(".")[-2].rpartition("-")[0].rpartition("-")
         ours = host == (platform.node() or "host")
         with suppress(OSError):
-            if (ours and not psutil.pid_exists(int(pid))) or time.time() - path.stat().st_mtime > 86_400:
+            written = path.stat().st_mtime
+            if (ours and not _is_writing(int(pid), written)) or time.time() - written > 86_400:
                 path.unlink()
+
+
+def _is_writing(pid: int, written: float) -> bool:
+    """Whether the process that wrote at a moment still lives; a later one may have been given its number."""
+    try:
+        return psutil.Process(pid).create_time() <= written
+    except psutil.NoSuchProcess:
+        return False

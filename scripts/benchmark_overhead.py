@@ -47,6 +47,7 @@ def main() -> None:
         captions=captions,
         measure=Measure(latency=False, memory=False),
         keep="all",
+        lanes=job.experiment.lanes,
         advance=lambda _: None,
         process={},
     )
@@ -58,13 +59,13 @@ def main() -> None:
         rows = []
         for repeat in range(arguments.repeats + 1):  # the first is the warm-up
             runner.store = Store(Path(tempfile.mkdtemp()))
-            runner.pipeline(cell)
+            pipeline = runner.sampler(cell).pipeline
             begin = time.perf_counter()
             record = runner.run(cell)
             whole = time.perf_counter() - begin
             if record.calls is None:
                 raise SystemExit(record.failure.message if record.failure else "the cell failed")
-            bare = bare_calls(runner.pipeline(cell), cell, record.calls)
+            bare = bare_calls(pipeline, cell, record.calls)
             if repeat:
                 rows.append((whole, record.sampling_s, bare))
         whole, sampling, bare = (statistics.median(column) for column in zip(*rows, strict=True))

@@ -113,16 +113,16 @@ def test_a_failed_cell_is_recorded_the_others_run_and_the_next_run_tries_again(
         return quantise(images * 0 if failing else images, rows)
 
     failing = False
-    call = sampling.Sampler.call
+    sample = sampling.Sampler.sample
 
-    def watched(self: sampling.Sampler, rows: Any) -> Any:
+    def watched(self: sampling.Sampler, start: int) -> Any:
         nonlocal failing
         failing = self.cell.steps == 4 and self.cell.method == "tcd"
-        return call(self, rows)
+        return sample(self, start)
 
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "quantise", black_at_four_steps)
-        patch.setattr(sampling.Sampler, "call", watched)
+        patch.setattr(sampling.Sampler, "sample", watched)
         assert main(["run", *overrides(*QUICK)]) == 1
     assert "image 0 is all black" in capsys.readouterr().err
     records = load(tmp_path / "run")

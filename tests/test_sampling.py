@@ -1,6 +1,8 @@
 """Image i depends on its seed and prompt alone, and what sampling did is counted, not assumed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from bench.generate.pipelines import load_pipeline
-from bench.generate.sampling import Sampler, image_generator, quantise
+from bench.generate.sampling import Embeddings, Sampler, image_generator, quantise
 from bench.generate.schedulers import make_scheduler
 from bench.generate.weights import name_weights
 from bench.records import Adapter, Base, BenchError, Cell, CellError, PromptSet, SchedulerSpec
@@ -64,6 +66,38 @@ def test_an_image_depends_on_neither_batch_size_nor_order(models: Path, pipeline
 def test_the_same_batch_gives_the_same_bytes(models: Path, pipeline: Any) -> None:
     sampler = Sampler(pipeline, make_cell(models), PROMPTS)
     assert np.array_equal(sampler.sample(0).images, sampler.sample(0).images)
+
+
+def test_embeddings_made_once_give_the_bytes_of_a_plain_call(models: Path, pipeline: Any) -> None:
+    for cell in (make_cell(models), make_cell(models, "DDIMScheduler", eta=0.0, guidance_scale=3.0)):
+        embeddings = Embeddings()
+        sampled = [Sampler(pipeline, cell, PROMPTS, embeddings).sample(0).images for _ in range(2)]
+        assert np.array_equal(sampled[0], sampled[1])
+        assert np.array_equal(sampled[0], Sampler(pipeline, cell, PROMPTS).call(range(7)))
+
+
+def test_embeddings_are_made_once_and_not_kept_beyond_their_limit(models: Path, pipeline: Any) -> None:
+    seen = []
+    hook = pipeline.text_encoder.register_forward_pre_hook(lambda *_: seen.append(1))
+    try:
+        for limit, expected in ((2**29, 1), (0, 2)):
+            seen.clear()
+            embeddings = Embeddings(limit)
+            for _ in range(2):
+                Sampler(pipeline, make_cell(models), PROMPTS, embeddings).sample(0)
+            assert len(seen) == expected
+    finally:
+        hook.remove()
+
+
+def test_samplers_side_by_side_give_the_same_images_and_counts(models: Path, pipeline: Any) -> None:
+    cells = [make_cell(models, steps=steps, batch_size=3) for steps in (2, 5)]
+    alone = [[Sampler(pipeline, cell, PROMPTS).sample(start) for start in (0, 3, 6)] for cell in cells]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda cell: [Sampler(pipeline, cell, PROMPTS).sample(s) for s in (0, 3, 6)], cells))
+    for ours, theirs in zip(chain(*both), chain(*alone), strict=True):
+        assert ours.calls == theirs.calls
+        assert np.abs(ours.images.astype(int) - theirs.images).max() <= 1, "only the rounding of another thread count"
 
 
 def test_other_seeds_and_rows_give_other_noise() -> None:

@@ -15,6 +15,7 @@ from threading import Barrier
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -231,6 +232,25 @@ def test_what_a_killed_writer_left_is_cleared(store: Store, leftover: str, dead_
     leave(store, leftover, platform.node(), dead_pid)
     store.commit(GOOD)
     assert files_of(store) == {"record.json", "features-e.npz", *(f"images/{row:05d}.png" for row in range(3))}
+
+
+def test_what_a_killed_writer_left_in_a_finished_cell_is_cleared_when_the_store_is_opened(
+    store: Store, dead_pid: int
+) -> None:
+    store.commit(GOOD)
+    leave(store, "record.json", platform.node(), dead_pid)
+    Store(store.directory)
+    assert files_of(store) == {"record.json"}
+
+
+def test_a_later_process_with_the_number_of_a_killed_writer_is_not_taken_for_it(store: Store) -> None:
+    store.commit(GOOD)
+    partial = leave(store, "record.json", platform.node(), os.getpid())
+    before = psutil.Process().create_time() - 60
+    os.utime(partial, (before, before))
+    living = leave(store, "failure.json", platform.node(), os.getpid())
+    Store(store.directory)
+    assert (partial.exists(), living.exists()) == (False, True)
 
 
 @pytest.mark.parametrize(("keep", "left"), [(None, 6), (4, 4), (0, 0), (16, 6)])

@@ -131,6 +131,7 @@ def _run_cells(job: Job, store: Store, todo: list[Cell]) -> list[Record]:
             captions=captions,
             measure=experiment.measure,
             keep=experiment.keep,
+            lanes=experiment.lanes if todo[0].device == "cpu" else 1,
             advance=bar.update,
             process={"freed_memory_kept": kept},
         )

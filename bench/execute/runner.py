@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.execute.lanes import side_by_side
 from bench.experiment.config import Measure
 from bench.generate.pipelines import load_pipeline
-from bench.generate.sampling import Sampler
+from bench.generate.sampling import Embeddings, Sampler
 from bench.measure.environment import machine_fingerprint
 from bench.measure.latency import Stopwatch, measure_latency
 from bench.measure.memory import measure_memory
@@ -49,12 +50,15 @@ class Runner:
     captions: CaptionFeatures
     measure: Measure
     keep: str
+    lanes: int
+    """How many batches are sampled side by side."""
     advance: Callable[[int], object]
     """Called with the number of images that were just finished."""
     process: Mapping[str, Any]
     """What was set for the whole process, for the record's environment."""
 
-    _loaded: tuple[str, Any] | None = None
+    _loaded: tuple[str, Any, Embeddings] | None = None
+    _loading: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, cell: Cell) -> Record:
         """Do what a cell's record lacks and commit it; an error becomes the record's failure.
@@ -63,7 +67,8 @@ class Runner:
         """
         before = self.store.record(cell.key)
         good = before if before is not None and before.status == "ok" else None
-        environment = {**machine_fingerprint(cell.device, torch.get_num_threads()), **self.process}
+        threads = {"lanes": self.lanes, **self.process}
+        environment = {**machine_fingerprint(cell.device, torch.get_num_threads()), **threads}
         work = _CellWork(self, cell, good)
         try:
             record = work.complete(environment)
@@ -79,12 +84,14 @@ class Runner:
             self.store.replace(record)
         return record
 
-    def pipeline(self, cell: Cell) -> Any:
-        """The loaded pipeline of a cell."""
-        if self._loaded is None or self._loaded[0] != cell.pipeline_key:
-            self._loaded = None  # the old one is freed before the new one is loaded
-            self._loaded = cell.pipeline_key, load_pipeline(cell)
-        return self._loaded[1]
+    def sampler(self, cell: Cell) -> Sampler:
+        """A sampler of a cell on the loaded pipeline that fits it."""
+        with self._loading:
+            if self._loaded is None or self._loaded[0] != cell.pipeline_key:
+                self._loaded = None  # the old one is freed before the new one is loaded
+                self._loaded = cell.pipeline_key, load_pipeline(cell), Embeddings()
+            _, pipeline, embeddings = self._loaded
+        return Sampler(pipeline, cell, self.prompts, embeddings)
 
 
 class _CellWork:
@@ -93,11 +100,15 @@ class _CellWork:
     def __init__(self, runner: Runner, cell: Cell, good: Record | None) -> None:
         self.runner, self.cell, self.good = runner, cell, good
         self.sampling_s = 0.0
+        self._own = threading.local()
 
-    @cached_property
+    @property
     def sampler(self) -> Sampler:
-        """Loads the pipeline, if it is needed at all."""
-        return Sampler(self.runner.pipeline(self.cell), self.cell, self.runner.prompts)
+        """The sampler of the thread that asks; the first one loads the pipeline."""
+        if not hasattr(self._own, "sampler"):
+            self._own.sampler = self.runner.sampler(self.cell)
+        found: Sampler = self._own.sampler
+        return found
 
     def complete(self, environment: Mapping[str, Any]) -> Record:
         store, key, measure = self.runner.store, self.cell.key, self.runner.measure
@@ -119,8 +130,8 @@ class _CellWork:
         rows: list[Mapping[str, NDArray[Any]]] = []
         calls: Calls | None = None
         count = len(self.runner.prompts)
-        for start in range(0, count, self.cell.batch_size):
-            batch = self._batch(start, min(start + self.cell.batch_size, count))
+        starts = range(0, count, self.cell.batch_size)
+        for batch in side_by_side(self._batch, starts, self.runner.lanes):
             hashes.append(hash_images(batch.images))
             rows.append(batch.features)
             calls = calls or batch.calls
@@ -133,9 +144,10 @@ class _CellWork:
         combined = hash_images(np.frombuffer("".join(hashes).encode(), np.uint8))
         return Images(count, self.cell.base.height, self.cell.base.width, combined), calls
 
-    def _batch(self, start: int, stop: int) -> StoredBatch:
+    def _batch(self, start: int) -> StoredBatch:
         """From the store where an earlier run left it, else sampled."""
         store, key = self.runner.store, self.cell.key
+        stop = min(start + self.cell.batch_size, len(self.runner.prompts))
         if self.good is None:
             if stored := store.load_batch(key, start):
                 return stored
@@ -143,7 +155,7 @@ class _CellWork:
             return StoredBatch(start, kept, self._features(kept, start), self.good.calls, 0.0)
         begin = time.perf_counter()
         batch = self.sampler.sample(start)
-        elapsed = time.perf_counter() - begin
+        elapsed = (time.perf_counter() - begin) / self.runner.lanes  # lanes share the time
         stored = StoredBatch(start, batch.images, self._features(batch.images, start), batch.calls, elapsed)
         if self.good is None:
             store.save_batch(key, stored)

@@ -162,6 +162,7 @@ class Experiment:
     scores: Annotated[list[ScoreName], _OneOrMore] = Field(default_factory=lambda: [*SCORES])
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 64
+    lanes: Count = 1
     device: str = "auto"
     keep: Literal["all", "grid"] = "all"
     claims: dict[str, ClaimChoice] = Field(default_factory=dict)

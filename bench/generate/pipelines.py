@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 
 from bench.generate.weights import local_path
@@ -16,6 +20,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 def load_pipeline(cell: Cell) -> DiffusionPipeline:
     """Load the pipeline that a cell needs onto its device, adapters applied, and fused where the cell says so."""
+    diffusers.logging.disable_progress_bar()  # a run draws its own
+    transformers.logging.disable_progress_bar()
     pipeline = _load_base(cell.base)
     for adapter in cell.adapters:
         _load_adapter(pipeline, adapter)
@@ -53,8 +59,20 @@ def _load_base(base: Base) -> DiffusionPipeline:
 def _load_adapter(pipeline: Any, adapter: Adapter) -> None:
     path = local_path(adapter.source)
     options = {"weight_name": adapter.file, "adapter_name": adapter.name, "local_files_only": True}
-    pipeline.load_lora_weights(str(path or adapter.source), use_safetensors=True, **options)
+    with _quiet("diffusers.loaders"):  # it warns of every part that an adapter leaves alone
+        pipeline.load_lora_weights(str(path or adapter.source), use_safetensors=True, **options)
     if adapter.name not in {name for names in pipeline.get_list_adapters().values() for name in names}:
         raise BenchError(
             f"adapter {adapter.name} ({adapter.source}): none of its keys match the model; it was made for another base"
         )
+
+
+@contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

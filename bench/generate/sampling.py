@@ -6,8 +6,10 @@ initial latents and then the noise of stochastic steps. All methods see the same
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,18 +33,22 @@ class Batch:
 
 
 class CallCounter:
-    """Counts forward calls and rows of a denoiser, and steps of a scheduler, by hooks."""
+    """Counts forward calls and rows of a denoiser, and steps of a scheduler, by hooks.
+
+    The denoiser may serve several threads at once; only calls from the thread that made the counter count.
+    """
 
     def __init__(self, denoiser: torch.nn.Module, scheduler: Any) -> None:
         self.unet_calls = self.unet_rows = self.scheduler_steps = 0
-        self._scheduler = scheduler
-        self._hook = denoiser.register_forward_pre_hook(self._count_call, with_kwargs=True)
+        self._thread, self._scheduler = threading.get_ident(), scheduler
+        with _HOOKS:
+            self._hook = denoiser.register_forward_pre_hook(self._count_call, with_kwargs=True)
         scheduler.step = self._counted(scheduler.step)
 
     def _count_call(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        sample = args[0] if args else kwargs["sample"]
-        self.unet_calls += 1
-        self.unet_rows += len(sample)
+        if threading.get_ident() == self._thread:
+            self.unet_calls += 1
+            self.unet_rows += len(args[0] if args else kwargs["sample"])
 
     def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Pipelines read the signature of `step` to decide whether it gets eta and generators, so it must stay."""
@@ -56,33 +62,76 @@ class CallCounter:
 
     def close(self) -> None:
         """Remove the hooks."""
-        self._hook.remove()
+        with _HOOKS:
+            self._hook.remove()
         del self._scheduler.step  # the class's own shows again
 
 
-class Sampler:
-    """One cell on a loaded pipeline. Batches may be asked for in any order and more than once."""
+_HOOKS = threading.Lock()
 
-    def __init__(self, pipeline: Any, cell: Cell, prompts: Sequence[str]) -> None:
-        self.pipeline, self.cell, self.prompts = pipeline, cell, prompts
-        pipeline.scheduler = make_scheduler(cell.scheduler)
+
+class Embeddings:
+    """Prompt embeddings of a loaded pipeline, made once for all cells that it serves; kept up to `limit_bytes`."""
+
+    NAMES = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+
+    def __init__(self, limit_bytes: int = 2**29) -> None:
+        self._kept: dict[Any, Mapping[str, torch.Tensor]] = {}
+        self._room = limit_bytes
+
+    def of(self, pipeline: Any, prompts: Sequence[str], guided: bool) -> Mapping[str, torch.Tensor]:
+        """What the pipeline's own call would make of the prompts, as keyword arguments of that call."""
+        key = (tuple(prompts), guided)
+        found = self._kept.get(key)
+        if found is None:
+            encoded = pipeline.encode_prompt(
+                prompt=list(prompts),
+                device=pipeline.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=guided,
+            )
+            found = {name: tensor for name, tensor in zip(self.NAMES, encoded, strict=False) if tensor is not None}
+            size = sum(tensor.nbytes for tensor in found.values())
+            if size <= self._room:
+                self._room -= size
+                self._kept[key] = found
+        return found
+
+
+class Sampler:
+    """One cell on a loaded pipeline. Batches may be asked for in any order and more than once.
+
+    The pipeline's models are shared; scheduler and settings of a call are the sampler's own, so that samplers may work
+    side by side in several threads.
+    """
+
+    def __init__(self, pipeline: Any, cell: Cell, prompts: Sequence[str], embeddings: Embeddings | None = None) -> None:
+        self.pipeline, self.cell, self.prompts = copy.copy(pipeline), cell, prompts
+        self.pipeline.scheduler = make_scheduler(cell.scheduler)
+        self._embeddings = embeddings or Embeddings()
 
     def sample(self, start: int) -> Batch:
         """The batch that begins with image `start`; raises CellError for NaN or all-black images."""
         rows = range(start, min(start + self.cell.batch_size, len(self.prompts)))
         counter = CallCounter(self.pipeline.unet, self.pipeline.scheduler)
         try:
-            images = self.call(rows)
+            with torch.inference_mode():
+                prompts = [self.prompts[row] for row in rows]
+                text = self._embeddings.of(self.pipeline, prompts, self.cell.guidance_scale > 1)
+            images = self._call(rows, text)
         finally:
             counter.close()
         return Batch(start, images, self._describe_calls(counter, len(images)))
 
     def call(self, rows: Sequence[int]) -> Images:
         """The images of some prompts by one call of the pipeline, as a user would write it."""
+        return self._call(rows, {"prompt": [self.prompts[row] for row in rows]})
+
+    def _call(self, rows: Sequence[int], text: Mapping[str, Any]) -> Images:
         generators = [image_generator(self.cell.seed, row) for row in rows]
         with torch.inference_mode():
             output = self.pipeline(
-                prompt=[self.prompts[row] for row in rows],
+                **text,
                 latents=self.initial_latents(generators),
                 generator=generators,
                 output_type="pt",

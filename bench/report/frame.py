@@ -34,10 +34,10 @@ def load_scores(results: Path | str) -> pd.DataFrame:
 def scores_to_frame(run: Run, cells: Sequence[ScoredCell]) -> pd.DataFrame:
     """One row a cell and metric with the 95% interval, numbers unrounded; a cell without scores has one row as well."""
     rows = [row for scored in cells for row in _rows(run, scored)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)  # type: ignore[arg-type]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def _rows(run: Run, scored: ScoredCell) -> list[Mapping[str, Any]]:
+def _rows(run: Run, scored: ScoredCell) -> Sequence[Mapping[str, Any]]:
     cell, calls = scored.record.cell, scored.record.calls
     identity = {
         "key": cell.key,
@@ -53,7 +53,7 @@ def _rows(run: Run, scored: ScoredCell) -> list[Mapping[str, Any]]:
         "extractor": run.extractor,
         "reference": run.reference,
     }
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     for short, estimate in scored.estimates.items():
         low, high = estimate.interval()
         rows.append(

@@ -1,0 +1,36 @@
+"""Batches side by side: on a processor, a few threads of their own use small models better than one call's threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], lanes: int) -> Iterator[Result]:
+    """Yield `work(item)` in the items' order, `lanes` at a time, each with its share of the processor's threads.
+
+    The first error ends it: items that are not begun are left, those at work are waited for.
+    """
+    if lanes == 1:
+        yield from map(work, items)
+        return
+    share = max(1, torch.get_num_threads() // lanes)
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(lanes, "lane", initializer=torch.set_num_threads, initargs=(share,)) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > lanes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
