@@ -240,14 +240,15 @@ def _partial(path: Path) -> Path:
     return path.with_name(f"{path.name}.{_WRITER}-{uuid.uuid4().hex}.partial")
 
 
-_WRITER = f"{platform.node() or 'host'}-{os.getpid()}"
+_HOST = platform.node().replace(".", "_") or "host"
+_WRITER = f"{_HOST}-{os.getpid()}"
 
 
 def _sweep(leftovers: Iterable[Path]) -> None:
     """Remove what writers left that were killed on this machine, and whatever is more than a day old."""
     for path in leftovers:
         host, _, pid = path.name.split(".")[-2].rpartition("-")[0].rpartition("-")
-        ours = host == (platform.node() or "host")
+        ours = host == _HOST
         with suppress(OSError):
             written = path.stat().st_mtime
             if (ours and not _is_writing(int(pid), written)) or time.time() - written > 86_400:
@@ -257,6 +258,7 @@ def _sweep(leftovers: Iterable[Path]) -> None:
 def _is_writing(pid: int, written: float) -> bool:
     """Whether the process that wrote at a moment still lives; a later one may have been given its number."""
     try:
-        return psutil.Process(pid).create_time() <= written
+        began: float = psutil.Process(pid).create_time()
+        return began <= written
     except psutil.NoSuchProcess:
         return False

@@ -21,6 +21,7 @@ KNOWS: dict[str, set[str]] = {
     "bench.experiment": {"bench.records", "bench.request"},
     "bench.generate": {"bench.records"},
     "bench.generate.prompts": {"bench.records", "bench.generate", "bench.mini.world"},
+    "bench.generate.real_images": {"bench.records", "bench.generate", "bench.mini.world"},
     "bench.measure": {"bench.records"},
     "bench.score": {"bench.records"},
     "bench.store": {"bench.records", "bench.request"},

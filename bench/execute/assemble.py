@@ -15,7 +15,8 @@ from bench.execute.allocator import keep_freed_memory
 from bench.experiment.config import Experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.generate.prompts import Prompts, load_prompts
-from bench.generate.weights import local_path, name_weights
+from bench.generate.real_images import load_real_images, name_real_images
+from bench.generate.weights import name_weights, weights_directory
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.mini import world
 from bench.records import BenchError, Cell, Record, content_hash
@@ -68,7 +69,7 @@ def prepare(experiment: Experiment) -> Job:
         claims=tuple(claim.to_claim(name) for name, claim in experiment.claims.items()),
         evaluator=experiment.evaluator.name,
         extractor=extractor,
-        reference=content_hash([extractor, experiment.reference.source, experiment.reference.count]),
+        reference=content_hash([extractor, name_real_images(experiment.reference.source, experiment.reference.count)]),
     )
     return Job(experiment, prompts, plan, run)
 
@@ -114,9 +115,7 @@ def _run_cells(job: Job, store: Store, todo: list[Cell]) -> list[Record]:
     from bench.score.features import encode_captions, load_evaluator
 
     experiment, texts, scenes = job.experiment, job.prompts.texts, job.prompts.scenes
-    directory = local_path(experiment.evaluator.source)
-    if directory is None:
-        raise BenchError(f"evaluator.source={experiment.evaluator.source}: give the directory of an OpenCLIP model")
+    directory = weights_directory(experiment.evaluator.source)
     evaluator = load_evaluator(experiment.evaluator.name, directory, todo[0].device)
     truths = None if scenes is None else [tuple(world.counterfactuals(scene)) for scene in scenes]
     captions = encode_captions(evaluator, texts, truths)
@@ -153,12 +152,9 @@ def _announce(record: Record, number: int, total: int, quiet: bool) -> None:
 def _make_reference(job: Job, store: Store, evaluator: Evaluator) -> None:
     if store.load_reference(job.run.reference) is not None:
         return
-    seeds = world.split_seeds("reference", job.experiment.reference.count)
-    rows = []
-    for i in range(0, len(seeds), 128):
-        images = np.stack([world.render(world.scene(seed)) for seed in seeds[i : i + 128]])
-        rows.append(evaluator.image_features(images))
-    store.save_reference(job.run.reference, np.concatenate(rows))
+    source, count = job.experiment.reference.source, job.experiment.reference.count
+    features = [evaluator.image_features(images) for images in load_real_images(source, count)]
+    store.save_reference(job.run.reference, np.concatenate(features))
 
 
 def _name_all_weights(experiment: Experiment) -> Mapping[str, str]:

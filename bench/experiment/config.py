@@ -83,9 +83,9 @@ class Prompts:
 
 @dataclass(config=_STRICT)
 class Reference:
-    """The real images that Fréchet and kernel distances compare with."""
+    """The real images that Fréchet and kernel distances compare with: `world`, or a folder of images."""
 
-    source: Literal["world"] = "world"
+    source: str = "world"
     count: Count = 2048
 
 

@@ -58,7 +58,8 @@ def _load_base(base: Base) -> DiffusionPipeline:
 
 def _load_adapter(pipeline: Any, adapter: Adapter) -> None:
     path = local_path(adapter.source)
-    options = {"weight_name": adapter.file, "adapter_name": adapter.name, "local_files_only": True}
+    options: dict[str, Any] = {"revision": adapter.weights} if path is None else {}
+    options |= {"weight_name": adapter.file, "adapter_name": adapter.name, "local_files_only": True}
     with _quiet("diffusers.loaders"):  # it warns of every part that an adapter leaves alone
         pipeline.load_lora_weights(str(path or adapter.source), use_safetensors=True, **options)
     if adapter.name not in {name for names in pipeline.get_list_adapters().values() for name in names}:

@@ -19,6 +19,15 @@ def local_path(source: str) -> Path | None:
     return path if path.is_absolute() or source.startswith(".") or path.is_dir() else None
 
 
+def weights_directory(source: str, revision: str | None = None) -> Path:
+    """The directory that a source's files lie in, a hub repository's in the local cache.
+
+    Raises BenchError when there is nothing there.
+    """
+    path = local_path(source)
+    return path if path is not None else _repository(source) / "snapshots" / _cached_commit(source, revision)
+
+
 def name_weights(source: str, revision: str | None = None) -> str:
     """A hash over all files of a local directory, or the commit of a cached hub repository.
 
@@ -39,10 +48,14 @@ def name_weights(source: str, revision: str | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cached_commit(source: str, revision: str | None) -> str:
+def _repository(source: str) -> Path:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    repository = Path(HF_HUB_CACHE) / f"models--{source.replace('/', '--')}"
+    return Path(HF_HUB_CACHE) / f"models--{source.replace('/', '--')}"
+
+
+def _cached_commit(source: str, revision: str | None) -> str:
+    repository = _repository(source)
     reference = repository / "refs" / (revision or "main")
     if revision and (repository / "snapshots" / revision).is_dir():
         return revision

@@ -5,7 +5,6 @@ Features are kept per image, so that a new score, claim or reference costs no ne
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +15,7 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn import functional
 from torchvision.transforms import Normalize
 
@@ -25,19 +25,19 @@ Counterfactuals = Sequence[tuple[str, tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A dual encoder on a device. `preprocess` takes float32 (n, 3, h, w) in [0, 1]."""
+    """A dual encoder on a device. `preprocess` takes uint8 (n, h, w, 3) and gives what the image tower takes."""
 
     name: str
     model: Any
-    preprocess: Callable[[torch.Tensor], torch.Tensor]
+    preprocess: Callable[[NDArray[np.uint8]], torch.Tensor]
     tokenize: Callable[[list[str]], torch.Tensor]
     device: torch.device
 
     @torch.inference_mode()
     def image_features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (n, h, w, 3) → embeddings (n, d), float32, not normalised."""
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
-        features: NDArray[np.float32] = self.model.encode_image(self.preprocess(pixels)).float().cpu().numpy()
+        pixels = self.preprocess(images).to(self.device)
+        features: NDArray[np.float32] = self.model.encode_image(pixels).float().cpu().numpy()
         return features
 
     @torch.inference_mode()
@@ -52,10 +52,19 @@ class Evaluator:
 def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
     """Load the OpenCLIP model of a directory (`open_clip_config.json`, safetensors), in float32."""
     source = f"local-dir:{directory}"
-    model = open_clip.create_model(source, device=device, precision="fp32").eval()
-    config = json.loads((directory / "open_clip_config.json").read_text())["preprocess_cfg"]
-    normalise = Normalize(config["mean"], config["std"])
-    return Evaluator(name, model, normalise, open_clip.get_tokenizer(source), torch.device(device))
+    model, _, transform = open_clip.create_model_and_transforms(source, device=device, precision="fp32")
+    model.eval()
+    normalise = Normalize(model.visual.image_mean, model.visual.image_std)
+    size = model.visual.image_size
+    size = (size, size) if isinstance(size, int) else tuple(size)
+
+    def preprocess(images: NDArray[np.uint8]) -> torch.Tensor:
+        if images.shape[1:3] == size:  # nothing to resize: the same numbers, all at once
+            pixels: torch.Tensor = normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+            return pixels
+        return torch.stack([transform(Image.fromarray(image)) for image in images])
+
+    return Evaluator(name, model, preprocess, open_clip.get_tokenizer(source), torch.device(device))
 
 
 @dataclass(frozen=True)
