@@ -26,8 +26,8 @@ from bench.mini.training.teacher import empty_ids, noise_scheduler
 
 Kind = Literal["tcd", "lcm"]
 RECIPES: dict[Kind, Recipe] = {
-    "tcd": Recipe("tcd", iterations=3000, batch_size=32, peak_lr=8e-4, ema_decay=0.995, seed=3, autocast=False),
-    "lcm": Recipe("lcm", iterations=3000, batch_size=32, peak_lr=8e-4, ema_decay=0.995, seed=4, autocast=False),
+    "tcd": Recipe("tcd", iterations=2500, batch_size=32, peak_lr=8e-4, ema_decay=0.995, seed=3, autocast=False),
+    "lcm": Recipe("lcm", iterations=2500, batch_size=32, peak_lr=8e-4, ema_decay=0.995, seed=4, autocast=False),
 }
 RANK = 32
 SKIP = 20
