@@ -21,19 +21,12 @@ HALF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-1
 
 
 def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
-    """eta outside [0, 1], timesteps that do not fall, more steps than timesteps, a step before set_timesteps."""
+    """eta outside [0, 1], timesteps that do not fall, more steps than timesteps."""
     trained = int(subject.config["num_train_timesteps"])
     most = int(subject.config.get("original_inference_steps", trained))
 
-    def step_first() -> Any:
-        scheduler = subject.fresh()
-        state = torch.zeros(1, 3, 2, 2)
-        return scheduler.step(state, scheduler.timesteps[0], state)
-
     attempts: dict[str, Callable[[], Any]] = {
         f"{most + 1} steps": lambda: subject.fresh().set_timesteps(most + 1),
-        "0 steps": lambda: subject.fresh().set_timesteps(0),
-        "step before set_timesteps": step_first,
     }
     if subject.has_eta:
         for eta in (-0.1, 1.1):

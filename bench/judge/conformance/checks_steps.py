@@ -53,8 +53,10 @@ def check_steps(
 
 def run_case(subject: Subject, case: Case, eta: float | None, target: Target = GAUSSIAN, begin: int = 0) -> Trace:
     """A run on a target; an error inside it becomes a Refusal that names it."""
+    random = case.family is None or case.family.stochastic(case.config, eta or 0.0)
+    run = Run(arguments=step_arguments(subject, eta), begin=begin or None, record=random)
     try:
-        return case.run(target, Run(arguments=step_arguments(subject, eta), begin=begin or None), begin)
+        return case.run(target, run, begin)
     except Exception as error:
         raise Refusal(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
@@ -132,8 +134,9 @@ def check_landing(
         weights = np.linalg.lstsq(design, after.ravel(), rcond=None)[0]
         spread = math.hypot(weights[0] * here.b, weights[1] if call.draws else 0.0)
         off = float(np.abs(design @ weights - after.ravel()).max())
-        ratio = case.path.levels[call.index + 1].a / max(case.path.levels[call.index].a, 1e-3)
-        limit = allowance(float(1 + np.abs(call.state).max()) * max(1.0, ratio))
+        # a value that an earlier call computed from epsilon carries that call's rounding, blown up by 1 / a
+        smallest = min(level.a for level in case.path.levels[: call.index + 1])
+        limit = allowance(float(1 + np.abs(call.state).max()) * max(1.0, there.a / max(smallest, 1e-6)))
         gap = max(off, abs(spread - there.b))
         if not gap <= limit:
             words = f"Call {call.index} (timestep {call.timestep:g}) does not land on the level of the next timestep."

@@ -36,35 +36,38 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
     """Repeated, interrupted, interleaved, copied and batched use gives what a fresh object alone gives."""
     arguments, draw = step_arguments(subject, eta), "generator" in subject.step_parameters
 
-    def alone(steps: int = STEPS) -> Array:
-        return list(loop(subject.prepare(steps), arguments, draw))[-1]
+    def made(steps: int = STEPS) -> Case:
+        return subject.prepare(steps, scheduler=subject.make())
+
+    def alone() -> Array:
+        return list(loop(made(), arguments, draw))[-1]
 
     def again() -> Array:
-        used = subject.prepare(STEPS)
+        used = made()
         list(loop(used, arguments, draw))
         return list(loop(subject.prepare(STEPS, scheduler=used.scheduler), arguments, draw))[-1]
 
     def after_another_count() -> Array:
-        used = subject.prepare(STEPS + 1)
+        used = made(STEPS + 1)
         list(loop(used, arguments, draw))
         return list(loop(subject.prepare(STEPS, scheduler=used.scheduler), arguments, draw))[-1]
 
     def after_a_break() -> Array:
-        used = subject.prepare(STEPS)
+        used = made()
         run = loop(used, arguments, draw)
         for _ in range(STEPS // 2):
             next(run)
         return list(loop(subject.prepare(STEPS, scheduler=used.scheduler), arguments, draw))[-1]
 
     def beside_another() -> Array:
-        other = loop(subject.prepare(STEPS + 2), arguments, draw)
+        other = loop(made(STEPS + 2), arguments, draw)
         state = np.zeros(())
-        for state in loop(subject.prepare(STEPS), arguments, draw):
+        for state in loop(made(), arguments, draw):
             next(other)
         return state
 
     def copied() -> Array:
-        case = subject.prepare(STEPS)
+        case = made()
         twin = copy.deepcopy(case.scheduler)
         list(loop(case, arguments, draw))
         run = loop(Case(twin, case.config, case.family, case.path, STEPS), arguments, draw)

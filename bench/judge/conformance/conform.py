@@ -22,7 +22,8 @@ from bench.judge.conformance.targets import GAUSSIAN, MIXTURE
 
 ETAS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
 COUNTS = (1, 2, 3, 4, 5, 7, 8, 16, 32, 64)
-FEW = (2, 5, 8, 15)
+FEW = (2, 5, 8)
+COMBINED = (5, 16)
 LANDING = (4, 9)
 
 
@@ -150,7 +151,8 @@ def _check_variation(subject: Subject, tally: _Tally, variation: Any) -> None:
         tally.add("noise table", checks_schedule.check_table(subject, label, overrides), label)
     if SCHEDULE & set(variation.changed):
         tally.add("timesteps", checks_schedule.check_timesteps(subject, label, overrides), label)
-    for steps in FEW:
+    few = COMBINED if len(variation.changed) > 1 else FEW
+    for steps in (*few, 14, 15) if "lower_order_final" in overrides else few:
         tally.add("step", check_steps(subject, label, steps, eta, overrides), label)
     if len(variation.changed) == 1 and not {"clip_sample", "thresholding"} & set(overrides):
         tally.add("landing", check_landing(subject, label, 5, eta, overrides), label)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.judge.conformance.noise import Array
-from bench.judge.conformance.published import Expected, Method, Path
+from bench.judge.conformance.published import Expected, Method, Path, Term, add_up, of_state, times
 from bench.judge.conformance.spacing import orders_of_single_steps
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
@@ -48,12 +48,13 @@ class ExponentialMethod(Method):
         super().__init__(config, path, eta)
         self.algorithm = str(config.get("algorithm_type", self.algorithm))
         self.order = int(config.get("solver_order", 2))
-        self.values: list[Array] = []
+        self.values: list[Term] = []
 
-    def value(self, index: int, state: Array, output: Array) -> Array:
+    def value(self, index: int, state: Array, output: Array) -> Term:
         """The quantity that the polynomial goes through: data, or noise."""
-        data, noise = self.read(index, state, output)
-        return data if self.algorithm.endswith("++") else noise
+        if self.algorithm.endswith("++"):
+            return self.read(index, state, output)[0]
+        return self.noise_of(index, state, output)
 
     def kernel(self) -> dict[str, float]:
         """Rate and factor of exp(rate (lam_t - lam)) under the integral; the SDE forms: Lu et al. 2023, section 5."""
@@ -65,7 +66,7 @@ class ExponentialMethod(Method):
         }[self.algorithm]
 
     def integrate(
-        self, index: int, start: int, state: Array, nodes: Sequence[int], values: Sequence[Array], rule: str = "exact"
+        self, index: int, start: int, state: Array, nodes: Sequence[int], values: Sequence[Term], rule: str = "exact"
     ) -> Expected:
         """From the level of call `start` to the level after call `index`, through values at the nodes (calls).
 
@@ -75,7 +76,7 @@ class ExponentialMethod(Method):
         here, there = self.path.levels[start], self.path.levels[index + 1]
         width = there.lam - here.lam
         if math.isinf(width):  # sigma = 0 is reached to first order: x = a x0
-            return self.sum_up(index, 0.0, there.a * values[0])
+            return add_up(0.0, times(there.a, values[0]))
         known = [self.path.levels[node].lam - here.lam for node in nodes]
         if rule == "midpoint":
             total = interpolation_weights(width, [0.0], self.kernel())[0]
@@ -90,8 +91,8 @@ class ExponentialMethod(Method):
             keep, noise = keep * math.exp(-width), there.b * math.sqrt(-math.expm1(-2 * width))
         elif self.algorithm == "sde-dpmsolver":
             noise = there.b * math.sqrt(math.expm1(2 * width))
-        terms = [scale * weight * value for weight, value in zip(weights, values, strict=True)]
-        return self.sum_up(index, noise, keep * state, *terms)
+        terms = [times(scale * weight, value) for weight, value in zip(weights, values, strict=True)]
+        return add_up(noise, of_state(keep, state), *terms)
 
 
 class Singlestep(ExponentialMethod):
@@ -152,39 +153,44 @@ class UniPc(ExponentialMethod):
         size = signed if self.config["solver_type"] == "bh1" else math.expm1(signed)
         return self.kernel()["factor"] / rate * size / 2
 
-    def with_half(self, index: int, start: int, state: Array, slope: Array) -> Expected:
+    def with_half(
+        self, index: int, start: int, state: Array, after: Term, before: Term, ratio: float
+    ) -> Expected:
         """The first-order step plus B(h) / 2 times a difference of values."""
         here, there = self.path.levels[start], self.path.levels[index + 1]
         step = self.integrate(index, start, state, [start], [self.values[start]])
         scale = there.a if self.algorithm.endswith("++") else there.b
-        extra = scale * self.half(there.lam - here.lam) * slope
-        return Expected(step.mean + extra, 0.0, step.size + float(np.abs(extra).max()))
+        weight = scale * self.half(there.lam - here.lam) * ratio
+        extra = add_up(0.0, times(weight, after), times(-weight, before))
+        return Expected(step.mean + extra.mean, 0.0, step.size + extra.size)
 
-    def correct(self, index: int, state: Array, value: Array) -> Array:
+    def correct(self, index: int, state: Array, value: Term) -> Expected:
         """UniC for the step that led here, now that the value at its end is known."""
         if index == 0 or self.corrected is None or index - 1 in self.config["disable_corrector"]:
-            return state
+            return Expected(state, 0.0, 0.0)
         last = index - 1
         if self.last_order == 1:
-            return self.with_half(last, last, self.corrected, value - self.values[last]).mean
+            return self.with_half(last, last, self.corrected, value, self.values[last], 1.0)
         nodes = [index, *range(last, last - self.last_order, -1)]
         values = [value, *(self.values[node] for node in nodes[1:])]
-        return self.integrate(last, last, self.corrected, nodes, values).mean
+        return self.integrate(last, last, self.corrected, nodes, values)
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
         """Correct the state, then predict from it; the value stays that of the uncorrected state."""
         value = self.value(index, state, output)
-        self.corrected = self.correct(index, state, value)
+        corrected = self.correct(index, state, value)
+        self.corrected = corrected.mean
         self.values.append(value)
         left = len(self.path.timesteps) - index if self.config["lower_order_final"] else self.order
         order = self.last_order = min(self.order, left, index + 1)
         if order == 2:
             before = self.path.levels[index].lam - self.path.levels[index - 1].lam
             width = self.path.levels[index + 1].lam - self.path.levels[index].lam
-            slope = (value - self.values[index - 1]) * width / before
-            return self.with_half(index, index, self.corrected, slope)
-        nodes = list(range(index, index - order, -1))
-        return self.integrate(index, index, self.corrected, nodes, [self.values[node] for node in nodes])
+            step = self.with_half(index, index, self.corrected, value, self.values[index - 1], width / before)
+        else:
+            nodes = list(range(index, index - order, -1))
+            step = self.integrate(index, index, self.corrected, nodes, [self.values[node] for node in nodes])
+        return Expected(step.mean, 0.0, step.size + corrected.size)
 
 
 class Deis(Method):
@@ -192,11 +198,11 @@ class Deis(Method):
 
     def __init__(self, config: Mapping[str, Any], path: Path, eta: float | None) -> None:
         super().__init__(config, path, eta)
-        self.values: list[Array] = []
+        self.values: list[Term] = []
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
         """The order grows with the history and falls at the end; the integral is that of sigma = exp(-lam)."""
-        self.values.append(self.read(index, state, output)[1])
+        self.values.append(self.noise_of(index, state, output))
         calls, order = len(self.path.timesteps), min(int(self.config["solver_order"]), index + 1)
         if self.config["lower_order_final"] and calls < 15:
             order = min(order, calls - index) if calls - index <= 2 else order
@@ -204,5 +210,5 @@ class Deis(Method):
         nodes = list(range(index, index - order, -1))
         known = [self.path.levels[node].lam - here.lam for node in nodes]
         weights = interpolation_weights(there.lam - here.lam, known, {"rate": 1.0, "factor": -1.0})
-        terms = [there.b * weight * self.values[node] for weight, node in zip(weights, nodes, strict=True)]
-        return self.sum_up(index, 0.0, there.a / here.a * state, *terms)
+        terms = [times(there.b * weight, self.values[node]) for weight, node in zip(weights, nodes, strict=True)]
+        return add_up(0.0, of_state(there.a / here.a, state), *terms)

@@ -45,12 +45,8 @@ def second(config: Config) -> int:
 
 
 def by_solver(config: Config) -> int:
-    """`solver_order`, at most 2 where a run starts with one step of order 1, which costs h² once.
-
-    A singlestep solver reaches 3 in its exact form; with `midpoint` the inner node would have to lie at 2/3 of the step
-    (Lu et al. 2022, algorithm 2), which whole timesteps do not grant.
-    """
-    return min(int(config["solver_order"]), 2)
+    """`solver_order`."""
+    return int(config["solver_order"])
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class NoiseTable:
     @property
     def sigmas(self) -> Array:
         """Noise over signal at every training timestep."""
-        kept = np.maximum(self.alpha_bar, ZERO_SNR_FLOOR)
+        kept = np.where(self.alpha_bar > 0, self.alpha_bar, ZERO_SNR_FLOOR)
         return np.asarray(np.sqrt((1.0 - kept) / kept))
 
     def level(self, timestep: float) -> Level:

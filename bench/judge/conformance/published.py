@@ -20,10 +20,19 @@ from bench.judge.conformance.targets import data_and_noise
 
 @dataclass(frozen=True)
 class Expected:
-    """The next state is `mean + noise · z`; `size` bounds the terms that were added up, for the rounding."""
+    """The next state is `mean + noise · z`; `size` bounds what was rounded on the way: intermediate values, scaled."""
 
     mean: Array
     noise: float
+    size: float
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a step: weight · value, with the size of the largest number that the value was computed from."""
+
+    weight: float
+    value: Array
     size: float
 
 
@@ -45,28 +54,48 @@ class Method:
         self.config, self.path, self.eta = config, path, eta or 0.0
         self.prediction: str = config["prediction_type"]
 
-    def read(self, index: int, state: Array, output: Array) -> tuple[Array, Array]:
-        """The data and noise that the output stands for; data clipped where the settings say so."""
+    def read(self, index: int, state: Array, output: Array) -> tuple[Term, Term]:
+        """The data and noise that the output stands for, with weight 1; data clipped where the settings say so."""
         level = self.path.levels[index]
         x = state * level.a if self.rescaled else state
         data, noise = data_and_noise(output, x, level, self.prediction)
+        parts = float(np.abs(x).max() + np.abs(output).max())
+        data_size = parts / level.a if self.prediction == "epsilon" or self.rescaled else parts
+        noise_size = parts / level.b if self.prediction == "sample" else parts
         if self.config.get("thresholding"):
             data = dynamic_threshold(data, self.config)
         elif self.config.get("clip_sample"):
             limit = float(self.config["clip_sample_range"])
             data = np.clip(data, -limit, limit)
-        return data, noise
+        return Term(1.0, data, data_size), Term(1.0, noise, noise_size)
+
+    def noise_of(self, index: int, state: Array, output: Array) -> Term:
+        """The noise that the state holds beside the data, thresholded where the settings say so."""
+        data, noise = self.read(index, state, output)
+        level = self.path.levels[index]
+        if not self.config.get("thresholding"):
+            return noise
+        return Term(1.0, (state - level.a * data.value) / level.b, data.size / level.b)
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
         """The next state, from the state and output of this call and whatever earlier calls left."""
         raise NotImplementedError
 
-    def sum_up(self, index: int, noise: float, *terms: Array) -> Expected:
-        """Add the terms of a step; the size counts how large data and noise were before they were scaled."""
-        largest = sum(float(np.abs(term).max()) for term in terms)
-        here, there = self.path.levels[index], self.path.levels[index + 1]
-        inverse = 1.0 if self.rescaled or self.prediction != "epsilon" or not here.a else max(1.0, there.a / here.a)
-        return Expected(np.asarray(sum(terms)), noise, (largest + noise) * inverse)
+
+def of_state(weight: float, state: Array) -> Term:
+    """The state itself as a summand."""
+    return Term(weight, state, float(np.abs(state).max()))
+
+
+def add_up(noise: float, *terms: Term) -> Expected:
+    """The sum of a step's terms."""
+    mean = sum((term.weight * term.value for term in terms), np.zeros_like(terms[0].value))
+    return Expected(mean, noise, noise + sum(abs(term.weight) * term.size for term in terms))
+
+
+def times(weight: float, term: Term) -> Term:
+    """A term with another weight."""
+    return Term(weight * term.weight, term.value, term.size)
 
 
 def dynamic_threshold(data: Array, config: Mapping[str, Any]) -> Array:
@@ -90,7 +119,7 @@ class Ddim(Method):
         data, epsilon = self.read(index, state, output)
         there, variance = self.path.levels[index + 1], self.variance(index)
         direction = math.sqrt(max(0.0, there.b**2 - variance))
-        return self.sum_up(index, math.sqrt(variance), there.a * data, direction * epsilon)
+        return add_up(math.sqrt(variance), times(there.a, data), times(direction, epsilon))
 
 
 class Ddpm(Method):
@@ -105,7 +134,7 @@ class Ddpm(Method):
         if self.path.timesteps[index] == 0 or there.b == 0:
             variance = 0.0
         keep = here.a / there.a * (there.b / here.b) ** 2
-        return self.sum_up(index, math.sqrt(variance), there.a * beta / here.b**2 * data, keep * state)
+        return add_up(math.sqrt(variance), times(there.a * beta / here.b**2, data), of_state(keep, state))
 
 
 class Tcd(Method):
@@ -122,7 +151,7 @@ class Tcd(Method):
         between = self.path.table.level(math.floor((1 - Fraction(str(self.eta))) * following))
         ratio = self.path.levels[index + 1].a / between.a
         noise = math.sqrt(max(0.0, 1 - ratio**2))
-        return self.sum_up(index, noise, ratio * between.a * data, ratio * between.b * epsilon)
+        return add_up(noise, times(ratio * between.a, data), times(ratio * between.b, epsilon))
 
 
 class Lcm(Method):
@@ -138,7 +167,7 @@ class Lcm(Method):
         skip, out = 0.25 / (scaled**2 + 0.25), scaled / math.sqrt(scaled**2 + 0.25)
         last = index == len(self.path.timesteps) - 1
         there = Level(1.0, 0.0) if last else self.path.levels[index + 1]
-        return self.sum_up(index, there.b, there.a * out * data, there.a * skip * state)
+        return add_up(there.b, times(there.a * out, data), of_state(there.a * skip, state))
 
 
 class Euler(Method):
@@ -150,7 +179,7 @@ class Euler(Method):
         """x + (sigma' - sigma) (x - x0) / sigma."""
         data, _ = self.read(index, state, output)
         here, there = self.path.levels[index].sigma, self.path.levels[index + 1].sigma
-        return self.sum_up(index, 0.0, there / here * state, (1 - there / here) * data)
+        return add_up(0.0, of_state(there / here, state), times(1 - there / here, data))
 
 
 class EulerAncestral(Method):
@@ -167,24 +196,24 @@ class EulerAncestral(Method):
         here, there = self.path.levels[index].sigma, self.path.levels[index + 1].sigma
         up = there * math.sqrt(1 - (there / here) ** 2)
         down = there**2 / here
-        return self.sum_up(index, up, down / here * state, (1 - down / here) * data)
+        return add_up(up, of_state(down / here, state), times(1 - down / here, data))
 
 
 class Heun(Method):
     """Karras et al. 2022, algorithm 1 without churn: an Euler step, then the mean of both slopes."""
 
     rescaled = True
-    begun: tuple[Array, Array] | None = None
+    begun: tuple[Array, Term] | None = None
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
         """Calls in turn predict and correct; the last step, which ends at sigma = 0, only predicts."""
         data, _ = self.read(index, state, output)
-        slope = (state - data) / self.path.levels[index].sigma
+        sigma = self.path.levels[index].sigma
+        slope = Term(1.0, (state - data.value) / sigma, data.size / sigma)
         if self.begun is None:
-            width = self.path.levels[index + 1].sigma - self.path.levels[index].sigma
             self.begun = (state, slope)
-            return self.sum_up(index, 0.0, state, width * slope)
+            return add_up(0.0, of_state(1.0, state), times(self.path.levels[index + 1].sigma - sigma, slope))
         start, first = self.begun
-        width = self.path.levels[index].sigma - self.path.levels[index - 1].sigma
+        half = (sigma - self.path.levels[index - 1].sigma) / 2
         self.begun = None
-        return self.sum_up(index, 0.0, start, width / 2 * first, width / 2 * slope)
+        return add_up(0.0, of_state(1.0, start), times(half, first), times(half, slope))

@@ -85,7 +85,7 @@ def variations(subject: Subject) -> Iterator[Variation]:
             continue
         companions = {key: value for key, value in COMPANIONS.get(name, {}).items() if key in has}
         for value in values:
-            if config.get(name) != value:
+            if config.get(name) != value and _means_something(name, value, subject):
                 yield Variation({name: value}, companions)
     if "steps_offset" in has:
         yield Variation({"steps_offset": 1}, {"timestep_spacing": "leading"} if "timestep_spacing" in has else {})
@@ -98,14 +98,26 @@ def variations(subject: Subject) -> Iterator[Variation]:
         trailing = {"timestep_spacing": "trailing"} if "timestep_spacing" in has else {}
         yield Variation({"rescale_betas_zero_snr": True}, {"prediction_type": "v_prediction", **trailing})
     if "solver_order" in has:
-        yield from _solver_combinations(has)
+        yield from _solver_combinations(has, "dpmsolver" in str(config.get("algorithm_type")))
 
 
-def _solver_combinations(has: set[str]) -> Iterator[Variation]:
+def _means_something(name: str, value: Any, subject: Subject) -> bool:
+    """Values that a class takes for another family's sake alone, and translates, are left out."""
+    own = str(subject.config.get(name))
+    if name == "solver_type":
+        return any(own in kinds and value in kinds for kinds in (("bh1", "bh2"), ("midpoint", "heun")))
+    if name == "algorithm_type":
+        return "dpmsolver" in own
+    if name == "variance_type":
+        return own.startswith("fixed")
+    return True
+
+
+def _solver_combinations(has: set[str], dpm: bool) -> Iterator[Variation]:
     """Order × type × algorithm, which share code but not formulas; ended at sigma_min so that all orders run."""
     end = {"final_sigmas_type": "sigma_min"} if "final_sigmas_type" in has else {}
     for order in (1, 2, 3):
-        if "algorithm_type" in has and "euler_at_final" in has or "predict_x0" not in has:
+        if dpm:
             for algorithm in ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"):
                 for kind in ("midpoint", "heun"):
                     yield Variation({"solver_order": order, "solver_type": kind, "algorithm_type": algorithm}, end)

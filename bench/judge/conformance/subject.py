@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from bench.judge.conformance.families import Family, family_of
 from bench.judge.conformance.noise import Array, Level, NoiseTable, alpha_bars, level_of_sigma
 from bench.judge.conformance.published import Method, Path
-from bench.judge.conformance.targets import ITEM, Target, predictions
+from bench.judge.conformance.targets import GAUSSIAN, ITEM, Target, predictions
 from bench.judge.conformance.trace import Run, Trace
 
 BATCH = 4
@@ -57,11 +58,10 @@ class Case:
         return ideal
 
     def start(self, target: Target, begin: int = 0, batch: int = BATCH, seed: int = 7) -> Array:
-        """A state of the target's marginal at the first level: the flow from far out, at fixed normal draws."""
+        """A state at the first level, as data about as wide as the targets' would give it; fixed normal draws."""
         z = np.random.default_rng(seed).standard_normal((batch, *ITEM))
         level = self.path.levels[begin]
-        far = Level(1e-9, 1.0)
-        x = target.flow(z, far, level) if level.a > 0 else z
+        x = level.b * z + level.a * GAUSSIAN.width * z + level.a * GAUSSIAN.mean
         return x / level.a if self.rescaled else x
 
     def run(self, target: Target, run: Run | None = None, begin: int = 0) -> Trace:
@@ -88,6 +88,7 @@ class Subject:
         self.step_parameters = set(inspect.signature(self.base.step).parameters)
         self.set_parameters = set(inspect.signature(self.base.set_timesteps).parameters)
         self.config = self.config_of(self.base)
+        self._untouched: dict[str, Any] = {}
 
     def config_of(self, scheduler: Any) -> dict[str, Any]:
         """The public part of a configuration."""
@@ -99,13 +100,18 @@ class Subject:
         return "eta" in self.step_parameters
 
     def fresh(self, overrides: Mapping[str, Any] | None = None) -> Any:
-        """A new scheduler with some settings changed; raises Refusal where the class does not take them."""
-        if not overrides:
-            return self.make()
-        try:
-            return self.cls(**{**self.config, **overrides})
-        except Exception as error:
-            raise Refusal(" ".join(str(error).split())) from error
+        """A scheduler as its class makes it with some settings changed; raises Refusal where it does not take them.
+
+        Some classes need half a second to be made, so this is a deep copy of an object that was never used; the checks
+        of leftover state make theirs anew.
+        """
+        key = repr(sorted((overrides or {}).items(), key=lambda item: item[0]))
+        if key not in self._untouched:
+            try:
+                self._untouched[key] = self.cls(**{**self.config, **overrides}) if overrides else self.make()
+            except Exception as error:
+                raise Refusal(" ".join(str(error).split())) from error
+        return copy.deepcopy(self._untouched[key])
 
     def prepare(
         self, steps: int, overrides: Mapping[str, Any] | None = None, scheduler: Any = None, **arguments: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,7 @@ class Run:
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     begin: int | None = None
+    record: bool = True  # watch random draws, which slows every torch call down
     pairs: bool = False  # hand `step` its result as a tuple rather than an object
 
     def sample(self, scheduler: Any, model: Model, start: Array) -> Trace:
@@ -96,7 +98,8 @@ class Run:
             output = torch.from_numpy(np.array(model(to_numpy(seen), index, float(timestep)))).to(self.dtype)
             before = to_numpy(state)
             numpy_state = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]  # noqa: NPY002
-            with DrawRecorder(generator) as recorder:
+            recorder = DrawRecorder(generator)
+            with recorder if self.record else nullcontext():
                 if self.pairs:
                     state = scheduler.step(output, timestep, state, **arguments, return_dict=False)[0]
                 else:
