@@ -115,7 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
     from bench.experiment.compose import run_application
 
     try:
-        return run_application(verb, f"tcd-bench {verb}: {VERBS[verb].__doc__}", rest, VERBS[verb], CONFIGS.get(verb, "config"))
+        return run_application(
+            verb, f"tcd-bench {verb}: {VERBS[verb].__doc__}", rest, VERBS[verb], CONFIGS.get(verb, "config")
+        )
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -42,7 +42,7 @@ class ConfDirectories(SearchPathPlugin):
 def run_application(
     verb: str, summary: str, arguments: Sequence[str], task: Callable[[Settings], int], config_name: str = "config"
 ) -> int:
-    """Run `task` as a Hydra application over a file of conf/: overrides, `--help`, `--cfg job`, `-m` and the rest of Hydra's flags.
+    """Run `task` as a Hydra application over a file of conf/: overrides, `--help`, `--cfg job`, `-m` and the like.
 
     Returns the largest exit code of its jobs. Raises BenchError, in one sentence, for whatever Hydra refuses.
     """

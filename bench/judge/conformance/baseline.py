@@ -76,8 +76,8 @@ class Change:
 
     def __str__(self) -> str:
         return (
-            f"changed: the trajectory of {self.name} parts from the baseline's after call {self.step} by {self.size:.3g}"
-            f"; {self.consequence}"
+            f"changed: the trajectory of {self.name} parts from the baseline's after call {self.step}, "
+            f"by {self.size:.3g}; {self.consequence}"
         )
 
 
@@ -143,7 +143,7 @@ def judge(report: ConformanceReport, known: Sequence[Finding], causes: Sequence[
         old = before.pop(finding.key, None)
         if old is None:
             yield Verdict("new", finding)
-        elif grown := _growth(old, finding):
+        elif grown := growth(old, finding):
             yield Verdict("grown", finding, f"{words} Now also {grown}.".strip())
         else:
             yield Verdict("known", finding, words)
@@ -151,7 +151,7 @@ def judge(report: ConformanceReport, known: Sequence[Finding], causes: Sequence[
         yield Verdict("vanished", finding)
 
 
-def _growth(old: Finding, new: Finding) -> str:
+def growth(old: Finding, new: Finding) -> str:
     """In words, what is worse: another place, or a larger size at one."""
     sizes = dict(old.places)
     for name, size in new.places:
@@ -163,7 +163,11 @@ def _growth(old: Finding, new: Finding) -> str:
 
 
 def changes(report: ConformanceReport, baseline: Mapping[str, Any]) -> Iterator[Change]:
-    """Trajectories that differ from the baseline's beyond rounding."""
+    """Trajectories that differ from the baseline's beyond rounding, and settings that are refused only now."""
+    refused = {text.partition(":")[0] for text in baseline.get("refused", report.refused)}
+    for text in report.refused:
+        if text.partition(":")[0] not in refused:
+            yield Change(text.partition(":")[0], 0, math.inf, f"the setting is refused now ({text})")
     for name, states in baseline["fingerprints"].items():
         now = report.fingerprints.get(name)
         if now is None:

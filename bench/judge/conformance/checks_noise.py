@@ -20,9 +20,7 @@ def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -
     where = ((place(steps, eta), np.inf),)
     arguments = step_arguments(subject, eta)
     before = torch.random.get_rng_state().clone()
-    runs = [
-        subject.prepare(steps).run(GAUSSIAN, Run(arguments=arguments, seed=seed)) for seed in (0, 0, 1)
-    ]
+    runs = [subject.prepare(steps).run(GAUSSIAN, Run(arguments=arguments, seed=seed)) for seed in (0, 0, 1)]
     known = subject.family is not None
     stochastic = subject.family is not None and subject.family.stochastic(subject.config, eta or 0.0)
     stray = [call.index for call in runs[0].calls if call.stray_draws]

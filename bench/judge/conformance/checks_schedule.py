@@ -32,7 +32,9 @@ def check_table(subject: Subject, setting: str, overrides: Mapping[str, Any] | N
     if config.get("rescale_betas_zero_snr"):  # a difference of two roots, and a second product
         limit = 16 * FLOAT32 * np.cumsum(1 / (1 - betas(config))) * wanted[0] + math.sqrt(ZERO_SNR_FLOOR)
     if got.shape != wanted.shape:
-        yield Finding("noise table", setting, f"{len(wanted)} timesteps", f"{len(got)}", "The table has another length.")
+        yield Finding(
+            "noise table", setting, f"{len(wanted)} timesteps", f"{len(got)}", "The table has another length."
+        )
         return
     excess = np.abs(got - wanted) / limit
     if not excess.max() <= 1:

@@ -57,7 +57,7 @@ def run_case(subject: Subject, case: Case, eta: float | None, target: Target = G
     run = Run(arguments=step_arguments(subject, eta), begin=begin or None, record=random)
     try:
         return case.run(target, run, begin)
-    except Exception as error:
+    except (ValueError, NotImplementedError) as error:
         raise Refusal(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +19,14 @@ from bench.judge.conformance.trace import Run, to_numpy
 STEPS = 6
 
 
-def loop(case: Case, eta: dict[str, float], draw: bool) -> Iterator[Array]:
+def loop(case: Case, eta: dict[str, float], draw: bool, begin: int = 0) -> Iterator[Array]:
     """The states of a run one by one, so that runs can be interleaved and copied half way."""
+    if begin:
+        case.scheduler.set_begin_index(begin)
     generator = {"generator": torch.Generator().manual_seed(3)} if draw else {}
     state = torch.from_numpy(case.start(GAUSSIAN))
     model = case.model(GAUSSIAN)
-    for index, timestep in enumerate(case.scheduler.timesteps):
+    for index, timestep in enumerate(case.scheduler.timesteps[begin:], start=begin):
         seen = case.scheduler.scale_model_input(state, timestep)
         output = torch.from_numpy(model(to_numpy(seen), index, float(timestep)))
         state = case.scheduler.step(output, timestep, state, **eta, **generator).prev_sample
@@ -61,10 +62,11 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
 
     def beside_another() -> Array:
         other = loop(made(STEPS + 2), arguments, draw)
-        state = np.zeros(())
+        states = []
         for state in loop(made(), arguments, draw):
             next(other)
-        return state
+            states.append(state)
+        return states[-1]
 
     def copied() -> Array:
         case = made()
@@ -81,8 +83,18 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
         "deep copy": copied,
     }
     wanted = alone()
-    for name, way in ways.items():
-        gap = _gap(way, wanted)
+    gaps = {name: _gap(way, wanted) for name, way in ways.items()}
+    if hasattr(subject.base, "set_begin_index"):
+
+        def from_the_middle(used: bool) -> Array:
+            case = made()
+            if used:
+                list(loop(case, arguments, draw))
+                case = subject.prepare(STEPS, scheduler=case.scheduler)
+            return list(loop(case, arguments, draw, begin=1))[-1]
+
+        gaps["used again from the middle"] = _gap(lambda: from_the_middle(True), from_the_middle(False))
+    for name, gap in gaps.items():
         if not gap <= 0:
             words = "State is left over from earlier use, or shared between objects."
             places = ((f"{STEPS} steps", math.inf),)
@@ -220,5 +232,3 @@ def _check_velocity(case: Case, setting: str, x0: Array, noise: Array, rows: lis
             expected = f"{wanted.flat[0]:.8g}"
             yield Finding("get_velocity", setting, expected, f"{got[row].flat[0]:.8g}", words)
             return
-
-

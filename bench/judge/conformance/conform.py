@@ -18,7 +18,7 @@ from bench.judge.conformance.checks_steps import check_landing, check_steps, run
 from bench.judge.conformance.report import ConformanceReport, Finding, Order, merge
 from bench.judge.conformance.settings import check_effect, variations
 from bench.judge.conformance.subject import Case, Refusal, Subject
-from bench.judge.conformance.targets import GAUSSIAN, MIXTURE
+from bench.judge.conformance.targets import MIXTURE
 
 ETAS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
 COUNTS = (1, 2, 3, 4, 5, 7, 8, 16, 32, 64)
@@ -27,10 +27,15 @@ COMBINED = (5, 16)
 LANDING = (4, 9)
 
 
-class _Tally:
-    """Collects findings, counts checks, turns refusals into a list."""
+class _Enough(Exception):  # noqa: N818
+    """The finding that was waited for has come."""
 
-    def __init__(self) -> None:
+
+class _Tally:
+    """Collects findings, counts checks, turns refusals into a list; stops at a finding that `enough` says yes to."""
+
+    def __init__(self, enough: Callable[[Finding], bool] | None = None) -> None:
+        self.enough = enough
         self.findings: list[Finding] = []
         self.checked: Counter[str] = Counter()
         self.refused: dict[str, None] = {}
@@ -38,6 +43,7 @@ class _Tally:
     def add(self, check: str, findings: Iterable[Finding], setting: str) -> None:
         """Run one check to its end."""
         self.checked[check] += 1
+        before = len(self.findings)
         try:
             self.findings += findings
         except Refusal as refusal:
@@ -45,6 +51,8 @@ class _Tally:
         except Exception as error:
             got = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self.findings.append(Finding(check, setting, "a run without an error", got, "The scheduler breaks down."))
+        if self.enough is not None and any(self.enough(finding) for finding in self.findings[before:]):
+            raise _Enough
 
 
 @contextmanager
@@ -72,10 +80,7 @@ def conform(make_scheduler: Callable[[], Any], family: str | None = None) -> Con
     with quiet():
         subject = Subject(make_scheduler, family)
         tally, orders = _Tally(), list[Order]()
-        _check_base(subject, tally)
-        for variation in variations(subject):
-            _check_variation(subject, tally, variation)
-        tally.add("order", checks_convergence.check_order(subject, orders), "order")
+        _check_all(subject, tally, orders)
         errors = checks_convergence.global_errors(subject)
         prints = fingerprints(subject)
     return ConformanceReport(
@@ -92,9 +97,27 @@ def conform(make_scheduler: Callable[[], Any], family: str | None = None) -> Con
     )
 
 
+def first_deviation(make_scheduler: Callable[[], Any], enough: Callable[[Finding], bool]) -> Finding | None:
+    """`conform`, stopped at the first deviation that `enough` says yes to; None when there is none."""
+    tally = _Tally(enough)
+    with quiet():
+        try:
+            _check_all(Subject(make_scheduler), tally, [])
+        except _Enough:
+            return next(finding for finding in tally.findings if enough(finding))
+    return None
+
+
 def etas_of(subject: Subject) -> tuple[float | None, ...]:
     """The etas that are tried: all tenths, or none for a step without eta."""
     return ETAS if subject.has_eta else (None,)
+
+
+def _check_all(subject: Subject, tally: _Tally, orders: list[Order]) -> None:
+    _check_base(subject, tally)
+    for variation in variations(subject):
+        _check_variation(subject, tally, variation)
+    tally.add("order", checks_convergence.check_order(subject, orders), "order")
 
 
 def _check_base(subject: Subject, tally: _Tally) -> None:

@@ -153,9 +153,7 @@ class UniPc(ExponentialMethod):
         size = signed if self.config["solver_type"] == "bh1" else math.expm1(signed)
         return self.kernel()["factor"] / rate * size / 2
 
-    def with_half(
-        self, index: int, start: int, state: Array, after: Term, before: Term, ratio: float
-    ) -> Expected:
+    def with_half(self, index: int, start: int, state: Array, after: Term, before: Term, ratio: float) -> Expected:
         """The first-order step plus B(h) / 2 times a difference of values."""
         here, there = self.path.levels[start], self.path.levels[index + 1]
         step = self.integrate(index, start, state, [start], [self.values[start]])

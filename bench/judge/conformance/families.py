@@ -49,6 +49,16 @@ def by_solver(config: Config) -> int:
     return int(config["solver_order"])
 
 
+def never(config: Config, eta: float) -> bool:
+    """No run draws noise."""
+    return False
+
+
+def everywhere(config: Config) -> bool:
+    """At every setting."""
+    return True
+
+
 @dataclass(frozen=True)
 class Family:
     """One class's claims. `method` is None where no published form is written down here; then the general checks hold.
@@ -62,8 +72,8 @@ class Family:
     timesteps: Callable[[Config, int], Array] | None
     end: Callable[[Config, NoiseTable], Level]
     order: Callable[[Config], int] = first
-    stochastic: Callable[[Config, float], bool] = lambda config, eta: False
-    exact_on_point: Callable[[Config], bool] = lambda config: True
+    stochastic: Callable[[Config, float], bool] = never
+    exact_on_point: Callable[[Config], bool] = everywhere
     calls_per_step: int = 1
 
 
@@ -77,6 +87,11 @@ def keeps_data(config: Config) -> bool:
 def by_boundary(config: Config) -> bool:
     """The consistency function keeps a share c_skip of the state."""
     return False
+
+
+def by_posterior(config: Config) -> bool:
+    """The larger of Ho et al.'s two variances keeps the marginals of unit Gaussian data, not of a point."""
+    return str(config["variance_type"]) == "fixed_small"
 
 
 def by_algorithm(config: Config, eta: float) -> bool:
@@ -101,7 +116,7 @@ FAMILIES = {
         Family("LCMScheduler", Lcm, spacing.distilled, ends_clean, first, always, by_boundary),
         Family("DDIMScheduler", Ddim, spacing.spaced, ends_by_alpha, first, by_eta),
         Family("DDIMParallelScheduler", Ddim, spacing.spaced, ends_by_alpha, first, by_eta),
-        Family("DDPMScheduler", Ddpm, spacing.spaced, ends_clean, first, always),
+        Family("DDPMScheduler", Ddpm, spacing.spaced, ends_clean, first, always, by_posterior),
         Family("EulerDiscreteScheduler", Euler, spacing.spaced, ends_by_sigma, first),
         Family("EulerAncestralDiscreteScheduler", EulerAncestral, spacing.spaced, ends_clean, first, always),
         Family("HeunDiscreteScheduler", Heun, spacing.twice_but_the_first, ends_clean, second, calls_per_step=2),

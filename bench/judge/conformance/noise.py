@@ -1,4 +1,4 @@
-"""The noise schedule from its definition, in float64: settings → alpha_bar at every training timestep → noise levels."""
+"""The noise schedule from its definition, in float64: settings → alpha_bar at every timestep → noise levels."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class Ddpm(Method):
 
 
 class Tcd(Method):
-    """Zheng et al. 2024, strategic stochastic sampling (algorithm 2): denoise to s = (1 - gamma) t', then diffuse to t'.
+    """Zheng et al. 2024, strategic stochastic sampling: denoise to s = (1 - gamma) t', then diffuse to t'.
 
     The last step goes to timestep 0 without noise. s is rounded down to a training timestep, in exact arithmetic.
     """

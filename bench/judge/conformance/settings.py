@@ -1,4 +1,4 @@
-"""Which settings are tried: every one that the class takes, changed one at a time, with what it needs to take effect."""
+"""Which settings are tried: every one that the class takes, one at a time, with what it needs to take effect."""
 
 from __future__ import annotations
 

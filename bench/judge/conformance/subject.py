@@ -38,7 +38,7 @@ class Case:
     @property
     def rescaled(self) -> bool:
         """Whether the state is x / a, as for schedulers that scale the model's input."""
-        return self.family is not None and self.family.method is not None and self.family.method.rescaled or (
+        return (self.family is not None and self.family.method is not None and self.family.method.rescaled) or (
             float(self.scheduler.init_noise_sigma) > 1.5
         )
 
@@ -120,7 +120,9 @@ class Subject:
         scheduler = scheduler if scheduler is not None else self.fresh(overrides)
         config = {**self.config, **(overrides or {})}
         try:
-            scheduler.set_timesteps(**({"num_inference_steps": steps} if "timesteps" not in arguments else {}), **arguments)
+            scheduler.set_timesteps(
+                **({"num_inference_steps": steps} if "timesteps" not in arguments else {}), **arguments
+            )
         except Exception as error:
             raise Refusal(f"{steps} steps: {' '.join(str(error).split())}") from error
         return Case(scheduler, config, self.family, self.path_of(scheduler, config), steps)
