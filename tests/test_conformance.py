@@ -152,7 +152,7 @@ def test_the_published_methods_reach_the_sums_of_diffusers_own_tests(
         (["scheduler=tdc"], "scheduler/tdc"),
         (["scheduler._target_=diffusers.TDCScheduler"], "diffusers.TDCScheduler"),
         (["family=TDCScheduler"], "TDCScheduler"),
-        (["scheduler.original_inference_steps=0"], "refuses its settings"),
+        (["scheduler.beta_schedule=sigmoid"], "refuses its settings"),
         (["baseline=/nowhere.json"], "/nowhere.json"),
         (["steps=4"], "steps"),
     ],

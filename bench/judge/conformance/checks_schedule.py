@@ -54,7 +54,8 @@ def check_timesteps(subject: Subject, setting: str, overrides: Mapping[str, Any]
     most = min(int(config["num_train_timesteps"]), int(config.get("original_inference_steps", 10**9)))
     calls = subject.family.calls_per_step if subject.family else 1
     spare = 0 if "original_inference_steps" in config else 1  # N steps have N + 1 ends
-    for steps in COUNTS:
+    known = subject.family is not None and subject.family.timesteps is not None
+    for steps in COUNTS if known else COUNTS[:12]:
         if steps > most - spare:
             break
         where = ((f"{steps} steps", math.inf),)
@@ -99,7 +100,7 @@ def check_levels(subject: Subject, setting: str, case: Case) -> Iterator[Finding
     whole, within its neighbours where it is not.
     """
     sigmas = getattr(case.scheduler, "sigmas", None)
-    if sigmas is None or len(sigmas) != len(case.path.timesteps) + 1:
+    if sigmas is None or len(sigmas) != len(case.path.timesteps) + 1 or hasattr(case.scheduler, "sigmas_interpol"):
         return
     where, table = f"{case.steps} steps", case.path.table
     grid = np.arange(len(table.alpha_bar))

@@ -59,7 +59,7 @@ def betas(config: Mapping[str, Any]) -> Array:
         return np.linspace(math.sqrt(start), math.sqrt(end), count) ** 2
     if schedule == "squaredcos_cap_v2":
         f = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
-        return np.minimum(1.0 - f[1:] / f[:-1], 0.999)
+        return np.asarray(np.minimum(1.0 - f[1:] / f[:-1], 0.999))
     raise ValueError(f"no definition is known here for beta_schedule {schedule!r}")
 
 

@@ -134,7 +134,12 @@ class Subject:
         timesteps = [float(t) for t in scheduler.timesteps]
         sigmas = getattr(scheduler, "sigmas", None)
         other = any(config.get(name) for name in OTHER_SIGMAS) or config.get("interpolation_type") == "log_linear"
-        if other and sigmas is not None:
+        inner = getattr(scheduler, "sigmas_interpol", None)
+        if inner is not None and sigmas is not None:  # every second call stands between two levels
+            ahead = 1 if hasattr(scheduler, "sigmas_up") else 0
+            own_sigmas = [sigmas[index] if index % 2 == 0 else inner[index - ahead] for index in range(len(timesteps))]
+            levels = [level_of_sigma(float(sigma)) for sigma in own_sigmas]
+        elif other and sigmas is not None:
             levels = [level_of_sigma(float(sigma)) for sigma in sigmas[: len(timesteps)]]
         else:
             levels = [table.level(min(max(t, 0.0), len(table.alpha_bar) - 1.0)) for t in timesteps]
