@@ -29,7 +29,12 @@ PLAIN = {
     "rescale_betas_zero_snr": False,
     "prediction_type": "epsilon",
 }
-SIGMAS = {"use_karras_sigmas": True, "timestep_spacing": "linspace", "final_sigmas_type": "zero"}
+SIGMAS = {
+    "use_karras_sigmas": True,
+    "timestep_spacing": "linspace",
+    "final_sigmas_type": "zero",
+    "lower_order_final": True,
+}
 
 
 _FLOWS: dict[tuple[str, bytes, tuple[Level, Level]], Array] = {}  # the mixture's takes a quarter of a second

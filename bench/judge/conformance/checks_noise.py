@@ -33,6 +33,9 @@ def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -
     if known and stochastic and steps > 1 and not any(call.draws for call in runs[0].calls):
         words = "The run is stochastic by its settings, yet draws nothing from the generator."
         yield Finding("noise source", setting, "noise drawn", "none", words, where)
+    if known and runs[0].calls[-1].draws:
+        words = "The last step adds no noise, yet draws some, which moves the generator on for whoever uses it next."
+        yield Finding("last noise", setting, "no noise drawn in the last step", "noise drawn", words, where)
     if not np.array_equal(runs[0].final, runs[1].final):
         words = "Two runs with one seed differ."
         yield Finding("repeatability", setting, "equal runs", "other states", words, where)

@@ -98,7 +98,7 @@ def compare_steps(
                 *("step", setting, f"{wanted.flat[worst]:.10g}", f"{call.next_state.flat[worst]:.10g}"),
                 f"Call {call.index} (timestep {call.timestep:g}) is the first to leave the published method, by up to "
                 f"{gap:.3g} where rounding explains {limit:.1g}{_split(call.next_state, expected.mean, noise)}.",
-                ((where, gap / limit),),
+                ((where, float(gap / limit)),),
             )
             return
 
@@ -141,7 +141,9 @@ def check_landing(
         if not gap <= limit:
             words = f"Call {call.index} (timestep {call.timestep:g}) does not land on the level of the next timestep."
             got = f"{spread:.6g}, mean off by {off:.2g}"
-            yield Finding("landing", setting, f"noise {there.b:.6g}", got, words, ((place(steps, eta), gap / limit),))
+            yield Finding(
+                "landing", setting, f"noise {there.b:.6g}", got, words, ((place(steps, eta), float(gap / limit)),)
+            )
             return
 
 
@@ -153,4 +155,6 @@ def _final_landing(case: Case, trace: Trace, setting: str, where: str) -> Iterat
     if not any(call.draws for call in trace.calls) and not gap <= limit:
         words = f"On a point every consistent method ends exactly on its last level; this run ends {gap:.3g} away."
         got = f"{trace.final.flat[0]:.8g}"
-        yield Finding("landing", setting, f"{wanted.flat[0]:.8g} at the end", got, words, ((where, gap / limit),))
+        yield Finding(
+            "landing", setting, f"{wanted.flat[0]:.8g} at the end", got, words, ((where, float(gap / limit)),)
+        )

@@ -22,8 +22,8 @@ from bench.judge.conformance.targets import MIXTURE
 
 ETAS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
 COUNTS = (1, 2, 3, 4, 5, 7, 8, 16, 32, 64)
-FEW = (2, 5, 8)
-COMBINED = (5, 16)
+FEW = (2, 5, 7)  # with COMBINED: every remainder by 2 and 3, divisors of 1000 and not, both sides of 15
+COMBINED = (6, 17)
 LANDING = (4, 9)
 
 

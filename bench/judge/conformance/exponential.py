@@ -144,6 +144,7 @@ class UniPc(ExponentialMethod):
         super().__init__(config, path, eta)
         self.algorithm = "dpmsolver++" if config["predict_x0"] else "dpmsolver"
         self.corrected: Array | None = None
+        self.corrected_size = 0.0  # the corrected states follow from one another, and so do their roundings
         self.last_order = 1
 
     def half(self, width: float) -> float:
@@ -168,16 +169,18 @@ class UniPc(ExponentialMethod):
             return Expected(state, 0.0, 0.0)
         last = index - 1
         if self.last_order == 1:
-            return self.with_half(last, last, self.corrected, value, self.values[last], 1.0)
+            step = self.with_half(last, last, self.corrected, value, self.values[last], 1.0)
+            return Expected(step.mean, 0.0, step.size + self.corrected_size)
         nodes = [index, *range(last, last - self.last_order, -1)]
         values = [value, *(self.values[node] for node in nodes[1:])]
-        return self.integrate(last, last, self.corrected, nodes, values)
+        step = self.integrate(last, last, self.corrected, nodes, values)
+        return Expected(step.mean, 0.0, step.size + self.corrected_size)
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
         """Correct the state, then predict from it; the value stays that of the uncorrected state."""
         value = self.value(index, state, output)
         corrected = self.correct(index, state, value)
-        self.corrected = corrected.mean
+        self.corrected, self.corrected_size = corrected.mean, corrected.size
         self.values.append(value)
         left = len(self.path.timesteps) - index if self.config["lower_order_final"] else self.order
         order = self.last_order = min(self.order, left, index + 1)

@@ -129,7 +129,7 @@ FAMILIES = {
                 ("DEISMultistepScheduler", Deis, ends_at_zero),
             )
         ),
-        Family("PNDMScheduler", None, None, ends_by_alpha, second),
+        Family("PNDMScheduler", None, None, ends_by_alpha, first),
         Family("LMSDiscreteScheduler", None, spacing.spaced, ends_clean, second),
         Family("KDPM2DiscreteScheduler", None, None, ends_clean, second, calls_per_step=2),
         Family("KDPM2AncestralDiscreteScheduler", None, None, ends_clean, first, always, calls_per_step=2),

@@ -50,7 +50,7 @@ def axes() -> dict[str, tuple[Any, ...]]:
         "clip_sample": (True, False),
         "thresholding": (True, False),
         "set_alpha_to_one": (True, False),
-        "timestep_scaling": (3.0,),
+        "timestep_scaling": (0.02,),  # at the usual 10 the boundary terms drown in rounding
         "original_inference_steps": (25, 100),
         "solver_order": (1, 2, 3),
         "solver_type": ("midpoint", "heun", "bh1", "bh2"),
@@ -88,7 +88,10 @@ def variations(subject: Subject) -> Iterator[Variation]:
             if config.get(name) != value and _means_something(name, value, subject):
                 yield Variation({name: value}, companions)
     if "steps_offset" in has:
-        yield Variation({"steps_offset": 1}, {"timestep_spacing": "leading"} if "timestep_spacing" in has else {})
+        yield Variation(
+            {"steps_offset": 0 if config["steps_offset"] else 1},
+            {"timestep_spacing": "leading"} if "timestep_spacing" in has else {},
+        )
     if "clip_sample_range" in has:
         yield Variation({"clip_sample_range": 0.5}, {"clip_sample": True})
     if "dynamic_thresholding_ratio" in has:
