@@ -128,7 +128,7 @@ def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[F
         Run(arguments=arguments, pairs=pairs).sample(case.scheduler, case.model(GAUSSIAN), case.start(GAUSSIAN)).final
         for pairs, case in ((False, subject.prepare(STEPS)), (True, subject.prepare(STEPS)))
     ]
-    if not np.array_equal(*results):
+    if not np.array_equal(results[0], results[1]):
         words = "step(return_dict=False) and the object's prev_sample differ."
         yield Finding("return value", setting, "equal results", "other states", words, where)
     case = subject.prepare(STEPS)
@@ -180,9 +180,9 @@ def check_schedule_arguments(subject: Subject, setting: str, eta: float | None) 
                 yield Finding("strength", f"{setting}, strength={strength}", str(wanted), str(got), words)
     if "original_inference_steps" in has:
         for original in (25, 50):
-            wanted = subject.prepare(4, {"original_inference_steps": original}).path.timesteps
+            wanted = list(subject.prepare(4, {"original_inference_steps": original}).path.timesteps)
             got = subject.prepare(4, original_inference_steps=original).path.timesteps
-            if list(got) != list(wanted):
+            if list(got) != wanted:
                 words = "The argument of set_timesteps means another grid than the setting of the same name."
                 label = f"{setting}, set_timesteps(original_inference_steps={original})"
                 yield Finding("original steps", label, str(wanted), str(got), words)

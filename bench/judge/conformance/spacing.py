@@ -18,7 +18,7 @@ def spaced(config: Mapping[str, Any], steps: int) -> Array:
         return np.linspace(count - 1, 0, steps) if steps > 1 else np.zeros(1)
     if spacing == "leading":
         return np.arange(steps)[::-1] * float(count // steps) + int(config.get("steps_offset", 0))
-    return count * np.arange(steps, 0, -1) / steps - 1.0
+    return np.asarray(count * np.arange(steps, 0, -1) / steps - 1.0, dtype=np.float64)
 
 
 def spaced_before_the_end(config: Mapping[str, Any], steps: int) -> Array:
@@ -32,7 +32,7 @@ def spaced_before_the_end(config: Mapping[str, Any], steps: int) -> Array:
         return np.linspace(count - 1, 0, steps + 1)[:-1]
     if spacing == "leading":
         return np.arange(steps, 0, -1) * float(count // (steps + 1)) + int(config.get("steps_offset", 0))
-    return count * np.arange(steps, 0, -1) / steps - 1.0
+    return np.asarray(count * np.arange(steps, 0, -1) / steps - 1.0, dtype=np.float64)
 
 
 def distilled(config: Mapping[str, Any], steps: int) -> Array:

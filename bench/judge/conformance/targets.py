@@ -18,7 +18,10 @@ from bench.judge.conformance.noise import Array, Level
 class Target(Protocol):
     """A distribution of x0."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
 
     def expected_data(self, x: Array, level: Level) -> Array:
         """E[x0 | x_t = x], the ideal data prediction."""
