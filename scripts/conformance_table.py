@@ -102,7 +102,7 @@ def table(stored: dict[str, dict[str, Any]], causes: Sequence[Cause]) -> tuple[s
     for cause in causes:
         lines += [f"### {cause.name}", "", f"*{cause.kind}* · {' '.join(cause.explanation.split())}", ""]
         if cause.reproduction:
-            lines += ["```python", cause.reproduction.strip(), "```", ""]
+            lines += ["```text", cause.reproduction.strip(), "```", ""]
     return "\n".join(lines).rstrip() + "\n", unexplained
 
 
