@@ -1,4 +1,4 @@
-"""The verbs: `tcd-bench run | plan | report | doctor`. Each is a Hydra application over conf/."""
+"""The verbs: `tcd-bench run | plan | report | doctor | conform`. Each is a Hydra application over conf/."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ tcd-bench measures few-step diffusion samplers (TCD) against the teacher's own, 
   tcd-bench plan     show the cells of an experiment, their order and cost; run nothing
   tcd-bench report   write tables, plots and report.html again from existing records
   tcd-bench doctor   show what this machine has and what an experiment lacks
+  tcd-bench conform  check a scheduler against exact solutions: seconds, CPU, no model
 
 Everything is set by overrides:
 
@@ -25,9 +26,10 @@ Everything is set by overrides:
   tcd-bench run experiment=smoke                            the same in under a minute
   tcd-bench run 'method=[tcd,dpmpp_2s]' 'methods.tcd.eta=[0,0.3]' prompts.count=256 name=mine
   tcd-bench report results=results/mine
+  tcd-bench conform scheduler=tcd                           or your own: scheduler._target_=my_fork.TCDScheduler
 
 `tcd-bench VERB --help` lists all settings, `--cfg job` shows them composed.
-Exit codes: 0 done, 1 a cell failed or something is missing, 2 bad input (nothing was run).
+Exit codes: 0 done, 1 a cell failed, something is missing or a scheduler deviates, 2 bad input (nothing was run).
 """
 
 
@@ -83,7 +85,21 @@ def doctor(settings: Settings) -> int:
     return 0 if all(finding.fine for finding in findings) else 1
 
 
-VERBS: dict[str, Callable[[Settings], int]] = {"run": run, "plan": plan, "report": report, "doctor": doctor}
+def conform(settings: Settings) -> int:
+    """Check a scheduler against exact solutions; 1 when it deviates in a way that the baseline does not know."""
+    from bench.judge.conformance.verb import run_verb
+
+    return run_verb(settings)
+
+
+VERBS: dict[str, Callable[[Settings], int]] = {
+    "run": run,
+    "plan": plan,
+    "report": report,
+    "doctor": doctor,
+    "conform": conform,
+}
+CONFIGS = {"conform": "conform"}  # the other verbs work on an experiment: conf/config.yaml
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -99,7 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
     from bench.experiment.compose import run_application
 
     try:
-        return run_application(verb, f"tcd-bench {verb}: {VERBS[verb].__doc__}", rest, VERBS[verb])
+        return run_application(
+            verb, f"tcd-bench {verb}: {VERBS[verb].__doc__}", rest, VERBS[verb], CONFIGS.get(verb, "config")
+        )
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -39,8 +39,10 @@ class ConfDirectories(SearchPathPlugin):
             search_path.append(provider="tcd-bench", path=f"file://{directory}")
 
 
-def run_application(verb: str, summary: str, arguments: Sequence[str], task: Callable[[Settings], int]) -> int:
-    """Run `task` as a Hydra application: overrides, `--help`, `--cfg job`, `-m` and the rest of Hydra's flags.
+def run_application(
+    verb: str, summary: str, arguments: Sequence[str], task: Callable[[Settings], int], config_name: str = "config"
+) -> int:
+    """Run `task` as a Hydra application over a file of conf/: overrides, `--help`, `--cfg job`, `-m` and the like.
 
     Returns the largest exit code of its jobs. Raises BenchError, in one sentence, for whatever Hydra refuses.
     """
@@ -65,7 +67,7 @@ def run_application(verb: str, summary: str, arguments: Sequence[str], task: Cal
     try:
         with TemporaryDirectory(prefix="tcd-bench-") as scratch:
             sys.argv.append(f"hydra.sweep.dir={scratch}")  # a sweep leaves its own configuration there
-            hydra.main(version_base="1.3", config_path=None, config_name="config")(job)()
+            hydra.main(version_base="1.3", config_path=None, config_name=config_name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise BenchError(f"{_one_sentence(error)}; see tcd-bench {verb} --help") from error
     finally:

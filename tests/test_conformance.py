@@ -1,0 +1,189 @@
+"""conform finds faults, names them, and finds none that is not there."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import bench
+from bench.__main__ import main
+from bench.judge.conformance.baseline import changes, judge, read_baseline
+from bench.judge.conformance.exponential import Singlestep
+from bench.judge.conformance.noise import Level, NoiseTable, alpha_bars
+from bench.judge.conformance.published import Ddim, Lcm, Method, Tcd
+from bench.judge.conformance.published import Path as Levels
+from bench.judge.conformance.spacing import distilled, spaced, spaced_before_the_end
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "conformance"
+SCALED = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+LINEAR = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+mutation = load_script("mutation_score")
+MUTANTS: dict[str, list[dict[str, Any]]] = yaml.safe_load(mutation.MUTANTS.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def tcd() -> bench.ConformanceReport:
+    settings = yaml.safe_load((ROOT / "conf" / "scheduler" / "tcd.yaml").read_text(encoding="utf-8"))
+    del settings["_target_"]
+    return bench.conform(lambda: diffusers.TCDScheduler(**settings))
+
+
+def test_tcd_deviates_only_as_the_baseline_knows(tcd: bench.ConformanceReport) -> None:
+    known = read_baseline(RESULTS / "tcd.json")
+    assert {verdict.status for verdict in judge(tcd, known["findings"], ())} <= {"known"}
+    assert not list(changes(tcd, known))
+
+
+def test_a_report_says_what_was_checked(tcd: bench.ConformanceReport) -> None:
+    assert tcd.family == "TCDScheduler"
+    assert not tcd.passed
+    assert tcd.checked["step"] > 50
+    assert {order.declared for order in tcd.orders} == {1.0}
+    assert all(0.9 < order.fitted < 1.1 for order in tcd.orders)
+    assert tcd.errors["Gaussians"]["32"] < tcd.errors["Gaussians"]["4"] < tcd.errors["Gaussians"]["2"]
+
+
+def test_there_are_at_least_sixty_mutants_and_each_has_its_place() -> None:
+    assert sum(map(len, MUTANTS.values())) >= 60
+    for name, faults in MUTANTS.items():
+        target = yaml.safe_load((ROOT / "conf" / "scheduler" / f"{name}.yaml").read_text(encoding="utf-8"))["_target_"]
+        source = Path(sys.modules[getattr(diffusers, target.rpartition(".")[2]).__module__].__file__ or "").read_text()
+        for fault in faults:
+            assert mutation.mutate(source, fault) != source
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("tcd", "noise on the last step"),
+        ("tcd", "generator not handed on"),
+        ("tcd", "float16 buffer"),
+        ("ddim", "eta ignored"),
+        ("lcm", "sigma_data of 1"),
+        ("dpmpp_2s", "half dropped"),
+        ("dpmpp_2m", "stale order count"),
+        ("euler", "input not scaled"),
+        ("unipc", "factorial"),
+    ],
+)
+def test_a_fault_is_found(name: str, fault: str) -> None:
+    (chosen,) = [entry for entry in MUTANTS[name] if entry["name"] == fault]
+    assert mutation.examine((name, chosen))[2] == "theory"
+
+
+def test_a_fork_is_known_by_its_base() -> None:
+    class Fork(diffusers.TCDScheduler):  # type: ignore[misc]
+        def step(self, *arguments: Any, **named: Any) -> Any:
+            result = super().step(*arguments, **named)
+            result.prev_sample = result.prev_sample * 1.001
+            return result
+
+    from bench.judge.conformance.conform import first_deviation
+
+    found = first_deviation(Fork, lambda finding: finding.check == "step")
+    assert found is not None
+    assert "Call 0" in found.sentence
+
+
+def follow(method: type[Method], config: dict[str, Any], steps: int, end: str, eta: float | None = None) -> Any:
+    """diffusers' dummy model x·t/(t+1) through a published method, from the sample of its own tests."""
+    table = NoiseTable(alpha_bars(config))
+    places = {Tcd: distilled, Lcm: distilled, Ddim: spaced, Singlestep: spaced_before_the_end}[method]
+    timesteps = [float(round(t)) for t in places(config, steps)]
+    last = table.level(0) if end == "timestep 0" else Level(1.0, 0.0)
+    run = method(config, Levels([*(table.level(t) for t in timesteps), last], timesteps, table), eta)
+    x = (torch.arange(768).reshape(3, 8, 8, 4) / 768).permute(3, 0, 1, 2).double().numpy()
+    generator = torch.Generator().manual_seed(0)
+    for index, t in enumerate(timesteps):
+        expected = run.advance(index, x, x * t / (t + 1))
+        noise = torch.randn(x.shape, generator=generator).double().numpy() if expected.noise else 0.0
+        x = expected.mean + expected.noise * noise
+    return np.abs(x)
+
+
+EPSILON = {"prediction_type": "epsilon", "original_inference_steps": 50, "timestep_scaling": 10.0}
+CLIPPED = {"clip_sample": True, "clip_sample_range": 1.0, "timestep_spacing": "leading"}
+SOLVER = {"solver_order": 2, "solver_type": "midpoint", "lower_order_final": False, "algorithm_type": "dpmsolver++"}
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "steps", "end", "eta", "total"),
+    [
+        (Tcd, SCALED, 1, "timestep 0", 0.0, 29.8715),
+        (Tcd, SCALED, 10, "timestep 0", 0.0, 181.2040),
+        (Lcm, SCALED, 1, "clean", None, 18.7097),
+        (Lcm, SCALED, 10, "clean", None, 197.7616),
+        (Ddim, {**LINEAR, **CLIPPED}, 10, "clean", 0.0, 172.0067),
+        (Singlestep, {**LINEAR, **SOLVER}, 10, "timestep 0", None, 0.2791 * 768),
+    ],
+)
+def test_the_published_methods_reach_the_sums_of_diffusers_own_tests(
+    method: type[Method], config: dict[str, Any], steps: int, end: str, eta: float | None, total: float
+) -> None:
+    got = follow(method, {**EPSILON, **config}, steps, end, eta).sum()
+    assert got == pytest.approx(total, rel=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["scheduler=tdc"], "scheduler/tdc"),
+        (["scheduler._target_=diffusers.TDCScheduler"], "diffusers.TDCScheduler"),
+        (["family=TDCScheduler"], "TDCScheduler"),
+        (["scheduler.beta_schedule=sigmoid"], "refuses its settings"),
+        (["baseline=/nowhere.json"], "/nowhere.json"),
+        (["steps=4"], "steps"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["conform", *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert len(shown.splitlines()) == 1
+
+
+def test_a_class_of_ones_own_checkout_is_examined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_fork.py").write_text(
+        "import diffusers\n"
+        "class TCDScheduler(diffusers.TCDScheduler):\n"
+        "    def set_timesteps(self, *arguments, **named):\n"
+        "        super().set_timesteps(*arguments, **named)\n"
+        "        self.timesteps = self.timesteps - 1\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    baseline = f"baseline={RESULTS / 'tcd.json'}"
+    assert main(["conform", "scheduler._target_=my_fork.TCDScheduler", baseline]) == 1
+    shown = capsys.readouterr().out
+    assert "new: timesteps (as configured" in shown
+    assert "known: setting ignored (clip_sample=True)" in shown
+    assert "changed: the trajectory of 4 steps, eta 0" in shown
+
+
+def test_the_package_brings_no_torch_until_conform_is_asked_for() -> None:
+    code = "import sys, bench; print('torch' in sys.modules); bench.conform; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.split() == ["False", "True"]

@@ -1,0 +1,126 @@
+"""New, grown, known and vanished deviations; changed trajectories; what the committed table says."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench.judge.conformance.baseline import (
+    changes,
+    explain,
+    judge,
+    load_causes,
+    read_baseline,
+    write_baseline,
+)
+from bench.judge.conformance.report import ConformanceReport, Finding, merge
+from bench.records import BenchError
+
+RESULTS = Path(__file__).parents[1] / "results" / "conformance"
+SCHEDULERS = sorted(path.stem for path in (RESULTS.parents[1] / "conf" / "scheduler").glob("*.yaml"))
+
+
+def finding(check: str = "step", setting: str = "as configured", **places: float) -> Finding:
+    return Finding(check, setting, "1", "2", "It differs.", tuple(places.items()) or (("", math.inf),))
+
+
+def report(*findings: Finding, rows: tuple[tuple[float, ...], ...] = ((1.0, 2.0), (0.5, 1.0))) -> ConformanceReport:
+    return ConformanceReport(
+        *("fork.TCDScheduler", "TCDScheduler", {"diffusers": "1"}, findings, {"step": 1}),
+        errors={"Gaussians": {"4": 0.25}},
+        fingerprints={"4 steps": rows},
+    )
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """A baseline that knows one deviation, at 2 and 3 steps."""
+    path = tmp_path / "tcd.json"
+    write_baseline(report(finding(two=10.0, three=20.0)), path, {"_target_": "fork.TCDScheduler"})
+    return path
+
+
+def test_a_baseline_is_read_as_it_was_written(stored: Path) -> None:
+    known = read_baseline(stored)
+    assert known["findings"] == [finding(two=10.0, three=20.0)]
+    assert known["fingerprints"] == {"4 steps": [[1.0, 2.0], [0.5, 1.0]]}
+    assert "[1.0, 2.0]" in stored.read_text(), "one state a line"
+
+
+def test_infinite_sizes_survive(tmp_path: Path) -> None:
+    write_baseline(report(finding()), tmp_path / "x.json", {})
+    json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert read_baseline(tmp_path / "x.json")["findings"] == [finding()]
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        (finding(two=10.0, three=20.0), "known"),
+        (finding(two=14.0), "known"),
+        (finding(two=16.0), "grown"),
+        (finding(two=10.0, four=1.1), "grown"),
+        (finding("landing", two=10.0), "new"),
+        (finding("step", "solver_order=3", two=10.0), "new"),
+    ],
+)
+def test_a_deviation_is_held_against_what_is_known(stored: Path, found: Finding, status: str) -> None:
+    verdicts = list(judge(report(found), read_baseline(stored)["findings"], ()))
+    assert verdicts[0].status == status
+    assert verdicts[0].fails == (status != "known")
+    assert [verdict.status for verdict in verdicts[1:]] == (["vanished"] if status == "new" else [])
+
+
+def test_a_vanished_deviation_says_so_and_does_not_fail(stored: Path) -> None:
+    (verdict,) = judge(report(), read_baseline(stored)["findings"], ())
+    assert verdict.status == "vanished"
+    assert not verdict.fails
+
+
+def test_without_a_baseline_every_deviation_is_new() -> None:
+    assert [verdict.status for verdict in judge(report(finding()), [], ())] == ["new"]
+
+
+def test_a_changed_trajectory_names_its_first_step_its_size_and_the_error(stored: Path) -> None:
+    after = replace(report(rows=((1.0, 2.0), (0.5, 1.25))), errors={"Gaussians": {"4": 0.5}})
+    (change,) = changes(after, read_baseline(stored))
+    assert (change.step, change.size) == (1, 0.25)
+    assert "0.25 → 0.5" in str(change)
+
+
+def test_rounding_changes_no_trajectory(stored: Path) -> None:
+    assert not list(changes(report(rows=((1.0, 2.0), (0.5, 1.0 + 1e-7))), read_baseline(stored)))
+
+
+def test_a_trajectory_of_other_length_is_changed(stored: Path) -> None:
+    assert len(list(changes(report(rows=((1.0, 2.0),)), read_baseline(stored)))) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 9, "findings": []}'])
+def test_a_file_that_is_no_baseline_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(BenchError, match=r"x\.json"):
+        read_baseline(tmp_path / "x.json")
+    with pytest.raises(BenchError, match="there is no baseline"):
+        read_baseline(tmp_path / "y.json")
+
+
+def test_findings_of_one_check_and_setting_become_one() -> None:
+    merged = merge([finding(two=1.5), finding("landing"), finding(three=3.0)])
+    assert [found.places for found in merged] == [(("two", 1.5), ("three", 3.0)), (("", math.inf),)]
+
+
+def test_the_package_has_no_other_attributes() -> None:
+    with pytest.raises(AttributeError, match="conformm"):
+        bench.conformm  # noqa: B018
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_committed_deviation_has_a_cause(name: str) -> None:
+    known, causes = read_baseline(RESULTS / f"{name}.json"), load_causes(RESULTS)
+    assert [str(found) for found in known["findings"] if explain(causes, known["scheduler"], found) is None] == []
