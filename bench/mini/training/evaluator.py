@@ -3,7 +3,7 @@
 First the image tower alone learns to name what it sees (`attribute_labels`, by linear heads that are thrown away
 afterwards), then both towers are trained contrastively. Beside the other captions of the batch, each image is held
 against captions of its own in which one attribute is wrong, so that the encoder learns to tell apart what the score is
-about.
+about; and the same linear heads must read from a caption what it names, which teaches the text tower who has what.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def train_evaluator(
     """Train on pairs of image and caption; returns the averaged model."""
     torch.manual_seed(recipe.seed)
     model = Sight(build_evaluator(tokenizer).to(memory_format=torch.channels_last), EMBED_DIM)
-    labels = attribute_labels(data.scenes)
+    labels, named = attribute_labels(data.scenes), named_labels(data.scenes)
 
     def embed(rows: Sequence[int]) -> torch.Tensor:
         embeddings: torch.Tensor = model.clip.encode_image(to_evaluator_pixels(data.images[rows]))
@@ -120,7 +120,8 @@ def train_evaluator(
         texts = [data.captions[row] for row in rows]
         for row in rows:
             texts += _wrong_captions(data.scenes[row], dice)
-        encoded = functional.normalize(model.clip.encode_text(tokenize(tokenizer, texts)), dim=-1)
+        text_embeddings = model.clip.encode_text(tokenize(tokenizer, texts))
+        encoded = functional.normalize(text_embeddings, dim=-1)
         own, wrong = encoded[: len(rows)], encoded[len(rows) :]
         scale = model.clip.logit_scale.exp().clamp(max=100)
         similarity = scale * images @ own.T
@@ -132,8 +133,9 @@ def train_evaluator(
         by_attribute = functional.cross_entropy(truth, torch.zeros(len(rows), dtype=torch.long))
         right = (truth.argmax(1) == 0).float().mean().item()
         naming, accuracy = model.naming_loss(embeddings, labels[rows])
-        loss = 0.5 * (by_image + by_text) + by_attribute + naming
-        return loss, {"right": right, "clip": by_image.item(), "named": accuracy}
+        reading, understood = model.naming_loss(text_embeddings[: len(rows)], named[rows])
+        loss = 0.5 * (by_image + by_text) + by_attribute + naming + reading
+        return loss, {"right": right, "clip": by_image.item(), "named": accuracy, "read": understood}
 
     seen = train(sight_recipe, model, seeing, directory / "sight")
     model.load_state_dict(seen.state_dict())
@@ -147,6 +149,30 @@ def attribute_labels(scenes: Sequence[world.Scene]) -> torch.Tensor:
     return torch.tensor([[_label(scene, name, values) for name, values in LABELS.items()] for scene in scenes])
 
 
+def named_labels(scenes: Sequence[world.Scene]) -> torch.Tensor:
+    """`attribute_labels`, −1 as well for what the caption leaves open.
+
+    Of two things whose relation is left open nobody can tell which is the left or the upper one.
+    """
+    rows = [
+        [_label(scene, name, values) if _is_named(scene, name) else -1 for name, values in LABELS.items()]
+        for scene in scenes
+    ]
+    return torch.tensor(rows)
+
+
+def _is_named(scene: world.Scene, name: str) -> bool:
+    kind, _, slot = name.partition(".")
+    placed = "position" in scene.named or "relation" in scene.named
+    if name == "place":
+        return placed
+    if not slot:
+        return kind in scene.named
+    if len(scene.things) == 1:
+        return f"{kind}.0" in scene.named and slot == "0"
+    return placed and f"{kind}.{_slots(scene)[int(slot)]}" in scene.named
+
+
 def _label(scene: world.Scene, name: str, values: Sequence[str]) -> int:
     kind, _, slot = name.partition(".")
     if name == "place":
@@ -155,8 +181,14 @@ def _label(scene: world.Scene, name: str, values: Sequence[str]) -> int:
         return values.index("side by side" if scene.relation in ("left of", "right of") else "one above the other")
     if not slot:
         return values.index(getattr(scene, kind))
-    things = scene.things if scene.relation in (None, "left of", "above") else scene.things[::-1]
-    return values.index(getattr(things[int(slot)], kind)) if int(slot) < len(things) else -1
+    order = _slots(scene)
+    return values.index(getattr(scene.things[order[int(slot)]], kind)) if int(slot) < len(order) else -1
+
+
+def _slots(scene: world.Scene) -> tuple[int, ...]:
+    """Which thing is in slot 0, 1."""
+    order = tuple(range(len(scene.things)))
+    return order if scene.relation in (None, "left of", "above") else order[::-1]
 
 
 def to_evaluator_pixels(images: torch.Tensor | object) -> torch.Tensor:
