@@ -259,6 +259,6 @@ def _is_writing(pid: int, written: float) -> bool:
     """Whether the process that wrote at a moment still lives; a later one may have been given its number."""
     try:
         began: float = psutil.Process(pid).create_time()
-        return began <= written
     except psutil.NoSuchProcess:
         return False
+    return began <= written

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from bench.experiment.compose import compose_settings
 from bench.experiment.config import SCORES, Experiment, check_experiment
 from bench.records import BenchError
 from bench.request import Claim, Side
@@ -187,23 +187,26 @@ def test_an_experiment_cannot_be_changed() -> None:
         experiment.seed = 1
 
 
-def every_choice(kind: str) -> dict[str, Any]:
-    """What conf/ offers of a kind, by name."""
-    return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONF / kind).glob("*.yaml")}
+@pytest.fixture(scope="module")
+def everything() -> Experiment:
+    """An experiment that chooses all that conf/ offers."""
+    names = {
+        kind: ",".join(path.stem for path in (CONF / kind).glob("*.yaml")) for kind in ("model", "method", "claim")
+    }
+    return check_experiment(compose_settings([f"{kind}=[{choices}]" for kind, choices in names.items()]))
 
 
-def test_whatever_conf_offers_is_accepted() -> None:
-    choices = {f"{kind}s": every_choice(kind) for kind in ("model", "method", "claim")}
-    experiment = check_experiment({**SETTINGS, **choices})
-    assert experiment.methods.keys() >= {"tcd", "dpmpp_2s", "teacher"}
-    assert experiment.claims.keys() == choices["claims"].keys()
+def test_whatever_conf_offers_is_accepted(everything: Experiment) -> None:
+    assert everything.methods.keys() >= {"tcd", "dpmpp_2s", "teacher"}
+    for kind, chosen in (("model", everything.models), ("method", everything.methods), ("claim", everything.claims)):
+        assert chosen.keys() == {path.stem for path in (CONF / kind).glob("*.yaml")}
+    assert everything.models["mini_bf16"].source == everything.models["mini"].source
 
 
-def test_every_claim_of_conf_is_about_methods_and_steps_that_conf_runs() -> None:
-    choices = {f"{kind}s": every_choice(kind) for kind in ("model", "method", "claim")}
-    experiment = check_experiment({**SETTINGS, **choices})
-    for claim in experiment.claims.values():
+def test_every_claim_of_conf_is_about_methods_and_steps_that_conf_runs(everything: Experiment) -> None:
+
+    for claim in everything.claims.values():
         for side in (claim.subject, claim.object):
-            method = experiment.methods[side.method]
+            method = everything.methods[side.method]
             assert set(side.steps) <= set(method.steps)
             assert side.eta in method.eta or (side.eta is None and len(method.eta) < 2)

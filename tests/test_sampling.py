@@ -1,5 +1,6 @@
 """Image i depends on its seed and prompt alone, and what sampling did is counted, not assumed."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -88,6 +89,23 @@ def test_embeddings_are_made_once_and_not_kept_beyond_their_limit(models: Path, 
             assert len(seen) == expected
     finally:
         hook.remove()
+
+
+def test_no_two_threads_encode_prompts_at_once() -> None:
+    class Pipeline:
+        device, inside = "cpu", 0
+
+        def encode_prompt(self, prompt: list[str], **_: Any) -> tuple[torch.Tensor, None]:
+            self.inside += 1
+            time.sleep(0.01)
+            assert self.inside == 1, "another thread is encoding"
+            self.inside -= 1
+            return torch.zeros(len(prompt)), None
+
+    embeddings, shared = Embeddings(), Pipeline()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: embeddings.of(shared, [f"prompt {i}"], False), range(8)))
+    assert [list(entry) for entry in found] == [["prompt_embeds"]] * 8
 
 
 def test_samplers_side_by_side_give_the_same_images_and_counts(models: Path, pipeline: Any) -> None:

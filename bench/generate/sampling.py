@@ -71,31 +71,36 @@ _HOOKS = threading.Lock()
 
 
 class Embeddings:
-    """Prompt embeddings of a loaded pipeline, made once for all cells that it serves; kept up to `limit_bytes`."""
+    """Prompt embeddings of a loaded pipeline, made once for all cells that it serves; kept up to `limit_bytes`.
+
+    One thread encodes at a time: a tokenizer sets its padding as a state of its own and is not made for two.
+    """
 
     NAMES = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 
     def __init__(self, limit_bytes: int = 2**29) -> None:
         self._kept: dict[Any, Mapping[str, torch.Tensor]] = {}
         self._room = limit_bytes
+        self._encoding = threading.Lock()
 
     def of(self, pipeline: Any, prompts: Sequence[str], guided: bool) -> Mapping[str, torch.Tensor]:
         """What the pipeline's own call would make of the prompts, as keyword arguments of that call."""
         key = (tuple(prompts), guided)
-        found = self._kept.get(key)
-        if found is None:
-            encoded = pipeline.encode_prompt(
-                prompt=list(prompts),
-                device=pipeline.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=guided,
-            )
-            found = {name: tensor for name, tensor in zip(self.NAMES, encoded, strict=False) if tensor is not None}
-            size = sum(tensor.nbytes for tensor in found.values())
-            if size <= self._room:
-                self._room -= size
-                self._kept[key] = found
-        return found
+        with self._encoding:
+            found = self._kept.get(key)
+            if found is None:
+                encoded = pipeline.encode_prompt(
+                    prompt=list(prompts),
+                    device=pipeline.device,
+                    num_images_per_prompt=1,
+                    do_classifier_free_guidance=guided,
+                )
+                found = {name: tensor for name, tensor in zip(self.NAMES, encoded, strict=False) if tensor is not None}
+                size = sum(tensor.nbytes for tensor in found.values())
+                if size <= self._room:
+                    self._room -= size
+                    self._kept[key] = found
+            return found
 
 
 class Sampler:
