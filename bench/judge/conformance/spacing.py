@@ -15,9 +15,11 @@ def spaced(config: Mapping[str, Any], steps: int) -> Array:
     count = int(config["num_train_timesteps"])
     spacing = config.get("timestep_spacing", "leading")
     if spacing == "linspace":
-        return np.asarray(np.linspace(count - 1, 0, steps) if steps > 1 else np.zeros(1), dtype=np.float64)
+        return np.linspace(count - 1, 0, steps) if steps > 1 else np.zeros(1)
     if spacing == "leading":
-        return np.arange(steps)[::-1] * float(count // steps) + int(config.get("steps_offset", 0))
+        return np.asarray(
+            np.arange(steps)[::-1] * (count // steps) + int(config.get("steps_offset", 0)), dtype=np.float64
+        )
     return np.asarray(count * np.arange(steps, 0, -1) / steps - 1.0, dtype=np.float64)
 
 
@@ -29,9 +31,10 @@ def spaced_before_the_end(config: Mapping[str, Any], steps: int) -> Array:
     count = int(config["num_train_timesteps"])
     spacing = config.get("timestep_spacing", "linspace")
     if spacing == "linspace":
-        return np.asarray(np.linspace(count - 1, 0, steps + 1)[:-1], dtype=np.float64)
+        return np.linspace(count - 1, 0, steps + 1)[:-1]
     if spacing == "leading":
-        return np.arange(steps, 0, -1) * float(count // (steps + 1)) + int(config.get("steps_offset", 0))
+        offset = int(config.get("steps_offset", 0))
+        return np.asarray(np.arange(steps, 0, -1) * (count // (steps + 1)) + offset, dtype=np.float64)
     return np.asarray(count * np.arange(steps, 0, -1) / steps - 1.0, dtype=np.float64)
 
 
