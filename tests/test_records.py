@@ -102,6 +102,7 @@ CHANGES_IMAGES: dict[str, Cell] = {
     "Base.noise_schedule": replace(CELL, base=replace(BASE, noise_schedule={**SCHEDULE, "beta_start": 0.001})),
     "Base.revision": replace(CELL, base=replace(BASE, revision="main")),
     "Base.variant": replace(CELL, base=replace(BASE, variant="fp16")),
+    "Base.channels_last": replace(CELL, base=replace(BASE, channels_last=True)),
     "Cell.task": replace(CELL, task="inpainting"),
     "SchedulerSpec.target": replace(CELL, scheduler=replace(SCHEDULER, target="diffusers.LCMScheduler")),
     "SchedulerSpec.settings": settings_of(CELL, "clip_sample", value=True),
