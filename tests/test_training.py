@@ -98,3 +98,29 @@ def test_a_merged_adapter_gives_what_the_adapter_beside_its_layers_gives(tokeniz
     assert len(merged) > 50
     assert (unet(*inputs, **text).sample - beside).abs().max() > 1e-2
     torch.testing.assert_close(together, beside, rtol=1e-3, atol=1e-4)
+
+
+def test_scaled_embeddings_have_unit_variance_and_the_same_cosines(data: Captioned, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    clip = evaluator.build_evaluator(tokenizer).eval()
+    pixels = evaluator.to_evaluator_pixels(data.images)
+    with torch.no_grad():
+        before = clip.encode_image(pixels)
+        evaluator.scale_embeddings(clip, data)
+        after = clip.encode_image(pixels)
+    assert after.var(dim=0).mean().item() == pytest.approx(1, rel=1e-3)
+    torch.testing.assert_close(after @ after[0] / after.norm(dim=1), before @ before[0] / before.norm(dim=1)
+                               * after[0].norm() / before[0].norm())  # fmt: skip
+
+
+def test_a_caption_that_leaves_the_relation_open_names_no_slot() -> None:
+    names = list(evaluator.LABELS)
+    for seed in world.split_seeds("train", 200):
+        scene = world.scene(seed)
+        named, there = (f([scene])[0].tolist() for f in (evaluator.named_labels, evaluator.attribute_labels))
+        assert all(label in (-1, truth) for label, truth in zip(named, there, strict=True))
+        slots = [label for name, label in zip(names, named, strict=True) if "." in name and label >= 0]
+        if len(scene.things) == 2 and "relation" not in scene.named:
+            assert not slots
+        else:
+            assert len(slots) == sum("." in name for name in scene.named)

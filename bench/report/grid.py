@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.judge.scores import ScoredCell
@@ -45,7 +46,7 @@ def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int
 
 def draw_grid(grids: Sequence[PromptGrid], size: int = 96, across: int = 3) -> Image.Image:
     """One picture of all grids, each image scaled to `size` pixels, prompts written above."""
-    font = ImageFont.load_default(12)
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
     label_width, head, gap = 190, 42, 18
     blocks = [
         _draw_block(grid, size, label_width if i % across == 0 else 0, head, font) for i, grid in enumerate(grids)
@@ -63,12 +64,10 @@ def draw_grid(grids: Sequence[PromptGrid], size: int = 96, across: int = 3) -> I
     return picture
 
 
-def _draw_block(
-    grid: PromptGrid, size: int, label_width: int, head: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
-) -> Image.Image:
+def _draw_block(grid: PromptGrid, size: int, label_width: int, head: int, font: ImageFont.FreeTypeFont) -> Image.Image:
     block = Image.new("RGB", (label_width + len(grid.steps) * (size + 2), head + len(grid.rows) * (size + 2)), "white")
     draw = ImageDraw.Draw(block)
-    letters = (block.width - label_width) // 6
+    letters = (block.width - label_width) // 7
     for line, text in enumerate(textwrap.wrap(grid.prompt, letters, max_lines=2, placeholder=" …")):
         draw.text((label_width, 13 * line), text, "black", font)
     for column, steps in enumerate(grid.steps):
@@ -76,7 +75,7 @@ def _draw_block(
     for row, (label, paths) in enumerate(grid.rows):
         y = head + row * (size + 2)
         if label_width:
-            draw.text((0, y + size // 2 - 7), label, "black", font)
+            draw.text((0, y + size // 2 - 14), textwrap.fill(label, label_width // 7), "black", font)
         for column, path in enumerate(paths):
             if path is not None:
                 image = Image.open(path).convert("RGB")

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from bench.judge.scores import ScoredCell
 from bench.report.series import COLOURS, MARKERS, Series, to_series
@@ -101,10 +101,9 @@ def _quality(run: Run, series: Sequence[Series], metrics: Sequence[Metric], kind
 
 def _log_axis(axes: Axes, values: Sequence[float], plain: bool) -> None:
     axes.set_xscale("log")
-    if plain:
-        axes.set_xticks(sorted(set(values)))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(FixedLocator(sorted(set(values))) if plain else LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _eta_curves(run: Run, cells: Sequence[ScoredCell], metrics: Sequence[Metric]) -> Figure:
@@ -181,6 +180,7 @@ def _memory(series: Sequence[Series]) -> Figure:
 
 def _name_bars(axes: Axes, labels: Sequence[str], unit: str) -> None:
     axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
     axes.figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize=8)

@@ -86,7 +86,9 @@ def _to_png(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     content = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(content, format="png", dpi=150, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_figure(
+        content, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None}
+    )
     return content.getvalue()
 
 
@@ -94,5 +96,7 @@ def _to_svg(figure: Figure) -> bytes:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     content = io.BytesIO()
-    FigureCanvasSVG(figure).print_figure(content, format="svg", metadata={"Date": None, "Creator": None})
+    FigureCanvasSVG(figure).print_figure(
+        content, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
+    )
     return content.getvalue()

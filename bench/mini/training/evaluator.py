@@ -27,7 +27,7 @@ from bench.mini.training.loop import Recipe, train
 
 SIGHT = Recipe("sight", iterations=2500, batch_size=64, peak_lr=3e-3, ema_decay=0.998, weight_decay=0.05, seed=5,
                autocast=False)  # fmt: skip
-RECIPE = Recipe("evaluator", iterations=3000, batch_size=64, peak_lr=1.5e-3, ema_decay=0.998, weight_decay=0.05, seed=1,
+RECIPE = Recipe("evaluator", iterations=4000, batch_size=64, peak_lr=1.5e-3, ema_decay=0.998, weight_decay=0.05, seed=1,
                 autocast=False)  # fmt: skip
 WRONG_CAPTIONS = 4
 EMBED_DIM = 64
@@ -98,7 +98,7 @@ def train_evaluator(
     sight_recipe: Recipe = SIGHT,
     recipe: Recipe = RECIPE,
 ) -> open_clip.CLIP:
-    """Train on pairs of image and caption; returns the averaged model."""
+    """Train on pairs of image and caption; returns the averaged model, its image embeddings scaled to unit variance."""
     torch.manual_seed(recipe.seed)
     model = Sight(build_evaluator(tokenizer).to(memory_format=torch.channels_last), EMBED_DIM)
     labels, named = attribute_labels(data.scenes), named_labels(data.scenes)
@@ -141,7 +141,21 @@ def train_evaluator(
     model.load_state_dict(seen.state_dict())
     averaged = train(recipe, model, matching, directory)
     clip: open_clip.CLIP = averaged.clip
+    scale_embeddings(clip, data)
     return clip
+
+
+@torch.no_grad()
+def scale_embeddings(clip: open_clip.CLIP, data: Captioned, count: int = 2048) -> None:
+    """Scale the image tower's last layer so that an embedding's coordinates have a variance of one on average.
+
+    Cosines stay as they are, and Fréchet distances come out in a size that a person can read.
+    """
+    clip.eval()
+    batches = [to_evaluator_pixels(data.images[i : i + 64]) for i in range(0, min(count, len(data.images)), 64)]
+    deviation = torch.cat([clip.encode_image(batch) for batch in batches]).var(dim=0).mean().sqrt()
+    for parameter in clip.visual.attnpool.c_proj.parameters():
+        parameter /= deviation
 
 
 def attribute_labels(scenes: Sequence[world.Scene]) -> torch.Tensor:
