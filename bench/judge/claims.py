@@ -17,7 +17,7 @@ from scipy.special import ndtri
 
 from bench.judge.scores import ScoredCell
 from bench.request import Claim, Run, Side
-from bench.score.estimate import Estimate, paired_difference
+from bench.score.estimate import paired_difference
 from bench.score.metrics import METRICS
 
 LEVEL = 0.05
@@ -136,7 +136,7 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
     threshold = margin if claim.expect == "better" else -margin
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     difference = paired_difference(mine.estimates[metric], yours.estimates[metric])
-    gain = Estimate(sign * difference.value, sign * difference.influence)
+    gain = difference.scaled(sign)
     return Comparison(
         model=model,
         metric=metric,
@@ -144,11 +144,11 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
         object=yours.record.cell.label,
         subject_value=mine.estimates[metric].value,
         object_value=yours.estimates[metric].value,
-        gain=gain.value,
+        gain=gain.best,
         interval=gain.interval(1 - LEVEL),
         threshold=threshold,
         n=gain.n,
-        p_value=Estimate(gain.value - threshold, gain.influence).p_value(),
+        p_value=gain.scaled(1.0, -threshold).p_value() if gain.doubt is None else 1.0,
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
 from bench.request import Run
+from bench.score.estimate import Estimate
 from bench.score.metrics import METRICS
 
 NONE = "–"
@@ -41,7 +42,7 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         texts = []
         for metric in metrics:
             estimate = cell.estimates.get(metric.short)
-            texts.append(_plus_minus(estimate.value, estimate.standard_error, metric.digits) if estimate else NONE)
+            texts.append(_score(estimate, metric.digits) if estimate else NONE)
         rows.append((*_identity(run, cell), *texts))
     return Table(
         "scores",
@@ -162,6 +163,13 @@ def _identity(run: Run, scored: ScoredCell) -> tuple[str, ...]:
     label = run.labels.get(cell.method, cell.method) + ("" if scored.record.status == "ok" else " (failed)")
     eta = NONE if cell.eta is None else f"{cell.eta:g}"
     return cell.base.name, label, eta, str(cell.steps), NONE if calls is None else str(calls.unet_evaluations)
+
+
+def _score(estimate: Estimate, digits: int) -> str:
+    """Value ± standard error; the bare value, marked, where theory gives no error."""
+    if estimate.doubt:
+        return f"{estimate.value:.{digits}f} (no interval)"
+    return _plus_minus(estimate.value, estimate.standard_error, digits)
 
 
 def _plus_minus(value: float, error: float, digits: int) -> str:
