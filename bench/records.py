@@ -253,8 +253,10 @@ class Score:
     """One number about a set of images, or about the difference of two, with its uncertainty.
 
     `value` is what other tools print (for the Fréchet distance a number that falls as n grows, the same way for all
-    tools); `debiased` is the value without its bias, equal to it where there is none, and the 95% `interval` (low, high)
-    is around it. `n` counts images. `fallback` is None unless theory gives no interval: then `standard_error`, `debiased`
+    tools); `debiased` is the value without its bias, equal to it where there is none, and the 95% `interval` (low,
+    high)
+    is around it. `n` counts images. `fallback` is None unless theory gives no interval: then `standard_error`,
+    `debiased`
     and `interval` are None, and it says why and what stands in.
     """
 

@@ -6,8 +6,10 @@
 Gaussian, heavy-tailed (Student, 9 degrees of freedom), skewed (exponential) and mixture features with decaying spectra,
 at n/d from 1 to 50, against a reference sample that is held fixed. For each: in how many repetitions a fallback was
 announced, and over the others the coverage of the nominal 95% interval, the mean printed standard error over the
-empirical one, and the mean error in standard errors. `extrapolated` is Chong and Forsyth's (arXiv 1911.07023) line in 1/n.
-At last, runs of claims that are all truly null. Writes a Markdown table; exits 1 where a row without fallback breaks the
+empirical one, and the mean error in standard errors. `extrapolated` is Chong and Forsyth's (arXiv 1911.07023) line in
+1/n.
+At last, runs of claims that are all truly null. Writes a Markdown table; exits 1 where a row without fallback breaks
+the
 bounds (coverage under 93% less three standard errors of the simulation; over 97% and over 15% too wide likewise).
 """
 
@@ -53,7 +55,8 @@ def centres(d: int) -> Floats:
 
 @dataclass(frozen=True)
 class World:
-    """A method's features: standard rows times `mixing`; a second, similar method's: those times `change`, plus noise."""
+    """A method's features: standard rows times `mixing`; a second, similar method's: those times `change`, plus
+    noise."""
 
     family: str
     d: int

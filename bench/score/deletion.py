@@ -1,7 +1,8 @@
 """The trace of a covariance's square root with each row left out, all n of them from one eigendecomposition. numpy.
 
 Leaving out a row changes a covariance by rank one, and tr √(A − α u uᵀ) − tr √A is the integral over t > 0 of
-log(1 − α uᵀ (A + t²)⁻¹ u)/π: tr √A = (1/π) ∫ tr A (A + t²)⁻¹ dt by parts, with the matrix determinant lemma. In the basis
+log(1 − α uᵀ (A + t²)⁻¹ u)/π: tr √A = (1/π) ∫ tr A (A + t²)⁻¹ dt by parts, with the matrix determinant lemma. In the
+basis
 of A's eigenvectors the quadratic form is Σ u_k²/(λ_k + t²), one matrix product for all rows and all nodes t.
 """
 
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 STEP = 0.4
-"""Step in log t. The integrand is analytic within π/2 of the real line: error about exp(−π²/STEP), 2e-11 of the whole."""
+"""Step in log t. The integrand is analytic within π/2 of the real line: error about exp(−π²/STEP), 2e-11 of the
+whole."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Spectrum:
         return without
 
     def interactions(self, ours: Floats, theirs: Floats) -> Floats:
-        """Second-order influence of pairs of rows (p, r) on mean and −2 tr √A together, as a von Mises expansion has it.
+        """Second-order influence of pairs of rows (p, r) on mean and −2 tr √A together, as a von Mises expansion has
+        it.
 
         2 Σ u_a v_a/√λ_a + Σ_ab w_ab (u_a u_b − δ_ab λ_a) (v_a v_b − δ_ab λ_a), w_ab = 1/(√λ_a √λ_b (√λ_a + √λ_b)): the
         divided differences of λ^(−½)/2 (second derivative of a trace function, Bhatia, Matrix Analysis, V.3).

@@ -2,12 +2,15 @@
 
 Every score here is, to first order, a mean over images: value ≈ truth + mean(influence). Its standard error is
 sd(influence)/√n, and two methods on the same prompts and latents differ with standard error
-sd(influence_a − influence_b)/√n, whatever the score is (delta method). All parts of an estimate are linear in it, so that
+sd(influence_a − influence_b)/√n, whatever the score is (delta method). All parts of an estimate are linear in it, so
+that
 a difference of estimates is an estimate again.
 
 Influence values that were got by leaving one image out count what pairs of images do together twice (Efron and Stein
-1981, Ann. Statist. 9:586, eq. 2.8). `interactions` samples that part: of a U-statistic it is known exactly and taken off,
-of others one half is, the other stays in against the skewness of small samples (scripts/calibrate_scores.py), and too much
+1981, Ann. Statist. 9:586, eq. 2.8). `interactions` samples that part: of a U-statistic it is known exactly and taken
+off,
+of others one half is, the other stays in against the skewness of small samples (scripts/calibrate_scores.py), and too
+much
 of it means that the normal interval does not hold.
 """
 
@@ -87,6 +90,7 @@ class Estimate:
         if whole > 0 and together > LARGEST_INTERACTION * whole:
             return (
                 f"pairs of images make {together / whole:.0%} of the variance, so the covariances are too close, or the "
+                ""
                 "images too few, for a normal interval"
             )
         if abs(self.correction) > LARGEST_CORRECTION * self.standard_error:

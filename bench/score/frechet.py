@@ -2,7 +2,8 @@
 
 ‖m − m_r‖² + tr(S) + tr(S_r) − 2 tr((S S_r)^½), the covariances with divisor n − 1, as torchmetrics defines it.
 
-The distance of n images is too large by about a/n + b/n², in features of many dimensions by more than it is itself. Here
+The distance of n images is too large by about a/n + b/n², in features of many dimensions by more than it is itself.
+Here
 each image is left out in turn, which needs no further eigendecomposition (bench.score.deletion): the mean of the
 pseudo-values n F − (n − 1) F_without (Quenouille 1956) has lost a, their spread is the standard error (Tukey 1958). Two
 thirds of the images, three times, do the same at another n, and the two together lose b. As n/d grows the pseudo-values
@@ -67,8 +68,8 @@ class Reference:
             return columns
         rows = (self.features.astype(np.float64) - self.moments.mean) / np.sqrt(m - 1)
         values, vectors = np.linalg.eigh(rows @ rows.T)
-        columns = rows.T @ vectors[:, _positive(values)]
-        return columns
+        spanning: Floats = rows.T @ vectors[:, _positive(values)]
+        return spanning
 
     @cached_property
     def kernel(self) -> KernelReference:

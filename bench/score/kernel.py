@@ -1,7 +1,9 @@
 """Kernel inception distance (Bińkowski et al. 2018, arXiv 1801.01401): unbiased MMD², cubic polynomial kernel. numpy.
 
-k(x, y) = (x·y/d + 1)³. The U-statistic over all pairs is used, not an average over random subsets, and so it has no bias.
-Its variance has a part of single images, 4 ζ₁/n, and a part of pairs, 2 η²/(n(n − 1)), η² the variance of the kernel less
+k(x, y) = (x·y/d + 1)³. The U-statistic over all pairs is used, not an average over random subsets, and so it has no
+bias.
+Its variance has a part of single images, 4 ζ₁/n, and a part of pairs, 2 η²/(n(n − 1)), η² the variance of the kernel
+less
 what single images explain (Hoeffding 1948, Ann. Math. Stat. 19:293, eq. 5.13); near the reference's distribution the
 second is all there is. Both are estimated without bias (η² by U-centring: Székely and Rizzo 2014, arXiv 1310.2926).
 """
@@ -75,7 +77,8 @@ def random_pairs(n: int, m: int, count: int) -> tuple[Rows, Rows]:
 
 @dataclass(frozen=True)
 class Among:
-    """Kernels of a set with itself: mean over pairs, influence (n,) on half of it, and what pairs add to its variance."""
+    """Kernels of a set with itself: mean over pairs, influence (n,) on half of it, and what pairs add to its
+    variance."""
 
     mean: float
     influence: Floats

@@ -47,7 +47,8 @@ def check_features(features: NDArray[np.floating], what: str = "features", d: in
     """Raise ValueError unless there are two finite rows or more, of `d` columns where that is given."""
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(
-            f"{what} of shape {features.shape} were given; moments need at least 2 rows of features (n, d), one an image"
+            f"{what} of shape {features.shape} were given; moments need at least 2 rows of features (n, d), one an "
+            "image"
         )
     if not all(np.isfinite(features[i : i + BLOCK]).all() for i in range(0, len(features), BLOCK)):
         raise ValueError(f"{what} hold NaN or infinity; look for broken images")

@@ -1,4 +1,5 @@
-"""The scores for people who use them alone: features or per-image values in, a number with its interval out. numpy only.
+"""The scores for people who use them alone: features or per-image values in, a number with its interval out. numpy
+only.
 
     score = bench.frechet_distance(features, reference)
     score.value, score.debiased, score.interval, score.fallback
@@ -38,7 +39,8 @@ def frechet_difference(
 ) -> Score:
     """Fréchet distance of features_a (n, d) less that of features_b, from one reference; negative where a is nearer.
 
-    `paired` means that row i of either came from the same prompt and latents: a far narrower interval. Raises ValueError
+    `paired` means that row i of either came from the same prompt and latents: a far narrower interval. Raises
+    ValueError
     as `frechet_distance` does, and where paired sets differ in size.
     """
     reference = _reference(reference)
