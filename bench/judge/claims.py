@@ -145,7 +145,7 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
         subject_value=mine.estimates[metric].value,
         object_value=yours.estimates[metric].value,
         gain=gain.best,
-        interval=gain.interval(1 - LEVEL),
+        interval=gain.interval(1 - LEVEL) if gain.doubt is None else (-math.inf, math.inf),
         threshold=threshold,
         n=gain.n,
         p_value=gain.scaled(1.0, -threshold).p_value() if gain.doubt is None else 1.0,

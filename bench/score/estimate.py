@@ -89,9 +89,8 @@ class Estimate:
         whole, together = self._variances
         if whole > 0 and together > LARGEST_INTERACTION * whole:
             return (
-                f"pairs of images make {together / whole:.0%} of the variance, so the covariances are too close, or the "
-                ""
-                "images too few, for a normal interval"
+                f"pairs of images make {together / whole:.0%} of the variance, so the covariances are too close, or "
+                "the images too few, for a normal interval"
             )
         if abs(self.correction) > LARGEST_CORRECTION * self.standard_error:
             return (
