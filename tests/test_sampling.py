@@ -102,9 +102,9 @@ def test_no_two_threads_encode_prompts_at_once() -> None:
             self.inside -= 1
             return torch.zeros(len(prompt)), None
 
-    embeddings, shared = Embeddings(), Pipeline()
+    shared = Pipeline()
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda i: embeddings.of(shared, [f"prompt {i}"], False), range(8)))
+        found = list(pool.map(lambda i: Embeddings().of(shared, [f"prompt {i}"], False), range(8)))
     assert [list(entry) for entry in found] == [["prompt_embeds"]] * 8
 
 

@@ -73,15 +73,16 @@ _HOOKS = threading.Lock()
 class Embeddings:
     """Prompt embeddings of a loaded pipeline, made once for all cells that it serves; kept up to `limit_bytes`.
 
-    One thread encodes at a time: a tokenizer sets its padding as a state of its own and is not made for two.
+    One thread encodes at a time, whichever object it asks: a tokenizer sets its padding as a state of its own and is not
+    made for two.
     """
 
+    _encoding = threading.Lock()
     NAMES = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 
     def __init__(self, limit_bytes: int = 2**29) -> None:
         self._kept: dict[Any, Mapping[str, torch.Tensor]] = {}
         self._room = limit_bytes
-        self._encoding = threading.Lock()
 
     def of(self, pipeline: Any, prompts: Sequence[str], guided: bool) -> Mapping[str, torch.Tensor]:
         """What the pipeline's own call would make of the prompts, as keyword arguments of that call."""
