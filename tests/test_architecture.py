@@ -18,6 +18,7 @@ KNOWS: dict[str, set[str]] = {
     "bench.records": set(),
     "bench.request": {"bench.records"},
     "bench.mini": set(),
+    "bench.mini.training": {"bench.mini", "bench.execute.lanes"},
     "bench.experiment": {"bench.records", "bench.request"},
     "bench.generate": {"bench.records"},
     "bench.generate.prompts": {"bench.records", "bench.generate", "bench.mini.world"},

@@ -10,8 +10,9 @@ from peft import LoraConfig
 from torch.func import functional_call
 
 from bench.mini import world
-from bench.mini.training import autoencoder, distillation, evaluator, teacher, vocabulary
+from bench.mini.training import attributes, autoencoder, distillation, evaluator, loop, teacher, vocabulary
 from bench.mini.training.data import Captioned
+from bench.mini.training.loop import Recipe
 from bench.score.features import load_evaluator
 
 
@@ -51,14 +52,16 @@ def test_teacher_and_adapter_train_and_load(
     kind: distillation.Kind,
 ) -> None:
     torch.manual_seed(0)
-    latents = torch.randn(24, 8, 16, 16)
-    ids = evaluator.tokenize(tokenizer, list(data.captions))
-    recipe = replace(teacher.RECIPE, iterations=2, batch_size=4)
-    model = teacher.train_teacher(latents, ids, tokenizer, tmp_path / "teacher", recipe)
+    complete = [world.caption(world.complete(scene)) for scene in data.scenes]
+    ids, complete_ids = (evaluator.tokenize(tokenizer, list(texts)) for texts in (data.captions, complete))
+    latents = teacher.Latents(torch.randn(24, 8, 16, 16), ids, complete_ids, data.scenes)
+    recipes = (teacher.READING, teacher.COMPOSING, teacher.RECIPE)
+    short = [replace(recipe, iterations=2, batch_size=4) for recipe in recipes]
+    model = teacher.train_teacher(latents, tokenizer, tmp_path / "teacher", *short)
     teacher.assemble_pipeline(model, autoencoder.build_vae(), tokenizer).save_pretrained(tmp_path / "pipeline")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
     weights = distillation.distill(
-        kind, pipeline, latents, ids, tmp_path / kind, replace(distillation.RECIPES[kind], iterations=2, batch_size=4)
+        kind, pipeline, latents, tmp_path / kind, replace(distillation.RECIPES[kind], iterations=2, batch_size=4)
     )
     StableDiffusionPipeline.save_lora_weights(tmp_path / "lora", unet_lora_layers=weights)
     fresh = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
@@ -114,13 +117,41 @@ def test_scaled_embeddings_have_unit_variance_and_the_same_cosines(data: Caption
 
 
 def test_a_caption_that_leaves_the_relation_open_names_no_slot() -> None:
-    names = list(evaluator.LABELS)
+    names = list(attributes.LABELS)
     for seed in world.split_seeds("train", 200):
         scene = world.scene(seed)
-        named, there = (f([scene])[0].tolist() for f in (evaluator.named_labels, evaluator.attribute_labels))
+        named, there = (f([scene])[0].tolist() for f in (attributes.named_labels, attributes.attribute_labels))
         assert all(label in (-1, truth) for label, truth in zip(named, there, strict=True))
         slots = [label for name, label in zip(names, named, strict=True) if "." in name and label >= 0]
         if len(scene.things) == 2 and "relation" not in scene.named:
             assert not slots
         else:
             assert len(slots) == sum("." in name for name in scene.named)
+
+
+def test_lanes_share_a_batch_and_a_training_cut_short_resumes(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def train(directory: Path, cut_after: int = 1000) -> torch.nn.Module:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 1)
+        sizes.clear()
+
+        def loss_of(size: int, generator: torch.Generator, _: torch.nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
+            sizes.append(size)
+            if len(sizes) > cut_after:
+                raise InterruptedError
+            x = torch.randn(size, 3, generator=generator)
+            return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
+
+        recipe = Recipe("line", iterations=100, batch_size=8, peak_lr=0.1, ema_decay=0.5, lanes=2)
+        return loop.train(recipe, model, loss_of, directory, save_every_s=0)
+
+    whole = train(tmp_path / "whole")
+    assert sizes == [4] * 200
+    assert (whole.weight - 1).abs().max() < 0.05
+    with pytest.raises(InterruptedError):
+        train(tmp_path / "cut", cut_after=60)
+    resumed = train(tmp_path / "cut")
+    assert len(sizes) == 140
+    assert torch.equal(resumed.weight, whole.weight)

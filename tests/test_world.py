@@ -44,6 +44,13 @@ def test_a_caption_states_the_named_attributes_and_no_other() -> None:
         assert ("background" in text) == bool({"ground", "ground_colour"} & set(truth.named))
 
 
+def test_a_complete_caption_leaves_nothing_open() -> None:
+    for seed in SEEDS:
+        truth = world.complete(world.scene(seed))
+        assert len(truth.named) == (7 if len(truth.things) == 1 else 11)
+        assert set(world.scene(seed).named) <= set(truth.named)
+
+
 def test_counterfactual_captions_differ_from_the_true_one_and_each_other() -> None:
     for seed in SEEDS:
         truth = world.scene(seed)

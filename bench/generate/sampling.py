@@ -73,8 +73,7 @@ _HOOKS = threading.Lock()
 class Embeddings:
     """Prompt embeddings of a loaded pipeline, made once for all cells that it serves; kept up to `limit_bytes`.
 
-    One thread encodes at a time, whichever object it asks: a tokenizer sets its padding as a state of its own and is not
-    made for two.
+    One thread encodes at a time, whichever object it asks: a tokenizer sets its padding as a state of its own.
     """
 
     _encoding = threading.Lock()

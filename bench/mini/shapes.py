@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-SHAPES = ("circle", "square", "triangle", "diamond", "star", "ring", "cross", "moon")
+SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 
 
 def signed_distance(shape: str, u: NDArray[np.float64], v: NDArray[np.float64], r: float) -> NDArray[np.float64]:
@@ -17,16 +17,12 @@ def signed_distance(shape: str, u: NDArray[np.float64], v: NDArray[np.float64], 
         d = np.abs(np.hypot(u, v) - 0.72 * r) - 0.28 * r
     elif shape == "square":
         d = np.maximum(np.abs(u), np.abs(v)) - 0.8 * r
-    elif shape == "diamond":
-        d = (np.abs(u) / 0.72 + np.abs(v)) * 0.584 - 0.584 * r
     elif shape == "triangle":
         d = np.maximum(np.abs(u) * 0.866 - v * 0.5 - 0.5 * r, v - 0.55 * r)
     elif shape == "cross":
         d = np.minimum(np.maximum(np.abs(u) - r, np.abs(v) - 0.3 * r), np.maximum(np.abs(u) - 0.3 * r, np.abs(v) - r))
     elif shape == "star":
         d = _star_distance(u, v, r)
-    elif shape == "moon":
-        d = np.maximum(np.hypot(u, v) - r, 0.78 * r - np.hypot(u - 0.52 * r, v))
     else:
         raise ValueError(f"{shape!r} is no shape of this world; choose one of {', '.join(SHAPES)}")
     return d

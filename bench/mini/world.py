@@ -30,16 +30,14 @@ SEEDS: dict[str, range] = {
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.13, 0.14),
-    "orange": (0.97, 0.55, 0.08),
     "yellow": (0.96, 0.90, 0.16),
     "green": (0.13, 0.62, 0.20),
     "blue": (0.12, 0.28, 0.88),
-    "purple": (0.56, 0.15, 0.66),
     "white": (0.96, 0.96, 0.96),
     "black": (0.06, 0.06, 0.07),
 }
-SIZES: dict[str, tuple[float, float]] = {"small": (7.5, 9.0), "large": (12.0, 14.5)}
-FILLS = ("plain", "striped", "dotted")
+SIZES: dict[str, tuple[float, float]] = {"small": (8.5, 10.0), "large": (13.5, 15.5)}
+FILLS = ("plain", "striped")
 GROUNDS = ("plain", "striped", "checkered", "speckled")
 POSITIONS: dict[str, tuple[float, float]] = {
     "in the centre": (0.5, 0.5),
@@ -104,7 +102,7 @@ class Scene:
 def scene(seed: int) -> Scene:
     """Return the scene that `seed` determines."""
     rng = np.random.default_rng(seed)
-    count = 1 + int(rng.random() < 0.6)
+    count = 1 + int(rng.random() < 0.5)
     colours = rng.choice(len(COLOURS), size=count + 1, replace=False)
     palette = [tuple(COLOURS)[i] for i in colours]
     sizes = [str(rng.choice(tuple(SIZES))) for _ in range(count)]
@@ -117,7 +115,7 @@ def scene(seed: int) -> Scene:
         relation = str(rng.choice(tuple(RELATIONS)))
         centres = _side_by_side(rng, relation, radii)
     shapes = [str(rng.choice(SHAPES)) for _ in range(count)]
-    fills = [str(rng.choice(FILLS, p=(0.5, 0.25, 0.25))) for _ in range(count)]
+    fills = [str(rng.choice(FILLS)) for _ in range(count)]
     things = tuple(
         Thing(shape, colour, size, fill, float(centre[0]), float(centre[1]), radius)
         for shape, colour, size, fill, centre, radius in zip(
@@ -141,6 +139,14 @@ def caption(truth: Scene) -> str:
     return f"{text} on {_article(adjectives)} {adjectives} background" if adjectives else text
 
 
+def complete(truth: Scene) -> Scene:
+    """Return the same scene with a caption that leaves nothing open."""
+    kinds = ("shape", "colour", "size", "fill")
+    of_things = [f"{kind}.{i}" for i in range(len(truth.things)) for kind in kinds]
+    whole = "position" if len(truth.things) == 1 else "relation"
+    return replace(truth, named=(*of_things, whole, *_GROUND_NAMING_PROBABILITY))
+
+
 def counterfactuals(truth: Scene) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield, for each named attribute, the captions in which that attribute alone has another of its values."""
     for name in truth.named:
@@ -159,7 +165,7 @@ def render(truth: Scene) -> NDArray[np.uint8]:
         angle = rng.uniform(-0.17, 0.17)
         u, v = rotate(x - thing.x, y - thing.y, angle)
         cover = np.clip(0.5 - signed_distance(thing.shape, u, v, thing.radius), 0, 1)[..., None]
-        canvas = canvas * (1 - cover) + _paint_fill(rng, thing, u, v) * cover
+        canvas = canvas * (1 - cover) + _paint_fill(rng, thing, v) * cover
     canvas = canvas + rng.normal(0, 0.012, canvas.shape)
     image: NDArray[np.uint8] = np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
     return image
@@ -240,9 +246,12 @@ def _paint_ground(
     rng: np.random.Generator, truth: Scene, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     base = _tint(rng, truth.ground_colour)
-    other = _shade(base, 0.32)
-    u, v = rotate(x, y, rng.uniform(0, np.pi))
-    pitch = rng.uniform(8, 12)
+    other = _shade(base, 0.22)
+    turned = rng.uniform(-0.15, 0.15)
+    if truth.ground == "striped":
+        turned += rng.choice((-np.pi / 4, np.pi / 4))
+    u, v = rotate(x, y, turned)
+    pitch = rng.uniform(9, 11)
     start = rng.uniform(0, pitch, 2)
     if truth.ground == "striped":
         mix = wave(2 * np.pi * (u + start[0]) / pitch, 2.0)
@@ -254,7 +263,7 @@ def _paint_ground(
     else:
         mix = np.zeros_like(u)
     slope = (np.cos(rng.uniform(0, 2 * np.pi)) * (x - 32) + np.sin(rng.uniform(0, 2 * np.pi)) * (y - 32)) / 64
-    ground: NDArray[np.float64] = base + (other - base) * mix[..., None] + 0.08 * slope[..., None]
+    ground: NDArray[np.float64] = base + (other - base) * mix[..., None] + 0.04 * slope[..., None]
     return ground
 
 
@@ -277,20 +286,9 @@ def _specks(rng: np.random.Generator, x: NDArray[np.float64], y: NDArray[np.floa
     return mix
 
 
-def _paint_fill(
-    rng: np.random.Generator, thing: Thing, u: NDArray[np.float64], v: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _paint_fill(rng: np.random.Generator, thing: Thing, v: NDArray[np.float64]) -> NDArray[np.float64]:
     base = _tint(rng, thing.colour)
     other = _shade(base, 0.55)
-    p, q = rotate(u, v, rng.uniform(0, np.pi))
-    pitch = rng.uniform(4.5, 5.5)
-    if thing.fill == "striped":
-        mix = wave(2 * np.pi * p / pitch, 1.2)
-    elif thing.fill == "dotted":
-        dx = p - pitch * np.round(p / pitch)
-        dy = q - pitch * np.round(q / pitch)
-        mix = np.clip(0.5 - (np.hypot(dx, dy) - 0.28 * pitch), 0, 1)
-    else:
-        mix = np.zeros_like(u)
+    mix = wave(2 * np.pi * v / rng.uniform(6.5, 7.5), 1.2) if thing.fill == "striped" else np.zeros_like(v)
     painted: NDArray[np.float64] = base + (other - base) * mix[..., None]
     return painted

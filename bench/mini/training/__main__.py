@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 
 from bench.mini import world
 from bench.mini.training import autoencoder, distillation, evaluator, teacher, vocabulary
-from bench.mini.training.data import Captioned, render_split
+from bench.mini.training.data import render_split
 
 STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export")
 TRAIN_IMAGES = 64_000
@@ -51,29 +51,30 @@ class Workshop:
             model = evaluator.train_evaluator(render_split("evaluator", EVALUATOR_IMAGES), tokenizer, path.parent)
             evaluator.save_evaluator(model, tokenizer, path)
 
-    def latents(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents and token ids of the training images, made once."""
+    def latents(self) -> teacher.Latents:
+        """The training images as latents, made once, and their captions' tokens."""
         path = self.work / "latents.safetensors"
+        scenes = [world.scene(seed) for seed in world.split_seeds("train", TRAIN_IMAGES)]
         if not path.exists():
-            data: Captioned = render_split("train", TRAIN_IMAGES)
-            latents = autoencoder.encode_images(self.vae(), data)
-            ids = evaluator.tokenize(self.tokenizer(), list(data.captions))
-            save_file({"latents": latents.half().contiguous(), "ids": ids.contiguous()}, path)
+            latents = autoencoder.encode_images(self.vae(), render_split("train", TRAIN_IMAGES))
+            captions = [world.caption(scene) for scene in scenes]
+            complete = [world.caption(world.complete(scene)) for scene in scenes]
+            ids, complete_ids = (evaluator.tokenize(self.tokenizer(), texts) for texts in (captions, complete))
+            save_file({"latents": latents.half().contiguous(), "ids": ids, "complete_ids": complete_ids}, path)
         tensors = load_file(path)
-        return tensors["latents"].float(), tensors["ids"]
+        return teacher.Latents(tensors["latents"].float(), tensors["ids"], tensors["complete_ids"], scenes)
 
     def teacher(self) -> StableDiffusionPipeline:
         path = self.work / "teacher" / "final"
         if not path.exists():
-            latents, ids = self.latents()
-            model = teacher.train_teacher(latents, ids, self.tokenizer(), path.parent)
+            model = teacher.train_teacher(self.latents(), self.tokenizer(), path.parent)
             teacher.assemble_pipeline(model, self.vae(), self.tokenizer()).save_pretrained(path)
         return StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32)
 
     def adapter(self, kind: distillation.Kind) -> None:
         path = self.work / kind / "final"
         if not path.exists():
-            weights = distillation.distill(kind, self.teacher(), *self.latents(), path.parent)
+            weights = distillation.distill(kind, self.teacher(), self.latents(), path.parent)
             halves = {name: tensor.half() for name, tensor in weights.items()}
             StableDiffusionPipeline.save_lora_weights(path, unet_lora_layers=halves, safe_serialization=True)
 

@@ -11,14 +11,14 @@ from torch.nn import functional
 from bench.mini.training.data import Captioned, to_pixels
 from bench.mini.training.loop import Recipe, train
 
-RECIPE = Recipe("vae", iterations=4500, batch_size=24, peak_lr=2e-3, ema_decay=0.998)
+RECIPE = Recipe("vae", iterations=3500, batch_size=24, peak_lr=2e-3, ema_decay=0.998)
 KL_WEIGHT = 2e-4
 
 
 def build_vae() -> AutoencoderKL:
     """An untrained VAE; small at full resolution, where decoding spends its time."""
     return AutoencoderKL(
-        block_out_channels=(16, 32, 64),
+        block_out_channels=(16, 24, 48),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         latent_channels=8,
@@ -37,8 +37,8 @@ def train_vae(data: Captioned, directory: Path, recipe: Recipe = RECIPE) -> Auto
     torch.manual_seed(recipe.seed)
     vae = build_vae().to(memory_format=torch.channels_last)
 
-    def loss_of(step: int, generator: torch.Generator, _: torch.nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
-        rows = torch.randint(len(data.images), (recipe.batch_size,), generator=generator)
+    def loss_of(size: int, generator: torch.Generator, _: torch.nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
+        rows = torch.randint(len(data.images), (size,), generator=generator)
         pixels = to_pixels(data.images[rows.numpy()]).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(pixels).latent_dist
         output = vae.decode(posterior.mean + posterior.std * _noise_like(posterior.mean, generator)).sample.float()

@@ -22,12 +22,12 @@ from torch import nn
 from torch.func import functional_call
 
 from bench.mini.training.loop import Recipe, train
-from bench.mini.training.teacher import empty_ids, noise_scheduler
+from bench.mini.training.teacher import Latents, empty_ids, noise_scheduler
 
 Kind = Literal["tcd", "lcm"]
 RECIPES: dict[Kind, Recipe] = {
-    "tcd": Recipe("tcd", iterations=2500, batch_size=32, peak_lr=8e-4, ema_decay=0.995, seed=3, autocast=False),
-    "lcm": Recipe("lcm", iterations=2500, batch_size=32, peak_lr=8e-4, ema_decay=0.995, seed=4, autocast=False),
+    "tcd": Recipe("tcd", iterations=2500, batch_size=32, peak_lr=8e-4, ema_decay=0.995, seed=3),
+    "lcm": Recipe("lcm", iterations=2500, batch_size=32, peak_lr=8e-4, ema_decay=0.995, seed=4),
 }
 RANK = 32
 SKIP = 20
@@ -40,8 +40,7 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.
 def distill(
     kind: Kind,
     pipeline: StableDiffusionPipeline,
-    latents: torch.Tensor,
-    ids: torch.Tensor,
+    data: Latents,
     directory: Path,
     recipe: Recipe | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -57,16 +56,16 @@ def distill(
     alphas = noise_scheduler().alphas_cumprod
     empty = pipeline.text_encoder(empty_ids(pipeline.tokenizer))[0].detach()
 
-    def loss_of(step: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
-        rows = torch.randint(len(latents), (recipe.batch_size,), generator=generator)
+    def loss_of(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
+        rows = torch.randint(len(data.latents), (size,), generator=generator)
         t = SKIP * torch.randint(1, 1000 // SKIP + 1, rows.shape, generator=generator) - 1
         t_before = (t - SKIP).clamp(min=0)
         s = (torch.rand(rows.shape, generator=generator) * (t_before + 1)).long() if kind == "tcd" else 0 * t
-        noise = torch.randn((len(rows), *latents.shape[1:]), generator=generator)
-        noisy = _mix(alphas, t, latents[rows], noise)
+        noise = torch.randn((size, *data.latents.shape[1:]), generator=generator)
+        noisy = _mix(alphas, t, data.latents[rows], noise)
         merged = merge_adapter(student, kind)
         with torch.no_grad():
-            text = pipeline.text_encoder(ids[rows])[0]
+            text = pipeline.text_encoder(data.ids[rows])[0]
             before = _teacher_step(student, alphas, noisy, t, t_before, text, empty.expand_as(text))
             target = _reach(kind, student, merged, alphas, before, t_before, s, text)
         error = (_reach(kind, student, merged, alphas, noisy, t, s, text) - target).square().mean(dim=(1, 2, 3))
@@ -100,8 +99,8 @@ def _teacher_step(
     """One guided DDIM step of the teacher, from t to t_before."""
     both = student(torch.cat([noisy, noisy]), torch.cat([t, t]), encoder_hidden_states=torch.cat([text, empty])).sample
     conditional, unconditional = both.chunk(2)
-    epsilon = unconditional + GUIDANCE_SCALE * (conditional - unconditional)
-    return _mix(alphas, t_before, _clean(alphas, t, noisy, epsilon), epsilon)
+    guided = unconditional + GUIDANCE_SCALE * (conditional - unconditional)
+    return _mix(alphas, t_before, *_clean_and_noise(alphas, t, noisy, guided))
 
 
 def _reach(
@@ -115,8 +114,8 @@ def _reach(
     text: torch.Tensor,
 ) -> torch.Tensor:
     """The student's point at time s on the trajectory through `noisy` at time t."""
-    epsilon = functional_call(student, merged, (noisy, t), {"encoder_hidden_states": text}).sample
-    clean = _clean(alphas, t, noisy, epsilon)
+    v = functional_call(student, merged, (noisy, t), {"encoder_hidden_states": text}).sample
+    clean, epsilon = _clean_and_noise(alphas, t, noisy, v)
     if kind == "tcd":
         return _mix(alphas, s, clean, epsilon)
     scaled = (10.0 * t)[:, None, None, None]
@@ -129,6 +128,9 @@ def _mix(alphas: torch.Tensor, t: torch.Tensor, clean: torch.Tensor, epsilon: to
     return alpha.sqrt() * clean + (1 - alpha).sqrt() * epsilon
 
 
-def _clean(alphas: torch.Tensor, t: torch.Tensor, noisy: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
+def _clean_and_noise(
+    alphas: torch.Tensor, t: torch.Tensor, noisy: torch.Tensor, v: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The clean latents and the noise that v stands for (arXiv 2202.00512, appendix D)."""
     alpha = alphas[t][:, None, None, None]
-    return (noisy - (1 - alpha).sqrt() * epsilon) / alpha.sqrt()
+    return alpha.sqrt() * noisy - (1 - alpha).sqrt() * v, alpha.sqrt() * v + (1 - alpha).sqrt() * noisy

@@ -22,28 +22,17 @@ from torch.nn import functional
 from transformers import CLIPTokenizer
 
 from bench.mini import world
+from bench.mini.training.attributes import AttributeHeads, attribute_labels, named_labels
 from bench.mini.training.data import Captioned
 from bench.mini.training.loop import Recipe, train
 
-SIGHT = Recipe("sight", iterations=2500, batch_size=64, peak_lr=3e-3, ema_decay=0.998, weight_decay=0.05, seed=5,
-               autocast=False)  # fmt: skip
-RECIPE = Recipe("evaluator", iterations=4000, batch_size=64, peak_lr=1.5e-3, ema_decay=0.998, weight_decay=0.05, seed=1,
-                autocast=False)  # fmt: skip
+SIGHT = Recipe("sight", iterations=1500, batch_size=64, peak_lr=3e-3, ema_decay=0.998, weight_decay=0.05,
+               seed=5)  # fmt: skip
+RECIPE = Recipe("evaluator", iterations=3000, batch_size=64, peak_lr=1.5e-3, ema_decay=0.998, weight_decay=0.05,
+                seed=1)  # fmt: skip
 WRONG_CAPTIONS = 4
 EMBED_DIM = 64
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-PLACES = (*world.POSITIONS, "side by side", "one above the other")
-LABELS: dict[str, Sequence[str]] = {
-    "place": PLACES,
-    **{
-        f"{kind}.{slot}": world.ATTRIBUTE_VALUES[kind]
-        for slot in (0, 1)
-        for kind in ("shape", "colour", "size", "fill")
-    },
-    "ground_colour": world.ATTRIBUTE_VALUES["ground_colour"],
-    "ground": world.ATTRIBUTE_VALUES["ground"],
-}
-"""What the image tower learns to name. Of two things, slot 0 is the left or the upper one."""
 
 
 def evaluator_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
@@ -70,25 +59,11 @@ def build_evaluator(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
 
 
 class Sight(nn.Module):
-    """The whole dual encoder with linear heads over its image embedding."""
+    """The whole dual encoder with linear heads over its embeddings."""
 
-    def __init__(self, clip: open_clip.CLIP, embed_dim: int) -> None:
+    def __init__(self, clip: open_clip.CLIP) -> None:
         super().__init__()
-        self.clip = clip
-        self.heads = nn.ModuleDict(
-            {name.replace(".", "_"): nn.Linear(embed_dim, len(values)) for name, values in LABELS.items()}
-        )
-
-    def naming_loss(self, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Mean cross-entropy over what there is to name (labels (n, kinds), −1 for what is not there), and accuracy."""
-        losses, right = [], []
-        for column, head in enumerate(self.heads.values()):
-            target = labels[:, column]
-            logits = head(embeddings)
-            seen = (target >= 0).sum().clamp(min=1)
-            losses.append(functional.cross_entropy(logits, target, ignore_index=-1, reduction="sum") / seen)
-            right.append(((logits.argmax(1) == target).sum() / seen).item())
-        return torch.stack(losses).mean(), sum(right) / len(right)
+        self.clip, self.heads = clip, AttributeHeads(EMBED_DIM)
 
 
 def train_evaluator(
@@ -100,20 +75,20 @@ def train_evaluator(
 ) -> open_clip.CLIP:
     """Train on pairs of image and caption; returns the averaged model, its image embeddings scaled to unit variance."""
     torch.manual_seed(recipe.seed)
-    model = Sight(build_evaluator(tokenizer).to(memory_format=torch.channels_last), EMBED_DIM)
+    model = Sight(build_evaluator(tokenizer).to(memory_format=torch.channels_last))
     labels, named = attribute_labels(data.scenes), named_labels(data.scenes)
 
     def embed(rows: Sequence[int]) -> torch.Tensor:
         embeddings: torch.Tensor = model.clip.encode_image(to_evaluator_pixels(data.images[rows]))
         return embeddings
 
-    def seeing(step: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
-        rows = torch.randint(len(data.images), (sight_recipe.batch_size,), generator=generator).tolist()
-        loss, accuracy = model.naming_loss(embed(rows), labels[rows])
+    def seeing(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
+        rows = torch.randint(len(data.images), (size,), generator=generator).tolist()
+        loss, accuracy = model.heads.naming_loss(embed(rows), labels[rows])
         return loss, {"named": accuracy}
 
-    def matching(step: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
-        rows = torch.randint(len(data.images), (recipe.batch_size,), generator=generator).tolist()
+    def matching(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
+        rows = torch.randint(len(data.images), (size,), generator=generator).tolist()
         embeddings = embed(rows)
         images = functional.normalize(embeddings, dim=-1)
         dice = random.Random(int(torch.randint(2**31, (), generator=generator)))  # noqa: S311
@@ -132,8 +107,8 @@ def train_evaluator(
         truth = torch.cat([similarity.diagonal()[:, None], hard], dim=1)
         by_attribute = functional.cross_entropy(truth, torch.zeros(len(rows), dtype=torch.long))
         right = (truth.argmax(1) == 0).float().mean().item()
-        naming, accuracy = model.naming_loss(embeddings, labels[rows])
-        reading, understood = model.naming_loss(text_embeddings[: len(rows)], named[rows])
+        naming, accuracy = model.heads.naming_loss(embeddings, labels[rows])
+        reading, understood = model.heads.naming_loss(text_embeddings[: len(rows)], named[rows])
         loss = 0.5 * (by_image + by_text) + by_attribute + naming + reading
         return loss, {"right": right, "clip": by_image.item(), "named": accuracy, "read": understood}
 
@@ -156,53 +131,6 @@ def scale_embeddings(clip: open_clip.CLIP, data: Captioned, count: int = 2048) -
     deviation = torch.cat([clip.encode_image(batch) for batch in batches]).var(dim=0).mean().sqrt()
     for parameter in clip.visual.attnpool.c_proj.parameters():
         parameter /= deviation
-
-
-def attribute_labels(scenes: Sequence[world.Scene]) -> torch.Tensor:
-    """Index of each scene's value in each entry of `LABELS`, shape (n, kinds); −1 where there is none."""
-    return torch.tensor([[_label(scene, name, values) for name, values in LABELS.items()] for scene in scenes])
-
-
-def named_labels(scenes: Sequence[world.Scene]) -> torch.Tensor:
-    """`attribute_labels`, −1 as well for what the caption leaves open.
-
-    Of two things whose relation is left open nobody can tell which is the left or the upper one.
-    """
-    rows = [
-        [_label(scene, name, values) if _is_named(scene, name) else -1 for name, values in LABELS.items()]
-        for scene in scenes
-    ]
-    return torch.tensor(rows)
-
-
-def _is_named(scene: world.Scene, name: str) -> bool:
-    kind, _, slot = name.partition(".")
-    placed = "position" in scene.named or "relation" in scene.named
-    if name == "place":
-        return placed
-    if not slot:
-        return kind in scene.named
-    if len(scene.things) == 1:
-        return f"{kind}.0" in scene.named and slot == "0"
-    return placed and f"{kind}.{_slots(scene)[int(slot)]}" in scene.named
-
-
-def _label(scene: world.Scene, name: str, values: Sequence[str]) -> int:
-    kind, _, slot = name.partition(".")
-    if name == "place":
-        if scene.position is not None:
-            return values.index(scene.position)
-        return values.index("side by side" if scene.relation in ("left of", "right of") else "one above the other")
-    if not slot:
-        return values.index(getattr(scene, kind))
-    order = _slots(scene)
-    return values.index(getattr(scene.things[order[int(slot)]], kind)) if int(slot) < len(order) else -1
-
-
-def _slots(scene: world.Scene) -> tuple[int, ...]:
-    """Which thing is in slot 0, 1."""
-    order = tuple(range(len(scene.things)))
-    return order if scene.relation in (None, "left of", "above") else order[::-1]
 
 
 def to_evaluator_pixels(images: torch.Tensor | object) -> torch.Tensor:

@@ -1,17 +1,28 @@
-"""One resumable training loop for every model: one-cycle AdamW, EMA, checkpoints, a progress bar and a log."""
+"""One resumable training loop for every model: one-cycle AdamW, EMA, checkpoints, a progress bar and a log.
+
+A batch may be shared among threads (`Recipe.lanes`), each of which takes a part of it forward and back: on a processor
+this uses small models better than one call's threads do. It is for losses that are means over images.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 from tqdm import tqdm
+
+from bench.execute.lanes import side_by_side
+
+LossOf = Callable[[int, torch.Generator, nn.Module], tuple[torch.Tensor, dict[str, float]]]
+Part = tuple[float, dict[str, float], tuple[torch.Tensor | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -26,24 +37,23 @@ class Recipe:
     weight_decay: float = 0.01
     warmup: float = 0.05
     seed: int = 0
-    autocast: bool = True
+    lanes: int = 1
 
 
 def train(
     recipe: Recipe,
     model: nn.Module,
-    loss_of: Callable[[int, torch.Generator, nn.Module], tuple[torch.Tensor, dict[str, float]]],
+    loss_of: LossOf,
     directory: Path,
     save_every_s: float = 60.0,
 ) -> nn.Module:
     """Train `model` in place and return a copy that carries the averaged (EMA) weights.
 
-    `loss_of(step, generator, averaged_model)` gives the loss of one step and numbers for the log; its generator is
-    seeded by the step alone, so that a resumed training sees the same draws as an undisturbed one.
+    `loss_of(size, generator, averaged_model)` gives the mean loss of `size` images and numbers for the log; its
+    generator is seeded by step and lane alone, so that a resumed training sees the same draws as an undisturbed one.
     """
     directory.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.peak_lr, total_steps=recipe.iterations, pct_start=recipe.warmup, cycle_momentum=False
@@ -54,20 +64,22 @@ def train(
     bar = tqdm(range(start, recipe.iterations), initial=start, total=recipe.iterations, desc=recipe.name)
     saved_at = time.monotonic()
     for step in bar:
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         model.train()
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.autocast):
-            loss, numbers = loss_of(step, generator, average)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"{recipe.name}: the loss is {loss.item()} at step {step}; lower peak_lr")
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        take = partial(_take_part, recipe, step, loss_of, parameters, average)
+        losses, numbers, gradients = zip(*side_by_side(take, range(recipe.lanes), recipe.lanes), strict=True)
+        loss = sum(losses) / recipe.lanes
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"{recipe.name}: the loss is {loss} at step {step}; lower peak_lr")
+        for parameter, parts in zip(parameters, zip(*gradients, strict=True), strict=True):
+            used = [part for part in parts if part is not None]
+            parameter.grad = torch.stack(used).sum(dim=0) / recipe.lanes if used else None
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         _average(average, model, min(recipe.ema_decay, (1 + step) / (10 + step)))
         if step % 50 == 0:
-            entry = {"step": step, "loss": loss.item(), "lr": schedule.get_last_lr()[0], **numbers}
+            means = {key: sum(part[key] for part in numbers) / recipe.lanes for key in numbers[0]}
+            entry = {"step": step, "loss": loss, "lr": schedule.get_last_lr()[0], **means}
             log.write(json.dumps(entry) + "\n")
             log.flush()
             bar.set_postfix({key: f"{value:.3g}" for key, value in entry.items() if key not in ("step", "lr")})
@@ -75,6 +87,15 @@ def train(
             _save(directory, recipe, step + 1, model, average, optimizer, schedule)
             saved_at = time.monotonic()
     return average.eval()
+
+
+def _take_part(
+    recipe: Recipe, step: int, loss_of: LossOf, parameters: list[nn.Parameter], average: nn.Module, lane: int
+) -> Part:
+    """Loss, numbers and gradients of one lane's share of a batch."""
+    generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * recipe.lanes + lane)
+    loss, numbers = loss_of(recipe.batch_size // recipe.lanes, generator, average)
+    return loss.item(), numbers, torch.autograd.grad(loss, parameters, allow_unused=True)
 
 
 def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
