@@ -1,25 +1,54 @@
-"""tcd-bench: benchmarks few-step diffusion sampling. `bench.conform` checks a scheduler; see its docstring."""
+"""tcd-bench: benchmarks few-step diffusion sampling. What stands here loads what it needs when it is first used.
+
+`conform` checks a scheduler; the distances and their differences score features that you have; `load` reads a run.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.judge.conformance.conform import conform as conform
     from bench.judge.conformance.report import ConformanceReport as ConformanceReport
     from bench.judge.conformance.report import Finding as Finding
+    from bench.report.frame import load_scores as load
+    from bench.score.frechet import Reference as Reference
+    from bench.score.scores import frechet_difference as frechet_difference
+    from bench.score.scores import frechet_distance as frechet_distance
+    from bench.score.scores import kernel_difference as kernel_difference
+    from bench.score.scores import kernel_distance as kernel_distance
+    from bench.score.scores import mean_difference as mean_difference
+    from bench.score.scores import mean_score as mean_score
 
-__all__ = ["ConformanceReport", "Finding", "conform"]
+_HOMES = {
+    "bench.judge.conformance.conform": ("conform",),
+    "bench.judge.conformance.report": ("ConformanceReport", "Finding"),
+    "bench.report.frame": ("load",),
+    "bench.score.frechet": ("Reference",),
+    "bench.score.scores": (
+        *("frechet_difference", "frechet_distance", "kernel_difference", "kernel_distance"),
+        *("mean_difference", "mean_score"),
+    ),
+}
+__all__ = [
+    "ConformanceReport",
+    "Finding",
+    "Reference",
+    "conform",
+    "frechet_difference",
+    "frechet_distance",
+    "kernel_difference",
+    "kernel_distance",
+    "load",
+    "mean_difference",
+    "mean_score",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for when it is asked for: `import bench` brings no torch."""
-    if name == "conform":
-        from bench.judge.conformance.conform import conform
-
-        return conform
-    if name in ("ConformanceReport", "Finding"):
-        from bench.judge.conformance import report
-
-        return getattr(report, name)
+    """Import a public name from where it is defined."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), "load_scores" if name == "load" else name)
     raise AttributeError(f"module 'bench' has no attribute {name!r}")

@@ -251,18 +251,33 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One number about one cell with its uncertainty; `name` says the protocol (`fid_mini_n512`), never a bare "FID".
+    """One number about a set of images, or about the difference of two, with its uncertainty.
 
-    `standard_error` is None where none is known. `protocol` is the fingerprint: scores compare only if it is equal.
+    `value` is what other tools print (for the Fréchet distance a number that falls as n grows, the same way for all
+    tools); `debiased` is the value without its bias, equal to it where there is none, and the 95% `interval` (low,
+    high) is around it. `n` counts images. `fallback` is None unless theory gives no interval: then `standard_error`,
+    `debiased` and `interval` are None, and it says why and what stands in.
     """
 
-    key: str
-    name: str
     value: float
     standard_error: float | None
+    debiased: float | None
+    interval: tuple[float, float] | None
     n: int
-    higher_is_better: bool
-    protocol: str
+    fallback: Fallback | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What stands in for a score that has no interval: its name, the reason, and its score (None where none can)."""
+
+    name: str
+    reason: str
+    score: Score | None
+
+    def __str__(self) -> str:
+        """For people: `kernel distance instead: 40 images are too few …`."""
+        return f"{self.name} instead: {self.reason}" if self.score else f"no interval: {self.reason}"
 
 
 def check_schema(data: Mapping[str, Any], what: str) -> None:

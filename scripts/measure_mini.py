@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from bench import Reference, frechet_distance
 from bench.generate.weights import local_path
 from bench.mini import world
 from bench.report.frame import load_scores
 from bench.score.features import Evaluator, encode_captions, images_to_features, load_evaluator
-from bench.score.frechet import Reference, frechet_distance
 
 WEIGHTS = Path(str(local_path("bench://mini/weights")))
 AMONG = 64

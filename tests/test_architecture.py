@@ -42,7 +42,11 @@ KNOWS: dict[str, set[str]] = {
     "bench.judge.conformance": {"bench.records", "bench.generate.schedulers"},
     "bench.report": {"bench.records", "bench.request", "bench.store", "bench.judge", *NUMPY_HALF},
     "bench.__main__": {"bench"},
-    "bench": {"bench.judge.conformance"},  # bench.conform, loaded when it is asked for
+    "bench": {
+        "bench.judge.conformance",
+        "bench.report.frame",
+        "bench.score",
+    },  # what `bench` offers, loaded when asked for
 }
 HEAVY = {"torch", "torchvision", "torchmetrics", "diffusers", "transformers", "open_clip", "peft", "accelerate"}
 MAY_USE_HEAVY = (

@@ -337,3 +337,21 @@ def test_true_null_comparisons_get_a_false_verdict_in_at_most_5_percent_of_runs(
 
     false = sum(any_verdict() for _ in range(runs))
     assert binom.ppf(0.001, runs, 0.05) < false <= binom.ppf(0.99, runs, 0.05)
+
+
+def test_a_doubtful_distance_is_decided_by_what_stands_in_for_it_and_says_so() -> None:
+    def doubtful(method: str, kernel: float) -> ScoredCell:
+        stand_in = Estimate(kernel, NOISE * kernel)
+        return scored(method, {"fid": replace(
+            Estimate(5.0, NOISE), problem="too few images", stand_in=lambda: stand_in, stand_in_name="kernel distance"
+        )})  # fmt: skip
+
+    comparison = the_comparison(make_claim(["fid"]), doubtful("tcd", 1.0), doubtful("dpmpp_2s", 9.0))
+    assert comparison.verdict == "supported"
+    assert comparison.gain == 8.0
+    assert comparison.note == "kernel distance instead: too few images"
+    with_margin = make_claim(["fid"], margins={"fid": 0.5})
+    comparison = the_comparison(with_margin, doubtful("tcd", 1.0), doubtful("dpmpp_2s", 9.0))
+    assert comparison.verdict == "undecided"
+    assert comparison.note == "no interval: too few images"
+    assert comparison.interval == (-np.inf, np.inf)

@@ -7,11 +7,14 @@ from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from bench.score.deletion import Spectrum
 from bench.score.estimate import paired_difference
-from bench.score.frechet import Reference, features_to_moments, frechet_distance
+from bench.score.frechet import Reference, frechet_estimate
+from bench.score.kernel import kernel_estimate
+from bench.score.moments import features_to_moments
 
 Floats = NDArray[np.float64]
-SHAPES = [(16, 200), (16, 10), (64, 300), (64, 40)]
+SHAPES = [(16, 200), (16, 10), (64, 300), (64, 40), (256, 300), (256, 100)]
 """Dimension and number of images: more images than dimensions, and fewer (a covariance of deficient rank)."""
 
 
@@ -41,7 +44,7 @@ def test_the_distance_is_that_of_torchmetrics(d: int, n: int) -> None:
     metric = FrechetInceptionDistance(feature=Features(d)).set_dtype(torch.float64)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(ours), real=False)
-    assert frechet_distance(ours, Reference.of(real)).value == pytest.approx(float(metric.compute()), rel=1e-6)
+    assert frechet_estimate(ours, Reference.of(real)).value == pytest.approx(float(metric.compute()), rel=1e-6)
 
 
 @pytest.mark.parametrize(("d", "n"), SHAPES)
@@ -51,7 +54,7 @@ def test_the_distance_is_that_of_torch_fidelity(d: int, n: int) -> None:
     ours, real = draw(rng, n, d, shift=0.2, scale=1.3), draw(rng, n + 7, d)
     statistics = [fidelity.fid_features_to_statistics(torch.from_numpy(features)) for features in (ours, real)]
     expected = fidelity.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-    assert frechet_distance(ours, Reference.of(real)).value == pytest.approx(expected, rel=1e-6)
+    assert frechet_estimate(ours, Reference.of(real)).value == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_distance_of_known_gaussians_is_the_closed_form() -> None:
@@ -59,47 +62,157 @@ def test_the_distance_of_known_gaussians_is_the_closed_form() -> None:
     variance = 8 / 7
     ours, real = cube * [3.0, 1.0, 2.0] + [1.0, 0.0, -2.0], cube * [1.0, 1.0, 0.5]
     expected = 1 + 4 + variance * ((3 - 1) ** 2 + (2 - 0.5) ** 2)
-    assert frechet_distance(ours, Reference.of(real)).value == pytest.approx(expected, rel=1e-12)
+    assert frechet_estimate(ours, Reference.of(real)).value == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("d", "n"), SHAPES)
 def test_a_set_has_no_distance_from_itself(d: int, n: int) -> None:
     features = draw(np.random.default_rng(3), n, d)
-    assert abs(frechet_distance(features, Reference.of(features)).value) < 1e-5
+    assert abs(frechet_estimate(features, Reference.of(features)).value) < 1e-5
 
 
 def test_single_precision_features_lose_nothing_more() -> None:
     rng = np.random.default_rng(4)
     ours, real = (draw(rng, 200, 16, shift=50.0).astype(np.float32) for _ in range(2))
-    exact = frechet_distance(ours.astype(np.float64), Reference.of(real.astype(np.float64)))
-    assert frechet_distance(ours, Reference.of(real)).value == exact.value
+    exact = frechet_estimate(ours.astype(np.float64), Reference.of(real.astype(np.float64)))
+    assert frechet_estimate(ours, Reference.of(real)).value == exact.value
 
 
 def test_features_of_one_dimension_are_allowed() -> None:
     ours, real = np.array([[0.0], [2.0]]), np.array([[5.0], [9.0]])
-    assert frechet_distance(ours, Reference.of(real)).value == pytest.approx(36 + (np.sqrt(8) - np.sqrt(2)) ** 2)
+    assert frechet_estimate(ours, Reference.of(real)).value == pytest.approx(36 + (np.sqrt(8) - np.sqrt(2)) ** 2)
 
 
-def test_the_influence_of_an_image_is_the_derivative_by_its_weight() -> None:
+def plain_distance(ours: Floats, real: Floats) -> float:
+    """From the definition, by a general matrix square root."""
+    shift = ours.mean(axis=0) - real.mean(axis=0)
+    first, second = np.cov(ours, rowvar=False), np.cov(real, rowvar=False)
+    return float(shift @ shift + np.trace(first + second - 2 * sqrtm(first @ second).real))
+
+
+def test_the_influence_of_an_image_is_what_leaving_it_out_changes() -> None:
     rng = np.random.default_rng(5)
-    ours, real = draw(rng, 100, 3, shift=0.3, scale=1.2), draw(rng, 200, 3)
+    n, d = 200, 3
+    ours, real = draw(rng, n, d, shift=0.3, scale=1.2), draw(rng, 200, d)
+    without = np.array([plain_distance(np.delete(ours, i, axis=0), real) for i in range(n)])
+    pseudo = n * plain_distance(ours, real) - (n - 1) * without
+    estimate = frechet_estimate(ours, Reference.of(real))
+    assert estimate.influence == pytest.approx(pseudo - pseudo.mean(), abs=1e-4)
+    assert estimate.debiased == pytest.approx(pseudo.mean(), rel=1e-4)
 
-    def distance(weight: float, image: Floats) -> float:
-        """Between the real images and a mixture of ours with one image, from the definition."""
-        offset, covariance = image - ours.mean(axis=0), np.cov(ours, rowvar=False)
-        mean = ours.mean(axis=0) + weight * offset - real.mean(axis=0)
-        mixed = (1 - weight) * covariance + weight * (1 - weight) * np.outer(offset, offset)
-        other = np.cov(real, rowvar=False)
-        return float(mean @ mean + np.trace(mixed + other - 2 * sqrtm(mixed @ other).real))
 
-    slopes = np.array([(distance(1e-5, image) - distance(-1e-5, image)) / 2e-5 for image in ours])
-    assert frechet_distance(ours, Reference.of(real)).influence == pytest.approx(slopes - slopes.mean(), abs=1e-4)
+def test_the_traces_without_one_row_are_those_of_the_covariance_without_it_whatever_its_condition() -> None:
+    rng = np.random.default_rng(15)
+    n, d = 40, 20
+    rows = rng.standard_normal((n, d)) * np.geomspace(1e-4, 10, d)
+    values, vectors = np.linalg.eigh(np.cov(rows, rowvar=False))
+    found = Spectrum.of(values).root_trace_without(np.square((rows - rows.mean(axis=0)) @ vectors), n)
+    for i in (0, 7, 39):
+        covariance = np.cov(np.delete(rows, i, axis=0), rowvar=False)
+        assert found[i] == pytest.approx(np.sqrt(np.linalg.eigvalsh(covariance)).sum(), rel=1e-7)
+
+
+def test_interactions_of_pairs_are_second_differences_of_the_distance() -> None:
+    rng = np.random.default_rng(16)
+    n, d = 4000, 4
+    rows = rng.standard_normal((n, d)) * [1.0, 2.0, 0.5, 1.5]
+
+    def value(weights: Floats) -> float:
+        weights = weights / weights.sum()
+        mean = weights @ rows
+        centred = rows - mean
+        covariance = (centred * weights[:, None]).T @ centred
+        return float(mean @ mean + np.trace(covariance) - 2 * np.sqrt(np.linalg.eigvalsh(covariance)).sum())
+
+    mean, covariance = rows.mean(axis=0), np.cov(rows, rowvar=False, bias=True)
+    values, vectors = np.linalg.eigh(covariance)
+    coordinates = (rows - mean) @ vectors
+    found = Spectrum.of(values).interactions(coordinates[:1], coordinates[1:2])[0]
+    step = 0.5
+    grid = {}
+    for a in (-step, step):
+        for b in (-step, step):
+            weights = np.ones(n)
+            weights[0] += a
+            weights[1] += b
+            grid[a, b] = value(weights)
+    mixed = (grid[step, step] - grid[step, -step] - grid[-step, step] + grid[-step, -step]) / (2 * step) ** 2
+    linear = (value(np.eye(1, n, 0)[0] * step + 1) - value(1 - np.eye(1, n, 0)[0] * step)) / (2 * step) * n
+    other = (value(np.eye(1, n, 1)[0] * step + 1) - value(1 - np.eye(1, n, 1)[0] * step)) / (2 * step) * n
+    assert mixed * n**2 + linear + other == pytest.approx(found, rel=0.02, abs=0.02)
+
+
+@pytest.mark.parametrize("ratio", [3, 8])
+def test_the_debiased_distance_is_that_of_endless_images_and_its_interval_covers_it(ratio: int) -> None:
+    rng = np.random.default_rng(14)
+    d = 16
+    reference = Reference.of(draw(rng, 4000, d))
+    endless = frechet_estimate(draw(rng, 40000, d, shift=0.2, scale=1.3), reference).best
+    estimates = [frechet_estimate(draw(rng, ratio * d, d, shift=0.2, scale=1.3), reference) for _ in range(200)]
+    error = np.mean([estimate.standard_error for estimate in estimates])
+    assert np.mean([estimate.value for estimate in estimates]) > endless + error
+    assert abs(np.mean([estimate.best for estimate in estimates]) - endless) < 0.3 * error
+    covered = np.mean([low < endless < high for low, high in (estimate.interval() for estimate in estimates)])
+    assert 0.91 < covered < 0.99
+    assert sum(estimate.doubt is not None for estimate in estimates) < 20
+
+
+def test_the_references_own_noise_widens_the_interval_and_takes_its_bias_off_too() -> None:
+    rng = np.random.default_rng(17)
+    d, n, m = 8, 200, 100
+    truth = frechet_estimate(draw(rng, 40000, d, scale=1.4), Reference.of(draw(rng, 40000, d))).best
+    estimates = [
+        frechet_estimate(draw(rng, n, d, scale=1.4), Reference.of(draw(rng, m, d)), reference_noise=True)
+        for _ in range(150)
+    ]
+    fixed = frechet_estimate(draw(rng, n, d, scale=1.4), Reference.of(draw(rng, m, d)))
+    error = np.mean([estimate.standard_error for estimate in estimates])
+    values = np.array([estimate.best for estimate in estimates])
+    assert error == pytest.approx(values.std(), rel=0.2)
+    assert abs(values.mean() - truth) < 0.4 * error
+    assert error > 1.15 * fixed.standard_error
+
+
+def test_too_few_images_for_their_dimension_have_no_interval_and_the_kernel_distance_stands_in() -> None:
+    rng = np.random.default_rng(18)
+    reference = Reference.of(draw(rng, 400, 16))
+    few = frechet_estimate(draw(rng, 24, 16), reference)
+    assert few.doubt == "24 images do not determine a covariance of rank 16: more than 27 do"
+    assert few.meant.value == kernel_estimate(
+        draw(np.random.default_rng(18), 424, 16)[400:], reference.kernel
+    ).value or (few.meant.exact)
+    assert frechet_estimate(draw(rng, 200, 16, scale=1.4), reference).doubt is None
+
+
+def test_a_covariance_that_lacks_a_dimension_of_the_references_has_no_interval() -> None:
+    rng = np.random.default_rng(19)
+    reference = Reference.of(draw(rng, 400, 8))
+    flat = draw(rng, 200, 8)
+    flat[:, 3] = 1.0
+    assert "rank" in str(frechet_estimate(flat, reference).doubt)
+
+
+def test_a_dimension_that_is_constant_on_both_sides_does_no_harm() -> None:
+    rng = np.random.default_rng(20)
+    ours, real = draw(rng, 200, 8, scale=1.4), draw(rng, 400, 8)
+    whole = frechet_estimate(ours, Reference.of(real))
+    padded = frechet_estimate(np.pad(ours, ((0, 0), (0, 2))), Reference.of(np.pad(real, ((0, 0), (0, 2)))))
+    assert padded.doubt is None
+    assert (padded.value, padded.best) == pytest.approx((whole.value, whole.best), rel=1e-9)
+    assert padded.standard_error == pytest.approx(whole.standard_error, rel=1e-9)
+
+
+def test_images_like_the_reference_itself_have_no_normal_interval() -> None:
+    rng = np.random.default_rng(21)
+    reference = Reference.of(draw(rng, 50000, 24))
+    doubts = [frechet_estimate(draw(rng, 240, 24), reference).doubt for _ in range(20)]
+    assert sum(doubt is not None and "too close" in doubt for doubt in doubts) >= 14
 
 
 def test_the_standard_error_is_the_spread_over_draws() -> None:
     rng = np.random.default_rng(6)
     reference = Reference.of(draw(rng, 2000, 4))
-    draws = [frechet_distance(draw(rng, 250, 4, shift=0.3, scale=1.2), reference) for _ in range(400)]
+    draws = [frechet_estimate(draw(rng, 250, 4, shift=0.3, scale=1.2), reference) for _ in range(400)]
     spread = np.std([estimate.value for estimate in draws], ddof=1)
     assert np.mean([estimate.standard_error for estimate in draws]) == pytest.approx(spread, rel=0.15)
 
@@ -111,7 +224,7 @@ def test_the_paired_difference_knows_how_alike_two_methods_are() -> None:
     for _ in range(400):
         ours = draw(rng, 250, 4, shift=0.3, scale=1.2)
         theirs = ours + 0.05 + 0.05 * rng.standard_normal(ours.shape)
-        pair = frechet_distance(ours, reference), frechet_distance(theirs, reference)
+        pair = frechet_estimate(ours, reference), frechet_estimate(theirs, reference)
         differences.append(paired_difference(*pair))
         unpaired.append(np.hypot(pair[0].standard_error, pair[1].standard_error))
     error = np.mean([difference.standard_error for difference in differences])
@@ -133,7 +246,7 @@ def test_values_that_are_not_finite_are_refused(broken: float) -> None:
     reference = Reference.of(features)
     features[3, 2] = broken
     with pytest.raises(ValueError, match="NaN or infinity; look for broken images"):
-        frechet_distance(features, reference)
+        frechet_estimate(features, reference)
     with pytest.raises(ValueError, match="NaN or infinity; look for broken images"):
         Reference.of(features)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torchmetrics.image.kid import poly_mmd
 
 from bench.score.estimate import paired_difference
-from bench.score.kernel import kernel_distance
+from bench.score.kernel import KernelReference, kernel_estimate
 
 Floats = NDArray[np.float64]
 
@@ -24,7 +24,7 @@ def test_the_distance_is_that_of_torchmetrics_over_one_subset_of_all(d: int, n: 
     rng = np.random.default_rng(1)
     ours, real = draw(rng, n, d, shift=0.3), draw(rng, n, d)
     expected = poly_mmd(torch.from_numpy(real), torch.from_numpy(ours))
-    assert kernel_distance(ours, real).value == pytest.approx(float(expected), rel=1e-6)
+    assert kernel_estimate(ours, KernelReference(real)).value == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_the_distance_is_the_sum_over_pairs_for_sets_of_different_size() -> None:
@@ -36,12 +36,12 @@ def test_the_distance_is_the_sum_over_pairs_for_sets_of_different_size() -> None
 
     among_ours, among_real = (mean_kernel(list(itertools.combinations(rows, 2))) for rows in (ours, real))
     expected = among_ours + among_real - 2 * mean_kernel(list(itertools.product(ours, real)))
-    assert kernel_distance(ours, real).value == pytest.approx(expected, rel=1e-9)
+    assert kernel_estimate(ours, KernelReference(real)).value == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_distance_of_equal_distributions_is_zero_on_average() -> None:
     rng = np.random.default_rng(3)
-    values = np.array([kernel_distance(draw(rng, 30, 4), draw(rng, 30, 4)).value for _ in range(600)])
+    values = np.array([kernel_estimate(draw(rng, 30, 4), KernelReference(draw(rng, 30, 4))).value for _ in range(600)])
     assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values))
     assert values.min() < 0, "an unbiased estimate of zero is at times negative"
 
@@ -49,23 +49,23 @@ def test_the_distance_of_equal_distributions_is_zero_on_average() -> None:
 def test_single_precision_features_lose_nothing_more() -> None:
     rng = np.random.default_rng(4)
     ours, real = (draw(rng, 50, 16, shift=20.0).astype(np.float32) for _ in range(2))
-    exact = kernel_distance(ours.astype(np.float64), real.astype(np.float64))
-    assert kernel_distance(ours, real).value == exact.value
+    exact = kernel_estimate(ours.astype(np.float64), KernelReference(real.astype(np.float64)))
+    assert kernel_estimate(ours, KernelReference(real)).value == exact.value
 
 
 def test_the_influence_of_an_image_is_what_the_distance_owes_to_it() -> None:
     rng = np.random.default_rng(5)
     n = 200
     ours, real = draw(rng, n, 4, shift=0.3), draw(rng, 100, 4)
-    without = np.array([kernel_distance(np.delete(ours, i, axis=0), real).value for i in range(n)])
+    without = np.array([kernel_estimate(np.delete(ours, i, axis=0), KernelReference(real)).value for i in range(n)])
     jackknife = (n - 1) * (without.mean() - without)
-    assert kernel_distance(ours, real).influence == pytest.approx(jackknife, abs=0.1 * jackknife.std())
+    assert kernel_estimate(ours, KernelReference(real)).influence == pytest.approx(jackknife, abs=0.1 * jackknife.std())
 
 
 def test_the_standard_error_is_the_spread_over_draws() -> None:
     rng = np.random.default_rng(6)
     real = draw(rng, 400, 4)
-    draws = [kernel_distance(draw(rng, 150, 4, shift=0.3), real) for _ in range(400)]
+    draws = [kernel_estimate(draw(rng, 150, 4, shift=0.3), KernelReference(real)) for _ in range(400)]
     spread = np.std([estimate.value for estimate in draws], ddof=1)
     assert np.mean([estimate.standard_error for estimate in draws]) == pytest.approx(spread, rel=0.15)
 
@@ -77,7 +77,7 @@ def test_the_paired_difference_knows_how_alike_two_methods_are() -> None:
     for _ in range(300):
         ours = draw(rng, 150, 4, shift=0.3)
         theirs = ours + 0.05 * rng.standard_normal(ours.shape)
-        pair = kernel_distance(ours, real), kernel_distance(theirs, real)
+        pair = kernel_estimate(ours, KernelReference(real)), kernel_estimate(theirs, KernelReference(real))
         differences.append(paired_difference(*pair))
         unpaired.append(np.hypot(pair[0].standard_error, pair[1].standard_error))
     error = np.mean([difference.standard_error for difference in differences])

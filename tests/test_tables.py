@@ -292,3 +292,14 @@ def test_the_pareto_front_is_what_no_other_point_beats(higher_is_better: bool) -
         points = [(float(c), float(q)) for c, q in rng.integers(0, 8, (rng.integers(0, 12), 2))]
         expected = sorted({p for p in points if not any(beats(other, p) for other in points)})
         assert pareto_front(points, higher_is_better) == expected
+
+
+def test_a_biased_score_stands_with_and_without_its_bias() -> None:
+    influence = np.array([1.0, -1.0, 3.0, -3.0])
+    known = {**ESTIMATES, "fid": Estimate(12.0, influence, debiased=11.0)}
+    doubtful = {**ESTIMATES, "fid": Estimate(12.0, influence, debiased=11.0, problem="too few")}
+    table = score_table(RUN, [ScoredCell(RECORD, known), ScoredCell(RECORD, doubtful), ScoredCell(FAILED, {})])
+    assert table.columns[5:7] == ("fid_mini_n4 ↓", "fid_mini without bias ↓")
+    assert table.rows[0][5:7] == ("12.00", "11.00 ± 1.29")
+    assert table.rows[1][5:7] == ("12.00", "no interval")
+    assert table.rows[2][5:] == (NONE, NONE, NONE)

@@ -17,7 +17,7 @@ from scipy.special import ndtri
 
 from bench.judge.scores import ScoredCell
 from bench.request import Claim, Run, Side
-from bench.score.estimate import Estimate, paired_difference
+from bench.score.estimate import paired_difference
 from bench.score.metrics import METRICS
 
 LEVEL = 0.05
@@ -28,6 +28,7 @@ class Comparison:
     """Subject against object by one metric; positive `gain` means that the subject is better.
 
     `threshold` is what the gain must exceed, `interval` its 95% interval (not adjusted), `p_value` adjusted by Holm.
+    Values, gain and interval are without bias. `note` says why there is no interval and what stands in for the metric.
     `images_needed` estimates how many images would decide an undecided comparison.
     """
 
@@ -42,6 +43,7 @@ class Comparison:
     threshold: float
     n: int
     p_value: float
+    note: str | None = None
     verdict: str = "undecided"
     images_needed: int | None = None
 
@@ -136,19 +138,24 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
     threshold = margin if claim.expect == "better" else -margin
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     difference = paired_difference(mine.estimates[metric], yours.estimates[metric])
-    gain = Estimate(sign * difference.value, sign * difference.influence)
+    gain, note = difference.scaled(sign), None
+    if gain.doubt:
+        stands_in = gain.stand_in is not None and not margin  # a margin is in the metric's own unit
+        note = f"{gain.stand_in_name} instead: {gain.doubt}" if stands_in else f"no interval: {gain.doubt}"
+        gain = gain.meant if stands_in else gain
     return Comparison(
         model=model,
         metric=metric,
         subject=mine.record.cell.label,
         object=yours.record.cell.label,
-        subject_value=mine.estimates[metric].value,
-        object_value=yours.estimates[metric].value,
-        gain=gain.value,
-        interval=gain.interval(1 - LEVEL),
+        subject_value=mine.estimates[metric].best,
+        object_value=yours.estimates[metric].best,
+        gain=gain.best,
+        interval=gain.interval(1 - LEVEL) if gain.doubt is None else (-math.inf, math.inf),
         threshold=threshold,
         n=gain.n,
-        p_value=Estimate(gain.value - threshold, gain.influence).p_value(),
+        p_value=gain.scaled(1.0, -threshold).p_value() if gain.doubt is None else 1.0,
+        note=note,
     )
 
 

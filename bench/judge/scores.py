@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bench.records import BenchError, Record, Score, content_hash
+from bench.records import BenchError, Record
 from bench.request import Run
 from bench.score.estimate import Estimate
 from bench.score.metrics import METRICS, RealImages
@@ -38,23 +38,6 @@ def score_run(store: Store, run: Run) -> list[ScoredCell]:
         if record is not None:
             scored.append(_score(store, run, record, real))
     return scored
-
-
-def to_scores(run: Run, cells: list[ScoredCell]) -> list[Score]:
-    """The scores as rows, named by their protocol."""
-    return [
-        Score(
-            key=cell.record.key,
-            name=METRICS[short].name(run.evaluator, estimate.n),
-            value=estimate.value,
-            standard_error=estimate.standard_error,
-            n=estimate.n,
-            higher_is_better=METRICS[short].higher_is_better,
-            protocol=content_hash([short, run.extractor, run.reference, estimate.n]),
-        )
-        for cell in cells
-        for short, estimate in cell.estimates.items()
-    ]
 
 
 def _score(store: Store, run: Run, record: Record, real: RealImages) -> ScoredCell:

@@ -18,8 +18,8 @@ COLUMNS = {
     **{"eta": "Float64", "steps": "Int64", "guidance_scale": "Float64"},
     **dict.fromkeys(("scheduler_steps", "unet_evaluations", "unet_samples"), "Int64"),
     "score": "str",
-    **dict.fromkeys(("value", "standard_error", "ci_low", "ci_high"), "Float64"),
-    **{"n": "Int64", "higher_is_better": "boolean", "extractor": "str", "reference": "str"},
+    **dict.fromkeys(("value", "standard_error", "debiased", "ci_low", "ci_high"), "Float64"),
+    **{"n": "Int64", "higher_is_better": "boolean", "extractor": "str", "reference": "str", "fallback": "str"},
 }
 """Column → dtype; what is not known is missing, never 0."""
 
@@ -55,17 +55,20 @@ def _rows(run: Run, scored: ScoredCell) -> Sequence[Mapping[str, Any]]:
     }
     rows: list[Mapping[str, Any]] = []
     for short, estimate in scored.estimates.items():
-        low, high = estimate.interval()
+        score = estimate.to_score()
+        low, high = score.interval or (None, None)
         rows.append(
             {
                 **identity,
                 "score": METRICS[short].name(run.evaluator, estimate.n),
                 "value": float(estimate.value),
-                "standard_error": estimate.standard_error,
+                "standard_error": score.standard_error,
+                "debiased": score.debiased,
                 "ci_low": low,
                 "ci_high": high,
                 "n": estimate.n,
                 "higher_is_better": METRICS[short].higher_is_better,
+                "fallback": str(score.fallback) if score.fallback else None,
             }
         )
     return rows or [identity]

@@ -76,8 +76,8 @@ def _quality(run: Run, series: Sequence[Series], metrics: Sequence[Metric], kind
                 if (c := _cost(s, kind))
             ]
             if known:
-                costs, values = [c for c, _ in known], [e.value for _, e in known]
-                errors = [1.96 * e.standard_error for _, e in known]
+                costs, values = [c for c, _ in known], [e.best for _, e in known]
+                errors = [0.0 if e.doubt else 1.96 * e.standard_error for _, e in known]
                 style = {"color": line.colour, "marker": line.marker, "markersize": 4.5, "linewidth": 1.2}
                 axes.errorbar(costs, values, errors, label=line.label, capsize=2, **style)
                 points += list(zip(costs, values, strict=True))
@@ -121,8 +121,8 @@ def _eta_curves(run: Run, cells: Sequence[ScoredCell], metrics: Sequence[Metric]
                     estimates = [s.estimates[metric.short] for s in own]
                     axes.errorbar(
                         [s.record.cell.eta or 0.0 for s in own],
-                        [e.value for e in estimates],
-                        [1.96 * e.standard_error for e in estimates],
+                        [e.best for e in estimates],
+                        [0.0 if e.doubt else 1.96 * e.standard_error for e in estimates],
                         **{"color": COLOURS[i], "marker": MARKERS[i], "capsize": 2, "label": f"{count} steps"},
                     )
             axes.set_xlabel("η")

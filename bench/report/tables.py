@@ -14,6 +14,7 @@ import numpy as np
 from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
 from bench.request import Run
+from bench.score.estimate import Estimate
 from bench.score.metrics import METRICS
 
 NONE = "–"
@@ -32,16 +33,25 @@ class Table:
 
 
 def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
-    """Value ± standard error of every metric for every cell."""
+    """Value ± standard error of every metric for every cell; a biased one also without its bias."""
     metrics = [METRICS[short] for short in run.metrics]
-    n = max((e.n for cell in cells for e in cell.estimates.values()), default=0)
-    heads = [f"{metric.name(run.evaluator, n)} {'↑' if metric.higher_is_better else '↓'}" for metric in metrics]
+    estimates = [e for cell in cells for e in cell.estimates.values()]
+    n = max((e.n for e in estimates), default=0)
+    biased = {
+        m.short for m in metrics for cell in cells if (e := cell.estimates.get(m.short)) and e.debiased is not None
+    }
+    heads: list[str] = []
+    for metric in metrics:
+        arrow = "↑" if metric.higher_is_better else "↓"
+        heads.append(f"{metric.name(run.evaluator, n)} {arrow}")
+        if metric.short in biased:
+            heads.append(f"{metric.short}_{run.evaluator} without bias {arrow}")
     rows = []
     for cell in cells:
-        texts = []
+        texts: list[str] = []
         for metric in metrics:
             estimate = cell.estimates.get(metric.short)
-            texts.append(_plus_minus(estimate.value, estimate.standard_error, metric.digits) if estimate else NONE)
+            texts += _score(estimate, metric.digits, metric.short in biased)
         rows.append((*_identity(run, cell), *texts))
     return Table(
         "scores",
@@ -108,7 +118,9 @@ def verdict_table(judgements: Sequence[Judgement]) -> Table:
                     f"{c.threshold:+g}",
                     f"{c.p_value:.2g}",
                     str(c.n),
-                    c.verdict + (f" (about {c.images_needed} images would decide)" if c.images_needed else ""),
+                    c.verdict
+                    + (f" (about {c.images_needed} images would decide)" if c.images_needed else "")
+                    + (f" ({c.note})" if c.note else ""),
                 )
             )
         if judgement.missing or not judgement.comparisons:
@@ -123,7 +135,8 @@ def verdict_table(judgements: Sequence[Judgement]) -> Table:
         ),
         tuple(rows),
         (False, False, False, False, True, False, True, True, True, True, True, False),
-        "Gain: how much better the subject is, paired over the same prompts and latents; positive is better.",
+        "Gain: how much better the subject is, paired over the same prompts and latents; positive is better. Values "
+        "and gains are without the bias of a finite number of images.",
     )
 
 
@@ -162,6 +175,17 @@ def _identity(run: Run, scored: ScoredCell) -> tuple[str, ...]:
     label = run.labels.get(cell.method, cell.method) + ("" if scored.record.status == "ok" else " (failed)")
     eta = NONE if cell.eta is None else f"{cell.eta:g}"
     return cell.base.name, label, eta, str(cell.steps), NONE if calls is None else str(calls.unet_evaluations)
+
+
+def _score(estimate: Estimate | None, digits: int, biased: bool) -> list[str]:
+    """Value ± standard error, or for a biased score the value, and the one without bias ± standard error."""
+    if estimate is None:
+        return [NONE] * (1 + biased)
+    error = "no interval" if estimate.doubt else _plus_minus(estimate.best, estimate.standard_error, digits)
+    value = f"{estimate.value:.{digits}f}"
+    if biased:
+        return [value, error]
+    return [f"{value} ({error})" if estimate.doubt else error]
 
 
 def _plus_minus(value: float, error: float, digits: int) -> str:

@@ -2,26 +2,59 @@
 
 Every score here is, to first order, a mean over images: value ≈ truth + mean(influence). Its standard error is
 sd(influence)/√n, and two methods on the same prompts and latents differ with standard error
-sd(influence_a − influence_b)/√n, whatever the score is (delta method).
+sd(influence_a − influence_b)/√n, whatever the score is (delta method). All parts of an estimate are linear in it, so
+that a difference of estimates is an estimate again.
+
+Influence values that were got by leaving one image out count what pairs of images do together twice (Efron and Stein
+1981, Ann. Statist. 9:586, eq. 2.8). `interactions` samples that part: of a U-statistic it is known exactly and taken
+off, of others one half is, the other stays in against the skewness of small samples (scripts/calibrate_scores.py), and
+too much of it means that the normal interval does not hold.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from bench.records import Fallback, Score
+
 Floats = NDArray[np.float64]
+NONE: Floats = np.empty(0)
+LARGEST_INTERACTION = 0.25
+"""Largest share of the variance that interactions may have; it is 1/2 where the first order vanishes (S = S_r)."""
+SMALLEST_VARIANCE = 0.75
+"""Smallest variance, in that of the interactions: 1 in truth, less because estimates are kept from below only."""
+LARGEST_CORRECTION = 1.5
+"""Largest second step of the bias correction, in standard errors; what it leaves is about a quarter of it."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the influence (n,) of each image on it."""
+    """A value and the influence (n,) of each image on it.
+
+    `debiased` is the value without its bias, None where the value has none. `correction` is the part of `debiased` that
+    the last step of the bias correction made. `others` (n_b,) are the influences of a second, unpaired set of images,
+    `reference` (m,) those of the reference images where their noise counts. The mean squares of `interactions` are the
+    variances that pairs of images add (see above), by kind of pair; `exact` says that they are known exactly.
+    `problem` says why there is no interval, whatever the numbers; `stand_in` gives the estimate that is used instead.
+    """
 
     value: float
     influence: Floats
+    debiased: float | None = None
+    correction: float = 0.0
+    others: Floats = field(default_factory=lambda: NONE)
+    reference: Floats = field(default_factory=lambda: NONE)
+    interactions: Mapping[str, Floats] = field(default_factory=dict)
+    exact: bool = False
+    problem: str | None = None
+    stand_in: Callable[[], Estimate] | None = None
+    stand_in_name: str = ""
 
     @property
     def n(self) -> int:
@@ -29,34 +62,149 @@ class Estimate:
         return len(self.influence)
 
     @property
+    def best(self) -> float:
+        """The value without its bias: what intervals are around and what is tested."""
+        return self.value if self.debiased is None else self.debiased
+
+    @cached_property
     def standard_error(self) -> float:
-        """sd(influence)/√n, the standard deviation with divisor n − 1."""
-        return float(np.std(self.influence, ddof=1) / np.sqrt(self.n))
+        """The square root of Σ s²(influence)/n over independent sets of images, divisors n − 1, less interactions."""
+        whole, together = self._variances
+        return float(np.sqrt(max(whole - (together if self.exact else together / 2), SMALLEST_VARIANCE * together)))
+
+    @property
+    def _variances(self) -> tuple[float, float]:
+        sets = [rows for rows in (self.influence, self.others, self.reference) if len(rows)]
+        whole = sum(float(np.var(rows, ddof=1)) / len(rows) for rows in sets)
+        return whole, sum(float(np.mean(np.square(pairs))) for pairs in self.interactions.values() if len(pairs))
+
+    @cached_property
+    def doubt(self) -> str | None:
+        """Why the interval would not hold, in words; None where it holds."""
+        if self.problem is not None or self.exact:
+            return self.problem
+        whole, together = self._variances
+        if whole > 0 and together > LARGEST_INTERACTION * whole:
+            return (
+                f"pairs of images make {together / whole:.0%} of the variance, so the covariances are too close, or "
+                "the images too few, for a normal interval"
+            )
+        if abs(self.correction) > LARGEST_CORRECTION * self.standard_error:
+            return (
+                f"{self.n} images are too few to take the bias off: the last step of its correction is "
+                f"{abs(self.correction) / self.standard_error:.1f} standard errors"
+            )
+        return None
+
+    @cached_property
+    def meant(self) -> Estimate:
+        """The estimate whose interval holds: this one, or the one that stands in for it where there is a doubt."""
+        return self.stand_in() if self.doubt and self.stand_in else self
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The normal interval around the value that covers with probability `level`."""
+        """The normal interval around the best value that covers with probability `level`, if there is no doubt."""
         half = float(ndtri(0.5 + level / 2)) * self.standard_error
-        return self.value - half, self.value + half
+        return self.best - half, self.best + half
 
-    def p_value(self) -> float:
-        """Two-sided p-value of the hypothesis that the true value is zero; 1.0 when nothing differs."""
+    def p_value(self, alternative: str = "two-sided") -> float:
+        """p-value of the hypothesis that the true value is zero; 1.0 when nothing differs.
+
+        `alternative` is "two-sided", or "greater" for the hypothesis that it is not above zero.
+        """
         error = self.standard_error
         if error == 0:
-            return 1.0 if self.value == 0 else 0.0
-        return float(2 * ndtr(-abs(self.value) / error))
+            return 0.0 if self.best > 0 or (self.best < 0 and alternative == "two-sided") else 1.0
+        z = self.best / error
+        return float(ndtr(-z)) if alternative == "greater" else float(2 * ndtr(-abs(z)))
+
+    def scaled(self, factor: float, offset: float = 0.0) -> Estimate:
+        """factor × this + offset. What stands in is scaled too, but being another score it cannot take an offset."""
+        stand_in = self.stand_in
+        return replace(
+            self,
+            value=factor * self.value + offset,
+            influence=factor * self.influence,
+            debiased=None if self.debiased is None else factor * self.debiased + offset,
+            correction=factor * self.correction,
+            others=factor * self.others,
+            reference=factor * self.reference,
+            interactions={kind: factor * pairs for kind, pairs in self.interactions.items()},
+            stand_in=None if offset or stand_in is None else lambda: stand_in().scaled(factor),
+        )
+
+    def to_score(self) -> Score:
+        """As the plain data that a person gets; where there is a doubt, without error and with what stands in."""
+        if self.doubt is None:
+            return Score(self.value, self.standard_error, self.best, self.interval(), self.n, None)
+        other = self.stand_in().to_score() if self.stand_in else None
+        return Score(self.value, None, None, None, self.n, Fallback(self.stand_in_name, self.doubt, other))
 
 
 def paired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
     """ours − theirs over the same prompts and latents; raises ValueError when the numbers of images differ."""
     if ours.n != theirs.n:
         raise ValueError(f"{ours.n} and {theirs.n} images cannot be paired; sample the same prompts in both cells")
-    return Estimate(ours.value - theirs.value, ours.influence - theirs.influence)
+    difference = _difference(ours, theirs, paired_difference)
+    kinds = ours.interactions.keys() & theirs.interactions.keys()
+    return replace(
+        difference,
+        influence=ours.influence - theirs.influence,
+        interactions={kind: ours.interactions[kind] - theirs.interactions[kind] for kind in sorted(kinds)},
+    )
+
+
+def unpaired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
+    """ours − theirs over images that have nothing to do with each other; only the reference is the same."""
+    difference = _difference(ours, theirs, unpaired_difference)
+    shared = {"reference": ours.interactions["reference"] - theirs.interactions["reference"]}
+    apart = {
+        f"{whose} {kind}": pairs
+        for whose, estimate in (("our", ours), ("their", theirs))
+        for kind, pairs in estimate.interactions.items()
+        if kind != "reference"
+    }
+    return replace(
+        difference,
+        others=-theirs.influence,
+        interactions={**apart, **(shared if "reference" in ours.interactions else {})},
+    )
 
 
 def mean_estimate(values: NDArray[np.floating]) -> Estimate:
     """The mean of a per-image number (n,); raises ValueError for fewer than two, or values not finite."""
     rows = np.asarray(values, np.float64)
-    if len(rows) < 2 or not np.isfinite(rows).all():
-        raise ValueError(f"{len(rows)} values were given; a mean with an error needs at least 2, all finite")
+    if rows.ndim != 1 or len(rows) < 2 or not np.isfinite(rows).all():
+        raise ValueError(
+            f"values of shape {rows.shape} were given; a mean with an error needs at least 2 values (n,), all finite"
+        )
     mean = float(rows.mean())
     return Estimate(mean, rows - mean)
+
+
+def _difference(ours: Estimate, theirs: Estimate, subtract: Callable[[Estimate, Estimate], Estimate]) -> Estimate:
+    """All parts that do not depend on whether the images are paired."""
+    if len(ours.reference) != len(theirs.reference):
+        raise ValueError("the reference's own noise is in one of two scores only; include it in both, or in neither")
+    biased = ours.debiased is not None or theirs.debiased is not None
+    stand_ins = ours.stand_in, theirs.stand_in
+    return Estimate(
+        ours.value - theirs.value,
+        ours.influence,
+        ours.best - theirs.best if biased else None,
+        ours.correction - theirs.correction,
+        reference=ours.reference - theirs.reference,
+        exact=ours.exact and theirs.exact,
+        problem=ours.problem or theirs.problem,
+        stand_in=_both(*stand_ins, subtract),
+        stand_in_name=ours.stand_in_name or theirs.stand_in_name,
+    )
+
+
+def _both(
+    ours: Callable[[], Estimate] | None,
+    theirs: Callable[[], Estimate] | None,
+    subtract: Callable[[Estimate, Estimate], Estimate],
+) -> Callable[[], Estimate] | None:
+    if ours is None or theirs is None:
+        return None
+    return lambda: subtract(ours(), theirs())

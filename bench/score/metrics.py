@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.score.estimate import Estimate, mean_estimate
-from bench.score.frechet import Reference, frechet_distance
-from bench.score.kernel import kernel_distance, mean_kernel
+from bench.score.frechet import Reference, frechet_estimate
+from bench.score.kernel import kernel_estimate
 
 Features = Mapping[str, NDArray[Any]]
 
@@ -25,14 +25,9 @@ class RealImages:
     embeddings: NDArray[np.floating]
 
     @cached_property
-    def factors(self) -> Reference:
-        """What the Fréchet distance needs of them."""
+    def reference(self) -> Reference:
+        """What distances need of them."""
         return Reference.of(self.embeddings)
-
-    @cached_property
-    def mean_kernel(self) -> float:
-        """What the kernel distance needs of them besides the embeddings."""
-        return mean_kernel(self.embeddings)
 
 
 @dataclass(frozen=True)
@@ -60,14 +55,14 @@ def _accuracy(features: Features, _: RealImages) -> Estimate:
 
 METRICS: dict[str, Metric] = {
     "fid": Metric(
-        "fid", "Fréchet distance", False, ("image",), lambda f, real: frechet_distance(f["image"], real.factors), 2
+        "fid", "Fréchet distance", False, ("image",), lambda f, real: frechet_estimate(f["image"], real.reference), 2
     ),
     "kid": Metric(
         "kid",
         "Kernel distance",
         False,
         ("image",),
-        lambda f, real: kernel_distance(f["image"], real.embeddings, real.mean_kernel),
+        lambda f, real: kernel_estimate(f["image"], real.reference.kernel),
         3,
     ),
     "clip_score": Metric(
