@@ -47,7 +47,7 @@ def test_the_evaluator_reads_real_images_and_finds_their_captions() -> None:
     captions = encode_captions(evaluator, [world.caption(scene) for scene in scenes], truths)
     features = images_to_features(evaluator, np.stack([world.render(scene) for scene in scenes]), captions, 0)
     accuracy = (features["attributes_right"] / features["attributes_named"]).mean()
-    assert accuracy >= 0.95
+    assert accuracy >= 0.97, "0.99 on 2,048 images"
     unit = features["image"] / np.linalg.norm(features["image"], axis=1, keepdims=True)
     found = [(unit[i : i + 64] @ captions.own[i : i + 64].T).argmax(1) == np.arange(64) for i in range(0, 256, 64)]
     assert np.mean(found) >= 0.95, "two of the 64 captions may be the same"
