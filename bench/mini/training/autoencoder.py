@@ -13,6 +13,7 @@ from bench.mini.training.loop import Recipe, train
 
 RECIPE = Recipe("vae", iterations=3500, batch_size=24, peak_lr=2e-3, ema_decay=0.998)
 KL_WEIGHT = 2e-4
+LATENT_STD = 0.5
 
 
 def build_vae() -> AutoencoderKL:
@@ -32,7 +33,10 @@ def build_vae() -> AutoencoderKL:
 def train_vae(data: Captioned, directory: Path, recipe: Recipe = RECIPE) -> AutoencoderKL:
     """Train on reconstruction (L1, and L1 of image gradients for crisp edges) and return the averaged model.
 
-    The returned model's `scaling_factor` makes the latents' standard deviation one, as Stable Diffusion expects.
+    The returned model's `scaling_factor` makes the latents' standard deviation `LATENT_STD`. Below one it is because
+    latents so small and smooth show through the last timestep of Stable Diffusion's noise schedule: at one, the noisiest
+    latents that the teacher is trained on still tell what is where, and it need not heed the caption (the remedy is that
+    of arXiv 2301.10972, section 3.2).
     """
     torch.manual_seed(recipe.seed)
     vae = build_vae().to(memory_format=torch.channels_last)
@@ -49,7 +53,7 @@ def train_vae(data: Captioned, directory: Path, recipe: Recipe = RECIPE) -> Auto
         return loss, {"l1": pixel_loss.item(), "kl": kl.item()}
 
     averaged: AutoencoderKL = train(recipe, vae, loss_of, directory)
-    averaged.register_to_config(scaling_factor=1.0 / _latent_std(averaged, data))
+    averaged.register_to_config(scaling_factor=LATENT_STD / _latent_std(averaged, data))
     return averaged
 
 
