@@ -80,10 +80,10 @@ class Teacher(nn.Module):
             out_channels=8,
             layers_per_block=1,
             block_out_channels=(24, 40, 72),
-            down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             norm_num_groups=4,
-            attention_head_dim=3,  # diffusers' name for the number of heads
+            attention_head_dim=4,  # diffusers' name for the number of heads
             cross_attention_dim=TEXT_WIDTH,
             resnet_time_scale_shift="scale_shift",
             addition_embed_type="text",
