@@ -27,11 +27,13 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A sentence about records. The subject is expected to be "better" than the object, or "not_worse".
+    """A sentence about records. The subject is expected to be "better" than the object, "not_worse" or "equivalent".
 
-    Step counts of the two sides go pairwise (one count goes with every count of the other side). `margins` maps a
+    `equal` says what the two sides have in common. "steps": step counts go pairwise (one count goes with every count of
+    the other side). "evaluations" or "latency": the object has no step counts of its own; it is taken at the costliest
+    cell that costs no more than the subject's, in UNet evaluations or in measured seconds an image. `margins` maps a
     metric to the difference that counts, in the metric's unit: a better subject must win by more, one that is not worse
-    may lose by less.
+    may lose by less, an equivalent one may do neither by more.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Claim:
     metrics: tuple[str, ...]
     expect: str
     margins: Mapping[str, float] = field(default_factory=dict)
+    equal: str = "steps"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

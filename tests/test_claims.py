@@ -11,7 +11,7 @@ from scipy.stats import binom, norm
 
 from bench.judge.claims import Comparison, Judgement, holm, judge_claims
 from bench.judge.scores import ScoredCell
-from bench.records import Base, Cell, PromptSet, Record, SchedulerSpec
+from bench.records import Base, Calls, Cell, Latency, PromptSet, Record, SchedulerSpec
 from bench.request import Claim, Run, Side
 from bench.score.estimate import Estimate
 
@@ -355,3 +355,42 @@ def test_a_doubtful_distance_is_decided_by_what_stands_in_for_it_and_says_so() -
     assert comparison.verdict == "undecided"
     assert comparison.note == "no interval: too few images"
     assert comparison.interval == (-np.inf, np.inf)
+
+
+@pytest.mark.parametrize(
+    ("z", "verdict"), [(0.0, "supported"), (2.9, "undecided"), (4.1, "undecided"), (7.0, "refuted")]
+)
+def test_equivalence_is_supported_inside_the_margin_and_refuted_beyond_it(z: float, verdict: str) -> None:
+    claim = make_claim(expect="equivalent", margins={"clip_score": 4 * UNIT})
+    for sign in (1, -1):
+        assert the_comparison(claim, ours(sign * z), theirs()).verdict == verdict
+
+
+def test_a_margin_that_noise_may_cross_makes_nothing_equivalent() -> None:
+    claim = make_claim(expect="equivalent", margins={"clip_score": 1.5 * UNIT})
+    comparison = the_comparison(claim, ours(0.0), theirs())
+    assert comparison.verdict == "undecided"
+    assert comparison.p_value == pytest.approx(2 * norm.sf(1.5))
+
+
+def with_cost(cell: ScoredCell, evaluations: int, seconds: float) -> ScoredCell:
+    """The cell with what an image cost."""
+    calls = Calls((999.0,), None, None, {}, {}, 1, 1, evaluations, 1)
+    latency = Latency(1, 1, "clock", (seconds,), (0.0,), (0.0,), (0.0,))
+    return replace(cell, record=replace(cell.record, calls=calls, latency=latency))
+
+
+def test_an_object_of_equal_cost_is_the_costliest_that_costs_no_more() -> None:
+    subject = with_cost(ours(5.0), 4, 0.20)
+    objects = [with_cost(theirs(steps=steps), 2 * steps, 0.1 * steps) for steps in (1, 2, 3)]
+    by_evaluations = make_claim(object=Side("dpmpp_2s", ()), equal="evaluations")
+    assert the_comparison(by_evaluations, subject, *objects).object.endswith("2 steps")
+    by_latency = make_claim(object=Side("dpmpp_2s", ()), equal="latency")
+    assert the_comparison(by_latency, subject, *objects).object.endswith("2 steps")
+    slightly_slower = [objects[0], with_cost(theirs(steps=2), 4, 0.219), objects[2]]
+    assert the_comparison(by_latency, subject, *slightly_slower).object.endswith("2 steps"), "within the leeway"
+    (judgement,) = judge(by_evaluations, with_cost(ours(5.0), 1, 0.2), *objects)
+    assert judgement.verdict == "not tested"
+    assert judgement.missing == ("mini dpmpp_2s (none takes 1 UNet evaluations or less)",)
+    (judgement,) = judge(by_latency, ours(5.0), *objects)
+    assert "not known" in judgement.missing[0]

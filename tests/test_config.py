@@ -109,7 +109,10 @@ REFUSED = {
     "seed below zero": ("seed", -1, ("seed=-1", "greater than or equal to 0")),
     "unpaired steps": (f"{SUBJECT}/steps", [2, 4, 8], ("claims.few", "3 and 2 step counts", "pairwise")),
     "unknown metric": ("claims/few/metrics", "is", ("claims.few.metrics", "'is'", "'fid'")),
-    "unknown expectation": ("claims/few/expect", "worse", ("claims.few.expect='worse'", "'better' or 'not_worse'")),
+    "unknown expectation": ("claims/few/expect", "worse", ("claims.few.expect='worse'", "'not_worse' or 'equivalent'")),
+    "equivalence without a margin": ("claims/few/expect", "equivalent", ("claims.few.margins", "fid", "above 0")),
+    "steps where the cost decides": ("claims/few/equal", "evaluations", ("claims.few.object.steps=[2, 4]", "leave")),
+    "a claim without steps": (f"{SUBJECT}/steps", [], ("claims.few", "steps", "at least one")),
     "margin below zero": ("claims/few/margins", {"fid": -1}, ("claims.few.margins.fid=-1", "equal to 0")),
 }
 
@@ -171,7 +174,7 @@ def test_what_is_left_out_has_its_default() -> None:
 def test_a_claim_becomes_what_records_are_judged_with() -> None:
     settings = changed("claims/few/margins", {"fid": 0.5})
     sides = Side("tcd", (2, 4), 0.3), Side("dpmpp_2s", (2, 4))
-    expected = Claim("few", "TCD wins", *sides, ("fid",), "better", {"fid": 0.5})
+    expected = Claim("few", "TCD wins", *sides, ("fid",), "better", {"fid": 0.5}, "steps")
     assert check_experiment(settings).claims["few"].to_claim("few") == expected
 
 

@@ -110,10 +110,10 @@ class Measure:
 
 @dataclass(config=_STRICT)
 class SideChoice:
-    """One side of a claim."""
+    """One side of a claim. An object that is matched by its cost has no steps."""
 
     method: str
-    steps: Annotated[list[Steps], _OneOrMore, Field(min_length=1)]
+    steps: Annotated[list[Steps], _OneOrMore] = Field(default_factory=list)
     eta: Eta | None = None
     guidance_scale: GuidanceScale | None = None
 
@@ -130,7 +130,8 @@ class ClaimChoice:
     subject: SideChoice
     object: SideChoice
     metrics: Annotated[list[ScoreName], _OneOrMore, Field(min_length=1)]
-    expect: Literal["better", "not_worse"] = "better"
+    expect: Literal["better", "not_worse", "equivalent"] = "better"
+    equal: Literal["steps", "evaluations", "latency"] = "steps"
     margins: dict[ScoreName, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
 
     def to_claim(self, name: str) -> Claim:
@@ -143,6 +144,7 @@ class ClaimChoice:
             tuple(self.metrics),
             self.expect,
             {str(metric): margin for metric, margin in self.margins.items()},
+            self.equal,
         )
 
 
@@ -187,10 +189,13 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
                 f"methods.{name}.scheduler: no _target_ was given; name a class, such as diffusers.TCDScheduler"
             )
     for name, claim in experiment.claims.items():
-        if len({len(side.steps) for side in (claim.subject, claim.object)} - {1}) > 1:
+        _check_sides(name, claim)
+        if claim.equal == "latency" and not experiment.measure.latency:
+            raise BenchError(f"claims.{name}.equal=latency needs measured latencies; set measure.latency=true")
+        if claim.expect == "equivalent" and (open_ := [m for m in claim.metrics if not claim.margins.get(m)]):
             raise BenchError(
-                f"claims.{name}: {len(claim.subject.steps)} and {len(claim.object.steps)} step counts were given; "
-                "they go pairwise, so give as many on either side, or one"
+                f"claims.{name}.margins: none was given for {', '.join(open_)}; equivalence needs one above 0 for "
+                "each metric"
             )
         if absent := [metric for metric in claim.metrics if metric not in experiment.scores]:
             raise BenchError(
@@ -201,6 +206,24 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
 
 
 _EXAMPLES = {"models": "mini", "methods": "tcd,dpmpp_2s"}
+
+
+def _check_sides(name: str, claim: ClaimChoice) -> None:
+    """Refuse step counts that do not say which cells are compared."""
+    matched = claim.equal != "steps"
+    if matched and claim.object.steps:
+        raise BenchError(
+            f"claims.{name}.object.steps={claim.object.steps} was given, but equal={claim.equal} finds the object by "
+            "its cost; leave the steps out, or set equal=steps"
+        )
+    for side in ("subject",) if matched else ("subject", "object"):
+        if not getattr(claim, side).steps:
+            raise BenchError(f"claims.{name}.{side}.steps=[] was given; give at least one step count, as in [2,4]")
+    if not matched and len({len(side.steps) for side in (claim.subject, claim.object)} - {1}) > 1:
+        raise BenchError(
+            f"claims.{name}: {len(claim.subject.steps)} and {len(claim.object.steps)} step counts were given; "
+            "they go pairwise, so give as many on either side, or one"
+        )
 
 
 def _brief(value: object) -> str:

@@ -1,9 +1,10 @@
 """Claims → verdicts, by paired differences over the same prompts and latents.
 
-Each claim becomes one comparison for every base model, metric and pair of step counts. p-values are adjusted over all
+Each claim becomes one comparison for every base model, metric and pair of cells. p-values are adjusted over all
 comparisons of the run (Holm 1979, step-down), so that a run of true null claims yields a false verdict in at most 5% of
 cases. A comparison is decided when its adjusted two-sided p-value is below 0.05; a claim is supported when all of its
-comparisons are, refuted when any is refuted, undecided otherwise.
+comparisons are, refuted when any is refuted, undecided otherwise. Equivalence is supported by two one-sided tests
+(Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657) and refuted by a difference beyond the margin.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from itertools import zip_longest
 
 from scipy.special import ndtri
 
-from bench.judge.scores import ScoredCell
+from bench.judge.scores import ScoredCell, cost_of
 from bench.request import Claim, Run, Side
-from bench.score.estimate import paired_difference
+from bench.score.estimate import Estimate, paired_difference
 from bench.score.metrics import METRICS
 
 LEVEL = 0.05
+LATENCY_LEEWAY = 0.1
+"""By what share a cell may take longer than another and still count as equally fast."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Subject against object by one metric; positive `gain` means that the subject is better.
 
-    `threshold` is what the gain must exceed, `interval` its 95% interval (not adjusted), `p_value` adjusted by Holm.
+    `threshold` is what the gain must exceed (for equivalence: what it must stay within, on either side), `interval` its
+    95% interval (not adjusted), `p_value` adjusted by Holm.
     Values, gain and interval are without bias. `note` says why there is no interval and what stands in for the metric.
     `images_needed` estimates how many images would decide an undecided comparison.
     """
@@ -43,6 +47,7 @@ class Comparison:
     threshold: float
     n: int
     p_value: float
+    expect: str = "better"
     note: str | None = None
     verdict: str = "undecided"
     images_needed: int | None = None
@@ -92,9 +97,15 @@ def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[Comparison
     found: list[Comparison] = []
     missing: list[str] = []
     for model in dict.fromkeys(cell.record.cell.base.name for cell in cells):
-        for mine, yours in _pairs(claim.subject, claim.object):
-            ours, theirs = _find(cells, model, *mine), _find(cells, model, *yours)
-            for side, cell in ((mine, ours), (yours, theirs)):
+        for mine, yours in _pairs(claim):
+            ours = _find(cells, model, *mine)
+            if yours is not None:
+                theirs = _find(cells, model, *yours)
+            elif isinstance(ours, str):
+                theirs = ours
+            else:
+                theirs = _find_within(cells, model, claim, ours)
+            for side, cell in ((mine, ours), (yours or (claim.object, None), theirs)):
                 if isinstance(cell, str):
                     missing.append(f"{model} {_side_label(*side)} ({cell})")
             if isinstance(ours, str) or isinstance(theirs, str):
@@ -107,12 +118,32 @@ def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[Comparison
     return found, tuple(dict.fromkeys(missing))
 
 
-def _pairs(subject: Side, other: Side) -> list[tuple[tuple[Side, int], tuple[Side, int]]]:
+def _pairs(claim: Claim) -> list[tuple[tuple[Side, int], tuple[Side, int] | None]]:
+    """Sides at their step counts; None for an object that is to be found by its cost."""
+    subject, other = claim.subject, claim.object
+    if claim.equal != "steps":
+        return [((subject, steps), None) for steps in subject.steps]
     counts = zip_longest(subject.steps, other.steps)
     return [
         ((subject, subject.steps[0] if a is None else a), (other, other.steps[0] if b is None else b))
         for a, b in counts
     ]
+
+
+def _find_within(cells: Sequence[ScoredCell], model: str, claim: Claim, ours: ScoredCell) -> ScoredCell | str:
+    """The object's costliest cell that costs no more than the subject's, or why there is none."""
+    budget = cost_of(ours.record, claim.equal)
+    unit = "UNet evaluations" if claim.equal == "evaluations" else "seconds an image"
+    if budget is None:
+        return f"the {unit} of {ours.record.cell.label} are not known"
+    allowed = budget * (1.0 if claim.equal == "evaluations" else 1 + LATENCY_LEEWAY)
+    counts = {cell.record.cell.steps for cell in cells if cell.record.cell.method == claim.object.method}
+    affordable = []
+    for steps in sorted(counts):
+        found = _find(cells, model, claim.object, steps)
+        if not isinstance(found, str) and (needed := cost_of(found.record, claim.equal)) and needed <= allowed:
+            affordable.append((needed, steps, found))
+    return max(affordable, key=lambda entry: entry[:2])[2] if affordable else f"none takes {budget:.3g} {unit} or less"
 
 
 def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> ScoredCell | str:
@@ -135,7 +166,7 @@ def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> Sc
 
 def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: ScoredCell) -> Comparison:
     margin = claim.margins.get(metric, 0.0)
-    threshold = margin if claim.expect == "better" else -margin
+    threshold = -margin if claim.expect == "not_worse" else margin
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     difference = paired_difference(mine.estimates[metric], yours.estimates[metric])
     gain, note = difference.scaled(sign), None
@@ -154,9 +185,19 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
         interval=gain.interval(1 - LEVEL) if gain.doubt is None else (-math.inf, math.inf),
         threshold=threshold,
         n=gain.n,
-        p_value=gain.scaled(1.0, -threshold).p_value() if gain.doubt is None else 1.0,
+        p_value=_p_value(gain, claim.expect, threshold) if gain.doubt is None else 1.0,
+        expect=claim.expect,
         note=note,
     )
+
+
+def _p_value(gain: Estimate, expect: str, threshold: float) -> float:
+    """Two-sided, of the hypothesis that the gain is at the threshold, or for equivalence at one of its two ends."""
+    if expect != "equivalent":
+        return gain.scaled(1.0, -threshold).p_value()
+    within = max(gain.scaled(sign, threshold).p_value("greater") for sign in (1.0, -1.0))
+    beyond = min(gain.scaled(sign, -threshold).p_value("greater") for sign in (1.0, -1.0))
+    return min(1.0, 2 * min(within, beyond))
 
 
 def _decide(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -165,7 +206,8 @@ def _decide(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _with_verdict(comparison: Comparison, p_value: float) -> Comparison:
-    excess = comparison.gain - comparison.threshold
+    within = comparison.threshold - abs(comparison.gain)
+    excess = within if comparison.expect == "equivalent" else comparison.gain - comparison.threshold
     if p_value < LEVEL:
         return replace(comparison, p_value=p_value, verdict="supported" if excess > 0 else "refuted")
     factor = float(ndtri(1 - p_value / 2) / ndtri(1 - LEVEL / 2)) if p_value < 1 else 0.0
@@ -173,6 +215,6 @@ def _with_verdict(comparison: Comparison, p_value: float) -> Comparison:
     return replace(comparison, p_value=p_value, images_needed=needed)
 
 
-def _side_label(side: Side, steps: int) -> str:
+def _side_label(side: Side, steps: int | None) -> str:
     eta = "" if side.eta is None else f" eta {side.eta:g}"
-    return f"{side.method} {steps} steps{eta}"
+    return f"{side.method}{'' if steps is None else f' {steps} steps'}{eta}"

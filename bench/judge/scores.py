@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
 from bench.records import BenchError, Record
 from bench.request import Run
@@ -22,6 +23,13 @@ class ScoredCell:
     record: Record
     estimates: Mapping[str, Estimate]
     problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def cost_of(record: Record, kind: str) -> float | None:
+    """UNet evaluations of an image (`evaluations`) or its median measured seconds (`latency`); None where unknown."""
+    if kind == "evaluations":
+        return None if record.calls is None else float(record.calls.unet_evaluations)
+    return None if record.latency is None else median(record.latency.call_s) / record.latency.batch_size
 
 
 def score_run(store: Store, run: Run) -> list[ScoredCell]:

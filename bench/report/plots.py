@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from bench.judge.scores import ScoredCell
+from bench.judge.scores import ScoredCell, cost_of
 from bench.report.series import COLOURS, MARKERS, Series, to_series
 from bench.request import Run
 from bench.score.metrics import METRICS, Metric
@@ -54,13 +54,6 @@ def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool) 
     return front
 
 
-def _cost(scored: ScoredCell, kind: str) -> float | None:
-    record = scored.record
-    if kind == "evaluations":
-        return None if record.calls is None else float(record.calls.unet_evaluations)
-    return None if record.latency is None else median(record.latency.call_s) / record.latency.batch_size
-
-
 def _quality(run: Run, series: Sequence[Series], metrics: Sequence[Metric], kind: str) -> Figure:
     columns = min(2, len(metrics))
     rows = -(-len(metrics) // columns)
@@ -73,7 +66,7 @@ def _quality(run: Run, series: Sequence[Series], metrics: Sequence[Metric], kind
                 (c, s.estimates[metric.short])
                 for s in line.cells
                 if metric.short in s.estimates
-                if (c := _cost(s, kind))
+                if (c := cost_of(s.record, kind))
             ]
             if known:
                 costs, values = [c for c, _ in known], [e.best for _, e in known]

@@ -115,7 +115,7 @@ def verdict_table(judgements: Sequence[Judgement]) -> Table:
                     c.object,
                     f"{c.object_value:.{digits}f}",
                     f"{c.gain:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
-                    f"{c.threshold:+g}",
+                    f"within ±{c.threshold:g}" if c.expect == "equivalent" else f"{c.threshold:+g}",
                     f"{c.p_value:.2g}",
                     str(c.n),
                     c.verdict

@@ -34,9 +34,8 @@ def train_vae(data: Captioned, directory: Path, recipe: Recipe = RECIPE) -> Auto
     """Train on reconstruction (L1, and L1 of image gradients for crisp edges) and return the averaged model.
 
     The returned model's `scaling_factor` makes the latents' standard deviation `LATENT_STD`. Below one it is because
-    latents so small and smooth show through the last timestep of Stable Diffusion's noise schedule: at one, the noisiest
-    latents that the teacher is trained on still tell what is where, and it need not heed the caption (the remedy is that
-    of arXiv 2301.10972, section 3.2).
+    images so smooth show through Stable Diffusion's last timestep: at one, the noisiest latents that the teacher is
+    trained on still tell what is where, and it need not heed the caption (remedy: arXiv 2301.10972, section 3.2).
     """
     torch.manual_seed(recipe.seed)
     vae = build_vae().to(memory_format=torch.channels_last)
