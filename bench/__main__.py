@@ -1,4 +1,4 @@
-"""The verbs: `tcd-bench run | plan | report | doctor | conform`. Each is a Hydra application over conf/."""
+"""The verbs: `tcd-bench run | plan | report | doctor | conform | gate`. Each is a Hydra application over conf/."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ tcd-bench measures few-step diffusion samplers (TCD) against the teacher's own, 
   tcd-bench report   write tables, plots and report.html again from existing records
   tcd-bench doctor   show what this machine has and what an experiment lacks
   tcd-bench conform  check a scheduler against exact solutions: seconds, CPU, no model
+  tcd-bench gate     hold a run against a baseline: did a change alter images, quality or cost?
 
 Everything is set by overrides:
 
@@ -27,9 +28,11 @@ Everything is set by overrides:
   tcd-bench run 'method=[tcd,dpmpp_2s]' 'methods.tcd.eta=[0,0.3]' prompts.count=256 name=mine
   tcd-bench report results=results/mine
   tcd-bench conform scheduler=tcd                           or your own: scheduler._target_=my_fork.TCDScheduler
+  tcd-bench gate baseline=results/main candidate=results/mine
 
 `tcd-bench VERB --help` lists all settings, `--cfg job` shows them composed.
-Exit codes: 0 done, 1 a cell failed, something is missing or a scheduler deviates, 2 bad input (nothing was run).
+Exit codes: 0 done, 1 a cell failed, something is missing, deviates or got worse, 2 bad input (nothing was run),
+3 the gate lacks records.
 """
 
 
@@ -92,14 +95,65 @@ def conform(settings: Settings) -> int:
     return run_verb(settings)
 
 
+def gate(settings: Settings) -> int:
+    """Hold a candidate's records against a baseline's, and schedulers against theirs; see the exit codes below."""
+    from bench.experiment.gate import check_gate
+    from bench.judge.gate.cells import Side
+    from bench.judge.gate.compare import compare_runs
+    from bench.judge.gate.outcome import GateReport, Outcome
+    from bench.judge.gate.schedulers import compare_schedulers, find_baselines
+    from bench.report.gate import BeforeAfter, to_terminal, worst_images, write_gate
+    from bench.store import Store
+
+    choice = check_gate(settings)
+    directory = choice.conformance.directory
+    paths = find_baselines(Path(directory), choice.conformance.only) if directory else []
+    outcomes: list[Outcome] = []
+    images: list[BeforeAfter] = []
+    if choice.baseline and choice.candidate:
+        before, after = (Side.of(Store(Path(name), writable=False)) for name in (choice.baseline, choice.candidate))
+        pairs, found = compare_runs(before, after, choice.images, choice.quality, choice.cost)
+        outcomes += found
+        images += worst_images(pairs, before, after)
+    outcomes += compare_schedulers(paths)
+    report = GateReport(choice.baseline or str(directory), choice.candidate or "this installation", tuple(outcomes))
+    files = write_gate(report, images, Path(choice.output))
+    print(to_terminal(report))
+    print(f"Report: {files[-1]}")
+    return report.exit_code
+
+
+def accept(settings: Settings) -> int:
+    """Make a candidate the baseline, with an author and a reason."""
+    from bench.experiment.gate import check_acceptance
+    from bench.judge.gate.accept import accept as make_baseline
+    from bench.store import Store
+
+    choice = check_acceptance(settings)
+    note = make_baseline(
+        Store(Path(str(choice.candidate)), writable=False),
+        Path(str(choice.baseline)),
+        str(choice.author),
+        str(choice.reason),
+    )
+    print(f"Baseline: {note}")
+    return 0
+
+
 VERBS: dict[str, Callable[[Settings], int]] = {
     "run": run,
     "plan": plan,
     "report": report,
     "doctor": doctor,
     "conform": conform,
+    "gate": gate,
+    "gate accept": accept,
 }
-CONFIGS = {"conform": "conform"}  # the other verbs work on an experiment: conf/config.yaml
+CONFIGS = {
+    "conform": "conform",
+    "gate": "gate",
+    "gate accept": "gate",
+}  # the other verbs work on an experiment: conf/config.yaml
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,6 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(HELP, end="")
         return 0 if arguments else 2
     verb, *rest = arguments
+    if verb == "gate" and rest[:1] == ["accept"]:
+        verb, rest = "gate accept", rest[1:]
     if verb not in VERBS:
         print(f"error: there is no verb {verb!r}; choose one of {', '.join(VERBS)}, or --help", file=sys.stderr)
         return 2

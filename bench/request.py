@@ -1,4 +1,4 @@
-"""What was asked of a run, as frozen data: its claims, and all that a report needs beside the records."""
+"""What was asked, as frozen data: of a run its claims and all that a report needs, of a gate its limits."""
 
 from __future__ import annotations
 
@@ -86,3 +86,31 @@ class Run:
         data["left_out"] = tuple((label, reason) for label, reason in data["left_out"])
         data["claims"] = tuple(Claim.from_dict(claim) for claim in data["claims"])
         return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How much worse a number may be before it counts: more than both a share of the old one and an amount."""
+
+    relative: float
+    absolute: float
+
+    def of(self, before: float) -> float:
+        """The loss that is let pass, in the number's own unit."""
+        return max(self.relative * abs(before), self.absolute)
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """How far an image may move, and what share of a cell's images may move farther."""
+
+    displacement: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostLimits:
+    """Limits of seconds an image, and of bytes."""
+
+    latency: Limit
+    memory: Limit

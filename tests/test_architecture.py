@@ -39,9 +39,11 @@ KNOWS: dict[str, set[str]] = {
         "bench.mini.world",
     },
     "bench.judge": {"bench.records", "bench.request", "bench.store", *NUMPY_HALF},
+    "bench.judge.gate": {"bench.records", "bench.request", "bench.store", "bench.judge", *NUMPY_HALF},
     "bench.judge.conformance": {"bench.records", "bench.generate.schedulers"},
     "bench.report": {"bench.records", "bench.request", "bench.store", "bench.judge", *NUMPY_HALF},
     "bench.__main__": {"bench"},
+    "bench.pytest_plugin": {"bench"},
     "bench": {
         "bench.judge.conformance",
         "bench.report.frame",
@@ -56,6 +58,7 @@ MAY_USE_HEAVY = (
 LIGHT = (
     *("bench", "bench.__main__", "bench.experiment.compose", "bench.judge.claims", "bench.report.write", "bench.store"),
     *("bench.judge.conformance.report", "bench.judge.conformance.baseline"),
+    *("bench.judge.gate.compare", "bench.judge.gate.schedulers", "bench.report.gate"),
 )
 
 

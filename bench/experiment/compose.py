@@ -62,7 +62,8 @@ def run_application(
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     overrides = [text for text in arguments if text[:1] in "~+" or (text[:1] != "-" and "=" in text)]
     flags = [text for text in arguments if text not in overrides]  # argparse wants them apart
-    sys.argv = [f"tcd-bench {verb}", *flags, *overrides, f"hydra.help.header='{summary}'"]
+    header = summary.replace("'", "\\'")
+    sys.argv = [f"tcd-bench {verb}", *flags, *overrides, f"hydra.help.header='{header}'"]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
     try:
         with TemporaryDirectory(prefix="tcd-bench-") as scratch:
@@ -105,7 +106,7 @@ def _one_sentence(error: BaseException) -> str:
     return " ".join(useful).rstrip(".")
 
 
-def compose_settings(overrides: Sequence[str]) -> Settings:
+def compose_settings(overrides: Sequence[str], config_name: str = "config") -> Settings:
     """The settings that overrides describe, for use from Python; raises BenchError for what Hydra refuses."""
     found: list[Settings] = []
 
@@ -113,5 +114,5 @@ def compose_settings(overrides: Sequence[str]) -> Settings:
         found.append(settings)
         return 0
 
-    run_application("plan", "compose", overrides, keep)
+    run_application("plan", "compose", overrides, keep, config_name)
     return found[0]

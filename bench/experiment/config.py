@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from bench.records import BenchError
 from bench.request import Claim, Side
 
+_T = TypeVar("_T")
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -170,16 +171,21 @@ class Experiment:
     claims: dict[str, ClaimChoice] = Field(default_factory=dict)
 
 
-def check_experiment(settings: Mapping[str, Any]) -> Experiment:
-    """Return the experiment that plain settings describe; raises BenchError naming the first thing that is wrong."""
+def check_settings(kind: type[_T], settings: Mapping[str, Any]) -> _T:
+    """Plain settings as typed data; raises BenchError, in one sentence, for the first thing that is wrong."""
     try:
-        experiment = TypeAdapter(Experiment).validate_python(dict(settings))
+        return TypeAdapter(kind).validate_python(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] in ("missing", "missing_argument"):
             raise BenchError(f"{where} was not given; it has no default, so set it") from error
         raise BenchError(f"{where}={_brief(first['input'])} was given; {_allowed(first)}") from error
+
+
+def check_experiment(settings: Mapping[str, Any]) -> Experiment:
+    """Return the experiment that plain settings describe; raises BenchError naming the first thing that is wrong."""
+    experiment = check_settings(Experiment, settings)
     for kind in ("models", "methods"):
         if not getattr(experiment, kind):
             raise BenchError(f"{kind}: none was chosen; name at least one, as in {kind[:-1]}=[{_EXAMPLES[kind]}]")

@@ -37,6 +37,28 @@ def render_page(
     inputs: str,
 ) -> str:
     """Return the HTML; `inputs` is the fingerprint of what it was made from, and stands in its head."""
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(
+            inputs=inputs,
+            run=run,
+            cells=cells,
+            failed=[cell.record for cell in cells if cell.record.failure],
+            unscored=[cell for cell in cells if cell.problems],
+            waiting=len(run.cells) - len(cells),
+            judgements=judgements,
+            tables=tables,
+            plots=plots,
+            grids=grids,
+            machines=_machines(cells),
+            facts=_facts(run, cells),
+        )
+    )
+
+
+def templates() -> jinja2.Environment:
+    """Where pages come from: every text is escaped, a missing name is an error, pictures stand in the page itself."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -45,23 +67,11 @@ def render_page(
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["picture"] = _data_uri
-    return environment.get_template("page.html.j2").render(
-        inputs=inputs,
-        run=run,
-        cells=cells,
-        failed=[cell.record for cell in cells if cell.record.failure],
-        unscored=[cell for cell in cells if cell.problems],
-        waiting=len(run.cells) - len(cells),
-        judgements=judgements,
-        tables=tables,
-        plots=plots,
-        grids=grids,
-        machines=_machines(cells),
-        facts=_facts(run, cells),
-    )
+    return environment
 
 
 def _data_uri(picture: bytes | Path) -> str:
+    """A PNG as text that stands in the page itself."""
     content = picture.read_bytes() if isinstance(picture, Path) else picture
     return "data:image/png;base64," + base64.b64encode(content).decode()
 

@@ -73,6 +73,11 @@ class Estimate:
         return float(np.sqrt(max(whole - (together if self.exact else together / 2), SMALLEST_VARIANCE * together)))
 
     @property
+    def whole_variance(self) -> float:
+        """The variance with all that pairs of images add counted twice: never too small, for bounds that must hold."""
+        return self._variances[0]
+
+    @property
     def _variances(self) -> tuple[float, float]:
         sets = [rows for rows in (self.influence, self.others, self.reference) if len(rows)]
         whole = sum(float(np.var(rows, ddof=1)) / len(rows) for rows in sets)

@@ -1,0 +1,81 @@
+"""The gate's settings as typed, checked data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from bench.experiment.config import SCORES, check_settings
+from bench.records import BenchError
+from bench.request import CostLimits, Limit, Movement
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(config=_STRICT)
+class ConformanceChoice:
+    """A directory of baselines, and which of them; all where none is named."""
+
+    directory: str | None
+    only: list[str]
+
+
+@dataclass(config=_STRICT)
+class GateChoice:
+    """Everything that `tcd-bench gate` takes."""
+
+    baseline: str | None
+    candidate: str | None
+    output: str
+    conformance: ConformanceChoice
+    images: Movement
+    quality: dict[str, Limit]
+    cost: CostLimits
+    author: str | None
+    reason: str | None
+
+
+def check_gate(settings: Mapping[str, Any]) -> GateChoice:
+    """Return the gate that plain settings describe; raises BenchError naming the first thing that is wrong."""
+    gate = check_settings(GateChoice, settings)
+    if (gate.baseline is None) != (gate.candidate is None):
+        raise BenchError("baseline and candidate go together: give the directories of both runs")
+    if gate.baseline is None and gate.conformance.directory is None:
+        raise BenchError(
+            "nothing to compare was given; give baseline=DIRECTORY candidate=DIRECTORY, or "
+            "conformance.directory=results/conformance, or all three"
+        )
+    for name in ("baseline", "candidate"):
+        directory = getattr(gate, name)
+        if directory is not None and not (Path(directory) / "cells").is_dir():
+            raise BenchError(f"{name}={directory} holds no run (no folder cells/ in it); give the directory of a run")
+    _check_limits(gate)
+    return gate
+
+
+def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:
+    """The same for `tcd-bench gate accept`, which needs both directories, an author and a reason."""
+    gate = check_settings(GateChoice, settings)
+    for name in ("candidate", "baseline", "author", "reason"):
+        if not getattr(gate, name):
+            raise BenchError(f"{name} was not given; accept takes candidate=, baseline=, author= and reason=")
+    return gate
+
+
+def _check_limits(gate: GateChoice) -> None:
+    if unknown := sorted(gate.quality.keys() - set(SCORES)):
+        raise BenchError(f"quality.{unknown[0]} was given; there is no such score, choose among {', '.join(SCORES)}")
+    limits = {f"quality.{name}": limit for name, limit in gate.quality.items()}
+    limits |= {"cost.latency": gate.cost.latency, "cost.memory": gate.cost.memory}
+    numbers = {
+        f"{name}.{part}": getattr(limit, part) for name, limit in limits.items() for part in ("relative", "absolute")
+    }
+    numbers |= {"images.displacement": gate.images.displacement, "images.share": gate.images.share}
+    for name, value in numbers.items():
+        if not 0 <= value < math.inf:
+            raise BenchError(f"{name}={value} was given; give a number of at least 0")

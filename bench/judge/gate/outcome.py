@@ -1,0 +1,84 @@
+"""What the gate answers with: one outcome for each cell and quantity, and an exit code. Plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+VERDICTS = (
+    "regressed",
+    "changed",
+    "failed",
+    "not comparable",
+    "missing",
+    "undecided",
+    "improved",
+    "unchanged",
+    "known",
+    "vanished",
+    "new",
+)
+"""Worst first. `known` and `vanished` are deviations of schedulers, `new` is a cell that the baseline does not have."""
+FAILS = ("regressed", "changed", "failed")
+DECIDED = (*FAILS, "improved", "unchanged", "known", "vanished")
+PASS, REGRESSION, NOT_COMPARABLE, INCOMPLETE = 0, 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One quantity of one cell before and after. `interval` is that of `after` − `before`, 95%; `limit` the loss let
+    pass. `note` says in words what the numbers do not.
+    """
+
+    level: str
+    subject: str
+    quantity: str
+    verdict: str
+    before: float | None = None
+    after: float | None = None
+    interval: tuple[float, float] | None = None
+    limit: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """All outcomes, level by level. `baseline` and `candidate` say what was compared, for people."""
+
+    baseline: str
+    candidate: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many outcomes of each verdict, worst first."""
+        found = Counter(outcome.verdict for outcome in self.outcomes)
+        return {verdict: found[verdict] for verdict in VERDICTS if found[verdict]}
+
+    @property
+    def levels(self) -> Mapping[str, tuple[Outcome, ...]]:
+        """Outcomes by level, in each the worst first."""
+        names = dict.fromkeys(outcome.level for outcome in self.outcomes)
+        ordered = sorted(self.outcomes, key=lambda outcome: VERDICTS.index(outcome.verdict))
+        return {name: tuple(outcome for outcome in ordered if outcome.level == name) for name in names}
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass; 1 something got worse, changed, or fails now; 2 not comparable; 3 missing, or nothing decided.
+
+        Costs that cannot be compared (another machine) do not count, for quality does not depend on them.
+        """
+        if any(outcome.verdict in FAILS for outcome in self.outcomes):
+            return REGRESSION
+        if any(outcome.verdict == "not comparable" and outcome.level == "cells" for outcome in self.outcomes):
+            return NOT_COMPARABLE
+        decided = any(outcome.verdict in DECIDED and outcome.level != "cost" for outcome in self.outcomes)
+        if not decided or any(outcome.verdict == "missing" for outcome in self.outcomes):
+            return INCOMPLETE
+        return PASS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "counts": dict(self.counts), "exit_code": self.exit_code}

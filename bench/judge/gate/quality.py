@@ -1,0 +1,77 @@
+"""Scores before and after, in pairs over the same prompts, each with a verdict that has an error bar.
+
+A metric regressed when its loss exceeds the limit beyond chance, improved when its gain does, and is unchanged when it
+is shown to lie within the limit on either side (two one-sided tests, Schuirmann 1987); else it is undecided. The
+p-values of regressions and of improvements are adjusted over all comparisons (Holm 1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bench.judge.claims import LEVEL, holm
+from bench.judge.gate.cells import Pair
+from bench.judge.gate.outcome import Outcome
+from bench.request import Limit
+from bench.score.estimate import Estimate, paired_difference
+from bench.score.metrics import METRICS
+
+
+def compare_quality(pairs: Sequence[Pair], limits: Mapping[str, Limit]) -> list[Outcome]:
+    """One outcome for every metric that has a limit and every pair of cells."""
+    compared = [
+        (pair, metric, paired_difference(pair.after.estimates[metric], pair.before.estimates[metric]))
+        for pair in pairs
+        for metric in limits
+        if metric in pair.after.estimates and metric in pair.before.estimates
+    ]
+    allowed = [limits[metric].of(pair.before.estimates[metric].best) for pair, metric, _ in compared]
+    gains = [change.scaled(1.0 if METRICS[metric].higher_is_better else -1.0) for _, metric, change in compared]
+    worse = holm([exceeds(gain.scaled(-1.0), limit) for gain, limit in zip(gains, allowed, strict=True)])
+    better = holm([exceeds(gain, limit) for gain, limit in zip(gains, allowed, strict=True)])
+    outcomes = []
+    for i, (pair, metric, change) in enumerate(compared):
+        verdict = "undecided"
+        if pair.images_equal:
+            verdict = "unchanged"
+        elif worse[i] < LEVEL:
+            verdict = "regressed"
+        elif better[i] < LEVEL:
+            verdict = "improved"
+        elif max(exceeds(gains[i], -allowed[i]), exceeds(gains[i].scaled(-1.0), -allowed[i])) < LEVEL:
+            verdict = "unchanged"
+        outcomes.append(_outcome(pair, metric, change, allowed[i], verdict))
+    return outcomes
+
+
+def exceeds(gain: Estimate, limit: float) -> float:
+    """p-value of the hypothesis that the true gain is not above a limit.
+
+    Where the normal interval does not hold, by Cantelli's inequality, which holds for any distribution:
+    P(X − μ ≥ k) ≤ σ²/(σ² + k²), with the whole variance, nothing taken off for interactions.
+    """
+    if gain.problem is not None:
+        return 1.0
+    if gain.doubt is None:
+        return gain.scaled(1.0, -limit).p_value("greater")
+    excess = gain.best - limit
+    return gain.whole_variance / (gain.whole_variance + excess**2) if excess > 0 else 1.0
+
+
+def _outcome(pair: Pair, metric: str, change: Estimate, limit: float, verdict: str) -> Outcome:
+    notes = [] if pair.same_noise else ["other initial latents: paired by prompt only"]
+    if pair.images_equal:
+        notes.append("the images are equal")
+    elif change.doubt:
+        notes.append(f"no normal interval: {change.doubt}")
+    return Outcome(
+        level="quality",
+        subject=pair.label,
+        quantity=metric,
+        verdict=verdict,
+        before=pair.before.estimates[metric].best,
+        after=pair.after.estimates[metric].best,
+        interval=change.interval(1 - LEVEL) if change.doubt is None else None,
+        limit=limit,
+        note="; ".join(notes),
+    )

@@ -1,0 +1,314 @@
+"""The gate: which cells are held against each other, what each level answers, and the exit code."""
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bench.__main__ import main
+from bench.judge.gate.cells import Side
+from bench.judge.gate.compare import compare_runs
+from bench.judge.gate.outcome import GateReport, Outcome
+from bench.judge.gate.quality import exceeds
+from bench.records import Base, Calls, Cell, Failure, Images, Latency, Memory, PromptSet, Record, SchedulerSpec
+from bench.report.gate import to_comment, to_junit, to_page
+from bench.request import CostLimits, Limit, Movement, Run
+from bench.score.estimate import Estimate
+from bench.store import Store
+
+pytest_plugins = ["pytester"]
+N, D = 400, 4
+LIMITS = (
+    Movement(0.1, 0.02),
+    {"fid": Limit(0.05, 0.02), "clip_score": Limit(0.01, 0.2)},
+    CostLimits(Limit(0.05, 0.001), Limit(0.1, 1e6)),
+)
+MACHINE = {"device": "cpu", "processor": "p", "cores": 2}
+CELL = Cell(
+    base=Base("mini", "x", "w", "StableDiffusionPipeline", "float32", 8, 8),
+    task="text_to_image",
+    method="tcd",
+    scheduler=SchedulerSpec("diffusers.TCDScheduler"),
+    adapters=(),
+    fused=False,
+    steps=2,
+    eta=0.3,
+    guidance_scale=0.0,
+    prompts=PromptSet("world", N, "h"),
+    seed=0,
+    batch_size=40,
+    device="cpu",
+    versions={"diffusers": "1"},
+)
+Make = Callable[..., Store]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Make a run of one cell. Features, times and the like may be changed; the features' noise is always the same."""
+
+    def make_run(name: str, **changes: Any) -> Store:
+        rng = np.random.default_rng(0)
+        store = Store(tmp_path / name)
+        cell = replace(CELL, **changes.get("cell", {}))
+        features: NDArray[np.floating[Any]] = rng.normal(0.3, 1, (N, D))
+        clip_score: NDArray[np.floating[Any]] = rng.normal(30, 1, N)
+        store.save_reference("r", rng.normal(size=(1000, D)))
+        seconds = changes.get("seconds", [0.1 + 0.0001 * i for i in range(10)])
+        record = Record(
+            cell.key,
+            cell,
+            "ok",
+            changes.get("machine", MACHINE),
+            1.0,
+            Calls((1.0,) * 2, None, None, {}, {}, 2, 2, 2, 2 * N),
+            Images(N, 8, 8, changes.get("sha256", name)),
+            Latency(1, 1, "perf_counter", tuple(seconds), (0.0,), (0.0,), (0.0,)),
+            Memory(1, None, None, None, None, changes.get("memory", 10**8)),
+        )
+        if failure := changes.get("failure"):
+            record = Record(cell.key, cell, "error", MACHINE, 0.0, failure=failure)
+        store.commit(record)
+        move = changes.get("move", lambda x: x)
+        store.save_features(
+            cell.key, "e", {"image": move(features), "clip_score": clip_score + changes.get("clip_gain", 0.0)}
+        )
+        run = Run(
+            name=name,
+            settings={},
+            cells=(cell.key,) if changes.get("planned", True) else (),
+            left_out=(),
+            prompts=("<b>bold</b>",) * N,
+            labels={},
+            metrics=("fid", "clip_score"),
+            claims=(),
+            evaluator="mini",
+            extractor="e",
+            reference="r",
+        )
+        store.save_run(run)
+        return store
+
+    return make_run
+
+
+def compare(before: Store, after: Store) -> dict[tuple[str, str], Outcome]:
+    """Outcomes by level and quantity."""
+    return {(o.level, o.quantity): o for o in compare_runs(Side.of(before), Side.of(after), *LIMITS)[1]}
+
+
+def report_of(before: Store, after: Store) -> GateReport:
+    """The whole report."""
+    return GateReport("before", "after", compare_runs(Side.of(before), Side.of(after), *LIMITS)[1])
+
+
+def test_the_same_run_again_is_unchanged(make: Make) -> None:
+    report = report_of(make("a", sha256="s"), make("b", sha256="s"))
+    assert report.counts == {"unchanged": 5}
+    assert report.exit_code == 0
+
+
+def test_rounding_is_unchanged_and_shown_to_lie_within_the_limits(make: Make) -> None:
+    rounded = make("b", move=lambda x: x.astype(np.float32).astype(np.float64) + 1e-4, clip_gain=1e-3)
+    report = report_of(make("a"), rounded)
+    assert report.counts == {"unchanged": 5}
+    assert all(o.interval for o in report.outcomes if o.level == "quality")
+
+
+def test_worse_images_are_a_regression_and_better_ones_an_improvement(make: Make) -> None:
+    near, far = make("near"), make("far", move=lambda x: x + 0.2, clip_gain=-0.5)
+    worse, better = compare(near, far), compare(far, near)
+    assert {worse["quality", name].verdict for name in ("fid", "clip_score")} == {"regressed"}
+    assert {better["quality", name].verdict for name in ("fid", "clip_score")} == {"improved"}
+    low, high = worse["quality", "fid"].interval or (0, 0)
+    assert low < (worse["quality", "fid"].after or 0) - (worse["quality", "fid"].before or 0) < high
+
+
+def test_a_loss_below_either_limit_passes(make: Make) -> None:
+    loss = compare(make("a"), make("b", clip_gain=-0.25))["quality", "clip_score"]
+    assert loss.verdict == "unchanged", "above the absolute limit only"
+    assert loss.limit == pytest.approx(0.3, abs=0.01)
+
+
+def test_few_moved_images_pass_and_many_are_a_change(make: Make) -> None:
+    def move(count: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+        return lambda x: np.concatenate([x[:count] + 1.0, x[count:]])
+
+    before = make("a")
+    assert compare(before, make("few", move=move(8)))["images", "displacement"].verdict == "unchanged"
+    many = compare(before, make("many", move=move(9)))["images", "displacement"]
+    assert many.verdict == "changed"
+    assert many.after == pytest.approx(9 / N)
+
+
+def test_other_noise_is_judged_by_quality_only(make: Make) -> None:
+    report = report_of(make("a"), make("b", cell={"seed": 1}))
+    verdicts = {outcome.level: outcome.verdict for outcome in report.outcomes}
+    assert verdicts["images"] == "not comparable"
+    assert report.exit_code == 0
+    assert all("by prompt only" in outcome.note for outcome in report.outcomes if outcome.level == "quality")
+
+
+def test_a_slower_cell_regresses_on_the_same_machine_only(make: Make) -> None:
+    slow = [0.11 + 0.0001 * i for i in range(10)]
+    assert compare(make("a"), make("b", seconds=slow))["cost", "latency_s"].verdict == "regressed"
+    assert compare(make("c", seconds=slow), make("d"))["cost", "latency_s"].verdict == "improved"
+    within = [0.103 + 0.0001 * i for i in range(10)]
+    assert compare(make("e"), make("f", seconds=within))["cost", "latency_s"].verdict == "unchanged"
+    noisy = [0.08, 0.13] * 5
+    assert compare(make("g"), make("h", seconds=noisy))["cost", "latency_s"].verdict == "undecided"
+    other = compare(make("i"), make("j", seconds=slow, machine={**MACHINE, "processor": "q"}))
+    assert other["cost", "latency and memory"].verdict == "not comparable"
+    assert ("cost", "latency_s") not in other
+
+
+def test_memory_is_held_against_its_limit(make: Make) -> None:
+    assert compare(make("a"), make("b", memory=1.2 * 10**8))["cost", "host_rss_bytes"].verdict == "regressed"
+    assert compare(make("c"), make("d", memory=1.05 * 10**8))["cost", "host_rss_bytes"].verdict == "unchanged"
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "code"),
+    [
+        ({"failure": Failure("ValueError", "no", "")}, "failed", 1),
+        ({"planned": False}, "missing", 3),
+        ({"cell": {"prompts": PromptSet("world", N, "other")}}, "not comparable", 2),
+        ({"cell": {"base": replace(CELL.base, weights="other")}}, "not comparable", 2),
+        ({"cell": {"steps": 4}}, "missing", 3),
+    ],
+)
+def test_what_has_no_partner_is_said_and_never_passes(
+    make: Make, changes: dict[str, Any], verdict: str, code: int
+) -> None:
+    report = report_of(make("a"), make("b", **changes))
+    assert next(outcome for outcome in report.outcomes if outcome.level == "cells").verdict == verdict
+    assert report.exit_code == code
+
+
+def test_an_empty_comparison_never_passes() -> None:
+    assert GateReport("a", "b", ()).exit_code == 3
+    undecided = Outcome("quality", "cell", "fid", "undecided")
+    assert GateReport("a", "b", (undecided,)).exit_code == 3
+    cheap = Outcome("cost", "cell", "latency_s", "unchanged")
+    assert GateReport("a", "b", (undecided, cheap)).exit_code == 3
+
+
+def test_library_versions_and_settings_may_differ(make: Make) -> None:
+    changed = {"versions": {"diffusers": "2"}, "scheduler": SchedulerSpec("my.TCDScheduler", {"x": 1})}
+    assert report_of(make("a"), make("b", cell=changed)).exit_code == 0
+
+
+def test_without_a_normal_interval_the_bound_holds_for_any_distribution() -> None:
+    rows = np.tile([1.0, -1.0], 50)
+    doubtful = Estimate(1.0, rows, interactions={"images": np.full(50, 0.09)})
+    assert doubtful.doubt
+    assert exceeds(doubtful, 0.0) == pytest.approx(doubtful.whole_variance / (doubtful.whole_variance + 1))
+    assert exceeds(doubtful, 2.0) == 1.0
+    assert exceeds(Estimate(1.0, rows, problem="too few"), 0.0) == 1.0
+
+
+def test_false_alarms_are_rare_where_nothing_but_the_noise_changed() -> None:
+    rng = np.random.default_rng(5)
+    alarms = 0
+    for _ in range(100):
+        gain = Estimate(float((rows := rng.normal(size=200)).mean()), rows - rows.mean())
+        alarms += exceeds(gain.scaled(-1.0), 0.0) < 0.05 / 2
+    assert alarms <= 8  # 2.5 are expected; more than 8 have a chance below 1 in 1,000
+
+
+def run_gate(tmp_path: Path, *overrides: str) -> int:
+    """The verb, with small defaults."""
+    return main(["gate", f"output={tmp_path}/report", *overrides])
+
+
+def test_the_verb_writes_its_reports(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = make("a"), make("b", move=lambda x: x + 1.0)
+    assert run_gate(tmp_path, f"baseline={before.directory}", f"candidate={after.directory}") == 1
+    shown = capsys.readouterr().out
+    assert "regressed: mini tcd 2 steps eta 0.3: fid" in shown
+    assert "Gate failed" in shown
+    data = json.loads((tmp_path / "report" / "gate.json").read_text())
+    assert data["exit_code"] == 1
+    root = ET.parse(tmp_path / "report" / "junit.xml").getroot()  # noqa: S314
+    assert {suite.get("name") for suite in root} == {"images", "quality", "cost"}
+    assert len(root.findall(".//failure")) == data["counts"]["regressed"] + data["counts"]["changed"]
+    assert "### Quality" in (tmp_path / "report" / "gate.md").read_text()
+
+
+def test_accepting_makes_a_small_baseline_with_its_reason(make: Make, tmp_path: Path) -> None:
+    run, baseline = make("a", sha256="s"), tmp_path / "baseline"
+    words = ["author=Ada", "reason='a better order'"]
+    assert main(["gate", "accept", f"candidate={run.directory}", f"baseline={baseline}", *words]) == 0
+    note = json.loads((baseline / "accepted.json").read_text())
+    assert (note["author"], note["reason"], note["replaces"]) == ("Ada", "a better order", None)
+    assert run_gate(tmp_path, f"baseline={baseline}", f"candidate={make('b', sha256='s').directory}") == 0
+    assert main(["gate", "accept", f"candidate={run.directory}", f"baseline={baseline}", *words]) == 0
+    assert json.loads((baseline / "accepted.json").read_text())["replaces"] == note["cells"]
+    assert sorted(path.name for path in tmp_path.glob("baseline*")) == ["baseline"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["gate"], "nothing to compare was given"),
+        (["gate", "baseline=x"], "baseline and candidate go together"),
+        (["gate", "baseline=x", "candidate=y"], "baseline=x holds no run"),
+        (["gate", "conformance.directory=nowhere"], "holds no baseline"),
+        (["gate", "quality.fid.relative=-1", "conformance.directory=x"], "quality.fid.relative=-1.0 was given"),
+        (["gate", "+quality.beauty={relative: 0, absolute: 0}", "conformance.directory=x"], "no such score"),
+        (["gate", "cost.latency.typo=1"], "typo"),
+        (["gate", "+cost.latency.typo=1", "conformance.directory=x"], "no such setting"),
+        (["gate", "accept", "candidate=x", "baseline=y", "author=z"], "reason was not given"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_baseline_is_complete_and_nothing_else_is_overwritten(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["author=a", "reason=b"]
+    failed = make("failed", failure=Failure("E", "m", ""))
+    assert main(["gate", "accept", f"candidate={failed.directory}", f"baseline={tmp_path}/new", *words]) == 2
+    assert "failed or were not run" in capsys.readouterr().err
+    good, mine = make("good"), tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").touch()
+    assert main(["gate", "accept", f"candidate={good.directory}", f"baseline={mine}", *words]) == 2
+    assert "no accepted baseline" in capsys.readouterr().err
+    assert (mine / "thesis.txt").exists()
+
+
+def test_every_text_is_escaped() -> None:
+    outcome = Outcome("quality", "<script>x</script>", "fid", "regressed", 1.0, 2.0, (0.5, 1.5), 0.1, "a | b \x00 <i>")
+    report = GateReport("<b>a</b>", "c", (outcome,))
+    page = to_page(report, [])
+    assert "<script>x" not in page
+    assert "<b>a" not in page
+    assert "<script>" not in to_comment(report)
+    ET.fromstring(to_junit(report))  # noqa: S314
+
+
+def test_the_plugin_makes_a_test_of_every_outcome(make: Make, pytester: pytest.Pytester) -> None:
+    same, worse = make("same", sha256="s"), make("worse", clip_gain=-2.0)
+    pytester.makepyfile("def test_own(): pass")
+    arguments = ["-p", "bench.pytest_plugin", "-p", "no:cacheprovider", f"--tcd-bench-baseline={same.directory}"]
+    run = pytester.runpytest_inprocess(*arguments, f"--tcd-bench-candidate={same.directory}")
+    run.assert_outcomes(passed=6)
+    run = pytester.runpytest_inprocess(*arguments, f"--tcd-bench-candidate={worse.directory}")
+    run.assert_outcomes(passed=5, failed=1)
+    run.stdout.fnmatch_lines(["*regressed: mini tcd 2 steps eta 0.3: clip_score*"])
+    run = pytester.runpytest_inprocess("-p", "bench.pytest_plugin", "--tcd-bench-candidate=x")
+    assert run.ret == pytest.ExitCode.USAGE_ERROR
