@@ -100,24 +100,37 @@ def gate(settings: Settings) -> int:
     from bench.experiment.gate import check_gate
     from bench.judge.gate.cells import Side
     from bench.judge.gate.compare import compare_runs
+    from bench.judge.gate.cost import compare_turns
     from bench.judge.gate.outcome import GateReport, Outcome
     from bench.judge.gate.schedulers import compare_schedulers, find_baselines
+    from bench.records import Turns
     from bench.report.gate import BeforeAfter, to_terminal, worst_images, write_gate
     from bench.store import Store
 
     choice = check_gate(settings)
-    directory = choice.conformance.directory
+    output = Path(choice.output)
+    baseline, candidate, directory = choice.baseline, choice.candidate, choice.conformance.directory
+    turns: list[Turns] = []
+    if choice.ref is not None:
+        from bench.execute.installation import find_installation
+        from bench.execute.side_by_side import run_sides, time_sides, write_conformance
+
+        ref, overrides = find_installation(choice.ref, output / "installations"), choice.side_by_side.overrides
+        baseline, candidate = map(str, run_sides(ref, overrides, output))
+        directory = directory or str(write_conformance(ref, choice.conformance.only, output / "conformance"))
+        turns += time_sides(ref, overrides, rounds, output) if (rounds := choice.side_by_side.rounds) else []
     paths = find_baselines(Path(directory), choice.conformance.only) if directory else []
     outcomes: list[Outcome] = []
     images: list[BeforeAfter] = []
-    if choice.baseline and choice.candidate:
-        before, after = (Side.of(Store(Path(name), writable=False)) for name in (choice.baseline, choice.candidate))
+    if baseline and candidate:
+        before, after = (Side.of(Store(Path(name), writable=False)) for name in (baseline, candidate))
         pairs, found = compare_runs(before, after, choice.images, choice.quality, choice.cost)
         outcomes += found
         images += worst_images(pairs, before, after)
-    outcomes += compare_schedulers(paths)
-    report = GateReport(choice.baseline or str(directory), choice.candidate or "this installation", tuple(outcomes))
-    files = write_gate(report, images, Path(choice.output))
+    outcomes += [*compare_turns(turns, choice.cost.latency_in_turn), *compare_schedulers(paths)]
+    names = choice.ref or baseline or str(directory), choice.candidate or "this installation"
+    report = GateReport(*names, tuple(outcomes))
+    files = write_gate(report, images, output)
     print(to_terminal(report))
     print(f"Report: {files[-1]}")
     return report.exit_code

@@ -182,6 +182,16 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Turns:
+    """Raw latencies of one cell in two installations that took turns: seconds per call of one batch, round by round."""
+
+    cell: str
+    batch_size: int
+    before_s: tuple[float, ...]
+    after_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Images:
     """The images of a cell: how many, their size in pixels, and a hash over the bytes of all of them in order."""
 
@@ -230,13 +240,8 @@ class Record:
         data = json.loads(text)
         check_schema(data, "a record")
         data["cell"] = Cell.from_dict(data["cell"])
-        for name, kind in (
-            ("calls", Calls),
-            ("images", Images),
-            ("latency", Latency),
-            ("memory", Memory),
-            ("failure", Failure),
-        ):
+        parts = {"calls": Calls, "images": Images, "latency": Latency, "memory": Memory, "failure": Failure}
+        for name, kind in parts.items():
             if data[name] is not None:
                 data[name] = kind(**to_tuples(data[name]))
         return cls(**data)

@@ -110,7 +110,8 @@ class Movement:
 
 @dataclass(frozen=True, slots=True)
 class CostLimits:
-    """Limits of seconds an image, and of bytes."""
+    """Limits of seconds an image in two runs, of seconds an image of two sides that took turns, and of bytes."""
 
     latency: Limit
+    latency_in_turn: Limit
     memory: Limit

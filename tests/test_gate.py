@@ -27,7 +27,7 @@ N, D = 400, 4
 LIMITS = (
     Movement(0.1, 0.02),
     {"fid": Limit(0.05, 0.02), "clip_score": Limit(0.01, 0.2)},
-    CostLimits(Limit(0.05, 0.001), Limit(0.1, 1e6)),
+    CostLimits(Limit(0.05, 0.001), Limit(0.02, 0.0002), Limit(0.1, 1e6)),
 )
 MACHINE = {"device": "cpu", "processor": "p", "cores": 2}
 CELL = Cell(
@@ -134,6 +134,12 @@ def test_a_loss_below_either_limit_passes(make: Make) -> None:
     loss = compare(make("a"), make("b", clip_gain=-0.25))["quality", "clip_score"]
     assert loss.verdict == "unchanged", "above the absolute limit only"
     assert loss.limit == pytest.approx(0.3, abs=0.01)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_change_that_may_lie_on_either_side_of_the_limit_is_undecided(make: Make, sign: int) -> None:
+    unsure = sign * (0.35 + np.tile([3.0, -3.0], N // 2))
+    assert compare(make("a"), make("b", clip_gain=unsure))["quality", "clip_score"].verdict == "undecided"
 
 
 def test_few_moved_images_pass_and_many_are_a_change(make: Make) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from bench.experiment.config import SCORES, check_settings
@@ -26,11 +26,21 @@ class ConformanceChoice:
 
 
 @dataclass(config=_STRICT)
+class SideBySideChoice:
+    """What both installations run where one is named by `ref`."""
+
+    overrides: list[str]
+    rounds: Annotated[int, Field(ge=0)]
+
+
+@dataclass(config=_STRICT)
 class GateChoice:
     """Everything that `tcd-bench gate` takes."""
 
     baseline: str | None
     candidate: str | None
+    ref: str | None
+    side_by_side: SideBySideChoice
     output: str
     conformance: ConformanceChoice
     images: Movement
@@ -45,10 +55,12 @@ def check_gate(settings: Mapping[str, Any]) -> GateChoice:
     gate = check_settings(GateChoice, settings)
     if (gate.baseline is None) != (gate.candidate is None):
         raise BenchError("baseline and candidate go together: give the directories of both runs")
-    if gate.baseline is None and gate.conformance.directory is None:
+    if gate.ref is not None and gate.baseline is not None:
+        raise BenchError("ref and baseline were both given; ref makes both sides itself, so give one of them")
+    if gate.ref is None and gate.baseline is None and gate.conformance.directory is None:
         raise BenchError(
-            "nothing to compare was given; give baseline=DIRECTORY candidate=DIRECTORY, or "
-            "conformance.directory=results/conformance, or all three"
+            "nothing to compare was given; give baseline=DIRECTORY candidate=DIRECTORY, "
+            "conformance.directory=results/conformance, or ref=INSTALLATION"
         )
     for name in ("baseline", "candidate"):
         directory = getattr(gate, name)
@@ -72,6 +84,7 @@ def _check_limits(gate: GateChoice) -> None:
         raise BenchError(f"quality.{unknown[0]} was given; there is no such score, choose among {', '.join(SCORES)}")
     limits = {f"quality.{name}": limit for name, limit in gate.quality.items()}
     limits |= {"cost.latency": gate.cost.latency, "cost.memory": gate.cost.memory}
+    limits |= {"cost.latency_in_turn": gate.cost.latency_in_turn}
     numbers = {
         f"{name}.{part}": getattr(limit, part) for name, limit in limits.items() for part in ("relative", "absolute")
     }

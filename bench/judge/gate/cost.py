@@ -1,12 +1,13 @@
 """Latency and memory before and after, on machines of the same fingerprint.
 
-Latency by a rank test of all raw samples (Mann and Whitney 1947), shifted by the limit, so that no distribution is
-assumed; memory by its peaks, which repeat.
+Latency by a rank test of all raw samples, shifted by the limit, so that no distribution is assumed: by Mann and Whitney
+(1947) where the samples are from two runs, by Wilcoxon (1945) over the rounds where both sides took turns. Memory by
+its peaks, which repeat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -16,10 +17,12 @@ import numpy as np
 from bench.judge.claims import LEVEL, holm
 from bench.judge.gate.cells import Pair
 from bench.judge.gate.outcome import Outcome
-from bench.records import Latency
+from bench.records import Latency, Turns
 from bench.request import CostLimits, Limit
 
 MACHINE = ("device", "processor", "cores", "threads", "gpus", "system", "lanes", "freed_memory_kept")
+Sides = tuple[list[float], list[float]]
+Test = Callable[[Sequence[float], Sequence[float], float], float]
 PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes", "host_rss_bytes")
 
 
@@ -51,13 +54,27 @@ def _batch_sizes(pair: Pair) -> tuple[int | None, int | None]:
     return old.batch_size if old else None, new.batch_size if new else None
 
 
+def compare_turns(turns: Sequence[Turns], limit: Limit) -> list[Outcome]:
+    """Latencies of two installations that took turns."""
+    samples = [
+        ([s / entry.batch_size for s in entry.before_s], [s / entry.batch_size for s in entry.after_s])
+        for entry in turns
+    ]
+    return _judge([entry.cell for entry in turns], samples, limit, slower_in_turn)
+
+
 def _compare_latencies(pairs: Sequence[Pair], limit: Limit) -> list[Outcome]:
     samples = [(_per_image(pair.before.record.latency), _per_image(pair.after.record.latency)) for pair in pairs]
+    return _judge([pair.label for pair in pairs], samples, limit, slower)
+
+
+def _judge(labels: Sequence[str], samples: Sequence[Sides], limit: Limit, slower: Test) -> list[Outcome]:
+    """By Holm over all cells, as quality is judged."""
     allowed = [limit.of(median(before)) for before, _ in samples]
     worse = holm([slower(old, new, bound) for (old, new), bound in zip(samples, allowed, strict=True)])
     better = holm([slower(new, old, bound) for (old, new), bound in zip(samples, allowed, strict=True)])
     outcomes = []
-    for i, (pair, (before, after)) in enumerate(zip(pairs, samples, strict=True)):
+    for i, (label, (before, after)) in enumerate(zip(labels, samples, strict=True)):
         verdict = "undecided"
         if worse[i] < LEVEL:
             verdict = "regressed"
@@ -65,18 +82,9 @@ def _compare_latencies(pairs: Sequence[Pair], limit: Limit) -> list[Outcome]:
             verdict = "improved"
         elif max(slower(before, after, -allowed[i]), slower(after, before, -allowed[i])) < LEVEL:
             verdict = "unchanged"
-        outcomes.append(
-            Outcome(
-                level="cost",
-                subject=pair.label,
-                quantity="latency_s",
-                verdict=verdict,
-                before=median(before),
-                after=median(after),
-                limit=allowed[i],
-                note=f"medians of {len(before)} and {len(after)} samples, seconds an image",
-            )
-        )
+        note = f"medians of {len(before)} and {len(after)} samples, seconds an image"
+        numbers = (median(before), median(after), None, allowed[i])
+        outcomes.append(Outcome("cost", label, "latency_s", verdict, *numbers, note))
     return outcomes
 
 
@@ -86,6 +94,13 @@ def slower(before: Sequence[float], after: Sequence[float], limit: float) -> flo
 
     shifted = np.asarray(after) - limit
     return float(mannwhitneyu(shifted, np.asarray(before), alternative="greater").pvalue)
+
+
+def slower_in_turn(before: Sequence[float], after: Sequence[float], limit: float) -> float:
+    """The same of two that took turns: the signed ranks of the rounds' differences."""
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(np.asarray(after) - np.asarray(before) - limit, alternative="greater").pvalue)
 
 
 def _per_image(latency: Latency | None) -> list[float]:
