@@ -58,7 +58,8 @@ class Run:
     """What was asked for: all that a report needs beside the records.
 
     `cells` are keys in the plan's order; `left_out` holds label and reason of each combination that makes no sense;
-    `extractor` names what computed the features by content, `reference` likewise the real images they are held against.
+    `extractor` names what computed the features by content, `reference` likewise the real images they are held against
+    (None where no metric needs them).
     """
 
     name: str
@@ -71,7 +72,7 @@ class Run:
     claims: tuple[Claim, ...]
     evaluator: str
     extractor: str
-    reference: str
+    reference: str | None
     schema: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -3,8 +3,8 @@
     .venv/bin/python scripts/benchmark_gate.py [--slow-down 0.05] [--repeats 20]
 
 Both sides run the miniature's cells of experiment=gate in turn, as `tcd-bench gate ref=…` does, at its default rounds
-and limits. In one half of the comparisons the second side's UNet takes longer by the given share of its own time, in the
-other half both sides are the same. Prints how often each half was called a regression.
+and limits. In one half of the comparisons the second side's UNet takes longer by the given share of its own time, in
+the other half both sides are the same. Prints how often each half was called a regression.
 """
 
 import argparse
@@ -62,10 +62,8 @@ def main() -> None:
                 print(
                     f"{repeat:3d} {name:>6}: {'regressed' if regressed else 'passed':>9}, ratios {ratios}", flush=True
                 )
-    n = arguments.repeats
-    print(
-        f"slow-down of {arguments.slow_down:.0%}: found in {found['slower']} of {n}; false alarms {found['same']} of {n}"
-    )
+    counts = f"found in {found['slower']}, false alarms {found['same']} of {arguments.repeats}"
+    print(f"slow-down of {arguments.slow_down:.0%}: {counts}")
 
 
 if __name__ == "__main__":

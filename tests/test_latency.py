@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pytest
 import torch
 
 from bench.measure.latency import Stopwatch, measure_latency
+from bench.records import Latency
 
 
 class FakeProcessor:
@@ -85,6 +87,11 @@ def pipeline(parts: dict[str, Part], processor: FakeProcessor, steps: int) -> Ca
     return call
 
 
+def measure(call: Callable[[], object], parts: Mapping[str, torch.nn.Module], *rest: Any, **more: Any) -> Latency:
+    """`measure_latency` where every part is one module."""
+    return measure_latency(call, {name: [module] for name, module in parts.items()}, *rest, **more)
+
+
 def three_parts(processor: FakeProcessor) -> dict[str, Part]:
     return {"text_encoder": Part(processor, 0.125), "denoiser": Part(processor, 0.5), "vae": Part(processor, 2.0)}
 
@@ -94,7 +101,7 @@ def three_parts(processor: FakeProcessor) -> dict[str, Part]:
 def test_parts_are_summed_over_their_uses_in_a_call(kind: type[FakeProcessor], steps: int) -> None:
     processor = kind()
     parts = three_parts(processor)
-    latency = measure_latency(pipeline(parts, processor, steps), parts, processor.stopwatch(), 1, repeats=3, warmup=1)
+    latency = measure(pipeline(parts, processor, steps), parts, processor.stopwatch(), 1, repeats=3, warmup=1)
     assert latency.text_encoder_s == (0.25,) * 3
     assert latency.denoiser_s == (0.5 * steps,) * 3
     assert latency.vae_s == (2.0,) * 3
@@ -104,7 +111,7 @@ def test_parts_are_summed_over_their_uses_in_a_call(kind: type[FakeProcessor], s
 def test_every_sample_is_kept_in_order_and_warm_up_is_not_among_them() -> None:
     processor = FakeProcessor()
     parts = {"denoiser": Part(processor, 64.0, 32.0, 3.0, 1.0, 2.0)}
-    latency = measure_latency(parts["denoiser"], parts, processor.stopwatch(), 1, repeats=3, warmup=2)
+    latency = measure(parts["denoiser"], parts, processor.stopwatch(), 1, repeats=3, warmup=2)
     assert latency.call_s == latency.denoiser_s == (3.0, 1.0, 2.0)
 
 
@@ -118,7 +125,7 @@ def test_warm_up_makes_the_very_call_that_is_measured() -> None:
         pipeline(parts, processor, steps=4)()
         per_call.append(parts["denoiser"].uses - before)
 
-    latency = measure_latency(call, parts, processor.stopwatch(), 1, repeats=3, warmup=2)
+    latency = measure(call, parts, processor.stopwatch(), 1, repeats=3, warmup=2)
     assert per_call == [4] * (2 + 3)
     assert latency.warmup == 2
 
@@ -126,7 +133,7 @@ def test_warm_up_makes_the_very_call_that_is_measured() -> None:
 def test_a_device_is_warmed_up_then_timed_whole_then_in_parts() -> None:
     device = FakeDevice()
     parts = {"denoiser": Part(device, 64.0, 3.0, 1.0, 5.0, 7.0)}
-    latency = measure_latency(parts["denoiser"], parts, device.stopwatch(), 1, repeats=2, warmup=1)
+    latency = measure(parts["denoiser"], parts, device.stopwatch(), 1, repeats=2, warmup=1)
     assert latency.call_s == (3.0, 1.0)
     assert latency.denoiser_s == (5.0, 7.0)
 
@@ -134,32 +141,32 @@ def test_a_device_is_warmed_up_then_timed_whole_then_in_parts() -> None:
 def test_a_part_that_is_not_used_or_not_named_took_no_time() -> None:
     processor = FakeProcessor()
     parts = {"denoiser": Part(processor, 0.5), "vae": Part(processor, 2.0)}
-    latency = measure_latency(parts["denoiser"], parts, processor.stopwatch(), 1, repeats=2, warmup=0)
+    latency = measure(parts["denoiser"], parts, processor.stopwatch(), 1, repeats=2, warmup=0)
     assert latency.vae_s == latency.text_encoder_s == (0.0, 0.0)
 
 
 def test_the_protocol_is_written_down() -> None:
     processor = FakeProcessor()
-    latency = measure_latency(lambda: None, {}, processor.stopwatch(), batch_size=7, repeats=1, warmup=3)
+    latency = measure(lambda: None, {}, processor.stopwatch(), batch_size=7, repeats=1, warmup=3)
     assert (latency.batch_size, latency.warmup, latency.clock) == (7, 3, "fake clock")
 
 
 def test_device_events_give_the_device_time_in_seconds() -> None:
     device = FakeDevice(wait_s=0.5)
     parts = three_parts(device)
-    latency = measure_latency(pipeline(parts, device, 4), parts, device.stopwatch(), 1, repeats=2, warmup=1)
+    latency = measure(pipeline(parts, device, 4), parts, device.stopwatch(), 1, repeats=2, warmup=1)
     assert latency.device_s == pytest.approx((4.5, 4.5))
 
 
 def test_without_device_events_there_is_no_device_time() -> None:
     processor = FakeProcessor()
-    assert measure_latency(lambda: None, {}, processor.stopwatch(), 1, repeats=2, warmup=0).device_s is None
+    assert measure(lambda: None, {}, processor.stopwatch(), 1, repeats=2, warmup=0).device_s is None
 
 
 def test_whole_calls_on_a_device_are_timed_without_waiting_for_parts() -> None:
     device = FakeDevice(wait_s=0.5)
     parts = three_parts(device)
-    latency = measure_latency(pipeline(parts, device, 4), parts, device.stopwatch(), 1, repeats=3, warmup=1)
+    latency = measure(pipeline(parts, device, 4), parts, device.stopwatch(), 1, repeats=3, warmup=1)
     assert latency.call_s == (4.5 + 0.5,) * 3, "the only wait is the one for the end"
 
 
@@ -167,7 +174,7 @@ def test_work_queued_before_a_call_is_not_counted_to_it() -> None:
     device = FakeDevice()
     device.work(1000.0)
     part = Part(device, 0.5)
-    latency = measure_latency(part, {"denoiser": part}, device.stopwatch(), 1, repeats=1, warmup=0)
+    latency = measure(part, {"denoiser": part}, device.stopwatch(), 1, repeats=1, warmup=0)
     assert latency.call_s == latency.denoiser_s == latency.device_s == (0.5,)
 
 
@@ -182,7 +189,7 @@ def assert_no_hook_is_left(modules: Iterable[Part], processor: FakeProcessor) ->
 def test_hooks_are_removed_afterwards(kind: type[FakeProcessor]) -> None:
     processor = kind()
     parts = three_parts(processor)
-    measure_latency(pipeline(parts, processor, 1), parts, processor.stopwatch(), 1, repeats=1, warmup=1)
+    measure(pipeline(parts, processor, 1), parts, processor.stopwatch(), 1, repeats=1, warmup=1)
     assert_no_hook_is_left(parts.values(), processor)
 
 
@@ -195,7 +202,7 @@ def test_hooks_are_removed_after_a_call_that_fails() -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        measure_latency(call, parts, processor.stopwatch(), 1, repeats=1, warmup=0)
+        measure(call, parts, processor.stopwatch(), 1, repeats=1, warmup=0)
     assert_no_hook_is_left(parts.values(), processor)
 
 
@@ -213,7 +220,19 @@ def test_a_gpu_call_lasts_at_least_as_long_as_its_work_on_the_device() -> None:
     layer = torch.nn.Linear(4096, 4096, device=device)
     rows = torch.ones(4096, 4096, device=device)
     stopwatch = Stopwatch.of(device)
-    latency = measure_latency(lambda: layer(rows), {"denoiser": layer}, stopwatch, 1, repeats=3, warmup=2)
+    latency = measure(lambda: layer(rows), {"denoiser": layer}, stopwatch, 1, repeats=3, warmup=2)
     assert latency.device_s is not None
     assert all(0 < on_device <= whole for on_device, whole in zip(latency.device_s, latency.call_s, strict=True))
     assert all(part > 0 for part in latency.denoiser_s)
+
+
+def test_a_part_of_several_modules_is_their_sum() -> None:
+    processor = FakeProcessor()
+    encoders = [Part(processor, 0.5), Part(processor, 2.0)]
+
+    def call() -> None:
+        for encoder in encoders:
+            encoder()
+
+    latency = measure_latency(call, {"text_encoder": encoders}, processor.stopwatch(), 1, repeats=2, warmup=0)
+    assert latency.text_encoder_s == (2.5, 2.5)

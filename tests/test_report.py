@@ -1,6 +1,7 @@
 """The page: self-contained, escaped, made anew only when its inputs changed."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,23 @@ def test_a_score_that_cannot_be_had_is_explained_and_the_others_stand(store: Sto
     assert "has no fid:" in page
     assert "NaN" in page
     assert "fid_mini_n40" in page
+
+
+def test_etas_that_differ_between_methods_only_make_no_curve(store: Store) -> None:
+    chosen = [make_record("tcd", 2, 1.0), make_record("<b>ddim</b>", 4, 0.0)]
+    for record in chosen:
+        store.commit(record)
+        features = {"image": np.random.default_rng(1).normal(size=(40, 4)), "clip_score": np.arange(40.0)}
+        store.save_features(record.key, "e", features)
+    store.save_run(replace(store.run(), cells=tuple(record.key for record in chosen)))
+    write_report(store)
+    assert not (store.directory / "plots" / "mini-eta.png").exists()
+    assert (store.directory / "plots" / "mini-memory.png").exists()
+
+
+def test_a_run_whose_scores_need_no_reference_has_a_report(store: Store) -> None:
+    store.save_run(replace(store.run(), metrics=("clip_score",), reference=None))
+    (store.directory / "reference-r.npz").unlink()
+    page = write_report(store).read_text(encoding="utf-8")
+    assert "none: no score needs one" in page
+    assert "fid_mini" not in page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +12,16 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.execute.allocator import keep_freed_memory
-from bench.experiment.config import Experiment
+from bench.experiment.config import Experiment, Model
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.real_images import load_real_images, name_real_images
-from bench.generate.weights import name_weights, weights_directory
+from bench.generate.weights import local_path, name_weights, weights_directory
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.mini import world
 from bench.records import BenchError, Cell, Record, content_hash
 from bench.request import Run
+from bench.score.metrics import METRICS
 from bench.store import Store
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def prepare(experiment: Experiment) -> Job:
 
     Raises BenchError for whatever cannot run; loads no model.
     """
+    experiment = replace(experiment, models={name: _resolve(name, m) for name, m in experiment.models.items()})
     prompts = load_prompts(experiment.prompts.source, experiment.prompts.count)
     if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
         raise BenchError(
@@ -69,7 +71,7 @@ def prepare(experiment: Experiment) -> Job:
         claims=tuple(claim.to_claim(name) for name, claim in experiment.claims.items()),
         evaluator=experiment.evaluator.name,
         extractor=extractor,
-        reference=content_hash([extractor, name_real_images(experiment.reference.source, experiment.reference.count)]),
+        reference=_name_reference(experiment, extractor),
     )
     return Job(experiment, prompts, plan, run)
 
@@ -149,22 +151,55 @@ def _announce(record: Record, number: int, total: int, quiet: bool) -> None:
         print(f"[{number}/{total}] {record.cell.label}: {record.sampling_s:.1f} s", file=sys.stderr, flush=True)
 
 
+def _name_reference(experiment: Experiment, extractor: str) -> str | None:
+    if not any(METRICS[score].needs_reference for score in experiment.scores):
+        return None
+    return content_hash([extractor, name_real_images(experiment.reference.source, experiment.reference.count)])
+
+
 def _make_reference(job: Job, store: Store, evaluator: Evaluator) -> None:
-    if store.load_reference(job.run.reference) is not None:
+    if job.run.reference is None or store.load_reference(job.run.reference) is not None:
         return
     source, count = job.experiment.reference.source, job.experiment.reference.count
     features = [evaluator.image_features(images) for images in load_real_images(source, count)]
     store.save_reference(job.run.reference, np.concatenate(features))
 
 
+def find_source(model: Model) -> str:
+    """Where a base model's weights are: its source, or the first mirror that is at hand where the source is not."""
+    for source in (model.source, *model.mirrors):
+        try:
+            name_weights(source, model.revision if source == model.source else None)
+        except BenchError:
+            continue
+        return source
+    return model.source
+
+
+def _resolve(name: str, model: Model) -> Model:
+    """The model at the source where it was found; a mirror is said aloud, and stands in the record."""
+    found = find_source(model)
+    if found == model.source:
+        return model
+    print(f"models.{name}: {model.source} is not at hand; its mirror {found} is used", file=sys.stderr)
+    return replace(model, source=found, revision=None)
+
+
 def _name_all_weights(experiment: Experiment) -> Mapping[str, str]:
     weights = {}
-    wanted = {method.adapter for method in experiment.methods.values()}
-    for model in experiment.models.values():
-        weights[model.source] = name_weights(model.source, model.revision)
-        for name, adapter in model.adapters.items():
-            if name in wanted:
-                weights[adapter.source] = name_weights(adapter.source)
+    wanted = {name for method in experiment.methods.values() for name in method.adapter}
+    for name, model in experiment.models.items():
+        chosen = {f"models.{name}.adapters.{a}": choice for a, choice in model.adapters.items() if a in wanted}
+        for place, source, revision in (
+            (f"models.{name}", model.source, model.revision),
+            *((place, choice.source, choice.revision) for place, choice in chosen.items()),
+        ):
+            weights[source] = name_weights(source, revision)
+            if experiment.strict and local_path(source) is None and revision != weights[source]:
+                raise BenchError(
+                    f"{place}.revision={revision} was given and strict=true wants a commit; {source} is at hand as "
+                    f"{weights[source]}, so set {place}.revision to it, or strict=false"
+                )
     return weights
 
 

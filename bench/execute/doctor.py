@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.execute.assemble import prepare, resolve_device
+from bench.execute.assemble import find_source, prepare, resolve_device
 from bench.experiment.config import Experiment
 from bench.generate.weights import local_path, name_weights
 from bench.measure.environment import library_versions, nvidia_devices
@@ -67,10 +67,14 @@ def _libraries() -> Iterator[Finding]:
 def _needs(experiment: Experiment) -> Iterator[Finding]:
     yield _checked("device", lambda: resolve_device(experiment.device))
     for name, model in experiment.models.items():
-        yield _checked(f"model {name}", lambda model=model: _weights(model.source, model.revision))  # type: ignore[misc]
+        found = find_source(model)
+        yield _checked(f"model {name}", lambda found=found, model=model: _weights(found, model.revision))  # type: ignore[misc]
         for adapter, choice in model.adapters.items():
-            if adapter in {method.adapter for method in experiment.methods.values()}:
-                yield _checked(f"adapter {name} {adapter}", lambda choice=choice: _weights(choice.source))  # type: ignore[misc]
+            if any(adapter in method.adapter for method in experiment.methods.values()):
+                yield _checked(
+                    f"adapter {name} {adapter}",
+                    lambda choice=choice: _weights(choice.source, choice.revision),  # type: ignore[misc]
+                )
     yield _checked(f"evaluator {experiment.evaluator.name}", lambda: _weights(experiment.evaluator.source))
     yield _checked("prompts and plan", lambda: f"{len(prepare(experiment).plan.cells)} cells")
     yield _disk(Path(experiment.results))

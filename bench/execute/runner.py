@@ -167,7 +167,12 @@ class _CellWork:
     def _latency(self) -> Latency:
         measure, pipeline = self.runner.measure, self.sampler.pipeline
         rows = range(min(measure.batch_size, len(self.runner.prompts)))
-        parts = {"text_encoder": pipeline.text_encoder, "denoiser": pipeline.unet, "vae": pipeline.vae.decoder}
+        encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
+        parts = {
+            "text_encoder": [encoder for encoder in encoders if encoder is not None],
+            "denoiser": [pipeline.unet],
+            "vae": [pipeline.vae.decoder],
+        }
         stopwatch = Stopwatch.of(torch.device(self.cell.device))
         call = lambda: self.sampler.call(rows)  # noqa: E731
         return measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup)

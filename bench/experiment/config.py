@@ -21,6 +21,7 @@ def _listed(value: object) -> object:
 
 
 _OneOrMore = BeforeValidator(_listed)
+_AnyNumber = BeforeValidator(lambda value: _listed(value) or [])
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Eta = Annotated[float, Field(ge=0, le=1)]
 GuidanceScale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -36,12 +37,14 @@ class AdapterChoice:
     source: str
     file: str = "pytorch_lora_weights.safetensors"
     scale: float = 1.0
+    revision: str | None = None
 
 
 @dataclass(config=_STRICT)
 class Model:
     """A base model: a directory or hub id with its noise schedule, and the adapters that fit it.
 
+    `mirrors` are other hub ids of the same weights, for a repository that is gone.
     `channels_last` lays out the denoiser's and the VAE's tensors with channels last, which is faster on many devices.
     `cost_s` notes what one image costs the denoiser once, in seconds by kind of device, for `plan` to estimate with.
     """
@@ -51,6 +54,7 @@ class Model:
     width: Count
     noise_schedule: dict[str, Any]
     pipeline: str = "StableDiffusionPipeline"
+    mirrors: list[str] = Field(default_factory=list)
     revision: str | None = None
     variant: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -61,14 +65,17 @@ class Model:
 
 @dataclass(config=_STRICT)
 class Method:
-    """A scheduler with its own axes. Lists are axes; `eta` stays empty where the scheduler has none."""
+    """A scheduler with its own axes. Lists are axes; `eta` stays empty where the scheduler has none.
+
+    `adapter` names what is laid over the base model: none, one, or several together.
+    """
 
     label: str
     scheduler: dict[str, Any]
     steps: Annotated[list[Steps], _OneOrMore, Field(min_length=1)]
     guidance_scale: Annotated[list[GuidanceScale], _OneOrMore, Field(min_length=1)]
     eta: Annotated[list[Eta], _OneOrMore] = Field(default_factory=list)
-    adapter: str | None = None
+    adapter: Annotated[list[str], _AnyNumber] = Field(default_factory=list)
     fused: bool = True
     max_steps: int | None = None
     role: Literal["student", "teacher", "reference"] = "teacher"
@@ -168,6 +175,7 @@ class Experiment:
     lanes: Count = 1
     device: str = "auto"
     keep: Literal["all", "grid"] = "all"
+    strict: bool = False
     claims: dict[str, ClaimChoice] = Field(default_factory=dict)
 
 

@@ -46,10 +46,9 @@ def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
     cells: dict[str, Cell] = {}
     left_out: list[LeftOut] = []
     for (model_name, model), (method_name, method) in product(experiment.models.items(), experiment.methods.items()):
-        if method.adapter is not None and method.adapter not in model.adapters:
-            left_out.append(
-                LeftOut(f"{model_name} {method_name}", f"{model_name} has no adapter named {method.adapter}")
-            )
+        if lacking := [name for name in method.adapter if name not in model.adapters]:
+            reason = f"{model_name} has no adapter named {', '.join(lacking)}"
+            left_out.append(LeftOut(f"{model_name} {method_name}", reason))
             continue
         for cell in _cells_of(experiment, surroundings, model_name, model, method_name, method):
             refusal = _why_not(cell, method)
@@ -89,11 +88,11 @@ def _cells_of(
         variant=model.variant,
         channels_last=model.channels_last,
     )
-    adapters: tuple[Adapter, ...] = ()
-    if method.adapter is not None:
-        choice = model.adapters[method.adapter]
-        weights = surroundings.weights[choice.source]
-        adapters = (Adapter(method.adapter, choice.source, choice.file, weights, choice.scale),)
+    adapters = tuple(
+        Adapter(name, choice.source, choice.file, surroundings.weights[choice.source], choice.scale)
+        for name in method.adapter
+        for choice in [model.adapters[name]]
+    )
     settings = dict(method.scheduler)
     scheduler = SchedulerSpec(target=settings.pop("_target_"), settings={**model.noise_schedule, **settings})
     etas: list[float | None] = [*method.eta] or [None]

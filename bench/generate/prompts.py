@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.generate.weights import local_path
 from bench.mini import world
 from bench.records import BenchError, PromptSet
 
@@ -24,6 +25,8 @@ class Prompts:
 def load_prompts(source: str, count: int) -> Prompts:
     """Return the first `count` prompts of a source: `world`, or a UTF-8 file with one prompt a line.
 
+    `bench://` begins the path of a file in this package, such as `bench://generate/everyday.txt` (64 prompts).
+
     Raises BenchError for a file that is missing, empty, too short or not UTF-8.
     """
     if count < 1:
@@ -33,7 +36,7 @@ def load_prompts(source: str, count: int) -> Prompts:
         scenes = tuple(world.scene(seed) for seed in world.split_seeds("prompts", count))
         texts = tuple(world.caption(scene) for scene in scenes)
     else:
-        texts = _read_lines(Path(source))
+        texts = _read_lines(local_path(source) or Path(source))
         if len(texts) < count:
             raise BenchError(
                 f"prompts.source={source} holds {len(texts)} prompts and {count} were asked for; "

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.records import BenchError, Record
 from bench.request import Run
 from bench.score.estimate import Estimate
@@ -34,12 +37,7 @@ def cost_of(record: Record, kind: str) -> float | None:
 
 def score_run(store: Store, run: Run) -> list[ScoredCell]:
     """Score every recorded cell of a run, in the plan's order; cells without a record are not in the list."""
-    embeddings = store.load_reference(run.reference)
-    if embeddings is None:
-        raise BenchError(
-            f"results={store.directory} holds no reference features; start the run again, what it has is kept"
-        )
-    real = RealImages(run.evaluator, embeddings)
+    real = None if run.reference is None else RealImages(run.evaluator, _load_reference(store, run.reference))
     scored = []
     for key in run.cells:
         record = store.record(key)
@@ -48,7 +46,16 @@ def score_run(store: Store, run: Run) -> list[ScoredCell]:
     return scored
 
 
-def _score(store: Store, run: Run, record: Record, real: RealImages) -> ScoredCell:
+def _load_reference(store: Store, reference: str) -> NDArray[np.floating]:
+    embeddings = store.load_reference(reference)
+    if embeddings is None:
+        raise BenchError(
+            f"results={store.directory} holds no reference features; start the run again, what it has is kept"
+        )
+    return embeddings
+
+
+def _score(store: Store, run: Run, record: Record, real: RealImages | None) -> ScoredCell:
     if record.status != "ok" or not store.has_features(record.key, run.extractor):
         return ScoredCell(record, {})
     features = store.features(record.key, run.extractor)

@@ -7,7 +7,7 @@ in calls of their own, because a hook that waits for the device slows the call i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +41,7 @@ class Stopwatch:
 
 def measure_latency(
     call: Callable[[], object],
-    parts: Mapping[str, torch.nn.Module],
+    parts: Mapping[str, Sequence[torch.nn.Module]],
     stopwatch: Stopwatch,
     batch_size: int,
     repeats: int,
@@ -74,9 +74,11 @@ class _Sample:
     parts_s: Mapping[str, float]
 
 
-def _time_call(call: Callable[[], object], parts: Mapping[str, torch.nn.Module], stopwatch: Stopwatch) -> _Sample:
+def _time_call(
+    call: Callable[[], object], parts: Mapping[str, Sequence[torch.nn.Module]], stopwatch: Stopwatch
+) -> _Sample:
     with ExitStack() as stack:
-        timers = {name: stack.enter_context(_ModuleTimer(module, stopwatch)) for name, module in parts.items()}
+        timers = {name: stack.enter_context(_ModuleTimer(modules, stopwatch)) for name, modules in parts.items()}
         events = (stopwatch.event(), stopwatch.event()) if stopwatch.event else None
         stopwatch.synchronise()
         start = stopwatch.now_s()
@@ -95,18 +97,16 @@ PARTS = ("text_encoder", "denoiser", "vae")
 
 
 class _ModuleTimer:
-    """Sums the time that a module's forward calls take while the context is open."""
+    """Sums the time that forward calls of modules, none inside another, take while the context is open."""
 
-    def __init__(self, module: torch.nn.Module, stopwatch: Stopwatch) -> None:
+    def __init__(self, modules: Sequence[torch.nn.Module], stopwatch: Stopwatch) -> None:
         self.total_s = 0.0
-        self._module, self._stopwatch = module, stopwatch
+        self._modules, self._stopwatch = modules, stopwatch
         self._start_s = 0.0
 
     def __enter__(self) -> _ModuleTimer:
-        self._hooks = [
-            self._module.register_forward_pre_hook(self._begin),
-            self._module.register_forward_hook(self._end),
-        ]
+        self._hooks = [module.register_forward_pre_hook(self._begin) for module in self._modules]
+        self._hooks += [module.register_forward_hook(self._end) for module in self._modules]
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -98,8 +98,11 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
         ),
         ("Sampling", f"{seconds:.0f} s in pipeline calls, batches of {settings['batch_size']}"),
         ("Evaluator", f"{run.evaluator}, {settings['evaluator']['source']} ({run.extractor})"),
-        (
-            "Reference",
-            f"{settings['reference']['count']} images of {settings['reference']['source']} ({run.reference})",
-        ),
+        ("Reference", _reference(run)),
     ]
+
+
+def _reference(run: Run) -> str:
+    if run.reference is None:
+        return "none: no score needs one"
+    return f"{run.settings['reference']['count']} images of {run.settings['reference']['source']} ({run.reference})"

@@ -36,8 +36,9 @@ def draw_figures(run: Run, cells: Sequence[ScoredCell]) -> Iterator[tuple[str, s
             if any(scored.record.latency for scored in own):
                 caption = "Quality against measured latency, seconds per image"
                 yield f"{model}-quality-latency", caption, _quality(run, series, metrics, "latency")
-            if len({s.cells[0].record.cell.eta for s in series} - {None}) > 1:
-                yield f"{model}-eta", "Quality against eta, one line a step count", _eta_curves(run, own, metrics)
+            if varied := _methods_that_vary_eta(own):
+                caption = "Quality against eta, one line a step count"
+                yield f"{model}-eta", caption, _eta_curves(run, own, varied, metrics)
         if any(scored.record.latency for scored in own):
             caption = "Where a call's time goes: median seconds per image by part"
             yield f"{model}-latency-parts", caption, _latency_parts(series)
@@ -99,9 +100,14 @@ def _log_axis(axes: Axes, values: Sequence[float], plain: bool) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _eta_curves(run: Run, cells: Sequence[ScoredCell], metrics: Sequence[Metric]) -> Figure:
-    methods = list(dict.fromkeys(s.record.cell.method for s in cells if s.record.cell.eta is not None))
-    varied = [m for m in methods if len({s.record.cell.eta for s in cells if s.record.cell.method == m}) > 1]
+def _methods_that_vary_eta(cells: Sequence[ScoredCell]) -> list[str]:
+    etas: dict[str, set[float | None]] = {}
+    for scored in cells:
+        etas.setdefault(scored.record.cell.method, set()).add(scored.record.cell.eta)
+    return [method for method, found in etas.items() if len(found) > 1]
+
+
+def _eta_curves(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], metrics: Sequence[Metric]) -> Figure:
     figure = Figure(figsize=(3.4 * len(metrics), 3.2 * len(varied)), layout="constrained")
     grid = figure.subplots(len(varied), len(metrics), squeeze=False)
     for row, method in zip(grid, varied, strict=True):

@@ -59,7 +59,8 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         ("Base", "Method", "η", "Steps", "UNet evaluations", *heads),
         tuple(rows),
         (False, False, True, True, True, *[True] * len(heads)),
-        f"Value ± standard error over images. Extractor {run.evaluator} ({run.extractor}), reference {run.reference}.",
+        f"Value ± standard error over images. Extractor {run.evaluator} ({run.extractor}), "
+        f"reference {run.reference or 'none'}.",
     )
 
 

