@@ -310,11 +310,11 @@ def test_every_text_is_escaped() -> None:
 def test_the_plugin_makes_a_test_of_every_outcome(make: Make, pytester: pytest.Pytester) -> None:
     same, worse = make("same", sha256="s"), make("worse", clip_gain=-2.0)
     pytester.makepyfile("def test_own(): pass")
-    arguments = ["-p", "bench.pytest_plugin", "-p", "no:cacheprovider", f"--tcd-bench-baseline={same.directory}"]
+    arguments = ["-p", "no:cacheprovider", f"--tcd-bench-baseline={same.directory}"]
     run = pytester.runpytest_inprocess(*arguments, f"--tcd-bench-candidate={same.directory}")
     run.assert_outcomes(passed=6)
     run = pytester.runpytest_inprocess(*arguments, f"--tcd-bench-candidate={worse.directory}")
     run.assert_outcomes(passed=5, failed=1)
     run.stdout.fnmatch_lines(["*regressed: mini tcd 2 steps eta 0.3: clip_score*"])
-    run = pytester.runpytest_inprocess("-p", "bench.pytest_plugin", "--tcd-bench-candidate=x")
+    run = pytester.runpytest_inprocess("--tcd-bench-candidate=x")
     assert run.ret == pytest.ExitCode.USAGE_ERROR

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.generate.first import FirstEvaluations
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Embeddings, Sampler, image_generator, quantise
 from bench.generate.schedulers import make_scheduler
@@ -205,3 +206,47 @@ def test_images_that_are_nan_or_black_are_named() -> None:
         quantise(images, [11, 12])
     with pytest.raises(CellError, match="image 7 is all black"):
         quantise(torch.zeros(1, 3, 4, 4), [7])
+
+
+def test_a_first_evaluation_is_shared_and_changes_no_byte(models: Path) -> None:
+    own = load_pipeline(make_cell(models))
+    cells = [make_cell(models, eta=eta, steps=steps) for steps, eta in ((2, 0.3), (2, 1.0), (4, 0.0))]
+    plain = [Sampler(own, cell, PROMPTS).sample(0) for cell in cells]
+    first = FirstEvaluations(own.unet)
+    shared = [Sampler(own, cell, PROMPTS, first=first).sample(0) for cell in cells]
+    assert first.used == 2
+    for alone, together in zip(plain, shared, strict=True):
+        assert np.array_equal(alone.images, together.images)
+        assert alone.calls == together.calls, "what the sampler asks for, not what was computed"
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"guidance_scale": 3.0}, {"scheduler": "DDIMScheduler", "eta": 0.0}])
+def test_a_first_evaluation_of_other_inputs_is_not_taken(models: Path, changes: dict[str, Any]) -> None:
+    own = load_pipeline(make_cell(models))
+    alone = Sampler(own, make_cell(models, **changes), PROMPTS).sample(0)
+    first = FirstEvaluations(own.unet)
+    Sampler(own, make_cell(models), PROMPTS, first=first).sample(0)
+    after = Sampler(own, make_cell(models, **changes), PROMPTS, first=first).sample(0)
+    assert first.used == 0
+    assert np.array_equal(alone.images, after.images)
+
+
+def test_the_batch_of_other_prompts_takes_nothing(models: Path) -> None:
+    own = load_pipeline(make_cell(models, batch_size=3))
+    first = FirstEvaluations(own.unet)
+    Sampler(own, make_cell(models, batch_size=3), PROMPTS, first=first).sample(0)
+    Sampler(own, make_cell(models, batch_size=3), PROMPTS[::-1], first=first).sample(0)
+    assert first.used == 0
+
+
+def test_what_is_timed_is_never_shared_nor_what_finds_no_room(models: Path) -> None:
+    own = load_pipeline(make_cell(models))
+    first = FirstEvaluations(own.unet)
+    sampler = Sampler(own, make_cell(models), PROMPTS, first=first)
+    sampler.sample(0)
+    sampler.call(range(7))
+    assert first.used == 0
+    cramped = FirstEvaluations(own.unet, limit_bytes=100)
+    sampler = Sampler(own, make_cell(models), PROMPTS, first=cramped)
+    assert np.array_equal(sampler.sample(0).images, sampler.sample(0).images)
+    assert cramped.used == 0

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench.execute.lanes import side_by_side
 from bench.experiment.config import Measure
+from bench.generate.first import FirstEvaluations
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Embeddings, Sampler
 from bench.measure.environment import machine_fingerprint
@@ -57,7 +58,7 @@ class Runner:
     process: Mapping[str, Any]
     """What was set for the whole process, for the record's environment."""
 
-    _loaded: tuple[str, Any, Embeddings] | None = None
+    _loaded: tuple[str, Any, Embeddings, FirstEvaluations] | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, cell: Cell) -> Record:
@@ -89,9 +90,10 @@ class Runner:
         with self._loading:
             if self._loaded is None or self._loaded[0] != cell.pipeline_key:
                 self._loaded = None  # the old one is freed before the new one is loaded
-                self._loaded = cell.pipeline_key, load_pipeline(cell), Embeddings()
-            _, pipeline, embeddings = self._loaded
-        return Sampler(pipeline, cell, self.prompts, embeddings)
+                pipeline: Any = load_pipeline(cell)
+                self._loaded = cell.pipeline_key, pipeline, Embeddings(), FirstEvaluations(pipeline.unet)
+            _, pipeline, embeddings, first = self._loaded
+        return Sampler(pipeline, cell, self.prompts, embeddings, first)
 
 
 class _CellWork:

@@ -10,6 +10,7 @@ import copy
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.generate.first import FirstEvaluations
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule
 from bench.records import Calls, Cell, CellError
 
@@ -110,10 +112,18 @@ class Sampler:
     side by side in several threads.
     """
 
-    def __init__(self, pipeline: Any, cell: Cell, prompts: Sequence[str], embeddings: Embeddings | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        cell: Cell,
+        prompts: Sequence[str],
+        embeddings: Embeddings | None = None,
+        first: FirstEvaluations | None = None,
+    ) -> None:
         self.pipeline, self.cell, self.prompts = copy.copy(pipeline), cell, prompts
         self.pipeline.scheduler = make_scheduler(cell.scheduler)
         self._embeddings = embeddings or Embeddings()
+        self._first = first.of if first else lambda _: nullcontext()
 
     def sample(self, start: int) -> Batch:
         """The batch that begins with image `start`; raises CellError for NaN or all-black images."""
@@ -123,7 +133,8 @@ class Sampler:
             with torch.inference_mode():
                 prompts = [self.prompts[row] for row in rows]
                 text = self._embeddings.of(self.pipeline, prompts, self.cell.guidance_scale > 1)
-            images = self._call(rows, text)
+            with self._first(start):
+                images = self._call(rows, text)
         finally:
             counter.close()
         return Batch(start, images, self._describe_calls(counter, len(images)))
