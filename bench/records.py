@@ -1,14 +1,15 @@
-"""What everyone may know: cells, records and scores as frozen data, and the errors that a person is meant to read."""
+"""What everyone may know: records and scores as frozen data, and the errors that a person is meant to read."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-SCHEMA_VERSION = 1
+from bench.cell import Cell
+
+SCHEMA_VERSION = 2
 
 
 class BenchError(Exception):
@@ -19,124 +20,13 @@ class CellError(BenchError):
     """A cell's images are not worth scoring (NaN, all black), or its settings contradict what was measured."""
 
 
-def canonical_json(value: object) -> str:
-    """JSON that is equal for equal values: sorted keys, no spaces, shortest floats."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def content_hash(value: object, digits: int = 16) -> str:
-    """The first hexadecimal digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
-
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """LoRA weights laid over a base model.
-
-    `source` is a directory or hub id, `weights` names its content (a hash of its files, or a hub commit).
-    """
-
-    name: str
-    source: str
-    file: str
-    weights: str
-    scale: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """A base model and how it is loaded; everything in it can change an image."""
-
-    name: str
-    source: str
-    weights: str
-    pipeline: str
-    dtype: str
-    height: int
-    width: int
-    noise_schedule: Mapping[str, Any] = field(default_factory=dict)
-    revision: str | None = None
-    variant: str | None = None
-    channels_last: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerSpec:
-    """A scheduler by its dotted class name and every setting, none left to a default of a checkpoint."""
-
-    target: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PromptSet:
-    """Which prompts are sampled: where they come from, how many, and a hash of their text."""
-
-    source: str
-    count: int
-    text_hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One point of the grid: everything that can change its images, and nothing else but names for people.
-
-    `eta` is None for a scheduler that has none. `versions` holds the libraries that compute the images.
-    """
-
-    base: Base
-    task: str
-    method: str
-    scheduler: SchedulerSpec
-    adapters: tuple[Adapter, ...]
-    fused: bool
-    steps: int
-    eta: float | None
-    guidance_scale: float
-    prompts: PromptSet
-    seed: int
-    batch_size: int
-    device: str
-    versions: Mapping[str, str]
-
-    @property
-    def key(self) -> str:
-        """The cell's name: 16 hexadecimal digits over everything above except the names given by people."""
-        identity = asdict(self)
-        del identity["method"]
-        del identity["base"]["name"], identity["base"]["source"], identity["prompts"]["source"]
-        for adapter in identity["adapters"]:
-            del adapter["name"], adapter["source"]
-        return content_hash(identity)
-
-    @property
-    def pipeline_key(self) -> str:
-        """Equal for cells that one loaded pipeline can serve."""
-        return content_hash([asdict(self.base), [asdict(a) for a in self.adapters], self.fused, self.device])
-
-    @property
-    def label(self) -> str:
-        """A short name for people: `mini tcd 4 steps eta 0.3`."""
-        eta = "" if self.eta is None else f" eta {self.eta:g}"
-        return f"{self.base.name} {self.method} {self.steps} steps{eta}"
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        values = dict(data)
-        values["base"] = Base(**values["base"])
-        values["scheduler"] = SchedulerSpec(**values["scheduler"])
-        values["adapters"] = tuple(Adapter(**adapter) for adapter in values["adapters"])
-        values["prompts"] = PromptSet(**values["prompts"])
-        return cls(**values)
-
-
 @dataclass(frozen=True, slots=True)
 class Calls:
     """What sampling really did, counted and read back rather than assumed.
 
     Per batch: `scheduler_steps` counts calls of `scheduler.step`, `unet_calls` forward calls of the denoiser. Per
     image: `unet_evaluations`, which guidance doubles. Over the cell: `unet_samples`, the rows that the denoiser saw.
+    `batch_size` is below the cell's where memory did not suffice.
     """
 
     timesteps: tuple[float, ...]
@@ -148,6 +38,7 @@ class Calls:
     unet_calls: int
     unet_evaluations: int
     unet_samples: int
+    batch_size: int
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

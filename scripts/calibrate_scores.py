@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.cell import Base, Cell, PromptSet, SchedulerSpec
 from bench.judge.claims import judge_claims
 from bench.judge.scores import ScoredCell
-from bench.records import Base, Cell, PromptSet, Record, SchedulerSpec
+from bench.records import Record
 from bench.request import Claim, Run, Side
 from bench.score.estimate import Estimate, mean_estimate, paired_difference
 from bench.score.frechet import Reference, bare_distance, frechet_estimate

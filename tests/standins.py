@@ -13,19 +13,34 @@ from typing import Any
 import diffusers
 import open_clip
 import torch
+import torchvision
 import transformers
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    MotionAdapter,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNetMotionModel,
 )
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessor,
+)
 
 from bench.mini import world
 from bench.mini.training.vocabulary import build_tokenizer
@@ -40,6 +55,9 @@ def build_hub(directory: Path, ids: Iterable[str], commit: str = COMMIT) -> Path
     diffusers.logging.set_verbosity_error()
     diffusers.logging.disable_progress_bar()
     transformers.logging.disable_progress_bar()
+    checkpoints = directory / "hub" / "checkpoints"  # torch's own hub
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), checkpoints / "alexnet-owt-7be5be79.pth")
     for repository in ids:
         root = directory / f"models--{repository.replace('/', '--')}"
         snapshot = root / "snapshots" / commit
@@ -78,11 +96,12 @@ def sd_pipeline(width: int = 32, heads: int = 4, linear: bool = False) -> Stable
     )
 
 
-def sdxl_pipeline() -> StableDiffusionXLPipeline:
+def sdxl_pipeline(kind: type = StableDiffusionXLPipeline, in_channels: int = 4) -> Any:
     """SDXL's layout: two text encoders, text and time added to the embedding, an Euler scheduler in the checkpoint."""
-    tokenizer, width = _tokenizer(), 16
+    tokenizer, width = _tokenizer(), 20
     unet = UNet2DConditionModel(
         sample_size=8,
+        in_channels=in_channels,
         layers_per_block=1,
         block_out_channels=(8, 16),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -96,7 +115,7 @@ def sdxl_pipeline() -> StableDiffusionXLPipeline:
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + width,
     )
-    return StableDiffusionXLPipeline(
+    return kind(
         vae=_vae(),
         text_encoder=CLIPTextModel(_text_config(tokenizer, width)),
         text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, width)),
@@ -186,6 +205,86 @@ def _clip(directory: Path) -> None:
     )
 
 
+def _controlnet(directory: Path) -> None:
+    """A ControlNet for SDXL's layout whose output layers are not zero, as a trained one's."""
+    controlnet = ControlNetModel.from_unet(sdxl_pipeline().unet, conditioning_embedding_out_channels=(4, 4, 8, 8))
+    for block in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
+        torch.nn.init.normal_(block.weight, std=0.2)
+    torch.nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.2)
+    controlnet.save_pretrained(directory)
+    controlnet.half().save_pretrained(directory, variant="fp16")
+
+
+def _ip_adapter(directory: Path) -> None:
+    """h94/IP-Adapter's folder for SDXL: projection and attention weights as .bin and .safetensors, an image encoder."""
+    folder, unet = directory / "sdxl_models", sdxl_pipeline().unet
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16,
+        projection_dim=8,
+    )  # fmt: skip
+    CLIPVisionModelWithProjection(config).save_pretrained(folder / "image_encoder")
+    text, tokens = unet.config.cross_attention_dim, 4
+    projection = {
+        "proj.weight": torch.randn(tokens * text, 8),
+        "proj.bias": torch.zeros(tokens * text),
+        "norm.weight": torch.ones(text),
+        "norm.bias": torch.zeros(text),
+    }
+    attention: dict[str, torch.Tensor] = {}
+    widths = [m.to_k.out_features for n, m in _attentions(unet) if n.endswith("attn2")]
+    for i, width in enumerate(widths):
+        for side in ("k", "v"):
+            attention[f"{2 * i + 1}.to_{side}_ip.weight"] = torch.randn(width, text)
+    torch.save({"image_proj": projection, "ip_adapter": attention}, folder / "ip-adapter_sdxl.bin")
+    flat = {f"image_proj.{k}": v for k, v in projection.items()} | {f"ip_adapter.{k}": v for k, v in attention.items()}
+    save_file(flat, folder / "ip-adapter_sdxl.safetensors")
+
+
+def _attentions(unet: torch.nn.Module) -> list[tuple[str, Any]]:
+    """Attention layers in the order in which diffusers numbers an IP-Adapter's weights: down, up, middle."""
+    named = [(name, module) for name, module in unet.named_modules() if name.endswith(("attn1", "attn2"))]
+    return sorted(named, key=lambda entry: ("down", "up", "mid").index(entry[0].partition("_")[0]))
+
+
+def _dpt(directory: Path) -> None:
+    """A small DPT with its image processor."""
+    config = DPTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=16,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
+        reassemble_factors=[4, 2, 1, 0.5],
+    )  # fmt: skip
+    DPTForDepthEstimation(config).save_pretrained(directory)
+    DPTImageProcessor(size={"height": 32, "width": 32}, ensure_multiple_of=16).save_pretrained(directory)
+
+
+def _motion_adapter() -> MotionAdapter:
+    adapter = MotionAdapter(
+        block_out_channels=(8, 16), motion_layers_per_block=1, motion_num_attention_heads=2, motion_norm_num_groups=4,
+        motion_max_seq_length=24, use_motion_mid_block=True,
+    )  # fmt: skip
+    for name, parameter in adapter.named_parameters():
+        if "proj_out" in name:  # zero when new
+            torch.nn.init.normal_(parameter, std=0.2)
+    return adapter
+
+
+def _motion_lora(directory: Path) -> None:
+    """A LoRA for the motion modules alone, its keys in the form in which diffusers published AnimateDiff's."""
+    unet = UNetMotionModel.from_unet2d(sd_pipeline().unet, _motion_adapter())
+    targets = [name for name, _ in unet.named_modules() if "motion_modules" in name and name.endswith(("to_q", "to_v"))]
+    unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=targets, init_lora_weights=False), "x")
+    state = get_peft_model_state_dict(unet, adapter_name="x")
+    save_file(
+        {f"unet.{key}": 0.5 * value.contiguous() for key, value in state.items()},
+        directory / "diffusion_pytorch_model.safetensors",
+    )
+
+
+def _save_motion_adapter(directory: Path) -> None:
+    _motion_adapter().save_pretrained(directory)
+    _motion_adapter().half().save_pretrained(directory, variant="fp16")
+
+
 PUBLISHED = "pytorch_lora_weights.safetensors"
 REPOSITORIES: dict[str, Callable[[Path], None]] = {
     "stabilityai/stable-diffusion-xl-base-1.0": lambda path: _save(sdxl_pipeline(), path),
@@ -199,5 +298,15 @@ REPOSITORIES: dict[str, Callable[[Path], None]] = {
     "latent-consistency/lcm-lora-sdxl": lambda path: _lora(sdxl_pipeline(), path, PUBLISHED, "kohya"),
     "latent-consistency/lcm-lora-sdv1-5": lambda path: _lora(sd_pipeline(), path, PUBLISHED, "kohya"),
     "TheLastBen/Papercut_SDXL": lambda path: _lora(sdxl_pipeline(), path, "papercut.safetensors", "kohya"),
+    "diffusers/stable-diffusion-xl-1.0-inpainting-0.1": lambda path: _save(
+        sdxl_pipeline(StableDiffusionXLInpaintPipeline, in_channels=9), path
+    ),
+    "diffusers/controlnet-canny-sdxl-1.0": _controlnet,
+    "diffusers/controlnet-depth-sdxl-1.0": _controlnet,
+    "Intel/dpt-hybrid-midas": _dpt,
+    "h94/IP-Adapter": _ip_adapter,
+    "frankjoshua/toonyou_beta6": lambda path: _save(sd_pipeline(), path, variant=None),
+    "guoyww/animatediff-motion-adapter-v1-5": _save_motion_adapter,
+    "guoyww/animatediff-motion-lora-zoom-in": _motion_lora,
     "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": _clip,
 }

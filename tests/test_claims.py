@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
+from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.judge.claims import Comparison, Judgement, holm, judge_claims
 from bench.judge.scores import ScoredCell
-from bench.records import Base, Calls, Cell, Latency, PromptSet, Record, SchedulerSpec
+from bench.records import Calls, Latency, Record
 from bench.request import Claim, Run, Side
 from bench.score.estimate import Estimate
 
@@ -20,7 +21,7 @@ NOISE = np.tile([1.0, -1.0], N // 2)
 UNIT = Estimate(0.0, NOISE).standard_error
 CELL = Cell(
     base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 64, 64),
-    task="text_to_image",
+    task=Task(),
     method="tcd",
     scheduler=SchedulerSpec("diffusers.TCDScheduler"),
     adapters=(),
@@ -375,7 +376,7 @@ def test_a_margin_that_noise_may_cross_makes_nothing_equivalent() -> None:
 
 def with_cost(cell: ScoredCell, evaluations: int, seconds: float) -> ScoredCell:
     """The cell with what an image cost."""
-    calls = Calls((999.0,), None, None, {}, {}, 1, 1, evaluations, 1)
+    calls = Calls((999.0,), None, None, {}, {}, 1, 1, evaluations, 1, 1)
     latency = Latency(1, 1, "clock", (seconds,), (0.0,), (0.0,), (0.0,))
     return replace(cell, record=replace(cell.record, calls=calls, latency=latency))
 

@@ -12,11 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from bench.__main__ import main
+from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.judge.gate.cells import Side
 from bench.judge.gate.compare import compare_runs
 from bench.judge.gate.outcome import GateReport, Outcome
 from bench.judge.gate.quality import exceeds
-from bench.records import Base, Calls, Cell, Failure, Images, Latency, Memory, PromptSet, Record, SchedulerSpec
+from bench.records import Calls, Failure, Images, Latency, Memory, Record
 from bench.report.gate import to_comment, to_junit, to_page
 from bench.request import CostLimits, Limit, Movement, Run
 from bench.score.estimate import Estimate
@@ -32,7 +33,7 @@ LIMITS = (
 MACHINE = {"device": "cpu", "processor": "p", "cores": 2}
 CELL = Cell(
     base=Base("mini", "x", "w", "StableDiffusionPipeline", "float32", 8, 8),
-    task="text_to_image",
+    task=Task(),
     method="tcd",
     scheduler=SchedulerSpec("diffusers.TCDScheduler"),
     adapters=(),
@@ -67,7 +68,7 @@ def make(tmp_path: Path) -> Make:
             "ok",
             changes.get("machine", MACHINE),
             1.0,
-            Calls((1.0,) * 2, None, None, {}, {}, 2, 2, 2, 2 * N),
+            Calls((1.0,) * 2, None, None, {}, {}, 2, 2, 2, 2 * N, N),
             Images(N, 8, 8, changes.get("sha256", name)),
             Latency(1, 1, "perf_counter", tuple(seconds), (0.0,), (0.0,), (0.0,)),
             Memory(1, None, None, None, None, changes.get("memory", 10**8)),

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from bench.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.plan import LeftOut, Plan, Surroundings, expected_evaluations, plan_experiment
-from bench.records import Adapter, Base, Cell, PromptSet, SchedulerSpec
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085}
 SURROUNDINGS = Surroundings(
@@ -70,7 +70,7 @@ def test_a_cell_says_everything_that_can_change_its_images() -> None:
     assert found.cells == (
         Cell(
             base=Base("mini", "teacher", "w1", "StableDiffusionPipeline", "float32", 64, 48, SCHEDULE),
-            task="text_to_image",
+            task=Task(),
             method="tcd",
             scheduler=SchedulerSpec("diffusers.TCDScheduler", {**SCHEDULE, "original_inference_steps": 50}),
             adapters=(Adapter("tcd", "tcd-lora", "pytorch_lora_weights.safetensors", "a1", 0.5),),

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.records import Base, Calls, Cell, Failure, Images, Latency, Memory, PromptSet, Record, SchedulerSpec
+from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records import Calls, Failure, Images, Latency, Memory, Record
 from bench.report.write import write_report
 from bench.request import Run
 from bench.store import Store
@@ -19,7 +20,7 @@ def make_record(method: str, steps: int, eta: float | None, failure: Failure | N
     base = Base("mini", "x", "w", "StableDiffusionPipeline", "float32", 8, 8)
     cell = Cell(
         base=base,
-        task="text_to_image",
+        task=Task(),
         method=method,
         scheduler=SchedulerSpec("diffusers.TCDScheduler", {"method": method}),
         adapters=(),
@@ -35,7 +36,7 @@ def make_record(method: str, steps: int, eta: float | None, failure: Failure | N
     )
     if failure:
         return Record(cell.key, cell, "error", {"device": "cpu"}, 0.0, failure=failure)
-    calls = Calls((1.0,) * steps, None, None, {}, {}, steps, steps, steps, 40 * steps)
+    calls = Calls((1.0,) * steps, None, None, {}, {}, steps, steps, steps, 40 * steps, 8)
     latency = Latency(1, 1, "perf_counter", (0.1 * steps,) * 3, (0.01,) * 3, (0.08 * steps,) * 3, (0.005,) * 3)
     memory = Memory(1, None, None, None, None, 500 * 2**20)
     return Record(cell.key, cell, "ok", {"device": "cpu"}, 1.0, calls, Images(40, 8, 8, "s"), latency, memory)

@@ -19,8 +19,13 @@ ROWS = {
     "guide_sdxl_t2i": ("sdxl", "tcd"),
     "guide_sd15_t2i": ("sd15", "tcd"),
     "guide_sd21_t2i": ("sd21", "tcd"),
+    "guide_inpainting": ("sdxl_inpainting", "tcd"),
     "guide_community": ("animagine", "tcd"),
     "guide_style": ("sdxl", "papercut"),
+    "guide_depth": ("sdxl_depth", "tcd"),
+    "guide_canny": ("sdxl_canny", "tcd"),
+    "guide_ip_adapter": ("sdxl_ip_adapter", "tcd"),
+    "guide_animatediff": ("toonyou_animated", "zoom_in"),
 }
 """Experiment → its base model, and the adapter whose effect is looked at."""
 MAIN = "import json, sys; from bench.__main__ import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
@@ -36,7 +41,7 @@ def bench(hub: Path) -> Bench:
     """Run verbs, one after another in one process of their own, the hub offline."""
 
     def call(directory: Path, *commands: list[str], cache: Path = hub) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "TORCH_HOME": str(hub)}
         python = [sys.executable, "-c", MAIN, json.dumps(commands)]
         return subprocess.run(python, env=environment, capture_output=True, text=True, cwd=directory, check=False)
 
@@ -55,16 +60,34 @@ def results(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("rows")
     commands = []
     for row, (model, adapter) in ROWS.items():
-        rest = "tcd" if adapter == "papercut" else ""
+        rest = "" if adapter == "tcd" else "tcd"
         bare = ["method=[tcd]", "methods.tcd.fused=false", "measure.latency=false"]
         commands += [
             small(row, "method=[tcd,dpmpp_2s]", "methods.dpmpp_2s.steps=[4]"),
             small(row, *bare, f"name={row}_without", f"methods.tcd.adapter=[{rest}]"),
-            small(row, *bare, f"name={row}_nothing", f"+models.{model}.adapters.{adapter}.scale=0"),
+            small(row, *bare, f"name={row}_nothing", f"++models.{model}.adapters.{adapter}.scale=0"),
         ]
+    for row, setting in PARTS.items():
+        commands += [small(row, *bare, f"name={row}_unguided", f"{setting}=0")]
     run = bench(directory, *commands)
     assert run.returncode == 0, run.stderr
     return directory / "results"
+
+
+PARTS = {
+    "guide_depth": "task.conditioning_scale",
+    "guide_canny": "task.conditioning_scale",
+    "guide_ip_adapter": "task.scale",
+}
+"""Rows in which another model guides SDXL, and the setting that tells how much."""
+SCORES = {
+    "guide_inpainting": ("masked_fid_clip-vit-b-32", "background_psnr_pixels", "background_lpips_alexnet"),
+    "guide_style": ("style_similarity_clip-vit-b-32",),
+    "guide_depth": ("depth_error_dpt",),
+    "guide_canny": ("edge_agreement_canny",),
+    "guide_ip_adapter": ("image_similarity_clip-vit-b-32",),
+    "guide_animatediff": ("temporal_consistency_clip-vit-b-32", "flicker_pixels"),
+}
 
 
 def records(results: Path, name: str) -> list[dict[str, Any]]:
@@ -84,11 +107,13 @@ def test_a_row_yields_images_records_and_a_report(row: str, results: Path) -> No
     assert student["status"] == teacher["status"] == "ok"
     assert ROWS[row][1] in [adapter["name"] for adapter in student["cell"]["adapters"]]
     assert student["calls"]["arguments"]["eta"] == 0.3
-    assert student["calls"]["unet_evaluations"] == student["cell"]["steps"]
-    assert teacher["calls"]["unet_evaluations"] == 2 * teacher["cell"]["steps"], "guidance counts twice"
+    unused = 1 if row == "guide_inpainting" else 0  # strength .99
+    assert student["calls"]["unet_calls"] == student["cell"]["steps"] - unused
+    assert teacher["calls"]["unet_evaluations"] == 2 * (teacher["cell"]["steps"] - unused), "guidance counts twice"
     assert student["latency"]["text_encoder_s"][0] > 0
     assert (results / row / "report.html").is_file()
-    assert "clip_score_clip-vit-b-32_n3" in (results / row / "scores.csv").read_text()
+    for score in ("clip_score_clip-vit-b-32", *SCORES.get(row, ())):
+        assert f",{score}_n3," in (results / row / "scores.csv").read_text()
 
 
 @pytest.mark.rows
@@ -97,6 +122,21 @@ def test_a_row_applies_its_adapter(row: str, results: Path) -> None:
     whole, without, nothing = (kept_images(results, row + suffix) for suffix in ("", "_without", "_nothing"))
     assert np.abs(whole - without).max() > 2, "the adapter changes the images"
     assert np.abs(nothing - without).max() <= 1, "and at scale 0 it does not, but for float16's rounding"
+
+
+@pytest.mark.rows
+@pytest.mark.parametrize("row", PARTS)
+def test_a_row_is_guided_by_its_part(row: str, results: Path) -> None:
+    guided, unguided = kept_images(results, row), kept_images(results, f"{row}_unguided")
+    assert np.abs(guided - unguided).max() > 2
+    assert np.abs(unguided - kept_images(results, "guide_sdxl_t2i")).max() <= 1, "at scale 0 it is SDXL alone"
+
+
+@pytest.mark.rows
+def test_a_film_s_frames_stand_below_one_another(results: Path) -> None:
+    films = kept_images(results, "guide_animatediff")
+    assert films.shape == (3, 24 * 64, 64, 3)
+    assert np.abs(films[:, :64] - films[:, 64:128]).max() > 2, "the motion adapter makes it move"
 
 
 @pytest.mark.rows

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from bench.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.generate.first import FirstEvaluations
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Embeddings, Sampler, image_generator, quantise
 from bench.generate.schedulers import make_scheduler
 from bench.generate.weights import name_weights
-from bench.records import Adapter, Base, BenchError, Cell, CellError, PromptSet, SchedulerSpec
+from bench.records import BenchError, CellError
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 PROMPTS = tuple(f"a {colour} circle" for colour in ("red", "blue", "green", "white", "black", "purple", "orange"))
@@ -32,7 +33,7 @@ def make_cell(models: Path, scheduler: str = "TCDScheduler", adapter: str | None
     base = Base("mini", source, name_weights(source), "StableDiffusionPipeline", "float32", 64, 64, SCHEDULE)
     cell = Cell(
         base=base,
-        task="text_to_image",
+        task=Task(),
         method="m",
         scheduler=SchedulerSpec(f"diffusers.{scheduler}", settings),
         adapters=adapters,
@@ -94,7 +95,7 @@ def test_embeddings_are_made_once_and_not_kept_beyond_their_limit(models: Path, 
 
 def test_no_two_threads_encode_prompts_at_once() -> None:
     class Pipeline:
-        device, inside = "cpu", 0
+        _execution_device, inside = "cpu", 0
 
         def encode_prompt(self, prompt: list[str], **_: Any) -> tuple[torch.Tensor, None]:
             self.inside += 1

@@ -10,8 +10,9 @@ import pytest
 import torch
 import yaml
 
+from bench.cell import SchedulerSpec
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule, scheduler_class_of
-from bench.records import BenchError, SchedulerSpec
+from bench.records import BenchError
 
 CONF = Path(__file__).parents[1] / "conf"
 METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "method").glob("*.yaml"))}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.cell import Cell
 from bench.execute.assemble import prepare
 from bench.execute.contest import take_turns
 from bench.execute.installation import Installation, find_installation, this_installation
@@ -15,7 +16,7 @@ from bench.execute.worker import serve
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.judge.gate.cost import compare_turns
-from bench.records import BenchError, Cell, Turns
+from bench.records import BenchError, Turns
 from bench.request import Limit
 
 

@@ -20,13 +20,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.records import Base, BenchError, Calls, Cell, Failure, Images, PromptSet, Record, SchedulerSpec
+from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records import BenchError, Calls, Failure, Images, Record
 from bench.request import Run
 from bench.store import Store, StoredBatch, hash_images
 
 CELL = Cell(
     base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 16, 24),
-    task="text_to_image",
+    task=Task(),
     method="tcd",
     scheduler=SchedulerSpec("diffusers.TCDScheduler", {"beta_start": 0.00085}),
     adapters=(),
@@ -41,7 +42,7 @@ CELL = Cell(
     versions={},
 )
 KEY = CELL.key
-CALLS = Calls((999.0, 499.0), (14.6, 0.1), None, {"betas": [0.1, 0.2]}, {"eta": 0.3}, 2, 2, 2, 6)
+CALLS = Calls((999.0, 499.0), (14.6, 0.1), None, {"betas": [0.1, 0.2]}, {"eta": 0.3}, 2, 2, 2, 6, 3)
 GOOD = Record(KEY, CELL, "ok", {"host": "a"}, 1.5, CALLS, Images(6, 16, 24, "s"))
 FAILED = Record(KEY, CELL, "error", {}, 0.1, failure=Failure("ValueError", "black images", "Traceback"))
 RUN = Run("mini", {}, (KEY,), (), ("a circle",), {}, ("fid",), (), "mini", "e", "r")

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.judge.claims import Comparison, Judgement
 from bench.judge.scores import ScoredCell
-from bench.records import Base, Calls, Cell, Failure, Latency, Memory, PromptSet, Record, SchedulerSpec
+from bench.records import Calls, Failure, Latency, Memory, Record
 from bench.report.frame import scores_to_frame
 from bench.report.plots import pareto_front
 from bench.report.tables import (
@@ -31,7 +32,7 @@ from bench.score.estimate import Estimate
 NASTY = r"""<script>alert("1")</script>, | $%&_#{}~^\ *[x](y)` 'η' ± 3–4"""
 CELL = Cell(
     base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 64, 64),
-    task="text_to_image",
+    task=Task(),
     method="tcd",
     scheduler=SchedulerSpec("diffusers.TCDScheduler"),
     adapters=(),
@@ -45,7 +46,7 @@ CELL = Cell(
     device="cpu",
     versions={},
 )
-CALLS = Calls((999.0,), None, None, {}, {}, 4, 4, 8, 32)
+CALLS = Calls((999.0,), None, None, {}, {}, 4, 4, 8, 32, 8)
 LATENCY = Latency(2, 1, "clock", (0.1, 0.2, 0.4), (0.01, 0.02, 0.04), (0.05, 0.06, 0.3), (0.03, 0.03, 0.03))
 MEMORY = Memory(2, 3 * 2**20, None, None, 0, 7 * 2**20)
 RECORD = Record(CELL.key, CELL, "ok", {}, 1.0, CALLS, latency=LATENCY, memory=MEMORY)

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from bench.cell import Cell, content_hash
 from bench.execute.allocator import keep_freed_memory
+from bench.execute.task_inputs import make_inputs, make_task_features, name_task_inputs
 from bench.experiment.config import Experiment, Model
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
+from bench.experiment.tasks import TASK_SCORES
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.real_images import load_real_images, name_real_images
 from bench.generate.weights import local_path, name_weights, weights_directory
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.mini import world
-from bench.records import BenchError, Cell, Record, content_hash
+from bench.records import BenchError, Record
 from bench.request import Run
 from bench.score.metrics import METRICS
 from bench.store import Store
@@ -46,16 +49,18 @@ def prepare(experiment: Experiment) -> Job:
     Raises BenchError for whatever cannot run; loads no model.
     """
     experiment = replace(experiment, models={name: _resolve(name, m) for name, m in experiment.models.items()})
-    prompts = load_prompts(experiment.prompts.source, experiment.prompts.count)
+    prompts = load_prompts(experiment.prompts.source, experiment.prompts.count, experiment.prompts.template)
     if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
         raise BenchError(
             "scores: attribute_accuracy needs prompts whose truth is known; use prompts.source=world, or leave it out"
         )
     device = resolve_device(experiment.device)
     weights = _name_all_weights(experiment)
-    extractor = content_hash([experiment.evaluator.name, name_weights(experiment.evaluator.source)])
+    extractor = _name_extractor(experiment)
     versions = {name: version for name, version in library_versions().items() if name in IMAGE_LIBRARIES}
-    plan = plan_experiment(experiment, Surroundings(device, versions, weights, prompts.identity))
+    plan = plan_experiment(
+        experiment, Surroundings(device, versions, weights, prompts.identity, name_task_inputs(experiment))
+    )
     _try_schedulers(plan.cells)
     if not plan.cells:
         reasons = "; ".join(f"{entry.label}: {entry.reason}" for entry in plan.left_out)
@@ -122,6 +127,7 @@ def _run_cells(job: Job, store: Store, todo: list[Cell]) -> list[Record]:
     truths = None if scenes is None else [tuple(world.counterfactuals(scene)) for scene in scenes]
     captions = encode_captions(evaluator, texts, truths)
     _make_reference(job, store, evaluator)
+    inputs = make_inputs(experiment, todo[0].task, todo[0].device)
     records = []
     with tqdm(total=len(todo) * len(texts), unit=" images", disable=not sys.stderr.isatty(), smoothing=0.05) as bar:
         runner = Runner(
@@ -131,6 +137,8 @@ def _run_cells(job: Job, store: Store, todo: list[Cell]) -> list[Record]:
             extractor=job.run.extractor,
             captions=captions,
             measure=experiment.measure,
+            inputs=inputs,
+            task_features=make_task_features(experiment, evaluator, inputs),
             keep=experiment.keep,
             lanes=experiment.lanes if todo[0].device == "cpu" else 1,
             advance=bar.update,
@@ -149,6 +157,14 @@ def _announce(record: Record, number: int, total: int, quiet: bool) -> None:
         tqdm.write(f"failed: {record.cell.label}: {record.failure.message}", file=sys.stderr)
     elif not quiet:
         print(f"[{number}/{total}] {record.cell.label}: {record.sampling_s:.1f} s", file=sys.stderr, flush=True)
+
+
+def _name_extractor(experiment: Experiment) -> str:
+    """What computes the features, by content: the evaluator, and what a task's own scores depend on."""
+    identity: list[object] = [experiment.evaluator.name, name_weights(experiment.evaluator.source)]
+    if own := sorted(set(experiment.scores) & TASK_SCORES):
+        identity += [own, getattr(experiment.task, "style", None)]
+    return content_hash(identity)
 
 
 def _name_reference(experiment: Experiment, extractor: str) -> str | None:
@@ -192,6 +208,7 @@ def _name_all_weights(experiment: Experiment) -> Mapping[str, str]:
         chosen = {f"models.{name}.adapters.{a}": choice for a, choice in model.adapters.items() if a in wanted}
         for place, source, revision in (
             (f"models.{name}", model.source, model.revision),
+            *((f"models.{name}.parts.{role}", part.source, part.revision) for role, part in model.parts.items()),
             *((place, choice.source, choice.revision) for place, choice in chosen.items()),
         ):
             weights[source] = name_weights(source, revision)

@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from bench.cell import Cell
 from bench.execute.installation import Installation
-from bench.records import BenchError, Cell, Turns
+from bench.records import BenchError, Turns
 
 
 def take_turns(

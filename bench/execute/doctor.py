@@ -69,12 +69,23 @@ def _needs(experiment: Experiment) -> Iterator[Finding]:
     for name, model in experiment.models.items():
         found = find_source(model)
         yield _checked(f"model {name}", lambda found=found, model=model: _weights(found, model.revision))  # type: ignore[misc]
+        for role, part in model.parts.items():
+            yield _checked(
+                f"{role} {name}",
+                lambda part=part: _weights(part.source, part.revision),  # type: ignore[misc]
+            )
         for adapter, choice in model.adapters.items():
             if any(adapter in method.adapter for method in experiment.methods.values()):
                 yield _checked(
                     f"adapter {name} {adapter}",
                     lambda choice=choice: _weights(choice.source, choice.revision),  # type: ignore[misc]
                 )
+    if estimator := getattr(experiment.task, "estimator", None):
+        yield _checked("depth estimator", lambda: _weights(estimator))
+    if "background_lpips" in experiment.scores:
+        from bench.score.features_of_tasks import lpips_weights
+
+        yield _checked("LPIPS", lambda: str(lpips_weights()))
     yield _checked(f"evaluator {experiment.evaluator.name}", lambda: _weights(experiment.evaluator.source))
     yield _checked("prompts and plan", lambda: f"{len(prepare(experiment).plan.cells)} cells")
     yield _disk(Path(experiment.results))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bench.cell import Cell
 from bench.execute.runner import Runner
-from bench.records import Cell, Record
+from bench.records import Record
 
 
 def run_locally(runner: Runner, cells: Iterable[Cell]) -> Iterable[Record]:

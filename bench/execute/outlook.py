@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from bench.cell import Cell
 from bench.execute.assemble import Job
 from bench.experiment.plan import expected_evaluations
-from bench.records import Cell
 from bench.store import Store
 
 

@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.cell import Cell
 from bench.execute.lanes import side_by_side
 from bench.experiment.config import Measure
 from bench.generate.first import FirstEvaluations
+from bench.generate.inputs import Inputs
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Embeddings, Sampler
 from bench.measure.environment import machine_fingerprint
 from bench.measure.latency import Stopwatch, measure_latency
 from bench.measure.memory import measure_memory
-from bench.records import Calls, Cell, CellError, Failure, Images, Latency, Memory, Record
+from bench.records import Calls, CellError, Failure, Images, Latency, Memory, Record
 from bench.score.features import CaptionFeatures, Evaluator, images_to_features
+from bench.score.features_of_tasks import TaskFeatures
 from bench.store import Store, StoredBatch, hash_images
 
 GRID_IMAGES = 8
@@ -51,6 +54,10 @@ class Runner:
     captions: CaptionFeatures
     measure: Measure
     keep: str
+    inputs: Inputs
+    """The task's input images."""
+    task_features: TaskFeatures
+    """What is looked at for the task."""
     lanes: int
     """How many batches are sampled side by side."""
     advance: Callable[[int], object]
@@ -93,7 +100,7 @@ class Runner:
                 pipeline: Any = load_pipeline(cell)
                 self._loaded = cell.pipeline_key, pipeline, Embeddings(), FirstEvaluations(pipeline.unet)
             _, pipeline, embeddings, first = self._loaded
-        return Sampler(pipeline, cell, self.prompts, embeddings, first)
+        return Sampler(pipeline, cell, self.prompts, embeddings, first, self.inputs)
 
 
 class _CellWork:
@@ -136,7 +143,7 @@ class _CellWork:
         for batch in side_by_side(self._batch, starts, self.runner.lanes):
             hashes.append(hash_images(batch.images))
             rows.append(batch.features)
-            calls = calls or batch.calls
+            calls = min(calls or batch.calls, batch.calls, key=lambda found: found.batch_size)
             self.sampling_s += batch.sampling_s
             self.runner.advance(len(batch.images))
         if calls is None:
@@ -144,7 +151,8 @@ class _CellWork:
         features = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         self.runner.store.save_features(self.cell.key, self.runner.extractor, features)
         combined = hash_images(np.frombuffer("".join(hashes).encode(), np.uint8))
-        return Images(count, self.cell.base.height, self.cell.base.width, combined), calls
+        height = self.cell.base.height * int(self.cell.task.settings.get("frames", 1))
+        return Images(count, height, self.cell.base.width, combined), calls
 
     def _batch(self, start: int) -> StoredBatch:
         """From the store where an earlier run left it, else sampled."""
@@ -164,7 +172,9 @@ class _CellWork:
         return stored
 
     def _features(self, images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
-        return images_to_features(self.runner.evaluator, images, self.runner.captions, start)
+        runner, frames = self.runner, self.cell.task.settings.get("frames", 1)
+        features = images_to_features(runner.evaluator, images, runner.captions, start, frames)
+        return {**features, **runner.task_features.of(images, start)}
 
     def _latency(self) -> Latency:
         measure, pipeline = self.runner.measure, self.sampler.pipeline
@@ -172,8 +182,8 @@ class _CellWork:
         encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
         parts = {
             "text_encoder": [encoder for encoder in encoders if encoder is not None],
-            "denoiser": [pipeline.unet],
-            "vae": [pipeline.vae.decoder],
+            "denoiser": [part for part in (pipeline.unet, getattr(pipeline, "controlnet", None)) if part is not None],
+            "vae": [pipeline.vae.encoder, pipeline.vae.decoder],
         }
         stopwatch = Stopwatch.of(torch.device(self.cell.device))
         call = lambda: self.sampler.call(rows)  # noqa: E731

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from bench.records import Cell
+from bench.cell import Cell
 
 
 def serve(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:

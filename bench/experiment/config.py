@@ -5,32 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from bench.experiment.claims import ClaimChoice, check_sides
+from bench.experiment.tasks import Task, TextToImage, check_task
+from bench.experiment.values import SCORES, STRICT, AnyNumber, Count, Eta, GuidanceScale, OneOrMore, ScoreName, Steps
 from bench.records import BenchError
-from bench.request import Claim, Side
 
 _T = TypeVar("_T")
-_STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
-def _listed(value: object) -> object:
-    """One value stands for a list of one."""
-    return value if isinstance(value, list | tuple) or value is None else [value]
-
-
-_OneOrMore = BeforeValidator(_listed)
-_AnyNumber = BeforeValidator(lambda value: _listed(value) or [])
-Steps = Annotated[int, Field(ge=1, le=1000)]
-Eta = Annotated[float, Field(ge=0, le=1)]
-GuidanceScale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-ScoreName = Literal["fid", "kid", "clip_score", "attribute_accuracy"]
-SCORES: tuple[ScoreName, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")
-
-
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class AdapterChoice:
     """Where a base model's adapter of some name comes from."""
 
@@ -40,7 +26,35 @@ class AdapterChoice:
     revision: str | None = None
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
+class PartChoice:
+    """Where a model beside the base comes from; `file` is for one that is a single file."""
+
+    source: str
+    revision: str | None = None
+    variant: str | None = None
+    subfolder: str | None = None
+    file: str | None = None
+
+
+@dataclass(config=STRICT)
+class Levers:
+    """What trades time for memory or the reverse; each is part of a cell's identity.
+
+    `offload` keeps on a GPU only the model that works ("model") or layer ("sequential"). `vae_slicing` decodes image by
+    image, `vae_tiling` tile by tile, `vae_upcast` in float32 (SDXL's own VAE overflows in float16). `compile` compiles
+    the denoiser and the VAE's decoder. `attention` names one of diffusers' attention backends.
+    """
+
+    offload: Literal["none", "model", "sequential"] = "none"
+    vae_slicing: bool = False
+    vae_tiling: bool = False
+    vae_upcast: bool = False
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
+    attention: str | None = None
+
+
+@dataclass(config=STRICT)
 class Model:
     """A base model: a directory or hub id with its noise schedule, and the adapters that fit it.
 
@@ -60,10 +74,12 @@ class Model:
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     channels_last: bool = False
     adapters: dict[str, AdapterChoice] = Field(default_factory=dict)
+    parts: dict[Literal["controlnet", "motion_adapter", "image_adapter"], PartChoice] = Field(default_factory=dict)
+    levers: Levers = Field(default_factory=Levers)
     cost_s: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Method:
     """A scheduler with its own axes. Lists are axes; `eta` stays empty where the scheduler has none.
 
@@ -72,24 +88,28 @@ class Method:
 
     label: str
     scheduler: dict[str, Any]
-    steps: Annotated[list[Steps], _OneOrMore, Field(min_length=1)]
-    guidance_scale: Annotated[list[GuidanceScale], _OneOrMore, Field(min_length=1)]
-    eta: Annotated[list[Eta], _OneOrMore] = Field(default_factory=list)
-    adapter: Annotated[list[str], _AnyNumber] = Field(default_factory=list)
+    steps: Annotated[list[Steps], OneOrMore, Field(min_length=1)]
+    guidance_scale: Annotated[list[GuidanceScale], OneOrMore, Field(min_length=1)]
+    eta: Annotated[list[Eta], OneOrMore] = Field(default_factory=list)
+    adapter: Annotated[list[str], AnyNumber] = Field(default_factory=list)
     fused: bool = True
     max_steps: int | None = None
     role: Literal["student", "teacher", "reference"] = "teacher"
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Prompts:
-    """The prompts: `world` (the procedural world's captions) or a UTF-8 text file with one prompt a line."""
+    """The prompts: `world` (the procedural world's captions) or a UTF-8 text file with one prompt a line.
+
+    Each is put into `template` in place of its {}.
+    """
 
     source: str = "world"
     count: Count = 512
+    template: Annotated[str, Field(pattern=r"\{\}")] = "{}"
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Reference:
     """The real images that Fréchet and kernel distances compare with: `world`, or a folder of images."""
 
@@ -97,7 +117,7 @@ class Reference:
     count: Count = 2048
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class EvaluatorChoice:
     """The OpenCLIP model that images are scored with; its `name` becomes part of every score's name."""
 
@@ -105,7 +125,7 @@ class EvaluatorChoice:
     source: str = "bench://mini/weights/evaluator"
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Measure:
     """How latency and memory are measured: each in a pass of its own, apart from sampling for quality."""
 
@@ -116,47 +136,7 @@ class Measure:
     memory: bool = True
 
 
-@dataclass(config=_STRICT)
-class SideChoice:
-    """One side of a claim. An object that is matched by its cost has no steps."""
-
-    method: str
-    steps: Annotated[list[Steps], _OneOrMore] = Field(default_factory=list)
-    eta: Eta | None = None
-    guidance_scale: GuidanceScale | None = None
-
-    def to_side(self) -> Side:
-        """As the frozen data that records are judged with."""
-        return Side(self.method, tuple(self.steps), self.eta, self.guidance_scale)
-
-
-@dataclass(config=_STRICT)
-class ClaimChoice:
-    """A claim as YAML: what is compared, by which metrics, and what is expected."""
-
-    text: str
-    subject: SideChoice
-    object: SideChoice
-    metrics: Annotated[list[ScoreName], _OneOrMore, Field(min_length=1)]
-    expect: Literal["better", "not_worse", "equivalent"] = "better"
-    equal: Literal["steps", "evaluations", "latency"] = "steps"
-    margins: dict[ScoreName, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-
-    def to_claim(self, name: str) -> Claim:
-        """As the frozen data that records are judged with."""
-        sides = self.subject.to_side(), self.object.to_side()
-        return Claim(
-            name,
-            self.text,
-            *sides,
-            tuple(self.metrics),
-            self.expect,
-            {str(metric): margin for metric, margin in self.margins.items()},
-            self.equal,
-        )
-
-
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class Experiment:
     """Base models × methods × steps × eta, with what is sampled, measured and scored."""
 
@@ -164,12 +144,12 @@ class Experiment:
     models: dict[str, Model]
     methods: dict[str, Method]
     results: str
-    task: Literal["text_to_image"] = "text_to_image"
+    task: Task = Field(default_factory=lambda: TextToImage("text_to_image"))
     prompts: Prompts = Field(default_factory=Prompts)
     reference: Reference = Field(default_factory=Reference)
     evaluator: EvaluatorChoice = Field(default_factory=EvaluatorChoice)
     measure: Measure = Field(default_factory=Measure)
-    scores: Annotated[list[ScoreName], _OneOrMore] = Field(default_factory=lambda: [*SCORES])
+    scores: Annotated[list[ScoreName], OneOrMore] = Field(default_factory=lambda: [*SCORES])
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 64
     lanes: Count = 1
@@ -185,7 +165,10 @@ def check_settings(kind: type[_T], settings: Mapping[str, Any]) -> _T:
         return TypeAdapter(kind).validate_python(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        place = [str(part) for part in first["loc"]]
+        if place[0] == "task":
+            del place[1:2]  # the kind of task, which is no setting
+        where = ".".join(place)
         if first["type"] in ("missing", "missing_argument"):
             raise BenchError(f"{where} was not given; it has no default, so set it") from error
         raise BenchError(f"{where}={_brief(first['input'])} was given; {_allowed(first)}") from error
@@ -202,8 +185,9 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
             raise BenchError(
                 f"methods.{name}.scheduler: no _target_ was given; name a class, such as diffusers.TCDScheduler"
             )
+    check_task(experiment.task, {**experiment.models}, [*experiment.scores])
     for name, claim in experiment.claims.items():
-        _check_sides(name, claim)
+        check_sides(name, claim)
         if claim.equal == "latency" and not experiment.measure.latency:
             raise BenchError(f"claims.{name}.equal=latency needs measured latencies; set measure.latency=true")
         if claim.expect == "equivalent" and (open_ := [m for m in claim.metrics if not claim.margins.get(m)]):
@@ -220,24 +204,6 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
 
 
 _EXAMPLES = {"models": "mini", "methods": "tcd,dpmpp_2s"}
-
-
-def _check_sides(name: str, claim: ClaimChoice) -> None:
-    """Refuse step counts that do not say which cells are compared."""
-    matched = claim.equal != "steps"
-    if matched and claim.object.steps:
-        raise BenchError(
-            f"claims.{name}.object.steps={claim.object.steps} was given, but equal={claim.equal} finds the object by "
-            "its cost; leave the steps out, or set equal=steps"
-        )
-    for side in ("subject",) if matched else ("subject", "object"):
-        if not getattr(claim, side).steps:
-            raise BenchError(f"claims.{name}.{side}.steps=[] was given; give at least one step count, as in [2,4]")
-    if not matched and len({len(side.steps) for side in (claim.subject, claim.object)} - {1}) > 1:
-        raise BenchError(
-            f"claims.{name}: {len(claim.subject.steps)} and {len(claim.object.steps)} step counts were given; "
-            "they go pairwise, so give as many on either side, or one"
-        )
 
 
 def _brief(value: object) -> str:

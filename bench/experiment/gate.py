@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.config import SCORES, check_settings
+from bench.experiment.config import check_settings
+from bench.experiment.values import SCORES
 from bench.records import BenchError
 from bench.request import CostLimits, Limit, Movement
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 
-from bench.experiment.config import Experiment, Method, Model
-from bench.records import Adapter, Base, Cell, PromptSet, SchedulerSpec
+from bench.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
+from bench.experiment.config import Experiment, Levers, Method, Model
+
+_NOT_OF_IMAGES = ("kind", "inputs", "estimator", "style")
+"""Settings of a task that say nothing of its images: named elsewhere, or for scores alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,10 @@ class Surroundings:
     device: str
     versions: Mapping[str, str]
     weights: Mapping[str, str]
-    """Content hash or commit by source, for base models and adapters."""
+    """Content hash or commit by source, for base models, adapters and parts."""
     prompts: PromptSet
+    inputs: str | None = None
+    """What the task's input images are named by."""
 
 
 def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
@@ -64,7 +69,8 @@ def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
 
 def expected_evaluations(cell: Cell) -> int:
     """Denoiser evaluations per image that the cell is planned to need; the record holds what was counted."""
-    return cell.steps * (2 if cell.guidance_scale > 1 else 1)
+    steps = int(cell.steps * float(cell.task.settings.get("strength", 1)))  # as diffusers' get_timesteps counts
+    return steps * (2 if cell.guidance_scale > 1 else 1)
 
 
 def _cells_of(
@@ -87,7 +93,14 @@ def _cells_of(
         revision=model.revision,
         variant=model.variant,
         channels_last=model.channels_last,
+        parts=tuple(
+            Part(role, part.source, surroundings.weights[part.source], part.subfolder, part.file, part.variant)
+            for role, part in sorted(model.parts.items())
+        ),
+        levers={name: value for name, value in asdict(model.levers).items() if value != getattr(Levers(), name)},
     )
+    chosen = {name: value for name, value in asdict(experiment.task).items() if name not in _NOT_OF_IMAGES}
+    task = Task(experiment.task.kind, chosen, surroundings.inputs)
     adapters = tuple(
         Adapter(name, choice.source, choice.file, surroundings.weights[choice.source], choice.scale)
         for name in method.adapter
@@ -99,7 +112,7 @@ def _cells_of(
     for steps, eta, guidance in product(method.steps, etas, method.guidance_scale):
         yield Cell(
             base=base,
-            task=experiment.task,
+            task=task,
             method=method_name,
             scheduler=scheduler,
             adapters=adapters,

@@ -1,4 +1,7 @@
-"""Loaded pipelines: a base model with its adapters, ready to sample. Only safetensors are read."""
+"""Loaded pipelines: a base model with its parts and adapters, ready to sample. Only safetensors are read.
+
+The one exception is an IP-Adapter published as .bin, which diffusers reads with `weights_only=True`.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,29 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter
 
+from bench.cell import Adapter, Base, Cell, Part
 from bench.generate.weights import local_path
-from bench.records import Adapter, Base, BenchError, Cell
+from bench.records import BenchError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_PART_CLASSES = {"controlnet": ControlNetModel, "motion_adapter": MotionAdapter}
 
 
 def load_pipeline(cell: Cell) -> DiffusionPipeline:
-    """Load the pipeline that a cell needs onto its device, adapters applied, and fused where the cell says so."""
+    """Load the pipeline that a cell needs onto its device, adapters applied, and fused where the cell says so.
+
+    Raises BenchError for parts and adapters that do not fit the base model.
+    """
     diffusers.logging.disable_progress_bar()  # a run draws its own
     transformers.logging.disable_progress_bar()
+    for handler in logging.getLogger("diffusers").handlers:
+        handler.filters[:] = [_Once()]
     pipeline = _load_base(cell.base)
+    for part in cell.base.parts:
+        if part.role == "image_adapter":
+            _load_image_adapter(pipeline, part, cell.task.settings["scale"])
     for adapter in cell.adapters:
         _load_adapter(pipeline, adapter)
     if cell.adapters:
@@ -30,22 +43,19 @@ def load_pipeline(cell: Cell) -> DiffusionPipeline:
     if cell.fused:
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
-    if cell.base.channels_last:
-        pipeline.unet.to(memory_format=torch.channels_last)
-        pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(cell.device)
+    return _place(pipeline, cell)
 
 
 def _load_base(base: Base) -> DiffusionPipeline:
     pipeline_class: Any = getattr(diffusers, base.pipeline, None)
     if pipeline_class is None:
         raise BenchError(f"models.{base.name}.pipeline={base.pipeline}: diffusers has no such pipeline")
-    path = local_path(base.source)
-    options: dict[str, Any] = {"dtype": DTYPES[base.dtype], "use_safetensors": True, "local_files_only": True}
-    if path is None:
-        options |= {"revision": base.weights, "variant": base.variant}
-    pipeline: DiffusionPipeline = pipeline_class.from_pretrained(str(path or base.source), **options)
+    options = {**_where(base.source, base.weights, base.variant), "dtype": DTYPES[base.dtype], "use_safetensors": True}
+    parts = {part.role: _load_part(part, base) for part in base.parts if part.role in _PART_CLASSES}
+    pipeline: Any = pipeline_class.from_pretrained(options.pop("source"), **options, **parts)
+    if "controlnet" in parts:
+        _check_family(base, parts["controlnet"], pipeline.unet)
     for name, expected in base.noise_schedule.items():
         found = pipeline.scheduler.config.get(name)
         if found != expected:
@@ -56,24 +66,120 @@ def _load_base(base: Base) -> DiffusionPipeline:
     return pipeline
 
 
-def _load_adapter(pipeline: Any, adapter: Adapter) -> None:
-    path = local_path(adapter.source)
-    options: dict[str, Any] = {"revision": adapter.weights} if path is None else {}
-    options |= {"weight_name": adapter.file, "adapter_name": adapter.name, "local_files_only": True}
-    with _quiet("diffusers.loaders"):  # it warns of every part that an adapter leaves alone
-        pipeline.load_lora_weights(str(path or adapter.source), use_safetensors=True, **options)
-    if adapter.name not in {name for names in pipeline.get_list_adapters().values() for name in names}:
-        raise BenchError(
-            f"adapter {adapter.name} ({adapter.source}): none of its keys match the model; it was made for another base"
+def _load_part(part: Part, base: Base) -> Any:
+    options = _where(part.source, part.weights, part.variant)
+    if part.subfolder:
+        options["subfolder"] = part.subfolder
+    loader: Any = _PART_CLASSES[part.role]
+    return loader.from_pretrained(options.pop("source"), **options, dtype=DTYPES[base.dtype], use_safetensors=True)
+
+
+def _check_family(base: Base, controlnet: Any, unet: Any) -> None:
+    for name in ("cross_attention_dim", "block_out_channels", "addition_embed_type"):
+        ours, theirs = unet.config.get(name), controlnet.config.get(name)
+        if ours != theirs:
+            raise BenchError(
+                f"models.{base.name}.parts.controlnet: it was made for another family of models (its {name} is "
+                f"{theirs}, the base model's {ours}); choose one for this base"
+            )
+
+
+def _load_image_adapter(pipeline: Any, part: Part, scale: float) -> None:
+    options = _where(part.source, part.weights, None)
+    try:
+        pipeline.load_ip_adapter(
+            options.pop("source"), subfolder=part.subfolder or "", weight_name=part.file, **options
         )
+    except (RuntimeError, ValueError) as error:
+        raise BenchError(
+            f"image adapter {part.source} {part.file}: it does not fit the base model ({error})"
+        ) from error
+    pipeline.set_ip_adapter_scale(scale)
+
+
+def _load_adapter(pipeline: Any, adapter: Adapter) -> None:
+    options = _where(adapter.source, adapter.weights, None)
+    source, which = options.pop("source"), f"adapter {adapter.name} ({adapter.source})"
+    with _overhear("diffusers") as heard:  # it warns of every part that an adapter leaves alone
+        try:
+            pipeline.load_lora_weights(
+                source, weight_name=adapter.file, adapter_name=adapter.name, use_safetensors=True, **options
+            )
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise BenchError(f"{which}: it does not fit the model; it was made for another base ({reason})") from error
+    if strangers := [message for message in heard if "unexpected keys" in message]:
+        raise BenchError(f"{which}: it was made for another base; {strangers[0][:300]}")
+    if adapter.name not in {name for names in pipeline.get_list_adapters().values() for name in names}:
+        raise BenchError(f"{which}: none of its keys match the model; it was made for another base")
+
+
+def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
+    """The pipeline on its device, with its levers set."""
+    levers, name = cell.base.levers, f"models.{cell.base.name}.levers"
+    if cell.base.channels_last:
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
+    if levers.get("vae_upcast"):
+        pipeline.vae.register_to_config(force_upcast=True)
+    if levers.get("vae_slicing"):
+        pipeline.vae.enable_slicing()
+    if levers.get("vae_tiling"):
+        pipeline.vae.enable_tiling()
+    if backend := levers.get("attention"):
+        try:
+            pipeline.unet.set_attention_backend(backend)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise BenchError(f"{name}.attention={backend} cannot be used here: {error}") from error
+    offload = levers.get("offload")
+    if offload and not cell.device.startswith("cuda"):
+        raise BenchError(f"{name}.offload={offload} was given and the device is {cell.device}; it needs a GPU")
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=cell.device)
+    elif offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=cell.device)
+    else:
+        pipeline = pipeline.to(cell.device)
+    if mode := levers.get("compile"):
+        pipeline.unet.forward = torch.compile(pipeline.unet.forward, mode=mode)
+        pipeline.vae.decoder.forward = torch.compile(pipeline.vae.decoder.forward, mode=mode)
+    found: DiffusionPipeline = pipeline
+    return found
+
+
+def _where(source: str, weights: str, variant: str | None) -> dict[str, Any]:
+    """`source` and the arguments that find exactly these weights, in a directory or the local hub cache."""
+    path = local_path(source)
+    found: dict[str, Any] = {"source": str(path or source), "local_files_only": True}
+    return found if path is not None else {**found, "revision": weights, **({"variant": variant} if variant else {})}
+
+
+class _Once(logging.Filter):
+    """Lets each of a library's warnings through once a pipeline, and not at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self._seen
+        self._seen.add(message)
+        return new
 
 
 @contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
+def _overhear(logger_name: str) -> Iterator[list[str]]:
+    """Keep a library's warnings to ourselves, as a list."""
+    heard: list[str] = []
     logger = logging.getLogger(logger_name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    before = logger.handlers[:], logger.level
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.WARNING)
     try:
-        yield
+        yield heard
     finally:
-        logger.setLevel(level)
+        logger.handlers[:] = before[0]
+        logger.setLevel(before[1])

@@ -6,9 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cell import PromptSet
 from bench.generate.weights import local_path
 from bench.mini import world
-from bench.records import BenchError, PromptSet
+from bench.records import BenchError
 
 WORLD = "world"
 
@@ -22,10 +23,11 @@ class Prompts:
     scenes: tuple[world.Scene, ...] | None
 
 
-def load_prompts(source: str, count: int) -> Prompts:
+def load_prompts(source: str, count: int, template: str = "{}") -> Prompts:
     """Return the first `count` prompts of a source: `world`, or a UTF-8 file with one prompt a line.
 
-    `bench://` begins the path of a file in this package, such as `bench://generate/everyday.txt` (64 prompts).
+    Each is put into `template` in place of its {}. `bench://` begins the path of a file in this package, such as
+    `bench://generate/everyday.txt` (64 prompts).
 
     Raises BenchError for a file that is missing, empty, too short or not UTF-8.
     """
@@ -43,6 +45,7 @@ def load_prompts(source: str, count: int) -> Prompts:
                 f"set prompts.count to at most {len(texts)}"
             )
         texts = texts[:count]
+    texts = tuple(template.replace("{}", text) for text in texts)
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     return Prompts(PromptSet(source, len(texts), digest), texts, scenes)
 

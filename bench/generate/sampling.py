@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.cell import Cell
 from bench.generate.first import FirstEvaluations
+from bench.generate.inputs import Inputs
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule
-from bench.records import Calls, Cell, CellError
+from bench.records import Calls, CellError
 
 Images = NDArray[np.uint8]
 
@@ -62,6 +64,15 @@ class CallCounter:
 
         return counted
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """UNet calls, their rows, and scheduler steps."""
+        return self.unet_calls, self.unet_rows, self.scheduler_steps
+
+    @counts.setter
+    def counts(self, counts: tuple[int, int, int]) -> None:
+        self.unet_calls, self.unet_rows, self.scheduler_steps = counts
+
     def close(self) -> None:
         """Remove the hooks."""
         with _HOOKS:
@@ -93,7 +104,7 @@ class Embeddings:
             if found is None:
                 encoded = pipeline.encode_prompt(
                     prompt=list(prompts),
-                    device=pipeline.device,
+                    device=pipeline._execution_device,  # offloaded models lie elsewhere
                     num_images_per_prompt=1,
                     do_classifier_free_guidance=guided,
                 )
@@ -119,22 +130,24 @@ class Sampler:
         prompts: Sequence[str],
         embeddings: Embeddings | None = None,
         first: FirstEvaluations | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
         self.pipeline, self.cell, self.prompts = copy.copy(pipeline), cell, prompts
+        self.inputs = inputs
+        self._size = cell.batch_size
         self.pipeline.scheduler = make_scheduler(cell.scheduler)
         self._embeddings = embeddings or Embeddings()
         self._first = first.of if first else lambda _: nullcontext()
 
     def sample(self, start: int) -> Batch:
-        """The batch that begins with image `start`; raises CellError for NaN or all-black images."""
+        """The batch that begins with image `start`; raises CellError for NaN or all-black images.
+
+        A batch that does not fit into the device's memory is sampled in halves, as are those after it.
+        """
         rows = range(start, min(start + self.cell.batch_size, len(self.prompts)))
         counter = CallCounter(self.pipeline.unet, self.pipeline.scheduler)
         try:
-            with torch.inference_mode():
-                prompts = [self.prompts[row] for row in rows]
-                text = self._embeddings.of(self.pipeline, prompts, self.cell.guidance_scale > 1)
-            with self._first(start):
-                images = self._call(rows, text)
+            images = self._in_what_fits(rows, counter)
         finally:
             counter.close()
         return Batch(start, images, self._describe_calls(counter, len(images)))
@@ -143,16 +156,48 @@ class Sampler:
         """The images of some prompts by one call of the pipeline, as a user would write it."""
         return self._call(rows, {"prompt": [self.prompts[row] for row in rows]})
 
+    def _in_what_fits(self, rows: range, counter: CallCounter) -> Images:
+        """The images of rows, by as many calls as memory demands; raises CellError where one image is too much."""
+        done: list[Images] = []
+        at = rows.start
+        while at < rows.stop:
+            part = range(at, min(at + self._size, rows.stop))
+            counted = counter.counts
+            try:
+                with torch.inference_mode():
+                    text = self._embeddings.of(
+                        self.pipeline, [self.prompts[row] for row in part], self.cell.guidance_scale > 1
+                    )
+                with self._first(at):
+                    done.append(self._call(part, text))
+            except torch.OutOfMemoryError as error:
+                self._shrink(len(part), error)
+                counter.counts = counted  # what it did is done again
+                continue
+            at = part.stop
+        return np.concatenate(done) if len(done) > 1 else done[0]
+
+    def _shrink(self, size: int, error: Exception) -> None:
+        device = self.pipeline.device
+        if size == 1:
+            peak = f"; the peak was {torch.cuda.max_memory_allocated(device):,} bytes" if device.type == "cuda" else ""
+            raise CellError(
+                f"one image at a time does not fit into the device's memory{peak}; try models.{self.cell.base.name}."
+                "levers.offload=model, levers.vae_tiling=true, dtype=float16, or a smaller height and width"
+            ) from error
+        self._size = size // 2
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _call(self, rows: Sequence[int], text: Mapping[str, Any]) -> Images:
         generators = [image_generator(self.cell.seed, row) for row in rows]
+        given = self.inputs.arguments(rows) if self.inputs else {}
+        if "strength" not in given:  # else the pipeline noises its input, by the same generators
+            given["latents"] = self.initial_latents(generators)
         with torch.inference_mode():
-            output = self.pipeline(
-                **text,
-                latents=self.initial_latents(generators),
-                generator=generators,
-                output_type="pt",
-                **self.arguments(),
-            )
+            output = self.pipeline(**text, **given, generator=generators, output_type="pt", **self.arguments())
+        if self.cell.task.kind == "animation":
+            return quantise(torch.cat(output.frames.unbind(dim=1), dim=-2), rows)  # frames below one another
         return quantise(output.images, rows)
 
     def arguments(self) -> dict[str, Any]:
@@ -169,11 +214,17 @@ class Sampler:
         return arguments
 
     def initial_latents(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """Unit Gaussian latents, one generator an image, drawn in float32 on the CPU; shape (n, c, h, w)."""
+        """Unit Gaussian latents, one generator an image, drawn in float32 on the CPU.
+
+        Shape (n, c, h, w), or (n, c, frames, h, w) for a film.
+        """
         unet, factor = self.pipeline.unet, self.pipeline.vae_scale_factor
-        shape = (unet.config.in_channels, self.cell.base.height // factor, self.cell.base.width // factor)
+        shape: tuple[int, ...] = (self.cell.base.height // factor, self.cell.base.width // factor)
+        if frames := self.cell.task.settings.get("frames"):
+            shape = (frames, *shape)
+        shape = (unet.config.in_channels, *shape)
         latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        return latents.to(self.pipeline.device, unet.dtype)
+        return latents.to(self.pipeline._execution_device, unet.dtype)
 
     def _describe_calls(self, counter: CallCounter, images: int) -> Calls:
         evaluations = counter.unet_rows // images
@@ -185,6 +236,7 @@ class Sampler:
             unet_calls=counter.unet_calls,
             unet_evaluations=evaluations,
             unet_samples=evaluations * len(self.prompts),
+            batch_size=self._size,
         )
 
 
@@ -198,7 +250,10 @@ def quantise(images: torch.Tensor, rows: Sequence[int]) -> Images:
     """Floats in [0, 1], (n, 3, h, w) → uint8 (n, h, w, 3), rounded as diffusers does when it saves a PNG."""
     finite = torch.isfinite(images).flatten(1).all(dim=1)
     if not finite.all():
-        raise CellError(f"image {rows[int((~finite).nonzero()[0])]} holds NaN or infinity")
+        raise CellError(
+            f"image {rows[int((~finite).nonzero()[0])]} holds NaN or infinity; a VAE that overflows in float16, as "
+            "SDXL's does, needs levers.vae_upcast=true"
+        )
     array: Images = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     black = ~array.reshape(len(array), -1).any(axis=1)
     if black.any():

@@ -10,7 +10,8 @@ from typing import Any
 
 from diffusers import SchedulerMixin
 
-from bench.records import BenchError, SchedulerSpec
+from bench.cell import SchedulerSpec
+from bench.records import BenchError
 
 
 def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:

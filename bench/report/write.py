@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.cell import content_hash
 from bench.judge.claims import judge_claims
 from bench.judge.scores import ScoredCell, score_run
-from bench.records import content_hash
 from bench.report.grid import draw_grid, prompt_grids
 from bench.report.page import Plot, render_page
 from bench.report.tables import cost_table, score_table, to_csv, to_latex, to_markdown, verdict_table

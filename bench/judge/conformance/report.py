@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bench.records import content_hash
+from bench.cell import content_hash
 
 
 @dataclass(frozen=True, slots=True)

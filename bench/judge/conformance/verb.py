@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.cell import SchedulerSpec
 from bench.generate.schedulers import make_scheduler
 from bench.judge.conformance.baseline import changes, judge, load_causes, read_baseline, write_baseline
 from bench.judge.conformance.conform import conform
 from bench.judge.conformance.families import FAMILIES
 from bench.judge.conformance.report import ConformanceReport
-from bench.records import BenchError, SchedulerSpec
+from bench.records import BenchError
 
 
 def spec_of(entry: Any) -> SchedulerSpec:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from bench.cell import Cell
 from bench.judge.gate.outcome import Outcome
 from bench.judge.scores import ScoredCell, score_run
-from bench.records import Cell
 from bench.request import Run
 from bench.store import Store
 
@@ -80,7 +80,7 @@ def pair_cells(baseline: Side, candidate: Side) -> tuple[list[Pair], list[Outcom
 
 
 def _place(cell: Cell) -> Hashable:
-    return cell.base.name, cell.task, cell.method, cell.steps, cell.eta, cell.guidance_scale
+    return cell.base.name, cell.task.kind, cell.method, cell.steps, cell.eta, cell.guidance_scale
 
 
 def _why_not(before: Run, after: Run, old: ScoredCell, new: ScoredCell) -> str | None:
@@ -94,6 +94,7 @@ def _why_not(before: Run, after: Run, old: ScoredCell, new: ScoredCell) -> str |
         "the number of images": (theirs.prompts.count, ours.prompts.count),
         "the base model's weights": (theirs.base.weights, ours.base.weights),
         "the adapters' weights": ([a.weights for a in theirs.adapters], [a.weights for a in ours.adapters]),
+        "the task": (theirs.task, ours.task),
         "the size of the images": ((theirs.base.height, theirs.base.width), (ours.base.height, ours.base.width)),
     }
     names = [name for name, (was, is_now) in different.items() if was != is_now]

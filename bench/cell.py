@@ -1,0 +1,152 @@
+"""A cell of the grid as frozen data, named by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+
+def canonical_json(value: object) -> str:
+    """JSON that is equal for equal values: sorted keys, no spaces, shortest floats."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_hash(value: object, digits: int = 16) -> str:
+    """The first hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """LoRA weights laid over a base model.
+
+    `source` is a directory or hub id, `weights` names its content (a hash of its files, or a hub commit).
+    """
+
+    name: str
+    source: str
+    file: str
+    weights: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A model that a pipeline has beside its own: `role` is controlnet, motion_adapter or image_adapter."""
+
+    role: str
+    source: str
+    weights: str
+    subfolder: str | None = None
+    file: str | None = None
+    variant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model and how it is loaded; everything in it can change an image.
+
+    `levers` are the settings that trade time for memory or the reverse; those left at their default are not in it.
+    """
+
+    name: str
+    source: str
+    weights: str
+    pipeline: str
+    dtype: str
+    height: int
+    width: int
+    noise_schedule: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+    variant: str | None = None
+    channels_last: bool = False
+    parts: tuple[Part, ...] = ()
+    levers: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is asked for: its kind, its settings, and a hash of the input images where it has some."""
+
+    kind: str = "text_to_image"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSpec:
+    """A scheduler by its dotted class name and every setting, none left to a default of a checkpoint."""
+
+    target: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """Which prompts are sampled: where they come from, how many, and a hash of their text."""
+
+    source: str
+    count: int
+    text_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One point of the grid: everything that can change its images, and nothing else but names for people.
+
+    `eta` is None for a scheduler that has none. `versions` holds the libraries that compute the images.
+    """
+
+    base: Base
+    task: Task
+    method: str
+    scheduler: SchedulerSpec
+    adapters: tuple[Adapter, ...]
+    fused: bool
+    steps: int
+    eta: float | None
+    guidance_scale: float
+    prompts: PromptSet
+    seed: int
+    batch_size: int
+    device: str
+    versions: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """The cell's name: 16 hexadecimal digits over everything above except the names given by people."""
+        identity = asdict(self)
+        del identity["method"]
+        del identity["base"]["name"], identity["base"]["source"], identity["prompts"]["source"]
+        for named in (*identity["adapters"], *identity["base"]["parts"]):
+            named.pop("name", None)
+            del named["source"]
+        return content_hash(identity)
+
+    @property
+    def pipeline_key(self) -> str:
+        """Equal for cells that one loaded pipeline can serve."""
+        return content_hash(
+            [asdict(self.base), asdict(self.task), [asdict(a) for a in self.adapters], self.fused, self.device]
+        )
+
+    @property
+    def label(self) -> str:
+        """A short name for people: `mini tcd 4 steps eta 0.3`."""
+        eta = "" if self.eta is None else f" eta {self.eta:g}"
+        return f"{self.base.name} {self.method} {self.steps} steps{eta}"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        values = dict(data)
+        parts = tuple(Part(**part) for part in values["base"]["parts"])
+        values["base"] = Base(**{**values["base"], "parts": parts})
+        values["task"] = Task(**values["task"])
+        values["scheduler"] = SchedulerSpec(**values["scheduler"])
+        values["adapters"] = tuple(Adapter(**adapter) for adapter in values["adapters"])
+        values["prompts"] = PromptSet(**values["prompts"])
+        return cls(**values)

@@ -1,0 +1,106 @@
+"""What is asked of a base model besides an image for a text: the tasks of the TCD guide, each with its own settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from bench.experiment.values import STRICT
+from bench.records import BenchError
+
+Scale = Annotated[float, Field(ge=0, le=2)]
+
+
+@dataclass(config=STRICT)
+class TextToImage:
+    """An image for each prompt. `style` names what a style adapter should make of it; style similarity needs it."""
+
+    kind: Literal["text_to_image"]
+    style: str | None = None
+
+
+@dataclass(config=STRICT)
+class Inpainting:
+    """A masked part of an input image is painted anew; at `strength` below 1 it begins from the input, noised."""
+
+    kind: Literal["inpainting"]
+    strength: Annotated[float, Field(gt=0, lt=1)]
+    inputs: str = "world"
+
+
+@dataclass(config=STRICT)
+class ControlNet:
+    """An image that follows the Canny edges of an input, or its depth as `estimator`, a hub id, tells it."""
+
+    kind: Literal["canny", "depth"]
+    conditioning_scale: Scale
+    inputs: str = "world"
+    estimator: str | None = None
+
+
+@dataclass(config=STRICT)
+class ImagePrompt:
+    """An image for each prompt in the likeness of the first input image, by an IP-Adapter."""
+
+    kind: Literal["image_prompt"]
+    scale: Scale
+    inputs: str = "world"
+
+
+@dataclass(config=STRICT)
+class Animation:
+    """A film of so many frames for each prompt; its frames stand below one another in one image."""
+
+    kind: Literal["animation"]
+    frames: Annotated[int, Field(ge=2, le=512)]
+
+
+Task = Annotated[TextToImage | Inpainting | ControlNet | ImagePrompt | Animation, Field(discriminator="kind")]
+
+NEEDED_PART = {
+    "canny": "controlnet",
+    "depth": "controlnet",
+    "image_prompt": "image_adapter",
+    "animation": "motion_adapter",
+}
+SCORES_OF_TASK = {
+    "masked_fid": "inpainting",
+    "background_psnr": "inpainting",
+    "background_lpips": "inpainting",
+    "edge_agreement": "canny",
+    "depth_error": "depth",
+    "image_similarity": "image_prompt",
+    "temporal_consistency": "animation",
+    "flicker": "animation",
+}
+"""Scores that one task alone has."""
+
+TASK_SCORES = {*SCORES_OF_TASK, "style_similarity"}
+"""Scores that need more than the image and its prompt."""
+
+
+def check_task(task: Any, models: dict[str, Any], scores: list[Any]) -> None:
+    """Refuse models and scores that do not fit the task; raises BenchError."""
+    for name, model in models.items():
+        part = NEEDED_PART.get(task.kind)
+        if part is not None and part not in model.parts:
+            raise BenchError(f"models.{name}.parts has no {part}, and task={task.kind} needs one; choose another model")
+        if idle := sorted(set(model.parts) - {part}):
+            raise BenchError(
+                f"models.{name}.parts has a {idle[0]}, of no use to task={task.kind}; choose another model"
+            )
+        if (task.kind == "inpainting") != ("Inpaint" in model.pipeline):
+            raise BenchError(
+                f"models.{name}.pipeline={model.pipeline} does not fit task={task.kind}; choose a model with "
+                f"{'an inpainting' if task.kind == 'inpainting' else 'another'} pipeline"
+            )
+    if task.kind == "depth" and task.estimator is None:
+        raise BenchError("task.estimator was not given; task=depth needs a hub id, such as Intel/dpt-hybrid-midas")
+    for score in scores:
+        wanted = SCORES_OF_TASK.get(score)
+        if wanted is not None and wanted != task.kind:
+            raise BenchError(f"scores: {score} belongs to task={wanted}, and task={task.kind} was given; leave it out")
+    if "style_similarity" in scores and getattr(task, "style", None) is None:
+        raise BenchError("task.style was not given; style_similarity needs it, as in task.style='papercut'")

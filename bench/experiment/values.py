@@ -1,0 +1,38 @@
+"""The values that settings take, each with its range."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+def _listed(value: object) -> object:
+    """One value stands for a list of one."""
+    return value if isinstance(value, list | tuple) or value is None else [value]
+
+
+OneOrMore = BeforeValidator(_listed)
+AnyNumber = BeforeValidator(lambda value: _listed(value) or [])
+Steps = Annotated[int, Field(ge=1, le=1000)]
+Eta = Annotated[float, Field(ge=0, le=1)]
+GuidanceScale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+ScoreName = Literal[
+    "fid",
+    "kid",
+    "clip_score",
+    "attribute_accuracy",
+    "style_similarity",
+    "image_similarity",
+    "masked_fid",
+    "background_psnr",
+    "background_lpips",
+    "edge_agreement",
+    "depth_error",
+    "temporal_consistency",
+    "flicker",
+]
+SCORES: tuple[ScoreName, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")

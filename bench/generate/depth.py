@@ -1,0 +1,40 @@
+"""Depth of images, by a DPT model of the hub, as the TCD guide makes its depth maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from bench.generate.weights import local_path, name_weights
+
+
+def load_depth_estimator(source: str, device: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """A function of images (n, h, w, 3), uint8, that returns their depth (n, h, w), float32 in [0, 1], near is 1.
+
+    Each depth is stretched over the whole range: a monocular estimate knows neither scale nor zero. A flat one is 0.
+    Raises BenchError when the model is not at hand.
+    """
+    from transformers import AutoImageProcessor, DPTForDepthEstimation
+
+    path = local_path(source)
+    options = {"local_files_only": True} | ({} if path else {"revision": name_weights(source)})
+    processor = AutoImageProcessor.from_pretrained(str(path or source), **options)
+    model = DPTForDepthEstimation.from_pretrained(str(path or source), use_safetensors=True, **options)
+    model = model.to(device).eval()
+
+    @torch.inference_mode()
+    def estimate(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        depths = []
+        for image in images:
+            pixels = processor(images=image, return_tensors="pt").pixel_values.to(device)
+            depth = model(pixels).predicted_depth.float()
+            depth = functional.interpolate(depth[:, None], image.shape[:2], mode="bicubic", align_corners=False)[0, 0]
+            span = (depth.max() - depth.min()).clamp(min=torch.finfo(torch.float32).tiny)
+            depths.append(((depth - depth.min()) / span).cpu().numpy())
+        return np.stack(depths)
+
+    return estimate
