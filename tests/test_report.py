@@ -1,14 +1,18 @@
 """The page: self-contained, escaped, made anew only when its inputs changed."""
 
+import base64
+import io
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.records import Calls, Failure, Images, Latency, Memory, Record
+from bench.report.pictures import open_picture, to_data_uri
 from bench.report.write import write_report
 from bench.request import Run
 from bench.store import Store
@@ -55,7 +59,13 @@ def store(tmp_path: Path) -> Store:
             store.save_features(record.key, "e", features)
     store.save_reference("r", rng.normal(size=(100, 4)))
     settings = {
-        **{"models": {"mini": {}}, "methods": {"tcd": {}, "<b>ddim</b>": {}}, "seed": 0, "batch_size": 40},
+        **{
+            "task": {"kind": "text_to_image"},
+            "models": {"mini": {}},
+            "methods": {"tcd": {}, "<b>ddim</b>": {}},
+            "seed": 0,
+            "batch_size": 40,
+        },
         **{"evaluator": {"source": "x"}, "reference": {"source": "world", "count": 100}},
     }
     store.save_run(
@@ -137,3 +147,21 @@ def test_a_run_whose_scores_need_no_reference_has_a_report(store: Store) -> None
     page = write_report(store).read_text(encoding="utf-8")
     assert "none: no score needs one" in page
     assert "fid_mini" not in page
+
+
+def test_a_film_becomes_an_animation_and_its_middle_frame_a_picture(tmp_path: Path) -> None:
+    strip = np.concatenate([np.full((8, 8, 3), level, np.uint8) for level in (0, 100, 200)])
+    Image.fromarray(strip).save(tmp_path / "film.png")
+    kind, _, text = to_data_uri(tmp_path / "film.png", frames=3).partition(";base64,")
+    assert kind == "data:image/gif"
+    film = Image.open(io.BytesIO(base64.b64decode(text)))
+    assert (film.n_frames, film.size) == (3, (8, 8))
+    assert np.asarray(open_picture(tmp_path / "film.png", frames=3)).tolist() == strip[8:16].tolist()
+
+
+@pytest.mark.parametrize(("side", "kind"), [(64, "png"), (1024, "webp")])
+def test_a_large_picture_is_shrunk_for_the_page(tmp_path: Path, side: int, kind: str) -> None:
+    Image.new("RGB", (side, side // 2)).save(tmp_path / "x.png")
+    head, _, text = to_data_uri(tmp_path / "x.png").partition(";base64,")
+    assert head == f"data:image/{kind}"
+    assert max(Image.open(io.BytesIO(base64.b64decode(text))).size) == min(side, 512)

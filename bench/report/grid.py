@@ -11,6 +11,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.judge.scores import ScoredCell
+from bench.report.pictures import open_picture
 from bench.report.series import to_series
 from bench.request import Run
 from bench.store import Store
@@ -26,6 +27,7 @@ class PromptGrid:
     prompt: str
     steps: tuple[int, ...]
     rows: tuple[tuple[str, tuple[Path | None, ...]], ...]
+    frames: int = 1
 
 
 def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int = PROMPTS) -> list[PromptGrid]:
@@ -40,7 +42,8 @@ def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int
                 paths = {s.record.cell.steps: store.image_path(s.record.key, row) for s in line.cells}
                 rows.append((line.label, tuple(p if (p := paths.get(n)) and p.exists() else None for n in steps)))
             if any(path for _, paths in rows for path in paths):
-                grids.append(PromptGrid(model, prompt, steps, tuple(rows)))
+                frames = own[0].record.cell.task.settings.get("frames", 1)
+                grids.append(PromptGrid(model, prompt, steps, tuple(rows), frames))
     return grids
 
 
@@ -78,7 +81,7 @@ def _draw_block(grid: PromptGrid, size: int, label_width: int, head: int, font: 
             draw.text((0, y + size // 2 - 14), textwrap.fill(label, label_width // 7), "black", font)
         for column, path in enumerate(paths):
             if path is not None:
-                image = Image.open(path).convert("RGB")
+                image = open_picture(path, grid.frames)
                 block.paste(
                     image.resize((size, size), Image.Resampling.LANCZOS), (label_width + column * (size + 2), y)
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import jinja2
 from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
 from bench.report.grid import PromptGrid
+from bench.report.pictures import to_data_uri
 from bench.report.tables import Table
 from bench.request import Run
 
@@ -66,14 +66,8 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["picture"] = _data_uri
+    environment.filters["picture"] = to_data_uri
     return environment
-
-
-def _data_uri(picture: bytes | Path) -> str:
-    """A PNG as text that stands in the page itself."""
-    content = picture.read_bytes() if isinstance(picture, Path) else picture
-    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def _machines(cells: Sequence[ScoredCell]) -> list[Mapping[str, Any]]:
@@ -89,6 +83,7 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
     settings = run.settings
     seconds = sum(record.sampling_s for record in good)
     return [
+        ("Task", settings["task"]["kind"].replace("_", " ")),
         ("Base models", ", ".join(settings["models"])),
         ("Methods", ", ".join(run.labels.get(name, name) for name in settings["methods"])),
         ("Cells", f"{len(good)} of {len(run.cells)} done"),
