@@ -137,7 +137,12 @@ class Cell:
     def label(self) -> str:
         """A short name for people: `mini tcd 4 steps eta 0.3`."""
         eta = "" if self.eta is None else f" eta {self.eta:g}"
-        return f"{self.base.name} {self.method} {self.steps} steps{eta}"
+        return f"{self.base.name} {self.method} {self.steps} steps{eta}{' (cost only)' if self.cost_only else ''}"
+
+    @property
+    def cost_only(self) -> bool:
+        """Whether the weights are random, so that its images mean nothing."""
+        return self.base.weights.startswith("random-")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

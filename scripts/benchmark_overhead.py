@@ -18,12 +18,12 @@ import torch
 
 from bench.execute.allocator import keep_freed_memory
 from bench.execute.assemble import prepare
+from bench.execute.looking import make_inputs, make_look
 from bench.execute.runner import Runner
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Measure, check_experiment
 from bench.generate.weights import local_path
-from bench.mini import world
-from bench.score.features import encode_captions, load_evaluator
+from bench.score.features import load_evaluator
 from bench.store import Store
 
 
@@ -37,15 +37,14 @@ def main() -> None:
     job = prepare(check_experiment(settings))
     directory = local_path(job.experiment.evaluator.source)
     evaluator = load_evaluator("mini", directory, job.plan.cells[0].device)  # type: ignore[arg-type]
-    truths = [tuple(world.counterfactuals(scene)) for scene in job.prompts.scenes or ()]
-    captions = encode_captions(evaluator, job.prompts.texts, truths)
+    inputs = make_inputs(job.experiment, job.plan.cells[0].task, job.plan.cells[0].device)
     runner = Runner(
         store=Store(Path(tempfile.mkdtemp())),
         prompts=job.prompts.texts,
-        evaluator=evaluator,
+        look=make_look(job.experiment, job.prompts, evaluator, inputs),
         extractor=job.run.extractor,
-        captions=captions,
         measure=Measure(latency=False, memory=False),
+        inputs=inputs,
         keep="all",
         lanes=job.experiment.lanes,
         advance=lambda _: None,

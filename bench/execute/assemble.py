@@ -13,15 +13,14 @@ from tqdm import tqdm
 
 from bench.cell import Cell, content_hash
 from bench.execute.allocator import keep_freed_memory
-from bench.execute.task_inputs import make_inputs, make_task_features, name_task_inputs
+from bench.execute.looking import Look, look_away, make_inputs, make_look, name_task_inputs
 from bench.experiment.config import Experiment, Model
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import TASK_SCORES
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.real_images import load_real_images, name_real_images
-from bench.generate.weights import local_path, name_weights, weights_directory
+from bench.generate.weights import ARCHITECTURE, LORA, is_at_hand, name_weights, weights_directory
 from bench.measure.environment import library_versions, nvidia_devices
-from bench.mini import world
 from bench.records import BenchError, Record
 from bench.request import Run
 from bench.score.metrics import METRICS
@@ -48,7 +47,8 @@ def prepare(experiment: Experiment) -> Job:
 
     Raises BenchError for whatever cannot run; loads no model.
     """
-    experiment = replace(experiment, models={name: _resolve(name, m) for name, m in experiment.models.items()})
+    models = {name: _resolve(name, model, experiment.weights) for name, model in experiment.models.items()}
+    experiment = replace(experiment, models=models)
     prompts = load_prompts(experiment.prompts.source, experiment.prompts.count, experiment.prompts.template)
     if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
         raise BenchError(
@@ -119,26 +119,26 @@ def _run_cells(job: Job, store: Store, todo: list[Cell]) -> list[Record]:
     kept = keep_freed_memory()
     from bench.execute.local import run_locally
     from bench.execute.runner import Runner
-    from bench.score.features import encode_captions, load_evaluator
 
-    experiment, texts, scenes = job.experiment, job.prompts.texts, job.prompts.scenes
-    directory = weights_directory(experiment.evaluator.source)
-    evaluator = load_evaluator(experiment.evaluator.name, directory, todo[0].device)
-    truths = None if scenes is None else [tuple(world.counterfactuals(scene)) for scene in scenes]
-    captions = encode_captions(evaluator, texts, truths)
-    _make_reference(job, store, evaluator)
+    experiment, texts = job.experiment, job.prompts.texts
     inputs = make_inputs(experiment, todo[0].task, todo[0].device)
+    look: Look = look_away
+    if experiment.scores:
+        from bench.score.features import load_evaluator
+
+        directory = weights_directory(experiment.evaluator.source)
+        evaluator = load_evaluator(experiment.evaluator.name, directory, todo[0].device)
+        look = make_look(experiment, job.prompts, evaluator, inputs)
+        _make_reference(job, store, evaluator)
     records = []
     with tqdm(total=len(todo) * len(texts), unit=" images", disable=not sys.stderr.isatty(), smoothing=0.05) as bar:
         runner = Runner(
             store=store,
             prompts=texts,
-            evaluator=evaluator,
+            look=look,
             extractor=job.run.extractor,
-            captions=captions,
             measure=experiment.measure,
             inputs=inputs,
-            task_features=make_task_features(experiment, evaluator, inputs),
             keep=experiment.keep,
             lanes=experiment.lanes if todo[0].device == "cpu" else 1,
             advance=bar.update,
@@ -161,6 +161,8 @@ def _announce(record: Record, number: int, total: int, quiet: bool) -> None:
 
 def _name_extractor(experiment: Experiment) -> str:
     """What computes the features, by content: the evaluator, and what a task's own scores depend on."""
+    if not experiment.scores:
+        return "none"
     identity: list[object] = [experiment.evaluator.name, name_weights(experiment.evaluator.source)]
     if own := sorted(set(experiment.scores) & TASK_SCORES):
         identity += [own, getattr(experiment.task, "style", None)]
@@ -192,8 +194,15 @@ def find_source(model: Model) -> str:
     return model.source
 
 
-def _resolve(name: str, model: Model) -> Model:
-    """The model at the source where it was found; a mirror is said aloud, and stands in the record."""
+def _resolve(name: str, model: Model, weights: str) -> Model:
+    """The model at the source where it was found; a mirror is said aloud, and stands in the record.
+
+    With weights=architecture it has random weights, as have its adapters.
+    """
+    if weights == "architecture":
+        adapters = {key: replace(a, source=LORA, revision=None) for key, a in model.adapters.items()}
+        source = f"{ARCHITECTURE}{model.architecture}"
+        return replace(model, source=source, revision=None, variant=None, adapters=adapters)
     found = find_source(model)
     if found == model.source:
         return model
@@ -212,7 +221,7 @@ def _name_all_weights(experiment: Experiment) -> Mapping[str, str]:
             *((place, choice.source, choice.revision) for place, choice in chosen.items()),
         ):
             weights[source] = name_weights(source, revision)
-            if experiment.strict and local_path(source) is None and revision != weights[source]:
+            if experiment.strict and not is_at_hand(source) and revision != weights[source]:
                 raise BenchError(
                     f"{place}.revision={revision} was given and strict=true wants a commit; {source} is at hand as "
                     f"{weights[source]}, so set {place}.revision to it, or strict=false"

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from bench.execute.assemble import find_source, prepare, resolve_device
+from bench.execute.hub_notes import note_of
 from bench.experiment.config import Experiment
 from bench.generate.weights import local_path, name_weights
 from bench.measure.environment import library_versions, nvidia_devices
@@ -66,7 +67,10 @@ def _libraries() -> Iterator[Finding]:
 
 def _needs(experiment: Experiment) -> Iterator[Finding]:
     yield _checked("device", lambda: resolve_device(experiment.device))
-    for name, model in experiment.models.items():
+    models = {} if experiment.weights == "architecture" else experiment.models
+    if not models:
+        yield Finding("weights", "random ones, for costs alone; nothing to fetch")
+    for name, model in models.items():
         found = find_source(model)
         yield _checked(f"model {name}", lambda found=found, model=model: _weights(found, model.revision))  # type: ignore[misc]
         for role, part in model.parts.items():
@@ -86,15 +90,23 @@ def _needs(experiment: Experiment) -> Iterator[Finding]:
         from bench.score.features_of_tasks import lpips_weights
 
         yield _checked("LPIPS", lambda: str(lpips_weights()))
-    yield _checked(f"evaluator {experiment.evaluator.name}", lambda: _weights(experiment.evaluator.source))
+    if experiment.scores:
+        yield _checked(f"evaluator {experiment.evaluator.name}", lambda: _weights(experiment.evaluator.source))
     yield _checked("prompts and plan", lambda: f"{len(prepare(experiment).plan.cells)} cells")
     yield _disk(Path(experiment.results))
 
 
 def _weights(source: str, revision: str | None = None) -> str:
     """Where the weights lie, how large they are, and what they are named by."""
-    identity = name_weights(source, revision)
     path = local_path(source)
+    try:
+        identity = name_weights(source, revision)
+    except BenchError as error:
+        if path is not None:
+            raise
+        note = note_of(source)
+        command = f"hf download {source} {note.only}".rstrip() + (f" --revision {revision}" if revision else "")
+        raise BenchError(f"{source} is not in the local hub cache ({note}); fetch it: {command}") from error
     if path is None:
         return f"{source} at {identity[:12]}"
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

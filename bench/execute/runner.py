@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench.cell import Cell
 from bench.execute.lanes import side_by_side
+from bench.execute.looking import Look
 from bench.experiment.config import Measure
 from bench.generate.first import FirstEvaluations
 from bench.generate.inputs import Inputs
@@ -24,8 +25,6 @@ from bench.measure.environment import machine_fingerprint
 from bench.measure.latency import Stopwatch, measure_latency
 from bench.measure.memory import measure_memory
 from bench.records import Calls, CellError, Failure, Images, Latency, Memory, Record
-from bench.score.features import CaptionFeatures, Evaluator, images_to_features
-from bench.score.features_of_tasks import TaskFeatures
 from bench.store import Store, StoredBatch, hash_images
 
 GRID_IMAGES = 8
@@ -49,15 +48,13 @@ class Runner:
 
     store: Store
     prompts: tuple[str, ...]
-    evaluator: Evaluator
+    look: Look
     extractor: str
-    captions: CaptionFeatures
+    """What `look` computes features with, by content."""
     measure: Measure
     keep: str
     inputs: Inputs
     """The task's input images."""
-    task_features: TaskFeatures
-    """What is looked at for the task."""
     lanes: int
     """How many batches are sampled side by side."""
     advance: Callable[[int], object]
@@ -162,19 +159,14 @@ class _CellWork:
             if stored := store.load_batch(key, start):
                 return stored
         elif self.good.calls and (kept := store.images(key, range(start, stop))) is not None:
-            return StoredBatch(start, kept, self._features(kept, start), self.good.calls, 0.0)
+            return StoredBatch(start, kept, self.runner.look(kept, start), self.good.calls, 0.0)
         begin = time.perf_counter()
         batch = self.sampler.sample(start)
         elapsed = (time.perf_counter() - begin) / self.runner.lanes  # lanes share the time
-        stored = StoredBatch(start, batch.images, self._features(batch.images, start), batch.calls, elapsed)
+        stored = StoredBatch(start, batch.images, self.runner.look(batch.images, start), batch.calls, elapsed)
         if self.good is None:
             store.save_batch(key, stored)
         return stored
-
-    def _features(self, images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
-        runner, frames = self.runner, self.cell.task.settings.get("frames", 1)
-        features = images_to_features(runner.evaluator, images, runner.captions, start, frames)
-        return {**features, **runner.task_features.of(images, start)}
 
     def _latency(self) -> Latency:
         measure, pipeline = self.runner.measure, self.sampler.pipeline

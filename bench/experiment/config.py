@@ -60,7 +60,8 @@ class Model:
 
     `mirrors` are other hub ids of the same weights, for a repository that is gone.
     `channels_last` lays out the denoiser's and the VAE's tensors with channels last, which is faster on many devices.
-    `cost_s` notes what one image costs the denoiser once, in seconds by kind of device, for `plan` to estimate with.
+    `architecture` says what `weights=architecture` builds in its place. `cost_s` notes what one image costs the
+    denoiser once, in seconds by kind of device, for `plan` to estimate with.
     """
 
     source: str
@@ -76,6 +77,7 @@ class Model:
     adapters: dict[str, AdapterChoice] = Field(default_factory=dict)
     parts: dict[Literal["controlnet", "motion_adapter", "image_adapter"], PartChoice] = Field(default_factory=dict)
     levers: Levers = Field(default_factory=Levers)
+    architecture: Literal["sd15", "sd21", "sdxl"] | None = None
     cost_s: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
@@ -156,6 +158,7 @@ class Experiment:
     device: str = "auto"
     keep: Literal["all", "grid"] = "all"
     strict: bool = False
+    weights: Literal["checkpoint", "architecture"] = "checkpoint"
     claims: dict[str, ClaimChoice] = Field(default_factory=dict)
 
 
@@ -185,6 +188,8 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
             raise BenchError(
                 f"methods.{name}.scheduler: no _target_ was given; name a class, such as diffusers.TCDScheduler"
             )
+    if experiment.weights == "architecture":
+        _check_architecture(experiment)
     check_task(experiment.task, {**experiment.models}, [*experiment.scores])
     for name, claim in experiment.claims.items():
         check_sides(name, claim)
@@ -201,6 +206,19 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
                 "scores, or leave the claim out"
             )
     return experiment
+
+
+def _check_architecture(experiment: Experiment) -> None:
+    if experiment.scores:
+        raise BenchError(
+            f"weights=architecture was given with scores={experiment.scores}; random weights tell costs and nothing "
+            "else, so set scores=[] and claim=[]"
+        )
+    if experiment.task.kind != "text_to_image":
+        raise BenchError(f"weights=architecture builds text-to-image pipelines, not task={experiment.task.kind}")
+    for name, model in experiment.models.items():
+        if model.architecture is None:
+            raise BenchError(f"models.{name}.architecture was not given; weights=architecture needs sd15, sd21 or sdxl")
 
 
 _EXAMPLES = {"models": "mini", "methods": "tcd,dpmpp_2s"}

@@ -16,7 +16,8 @@ import transformers
 from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter
 
 from bench.cell import Adapter, Base, Cell, Part
-from bench.generate.weights import local_path
+from bench.generate.architectures import add_lora, build_pipeline
+from bench.generate.weights import ARCHITECTURE, LORA, local_path
 from bench.records import BenchError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -32,7 +33,7 @@ def load_pipeline(cell: Cell) -> DiffusionPipeline:
     transformers.logging.disable_progress_bar()
     for handler in logging.getLogger("diffusers").handlers:
         handler.filters[:] = [_Once()]
-    pipeline = _load_base(cell.base)
+    pipeline = _load_base(cell.base, cell.device)
     for part in cell.base.parts:
         if part.role == "image_adapter":
             _load_image_adapter(pipeline, part, cell.task.settings["scale"])
@@ -47,10 +48,13 @@ def load_pipeline(cell: Cell) -> DiffusionPipeline:
     return _place(pipeline, cell)
 
 
-def _load_base(base: Base) -> DiffusionPipeline:
+def _load_base(base: Base, device: str) -> Any:
     pipeline_class: Any = getattr(diffusers, base.pipeline, None)
     if pipeline_class is None:
         raise BenchError(f"models.{base.name}.pipeline={base.pipeline}: diffusers has no such pipeline")
+    if base.source.startswith(ARCHITECTURE):
+        name = base.source.removeprefix(ARCHITECTURE)
+        return build_pipeline(name, pipeline_class, dict(base.noise_schedule), DTYPES[base.dtype], device)
     options = {**_where(base.source, base.weights, base.variant), "dtype": DTYPES[base.dtype], "use_safetensors": True}
     parts = {part.role: _load_part(part, base) for part in base.parts if part.role in _PART_CLASSES}
     pipeline: Any = pipeline_class.from_pretrained(options.pop("source"), **options, **parts)
@@ -98,6 +102,9 @@ def _load_image_adapter(pipeline: Any, part: Part, scale: float) -> None:
 
 
 def _load_adapter(pipeline: Any, adapter: Adapter) -> None:
+    if adapter.source == LORA:
+        add_lora(pipeline, adapter.name)
+        return
     options = _where(adapter.source, adapter.weights, None)
     source, which = options.pop("source"), f"adapter {adapter.name} ({adapter.source})"
     with _overhear("diffusers") as heard:  # it warns of every part that an adapter leaves alone

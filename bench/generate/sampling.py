@@ -198,6 +198,8 @@ class Sampler:
             output = self.pipeline(**text, **given, generator=generators, output_type="pt", **self.arguments())
         if self.cell.task.kind == "animation":
             return quantise(torch.cat(output.frames.unbind(dim=1), dim=-2), rows)  # frames below one another
+        if self.cell.cost_only:
+            return np.zeros((len(rows), self.cell.base.height, self.cell.base.width, 3), np.uint8)
         return quantise(output.images, rows)
 
     def arguments(self) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from pathlib import Path
 from bench.records import BenchError
 
 PACKAGED = "bench://"
+ARCHITECTURE = "architecture://"
+LORA = "architecture://lora"
+"""Random weights: a pipeline's, as in architecture://sdxl, and a LoRA's."""
 
 
 def local_path(source: str) -> Path | None:
@@ -17,6 +20,11 @@ def local_path(source: str) -> Path | None:
         return Path(str(resources.files("bench"))) / source.removeprefix(PACKAGED)
     path = Path(source)
     return path if path.is_absolute() or source.startswith(".") or path.is_dir() else None
+
+
+def is_at_hand(source: str) -> bool:
+    """Whether a source is no hub id, whose content another could change."""
+    return source.startswith(ARCHITECTURE) or local_path(source) is not None
 
 
 def weights_directory(source: str, revision: str | None = None) -> Path:
@@ -33,6 +41,8 @@ def name_weights(source: str, revision: str | None = None) -> str:
 
     Raises BenchError when there is nothing there.
     """
+    if source.startswith(ARCHITECTURE):
+        return _name_architecture(source)
     path = local_path(source)
     if path is None:
         return _cached_commit(source, revision)
@@ -46,6 +56,18 @@ def name_weights(source: str, revision: str | None = None) -> str:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _name_architecture(source: str) -> str:
+    """`random-` and a hash of the configuration; a LoRA's is the code's own."""
+    if source == LORA:
+        return "random-lora"
+    path = Path(__file__).parent / "architectures" / f"{source.removeprefix(ARCHITECTURE)}.json"
+    try:
+        return f"random-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    except OSError as error:
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
+        raise BenchError(f"{source}: there is no such architecture; choose one of {known}") from error
 
 
 def _repository(source: str) -> Path:

@@ -34,7 +34,9 @@ def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int
     """Grids of the first prompts, base model by base model; a grid without any image is left out."""
     grids = []
     for model in dict.fromkeys(scored.record.cell.base.name for scored in cells):
-        own = [scored for scored in cells if scored.record.cell.base.name == model]
+        own = [s for s in cells if s.record.cell.base.name == model and not s.record.cell.cost_only]
+        if not own:
+            continue
         steps = tuple(sorted({scored.record.cell.steps for scored in own}))
         for row, prompt in enumerate(run.prompts[:count]):
             rows = []

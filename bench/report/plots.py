@@ -28,22 +28,28 @@ def draw_figures(run: Run, cells: Sequence[ScoredCell]) -> Iterator[tuple[str, s
     """Yield file stem, caption and figure of every plot that the records can carry, base model by base model."""
     for model in dict.fromkeys(scored.record.cell.base.name for scored in cells):
         own = [scored for scored in cells if scored.record.cell.base.name == model]
-        series = to_series(run, own)
-        metrics = [METRICS[short] for short in run.metrics]
-        if any(scored.estimates for scored in own) and metrics:
-            caption = "Quality against UNet evaluations per image (guidance counts twice)"
-            yield f"{model}-quality-evaluations", caption, _quality(run, series, metrics, "evaluations")
-            if any(scored.record.latency for scored in own):
-                caption = "Quality against measured latency, seconds per image"
-                yield f"{model}-quality-latency", caption, _quality(run, series, metrics, "latency")
-            if varied := _methods_that_vary_eta(own):
-                caption = "Quality against eta, one line a step count"
-                yield f"{model}-eta", caption, _eta_curves(run, own, varied, metrics)
+        for name, caption, figure in _figures_of(run, own):
+            if own[0].record.cell.cost_only:
+                figure.suptitle("cost only: random weights", fontsize=8, color="#666666")
+                caption += " (cost only)"
+            yield f"{model}-{name}", caption, figure
+
+
+def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[str, str, Figure]]:
+    series = to_series(run, own)
+    metrics = [METRICS[short] for short in run.metrics]
+    if any(scored.estimates for scored in own) and metrics:
+        caption = "Quality against UNet evaluations per image (guidance counts twice)"
+        yield "quality-evaluations", caption, _quality(run, series, metrics, "evaluations")
         if any(scored.record.latency for scored in own):
-            caption = "Where a call's time goes: median seconds per image by part"
-            yield f"{model}-latency-parts", caption, _latency_parts(series)
-        if any(scored.record.memory for scored in own):
-            yield f"{model}-memory", "Peak memory of one call", _memory(series)
+            caption = "Quality against measured latency, seconds per image"
+            yield "quality-latency", caption, _quality(run, series, metrics, "latency")
+        if varied := _methods_that_vary_eta(own):
+            yield "eta", "Quality against eta, one line a step count", _eta_curves(run, own, varied, metrics)
+    if any(scored.record.latency for scored in own):
+        yield "latency-parts", "Where a call's time goes: median seconds per image by part", _latency_parts(series)
+    if any(scored.record.memory for scored in own):
+        yield "memory", "Peak memory of one call", _memory(series)
 
 
 def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:

@@ -175,7 +175,8 @@ def _identity(run: Run, scored: ScoredCell) -> tuple[str, ...]:
     cell, calls = scored.record.cell, scored.record.calls
     label = run.labels.get(cell.method, cell.method) + ("" if scored.record.status == "ok" else " (failed)")
     eta = NONE if cell.eta is None else f"{cell.eta:g}"
-    return cell.base.name, label, eta, str(cell.steps), NONE if calls is None else str(calls.unet_evaluations)
+    name = f"{cell.base.name} (cost only)" if cell.cost_only else cell.base.name
+    return name, label, eta, str(cell.steps), NONE if calls is None else str(calls.unet_evaluations)
 
 
 def _score(estimate: Estimate | None, digits: int, biased: bool) -> list[str]:

@@ -38,7 +38,7 @@ def write_report(store: Store) -> Path:
     tables = {
         table.name: table
         for table in (verdict_table(judgements), score_table(run, cells), cost_table(run, cells))
-        if table.rows
+        if table.rows and (table.name != "scores" or run.metrics)
     }
     store.write_text("scores.csv", scores_to_frame(run, cells).to_csv(index=False, lineterminator="\n"))
     for table in tables.values():

@@ -1,9 +1,9 @@
-"""A task's inputs and what is looked at for it, from the experiment; a depth estimator is loaded when first used."""
+"""What an experiment looks at: its task's inputs, and the features that are read off its images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from bench.cell import Task
 from bench.experiment.config import Experiment
 from bench.generate.inputs import Inputs, canny_edges, name_inputs
+from bench.generate.prompts import Prompts
 from bench.generate.weights import name_weights
+from bench.mini import world
 
 if TYPE_CHECKING:
     from bench.score.features import Evaluator
-    from bench.score.features_of_tasks import TaskFeatures
 
-_Depth = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Look = Callable[[NDArray[np.uint8], int], Mapping[str, NDArray[Any]]]
+"""A batch's images (n, h, w, 3) and the number of its first one → features by name, a row an image."""
 
 
 def make_inputs(experiment: Experiment, task: Task, device: str) -> Inputs:
@@ -39,11 +41,15 @@ def name_task_inputs(experiment: Experiment) -> str | None:
     return name_inputs(make_inputs(experiment, Task(experiment.task.kind), "cpu"), weights)
 
 
-def make_task_features(experiment: Experiment, evaluator: Evaluator, inputs: Inputs) -> TaskFeatures:
-    """What is looked at beside image and caption."""
+def make_look(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, inputs: Inputs) -> Look:
+    """Embeddings, agreement with the caption, and what the task adds; captions are encoded at once."""
+    from bench.score.features import encode_captions, images_to_features
     from bench.score.features_of_tasks import TaskFeatures
 
-    return TaskFeatures(
+    truths = None if prompts.scenes is None else [tuple(world.counterfactuals(scene)) for scene in prompts.scenes]
+    captions = encode_captions(evaluator, prompts.texts, truths)
+    frames = getattr(experiment.task, "frames", 1)
+    of_task = TaskFeatures(
         kind=experiment.task.kind,
         scores=experiment.scores,
         evaluator=evaluator,
@@ -51,8 +57,18 @@ def make_task_features(experiment: Experiment, evaluator: Evaluator, inputs: Inp
         find_edges=canny_edges,
         estimate_depth=inputs.estimate_depth,
         style=getattr(experiment.task, "style", None),
-        frames=getattr(experiment.task, "frames", 1),
+        frames=frames,
     )
+
+    def look(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
+        return {**images_to_features(evaluator, images, captions, start, frames), **of_task.of(images, start)}
+
+    return look
+
+
+def look_away(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
+    """For a run that asks for costs alone: the images' numbers, so that there is a row for each."""
+    return {"row": np.arange(start, start + len(images))}
 
 
 class _Estimator:
@@ -60,7 +76,7 @@ class _Estimator:
 
     def __init__(self, source: str, device: str) -> None:
         self._source, self._device = source, device
-        self._loaded: _Depth | None = None
+        self._loaded: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         if self._loaded is None:
