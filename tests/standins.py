@@ -176,6 +176,7 @@ def _lora(pipeline: Any, directory: Path, name: str, form: str) -> None:
         state = dict(entry for key, value in state.items() for entry in _kohya(key, value))
     else:
         state = {f"unet.{key}": value for key, value in state.items()}
+    (directory / name).parent.mkdir(exist_ok=True)
     save_file(state, directory / name)
 
 
@@ -286,7 +287,7 @@ def _save_motion_adapter(directory: Path) -> None:
 
 
 PUBLISHED = "pytorch_lora_weights.safetensors"
-REPOSITORIES: dict[str, Callable[[Path], None]] = {
+REPOSITORIES: dict[str, Callable[[Path], object]] = {
     "stabilityai/stable-diffusion-xl-base-1.0": lambda path: _save(sdxl_pipeline(), path),
     "cagliostrolab/animagine-xl-3.0": lambda path: _save(sdxl_pipeline(), path),
     "stable-diffusion-v1-5/stable-diffusion-v1-5": lambda path: _save(sd_pipeline(), path),
@@ -308,5 +309,15 @@ REPOSITORIES: dict[str, Callable[[Path], None]] = {
     "frankjoshua/toonyou_beta6": lambda path: _save(sd_pipeline(), path, variant=None),
     "guoyww/animatediff-motion-adapter-v1-5": _save_motion_adapter,
     "guoyww/animatediff-motion-lora-zoom-in": _motion_lora,
+    "ByteDance/Hyper-SD": lambda path: [
+        _lora(sdxl_pipeline(), path, f"Hyper-SDXL-{steps}-lora.safetensors", "kohya") for steps in ("1step", "4steps")
+    ],
+    "ByteDance/SDXL-Lightning": lambda path: [
+        _lora(sdxl_pipeline(), path, f"sdxl_lightning_{steps}step_lora.safetensors", "kohya") for steps in (2, 4, 8)
+    ],
+    "tianweiy/DMD2": lambda path: _lora(sdxl_pipeline(), path, "dmd2_sdxl_4step_lora_fp16.safetensors", "diffusers"),
+    "wangfuyun/PCM_Weights": lambda path: _lora(
+        sdxl_pipeline(), path, "sdxl/pcm_sdxl_smallcfg_4step_converted.safetensors", "kohya"
+    ),
     "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": _clip,
 }

