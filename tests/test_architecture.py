@@ -13,7 +13,7 @@ FILES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-TORCH_HALF = {"bench.score.features", "bench.score.features_of_tasks"}
+TORCH_HALF = {name for name in FILES if name.startswith("bench.score.features")} - {"bench.score.features_of_pixels"}
 NUMPY_HALF = {name for name in FILES if name.startswith("bench.score.")} - TORCH_HALF
 KNOWS: dict[str, set[str]] = {
     "bench.cell": set(),

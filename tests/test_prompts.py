@@ -66,7 +66,7 @@ def test_the_hash_tells_texts_apart_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     message = refusal(str(tmp_path / "nowhere.txt"))
-    assert message.endswith("cannot be read (No such file or directory); give 'world' or a UTF-8 text file")
+    assert message.endswith("cannot be read (No such file or directory); give 'world' or a file of prompts")
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
@@ -94,3 +94,66 @@ def test_a_file_that_is_too_short_is_refused(tmp_path: Path) -> None:
     message = refusal(source, count=3)
     assert message.endswith("holds 2 prompts and 3 were asked for; set prompts.count to at most 2")
     assert len(load_prompts(source, 2).texts) == 2
+
+
+COCO = (
+    '{"annotations": [{"image_id": 9, "id": 5, "caption": "third"}, {"image_id": 3, "id": 8, "caption": "no"},'
+    ' {"image_id": 3, "id": 2, "caption": " first\\n one"}]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", 'id,caption\n1,"first one"\n2,third\n'),
+        ("x.tsv", "Prompt\tCategory\nfirst one\tA\nthird\tB\n"),
+        ("x.jsonl", '{"text": "first one"}\n\n{"text": "third"}\n'),
+        ("x.json", COCO),
+        ("x.txt", "first one\nthird\n"),
+    ],
+)
+def test_data_sets_come_in_several_forms(tmp_path: Path, name: str, content: str) -> None:
+    assert load_prompts(write(tmp_path / name, content), 2).texts == ("first one", "third")
+
+
+def test_parquet_is_read_where_pyarrow_is_installed(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"caption": ["first one", "third"]}), tmp_path / "x.parquet")
+    assert load_prompts(str(tmp_path / "x.parquet"), 2).texts == ("first one", "third")
+
+
+def test_a_column_is_named_or_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.csv", "id,words\n1,a cat\n")
+    assert load_prompts(source, 1, column="words").texts == ("a cat",)
+    assert "none of the columns prompt, Prompt, caption, text, TEXT, but id, words; name one" in refusal(source)
+    with pytest.raises(BenchError, match="no column 'x', but id, words"):
+        load_prompts(source, 1, column="x")
+
+
+@pytest.mark.parametrize(("name", "content"), [("x.json", "{"), ("x.json", '{"images": []}'), ("x.jsonl", "a cat\n")])
+def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    assert "file of prompts" in refusal(write(tmp_path / name, content))
+
+
+def test_a_template_takes_each_prompt_in(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.txt", "a cat\n")
+    papered = load_prompts(source, 1, "papercut, {}")
+    assert papered.texts == ("papercut, a cat",)
+    assert papered.identity != load_prompts(source, 1).identity
+
+
+def test_a_data_set_lies_in_the_local_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    source = "dataset://owner/prompts/data/x.tsv"
+    with pytest.raises(BenchError, match="hf download --repo-type dataset owner/prompts"):
+        load_prompts(source, 1)
+    root = tmp_path / "datasets--owner--prompts"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text("abc")
+    (root / "snapshots" / "abc" / "data").mkdir(parents=True)
+    write(root / "snapshots" / "abc" / "data" / "x.tsv", "Prompt\na cat\n")
+    assert load_prompts(source, 1).texts == ("a cat",)

@@ -61,7 +61,13 @@ def store(tmp_path: Path) -> Store:
     settings = {
         "weights": "checkpoint",
         **{"task": {"kind": "text_to_image"}, "models": {"mini": {}}, "methods": {"tcd": {}, "<b>ddim</b>": {}}},
-        **{"evaluator": {"source": "x"}, "reference": {"source": "world", "count": 100}, "seed": 0, "batch_size": 40},
+        **{
+            "evaluator": {"source": "x"},
+            "prompts": {"source": "world"},
+            "reference": {"source": "world", "count": 100},
+            "seed": 0,
+            "batch_size": 40,
+        },
     }
     store.save_run(
         Run(

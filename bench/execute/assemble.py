@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from bench.cell import Cell, content_hash
 from bench.execute.allocator import keep_freed_memory
-from bench.execute.looking import Look, look_away, make_inputs, make_look, name_task_inputs
+from bench.execute.looking import Look, look_away, make_evaluator, make_inputs, make_look, name_task_inputs
 from bench.experiment.config import Experiment, Model
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import TASK_SCORES
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.real_images import load_real_images, name_real_images
-from bench.generate.weights import ARCHITECTURE, LORA, is_at_hand, name_weights, weights_directory
+from bench.generate.weights import ARCHITECTURE, LORA, is_at_hand, name_weights
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.records import BenchError, Record
 from bench.request import Run
@@ -49,7 +49,8 @@ def prepare(experiment: Experiment) -> Job:
     """
     models = {name: _resolve(name, model, experiment.weights) for name, model in experiment.models.items()}
     experiment = replace(experiment, models=models)
-    prompts = load_prompts(experiment.prompts.source, experiment.prompts.count, experiment.prompts.template)
+    asked = experiment.prompts
+    prompts = load_prompts(asked.source, asked.count, asked.template, asked.column)
     if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
         raise BenchError(
             "scores: attribute_accuracy needs prompts whose truth is known; use prompts.source=world, or leave it out"
@@ -124,10 +125,7 @@ def _run_cells(job: Job, store: Store, todo: list[Cell]) -> list[Record]:
     inputs = make_inputs(experiment, todo[0].task, todo[0].device)
     look: Look = look_away
     if experiment.scores:
-        from bench.score.features import load_evaluator
-
-        directory = weights_directory(experiment.evaluator.source)
-        evaluator = load_evaluator(experiment.evaluator.name, directory, todo[0].device)
+        evaluator = make_evaluator(experiment, todo[0].device)
         look = make_look(experiment, job.prompts, evaluator, inputs)
         _make_reference(job, store, evaluator)
     records = []

@@ -12,7 +12,7 @@ from bench.cell import Task
 from bench.experiment.config import Experiment
 from bench.generate.inputs import Inputs, canny_edges, name_inputs
 from bench.generate.prompts import Prompts
-from bench.generate.weights import name_weights
+from bench.generate.weights import INCEPTION, name_weights, weights_directory
 from bench.mini import world
 
 if TYPE_CHECKING:
@@ -41,13 +41,26 @@ def name_task_inputs(experiment: Experiment) -> str | None:
     return name_inputs(make_inputs(experiment, Task(experiment.task.kind), "cpu"), weights)
 
 
+def make_evaluator(experiment: Experiment, device: str) -> Evaluator:
+    """The experiment's evaluator, loaded."""
+    name, source = experiment.evaluator.name, experiment.evaluator.source
+    if source == INCEPTION:
+        from bench.score.features_of_inception import load_inception
+
+        return load_inception(name, weights_directory(source), device)
+    from bench.score.features import load_evaluator
+
+    return load_evaluator(name, weights_directory(source), device)
+
+
 def make_look(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, inputs: Inputs) -> Look:
     """Embeddings, agreement with the caption, and what the task adds; captions are encoded at once."""
     from bench.score.features import encode_captions, images_to_features
     from bench.score.features_of_tasks import TaskFeatures
 
     truths = None if prompts.scenes is None else [tuple(world.counterfactuals(scene)) for scene in prompts.scenes]
-    captions = encode_captions(evaluator, prompts.texts, truths)
+    blind = experiment.evaluator.source == INCEPTION
+    captions = None if blind else encode_captions(evaluator, prompts.texts, truths)
     frames = getattr(experiment.task, "frames", 1)
     of_task = TaskFeatures(
         kind=experiment.task.kind,

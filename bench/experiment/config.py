@@ -103,12 +103,14 @@ class Method:
 class Prompts:
     """The prompts: `world` (the procedural world's captions) or a UTF-8 text file with one prompt a line.
 
-    Each is put into `template` in place of its {}.
+    Or .csv, .tsv, .jsonl or .parquet with a `column` of prompts, or COCO's captions as .json. Each is put into
+    `template` in place of its {}.
     """
 
     source: str = "world"
     count: Count = 512
     template: Annotated[str, Field(pattern=r"\{\}")] = "{}"
+    column: str | None = None
 
 
 @dataclass(config=STRICT)
@@ -190,6 +192,11 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
             )
     if experiment.weights == "architecture":
         _check_architecture(experiment)
+    if experiment.evaluator.source == "inception://" and (read := set(experiment.scores) & _OF_CAPTIONS):
+        raise BenchError(
+            f"evaluator.source=inception:// was given with scores={sorted(read)}, which need captions; leave them out, "
+            "or take an OpenCLIP model"
+        )
     check_task(experiment.task, {**experiment.models}, [*experiment.scores])
     for name, claim in experiment.claims.items():
         check_sides(name, claim)
@@ -221,6 +228,7 @@ def _check_architecture(experiment: Experiment) -> None:
             raise BenchError(f"models.{name}.architecture was not given; weights=architecture needs sd15, sd21 or sdxl")
 
 
+_OF_CAPTIONS = {"clip_score", "attribute_accuracy", "style_similarity"}
 _EXAMPLES = {"models": "mini", "methods": "tcd,dpmpp_2s"}
 
 

@@ -25,6 +25,7 @@ ScoreName = Literal[
     "kid",
     "clip_score",
     "attribute_accuracy",
+    "sharpness",
     "style_similarity",
     "image_similarity",
     "masked_fid",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.cell import PromptSet
-from bench.generate.weights import local_path
+from bench.generate.datasets import find_file, read_prompts
 from bench.mini import world
 from bench.records import BenchError
 
@@ -23,11 +22,11 @@ class Prompts:
     scenes: tuple[world.Scene, ...] | None
 
 
-def load_prompts(source: str, count: int, template: str = "{}") -> Prompts:
-    """Return the first `count` prompts of a source: `world`, or a UTF-8 file with one prompt a line.
+def load_prompts(source: str, count: int, template: str = "{}", column: str | None = None) -> Prompts:
+    """Return the first `count` prompts of a source: `world`, or a file (see `bench.generate.datasets`).
 
     Each is put into `template` in place of its {}. `bench://` begins the path of a file in this package, such as
-    `bench://generate/everyday.txt` (64 prompts).
+    `bench://generate/everyday.txt` (64 prompts), `dataset://owner/name/` that of one in the local hub cache.
 
     Raises BenchError for a file that is missing, empty, too short or not UTF-8.
     """
@@ -38,7 +37,7 @@ def load_prompts(source: str, count: int, template: str = "{}") -> Prompts:
         scenes = tuple(world.scene(seed) for seed in world.split_seeds("prompts", count))
         texts = tuple(world.caption(scene) for scene in scenes)
     else:
-        texts = _read_lines(local_path(source) or Path(source))
+        texts = read_prompts(find_file(source), column)
         if len(texts) < count:
             raise BenchError(
                 f"prompts.source={source} holds {len(texts)} prompts and {count} were asked for; "
@@ -48,18 +47,3 @@ def load_prompts(source: str, count: int, template: str = "{}") -> Prompts:
     texts = tuple(template.replace("{}", text) for text in texts)
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     return Prompts(PromptSet(source, len(texts), digest), texts, scenes)
-
-
-def _read_lines(path: Path) -> tuple[str, ...]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BenchError(f"prompts.source={path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise BenchError(
-            f"prompts.source={path} cannot be read ({error.strerror}); give {WORLD!r} or a UTF-8 text file"
-        ) from error
-    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not lines:
-        raise BenchError(f"prompts.source={path} holds no prompt; write one prompt a line")
-    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -12,6 +13,9 @@ PACKAGED = "bench://"
 ARCHITECTURE = "architecture://"
 LORA = "architecture://lora"
 """Random weights: a pipeline's, as in architecture://sdxl, and a LoRA's."""
+INCEPTION = "inception://"
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+"""The network of published FIDs, where torch-fidelity and torchmetrics keep it: among torch's own downloads."""
 
 
 def local_path(source: str) -> Path | None:
@@ -28,10 +32,12 @@ def is_at_hand(source: str) -> bool:
 
 
 def weights_directory(source: str, revision: str | None = None) -> Path:
-    """The directory that a source's files lie in, a hub repository's in the local cache.
+    """The directory that a source's files lie in, a hub repository's in the local cache; of Inception the file.
 
     Raises BenchError when there is nothing there.
     """
+    if source == INCEPTION:
+        return _inception()
     path = local_path(source)
     return path if path is not None else _repository(source) / "snapshots" / _cached_commit(source, revision)
 
@@ -43,6 +49,8 @@ def name_weights(source: str, revision: str | None = None) -> str:
     """
     if source.startswith(ARCHITECTURE):
         return _name_architecture(source)
+    if source == INCEPTION:
+        return hashlib.sha256(weights_directory(source).read_bytes()).hexdigest()[:16]
     path = local_path(source)
     if path is None:
         return _cached_commit(source, revision)
@@ -56,6 +64,17 @@ def name_weights(source: str, revision: str | None = None) -> str:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _inception() -> Path:
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    path = Path(home).expanduser() / "hub" / "checkpoints" / INCEPTION_FILE
+    if not path.is_file():
+        raise BenchError(
+            f"evaluator.source={INCEPTION}: {path} is not there; fetch it with "
+            '`python -c "import torchmetrics.image as t; t.FrechetInceptionDistance()"`'
+        )
+    return path
 
 
 def _name_architecture(source: str) -> str:

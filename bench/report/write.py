@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from bench.cell import content_hash
 from bench.judge.claims import judge_claims
+from bench.judge.published import Beside, load_published, set_beside
 from bench.judge.scores import ScoredCell, score_run
+from bench.report.beside import beside_table, draw_beside
 from bench.report.grid import draw_grid, prompt_grids
 from bench.report.page import Plot, render_page
 from bench.report.tables import cost_table, score_table, to_csv, to_latex, to_markdown, verdict_table
@@ -35,16 +37,20 @@ def write_report(store: Store) -> Path:
     run = store.run()
     cells = score_run(store, run)
     judgements = judge_claims(run, cells)
+    pairs = set_beside(run, cells, load_published())
     tables = {
         table.name: table
-        for table in (verdict_table(judgements), score_table(run, cells), cost_table(run, cells))
+        for table in (
+            *(verdict_table(judgements), score_table(run, cells), cost_table(run, cells)),
+            beside_table(run, pairs),
+        )
         if table.rows and (table.name != "scores" or run.metrics)
     }
     store.write_text("scores.csv", scores_to_frame(run, cells).to_csv(index=False, lineterminator="\n"))
     for table in tables.values():
         for suffix, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
             store.write_text(f"tables/{table.name}.{suffix}", write(table))
-    plots = _draw_plots(run, cells)
+    plots = _draw_plots(run, cells, pairs)
     for plot in plots:
         store.write_bytes(f"plots/{plot.name}.png", plot.png)
         store.write_bytes(f"plots/{plot.name}.svg", plot.svg)
@@ -68,14 +74,17 @@ def _fingerprint(store: Store) -> str:
     )
 
 
-def _draw_plots(run: Run, cells: Sequence[ScoredCell]) -> list[Plot]:
+def _draw_plots(run: Run, cells: Sequence[ScoredCell], pairs: Sequence[Beside]) -> list[Plot]:
     import matplotlib as mpl
 
     from bench.report.plots import STYLE, draw_figures
 
     plots = []
     with mpl.rc_context(STYLE):
-        for name, caption, figure in draw_figures(run, cells):
+        figures = list(draw_figures(run, cells))
+        if pairs:
+            figures.append(("published", "Measured beside published", draw_beside(run, pairs)))
+        for name, caption, figure in figures:
             figure.draw_without_rendering()  # the layout is found once
             figure.set_layout_engine("none")
             plots.append(Plot(name, caption, _to_png(figure), _to_svg(figure)))

@@ -19,6 +19,8 @@ from PIL import Image
 from torch.nn import functional
 from torchvision.transforms import Normalize
 
+from bench.score.features_of_pixels import sharpness
+
 Array = NDArray[Any]
 Counterfactuals = Sequence[tuple[str, tuple[str, ...]]]
 
@@ -98,21 +100,27 @@ def encode_captions(
 
 
 def images_to_features(
-    evaluator: Evaluator, images: NDArray[np.uint8], captions: CaptionFeatures, start: int, frames: int = 1
+    evaluator: Evaluator, images: NDArray[np.uint8], captions: CaptionFeatures | None, start: int, frames: int = 1
 ) -> Mapping[str, Array]:
     """Features of images `start` … of a cell, one row an image; a film's `frames` stand below one another in it.
 
     `image` (d,) the embedding, of a film that of its middle frame; `clip_score` 100 × cosine of image and caption, of a
-    film the mean over its frames; and where the truth is known,
+    film the mean over its frames, none without captions; `sharpness` in levels; and where the truth is known,
     `attributes_named` and `attributes_right`: how many attributes the caption names, and how many of them the image is
     nearer to than to any caption with that one attribute changed.
     """
     rows = range(start, start + len(images))
     stills = images.reshape(len(images) * frames, -1, *images.shape[2:])
     embeddings = evaluator.image_features(stills).reshape(len(images), frames, -1)
-    similarities = np.einsum("nfd,nd->nf", _unit(embeddings), captions.own[rows.start : rows.stop])
     middle = embeddings[:, frames // 2]
-    features: dict[str, Array] = {"image": middle, "clip_score": 100 * similarities.mean(axis=1)}
+    features: dict[str, Array] = {
+        "image": middle,
+        "sharpness": sharpness(stills).reshape(len(images), frames).mean(axis=1),
+    }
+    if captions is None:
+        return features
+    similarities = np.einsum("nfd,nd->nf", _unit(embeddings), captions.own[rows.start : rows.stop])
+    features["clip_score"] = 100 * similarities.mean(axis=1)
     unit = _unit(middle)
     if captions.wrong is not None:
         features["attributes_named"] = np.array([len(captions.wrong[row]) for row in rows], np.int32)

@@ -94,6 +94,7 @@ METRICS: dict[str, Metric] = {
         metric.short: metric
         for metric in (
             _mean_of("clip_score", "CLIP score", True, 2),
+            _mean_of("sharpness", "Sharpness [levels]", True, 2, "pixels"),
             _mean_of("style_similarity", "Similarity to the style", True, 2),
             _mean_of("image_similarity", "Similarity to the image prompt", True, 2),
             _mean_of("background_psnr", "PSNR outside the mask [dB]", True, 2, "pixels"),

@@ -1,0 +1,106 @@
+"""Published numbers beside measured ones, with every difference in protocol named."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.judge.scores import ScoredCell, cost_of
+from bench.request import Run
+from bench.score.estimate import Estimate
+
+SECONDS = "seconds_per_image"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One published number. `trust` is "primary" where the method's own authors published it, else "secondary"."""
+
+    model: str
+    method: str
+    steps: int
+    metric: str
+    value: float
+    images: int | None
+    prompts: str
+    extractor: str
+    source: str
+    trust: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A published number and the cell that measured the same thing; `differences` are those of the protocol.
+
+    `measured` is None for seconds an image, of which `seconds` is the median.
+    """
+
+    published: Published
+    cell: ScoredCell
+    measured: Estimate | None
+    seconds: float | None
+    differences: tuple[str, ...]
+
+
+def load_published() -> list[Published]:
+    """Every number in results/published, file by file."""
+    package = Path(__file__).parents[1]
+    folder = next(
+        (path for path in (package / "published", package.parent / "results" / "published") if path.is_dir()), None
+    )
+    found = []
+    for path in sorted(folder.glob("*.csv")) if folder else ():
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                images = int(row["images"]) if row["images"] else None
+                texts = [row[name] for name in ("prompts", "extractor", "source", "trust", "note")]
+                steps, value = int(row["steps"]), float(row["value"])
+                found.append(Published(row["model"], row["method"], steps, row["metric"], value, images, *texts))
+    return found
+
+
+def set_beside(run: Run, cells: Sequence[ScoredCell], published: Sequence[Published]) -> list[Beside]:
+    """Every published number that a cell of the run measured too: same model, method, steps and score."""
+    found = []
+    for number in published:
+        for cell in cells:
+            own = cell.record.cell
+            if (own.base.name, own.method, own.steps) != (number.model, number.method, number.steps) or own.cost_only:
+                continue
+            measured = cell.estimates.get(number.metric)
+            seconds = cost_of(cell.record, "latency") if number.metric == SECONDS else None
+            if measured is not None or seconds is not None:
+                differences = tuple(_differences(run, cell, number, measured))
+                found.append(Beside(number, cell, measured, seconds, differences))
+    return found
+
+
+def _differences(run: Run, scored: ScoredCell, number: Published, measured: Estimate | None) -> Iterator[str]:
+    cell = scored.record.cell
+    if measured is None:
+        yield f"on {_machine(scored)}; theirs on {number.note.rpartition('; ')[2] or 'hardware not stated'}"
+    else:
+        if number.images != measured.n:
+            yield f"{measured.n:,} images; theirs {f'{number.images:,}' if number.images else 'not stated'}"
+        if _plain(number.extractor) != _plain(run.evaluator):
+            yield f"extractor {run.evaluator}; theirs {number.extractor or 'not stated'}"
+        source = str(run.settings["prompts"]["source"])
+        if _plain(number.prompts) not in _plain(source):
+            yield f"prompts {source}; theirs {number.prompts or 'not stated'}"
+    yield f"{cell.base.height}×{cell.base.width} pixels, {cell.base.dtype}, guidance {cell.guidance_scale:g}" + (
+        "" if cell.eta is None else f", η {cell.eta:g}"
+    )
+
+
+def _machine(scored: ScoredCell) -> str:
+    environment = scored.record.environment
+    gpus = environment.get("gpus") or ()
+    return str(gpus[0].get("name")) if gpus else str(environment.get("processor", "this machine"))
+
+
+def _plain(text: str) -> str:
+    """For comparison of names: letters and digits alone."""
+    return "".join(letter for letter in text.lower() if letter.isalnum())

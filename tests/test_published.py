@@ -1,0 +1,71 @@
+"""Published numbers stand beside the cells that measured the same, with what differs named."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_report import make_record, store
+
+from bench.judge.published import Published, load_published, set_beside
+from bench.judge.scores import ScoredCell, score_run
+from bench.report.beside import beside_table, draw_beside
+from bench.report.write import write_report
+from bench.store import Store
+
+__all__ = ["store"]
+NUMBER = Published("mini", "tcd", 4, "clip_score", 31.2, 5000, "COCO val2014", "ViT-B/32", "a paper", "primary", "")
+
+
+def test_every_published_number_is_read_with_its_source() -> None:
+    numbers = load_published()
+    assert len(numbers) > 50
+    assert all(number.source and number.trust in ("primary", "secondary") for number in numbers)
+    found = {(n.model, n.method, n.steps, n.metric): n.value for n in numbers if "table" in n.source}
+    assert found["sdxl", "euler", 4, "fid"] == 44.31
+
+
+@pytest.fixture
+def scored(store: Store) -> list[ScoredCell]:
+    return score_run(store, store.run())
+
+
+def test_only_the_same_model_method_steps_and_score_stand_beside(store: Store, scored: list[ScoredCell]) -> None:
+    run = store.run()
+    pairs = set_beside(run, scored, [NUMBER])
+    assert {pair.cell.record.cell.eta for pair in pairs} == {0.0, 1.0}
+    for change in ({"model": "sdxl"}, {"method": "lcm"}, {"steps": 5}, {"metric": "pick_score"}):
+        assert set_beside(run, scored, [replace(NUMBER, **change)]) == []
+
+
+def test_each_difference_of_protocol_is_named(store: Store, scored: list[ScoredCell]) -> None:
+    said = "; ".join(set_beside(store.run(), scored, [NUMBER])[0].differences)
+    for words in ("40 images; theirs 5,000", "extractor mini; theirs ViT-B/32", "prompts world; theirs COCO val2014"):
+        assert words in said
+    assert "64×64 pixels" in said
+    alike = replace(NUMBER, images=40, extractor="mini", prompts="world")
+    assert "theirs" not in "; ".join(set_beside(store.run(), scored, [alike])[0].differences)
+
+
+def test_the_table_and_the_plot_show_both(store: Store, scored: list[ScoredCell]) -> None:
+    pairs = set_beside(store.run(), scored, [NUMBER])
+    row = beside_table(store.run(), pairs).rows[0]
+    assert row[4] == "31.2"
+    assert "±" in row[5]
+    axes = draw_beside(store.run(), pairs).axes[0]
+    assert 31.2 in np.concatenate([np.atleast_1d(line.get_ydata()) for line in axes.lines])
+
+
+def test_the_report_shows_them_only_where_there_are_some(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import bench.report.write
+
+    assert "Beside the published" not in write_report(store).read_text()
+    monkeypatch.setattr(bench.report.write, "load_published", lambda: [NUMBER])
+    (store.directory / "report.html").unlink()
+    page = write_report(store).read_text()
+    assert "Beside the published" in page
+    assert (store.directory / "tables" / "published.csv").exists()
+    assert (store.directory / "plots" / "published.png").exists()
+    assert make_record is not None
