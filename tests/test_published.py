@@ -42,7 +42,7 @@ def test_each_difference_of_protocol_is_named(store: Store, scored: list[ScoredC
     said = "; ".join(set_beside(store.run(), scored, [NUMBER])[0].differences)
     for words in ("40 images; theirs 5,000", "extractor mini; theirs ViT-B/32", "prompts world; theirs COCO val2014"):
         assert words in said
-    assert "64×64 pixels" in said
+    assert "8×8 pixels" in said
     alike = replace(NUMBER, images=40, extractor="mini", prompts="world")
     assert "theirs" not in "; ".join(set_beside(store.run(), scored, [alike])[0].differences)
 

@@ -59,15 +59,9 @@ def store(tmp_path: Path) -> Store:
             store.save_features(record.key, "e", features)
     store.save_reference("r", rng.normal(size=(100, 4)))
     settings = {
-        "weights": "checkpoint",
         **{"task": {"kind": "text_to_image"}, "models": {"mini": {}}, "methods": {"tcd": {}, "<b>ddim</b>": {}}},
-        **{
-            "evaluator": {"source": "x"},
-            "prompts": {"source": "world"},
-            "reference": {"source": "world", "count": 100},
-            "seed": 0,
-            "batch_size": 40,
-        },
+        **{"evaluator": {"source": "x"}, "reference": {"source": "world", "count": 100}, "seed": 0, "batch_size": 40},
+        **{"weights": "checkpoint", "prompts": {"source": "world"}},
     }
     store.save_run(
         Run(

@@ -27,7 +27,7 @@ def load_inception(name: str, weights: Path, device: str) -> Evaluator:
         ) from error
     torch.load(weights, weights_only=True)  # torch-fidelity would also unpickle code
     network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights))
-    return Evaluator(name, _Tower(network.to(device)), _to_tensor, _no_text, torch.device(device))
+    return Evaluator(name, _Tower(network.to(device)), _to_tensor, _no_tokens, torch.device(device))
 
 
 class _Tower:
@@ -40,10 +40,13 @@ class _Tower:
         features: torch.Tensor = self._network(pixels)[0]
         return features
 
+    def encode_text(self, tokens: object) -> NoReturn:
+        raise BenchError("inception:// knows no captions; take an OpenCLIP model for scores of captions")
+
 
 def _to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
-def _no_text(texts: Sequence[str]) -> NoReturn:
-    raise BenchError("inception:// knows no captions; take an OpenCLIP model for scores of captions")
+def _no_tokens(texts: Sequence[str]) -> torch.Tensor:
+    return torch.empty(len(texts), 0)
