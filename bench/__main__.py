@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.records import BenchError
+
+if TYPE_CHECKING:
+    from bench.store import Store
 
 Settings = dict[str, Any]
 
@@ -38,19 +41,37 @@ Exit codes: 0 done, 1 a cell failed, something is missing, deviates or got worse
 
 def run(settings: Settings) -> int:
     """Run what has no good record yet, then report."""
+    from dataclasses import replace
+
     from bench.execute.assemble import execute, open_store, prepare
     from bench.experiment.config import check_experiment
+    from bench.experiment.plan import counts_of_looks
 
     experiment = check_experiment(settings)
-    job = prepare(experiment)
-    store = open_store(job)
-    records = execute(job, store)
-    failed = [record for record in records if record.status != "ok"]
+    counts = counts_of_looks(experiment)
+    for i, count in enumerate(counts, 1):
+        fewer = replace(experiment, prompts=replace(experiment.prompts, count=count))
+        job = prepare(fewer, tuple(seen / counts[-1] for seen in counts[:i]))
+        store = open_store(job)
+        failed = [record for record in execute(job, store) if record.status != "ok"]
+        if failed or (len(counts) > 1 and _all_decided(store, f"look {i} of {len(counts)}, {count} images a cell")):
+            break
     report(settings)
     for record in failed:
         message = record.failure.message if record.failure else ""
         print(f"failed: {record.cell.label}: {message}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _all_decided(store: Store, where: str) -> bool:
+    from bench.judge.claims import judge_claims
+    from bench.judge.scores import score_run
+
+    run = store.run()
+    verdicts = [judgement.verdict for judgement in judge_claims(run, score_run(store, run))]
+    open_ = verdicts.count("undecided")
+    print(f"{where}: {len(verdicts) - open_} of {len(verdicts)} claims decided", file=sys.stderr)
+    return not open_
 
 
 def plan(settings: Settings) -> int:

@@ -197,3 +197,44 @@ def test_the_report_is_made_from_records_alone(overrides: Overrides, tmp_path: P
     ran = subprocess.run([sys.executable, "-c", "import json\n" + code], capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout.splitlines()[-1]) == []
     assert (run / "report.html").read_bytes() == page, "the same records give the same page, byte for byte"
+
+
+UNTIL_DECIDED = (*QUICK, "prompts.count=20", "until=decided", "looks=3")
+
+
+def test_what_an_earlier_look_sampled_is_not_sampled_again(
+    overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bench.__main__
+    from bench.generate.sampling import Sampler
+
+    sampled: list[int] = []
+    sample = Sampler.sample
+    monkeypatch.setattr(Sampler, "sample", lambda self, start: sampled.append(start) or sample(self, start))
+    monkeypatch.setattr(bench.__main__, "_all_decided", lambda *_: False)
+    assert main(["run", *overrides(*UNTIL_DECIDED)]) == 0
+    run = Store(tmp_path / "run", writable=False).run()
+    assert run.looks == (0.4, 0.6, 1.0)
+    assert len(sampled) == 4 * 5, "four cells of five batches"
+    straight = tmp_path / "straight"
+    assert main(["run", *overrides(*QUICK, "prompts.count=20", f"results={straight}")]) == 0
+    ours = {key: Store(tmp_path / "run", writable=False).record(key) for key in run.cells}
+    for record in Store(straight, writable=False).records():
+        found = ours[record.key]
+        assert found is not None
+        assert found.reproducible() == record.reproducible(), "bit for bit"
+
+
+def test_a_run_until_decided_ends_when_all_claims_are(
+    overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    easy = ["claims.tcd_few_steps.metrics=[attribute_accuracy]", "claims.tcd_few_steps.expect=not_worse"]
+    margins = "+claims.tcd_few_steps.margins={attribute_accuracy: 100}"
+    assert main(["run", *overrides(*UNTIL_DECIDED, *easy, margins)]) == 0
+    assert "look 1 of 3, 8 images a cell: 1 of 1 claims decided" in capsys.readouterr().err
+    assert len(Store(tmp_path / "run", writable=False).run().prompts) == 8
+
+
+def test_until_decided_needs_a_claim(overrides: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *overrides("until=decided", "claim=[]")]) == 2
+    assert "no claim to decide" in capsys.readouterr().err

@@ -42,7 +42,7 @@ class Job:
     run: Run
 
 
-def prepare(experiment: Experiment) -> Job:
+def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
     """Plan an experiment: read its prompts, name its weights, try its schedulers, resolve its device.
 
     Raises BenchError for whatever cannot run; loads no model.
@@ -78,6 +78,7 @@ def prepare(experiment: Experiment) -> Job:
         evaluator=experiment.evaluator.name,
         extractor=extractor,
         reference=_name_reference(experiment, extractor),
+        looks=looks,
     )
     return Job(experiment, prompts, plan, run)
 

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.cell import Cell
+from bench.cell import Cell, PromptSet
 from bench.execute.lanes import side_by_side
 from bench.execute.looking import Look
 from bench.experiment.config import Measure
 from bench.generate.first import FirstEvaluations
 from bench.generate.inputs import Inputs
 from bench.generate.pipelines import load_pipeline
+from bench.generate.prompts import hash_texts
 from bench.generate.sampling import Embeddings, Sampler
 from bench.measure.environment import machine_fingerprint
 from bench.measure.latency import Stopwatch, measure_latency
@@ -62,6 +63,7 @@ class Runner:
     process: Mapping[str, Any]
     """What was set for the whole process, for the record's environment."""
 
+    _smaller: dict[str, Record] | None = None
     _loaded: tuple[str, Any, Embeddings, FirstEvaluations] | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
 
@@ -89,6 +91,21 @@ class Runner:
             self.store.replace(record)
         return record
 
+    def smaller(self, cell: Cell) -> Record | None:
+        """The good record of the same cell with the most of its first prompts, whose images serve here too."""
+        with self._loading:
+            if self._smaller is None:
+                good = [record for record in self.store.records() if record.status == "ok" and self._begins(record)]
+                good.sort(key=lambda record: record.cell.prompts.count)
+                self._smaller = {_without_prompts(record.cell): record for record in good}
+        return self._smaller.get(_without_prompts(cell))
+
+    def _begins(self, record: Record) -> bool:
+        """Whether a record is about fewer prompts, the first of ours."""
+        prompts = record.cell.prompts
+        fewer = prompts.count < len(self.prompts)
+        return fewer and prompts.text_hash == hash_texts(self.prompts[: prompts.count])
+
     def sampler(self, cell: Cell) -> Sampler:
         """A sampler of a cell on the loaded pipeline that fits it."""
         with self._loading:
@@ -98,6 +115,10 @@ class Runner:
                 self._loaded = cell.pipeline_key, pipeline, Embeddings(), FirstEvaluations(pipeline.unet)
             _, pipeline, embeddings, first = self._loaded
         return Sampler(pipeline, cell, self.prompts, embeddings, first, self.inputs)
+
+
+def _without_prompts(cell: Cell) -> str:
+    return replace(cell, prompts=PromptSet("", 0, "")).key
 
 
 class _CellWork:
@@ -124,10 +145,11 @@ class _CellWork:
             if record is not None and record.images != images:
                 raise CellError("sampling the cell again gave other images than its record says")
             record = record or Record(key, self.cell, "ok", environment, self.sampling_s, calls, images)
+        kin = self.runner.smaller(self.cell)
         if measure.latency and record.latency is None:
-            record = replace(record, latency=self._latency())
+            record = replace(record, latency=(kin and kin.latency) or self._latency())
         if measure.memory and record.memory is None:
-            record = replace(record, memory=self._memory())
+            record = replace(record, memory=(kin and kin.memory) or self._memory())
         return record
 
     def _sample(self) -> tuple[Images, Calls]:
@@ -160,6 +182,8 @@ class _CellWork:
                 return stored
         elif self.good.calls and (kept := store.images(key, range(start, stop))) is not None:
             return StoredBatch(start, kept, self.runner.look(kept, start), self.good.calls, 0.0)
+        if (kin := self.runner.smaller(self.cell)) and (taken := self._take(kin, start, stop)):
+            return taken
         begin = time.perf_counter()
         batch = self.sampler.sample(start)
         elapsed = (time.perf_counter() - begin) / self.runner.lanes  # lanes share the time
@@ -167,6 +191,23 @@ class _CellWork:
         if self.good is None:
             store.save_batch(key, stored)
         return stored
+
+    def _take(self, kin: Record, start: int, stop: int) -> StoredBatch | None:
+        """A batch from a smaller cell that was sampled before: its images are the same."""
+        runner, count = self.runner, kin.cell.prompts.count
+        images = runner.store.images(kin.key, range(start, stop)) if stop <= count else None
+        if images is None or kin.calls is None:
+            return None
+        calls = replace(kin.calls, unet_samples=kin.calls.unet_evaluations * len(runner.prompts))
+        if runner.store.has_features(kin.key, runner.extractor):
+            known = runner.store.features(kin.key, runner.extractor)
+            features: Mapping[str, NDArray[Any]] = {name: rows[start:stop] for name, rows in known.items()}
+        else:
+            features = runner.look(images, start)
+        batch = StoredBatch(start, images, features, calls, kin.sampling_s * (stop - start) / count)
+        if self.good is None:
+            runner.store.save_batch(self.cell.key, batch)
+        return batch
 
     def _latency(self) -> Latency:
         measure, pipeline = self.runner.measure, self.sampler.pipeline

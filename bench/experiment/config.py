@@ -142,7 +142,10 @@ class Measure:
 
 @dataclass(config=STRICT)
 class Experiment:
-    """Base models × methods × steps × eta, with what is sampled, measured and scored."""
+    """Base models × methods × steps × eta, with what is sampled, measured and scored.
+
+    With until=decided the claims are judged at up to `looks` numbers of images, and the run ends when all are decided.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     models: dict[str, Model]
@@ -161,6 +164,8 @@ class Experiment:
     keep: Literal["all", "grid"] = "all"
     strict: bool = False
     weights: Literal["checkpoint", "architecture"] = "checkpoint"
+    until: Literal["count", "decided"] = "count"
+    looks: Annotated[int, Field(ge=2, le=20)] = 5
     claims: dict[str, ClaimChoice] = Field(default_factory=dict)
 
 
@@ -190,6 +195,8 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
             raise BenchError(
                 f"methods.{name}.scheduler: no _target_ was given; name a class, such as diffusers.TCDScheduler"
             )
+    if experiment.until == "decided" and not experiment.claims:
+        raise BenchError("until=decided was given and no claim to decide; choose some, as in claim=[tcd_few_steps]")
     if experiment.weights == "architecture":
         _check_architecture(experiment)
     if experiment.evaluator.source == "inception://" and (read := set(experiment.scores) & _OF_CAPTIONS):

@@ -67,6 +67,15 @@ def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
     return Plan(tuple(sorted(cells.values(), key=lambda cell: order[cell.pipeline_key])), tuple(left_out))
 
 
+def counts_of_looks(experiment: Experiment) -> tuple[int, ...]:
+    """At how many images claims are judged: at all of them, or evenly spaced in whole batches, all of them last."""
+    planned, batch = experiment.prompts.count, experiment.batch_size
+    if experiment.until == "count":
+        return (planned,)
+    even = (planned * (i + 1) / experiment.looks for i in range(experiment.looks))
+    return tuple(sorted({min(planned, max(1, round(count / batch)) * batch) for count in even} | {planned}))
+
+
 def expected_evaluations(cell: Cell) -> int:
     """Denoiser evaluations per image that the cell is planned to need; the record holds what was counted."""
     steps = int(cell.steps * float(cell.task.settings.get("strength", 1)))  # as diffusers' get_timesteps counts

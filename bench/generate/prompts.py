@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.cell import PromptSet
@@ -45,5 +46,9 @@ def load_prompts(source: str, count: int, template: str = "{}", column: str | No
             )
         texts = texts[:count]
     texts = tuple(template.replace("{}", text) for text in texts)
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-    return Prompts(PromptSet(source, len(texts), digest), texts, scenes)
+    return Prompts(PromptSet(source, len(texts), hash_texts(texts)), texts, scenes)
+
+
+def hash_texts(texts: Sequence[str]) -> str:
+    """What prompts are named by."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]

@@ -4,7 +4,8 @@ Each claim becomes one comparison for every base model, metric and pair of cells
 comparisons of the run (Holm 1979, step-down), so that a run of true null claims yields a false verdict in at most 5% of
 cases. A comparison is decided when its adjusted two-sided p-value is below 0.05; a claim is supported when all of its
 comparisons are, refuted when any is refuted, undecided otherwise. Equivalence is supported by two one-sided tests
-(Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657) and refuted by a difference beyond the margin.
+(Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657) and refuted by a difference beyond the margin. Where a run looked
+more than once, p-values are those of all its looks together (see `bench.judge.looks`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import zip_longest
 
 from scipy.special import ndtri
 
+from bench.judge.looks import overall_p_value
 from bench.judge.scores import ScoredCell, cost_of
 from bench.request import Claim, Run, Side
 from bench.score.estimate import Estimate, paired_difference
@@ -66,7 +68,9 @@ class Judgement:
 def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
     """Judge all claims of a run."""
     compared = [(claim, *_compare(claim, cells)) for claim in run.claims]
-    adjusted = iter(_decide([comparison for _, found, _ in compared for comparison in found]))
+    everything = [comparison for _, found, _ in compared for comparison in found]
+    overall = [replace(c, p_value=overall_p_value(c.p_value, run.looks)) for c in everything]
+    adjusted = iter(_decide(overall))
     judgements = []
     for claim, found, missing in compared:
         decided = tuple(next(adjusted) for _ in found)
