@@ -11,10 +11,14 @@ import pytest
 from PIL import Image
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.judge.claims import Comparison, judge_claims
+from bench.judge.scores import score_run
 from bench.records import Calls, Failure, Images, Latency, Memory, Record
+from bench.report.pairs import HEIGHT, differences
 from bench.report.pictures import open_picture, to_data_uri
+from bench.report.power import power
 from bench.report.write import write_report
-from bench.request import Run
+from bench.request import Claim, Run, Side
 from bench.store import Store
 
 PROMPTS = ("<script>alert('x')</script>", "100% of $x_1$ & {more} \\textbf{#}", "a | b", "a red circle")
@@ -83,7 +87,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_every_text_is_escaped_and_nothing_is_fetched(store: Store) -> None:
     page = write_report(store).read_text(encoding="utf-8")
-    for markup in ("<script", "<em>run", "<b>ddim", "<i>black", "<u>", "<do>", "<friends>"):
+    for markup in ("<script>x", "<em>run", "<b>ddim", "<i>black", "<u>", "<do>", "<friends>"):
         assert markup not in page, markup
     assert "&lt;em&gt;run&lt;/em&gt;" in page
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page), "one self-contained file"
@@ -100,7 +104,7 @@ def test_failed_and_waiting_cells_are_said_aloud(store: Store) -> None:
 def test_plots_are_png_and_svg_of_each_kind(store: Store) -> None:
     write_report(store)
     stems = {path.stem for path in (store.directory / "plots").iterdir()}
-    kinds = ("quality-evaluations", "quality-latency", "eta", "latency-parts", "memory")
+    kinds = ("quality-evaluations", "quality-latency", "eta", "eta-steps", "latency-parts", "memory")
     assert stems == {f"mini-{kind}" for kind in kinds}
     assert all((store.directory / "plots" / f"{stem}.svg").read_text().startswith("<?xml") for stem in stems)
 
@@ -160,3 +164,46 @@ def test_a_large_picture_is_shrunk_for_the_page(tmp_path: Path, side: int, kind:
     head, _, text = to_data_uri(tmp_path / "x.png").partition(";base64,")
     assert head == f"data:image/{kind}"
     assert max(Image.open(io.BytesIO(base64.b64decode(text))).size) == min(side, 512)
+
+
+CLAIM = Claim("few", "TCD <beats> itself", Side("tcd", (4,), 1.0), Side("tcd", (4,), 0.0), ("clip_score",), "better")
+
+
+def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) -> None:
+    cells = {record.cell.eta: record for record in store.records() if record.cell.label.startswith("mini tcd 4")}
+    for eta, record in cells.items():
+        scores = np.arange(40.0) if eta else np.arange(40.0)[::-1]
+        store.save_features(record.key, "e", {**store.features(record.key, "e"), "clip_score": scores})
+        for row in range(40):
+            path = store.image_path(record.key, row)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (6 * row, 0, 0)).save(path)
+    store.save_run(replace(store.run(), claims=(CLAIM,)))
+    run = store.run()
+    scored = score_run(store, run)
+    (found,) = differences(store, run, scored, judge_claims(run, scored))
+    assert [pair.gain for pair in found.best] == [39, 37, 35]
+    assert [pair.gain for pair in found.worst] == [-39, -37, -35]
+    assert found.best[0].subject == store.image_path(cells[1.0].key, 39)
+    assert found.worst[0].object == store.image_path(cells[0.0].key, 0)
+    assert found.share == 0.5
+    assert found.zero == HEIGHT / 2
+    page = write_report(store).read_text(encoding="utf-8")
+    assert "Prompt by prompt" in page
+    assert "TCD &lt;beats&gt; itself" in page
+    assert (store.directory / "plots" / "power.png").exists()
+
+
+def test_power_is_the_share_of_runs_that_would_decide() -> None:
+    interval = (0.3 - 1.96 * 0.2, 0.3 + 1.96 * 0.2)
+    comparison = Comparison("mini", "clip_score", "a", "b", 1, 0, 0.3, interval, 0.0, 100, 1.0)
+    counts = np.array([100.0, 400.0])
+    rng = np.random.default_rng(0)
+    errors = 0.2 * np.sqrt(100 / counts)
+    simulated = [np.mean(0.3 + rng.normal(size=200_000) * error > 2.2414 * error) for error in errors]
+    assert power(comparison, counts, tests=2) == pytest.approx(simulated, abs=0.005)
+    assert power(replace(comparison, interval=(-np.inf, np.inf)), counts, 2) is None
+    equal = replace(comparison, gain=0.0, threshold=1.0, expect="equivalent")
+    found = power(equal, counts, tests=1)
+    assert found is not None
+    assert found[0] == pytest.approx(2 * 0.99882 - 1, abs=1e-3)

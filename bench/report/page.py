@@ -12,6 +12,7 @@ import jinja2
 from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
 from bench.report.grid import PromptGrid
+from bench.report.pairs import HEIGHT, WIDTH, Difference
 from bench.report.pictures import to_data_uri
 from bench.report.tables import Table
 from bench.request import Run
@@ -34,6 +35,7 @@ def render_page(
     tables: Mapping[str, Table],
     plots: Sequence[Plot],
     grids: Sequence[PromptGrid],
+    pairs: Sequence[Difference],
     inputs: str,
 ) -> str:
     """Return the HTML; `inputs` is the fingerprint of what it was made from, and stands in its head."""
@@ -51,6 +53,9 @@ def render_page(
             tables=tables,
             plots=plots,
             grids=grids,
+            differences=pairs,
+            curve_width=WIDTH,
+            curve_height=HEIGHT,
             machines=_machines(cells),
             facts=_facts(run, cells),
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
@@ -46,6 +47,7 @@ def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[str, str,
             yield "quality-latency", caption, _quality(run, series, metrics, "latency")
         if varied := _methods_that_vary_eta(own):
             yield "eta", "Quality against eta, one line a step count", _eta_curves(run, own, varied, metrics)
+            yield "eta-steps", "Quality by eta and steps; darker is better", _eta_map(run, own, varied, metrics)
     if any(scored.record.latency for scored in own):
         yield "latency-parts", "Where a call's time goes: median seconds per image by part", _latency_parts(series)
     if any(scored.record.memory for scored in own):
@@ -134,6 +136,33 @@ def _eta_curves(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], me
             axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=9, loc="left")
         row[0].set_ylabel(run.labels.get(method, method))
         row[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _eta_map(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], metrics: Sequence[Metric]) -> Figure:
+    figure = Figure(figsize=(3.0 * len(metrics), 2.6 * len(varied)), layout="constrained")
+    grid = figure.subplots(len(varied), len(metrics), squeeze=False)
+    for row, method in zip(grid, varied, strict=True):
+        own = [s for s in cells if s.record.cell.method == method and s.record.status == "ok"]
+        steps = sorted({s.record.cell.steps for s in own})
+        etas = sorted({s.record.cell.eta or 0.0 for s in own})
+        for axes, metric in zip(row, metrics, strict=True):
+            values = np.full((len(etas), len(steps)), np.nan)
+            for s in own:
+                if metric.short in s.estimates:
+                    place = etas.index(s.record.cell.eta or 0.0), steps.index(s.record.cell.steps)
+                    values[place] = s.estimates[metric.short].best
+            shade = values if metric.higher_is_better else -values
+            axes.imshow(shade, cmap="Blues", aspect="auto", origin="lower")
+            middle = np.nanmean([np.nanmin(shade), np.nanmax(shade)])
+            for (i, j), value in np.ndenumerate(values):
+                colour = "white" if shade[i, j] > middle else "black"
+                axes.text(j, i, f"{value:.{metric.digits}f}", ha="center", va="center", fontsize=7, color=colour)
+            axes.set_xticks(range(len(steps)), [str(count) for count in steps])
+            axes.set_yticks(range(len(etas)), [f"{eta:g}" for eta in etas])
+            axes.set_xlabel("steps")
+            axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=9, loc="left")
+        row[0].set_ylabel(f"{run.labels.get(method, method)}, η")
     return figure
 
 

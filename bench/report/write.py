@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cell import content_hash
-from bench.judge.claims import judge_claims
+from bench.judge.claims import Judgement, judge_claims
 from bench.judge.published import Beside, load_published, set_beside
 from bench.judge.scores import ScoredCell, score_run
 from bench.report.beside import beside_table, draw_beside
 from bench.report.grid import draw_grid, prompt_grids
 from bench.report.page import Plot, render_page
+from bench.report.pairs import differences
 from bench.report.tables import cost_table, score_table, to_csv, to_latex, to_markdown, verdict_table
 from bench.request import Run
 from bench.store import Store
@@ -50,7 +51,7 @@ def write_report(store: Store) -> Path:
     for table in tables.values():
         for suffix, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
             store.write_text(f"tables/{table.name}.{suffix}", write(table))
-    plots = _draw_plots(run, cells, pairs)
+    plots = _draw_plots(run, cells, judgements, pairs)
     for plot in plots:
         store.write_bytes(f"plots/{plot.name}.png", plot.png)
         store.write_bytes(f"plots/{plot.name}.svg", plot.svg)
@@ -59,7 +60,8 @@ def write_report(store: Store) -> Path:
         picture = io.BytesIO()
         draw_grid(grids).save(picture, format="PNG")
         store.write_bytes("grid.png", picture.getvalue())
-    return store.write_text("report.html", render_page(run, cells, judgements, tables, plots, grids, inputs))
+    behind = differences(store, run, cells, judgements)
+    return store.write_text("report.html", render_page(run, cells, judgements, tables, plots, grids, behind, inputs))
 
 
 def _fingerprint(store: Store) -> str:
@@ -74,14 +76,19 @@ def _fingerprint(store: Store) -> str:
     )
 
 
-def _draw_plots(run: Run, cells: Sequence[ScoredCell], pairs: Sequence[Beside]) -> list[Plot]:
+def _draw_plots(
+    run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement], pairs: Sequence[Beside]
+) -> list[Plot]:
     import matplotlib as mpl
 
     from bench.report.plots import STYLE, draw_figures
+    from bench.report.power import draw_power
 
     plots = []
     with mpl.rc_context(STYLE):
         figures = list(draw_figures(run, cells))
+        if (chances := draw_power(judgements)) is not None:
+            figures.append(("power", "How many images a claim needs, if the measured gain is the true one", chances))
         if pairs:
             figures.append(("published", "Measured beside published", draw_beside(run, pairs)))
         for name, caption, figure in figures:
