@@ -42,7 +42,6 @@ def overrides(models: Path, tmp_path: Path) -> Callable[..., list[str]]:
         return [
             "experiment=smoke",
             f"models.mini.source={models}/teacher",
-            "models.mini.noise_schedule.prediction_type=v_prediction",
             f"models.mini.adapters.tcd.source={models}/tcd-lora",
             f"models.mini.adapters.lcm.source={models}/lcm-lora",
             f"evaluator.source={models}/evaluator",
