@@ -176,11 +176,11 @@ class Fallback:
         return f"{self.name} instead: {self.reason}" if self.score else f"no interval: {self.reason}"
 
 
-def check_schema(data: Mapping[str, Any], what: str) -> None:
+def check_schema(data: Mapping[str, Any], what: str, version: int = SCHEMA_VERSION) -> None:
     """Raise BenchError for what another version of tcd-bench wrote."""
-    if data.get("schema") != SCHEMA_VERSION:
+    if data.get("schema") != version:
         raise BenchError(
-            f"{what} has schema version {data.get('schema')!r}; this tcd-bench reads {SCHEMA_VERSION}: "
+            f"{what} has schema version {data.get('schema')!r}; this tcd-bench reads {version}: "
             "run the experiment again, or read it with the version that wrote it"
         )
 

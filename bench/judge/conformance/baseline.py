@@ -24,6 +24,9 @@ GROWTH = 1.5  # sizes are repeatable to the rounding of float32 tables; half as 
 SAME = 2e-6  # trajectories of equal code on other processors: a few float32 roundings a step
 CAUSES = "causes.yaml"
 
+FORMAT = 1
+"""Of baseline files; read and written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:
@@ -104,7 +107,7 @@ def write_baseline(report: ConformanceReport, path: Path, settings: Mapping[str,
     for finding in data["findings"]:
         finding["places"] = {name: _plain(size) for name, size in finding["places"]}
     data["settings"] = dict(settings)
-    data["schema"] = 1
+    data["schema"] = FORMAT
     text = json.dumps(data, indent=1, ensure_ascii=False, default=float)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_rows_on_one_line(text) + "\n", encoding="utf-8")
@@ -122,7 +125,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
     """A baseline's data with its findings restored; raises BenchError for a file that is none."""
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        check_schema(data, f"the baseline {path}")
+        check_schema(data, f"the baseline {path}", FORMAT)
         data["findings"] = [
             Finding(**{**finding, "places": tuple((name, float(size)) for name, size in finding["places"].items())})
             for finding in data["findings"]
