@@ -68,8 +68,9 @@ def shares(results: Path, real: float) -> dict[str, float]:
     """Attribute accuracy of each cell of a run over that of real images."""
     frame = load_scores(results)
     frame = frame[frame["score"].str.startswith("attribute_accuracy")]
-    labels = frame["method"] + " " + frame["steps"].astype(str) + " steps eta " + frame["eta"].astype(str)
-    return dict(zip(labels.str.removesuffix(" eta <NA>"), (frame["value"] / real).round(4), strict=True))
+    etas = ["" if np.isnan(eta) else f" eta {eta:g}" for eta in frame["eta"].astype(float)]
+    labels = frame["method"] + " " + frame["steps"].astype(str) + " steps" + etas
+    return dict(zip(labels, (frame["value"] / real).round(4), strict=True))
 
 
 def read(evaluator: Evaluator, scenes: list[world.Scene], images: np.ndarray) -> dict[str, object]:
