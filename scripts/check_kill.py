@@ -39,7 +39,7 @@ def main() -> int:
         process = subprocess.Popen(
             [*command, f"results={root}/killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        moment = dice.uniform(0.9 * early, early + (duration - early) / 3)
+        moment = early + dice.uniform(-0.1 * early, 1.4 * (duration - early) / arguments.kills)  # each finds work left
         try:
             process.wait(moment)
             print(f"kill {kill + 1}: the run was finished before {moment:.1f} s")
