@@ -246,3 +246,9 @@ def test_every_claim_of_an_experiment_is_about_what_it_runs(name: str) -> None:
             method = experiment.methods[side.method]
             assert set(side.steps) <= set(method.steps)
             assert side.eta in method.eta or (side.eta is None and len(method.eta) < 2)
+
+
+def test_a_task_with_inputs_takes_models_of_one_size() -> None:
+    overrides = ["experiment=guide_canny", "model=[sdxl_canny,sdxl_depth]", "models.sdxl_depth.height=512"]
+    with pytest.raises(BenchError, match="models have 2 sizes and task=canny"):
+        check_experiment(compose_settings(overrides))

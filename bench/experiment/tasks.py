@@ -98,6 +98,11 @@ def check_task(task: Any, models: dict[str, Any], scores: list[Any]) -> None:
             )
     if task.kind == "depth" and task.estimator is None:
         raise BenchError("task.estimator was not given; task=depth needs a hub id, such as Intel/dpt-hybrid-midas")
+    sizes = {(model.height, model.width) for model in models.values()}
+    if hasattr(task, "inputs") and len(sizes) > 1:
+        raise BenchError(
+            f"models have {len(sizes)} sizes and task={task.kind} has inputs of one; give all the same height and width"
+        )
     for score in scores:
         wanted = SCORES_OF_TASK.get(score)
         if wanted is not None and wanted != task.kind:
