@@ -1,7 +1,8 @@
-"""The verbs: `tcd-bench run | plan | report | doctor | conform | gate`. Each is a Hydra application over conf/."""
+"""The verbs: `tcd-bench run | plan | status | report | doctor | conform | gate`, Hydra applications over conf/."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from bench.records import BenchError
 
 if TYPE_CHECKING:
+    from bench.experiment.gate import GateChoice
+    from bench.judge.gate.outcome import Outcome
     from bench.store import Store
 
 Settings = dict[str, Any]
@@ -19,6 +22,7 @@ tcd-bench measures few-step diffusion samplers (TCD) against the teacher's own, 
 
   tcd-bench run      run an experiment, go on where it was stopped, write the report
   tcd-bench plan     show the cells of an experiment, their order and cost; run nothing
+  tcd-bench status   show how far a run is, from any terminal or machine
   tcd-bench report   write tables, plots and report.html again from existing records
   tcd-bench doctor   show what this machine has and what an experiment lacks
   tcd-bench conform  check a scheduler against exact solutions: seconds, CPU, no model
@@ -43,7 +47,8 @@ def run(settings: Settings) -> int:
     """Run what has no good record yet, then report."""
     from dataclasses import replace
 
-    from bench.execute.assemble import execute, open_store, prepare
+    from bench.execute.assemble import open_store, prepare
+    from bench.execute.drive import execute
     from bench.experiment.config import check_experiment
     from bench.experiment.plan import counts_of_looks
 
@@ -82,9 +87,7 @@ def plan(settings: Settings) -> int:
     from bench.store import Store
 
     job = prepare(check_experiment(settings))
-    directory = Path(job.experiment.results)
-    store = Store(directory, writable=False) if (directory / "cells").is_dir() else None
-    print(describe_plan(job, store))
+    print(describe_plan(job, Store.of_run(job.experiment.results)))
     return 0
 
 
@@ -93,8 +96,22 @@ def report(settings: Settings) -> int:
     from bench.report.write import write_report
     from bench.store import Store
 
-    page = write_report(Store(Path(settings["results"]), writable=False))
+    page = write_report(Store(str(settings["results"]), writable=False))
     print(f"Report: {page}")
+    return 0
+
+
+def status(settings: Settings) -> int:
+    """Show how far a run is, who is at what, and what failed; from any terminal or machine that sees `results`."""
+    from bench.execute.launch import Launch
+    from bench.execute.overview import describe, look_over
+    from bench.store import Store
+
+    store = Store(str(settings["results"]), writable=False)
+    launch = Launch.latest(store.files)
+    if launch is None:
+        raise BenchError(f"results={store.location} was never run; start it with tcd-bench run")
+    print(describe(look_over(store, launch, int(launch.settings["batch_size"]))))
     return 0
 
 
@@ -121,40 +138,73 @@ def gate(settings: Settings) -> int:
     from bench.experiment.gate import check_gate
     from bench.judge.gate.cells import Side
     from bench.judge.gate.compare import compare_runs
-    from bench.judge.gate.cost import compare_turns
-    from bench.judge.gate.outcome import GateReport, Outcome
+    from bench.judge.gate.outcome import GateReport
     from bench.judge.gate.schedulers import compare_schedulers, find_baselines
-    from bench.records import Turns
     from bench.report.gate import BeforeAfter, to_terminal, worst_images, write_gate
     from bench.store import Store
 
     choice = check_gate(settings)
-    output = Path(choice.output)
-    baseline, candidate, directory = choice.baseline, choice.candidate, choice.conformance.directory
-    turns: list[Turns] = []
-    if choice.ref is not None:
-        from bench.execute.installation import find_installation
-        from bench.execute.side_by_side import run_sides, time_sides, write_conformance
-
-        ref, overrides = find_installation(choice.ref, output / "installations"), choice.side_by_side.overrides
-        baseline, candidate = map(str, run_sides(ref, overrides, output))
-        directory = directory or str(write_conformance(ref, choice.conformance.only, output / "conformance"))
-        turns += time_sides(ref, overrides, rounds, output) if (rounds := choice.side_by_side.rounds) else []
-    paths = find_baselines(Path(directory), choice.conformance.only) if directory else []
+    output, directory = Path(choice.output), choice.conformance.directory
     outcomes: list[Outcome] = []
     images: list[BeforeAfter] = []
-    if baseline and candidate:
-        before, after = (Side.of(Store(Path(name), writable=False)) for name in (baseline, candidate))
+    if choice.ref is not None:
+        names, runs = _compare_installations(choice, outcomes)
+    else:
+        names = choice.baseline or str(directory), choice.candidate or "this installation"
+        runs = [Path(name) for name in (choice.baseline, choice.candidate) if name]
+        outcomes += compare_schedulers(find_baselines(Path(directory), choice.conformance.only) if directory else [])
+    if runs:
+        before, after = (Side.of(Store(path, writable=False)) for path in runs)
         pairs, found = compare_runs(before, after, choice.images, choice.quality, choice.cost)
         outcomes += found
         images += worst_images(pairs, before, after)
-    outcomes += [*compare_turns(turns, choice.cost.latency_in_turn), *compare_schedulers(paths)]
-    names = choice.ref or baseline or str(directory), choice.candidate or "this installation"
     report = GateReport(*names, tuple(outcomes))
     files = write_gate(report, images, output)
     print(to_terminal(report))
     print(f"Report: {files[-1]}")
     return report.exit_code
+
+
+def _compare_installations(choice: GateChoice, outcomes: list[Outcome]) -> tuple[tuple[str, str], list[Path]]:
+    """Schedulers and latencies of two installations, added to the outcomes; their names and the runs they made.
+
+    A side that cannot go on leaves an outcome of its own, next to what was found out before it.
+    """
+    from bench.execute.installation import InstallationError, check_installation, find_installation, this_installation
+    from bench.execute.side_by_side import run_sides, survey_there, time_sides
+    from bench.experiment.gate import chosen_schedulers
+    from bench.judge.conformance.baseline import read_baseline
+    from bench.judge.conformance.survey import Survey
+    from bench.judge.gate.cost import compare_turns
+    from bench.judge.gate.outcome import Outcome
+    from bench.judge.gate.schedulers import compare_surveys, find_baselines
+
+    output, options, only = Path(choice.output), choice.side_by_side, choice.conformance.only
+    names, runs = (str(choice.ref), choice.candidate_ref or "this installation"), list[Path]()
+    if directory := choice.conformance.directory:
+        schedulers = {path.stem: read_baseline(path)["settings"] for path in find_baselines(Path(directory), only)}
+    else:
+        schedulers = chosen_schedulers(only)
+    try:
+        cache = Path(choice.installations)
+        before = find_installation(str(choice.ref), cache)
+        after = find_installation(choice.candidate_ref, cache) if choice.candidate_ref else this_installation()
+        check_installation(before)
+        check_installation(after)
+        old = Survey.read(survey_there(before, schedulers, output / "schedulers" / "before"))
+        kept = {name: read_baseline(old.baseline(name))["settings"] for name in old.examined}
+        new = Survey.read(survey_there(after, kept, output / "schedulers" / "after"))
+        outcomes += compare_surveys(old, new)
+        names = f"{names[0]} ({old.name})", f"{names[1]} ({new.name})"
+        if options.run:
+            runs += run_sides(before, after, options.overrides, output)
+            if options.rounds:
+                turns = time_sides(before, after, options.overrides, options.rounds, output)
+                outcomes += compare_turns(turns, choice.cost.latency_in_turn)
+    except InstallationError as error:
+        verdict = "missing" if error.name == choice.ref else "failed"
+        outcomes.append(Outcome("cells", error.name, "run", verdict, note=str(error)))
+    return names, runs
 
 
 def accept(settings: Settings) -> int:
@@ -165,7 +215,7 @@ def accept(settings: Settings) -> int:
 
     choice = check_acceptance(settings)
     note = make_baseline(
-        Store(Path(str(choice.candidate)), writable=False),
+        Store(str(choice.candidate), writable=False),
         Path(str(choice.baseline)),
         str(choice.author),
         str(choice.reason),
@@ -178,6 +228,7 @@ VERBS: dict[str, Callable[[Settings], int]] = {
     "run": run,
     "plan": plan,
     "report": report,
+    "status": status,
     "doctor": doctor,
     "conform": conform,
     "gate": gate,
@@ -199,6 +250,8 @@ def main(arguments: list[str] | None = None) -> int:
     verb, *rest = arguments
     if verb == "gate" and rest[:1] == ["accept"]:
         verb, rest = "gate accept", rest[1:]
+    if verb == "gate":
+        rest = [re.sub(r"""^((?:candidate_)?ref)=([^'"].*)$""", r"\1='\2'", text) for text in rest]  # Hydra stops at ==
     if verb not in VERBS:
         print(f"error: there is no verb {verb!r}; choose one of {', '.join(VERBS)}, or --help", file=sys.stderr)
         return 2

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from bench.cell import Cell
+from bench.cell import Cell, content_hash
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class BenchError(Exception):
@@ -18,6 +18,14 @@ class BenchError(Exception):
 
 class CellError(BenchError):
     """A cell's images are not worth scoring (NaN, all black), or its settings contradict what was measured."""
+
+
+class StoreError(BenchError):
+    """The store cannot be reached or is full, for longer than was to be waited for."""
+
+
+class Corrupt(Exception):  # noqa: N818
+    """What was read is not what was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +130,21 @@ class Record:
     schema: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        """One line of JSON, with a hash over all of it as `digest`."""
+        data = asdict(self)
+        return json.dumps({**data, "digest": content_hash(data)}, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote; raises BenchError for another schema version."""
-        data = json.loads(text)
-        check_schema(data, "a record")
+        """Read what `to_json` wrote; raises BenchError for another schema version, Corrupt for anything else."""
+        try:
+            data = json.loads(text)
+            schema = data["schema"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise Corrupt("it is no record") from error
+        check_schema({"schema": schema}, "a record")
+        if data.pop("digest", None) != content_hash(data):
+            raise Corrupt("its content does not have the hash that it was written with")
         data["cell"] = Cell.from_dict(data["cell"])
         parts = {"calls": Calls, "images": Images, "latency": Latency, "memory": Memory, "failure": Failure}
         for name, kind in parts.items():

@@ -1,34 +1,30 @@
-"""Records, images and features on disk. Readable without torch; safe against a kill at any moment.
+"""Records, images and features of a run. Readable without torch; safe against a kill at any moment.
 
-A run's directory holds `run.json` (what was asked for) and, for each cell, `cells/<key>/`: `record.json` (written last:
-a cell is done when it is there), or `failure.json` where the last try failed, `features-<extractor>.npz` and
-`images/00000.png` …; while the cell runs, `batches/00000.npz` marks each finished batch.
+A run's directory, or a URL that fsspec knows, holds `run.json` (what was asked for) and, for each cell, `cells/<key>/`:
+`record.json` (written last: a cell is done when it is there), or `failure.json` where the last try failed,
+`features-<extractor>.npz` and `images/00000.png` …; while the cell is at work, `batches-<extractor>/00000.npz` marks
+each finished batch and `lease-…` says who is at it. What is found damaged goes to `damaged/` and is made again.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
-import os
-import platform
-import shutil
-import time
-import uuid
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.records import BenchError, Calls, Record
+from bench.files import Files, LocalFiles, PatientFiles, open_files
+from bench.records import BenchError, Calls, Corrupt, Record
 from bench.request import Run
 
 Features = Mapping[str, NDArray[Any]]
@@ -37,177 +33,224 @@ GOOD, FAILED = "record.json", "failure.json"
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """A finished batch of an unfinished cell."""
+    """A finished batch of an unfinished cell; `sha256` is of its images' pixels."""
 
     start: int
-    images: NDArray[np.uint8]
     features: Features
     calls: Calls
     sampling_s: float
+    sha256: str
+
+    @property
+    def count(self) -> int:
+        """How many images it is about."""
+        return len(next(iter(self.features.values())))
 
 
 class Store:
-    """One run's directory. Making it checks that it can be written; raises BenchError otherwise."""
+    """One run. Making it checks that it can be written; raises BenchError otherwise.
 
-    def __init__(self, directory: Path, writable: bool = True) -> None:
-        self.directory = directory
+    `patience_s` is how long a full disk or a store out of reach is waited for.
+    """
+
+    def __init__(self, location: str | Path, writable: bool = True, patience_s: float = 0.0) -> None:
+        files = open_files(location)
+        self._local = files if isinstance(files, LocalFiles) else None
+        self.files: Files = PatientFiles(files, patience_s) if patience_s else files
         if writable:
             try:
-                (directory / "cells").mkdir(parents=True, exist_ok=True)
-                probe = _partial(directory / "probe")
-                probe.touch()
-                probe.unlink()
-                _sweep(chain(directory.glob("*.partial"), directory.glob("cells/*/*.partial")))
+                if self._local:
+                    self._local.check_writable()
+                    self._local.sweep()
+                else:
+                    files.write("probe", b"")
             except OSError as error:
                 raise BenchError(
-                    f"results={directory} cannot be written ({error.strerror}); choose another directory with results=…"
+                    f"results={location} cannot be written ({error.strerror}); choose another directory with results=…"
                 ) from error
-        elif not (directory / "cells").is_dir():
+        elif not self.has_run():
             raise BenchError(
-                f"results={directory} holds no run (no folder cells/ in it); give the directory of a run, as in "
+                f"results={location} holds no run (no folder cells/ in it); give the directory of a run, as in "
                 "results=results/mini"
             )
 
-    def cell_directory(self, key: str) -> Path:
-        """Where everything of one cell lies."""
-        return self.directory / "cells" / key
+    @classmethod
+    def of_run(cls, location: str | Path) -> Self | None:
+        """The store to read from; None where nothing was run yet."""
+        try:
+            return cls(location, writable=False)
+        except BenchError:
+            return None
 
-    def image_path(self, key: str, row: int) -> Path:
-        """Where image `row` of a cell lies."""
-        return self.cell_directory(key) / "images" / f"{row:05d}.png"
+    @property
+    def location(self) -> str:
+        """The directory or URL."""
+        return self.files.location
+
+    def has_run(self) -> bool:
+        """Whether anything was ever run here."""
+        return any(self.files.exists(name) for name in ("run.json", "cells", "launches"))
+
+    def cell_keys(self) -> list[str]:
+        """The cells that something is known of, in order."""
+        return self.files.names("cells")
 
     def records(self) -> Iterator[Record]:
         """All records, ordered by key."""
-        for directory in sorted((self.directory / "cells").iterdir()):
-            record = self.record(directory.name)
+        for key in self.cell_keys():
+            record = self.record(key)
             if record is not None:
                 yield record
 
     def record(self, key: str) -> Record | None:
-        """A cell's record: the good one, else that of its last failure, else None."""
+        """A cell's record: the good one, else that of its last failure, else None. A damaged one is as if not there."""
         for name in (GOOD, FAILED):
-            with suppress(FileNotFoundError):
-                return Record.from_json((self.cell_directory(key) / name).read_text(encoding="utf-8"))
+            with suppress(FileNotFoundError, Corrupt):
+                return Record.from_json(self.files.read(f"cells/{key}/{name}").decode(errors="replace"))
         return None
 
     def run(self) -> Run:
         """What was asked for last; raises BenchError when that was never written."""
         try:
-            return Run.from_json((self.directory / "run.json").read_text(encoding="utf-8"))
+            return Run.from_json(self.files.read("run.json").decode())
         except FileNotFoundError as error:
             raise BenchError(
-                f"results={self.directory} holds no run.json; start the run again, what it finished is kept"
+                f"results={self.location} holds no run.json; start the run again, what it finished is kept"
             ) from error
 
     def save_run(self, run: Run) -> None:
         """Write what is asked for, in place of what was."""
         self.write_text("run.json", run.to_json())
 
-    def write_text(self, name: str, text: str) -> Path:
-        """Write a file of the run's directory as UTF-8, whole or not at all; returns its path."""
+    def write_text(self, name: str, text: str) -> str:
+        """Write a file of the run as UTF-8, whole or not at all; returns where it lies."""
         return self.write_bytes(name, text.encode())
 
-    def write_bytes(self, name: str, content: bytes) -> Path:
-        """Write a file of the run's directory, whole or not at all; returns its path."""
-        path = self.directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_durably(path, content)
-        return path
+    def write_bytes(self, name: str, content: bytes) -> str:
+        """Write a file of the run, whole or not at all; returns where it lies."""
+        self.files.write(name, content)
+        return f"{self.location}/{name}"
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """A file of the run; None where there is none."""
+        with suppress(FileNotFoundError):
+            return self.files.read(name)
+        return None
 
     def has_features(self, key: str, extractor: str) -> bool:
         """Whether `features` will find something."""
-        return self._features_path(key, extractor).exists()
+        return self.files.exists(_features_name(key, extractor))
 
     def features(self, key: str, extractor: str) -> dict[str, NDArray[Any]]:
-        """A finished cell's per-image features by name, rows in the order of the prompts."""
-        with np.load(self._features_path(key, extractor), allow_pickle=False) as arrays:
-            return dict(arrays)
+        """A finished cell's per-image features by name, rows in the order of the prompts.
+
+        Raises BenchError where they are damaged.
+        """
+        name = _features_name(key, extractor)
+        try:
+            return to_arrays(self.files.read(name))
+        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise BenchError(
+                f"results={self.location}: {name} is damaged ({error}); start the run again, it makes that file anew"
+            ) from error
 
     def save_features(self, key: str, extractor: str, features: Features) -> None:
         """Write a cell's features, whole or not at all."""
-        _write_arrays(self._features_path(key, extractor), features)
+        self.files.write(_features_name(key, extractor), to_bytes(features))
 
-    def _features_path(self, key: str, extractor: str) -> Path:
-        return self.cell_directory(key) / f"features-{extractor}.npz"
+    def drop_features(self, key: str, extractor: str) -> None:
+        """Remove a cell's features."""
+        self.files.remove(_features_name(key, extractor))
 
     def load_reference(self, reference: str) -> NDArray[np.floating] | None:
         """Features of the reference images (m, d), or None while there are none."""
-        path = self.directory / f"reference-{reference}.npz"
-        if not path.exists():
-            return None
-        with np.load(path, allow_pickle=False) as arrays:
-            features: NDArray[np.floating] = arrays["image"]
-            return features
+        content = self.read_bytes(f"reference-{reference}.npz")
+        return None if content is None else to_arrays(content)["image"]
 
     def save_reference(self, reference: str, features: NDArray[np.floating]) -> None:
         """Write the features of the reference images."""
-        _write_arrays(self.directory / f"reference-{reference}.npz", {"image": features})
+        self.files.write(f"reference-{reference}.npz", to_bytes({"image": features}))
+
+    def image(self, key: str, row: int) -> bytes | None:
+        """A kept image as PNG; None where it is missing."""
+        return self.read_bytes(image_name(key, row))
+
+    def has_image(self, key: str, row: int) -> bool:
+        """Whether `image` will find something."""
+        return self.files.exists(image_name(key, row))
 
     def images(self, key: str, rows: range) -> NDArray[np.uint8] | None:
         """Kept images, (n, h, w, 3); None when one of them is missing or broken."""
         try:
-            return np.stack([np.asarray(Image.open(self.image_path(key, row))) for row in rows])
-        except (OSError, ValueError, SyntaxError):  # Pillow calls a broken PNG a syntax error
-            return None
+            return np.stack([np.asarray(Image.open(io.BytesIO(self.files.read(image_name(key, row))))) for row in rows])
+        except (OSError, ValueError, SyntaxError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                raise  # the disk's trouble, not the image's
+            return None  # Pillow calls a broken PNG a syntax error
 
-    def save_batch(self, key: str, batch: StoredBatch) -> None:
-        """Write a batch's images, then the file that marks it finished."""
-        for offset, image in enumerate(batch.images):
-            path = self.image_path(key, batch.start + offset)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = _partial(path)
-            Image.fromarray(image).save(partial, format="PNG", compress_level=1)
-            partial.replace(path)
-        note = json.dumps(
-            {"sha256": hash_images(batch.images), "calls": asdict(batch.calls), "sampling_s": batch.sampling_s}
-        )
-        path = self.cell_directory(key) / "batches" / f"{batch.start:05d}.npz"
-        _write_arrays(path, {**batch.features, "note": np.frombuffer(note.encode(), np.uint8)})
+    def save_batch(self, key: str, extractor: str, batch: StoredBatch, images: NDArray[np.uint8] | None) -> None:
+        """Write a batch's images, where they are not kept already, then the file that marks it finished."""
+        for offset, image in enumerate(() if images is None else images):
+            content = io.BytesIO()
+            Image.fromarray(image).save(content, format="PNG", compress_level=1)
+            self.files.write(image_name(key, batch.start + offset), content.getvalue(), durable=False)
+        note = json.dumps({"sha256": batch.sha256, "calls": asdict(batch.calls), "sampling_s": batch.sampling_s})
+        arrays = {**batch.features, "note": np.frombuffer(note.encode(), np.uint8)}
+        self.files.write(_batch_name(key, extractor, batch.start), to_bytes(arrays))
 
-    def load_batch(self, key: str, start: int) -> StoredBatch | None:
-        """A batch that an earlier run finished; None if it is missing or damaged."""
-        path = self.cell_directory(key) / "batches" / f"{start:05d}.npz"
+    def load_batch(self, key: str, extractor: str, start: int) -> StoredBatch | None:
+        """A batch that was finished before; None if it is missing or damaged. Its images are not looked at."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = dict(stored)
+            arrays = to_arrays(self.files.read(_batch_name(key, extractor, start)))
             note = json.loads(arrays.pop("note").tobytes())
-            count = len(next(iter(arrays.values())))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return StoredBatch(start, arrays, Calls.from_dict(note["calls"]), note["sampling_s"], note["sha256"])
+        except (FileNotFoundError, ValueError, KeyError, zipfile.BadZipFile):
             return None
-        images = self.images(key, range(start, start + count))
-        if images is None or hash_images(images) != note["sha256"]:
-            return None
-        return StoredBatch(start, images, arrays, Calls.from_dict(note["calls"]), note["sampling_s"])
+
+    def is_whole(self, key: str, batch: StoredBatch) -> bool:
+        """Whether a batch's images are there as they were saved, bit for bit."""
+        images = self.images(key, range(batch.start, batch.start + batch.count))
+        return images is not None and hash_images(images) == batch.sha256
 
     def commit(self, record: Record, keep_images: int | None = None) -> bool:
         """Make a cell done, or note its failure. The first good record wins: False where another was there before.
 
         A failure never hides a good record. `keep_images` keeps the first so many images only.
         """
-        directory = self.cell_directory(record.key)
+        folder = f"cells/{record.key}"
         content = record.to_json().encode() + b"\n"
         if record.status != "ok":
-            _write_durably(directory / FAILED, content)
-            return not (directory / GOOD).exists()
-        partial = _partial(directory / GOOD)
-        _write_through(partial, content)
-        try:
-            os.link(partial, directory / GOOD)
-        except FileExistsError:
+            self.files.write(f"{folder}/{FAILED}", content)
+            return not self.files.exists(f"{folder}/{GOOD}")
+        if not self.files.create(f"{folder}/{GOOD}", content):
             return False
-        finally:
-            partial.unlink()
-        (directory / FAILED).unlink(missing_ok=True)
-        shutil.rmtree(directory / "batches", ignore_errors=True)
-        _sweep(directory.rglob("*.partial"))
+        self.files.remove(f"{folder}/{FAILED}")
+        self.clear_traces(record.key)
+        if self._local:
+            self._local.sweep(folder)
         if keep_images is not None and record.images is not None:
             for row in range(keep_images, record.images.count):
-                self.image_path(record.key, row).unlink(missing_ok=True)
+                self.files.remove(image_name(record.key, row))
         return True
 
     def replace(self, record: Record) -> None:
         """Write a good record that says more in place of the one that is there."""
-        _write_durably(self.cell_directory(record.key) / GOOD, record.to_json().encode() + b"\n")
+        self.files.write(f"cells/{record.key}/{GOOD}", record.to_json().encode() + b"\n")
+
+    def clear_traces(self, key: str) -> None:
+        """Remove what only work on a cell needs: marks of finished batches, leases."""
+        for name in self.files.names(f"cells/{key}"):
+            if name.startswith(("batches-", "lease-")):
+                self.files.remove(f"cells/{key}/{name}")
+
+    def batch_starts(self, key: str, extractor: str) -> set[int]:
+        """The first rows of all batches that are marked finished."""
+        names = self.files.names(f"cells/{key}/batches-{extractor}")
+        return {int(name.removesuffix(".npz")) for name in names if name.endswith(".npz")}
+
+    def drop_batch(self, key: str, extractor: str, start: int) -> None:
+        """Forget that a batch was finished."""
+        self.files.remove(_batch_name(key, extractor, start))
 
 
 def hash_images(images: NDArray[np.uint8]) -> str:
@@ -215,50 +258,26 @@ def hash_images(images: NDArray[np.uint8]) -> str:
     return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
-def _write_arrays(path: Path, arrays: Features) -> None:
+def image_name(key: str, row: int) -> str:
+    """Where image `row` of a cell lies in the run."""
+    return f"cells/{key}/images/{row:05d}.png"
+
+
+def _features_name(key: str, extractor: str) -> str:
+    return f"cells/{key}/features-{extractor}.npz"
+
+
+def _batch_name(key: str, extractor: str, start: int) -> str:
+    return f"cells/{key}/batches-{extractor}/{start:05d}.npz"
+
+
+def to_bytes(arrays: Features) -> bytes:
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **dict(arrays))
-    _write_durably(path, content.getvalue())
+    return content.getvalue()
 
 
-def _write_durably(path: Path, content: bytes) -> None:
-    partial = _partial(path)
-    _write_through(partial, content)
-    partial.replace(path)
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _partial(path: Path) -> Path:
-    """A name beside `path` that no other writer has, and that says who writes; its directory is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f"{path.name}.{_WRITER}-{uuid.uuid4().hex}.partial")
-
-
-_HOST = platform.node().replace(".", "_") or "host"
-_WRITER = f"{_HOST}-{os.getpid()}"
-
-
-def _sweep(leftovers: Iterable[Path]) -> None:
-    """Remove what writers left that were killed on this machine, and whatever is more than a day old."""
-    for path in leftovers:
-        host, _, pid = path.name.split(".")[-2].rpartition("-")[0].rpartition("-")
-        ours = host == _HOST
-        with suppress(OSError):
-            written = path.stat().st_mtime
-            if (ours and not _is_writing(int(pid), written)) or time.time() - written > 86_400:
-                path.unlink()
-
-
-def _is_writing(pid: int, written: float) -> bool:
-    """Whether the process that wrote at a moment still lives; a later one may have been given its number."""
-    try:
-        began: float = psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    return began <= written
+def to_arrays(content: bytes) -> dict[str, NDArray[Any]]:
+    """Arrays by name as `np.savez` wrote them; raises ValueError, KeyError or BadZipFile for what is damaged."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)

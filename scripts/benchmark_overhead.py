@@ -38,18 +38,23 @@ def main() -> None:
     directory = local_path(job.experiment.evaluator.source)
     evaluator = load_evaluator("mini", directory, job.plan.cells[0].device)  # type: ignore[arg-type]
     inputs = make_inputs(job.experiment, job.plan.cells[0].task, job.plan.cells[0].device)
-    runner = Runner(
-        store=Store(Path(tempfile.mkdtemp())),
-        prompts=job.prompts.texts,
-        look=make_look(job.experiment, job.prompts, evaluator, inputs),
-        extractor=job.run.extractor,
-        measure=Measure(latency=False, memory=False),
-        inputs=inputs,
-        keep="all",
-        lanes=job.experiment.lanes,
-        advance=lambda _: None,
-        process={},
-    )
+    look = make_look(job.experiment, job.prompts, evaluator, inputs)
+
+    def fresh_runner() -> Runner:
+        """One that has nothing in store: no first evaluation, no embedded prompt that another cell left."""
+        return Runner(
+            store=Store(Path(tempfile.mkdtemp())),
+            prompts=job.prompts.texts,
+            look=look,
+            extractor=job.run.extractor,
+            measure=Measure(latency=False, memory=False),
+            inputs=inputs,
+            keep="all",
+            lanes=job.experiment.lanes,
+            advance=lambda _: None,
+            process={},
+        )
+
     print(f"{'cell':<32} {'cell s':>8} {'sampling s':>10} {'bare s':>8} {'sampling/bare':>13} {'cell/bare':>9}")
     wholes, samplings, bares = 0.0, 0.0, 0.0
     for cell in job.plan.cells:
@@ -57,13 +62,15 @@ def main() -> None:
             continue
         rows = []
         for repeat in range(arguments.repeats + 1):  # the first is the warm-up
-            runner.store = Store(Path(tempfile.mkdtemp()))
+            runner = fresh_runner()
             pipeline = runner.sampler(cell).pipeline
             begin = time.perf_counter()
-            record = runner.run(cell)
+            for chunk in runner.open_chunks(cell):
+                runner.sample(cell, chunk)
+            record = runner.finish(cell)
             whole = time.perf_counter() - begin
-            if record.calls is None:
-                raise SystemExit(record.failure.message if record.failure else "the cell failed")
+            if record is None or record.calls is None:
+                raise SystemExit("the cell failed")
             bare = bare_calls(pipeline, cell, record.calls)
             if repeat:
                 rows.append((whole, record.sampling_s, bare))

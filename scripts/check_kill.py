@@ -46,7 +46,7 @@ def main() -> int:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            batches = len(list((root / "killed").rglob("batches/*.npz")))
+            batches = len(list((root / "killed").rglob("batches-*/*.npz")))
             done = len(list((root / "killed").rglob("record.json")))
             print(
                 f"kill {kill + 1} after {moment:.1f} s: {done} cells done, {batches} batches of an unfinished one kept"
@@ -61,7 +61,7 @@ def start_up_s(command: list[str], root: Path) -> float:
     process = subprocess.Popen(
         [*command, f"results={root}/probe"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while process.poll() is None and not list((root / "probe").rglob("batches/*.npz")):
+    while process.poll() is None and not list((root / "probe").rglob("batches-*/*.npz")):
         time.sleep(0.02)
     elapsed = time.monotonic() - begin
     process.kill()

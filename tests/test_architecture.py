@@ -28,7 +28,8 @@ KNOWS: dict[str, set[str]] = {
     "bench.generate.real_images": {"bench.records", "bench.generate", "bench.mini.world"},
     "bench.measure": {"bench.records"},
     "bench.score": {"bench.records"},
-    "bench.store": {"bench.records", "bench.request"},
+    "bench.files": {"bench.records"},
+    "bench.store": {"bench.records", "bench.request", "bench.files"},
     "bench.execute": {
         *(
             "bench.records",
@@ -38,6 +39,7 @@ KNOWS: dict[str, set[str]] = {
             "bench.measure",
             "bench.score",
             "bench.store",
+            "bench.files",
         ),
         "bench.mini.world",
     },

@@ -11,7 +11,7 @@ from PIL import Image
 from test_report import store
 
 from bench.report.write import write_report
-from bench.store import Store
+from bench.store import Store, image_name
 
 __all__ = ["store"]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -40,10 +40,10 @@ def page(store: Store) -> str:
     for record in store.records():
         if record.status == "ok":
             for row in range(2):
-                path = store.image_path(record.key, row)
+                path = Path(store.location) / image_name(record.key, row)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (8, 8), (40 * record.cell.steps, 0, 0)).save(path)
-    return write_report(store).read_text(encoding="utf-8")
+    return Path(write_report(store)).read_text(encoding="utf-8")
 
 
 def title(text: str) -> str:

@@ -61,11 +61,11 @@ def test_the_report_shows_them_only_where_there_are_some(
 ) -> None:
     import bench.report.write
 
-    assert "Beside the published" not in write_report(store).read_text()
+    assert "Beside the published" not in Path(write_report(store)).read_text()
     monkeypatch.setattr(bench.report.write, "load_published", lambda: [NUMBER])
-    (store.directory / "report.html").unlink()
-    page = write_report(store).read_text()
+    (Path(store.location) / "report.html").unlink()
+    page = Path(write_report(store)).read_text()
     assert "Beside the published" in page
-    assert (store.directory / "tables" / "published.csv").exists()
-    assert (store.directory / "plots" / "published.png").exists()
+    assert (Path(store.location) / "tables" / "published.csv").exists()
+    assert (Path(store.location) / "plots" / "published.png").exists()
     assert make_record is not None

@@ -15,11 +15,11 @@ from bench.judge.claims import Comparison, judge_claims
 from bench.judge.scores import score_run
 from bench.records import Calls, Failure, Images, Latency, Memory, Record
 from bench.report.pairs import HEIGHT, differences
-from bench.report.pictures import open_picture, to_data_uri
+from bench.report.pictures import Picture, open_picture, to_data_uri
 from bench.report.power import power
 from bench.report.write import write_report
 from bench.request import Claim, Run, Side
-from bench.store import Store
+from bench.store import Store, image_name
 
 PROMPTS = ("<script>alert('x')</script>", "100% of $x_1$ & {more} \\textbf{#}", "a | b", "a red circle")
 
@@ -86,7 +86,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_every_text_is_escaped_and_nothing_is_fetched(store: Store) -> None:
-    page = write_report(store).read_text(encoding="utf-8")
+    page = Path(write_report(store)).read_text(encoding="utf-8")
     for markup in ("<script>x", "<em>run", "<b>ddim", "<i>black", "<u>", "<do>", "<friends>"):
         assert markup not in page, markup
     assert "&lt;em&gt;run&lt;/em&gt;" in page
@@ -95,7 +95,7 @@ def test_every_text_is_escaped_and_nothing_is_fetched(store: Store) -> None:
 
 
 def test_failed_and_waiting_cells_are_said_aloud(store: Store) -> None:
-    page = write_report(store).read_text(encoding="utf-8")
+    page = Path(write_report(store)).read_text(encoding="utf-8")
     assert "image 3 is &lt;i&gt;black&lt;/i&gt;" in page
     assert "1 cells have not been run yet" in page
     assert "60 steps &lt;do&gt; not fit" in page
@@ -103,18 +103,18 @@ def test_failed_and_waiting_cells_are_said_aloud(store: Store) -> None:
 
 def test_plots_are_png_and_svg_of_each_kind(store: Store) -> None:
     write_report(store)
-    stems = {path.stem for path in (store.directory / "plots").iterdir()}
+    stems = {path.stem for path in (Path(store.location) / "plots").iterdir()}
     kinds = ("quality-evaluations", "quality-latency", "eta", "eta-steps", "latency-parts", "memory")
     assert stems == {f"mini-{kind}" for kind in kinds}
-    assert all((store.directory / "plots" / f"{stem}.svg").read_text().startswith("<?xml") for stem in stems)
+    assert all((Path(store.location) / "plots" / f"{stem}.svg").read_text().startswith("<?xml") for stem in stems)
 
 
 def test_the_page_is_made_anew_only_when_its_inputs_changed(store: Store) -> None:
-    page = write_report(store)
+    page = Path(write_report(store))
     before = page.stat().st_mtime_ns
-    assert write_report(store).stat().st_mtime_ns == before
+    assert Path(write_report(store)).stat().st_mtime_ns == before
     store.commit(make_record("tcd", 16, 0.0))
-    assert write_report(store).stat().st_mtime_ns != before
+    assert Path(write_report(store)).stat().st_mtime_ns != before
 
 
 def test_a_score_that_cannot_be_had_is_explained_and_the_others_stand(store: Store) -> None:
@@ -122,7 +122,7 @@ def test_a_score_that_cannot_be_had_is_explained_and_the_others_stand(store: Sto
     features = store.features(broken.key, "e")
     features["image"][3, 1] = np.nan
     store.save_features(broken.key, "e", features)
-    page = write_report(store).read_text(encoding="utf-8")
+    page = Path(write_report(store)).read_text(encoding="utf-8")
     assert "has no fid:" in page
     assert "NaN" in page
     assert "fid_mini_n40" in page
@@ -136,32 +136,40 @@ def test_etas_that_differ_between_methods_only_make_no_curve(store: Store) -> No
         store.save_features(record.key, "e", features)
     store.save_run(replace(store.run(), cells=tuple(record.key for record in chosen)))
     write_report(store)
-    assert not (store.directory / "plots" / "mini-eta.png").exists()
-    assert (store.directory / "plots" / "mini-memory.png").exists()
+    assert not (Path(store.location) / "plots" / "mini-eta.png").exists()
+    assert (Path(store.location) / "plots" / "mini-memory.png").exists()
 
 
 def test_a_run_whose_scores_need_no_reference_has_a_report(store: Store) -> None:
     store.save_run(replace(store.run(), metrics=("clip_score",), reference=None))
-    (store.directory / "reference-r.npz").unlink()
-    page = write_report(store).read_text(encoding="utf-8")
+    (Path(store.location) / "reference-r.npz").unlink()
+    page = Path(write_report(store)).read_text(encoding="utf-8")
     assert "none: no score needs one" in page
     assert "fid_mini" not in page
 
 
+def stored(tmp_path: Path, image: Image.Image) -> Picture:
+    """An image as a store keeps it."""
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    store = Store(tmp_path / "kept")
+    store.files.write(image_name("key", 0), content.getvalue())
+    return Picture(store, "key", 0)
+
+
 def test_a_film_becomes_an_animation_and_its_middle_frame_a_picture(tmp_path: Path) -> None:
     strip = np.concatenate([np.full((8, 8, 3), level, np.uint8) for level in (0, 100, 200)])
-    Image.fromarray(strip).save(tmp_path / "film.png")
-    kind, _, text = to_data_uri(tmp_path / "film.png", frames=3).partition(";base64,")
+    picture = stored(tmp_path, Image.fromarray(strip))
+    kind, _, text = to_data_uri(picture, frames=3).partition(";base64,")
     assert kind == "data:image/gif"
     film = Image.open(io.BytesIO(base64.b64decode(text)))
     assert (film.n_frames, film.size) == (3, (8, 8))
-    assert np.asarray(open_picture(tmp_path / "film.png", frames=3)).tolist() == strip[8:16].tolist()
+    assert np.asarray(open_picture(picture, frames=3)).tolist() == strip[8:16].tolist()
 
 
 @pytest.mark.parametrize(("side", "kind"), [(64, "png"), (1024, "webp")])
 def test_a_large_picture_is_shrunk_for_the_page(tmp_path: Path, side: int, kind: str) -> None:
-    Image.new("RGB", (side, side // 2)).save(tmp_path / "x.png")
-    head, _, text = to_data_uri(tmp_path / "x.png").partition(";base64,")
+    head, _, text = to_data_uri(stored(tmp_path, Image.new("RGB", (side, side // 2)))).partition(";base64,")
     assert head == f"data:image/{kind}"
     assert max(Image.open(io.BytesIO(base64.b64decode(text))).size) == min(side, 512)
 
@@ -175,7 +183,7 @@ def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) 
         scores = np.arange(40.0) if eta else np.arange(40.0)[::-1]
         store.save_features(record.key, "e", {**store.features(record.key, "e"), "clip_score": scores})
         for row in range(40):
-            path = store.image_path(record.key, row)
+            path = Path(store.location) / image_name(record.key, row)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8), (6 * row, 0, 0)).save(path)
     store.save_run(replace(store.run(), claims=(CLAIM,)))
@@ -184,14 +192,14 @@ def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) 
     (found,) = differences(store, run, scored, judge_claims(run, scored))
     assert [pair.gain for pair in found.best] == [39, 37, 35]
     assert [pair.gain for pair in found.worst] == [-39, -37, -35]
-    assert found.best[0].subject == store.image_path(cells[1.0].key, 39)
-    assert found.worst[0].object == store.image_path(cells[0.0].key, 0)
+    assert found.best[0].subject == Picture(store, cells[1.0].key, 39)
+    assert found.worst[0].object == Picture(store, cells[0.0].key, 0)
     assert found.share == 0.5
     assert found.zero == HEIGHT / 2
-    page = write_report(store).read_text(encoding="utf-8")
+    page = Path(write_report(store)).read_text(encoding="utf-8")
     assert "Prompt by prompt" in page
     assert "TCD &lt;beats&gt; itself" in page
-    assert (store.directory / "plots" / "power.png").exists()
+    assert (Path(store.location) / "plots" / "power.png").exists()
 
 
 def test_power_is_the_share_of_runs_that_would_decide() -> None:

@@ -238,3 +238,65 @@ def test_a_run_until_decided_ends_when_all_claims_are(
 def test_until_decided_needs_a_claim(overrides: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *overrides("until=decided", "claim=[]")]) == 2
     assert "no claim to decide" in capsys.readouterr().err
+
+
+def test_workers_of_their_own_give_the_same_records_and_images(overrides: Overrides, tmp_path: Path) -> None:
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    small = (*QUICK, "prompts.count=8", "batch_size=2")
+    assert main(["run", *overrides(*small, f"results={alone}")]) == 0
+    pieces = ("executor.workers=2", "executor.chunk_images=4")
+    assert main(["run", *overrides(*small, *pieces, f"results={shared}")]) == 0
+    ours, theirs = load(shared), load(alone)
+    assert {label: r.reproducible() for label, r in ours.items()} == {
+        label: r.reproducible() for label, r in theirs.items()
+    }
+    for record in theirs.values():
+        images = [Store(directory, writable=False).images(record.key, range(8)) for directory in (alone, shared)]
+        assert images[0] is not None
+        assert np.array_equal(*images)
+    assert (shared / "report.html").exists()
+
+
+def test_what_was_damaged_is_made_anew(
+    overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *overrides(*QUICK)]) == 0
+    before = load(tmp_path / "run")
+    one, other, *_ = sorted((tmp_path / "run" / "cells").iterdir())
+    (one / "record.json").write_text((one / "record.json").read_text().replace('"sampling_s": ', '"sampling_s": 1'))
+    features = next(other.glob("features-*.npz"))
+    features.write_bytes(features.read_bytes()[:1000])
+    image = other / "images" / "00001.png"
+    image.write_bytes((other / "images" / "00002.png").read_bytes())
+    assert main(["run", *overrides(*QUICK)]) == 0
+    said = capsys.readouterr().err
+    assert f"cells/{one.name}/record.json is damaged" in said
+    assert f"cells/{other.name}/{features.name} is damaged" in said
+    assert "kept images are damaged; all of its images are made anew" in said
+    after = load(tmp_path / "run")
+    assert {k: r.reproducible() for k, r in before.items()} == {k: r.reproducible() for k, r in after.items()}
+    assert image.read_bytes() != (other / "images" / "00002.png").read_bytes()
+    assert main(["report", f"results={tmp_path}/run"]) == 0
+
+
+def test_a_worker_whose_installation_differs_cannot_take_part(overrides: Overrides, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from bench.execute.assemble import rebuild
+    from bench.execute.launch import Launch
+    from bench.records import BenchError
+
+    assert main(["run", *overrides(*QUICK)]) == 0
+    launch = Launch.latest(Store(tmp_path / "run").files)
+    assert launch is not None
+    assert set(rebuild(launch).run.cells) == set(launch.cells)
+    with pytest.raises(BenchError, match="1 of 5 cells of this launch are other ones here"):
+        rebuild(replace(launch, cells=(*launch.cells, "f" * 16)))
+
+
+def test_the_status_of_a_finished_run(overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", f"results={tmp_path}/run"]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert main(["run", *overrides(*QUICK)]) == 0
+    assert main(["status", f"results={tmp_path}/run"]) == 0
+    assert "4 of 4 cells done" in capsys.readouterr().out

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.execute.damage import set_damaged_aside
 from bench.records import BenchError, Calls, Failure, Images, Record
 from bench.request import Run
-from bench.store import Store, StoredBatch, hash_images
+from bench.store import Store, StoredBatch, hash_images, image_name
 
 CELL = Cell(
     base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 16, 24),
@@ -55,12 +56,34 @@ def make_batch(start: int = 0, count: int = 3) -> StoredBatch:
         "image": rng.normal(size=(count, 5)).astype(np.float32),
         "attributes_right": rng.integers(0, 4, count),
     }
-    return StoredBatch(start, rng.integers(0, 256, (count, 16, 24, 3), np.uint8), features, CALLS, 1 / 3)
+    return StoredBatch(start, features, CALLS, 1 / 3, hash_images(make_images(start, count)))
+
+
+def make_images(start: int = 0, count: int = 3) -> NDArray[np.uint8]:
+    """The images of that batch."""
+    return np.random.default_rng(1000 + start).integers(0, 256, (count, 16, 24, 3), np.uint8)
+
+
+def save(store: Store, start: int = 0, count: int = 3) -> StoredBatch:
+    """That batch, saved."""
+    batch = make_batch(start, count)
+    store.save_batch(KEY, "e", batch, make_images(start, count))
+    return batch
+
+
+def folder(store: Store, key: str = KEY) -> Path:
+    """Where everything of a cell lies."""
+    return Path(store.location) / "cells" / key
+
+
+def image_path(store: Store, row: int) -> Path:
+    """Where an image lies."""
+    return Path(store.location) / image_name(KEY, row)
 
 
 def files_of(store: Store) -> set[str]:
     """All files of the cell, by their path in its directory."""
-    directory = store.cell_directory(KEY)
+    directory = folder(store)
     return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
 
 
@@ -71,12 +94,14 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_a_batch_comes_back_bit_for_bit(store: Store) -> None:
-    batch = make_batch(start=3)
-    store.save_batch(KEY, batch)
-    loaded = Store(store.directory).load_batch(KEY, 3)
+    batch = save(store, start=3)
+    again = Store(store.location)
+    loaded, images = again.load_batch(KEY, "e", 3), again.images(KEY, range(3, 6))
     assert loaded is not None
-    assert loaded.images.dtype == np.uint8
-    assert np.array_equal(loaded.images, batch.images)
+    assert images is not None
+    assert images.dtype == np.uint8
+    assert np.array_equal(images, make_images(3))
+    assert again.is_whole(KEY, loaded)
     assert loaded.features.keys() == batch.features.keys()
     for name, values in batch.features.items():
         assert loaded.features[name].dtype == values.dtype
@@ -85,9 +110,12 @@ def test_a_batch_comes_back_bit_for_bit(store: Store) -> None:
 
 
 def test_a_batch_that_was_never_finished_is_not_there(store: Store) -> None:
-    store.save_batch(KEY, make_batch(start=3))
-    assert store.load_batch(KEY, 0) is None
-    assert store.load_batch("0" * 16, 3) is None
+    save(store, start=3)
+    assert store.load_batch(KEY, "e", 0) is None
+    assert store.load_batch("0" * 16, "e", 3) is None
+    assert store.load_batch(KEY, "other", 3) is None, "features of another extractor are no use"
+    assert store.batch_starts(KEY, "e") == {3}
+    assert store.batch_starts(KEY, "other") == set()
 
 
 def repainted(path: Path) -> None:
@@ -116,23 +144,35 @@ DAMAGES: tuple[Callable[[Path], None], ...] = (
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=["missing", "repainted", "truncated", "scribbled", "empty", "other"])
-def test_a_batch_with_a_damaged_image_is_sampled_again(store: Store, damage: Callable[[Path], None]) -> None:
-    store.save_batch(KEY, make_batch())
-    damage(store.image_path(KEY, 1))
-    assert store.load_batch(KEY, 0) is None
+def test_a_batch_with_a_damaged_image_is_not_whole(store: Store, damage: Callable[[Path], None]) -> None:
+    batch = save(store)
+    assert store.is_whole(KEY, batch)
+    damage(image_path(store, 1))
+    assert not store.is_whole(KEY, batch)
+
+
+def test_a_damaged_mark_of_a_batch_is_as_good_as_none(store: Store) -> None:
+    save(store)
+    truncated(folder(store) / "batches-e" / "00000.npz")
+    assert store.load_batch(KEY, "e", 0) is None
+    store.drop_batch(KEY, "e", 0)
+    assert store.batch_starts(KEY, "e") == set()
 
 
 def test_kept_images_come_back_by_row_and_not_at_all_when_one_is_missing(store: Store) -> None:
-    batch = make_batch()
-    store.save_batch(KEY, batch)
+    save(store)
     kept = store.images(KEY, range(1, 3))
     assert kept is not None
-    assert np.array_equal(kept, batch.images[1:3])
+    assert np.array_equal(kept, make_images()[1:3])
+    assert store.has_image(KEY, 2)
+    assert not store.has_image(KEY, 3)
+    assert store.image(KEY, 2) == image_path(store, 2).read_bytes()
+    assert store.image(KEY, 3) is None
     assert store.images(KEY, range(1, 4)) is None
 
 
 def test_the_hash_of_images_depends_on_pixels_and_their_order_only() -> None:
-    images = make_batch().images
+    images = make_images()
     assert hash_images(images) == hash_images(np.asfortranarray(images))
     assert hash_images(images) != hash_images(images[::-1])
 
@@ -141,7 +181,7 @@ def test_a_record_is_there_once_it_is_committed(store: Store) -> None:
     assert store.record(KEY) is None
     assert list(store.records()) == []
     assert store.commit(GOOD)
-    assert Store(store.directory, writable=False).record(KEY) == GOOD
+    assert Store(store.location, writable=False).record(KEY) == GOOD
     assert list(store.records()) == [GOOD]
 
 
@@ -153,7 +193,7 @@ def test_records_come_in_the_order_of_their_keys(store: Store) -> None:
 
 def test_the_first_good_record_wins(store: Store) -> None:
     assert store.commit(GOOD)
-    assert not Store(store.directory).commit(replace(GOOD, sampling_s=9.0))
+    assert not Store(store.location).commit(replace(GOOD, sampling_s=9.0))
     assert store.record(KEY) == GOOD
 
 
@@ -166,7 +206,7 @@ def test_a_good_record_is_not_replaced_by_a_failure(store: Store) -> None:
 @pytest.mark.parametrize("retry", [GOOD, replace(FAILED, sampling_s=0.2)], ids=["good", "failed"])
 def test_a_failed_record_is_replaced_by_the_next_try(store: Store, retry: Record) -> None:
     assert store.commit(FAILED)
-    assert Store(store.directory).commit(retry)
+    assert Store(store.location).commit(retry)
     assert store.record(KEY) == retry
 
 
@@ -177,7 +217,7 @@ def test_of_writers_at_the_same_moment_exactly_one_wins(store: Store, before: Re
 
     def commit(key: str, writer: int) -> bool:
         barrier.wait(timeout=30)
-        return Store(store.directory).commit(replace(GOOD, key=key, sampling_s=float(writer)))
+        return Store(store.location).commit(replace(GOOD, key=key, sampling_s=float(writer)))
 
     with ThreadPoolExecutor(writers) as pool:
         for round_ in range(25):
@@ -192,15 +232,16 @@ def test_of_writers_at_the_same_moment_exactly_one_wins(store: Store, before: Re
 
 
 def test_a_good_record_clears_the_batches_and_a_failed_one_leaves_them_for_the_next_try(store: Store) -> None:
-    store.save_batch(KEY, make_batch())
+    save(store)
+    store.files.write(f"cells/{KEY}/lease-00000.0", b"{}")
     store.commit(FAILED)
-    assert store.load_batch(KEY, 0) is not None
+    assert store.load_batch(KEY, "e", 0) is not None
     store.commit(GOOD)
-    assert store.load_batch(KEY, 0) is None
-    assert not (store.cell_directory(KEY) / "batches").exists()
+    assert store.load_batch(KEY, "e", 0) is None
+    assert {name.partition("/")[0] for name in files_of(store)} == {"record.json", "images"}
 
 
-LEFTOVERS = ("record.json", "failure.json", "features-e.npz", "images/00001.png", "batches/00000.npz")
+LEFTOVERS = ("record.json", "failure.json", "features-e.npz", "images/00001.png", "batches-e/00000.npz")
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +252,7 @@ def dead_pid() -> int:
 
 
 def leave(store: Store, name: str, host: str, pid: int) -> Path:
-    path = store.cell_directory(KEY) / f"{name}.{host}-{pid}-{'0' * 32}.partial"
+    path = folder(store) / f"{name}.{host}-{pid}-{'0' * 32}.partial"
     path.write_bytes(b"half of it")
     return path
 
@@ -220,7 +261,7 @@ def leave(store: Store, name: str, host: str, pid: int) -> Path:
 def test_what_a_living_writer_or_one_elsewhere_is_writing_is_left_alone(
     store: Store, dead_pid: int, ours: bool
 ) -> None:
-    store.save_batch(KEY, make_batch())
+    save(store)
     partial = leave(store, "record.json", *((platform.node(), os.getpid()) if ours else ("elsewhere", dead_pid)))
     store.commit(GOOD)
     assert partial.exists()
@@ -228,7 +269,7 @@ def test_what_a_living_writer_or_one_elsewhere_is_writing_is_left_alone(
 
 @pytest.mark.parametrize("leftover", LEFTOVERS)
 def test_what_a_killed_writer_left_is_cleared(store: Store, leftover: str, dead_pid: int) -> None:
-    store.save_batch(KEY, make_batch())
+    save(store)
     store.save_features(KEY, "e", {"image": np.zeros((3, 2))})
     leave(store, leftover, platform.node(), dead_pid)
     store.commit(GOOD)
@@ -240,7 +281,7 @@ def test_what_a_killed_writer_left_in_a_finished_cell_is_cleared_when_the_store_
 ) -> None:
     store.commit(GOOD)
     leave(store, "record.json", platform.node(), dead_pid)
-    Store(store.directory)
+    Store(store.location)
     assert files_of(store) == {"record.json"}
 
 
@@ -250,14 +291,14 @@ def test_a_later_process_with_the_number_of_a_killed_writer_is_not_taken_for_it(
     before = psutil.Process().create_time() - 60
     os.utime(partial, (before, before))
     living = leave(store, "failure.json", platform.node(), os.getpid())
-    Store(store.directory)
+    Store(store.location)
     assert (partial.exists(), living.exists()) == (False, True)
 
 
 @pytest.mark.parametrize(("keep", "left"), [(None, 6), (4, 4), (0, 0), (16, 6)])
 def test_as_many_images_are_kept_as_were_asked_for(store: Store, keep: int | None, left: int) -> None:
     for start in (0, 3):
-        store.save_batch(KEY, make_batch(start))
+        save(store, start)
     store.commit(GOOD, keep_images=keep)
     assert sorted(files_of(store)) == [*(f"images/{row:05d}.png" for row in range(left)), "record.json"]
 
@@ -273,7 +314,7 @@ def test_a_record_that_says_more_takes_the_place_of_the_one_before(store: Store)
 def test_features_are_kept_apart_by_what_computed_them(store: Store) -> None:
     ours: dict[str, NDArray[Any]] = {"image": np.arange(6.0).reshape(3, 2)}
     theirs: dict[str, NDArray[Any]] = {"image": np.ones((3, 4), np.float32), "n": np.arange(3)}
-    store.save_batch(KEY, make_batch())
+    save(store)
     store.save_features(KEY, "ours", ours)
     assert store.has_features(KEY, "ours")
     assert not store.has_features(KEY, "theirs")
@@ -300,13 +341,15 @@ def test_what_was_asked_for_last_is_what_the_run_says(store: Store) -> None:
     store.save_run(RUN)
     store.save_run(replace(RUN, name="again"))
     assert store.run() == replace(RUN, name="again")
-    assert {path.name for path in store.directory.iterdir()} == {"cells", "run.json"}
+    assert {path.name for path in Path(store.location).iterdir()} == {"run.json"}
 
 
 def test_files_of_the_run_are_written_where_their_name_says(store: Store) -> None:
-    path = store.write_text("tables/scores.md", "η")
-    assert path == store.directory / "tables" / "scores.md"
-    assert path.read_bytes() == "η".encode()
+    where = store.write_text("tables/scores.md", "η")
+    assert where == f"{store.location}/tables/scores.md"
+    assert Path(where).read_bytes() == "η".encode()
+    assert store.read_bytes("tables/scores.md") == "η".encode()
+    assert store.read_bytes("tables/none.md") is None
 
 
 def test_a_directory_that_cannot_be_written_is_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -333,7 +376,7 @@ def test_a_run_that_was_never_written_is_named_in_one_sentence(store: Store) -> 
     with pytest.raises(BenchError) as refusal:
         store.run()
     assert str(refusal.value) == (
-        f"results={store.directory} holds no run.json; start the run again, what it finished is kept"
+        f"results={store.location} holds no run.json; start the run again, what it finished is kept"
     )
 
 
@@ -348,7 +391,7 @@ def work(directory):
     store = t.Store(directory)
     store.save_run(t.RUN)
     for start in (0, 1):
-        store.save_batch(t.KEY, t.make_batch(start, 1))
+        t.save(store, start, 1)
     store.save_features(t.KEY, "e", t.make_batch(0).features)
     store.commit(t.FAILED)
     store.commit(t.GOOD, keep_images=1)
@@ -357,7 +400,8 @@ def work(directory):
 def traced(line, everywhere):
     seen = [0]
     def trace(frame, event, arg):
-        if not everywhere and not frame.f_code.co_filename.endswith("bench/store.py"):
+        name = frame.f_code.co_filename
+        if not everywhere and "/bench/store.py" not in name and "/bench/files/" not in name:
             return None
         seen[0] += 1
         if seen[0] == line:
@@ -396,8 +440,11 @@ def read_cleanly(store: Store) -> set[str]:
         assert record in (FAILED, GOOD, replace(GOOD, environment={}))
         there.add(record.status)
     for start in (0, 1):
-        if (batch := store.load_batch(KEY, start)) is not None:
-            assert np.array_equal(batch.images, make_batch(start, 1).images)
+        if (batch := store.load_batch(KEY, "e", start)) is not None:
+            images = store.images(KEY, range(start, start + 1))
+            assert images is not None
+            assert np.array_equal(images, make_images(start, 1))
+            assert store.is_whole(KEY, batch)
             assert np.array_equal(batch.features["image"], make_batch(start, 1).features["image"])
             there.add("batch")
     if store.has_features(KEY, "e"):
@@ -409,7 +456,7 @@ def read_cleanly(store: Store) -> set[str]:
 def test_a_kill_at_any_moment_leaves_a_store_that_reads_cleanly_and_can_be_gone_on_with(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
     codes = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.split()
-    killed = [path for path in sorted(tmp_path.glob("killed-*")) if (path / "cells").is_dir()]
+    killed = [path for path in sorted(tmp_path.glob("killed-*")) if Store.of_run(path)]
     assert set(codes) == {str(-signal.SIGKILL)}
     assert len(killed) > 0.8 * len(codes) > 80
     found: Counter[str] = Counter()
@@ -418,6 +465,47 @@ def test_a_kill_at_any_moment_leaves_a_store_that_reads_cleanly_and_can_be_gone_
     assert all(found[what] > 5 for what in ("run", "error", "ok", "batch", "features")), found
     for directory in killed[::10]:
         store = Store(directory)
-        store.save_batch(KEY, make_batch(0, 1))
+        save(store, 0, 1)
         store.commit(GOOD)
         assert "ok" in read_cleanly(store)
+
+
+def overwrite(path: Path, old: bytes, new: bytes) -> None:
+    """Change some bytes of a file."""
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+
+
+def test_a_record_whose_content_changed_is_found_by_its_hash_and_set_aside(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.commit(GOOD)
+    store.commit(replace(GOOD, key="other"))
+    overwrite(folder(store) / "record.json", b'"steps": 4', b'"steps": 5')
+    assert store.record(KEY) is None
+    assert set_damaged_aside(store) == [f"cells/{KEY}/record.json"]
+    assert "is damaged (its content does not have the hash that it was written with)" in capsys.readouterr().err
+    assert (Path(store.location) / "damaged" / f"cells-{KEY}-record.json").exists()
+    assert not (folder(store) / "record.json").exists()
+    assert [record.key for record in store.records()] == ["other"]
+    assert store.commit(GOOD)
+    assert set_damaged_aside(store) == []
+
+
+@pytest.mark.parametrize("damage", [truncated, lambda path: overwrite(path, b"\x07" * 8, b"\x08" * 8)])
+def test_damaged_features_are_set_aside_and_named_in_one_sentence(store: Store, damage: Callable[[Path], None]) -> None:
+    store.save_features(KEY, "e", {"image": np.full((4, 8), 7, np.uint8)})
+    damage(folder(store) / "features-e.npz")
+    with pytest.raises(BenchError, match=r"features-e\.npz is damaged .* start the run again"):
+        store.features(KEY, "e")
+    assert set_damaged_aside(store) == [f"cells/{KEY}/features-e.npz"]
+    assert not store.has_features(KEY, "e")
+
+
+def test_a_record_of_another_version_is_no_damage(store: Store) -> None:
+    store.commit(GOOD)
+    overwrite(folder(store) / "record.json", b'"schema": ', b'"schema": 9')
+    assert set_damaged_aside(store) == []
+    with pytest.raises(BenchError, match="schema version"):
+        store.record(KEY)

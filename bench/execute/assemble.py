@@ -1,32 +1,33 @@
-"""From an experiment to everything that running it needs, and the run itself."""
+"""From an experiment to everything that running it needs."""
 
 from __future__ import annotations
 
+import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from bench.cell import Cell, content_hash
 from bench.execute.allocator import keep_freed_memory
+from bench.execute.launch import Launch
 from bench.execute.looking import Look, look_away, make_evaluator, make_inputs, make_look, name_task_inputs
-from bench.experiment.config import Experiment, Model
+from bench.experiment.config import Experiment, Model, check_experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import TASK_SCORES
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.real_images import load_real_images, name_real_images
 from bench.generate.weights import ARCHITECTURE, LORA, is_at_hand, name_weights
 from bench.measure.environment import library_versions, nvidia_devices
-from bench.records import BenchError, Record
+from bench.records import BenchError
 from bench.request import Run
 from bench.score.metrics import METRICS
 from bench.store import Store
 
 if TYPE_CHECKING:
+    from bench.execute.runner import Runner
     from bench.score.features import Evaluator
 
 IMAGE_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy")
@@ -55,12 +56,11 @@ def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
         raise BenchError(
             "scores: attribute_accuracy needs prompts whose truth is known; use prompts.source=world, or leave it out"
         )
-    device = resolve_device(experiment.device)
+    device = resolve_device(experiment.device, experiment.executor.kind == "local")
     weights = _name_all_weights(experiment)
     extractor = _name_extractor(experiment)
-    versions = {name: version for name, version in library_versions().items() if name in IMAGE_LIBRARIES}
     plan = plan_experiment(
-        experiment, Surroundings(device, versions, weights, prompts.identity, name_task_inputs(experiment))
+        experiment, Surroundings(device, _versions(), weights, prompts.identity, name_task_inputs(experiment))
     )
     _try_schedulers(plan.cells)
     if not plan.cells:
@@ -83,79 +83,81 @@ def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
     return Job(experiment, prompts, plan, run)
 
 
+def _versions() -> Mapping[str, str]:
+    return {name: version for name, version in library_versions().items() if name in IMAGE_LIBRARIES}
+
+
 def open_store(job: Job) -> Store:
-    """The run's directory, with what is asked for written into it; raises BenchError where it cannot be written."""
-    store = Store(Path(job.experiment.results))
+    """The run's store, with what is asked for written into it; raises BenchError where it cannot be written."""
+    store = Store(job.experiment.results, patience_s=job.experiment.executor.patience_s)
     store.save_run(job.run)
     return store
 
 
-def resolve_device(wanted: str) -> str:
-    """`auto` is CUDA where a GPU is seen, else the CPU."""
+def resolve_device(wanted: str, here: bool = True) -> str:
+    """`auto` is CUDA where a GPU is seen, else the CPU; `here` says whether it must be on this very machine."""
     if wanted == "auto":
         return "cuda" if nvidia_devices() else "cpu"
     if wanted.partition(":")[0] not in ("cpu", "cuda"):
         raise BenchError(f"device={wanted} was given; choose auto, cpu, cuda or cuda:<index>")
-    if wanted.startswith("cuda") and not nvidia_devices():
+    if here and wanted.startswith("cuda") and not nvidia_devices():
         raise BenchError(f"device={wanted} was asked for, but no NVIDIA GPU is seen; use device=cpu or device=auto")
     return wanted
 
 
-def execute(job: Job, store: Store) -> list[Record]:
-    """Do what the store lacks and return a record for every cell, in the plan's order."""
-    from bench.execute.runner import is_complete
+def rebuild(launch: Launch) -> Job:
+    """The job of a launch as a worker sees it; raises BenchError where its cells are others here.
 
-    measure, extractor = job.experiment.measure, job.run.extractor
-    todo = [cell for cell in job.plan.cells if not is_complete(store, cell.key, extractor, measure)]
-    done = len(job.plan.cells) - len(todo)
-    if done:
-        print(f"{done} of {len(job.plan.cells)} cells are done already", file=sys.stderr)
-    fresh = {record.key: record for record in _run_cells(job, store, todo)} if todo else {}
-    records = [fresh.get(cell.key) or store.record(cell.key) for cell in job.plan.cells]
-    found = [record for record in records if record is not None]
-    store.write_text("records.jsonl", "".join(record.to_json() + "\n" for record in found))
-    return found
+    They are named by weights, prompts and library versions, so a worker whose installation differs cannot take part.
+    """
+    job = prepare(check_experiment({**launch.settings}), launch.looks)
+    if strangers := set(launch.cells) - set(job.run.cells):
+        raise BenchError(
+            f"{len(strangers)} of {len(launch.cells)} cells of this launch are other ones here on {platform.node()}; "
+            "give all machines the same models and the same versions of "
+            f"{', '.join(IMAGE_LIBRARIES)} (here: {', '.join(f'{k} {v}' for k, v in sorted(_versions().items()))})"
+        )
+    return job
 
 
-def _run_cells(job: Job, store: Store, todo: list[Cell]) -> list[Record]:
+def make_work(
+    launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
+) -> tuple[Runner, list[Cell]]:
+    """What a worker needs for the cells of a launch: evaluator, reference features, inputs, and who does the work."""
+    return equip(rebuild(launch), launch, store, advance, check)
+
+
+def equip(
+    job: Job, launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
+) -> tuple[Runner, list[Cell]]:
+    """As `make_work`, where the job is at hand."""
     kept = keep_freed_memory()
-    from bench.execute.local import run_locally
     from bench.execute.runner import Runner
 
-    experiment, texts = job.experiment, job.prompts.texts
-    inputs = make_inputs(experiment, todo[0].task, todo[0].device)
+    experiment = job.experiment
+    wanted = set(launch.cells)
+    cells = [cell for cell in job.plan.cells if cell.key in wanted]
+    inputs = make_inputs(experiment, cells[0].task, cells[0].device)
     look: Look = look_away
     if experiment.scores:
-        evaluator = make_evaluator(experiment, todo[0].device)
+        evaluator = make_evaluator(experiment, cells[0].device)
         look = make_look(experiment, job.prompts, evaluator, inputs)
         _make_reference(job, store, evaluator)
-    records = []
-    with tqdm(total=len(todo) * len(texts), unit=" images", disable=not sys.stderr.isatty(), smoothing=0.05) as bar:
-        runner = Runner(
-            store=store,
-            prompts=texts,
-            look=look,
-            extractor=job.run.extractor,
-            measure=experiment.measure,
-            inputs=inputs,
-            keep=experiment.keep,
-            lanes=experiment.lanes if todo[0].device == "cpu" else 1,
-            advance=bar.update,
-            process={"freed_memory_kept": kept},
-        )
-        bar.set_description(f"cell 1/{len(todo)}")
-        for i, record in enumerate(run_locally(runner, todo), 1):
-            records.append(record)
-            bar.set_description(f"cell {min(i + 1, len(todo))}/{len(todo)}")
-            _announce(record, i, len(todo), quiet=not bar.disable)
-    return records
-
-
-def _announce(record: Record, number: int, total: int, quiet: bool) -> None:
-    if record.failure:
-        tqdm.write(f"failed: {record.cell.label}: {record.failure.message}", file=sys.stderr)
-    elif not quiet:
-        print(f"[{number}/{total}] {record.cell.label}: {record.sampling_s:.1f} s", file=sys.stderr, flush=True)
+    runner = Runner(
+        store=store,
+        prompts=job.prompts.texts,
+        look=look,
+        extractor=job.run.extractor,
+        measure=experiment.measure,
+        inputs=inputs,
+        keep=experiment.keep,
+        lanes=experiment.lanes if cells[0].device == "cpu" else 1,
+        advance=advance,
+        process={"freed_memory_kept": kept, "launch": launch.name},
+        chunk_images=experiment.executor.chunk_images,
+        check=check,
+    )
+    return runner, cells
 
 
 def _name_extractor(experiment: Experiment) -> str:

@@ -1,15 +1,77 @@
-"""All cells in this process, one after another."""
+"""Cells on this machine: in this process, or in processes of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from bench.cell import Cell
-from bench.execute.runner import Runner
-from bench.records import Record
+from bench.execute.member import REAL_WORK
+
+GRACE_S = 20.0
 
 
-def run_locally(runner: Runner, cells: Iterable[Cell]) -> Iterable[Record]:
-    """Yield each cell's record as it is committed."""
-    for cell in cells:
-        yield runner.run(cell)
+@dataclass
+class Process:
+    """A worker as a process of this machine; what it prints goes into a file."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def poll(self) -> int | None:
+        """See `bench.execute.crew.Worker`."""
+        return self.process.poll()
+
+    def last_words(self) -> str:
+        """See `bench.execute.crew.Worker`."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else "it said nothing"
+
+    def stop(self) -> None:
+        """See `bench.execute.crew.Worker`."""
+        self.process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE_S)
+        self.process.kill()
+        self.process.wait()
+
+
+class ThisMachine:
+    """Room for a fixed number of processes, which share the processor, or take the GPUs in turn."""
+
+    def __init__(self, location: str, launch: str, workers: int, device: str, gpus: int, work: str = REAL_WORK) -> None:
+        self._location, self._launch, self._workers, self._work = location, launch, workers, work
+        self._on_gpus = gpus if device == "cuda" else 0
+        self._logs = TemporaryDirectory(prefix="tcd-bench-workers-")
+
+    def room(self) -> int:
+        """See `bench.execute.crew.Place`."""
+        return self._workers
+
+    def start(self, names: Sequence[str], first: int) -> list[Process]:
+        """See `bench.execute.crew.Place`."""
+        return [self._start(name, first + i) for i, name in enumerate(names)]
+
+    def _start(self, name: str, first: int) -> Process:
+        environment = dict(os.environ)
+        if self._on_gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = str(first % self._on_gpus)
+        elif self._workers > 1:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self._workers)))
+        log = Path(self._logs.name) / f"{name}.log"
+        command = [sys.executable, "-m", "bench.execute.member", self._location, self._launch, name, str(first)]
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603
+                [*command, self._work], stdout=output, stderr=subprocess.STDOUT, env=environment
+            )
+        return Process(name, process, log)
+
+    def close(self) -> None:
+        """See `bench.execute.crew.Place`."""
+        self._logs.cleanup()

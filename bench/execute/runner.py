@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,8 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from bench.cell import Cell, PromptSet
+from bench.execute.device_lock import beside_others_on
 from bench.execute.lanes import side_by_side
 from bench.execute.looking import Look
+from bench.execute.measuring import measured
+from bench.execute.secrets import without_secrets
 from bench.experiment.config import Measure
 from bench.generate.first import FirstEvaluations
 from bench.generate.inputs import Inputs
@@ -23,12 +27,11 @@ from bench.generate.pipelines import load_pipeline
 from bench.generate.prompts import hash_texts
 from bench.generate.sampling import Embeddings, Sampler
 from bench.measure.environment import machine_fingerprint
-from bench.measure.latency import Stopwatch, measure_latency
-from bench.measure.memory import measure_memory
-from bench.records import Calls, CellError, Failure, Images, Latency, Memory, Record
+from bench.records import CellError, Failure, Images, Record
 from bench.store import Store, StoredBatch, hash_images
 
 GRID_IMAGES = 8
+CHUNK_IMAGES = 1024
 
 
 def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> bool:
@@ -45,7 +48,7 @@ def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> boo
 
 @dataclass
 class Runner:
-    """Runs cells one after another, keeping the last loaded pipeline for the next cell that fits it."""
+    """Does what cells need, keeping the last loaded pipeline for the next cell that fits it."""
 
     store: Store
     prompts: tuple[str, ...]
@@ -62,34 +65,111 @@ class Runner:
     """Called with the number of images that were just finished."""
     process: Mapping[str, Any]
     """What was set for the whole process, for the record's environment."""
+    chunk_images: int = CHUNK_IMAGES
+    """Into how large pieces cells are cut that several workers may share, in images."""
+    check: Callable[[], object] = lambda: None
+    """Called between batches; may raise to end the work."""
 
     _smaller: dict[str, Record] | None = None
     _loaded: tuple[str, Any, Embeddings, FirstEvaluations] | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
+    _distrusted: set[str] = field(default_factory=set)
+    """Cells whose kept images turned out to be others than they were."""
+    _trusted: set[tuple[str, int]] = field(default_factory=set)
+    """Batches of this process, whose images need no second look."""
 
-    def run(self, cell: Cell) -> Record:
-        """Do what a cell's record lacks and commit it; an error becomes the record's failure.
+    def is_complete(self, cell: Cell) -> bool:
+        """See `bench.execute.loop.Work`."""
+        return is_complete(self.store, cell.key, self.extractor, self.measure)
 
-        A good record is added to, never lost: if adding fails, the failure is returned but the record stays.
-        """
-        before = self.store.record(cell.key)
-        good = before if before is not None and before.status == "ok" else None
-        threads = {"lanes": self.lanes, **self.process}
-        environment = {**machine_fingerprint(cell.device, torch.get_num_threads()), **threads}
-        work = _CellWork(self, cell, good)
-        try:
-            record = work.complete(environment)
-        except Exception as error:
-            failure = Failure(type(error).__name__, str(error), traceback.format_exc())
-            failed = Record(cell.key, cell, "error", environment, work.sampling_s, failure=failure)
-            if good is None:
-                self.store.commit(failed)
-            return failed
-        if good is None:
+    def chunks(self, cell: Cell) -> list[range]:
+        """See `bench.execute.loop.Work`: whole batches."""
+        size = max(1, round(self.chunk_images / cell.batch_size)) * cell.batch_size
+        count = len(self.prompts)
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def open_chunks(self, cell: Cell) -> list[range]:
+        """See `bench.execute.loop.Work`."""
+        if self.store.has_features(cell.key, self.extractor):
+            return []
+        done = self.store.batch_starts(cell.key, self.extractor)
+        return [
+            chunk for chunk in self.chunks(cell) if not done.issuperset(range(chunk.start, chunk.stop, cell.batch_size))
+        ]
+
+    def sample(self, cell: Cell, chunk: range) -> None:
+        """See `bench.execute.loop.Work`."""
+        work = _CellWork(self, cell)
+        for batch in side_by_side(work.batch, range(chunk.start, chunk.stop, cell.batch_size), self.lanes):
+            self._trusted.add((cell.key, batch.start))
+            self.advance(batch.count)
+            self.check()
+
+    def finish(self, cell: Cell) -> Record | None:
+        """See `bench.execute.loop.Work`. A good record is added to, never lost."""
+        work = _CellWork(self, cell)
+        record = work.good
+        if not self.store.has_features(cell.key, self.extractor):
+            batches = self._gather(cell, work.good is None)
+            if batches is None:
+                return None
+            images, features = _join(cell, batches)
+            if record is not None and record.images != images:
+                self._doubt(cell)
+                return None
+            self.store.save_features(cell.key, self.extractor, features)
+            calls = min((batch.calls for batch in batches), key=lambda found: found.batch_size)
+            spent = sum(batch.sampling_s for batch in batches)
+            record = record or Record(cell.key, cell, "ok", self._environment(cell), spent, calls, images)
+        if record is None:
+            self.store.drop_features(cell.key, self.extractor)  # of a record that was lost
+            return None
+        record = measured(record, self.measure, len(self.prompts), lambda: work.sampler, self.smaller(cell))
+        if work.good is None:
             self.store.commit(record, GRID_IMAGES if self.keep == "grid" else None)
         else:
             self.store.replace(record)
+            self.store.clear_traces(cell.key)
         return record
+
+    def _doubt(self, cell: Cell) -> None:
+        """The images of a finished cell are not what its record says: sample them again, once."""
+        if cell.key in self._distrusted:
+            raise CellError("sampling the cell again gave other images than its record says")
+        print(f"{cell.label}: kept images are damaged; all of its images are made anew", file=sys.stderr)
+        self._distrusted.add(cell.key)
+        self.store.clear_traces(cell.key)
+
+    def fail(self, cell: Cell, error: Exception) -> Record:
+        """See `bench.execute.loop.Work`. A good record stays; the failure is returned all the same."""
+        trace = "".join(traceback.format_exception(error))
+        failure = Failure(type(error).__name__, without_secrets(str(error)), without_secrets(trace))
+        record = Record(cell.key, cell, "error", self._environment(cell), 0.0, failure=failure)
+        before = self.store.record(cell.key)
+        if before is None or before.status != "ok":
+            self.store.commit(record)
+        return record
+
+    def _environment(self, cell: Cell) -> Mapping[str, Any]:
+        return {
+            **machine_fingerprint(cell.device, torch.get_num_threads()),
+            "lanes": self.lanes,
+            **self.process,
+        }
+
+    def _gather(self, cell: Cell, with_images: bool) -> list[StoredBatch] | None:
+        """All batches of a cell; None where one is missing or is not as it was saved, which is then forgotten."""
+        batches = []
+        for start in range(0, len(self.prompts), cell.batch_size):
+            batch = self.store.load_batch(cell.key, self.extractor, start)
+            trusted = (cell.key, start) in self._trusted or not with_images
+            if batch is None or not (trusted or self.store.is_whole(cell.key, batch)):
+                self.store.drop_batch(cell.key, self.extractor, start)
+                self._trusted.discard((cell.key, start))
+                print(f"{cell.label}: the batch of image {start} was damaged and is made anew", file=sys.stderr)
+                return None
+            batches.append(batch)
+        return batches
 
     def smaller(self, cell: Cell) -> Record | None:
         """The good record of the same cell with the most of its first prompts, whose images serve here too."""
@@ -124,9 +204,10 @@ def _without_prompts(cell: Cell) -> str:
 class _CellWork:
     """What is done for one cell; `good` is its record where there is one already."""
 
-    def __init__(self, runner: Runner, cell: Cell, good: Record | None) -> None:
-        self.runner, self.cell, self.good = runner, cell, good
-        self.sampling_s = 0.0
+    def __init__(self, runner: Runner, cell: Cell) -> None:
+        record = runner.store.record(cell.key)
+        self.runner, self.cell = runner, cell
+        self.good = record if record is not None and record.status == "ok" else None
         self._own = threading.local()
 
     @property
@@ -137,62 +218,37 @@ class _CellWork:
         found: Sampler = self._own.sampler
         return found
 
-    def complete(self, environment: Mapping[str, Any]) -> Record:
-        store, key, measure = self.runner.store, self.cell.key, self.runner.measure
-        record = self.good
-        if record is None or not store.has_features(key, self.runner.extractor):
-            images, calls = self._sample()
-            if record is not None and record.images != images:
-                raise CellError("sampling the cell again gave other images than its record says")
-            record = record or Record(key, self.cell, "ok", environment, self.sampling_s, calls, images)
-        kin = self.runner.smaller(self.cell)
-        if measure.latency and record.latency is None:
-            record = replace(record, latency=(kin and kin.latency) or self._latency())
-        if measure.memory and record.memory is None:
-            record = replace(record, memory=(kin and kin.memory) or self._memory())
-        return record
+    def batch(self, start: int) -> StoredBatch:
+        """From the store where an earlier run left it, else sampled, and in the store then."""
+        runner, key = self.runner, self.cell.key
+        stored = runner.store.load_batch(key, runner.extractor, start)
+        if stored and ((key, start) in runner._trusted or self.good or runner.store.is_whole(key, stored)):
+            return stored
+        stop = min(start + self.cell.batch_size, len(runner.prompts))
+        kin = runner.smaller(self.cell)
+        batch, images = (self._keep(start, stop) or (kin and self._take(kin, start, stop))) or self._make(start)
+        kept = self.good is not None and key not in runner._distrusted
+        runner.store.save_batch(key, runner.extractor, batch, None if kept else images)
+        return batch
 
-    def _sample(self) -> tuple[Images, Calls]:
-        """Images and features of all prompts; the features are saved."""
-        hashes: list[str] = []
-        rows: list[Mapping[str, NDArray[Any]]] = []
-        calls: Calls | None = None
-        count = len(self.runner.prompts)
-        starts = range(0, count, self.cell.batch_size)
-        for batch in side_by_side(self._batch, starts, self.runner.lanes):
-            hashes.append(hash_images(batch.images))
-            rows.append(batch.features)
-            calls = min(calls or batch.calls, batch.calls, key=lambda found: found.batch_size)
-            self.sampling_s += batch.sampling_s
-            self.runner.advance(len(batch.images))
-        if calls is None:
-            raise CellError("the cell has no prompts")
-        features = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        self.runner.store.save_features(self.cell.key, self.runner.extractor, features)
-        combined = hash_images(np.frombuffer("".join(hashes).encode(), np.uint8))
-        height = self.cell.base.height * int(self.cell.task.settings.get("frames", 1))
-        return Images(count, height, self.cell.base.width, combined), calls
+    def _keep(self, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
+        """A batch of a finished cell whose images were kept: it is looked at anew."""
+        if self.good is None or self.good.calls is None or self.cell.key in self.runner._distrusted:
+            return None
+        images = self.runner.store.images(self.cell.key, range(start, stop))
+        if images is None:
+            return None
+        return StoredBatch(start, self.runner.look(images, start), self.good.calls, 0.0, hash_images(images)), images
 
-    def _batch(self, start: int) -> StoredBatch:
-        """From the store where an earlier run left it, else sampled."""
-        store, key = self.runner.store, self.cell.key
-        stop = min(start + self.cell.batch_size, len(self.runner.prompts))
-        if self.good is None:
-            if stored := store.load_batch(key, start):
-                return stored
-        elif self.good.calls and (kept := store.images(key, range(start, stop))) is not None:
-            return StoredBatch(start, kept, self.runner.look(kept, start), self.good.calls, 0.0)
-        if (kin := self.runner.smaller(self.cell)) and (taken := self._take(kin, start, stop)):
-            return taken
-        begin = time.perf_counter()
-        batch = self.sampler.sample(start)
-        elapsed = (time.perf_counter() - begin) / self.runner.lanes  # lanes share the time
-        stored = StoredBatch(start, batch.images, self.runner.look(batch.images, start), batch.calls, elapsed)
-        if self.good is None:
-            store.save_batch(key, stored)
-        return stored
+    def _make(self, start: int) -> tuple[StoredBatch, NDArray[np.uint8]]:
+        with beside_others_on(self.cell.device):
+            begin = time.perf_counter()
+            batch = self.sampler.sample(start)
+            elapsed = (time.perf_counter() - begin) / self.runner.lanes  # lanes share the time
+            features = self.runner.look(batch.images, start)
+        return StoredBatch(start, features, batch.calls, elapsed, hash_images(batch.images)), batch.images
 
-    def _take(self, kin: Record, start: int, stop: int) -> StoredBatch | None:
+    def _take(self, kin: Record, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
         """A batch from a smaller cell that was sampled before: its images are the same."""
         runner, count = self.runner, kin.cell.prompts.count
         images = runner.store.images(kin.key, range(start, stop)) if stop <= count else None
@@ -204,24 +260,14 @@ class _CellWork:
             features: Mapping[str, NDArray[Any]] = {name: rows[start:stop] for name, rows in known.items()}
         else:
             features = runner.look(images, start)
-        batch = StoredBatch(start, images, features, calls, kin.sampling_s * (stop - start) / count)
-        if self.good is None:
-            runner.store.save_batch(self.cell.key, batch)
-        return batch
+        spent = kin.sampling_s * (stop - start) / count
+        return StoredBatch(start, features, calls, spent, hash_images(images)), images
 
-    def _latency(self) -> Latency:
-        measure, pipeline = self.runner.measure, self.sampler.pipeline
-        rows = range(min(measure.batch_size, len(self.runner.prompts)))
-        encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
-        parts = {
-            "text_encoder": [encoder for encoder in encoders if encoder is not None],
-            "denoiser": [part for part in (pipeline.unet, getattr(pipeline, "controlnet", None)) if part is not None],
-            "vae": [pipeline.vae.encoder, pipeline.vae.decoder],
-        }
-        stopwatch = Stopwatch.of(torch.device(self.cell.device))
-        call = lambda: self.sampler.call(rows)  # noqa: E731
-        return measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup)
 
-    def _memory(self) -> Memory:
-        rows = range(min(self.runner.measure.batch_size, len(self.runner.prompts)))
-        return measure_memory(lambda: self.sampler.call(rows), torch.device(self.cell.device), len(rows))
+def _join(cell: Cell, batches: Sequence[StoredBatch]) -> tuple[Images, dict[str, NDArray[Any]]]:
+    """What a cell's images are, and their features, all rows in order."""
+    features = {name: np.concatenate([batch.features[name] for batch in batches]) for name in batches[0].features}
+    combined = hash_images(np.frombuffer("".join(batch.sha256 for batch in batches).encode(), np.uint8))
+    height = cell.base.height * int(cell.task.settings.get("frames", 1))
+    count = sum(batch.count for batch in batches)
+    return Images(count, height, cell.base.width, combined), features

@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from bench.experiment.claims import ClaimChoice, check_sides
+from bench.experiment.executors import Executor, Local
 from bench.experiment.tasks import Task, TextToImage, check_task
 from bench.experiment.values import SCORES, STRICT, AnyNumber, Count, Eta, GuidanceScale, OneOrMore, ScoreName, Steps
 from bench.records import BenchError
@@ -167,6 +168,7 @@ class Experiment:
     until: Literal["count", "decided"] = "count"
     looks: Annotated[int, Field(ge=2, le=20)] = 5
     claims: dict[str, ClaimChoice] = Field(default_factory=dict)
+    executor: Executor = Field(default_factory=Local)
 
 
 def check_settings(kind: type[_T], settings: Mapping[str, Any]) -> _T:
@@ -176,8 +178,8 @@ def check_settings(kind: type[_T], settings: Mapping[str, Any]) -> _T:
     except ValidationError as error:
         first = error.errors()[0]
         place = [str(part) for part in first["loc"]]
-        if place[0] == "task":
-            del place[1:2]  # the kind of task, which is no setting
+        if place[0] in ("task", "executor"):
+            del place[1:2]  # the kind, which is no setting
         where = ".".join(place)
         if first["type"] in ("missing", "missing_argument"):
             raise BenchError(f"{where} was not given; it has no default, so set it") from error

@@ -50,7 +50,7 @@ def _load_reference(store: Store, reference: str) -> NDArray[np.floating]:
     embeddings = store.load_reference(reference)
     if embeddings is None:
         raise BenchError(
-            f"results={store.directory} holds no reference features; start the run again, what it has is kept"
+            f"results={store.location} holds no reference features; start the run again, what it has is kept"
         )
     return embeddings
 
@@ -62,7 +62,7 @@ def _score(store: Store, run: Run, record: Record, real: RealImages | None) -> S
     estimates, problems = {}, {}
     for short in run.metrics:
         try:
-            estimates[short] = METRICS[short].estimate(features, real)
+            estimates[short] = METRICS[short].of(features, real)
         except ValueError as error:
             problems[short] = str(error)
     return ScoredCell(record, estimates, problems)

@@ -26,7 +26,7 @@ COLUMNS = {
 
 def load_scores(results: Path | str) -> pd.DataFrame:
     """The scores of a run's directory, as `scores_to_frame` gives them; raises BenchError where there is no run."""
-    store = Store(Path(results), writable=False)
+    store = Store(results, writable=False)
     run = store.run()
     return scores_to_frame(run, score_run(store, run))
 

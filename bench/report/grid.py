@@ -11,7 +11,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.judge.scores import ScoredCell
-from bench.report.pictures import open_picture
+from bench.report.pictures import Picture, open_picture
 from bench.report.series import to_series
 from bench.request import Run
 from bench.store import Store
@@ -21,12 +21,12 @@ PROMPTS = 6
 
 @dataclass(frozen=True)
 class PromptGrid:
-    """One prompt: for each line of cells (label), the images' paths by step count; None where there is none."""
+    """One prompt: for each line of cells (label), the images by step count; None where there is none."""
 
     model: str
     prompt: str
     steps: tuple[int, ...]
-    rows: tuple[tuple[str, tuple[Path | None, ...]], ...]
+    rows: tuple[tuple[str, tuple[Picture | None, ...]], ...]
     frames: int = 1
 
 
@@ -41,7 +41,7 @@ def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int
         for row, prompt in enumerate(run.prompts[:count]):
             rows = []
             for line in to_series(run, own):
-                paths = {s.record.cell.steps: store.image_path(s.record.key, row) for s in line.cells}
+                paths = {s.record.cell.steps: Picture(store, s.record.key, row) for s in line.cells}
                 rows.append((line.label, tuple(p if (p := paths.get(n)) and p.exists() else None for n in steps)))
             if any(path for _, paths in rows for path in paths):
                 frames = own[0].record.cell.task.settings.get("frames", 1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from bench.judge.claims import Comparison, Judgement
 from bench.judge.scores import ScoredCell
+from bench.report.pictures import Picture
 from bench.request import Run
 from bench.score.metrics import METRICS
 from bench.store import Store
@@ -24,8 +24,8 @@ class Pair:
 
     prompt: str
     gain: float
-    subject: Path
-    object: Path
+    subject: Picture
+    object: Picture
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _difference(
             Pair(
                 run.prompts[row],
                 float(gains[row]),
-                *(store.image_path(cell.record.key, row) for cell in (mine, yours)),
+                *(Picture(store, cell.record.key, row) for cell in (mine, yours)),
             )
             for row in rows
         )

@@ -4,33 +4,56 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
+from dataclasses import dataclass
 
 from PIL import Image
+
+from bench.store import Store
 
 LONGEST_SIDE = 512
 FRAMES_PER_SECOND = 8
 
 
-def open_picture(path: Path, frames: int = 1) -> Image.Image:
+@dataclass(frozen=True)
+class Picture:
+    """A kept image of the store: image `row` of a cell. It is read when it is shown."""
+
+    store: Store
+    key: str
+    row: int
+
+    def exists(self) -> bool:
+        """Whether it was kept."""
+        return self.store.has_image(self.key, self.row)
+
+    def read(self) -> bytes:
+        """As PNG; raises FileNotFoundError where it is gone."""
+        content = self.store.image(self.key, self.row)
+        if content is None:
+            raise FileNotFoundError(f"image {self.row} of cell {self.key}")
+        return content
+
+
+def open_picture(picture: Picture, frames: int = 1) -> Image.Image:
     """An image of the store; of a film, whose frames stand below one another, the middle one."""
-    return _frame(Image.open(path).convert("RGB"), frames, frames // 2)
+    return _frame(Image.open(io.BytesIO(picture.read())).convert("RGB"), frames, frames // 2)
 
 
-def to_data_uri(picture: bytes | Path, frames: int = 1) -> str:
+def to_data_uri(picture: bytes | Picture, frames: int = 1) -> str:
     """PNG bytes as they are; a stored image as PNG, or WebP where it is so large that it is shrunk; a film as GIF."""
     if isinstance(picture, bytes):
         return _encode(picture, "png")
     content = io.BytesIO()
+    stored = picture.read()
     if frames > 1:
-        strip = Image.open(picture).convert("RGB")
+        strip = Image.open(io.BytesIO(stored)).convert("RGB")
         first, *others = (_shrink(_frame(strip, frames, i)) for i in range(frames))
         pace = 1000 // FRAMES_PER_SECOND
         first.save(content, "GIF", save_all=True, append_images=others, duration=pace, loop=0)
         return _encode(content.getvalue(), "gif")
-    image = Image.open(picture)
+    image = Image.open(io.BytesIO(stored))
     if max(image.size) <= LONGEST_SIDE:
-        return _encode(picture.read_bytes(), "png")
+        return _encode(stored, "png")
     _shrink(image.convert("RGB")).save(content, "WEBP", quality=90)
     return _encode(content.getvalue(), "webp")
 

@@ -18,21 +18,21 @@ from bench.report.page import Plot, render_page
 from bench.report.pairs import differences
 from bench.report.tables import cost_table, score_table, to_csv, to_latex, to_markdown, verdict_table
 from bench.request import Run
-from bench.store import Store
+from bench.store import FAILED, GOOD, Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write_report(store: Store) -> Path:
-    """Write scores.csv, tables/, plots/, grid.png and report.html into the run's directory; returns the page's path.
+def write_report(store: Store) -> str:
+    """Write scores.csv, tables/, plots/, grid.png and report.html into the run; returns where the page lies.
 
     A page that was made from the same inputs by the same code is left as it is.
     """
     inputs = _fingerprint(store)
-    page = store.directory / "report.html"
-    if page.exists() and f'content="{inputs}"' in page.read_text(encoding="utf-8")[:600]:
-        return page
+    page = store.read_bytes("report.html")
+    if page is not None and f'content="{inputs}"'.encode() in page[:600]:
+        return f"{store.location}/report.html"
     from bench.report.frame import scores_to_frame  # pandas takes its time
 
     run = store.run()
@@ -70,10 +70,10 @@ def _fingerprint(store: Store) -> str:
     code = sorted(
         path for name in ("score", "judge", "report") for path in (package / name).iterdir() if path.is_file()
     )
-    records = sorted((store.directory / "cells").glob("*/*.json"))
-    return content_hash(
-        [hashlib.sha256(path.read_bytes()).hexdigest() for path in (store.directory / "run.json", *records, *code)]
-    )
+    said = [f"cells/{key}/{name}" for key in store.cell_keys() for name in (GOOD, FAILED)]
+    contents = [store.read_bytes(name) for name in ("run.json", *said)]
+    contents += [path.read_bytes() for path in code]
+    return content_hash([hashlib.sha256(content).hexdigest() for content in contents if content is not None])
 
 
 def _draw_plots(

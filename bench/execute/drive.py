@@ -1,0 +1,127 @@
+"""The run itself: what is left to do is given to workers, here or elsewhere, and their records are collected."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from tqdm import tqdm
+
+from bench.cell import Cell
+from bench.execute.assemble import Job, equip
+from bench.execute.crew import Crew, Place
+from bench.execute.damage import set_damaged_aside
+from bench.execute.launch import Launch, new_launch_name
+from bench.execute.leases import new_worker_name
+from bench.execute.loop import Stopped
+from bench.execute.member import Member, signals_stop
+from bench.execute.overview import ENDED, look_over
+from bench.experiment.executors import Local, Ray
+from bench.measure.environment import nvidia_devices
+from bench.records import Record
+from bench.store import Store
+
+LOOK_EVERY_S = 1.0
+
+
+def execute(job: Job, store: Store) -> list[Record]:
+    """Do what the store lacks and return a record for every cell, in the plan's order."""
+    set_damaged_aside(store)
+    todo = [cell for cell in job.plan.cells if not _is_complete(job, store, cell)]
+    done = len(job.plan.cells) - len(todo)
+    if done:
+        print(f"{done} of {len(job.plan.cells)} cells are done already", file=sys.stderr)
+    fresh = {record.key: record for record in _do(job, store, todo)} if todo else {}
+    records = [fresh.get(cell.key) or store.record(cell.key) for cell in job.plan.cells]
+    found = [record for record in records if record is not None]
+    store.write_text("records.jsonl", "".join(record.to_json() + "\n" for record in found))
+    return found
+
+
+def _is_complete(job: Job, store: Store, cell: Cell) -> bool:
+    from bench.execute.runner import is_complete
+
+    return is_complete(store, cell.key, job.run.extractor, job.experiment.measure)
+
+
+def _do(job: Job, store: Store, todo: Sequence[Cell]) -> Iterator[Record]:
+    """Yield the records that were ended in this process; others lie in the store."""
+    keys = tuple(cell.key for cell in todo)
+    settings = {**job.run.settings}
+    launch = Launch(new_launch_name(), settings, job.run.looks, keys, len(job.prompts.texts), time.time())
+    launch.save(store.files)
+    executor = job.experiment.executor
+    if isinstance(executor, Local) and executor.workers == 1 and executor.limit_s is None:
+        yield from _do_here(job, store, launch, todo[0].device)
+    else:
+        _oversee(find_place(job, store, launch, todo[0].device), job, store, launch)
+
+
+def find_place(job: Job, store: Store, launch: Launch, device: str) -> Place:
+    """Where the executor's workers are; raises BenchError where there is no such place."""
+    executor = job.experiment.executor
+    if isinstance(executor, Local):
+        from bench.execute.local import ThisMachine
+
+        gpus = len(nvidia_devices())
+        return ThisMachine(store.location, launch.name, executor.workers, device, gpus)
+    if isinstance(executor, Ray):
+        from bench.execute.ray import RayCluster
+
+        return RayCluster(store.location, launch.name, executor, device)
+    from bench.execute.slurm import JobArray
+
+    return JobArray(store.location, launch.name, executor)
+
+
+def _do_here(job: Job, store: Store, launch: Launch, device: str) -> Iterator[Record]:
+    """Be the only worker of this launch."""
+    stop = threading.Event()
+    member = Member(store, launch, job.experiment.executor, new_worker_name(), device, stop)
+    total = len(launch.cells)
+    with signals_stop(stop), _progress(total * launch.images) as bar:
+        bar.set_description(f"cell 1/{total}")
+        work = member.work_through(lambda *asked: equip(job, *asked), bar.update)
+        try:
+            for i, record in enumerate(work, 1):
+                bar.set_description(f"cell {min(i + 1, total)}/{total}")
+                _announce(record, i, total, quiet=not bar.disable)
+                yield record
+        except Stopped as error:
+            raise KeyboardInterrupt from error
+
+
+def _oversee(place: Place, job: Job, store: Store, launch: Launch) -> None:
+    """Keep workers at work until nothing is left; show how far they are, and failures at once."""
+    batch_size, total = job.experiment.batch_size, len(launch.cells)
+    seen: set[str] = set()
+    with contextlib.closing(Crew(place, store, launch.name)) as crew, _progress(total * launch.images) as bar:
+        while True:
+            at_work = crew.tend(total)
+            overview = look_over(store, launch, batch_size)
+            bar.n = overview.images
+            busy = sum(worker.state not in (*ENDED, "waiting") for worker in overview.workers)
+            bar.set_description(f"{total - overview.left}/{total} cells, {busy} workers")
+            ended = [*overview.done, *(record.key for record in overview.failed)]
+            for key in ended:
+                record = store.record(key) if key not in seen else None
+                if record is not None:
+                    seen.add(key)
+                    _announce(record, len(seen), total, quiet=not bar.disable)
+            if not at_work:
+                return
+            time.sleep(LOOK_EVERY_S)
+
+
+def _progress(images: int) -> tqdm[None]:
+    return tqdm(total=images, unit=" images", disable=not sys.stderr.isatty(), smoothing=0.05)
+
+
+def _announce(record: Record, number: int, total: int, quiet: bool) -> None:
+    if record.failure:
+        tqdm.write(f"failed: {record.cell.label}: {record.failure.message}", file=sys.stderr)
+    elif not quiet:
+        print(f"[{number}/{total}] {record.cell.label}: {record.sampling_s:.1f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,143 @@
+"""A launch: what a run asks its workers to do, as they read it from the store, and what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+import platform
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from bench.cell import Cell
+from bench.execute.leases import new_worker_name
+from bench.files import Files
+from bench.records import BenchError
+
+STATE_S = 5.0
+"""How often a worker says what it is at, at least."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of a run: the settings, at which looks it was, and the keys of the cells it found to do."""
+
+    name: str
+    settings: Mapping[str, Any]
+    looks: tuple[float, ...]
+    cells: tuple[str, ...]
+    images: int
+    began: float
+    """When, in seconds since 1970."""
+
+    def save(self, files: Files) -> None:
+        """Write it where workers and `status` find it."""
+        files.write(f"launches/{self.name}.json", json.dumps(asdict(self), ensure_ascii=False).encode())
+
+    @classmethod
+    def load(cls, files: Files, name: str) -> Self:
+        """The launch of that name; raises BenchError where there is none."""
+        try:
+            data = json.loads(files.read(f"launches/{name}.json"))
+        except FileNotFoundError as error:
+            raise BenchError(f"results={files.location} knows no launch {name}; start the run again") from error
+        return cls(**{**data, "looks": tuple(data["looks"]), "cells": tuple(data["cells"])})
+
+    @classmethod
+    def latest(cls, files: Files) -> Self | None:
+        """The launch that began last; None where there was none."""
+        names = files.names("launches")
+        return cls.load(files, names[-1].removesuffix(".json")) if names else None
+
+
+def new_launch_name() -> str:
+    """Names sort by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{new_worker_name().rpartition('-')[2]}"
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What a worker last said of itself. `said` and `since` are seconds since 1970 by its own clock."""
+
+    worker: str
+    launch: str
+    host: str
+    device: str
+    state: str
+    cell: str | None
+    since: float
+    said: float
+    images: int
+
+    @classmethod
+    def all_of(cls, files: Files, launch: str) -> list[Self]:
+        """The workers of a launch."""
+        found = []
+        for name in files.names("workers"):
+            with suppress(FileNotFoundError, ValueError, TypeError):
+                state = cls(**json.loads(files.read(f"workers/{name}")))
+                if state.launch == launch:
+                    found.append(state)
+        return found
+
+
+class Reporter:
+    """Writes a worker's state into the store: when it changes, and every few seconds while images come."""
+
+    def __init__(self, files: Files, launch: str, worker: str, device: str) -> None:
+        self._files, self._launch, self._worker, self._device = files, launch, worker, device
+        self._state, self._since = "starting", time.time()
+        self._cell: str | None = None
+        self.images = 0
+        self._write_lock = threading.Lock()
+
+    def enter(self, state: str, cell: Cell | None) -> None:
+        """What the worker begins now."""
+        label = cell.label if cell is not None else None
+        if (state, label) != (self._state, self._cell):
+            begins = self._state == "starting"
+            self._state, self._cell, self._since = state, label, time.time()
+            if begins:
+                self.say()  # so that a worker that dies at its first cell is not taken for one that never began
+
+    def advance(self, images: int) -> None:
+        """So many images were finished."""
+        self.images += images
+
+    def say(self) -> None:
+        """Write the state down; a store that is out of reach loses one word, no work."""
+        state = WorkerState(
+            worker=self._worker,
+            launch=self._launch,
+            host=platform.node(),
+            device=self._device,
+            state=self._state,
+            cell=self._cell,
+            since=self._since,
+            said=time.time(),
+            images=self.images,
+        )
+        with self._write_lock, suppress(OSError, BenchError):
+            content = json.dumps(asdict(state), ensure_ascii=False).encode()
+            self._files.write(f"workers/{self._worker}.json", content, durable=False)
+
+    @contextmanager
+    def saying(self) -> Iterator[None]:
+        """Say it again and again in the background, and once more at the end: what was entered last."""
+        over = threading.Event()
+        self.say()
+
+        def run() -> None:
+            while not over.wait(STATE_S):
+                self.say()
+
+        thread = threading.Thread(target=run, name="reporter", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self.say()

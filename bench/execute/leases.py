@@ -1,0 +1,191 @@
+"""Who is at what: leases in the store, so that any number of workers and runs share work and none is lost.
+
+A lease is the file `<name>.<generation>`, which one worker alone can create. Its holder writes into it again and again;
+who sees it unchanged for `lease_s` seconds by its own clock, or sees its process dead on this machine, may create the
+next generation. So clocks of machines are never compared, nothing is deleted that another might hold, and the number of
+the generation says how many workers died over the work. Two workers may be at the same work where one was only slow;
+the store lets the first result win.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.cell import content_hash
+from bench.files import Files
+from bench.records import BenchError
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a worker holds. `deaths` is how many workers died that held it before."""
+
+    name: str
+    file: str
+    deaths: int
+
+
+@dataclass
+class Leases:
+    """A worker's view of the leases below a store, and its own ones, which a thread of its own keeps alive."""
+
+    files: Files
+    worker: str
+    lease_s: float = 30.0
+    clock: Callable[[], float] = time.monotonic
+    _seen: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    _held: dict[str, Lease] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _beat: int = 0
+
+    def take(self, name: str, siblings: list[str] | None = None) -> Lease | None:
+        """The lease of that name, or None while another worker has it. `siblings` are the files of its folder."""
+        folder, _, short = name.rpartition("/")
+        siblings = self.files.names(folder) if siblings is None else siblings
+        numbers = sorted(int(file.rpartition(".")[2]) for file in siblings if file.rpartition(".")[0] == short)
+        deaths = 0
+        if numbers:
+            newest = f"{name}.{numbers[-1]}"
+            end = self._end_of(newest)
+            if end is None:
+                return None
+            deaths = end
+        file = f"{name}.{numbers[-1] + 1 if numbers else 0}"
+        if not self.files.create(file, self._content(deaths), durable=False):
+            return None
+        lease = Lease(name, file, deaths)
+        with self._lock:
+            self._held[file] = lease
+        return lease
+
+    def _end_of(self, file: str) -> int | None:
+        """How many workers have died over it, where its holder has let go or is dead; None while it is held."""
+        try:
+            content = self.files.read(file)
+        except FileNotFoundError:
+            return 0
+        note = _parse(content)
+        deaths = int(note.get("deaths", 0))
+        if note.get("state") == "released":
+            return deaths
+        if note.get("state") == "dead" or _died(note):
+            return deaths + 1
+        before = self._seen.get(file)
+        now = self.clock()
+        if before is None or before[0] != content:
+            self._seen[file] = content, now
+            return None
+        return deaths + 1 if now - before[1] >= self.lease_s else None
+
+    def release(self, lease: Lease, done: bool) -> None:
+        """Let go: all that is left of it is removed where the work is done, else the next worker may go on."""
+        with self._lock:
+            self._held.pop(lease.file, None)
+        if not done:
+            self.files.write(lease.file, self._content(lease.deaths, "released"), durable=False)
+            return
+        stem = lease.name.rpartition("/")
+        for number in range(int(lease.file.rpartition(".")[2]) + 1):
+            self.files.remove(f"{stem[0]}/{stem[2]}.{number}")
+
+    def beat(self) -> None:
+        """Write into the leases that are held, so that others see them alive."""
+        with self._lock:
+            held, self._beat = list(self._held.values()), self._beat + 1
+        for lease in held:
+            with suppress(OSError, BenchError):  # the next beat is soon; losing a lease costs doubled work only
+                self.files.write(lease.file, self._content(lease.deaths), durable=False)
+
+    @contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Beat in the background for as long as the block runs."""
+        over = threading.Event()
+
+        def run() -> None:
+            while not over.wait(self.lease_s / 4):
+                self.beat()
+
+        thread = threading.Thread(target=run, name="leases", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _content(self, deaths: int, state: str = "held") -> bytes:
+        note = {
+            **_this_process(os.getpid()),
+            "worker": self.worker,
+            "state": state,
+            "deaths": deaths,
+            "beat": self._beat,
+        }
+        return json.dumps(note, sort_keys=True).encode()
+
+
+def bury(files: Files, worker: str) -> None:
+    """Mark as dead every lease of a worker that is known to be gone, so that nobody waits for it."""
+    for name in files.tree("cells"):
+        if is_lease(name):
+            with suppress(FileNotFoundError):
+                note = _parse(files.read(name))
+                if note.get("worker") == worker and note.get("state") == "held":
+                    files.write(name, json.dumps({**note, "state": "dead"}, sort_keys=True).encode())
+
+
+def is_lease(name: str) -> bool:
+    """Whether a file of the store is a lease."""
+    return name.rpartition("/")[2].startswith("lease")
+
+
+def new_worker_name() -> str:
+    """A name that no other worker has: machine, process, and a random part."""
+    return f"{platform.node() or 'host'}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+def _parse(content: bytes) -> Mapping[str, Any]:
+    try:
+        note = json.loads(content)
+    except ValueError:
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _died(note: Mapping[str, Any]) -> bool:
+    """Whether a holder was a process of this very machine and is no more."""
+    if note.get("machine") != _this_process(os.getpid())["machine"]:
+        return False
+    try:
+        return bool(psutil.Process(int(note["pid"])).create_time() != note["born"])
+    except (psutil.NoSuchProcess, KeyError, ValueError):
+        return True
+
+
+@cache
+def _this_process(pid: int) -> Mapping[str, Any]:
+    """What tells this process from all others."""
+    return {"machine": _machine(), "pid": pid, "born": psutil.Process(pid).create_time()}
+
+
+def _machine() -> str:
+    """This machine as it is since it started, and this process's view of processes on it (a container has its own)."""
+    parts: list[object] = [platform.node()]
+    for place in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with suppress(OSError):
+            path = Path(place)
+            parts.append(path.stat().st_ino if path.parent.name == "ns" else path.read_text().strip())
+    return content_hash(parts)

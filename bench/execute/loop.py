@@ -1,0 +1,180 @@
+"""What every worker does, wherever it is: take what nobody is at, do it, let go, until nothing is left.
+
+Large cells are cut into chunks of images; whoever finds the last one done finishes the cell. There is no master:
+workers know of one another through leases in the store alone, so that one may die, join late, or belong to another run.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bench.cell import Cell
+from bench.execute.leases import Leases
+from bench.records import CellError, Record, StoreError
+from bench.store import FAILED, GOOD, Store
+
+WAIT_S = 0.5
+
+
+class Work(Protocol):
+    """What is done with a cell; whoever places it knows no more of it."""
+
+    def is_complete(self, cell: Cell) -> bool:
+        """Whether the store holds all that is asked for."""
+        ...
+
+    def chunks(self, cell: Cell) -> Sequence[range]:
+        """The cell's images in pieces."""
+        ...
+
+    def open_chunks(self, cell: Cell) -> Sequence[range]:
+        """Those that are not in the store yet."""
+        ...
+
+    def sample(self, cell: Cell, chunk: range) -> None:
+        """Bring a chunk into the store."""
+        ...
+
+    def finish(self, cell: Cell) -> Record | None:
+        """Put the chunks together, measure, commit; None where a chunk turned out damaged and must be made again."""
+        ...
+
+    def fail(self, cell: Cell, error: Exception) -> Record:
+        """Make an error the cell's record."""
+        ...
+
+
+class Stopped(Exception):  # noqa: N818
+    """Somebody asked the worker to stop; what it held is free again."""
+
+
+@dataclass
+class Loop:
+    """One worker's loop. `tries` is how many workers may die at a cell before it is given up."""
+
+    work: Work
+    store: Store
+    leases: Leases
+    launch: str
+    tries: int = 3
+    should_stop: Callable[[], bool] = lambda: False
+    enter: Callable[[str, Cell | None], None] = lambda *_: None
+    """Told what the worker is doing now."""
+    sleep: Callable[[float], object] = time.sleep
+
+    def run(self, cells: Sequence[Cell], first: int = 0) -> Iterator[Record]:
+        """Yield the record of each cell that was ended here; ends when none is left, in other hands neither.
+
+        Begins at the `first` group of cells that share a pipeline. Raises Stopped.
+        """
+        left = from_group(cells, first)
+        while left:
+            idle = True
+            for cell in list(left):
+                if self._is_over(cell):
+                    left.remove(cell)
+                    continue
+                worked, record = self._visit(cell)
+                idle = idle and not worked
+                if record is not None:
+                    left.remove(cell)
+                    yield record
+            if idle and left:
+                self.enter("waiting", None)
+                self._check()
+                self.sleep(WAIT_S)
+
+    def _is_over(self, cell: Cell) -> bool:
+        """Whether the cell is complete, or was given up in this launch."""
+        names = self.store.files.names(f"cells/{cell.key}")
+        if GOOD in names:
+            return self.work.is_complete(cell)
+        return FAILED in names and self._was_given_up(cell)
+
+    def _was_given_up(self, cell: Cell) -> bool:
+        record = self.store.record(cell.key)
+        return record is not None and record.status != "ok" and record.environment.get("launch") == self.launch
+
+    def _visit(self, cell: Cell) -> tuple[bool, Record | None]:
+        """Do what can be done for a cell now: whether anything was, and its record where that ended it."""
+        worked = False
+        try:
+            for chunk in self.work.open_chunks(cell):
+                lease = self.leases.take(f"cells/{cell.key}/lease-{chunk.start:05d}")
+                if lease is None:
+                    continue
+                worked, done = True, False
+                try:
+                    self._refuse_poison(cell, lease.deaths)
+                    self.enter("sampling", cell)
+                    if chunk in self.work.open_chunks(cell) and not self._is_over(cell):
+                        self.work.sample(cell, chunk)
+                    done = True
+                finally:
+                    self.leases.release(lease, done)
+                self._check()
+            if self.work.open_chunks(cell) or self._is_over(cell):
+                return worked, None
+            lease = self.leases.take(f"cells/{cell.key}/lease-finish")
+            if lease is None:
+                return worked, None
+            done = False
+            try:
+                self._refuse_poison(cell, lease.deaths)
+                self.enter("finishing", cell)
+                record = None if self._is_over(cell) else self.work.finish(cell)
+                done = True
+            finally:
+                self.leases.release(lease, done)
+        except (Stopped, StoreError):
+            raise
+        except Exception as error:
+            return True, self.work.fail(cell, error)
+        return True, record
+
+    def _refuse_poison(self, cell: Cell, deaths: int) -> None:
+        if deaths >= self.tries:
+            raise CellError(
+                f"{deaths} workers died at this cell, so it is given up; look at their logs, run it alone with "
+                "executor=local, or allow more with executor.tries"
+            )
+
+    def _check(self) -> None:
+        if self.should_stop():
+            raise Stopped
+
+
+def from_group(cells: Sequence[Cell], first: int) -> list[Cell]:
+    """The cells group by group of equal pipelines, beginning with the group of that number."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.pipeline_key, []).append(cell)
+    order = list(groups.values())
+    turn = first % len(order) if order else 0
+    return [cell for group in order[turn:] + order[:turn] for cell in group]
+
+
+class Watchdog:
+    """Calls `bark(cell)` when a worker is at one cell for longer than `limit_s`."""
+
+    def __init__(self, limit_s: float, bark: Callable[[Cell], None]) -> None:
+        self._limit_s, self._bark = limit_s, bark
+        self._timer: threading.Timer | None = None
+
+    def enter(self, state: str, cell: Cell | None) -> None:
+        """Begin to wait for the end of what is entered; the end of what was before is here."""
+        self.stop()
+        if cell is not None:
+            self._timer = threading.Timer(self._limit_s, self._bark, (cell,))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def stop(self) -> None:
+        """Wait for nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

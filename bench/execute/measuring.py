@@ -1,0 +1,48 @@
+"""Latency and memory of a cell, each in a pass of its own, with nothing beside it on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from bench.execute.device_lock import alone_on
+from bench.experiment.config import Measure
+from bench.generate.sampling import Sampler
+from bench.measure.latency import Stopwatch, measure_latency
+from bench.measure.memory import measure_memory
+from bench.records import Latency, Memory, Record
+
+
+def measured(record: Record, measure: Measure, prompts: int, load: Callable[[], Sampler], kin: Record | None) -> Record:
+    """The record with latency and memory where they are asked for; `kin` is one that may lend its own."""
+    wants_latency = measure.latency and record.latency is None
+    wants_memory = measure.memory and record.memory is None
+    if not (wants_latency or wants_memory):
+        return record
+    rows = range(min(measure.batch_size, prompts))
+    latency, memory = (kin.latency, kin.memory) if kin else (None, None)
+    with alone_on(record.cell.device):
+        if wants_latency:
+            record = replace(record, latency=latency or _latency(load(), measure, rows))
+        if wants_memory:
+            record = replace(record, memory=memory or _memory(load(), rows))
+    return record
+
+
+def _latency(sampler: Sampler, measure: Measure, rows: range) -> Latency:
+    pipeline = sampler.pipeline
+    encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
+    parts = {
+        "text_encoder": [encoder for encoder in encoders if encoder is not None],
+        "denoiser": [part for part in (pipeline.unet, getattr(pipeline, "controlnet", None)) if part is not None],
+        "vae": [pipeline.vae.encoder, pipeline.vae.decoder],
+    }
+    stopwatch = Stopwatch.of(torch.device(sampler.cell.device))
+    call = lambda: sampler.call(rows)  # noqa: E731
+    return measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup)
+
+
+def _memory(sampler: Sampler, rows: range) -> Memory:
+    return measure_memory(lambda: sampler.call(rows), torch.device(sampler.cell.device), len(rows))

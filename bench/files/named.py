@@ -1,0 +1,46 @@
+"""Files by name below one root: whole or not at all, and the first writer wins.
+
+A name is a path with slashes, as in `cells/0123/record.json`. This is all that the store asks of the place it lies in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Files(Protocol):
+    """Where names lead to bytes. What is not there is a FileNotFoundError; other trouble is another OSError."""
+
+    @property
+    def location(self) -> str:
+        """The root as a person gave it: a directory or a URL."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """All bytes of a file."""
+        ...
+
+    def write(self, name: str, content: bytes, durable: bool = True) -> None:
+        """In place of what was there, whole or not at all; `durable` files outlast a power cut."""
+        ...
+
+    def create(self, name: str, content: bytes, durable: bool = True) -> bool:
+        """As `write`, where nothing was there; False where another was first."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """What lies in a folder, sorted, files and folders alike; nothing where there is no such folder."""
+        ...
+
+    def tree(self, folder: str) -> Iterator[str]:
+        """All files below a folder, as names below the root."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+        ...

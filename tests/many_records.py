@@ -1,0 +1,42 @@
+"""Writes a run of many cells with random features: python many_records.py DIRECTORY COUNT."""
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from sleeping import CALLS, make_cell
+
+from bench.cell import PromptSet
+from bench.records import Images, Latency, Memory, Record
+from bench.request import Run
+from bench.store import Store
+
+IMAGES, WIDTH = 64, 16
+
+
+def write(directory: Path, count: int) -> None:
+    """A grid of `count` cells: ten methods, steps 1 to `count` / 10."""
+    store, rng = Store(directory), np.random.default_rng(0)
+    prompts = tuple(f"prompt {i}" for i in range(IMAGES))
+    keys = []
+    for i in range(count):
+        cell = replace(
+            make_cell(i), method=f"m{i % 10}", steps=1 + i // 10, prompts=PromptSet("test", IMAGES, "h"), batch_size=64
+        )
+        calls = replace(CALLS, scheduler_steps=cell.steps, unet_calls=cell.steps, unet_evaluations=cell.steps)
+        latency = Latency(1, 1, "perf_counter", (0.1, 0.11), (0.0,), (0.1,), (0.0,))
+        memory = Memory(1, None, None, None, None, 10**8)
+        images = Images(IMAGES, 8, 8, "s")
+        store.save_features(cell.key, "e", {"image": rng.normal(size=(IMAGES, WIDTH)).astype(np.float32),
+                                            "clip_score": rng.normal(30, 1, IMAGES)})  # fmt: skip
+        store.commit(Record(cell.key, cell, "ok", {"device": "cpu"}, 1.0, calls, images, latency, memory))
+        keys.append(cell.key)
+    store.save_reference("r", rng.normal(size=(2048, WIDTH)).astype(np.float32))
+    labels = {f"m{i}": f"method {i}" for i in range(10)}
+    settings = {"name": "many", "executor": asdict(make_cell(0))["versions"]}
+    store.save_run(Run("many", settings, tuple(keys), (), prompts, labels, ("fid", "clip_score"), (), "mini", "e", "r"))
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,124 @@
+"""Cells that cost a known time instead of a GPU's, and that misbehave when told to: work for tests of executors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.execute.launch import Launch
+from bench.records import Calls, Failure, Images, Record
+from bench.store import Store, StoredBatch
+
+CALLS = Calls((999.0,), None, None, {}, {}, 1, 1, 1, 1, 1)
+
+
+def make_cell(i: int, group: int = 0) -> Cell:
+    """Cell number i, on pipeline number `group`."""
+    return Cell(
+        base=Base(f"model{group}", "x", f"w{group}", "P", "float32", 8, 8),
+        task=Task(),
+        method="sleep",
+        scheduler=SchedulerSpec("x.Y", {"i": i}),
+        adapters=(),
+        fused=False,
+        steps=1,
+        eta=None,
+        guidance_scale=0.0,
+        prompts=PromptSet("test", 1, "h"),
+        seed=0,
+        batch_size=1,
+        device="cpu",
+        versions={},
+    )
+
+
+class Sleeper:
+    """Samples by sleeping; a cell may hang, raise, or kill its process, by number, always or the first time."""
+
+    def __init__(self, launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]):
+        self.launch, self.store, self.advance, self.check = launch, store, advance, check
+        self.settings = launch.settings["sleeping"]
+
+    def is_complete(self, cell: Cell) -> bool:
+        record = self.store.record(cell.key)
+        return record is not None and record.status == "ok"
+
+    def chunks(self, cell: Cell) -> Sequence[range]:
+        return [range(i, i + 1) for i in range(self.settings.get("chunks", 1))]
+
+    def open_chunks(self, cell: Cell) -> Sequence[range]:
+        done = self.store.batch_starts(cell.key, "e")
+        return [chunk for chunk in self.chunks(cell) if chunk.start not in done]
+
+    def sample(self, cell: Cell, chunk: range) -> None:
+        number = cell.scheduler.settings["i"]
+        with (Path(self.settings["log"])).open("a") as log:
+            log.write(f"{number} {chunk.start} {os.getpid()} {time.time()}\n")
+        if number in self.settings.get("kill", []):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number in self.settings.get("kill_once", []):
+            mark = Path(self.settings["log"]).with_name(f"killed-{number}")
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        if number in self.settings.get("raise", []):
+            raise ValueError(f"cell {number} cannot be done")
+        if number in self.settings.get("hang", []):
+            time.sleep(3600)
+        time.sleep(self.settings.get("seconds", 0.0))
+        self.check()
+        batch = StoredBatch(chunk.start, {"image": np.full((1, 2), number)}, CALLS, 0.1, "s")
+        self.store.save_batch(cell.key, "e", batch, None)
+        self.advance(1)
+
+    def finish(self, cell: Cell) -> Record | None:
+        batches = [self.store.load_batch(cell.key, "e", chunk.start) for chunk in self.chunks(cell)]
+        features = np.concatenate([batch.features["image"] for batch in batches if batch])
+        self.store.save_features(cell.key, "e", {"image": features})
+        record = Record(cell.key, cell, "ok", {}, 0.1 * len(batches), CALLS, Images(len(batches), 8, 8, "s"))
+        self.store.commit(record)
+        return record
+
+    def fail(self, cell: Cell, error: Exception) -> Record:
+        notes = "\n".join(getattr(error, "__notes__", []))
+        failure = Failure(type(error).__name__, str(error), notes)
+        record = Record(cell.key, cell, "error", {"launch": self.launch.name}, 0.0, failure=failure)
+        self.store.commit(record)
+        return record
+
+
+def make_work(
+    launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
+) -> tuple[Sleeper, list[Cell]]:
+    """What a worker is given in place of the real work."""
+    settings = launch.settings["sleeping"]
+    while len(store.files.names("workers")) < settings.get("wait_for", 0):
+        time.sleep(0.01)  # so that start-up is apart from what is timed
+    cells = [make_cell(i, i % settings.get("groups", 1)) for i in range(settings["cells"])]
+    return Sleeper(launch, store, advance, check), [cell for cell in cells if cell.key in launch.cells]
+
+
+def make_launch(
+    store: Store, log: Path, cells: int, name: str = "launch", common: dict[str, Any] | None = None, **more: Any
+) -> Launch:
+    """A launch of sleeping cells, saved."""
+    settings = {
+        "name": "sleeping",
+        "batch_size": 1,
+        "device": "cpu",
+        "executor": {
+            "tries": 3, "limit_s": None, "lease_s": 2.0, "patience_s": 5.0, "chunk_images": 1, **(common or {}),
+        },
+        "sleeping": {"cells": cells, "log": str(log), **more},
+    }  # fmt: skip
+    keys = tuple(make_cell(i, i % more.get("groups", 1)).key for i in range(cells))
+    launch = Launch(name, settings, (1.0,), keys, more.get("chunks", 1), time.time())
+    launch.save(store.files)
+    return launch

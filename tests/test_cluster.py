@@ -1,0 +1,177 @@
+"""Against real servers, which `scripts/test-cluster` installs: an S3 store, and Slurm on this one host."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sleeping import make_launch, make_work
+
+from bench.__main__ import main
+from bench.execute.crew import Crew
+from bench.execute.leases import Leases
+from bench.execute.local import ThisMachine
+from bench.execute.loop import Loop
+from bench.execute.overview import look_over
+from bench.store import Store
+
+pytestmark = pytest.mark.cluster
+WORK = "sleeping:make_work"
+QUICK = ("measure.latency=false", "measure.memory=false", "prompts.count=8", "batch_size=2")
+Overrides = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[subprocess.Popen[bytes]]:
+    """An S3 server of our own with an empty bucket; its address and keys are in the environment."""
+    pytest.importorskip("moto")
+    import boto3
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            for _ in range(300):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            boto3.client("s3").create_bucket(Bucket="bucket")
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_run_in_a_bucket_equals_one_on_disk(
+    server: object, overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk, bucket = str(tmp_path / "disk"), "s3://bucket/run"
+    for results in (disk, bucket):
+        assert main(["run", *overrides(*QUICK, f"results={results}")]) == 0
+    ours, theirs = ({r.key: r for r in Store(place, writable=False).records()} for place in (disk, bucket))
+    assert {key: r.reproducible() for key, r in ours.items()} == {key: r.reproducible() for key, r in theirs.items()}
+    for key in ours:
+        images = [Store(place, writable=False).images(key, range(8)) for place in (disk, bucket)]
+        assert images[0] is not None
+        assert np.array_equal(*images)
+    store = Store(bucket, writable=False)
+    assert (store.read_bytes("report.html") or b"").startswith(b"<!doctype html>")
+    assert store.read_bytes("grid.png")
+    capsys.readouterr()
+    assert main(["status", f"results={bucket}"]) == 0
+    assert main(["run", *overrides(*QUICK, f"results={bucket}")]) == 0
+    assert "4 of 4 cells are done already" in capsys.readouterr().err
+
+
+def test_of_many_that_commit_to_a_bucket_exactly_one_wins(server: object, tmp_path: Path) -> None:
+    store = Store("s3://bucket/race")
+    launch = make_launch(store, tmp_path / "log", 6, chunks=2, seconds=0.05)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "bench.execute.member", store.location, launch.name, f"w{i}", str(i), WORK]
+        )
+        for i in range(3)
+    ]
+    assert [worker.wait(120) for worker in workers] == [0, 0, 0]
+    begun = Counter(tuple(line.split()[:2]) for line in (tmp_path / "log").read_text().splitlines())
+    assert len(begun) == 12
+    assert set(begun.values()) == {1}
+    assert {name.rpartition("/")[2] for name in store.files.tree("cells")} == {"record.json", "features-e.npz"}
+
+
+def test_a_store_that_is_out_of_reach_for_a_while_costs_time_alone(
+    server: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    store = Store("s3://bucket/outage", patience_s=120)
+    launch = make_launch(store, tmp_path / "log", 8, seconds=0.2, common={"patience_s": 120.0, "lease_s": 60.0})
+    crew = Crew(ThisMachine(store.location, launch.name, 2, "cpu", 0, WORK), store, launch.name)
+    crew.tend(8)
+    while not (tmp_path / "log").exists():
+        time.sleep(0.1)
+    server.send_signal(signal.SIGSTOP)
+    time.sleep(8)
+    server.send_signal(signal.SIGCONT)
+    while crew.tend(8):
+        time.sleep(0.1)
+    crew.close()
+    assert crew.deaths == 0
+    assert look_over(store, launch, 1).left == 0
+    assert all(record.status == "ok" for record in store.records())
+
+
+@pytest.fixture
+def slurm_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store on disk, where Slurm is at work on this host."""
+    if shutil.which("sbatch") is None or subprocess.run(["squeue"], capture_output=True, check=False).returncode:  # noqa: S607
+        pytest.skip("needs Slurm, as scripts/test-cluster starts it")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+    return Store(tmp_path / "run")
+
+
+def run_array(store: Store, launch: Any, disturb: Callable[[int, Crew], None] = lambda *_: None, **choice: Any) -> Crew:
+    """A job array to its end; `disturb` is told how many cells are done."""
+    from bench.execute.slurm import JobArray
+    from bench.experiment.executors import Slurm
+
+    crew = Crew(JobArray(store.location, launch.name, Slurm(**choice), WORK), store, launch.name)
+    end = time.monotonic() + 400
+    while crew.tend(len(launch.cells)):
+        disturb(len(look_over(store, launch, 1).done), crew)
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    crew.close()
+    return crew
+
+
+def test_a_job_array_does_every_cell_once(slurm_store: Store, tmp_path: Path) -> None:
+    launch = make_launch(slurm_store, tmp_path / "log", 12, seconds=0.3, groups=3)
+    run_array(slurm_store, launch, workers=3)
+    assert sum(record.status == "ok" for record in slurm_store.records()) == 12
+    begun = Counter(line.split()[0] for line in (tmp_path / "log").read_text().splitlines())
+    assert set(begun.values()) == {1}
+    assert len({line.split()[2] for line in (tmp_path / "log").read_text().splitlines()}) > 1, "several workers"
+
+
+def test_a_task_whose_process_is_killed_is_replaced(slurm_store: Store, tmp_path: Path) -> None:
+    launch = make_launch(slurm_store, tmp_path / "log", 6, seconds=0.3, kill_once=[2, 4])
+    crew = run_array(slurm_store, launch, workers=2)
+    assert sum(record.status == "ok" for record in slurm_store.records()) == 6
+    assert crew.deaths == 2
+
+
+def test_the_driver_may_die_and_another_go_on(slurm_store: Store, tmp_path: Path) -> None:
+    launch = make_launch(slurm_store, tmp_path / "log", 10, seconds=0.5)
+    code = (
+        "import sys, time; from bench.store import Store; from bench.execute.crew import Crew\n"
+        "from bench.execute.slurm import JobArray; from bench.experiment.executors import Slurm\n"
+        f"s = Store({slurm_store.location!r}); place = JobArray(s.location, 'launch', Slurm(workers=2), {WORK!r})\n"
+        "c = Crew(place, s, 'launch')\n"
+        "while c.tend(10): time.sleep(.5)"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code])
+    while not (tmp_path / "log").exists():
+        time.sleep(0.1)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    work, cells = make_work(launch, slurm_store, lambda _: None, lambda: None)
+    list(Loop(work, slurm_store, Leases(slurm_store.files, "next", 5.0), launch.name).run(cells))
+    assert sum(record.status == "ok" for record in slurm_store.records()) == 10

@@ -1,0 +1,221 @@
+"""Workers here and elsewhere: every cell is done once or given up with its reason, whoever dies."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sleeping import make_launch, make_work
+
+from bench.execute.crew import Crew, Place
+from bench.execute.launch import Launch
+from bench.execute.leases import Leases
+from bench.execute.local import ThisMachine
+from bench.execute.loop import Loop, Stopped, from_group
+from bench.execute.overview import describe, look_over
+from bench.records import BenchError, StoreError
+from bench.store import Store
+
+WORK = "sleeping:make_work"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    return Store(tmp_path / "run")
+
+
+def starts(tmp_path: Path) -> Counter[tuple[str, str]]:
+    """How often each (cell, chunk) was begun."""
+    lines = (tmp_path / "log").read_text().splitlines()
+    return Counter((line.split()[0], line.split()[1]) for line in lines)
+
+
+def here(store: Store, launch: Launch, name: str = "here", **more: Any) -> Loop:
+    """A loop in this process."""
+    work, _ = make_work(launch, store, lambda _: None, lambda: None)
+    return Loop(work, store, Leases(store.files, name), launch.name, **more)
+
+
+def oversee(place: Place, store: Store, launch: Launch, limit_s: float = 120) -> Crew:
+    """Tend a crew until all have gone home."""
+    crew = Crew(place, store, launch.name)
+    try:
+        end = time.monotonic() + limit_s
+        while crew.tend(len(launch.cells)):
+            assert time.monotonic() < end, describe(look_over(store, launch, 1))
+            time.sleep(0.05)
+    finally:
+        crew.close()
+    return crew
+
+
+def cells_of(launch: Launch) -> list[Any]:
+    return make_work(launch, None, lambda _: None, lambda: None)[1]  # type: ignore[arg-type]
+
+
+def test_one_worker_does_everything_and_leaves_no_trace(store: Store, tmp_path: Path) -> None:
+    launch = make_launch(store, tmp_path / "log", 5, chunks=3)
+    assert len(list(here(store, launch).run(cells_of(launch)))) == 5
+    assert set(starts(tmp_path).values()) == {1}
+    assert len(starts(tmp_path)) == 15
+    left = {name.rpartition("/")[2] for name in store.files.tree("cells")}
+    assert left == {"record.json", "features-e.npz"}
+
+
+def test_a_cell_that_fails_is_given_up_in_this_launch_and_tried_again_in_the_next(store: Store, tmp_path: Path) -> None:
+    launch = make_launch(store, tmp_path / "log", 3, **{"raise": [1]})
+    records = list(here(store, launch).run(cells_of(launch)))
+    assert sorted(record.status for record in records) == ["error", "ok", "ok"]
+    assert list(here(store, launch, "other").run(cells_of(launch))) == []
+    again = make_launch(store, tmp_path / "log", 3, "again")
+    assert [record.status for record in here(store, again).run(cells_of(again))] == ["ok"]
+
+
+def test_workers_begin_with_pipelines_of_their_own() -> None:
+    cells = [make_cell_of(i) for i in range(6)]
+    assert [cell.scheduler.settings["i"] for cell in from_group(cells, 0)] == [0, 3, 1, 4, 2, 5]
+    assert [cell.scheduler.settings["i"] for cell in from_group(cells, 2)] == [2, 5, 0, 3, 1, 4]
+    assert from_group([], 3) == []
+
+
+def make_cell_of(i: int) -> Any:
+    from sleeping import make_cell
+
+    return make_cell(i, i % 3)
+
+
+def test_who_is_asked_to_stop_lets_go(store: Store, tmp_path: Path) -> None:
+    launch = make_launch(store, tmp_path / "log", 3)
+    asked = iter([False, True])
+    with pytest.raises(Stopped):
+        list(here(store, launch, should_stop=lambda: next(asked)).run(cells_of(launch)))
+    assert len(list(here(store, launch, "next").run(cells_of(launch)))) == 2
+
+
+def test_two_runs_at_the_same_time_share_the_work(store: Store, tmp_path: Path) -> None:
+    launches = [make_launch(store, tmp_path / "log", 12, name, seconds=0.05, chunks=2) for name in ("a", "b")]
+    loops = [here(store, launch, launch.name) for launch in launches]
+    done: list[list[Any]] = [[], []]
+    threads = [
+        threading.Thread(target=lambda i=i: done[i].extend(loops[i].run(cells_of(launches[i])))) for i in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(done[0]) + len(done[1]) == 12
+    assert min(len(part) for part in done) >= 3
+    assert set(starts(tmp_path).values()) == {1}, "nothing was done twice"
+
+
+def test_trouble_of_the_store_is_no_failure_of_a_cell(store: Store, tmp_path: Path) -> None:
+    launch = make_launch(store, tmp_path / "log", 1)
+    loop = here(store, launch)
+
+    def full(*_: Any) -> None:
+        raise StoreError("the disk is full")
+
+    loop.work.sample = full  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        list(loop.run(cells_of(launch)))
+    assert list(store.records()) == []
+
+
+def this_machine(store: Store, launch: Launch, workers: int) -> Place:
+    return ThisMachine(store.location, launch.name, workers, "cpu", 0, WORK)
+
+
+def ray_here(store: Store, launch: Launch, workers: int) -> Place:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs Ray")
+    from bench.execute.ray import RayCluster
+    from bench.experiment.executors import Ray
+
+    return RayCluster(store.location, launch.name, Ray(workers=workers, cpus=0.5), "cpu", WORK)
+
+
+PLACES = pytest.mark.parametrize("place", [this_machine, ray_here], ids=["processes", "ray"])
+MakePlace = Callable[[Store, Launch, int], Place]
+
+
+@PLACES
+def test_whoever_dies_every_cell_is_done_once_or_given_up_with_its_reason(
+    place: MakePlace, store: Store, tmp_path: Path
+) -> None:
+    launch = make_launch(store, tmp_path / "log", 8, kill=[3], kill_once=[5], seconds=0.1, **{"raise": [6]})
+    crew = oversee(place(store, launch, 2), store, launch)
+    records = {record.cell.scheduler.settings["i"]: record for record in store.records()}
+    assert sorted(records) == list(range(8))
+    assert {i for i, record in records.items() if record.status != "ok"} == {3, 6}
+    assert records[3].failure is not None
+    assert "3 workers died at this cell" in records[3].failure.message
+    assert records[6].failure is not None
+    assert records[6].failure.message == "cell 6 cannot be done"
+    begun = starts(tmp_path)
+    assert (begun["3", "0"], begun["5", "0"], begun["1", "0"]) == (3, 2, 1)
+    assert crew.deaths == 4
+
+
+def test_a_cell_that_hangs_is_ended_with_the_stack_of_what_it_was_at(store: Store, tmp_path: Path) -> None:
+    launch = make_launch(store, tmp_path / "log", 3, common={"limit_s": 1.0}, hang=[1])
+    oversee(this_machine(store, launch, 1), store, launch)
+    records = {record.cell.scheduler.settings["i"]: record for record in store.records()}
+    assert [records[i].status for i in range(3)] == ["ok", "error", "ok"]
+    failure = records[1].failure
+    assert failure is not None
+    assert "longer than executor.limit_s=1 s" in failure.message
+    assert "sleeping.py" in failure.traceback, "the stack says where it hung"
+    assert starts(tmp_path)["1", "0"] == 1
+
+
+def test_workers_that_cannot_begin_end_the_run_with_what_they_said(store: Store, tmp_path: Path) -> None:
+    launch = make_launch(store, tmp_path / "log", 2)
+    with pytest.raises(BenchError, match=r"3 workers in a row died before they began; the last one said: .*no_such"):
+        oversee(ThisMachine(store.location, launch.name, 1, "cpu", 0, "no_such:work"), store, launch)
+
+
+def test_a_worker_that_is_asked_to_stop_ends_by_itself_and_another_goes_on(store: Store, tmp_path: Path) -> None:
+    launch = make_launch(store, tmp_path / "log", 6, seconds=0.3)
+    command = [sys.executable, "-m", "bench.execute.member", store.location, launch.name, "first", "0", WORK]
+    process = subprocess.Popen(command)
+    while not (tmp_path / "log").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 75
+    assert subprocess.run([*command[:5], "second", "0", WORK], check=False).returncode == 0
+    assert sum(record.status == "ok" for record in store.records()) == 6
+
+
+def test_status_says_how_far_a_run_is_and_who_is_at_what(store: Store, tmp_path: Path) -> None:
+    launch = make_launch(store, tmp_path / "log", 4, **{"raise": [2]})
+    oversee(this_machine(store, launch, 1), store, launch)
+    text = describe(look_over(store, launch, 1))
+    assert "3 of 4 cells done, 0 begun, 1 failed" in text
+    assert "finished" in text
+    assert "model0 sleep 1 steps: cell 2 cannot be done" in text
+    assert " done " in text
+    silent = describe(look_over(store, make_launch(store, tmp_path / "log", 6, "later"), 1))
+    assert "nobody is at work; start the same command again" in silent
+
+
+def test_nobody_waits_for_a_process_that_was_killed_on_this_machine(store: Store, tmp_path: Path) -> None:
+    launch = make_launch(store, tmp_path / "log", 1, common={"lease_s": 100.0}, hang=[0])
+    command = [sys.executable, "-m", "bench.execute.member", store.location, launch.name, "killed", "0", WORK]
+    process = subprocess.Popen(command)
+    while not (tmp_path / "log").exists():
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    well = make_launch(store, tmp_path / "log", 1)
+    begin = time.monotonic()
+    assert len(list(here(store, well).run(cells_of(well)))) == 1
+    assert time.monotonic() - begin < 10, "nobody waits for a lease of a process that is dead on this machine"

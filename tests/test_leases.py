@@ -1,0 +1,136 @@
+"""One worker at a time is at a piece of work, and none waits for the dead."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bench.execute.leases import Leases, bury, new_worker_name
+from bench.files import Files, LocalFiles
+
+NAME = "cells/k/lease-00000"
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return LocalFiles(tmp_path)
+
+
+def elsewhere(files: Files, name: str) -> None:
+    """Make the holder of a lease one of another machine, whose process cannot be looked at."""
+    note = json.loads(files.read(name))
+    files.write(name, json.dumps({**note, "machine": "elsewhere"}).encode())
+
+
+def test_of_two_workers_one_gets_it_and_the_other_after_it_was_let_go(files: Files) -> None:
+    a, b = Leases(files, "a"), Leases(files, "b")
+    lease = a.take(NAME)
+    assert lease is not None
+    assert b.take(NAME) is None
+    a.release(lease, done=False)
+    taken = b.take(NAME)
+    assert taken is not None
+    assert taken.deaths == 0, "letting go is no death"
+
+
+def test_nothing_is_left_of_it_when_the_work_is_done(files: Files) -> None:
+    a = Leases(files, "a")
+    for done in (False, False, True):
+        lease = a.take(NAME)
+        assert lease is not None
+        a.release(lease, done)
+    assert list(files.tree("cells")) == []
+
+
+def test_of_many_at_once_exactly_one_gets_it(files: Files) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for round_ in range(20):
+            name = f"cells/{round_}/lease-00000"
+            taken = list(pool.map(lambda i, name=name: Leases(files, f"w{i}").take(name), range(8)))
+            assert sum(lease is not None for lease in taken) == 1
+
+
+def test_a_holder_of_another_machine_that_falls_silent_is_given_up_after_a_while_by_the_observers_clock(
+    files: Files,
+) -> None:
+    clock = Clock()
+    a, b = Leases(files, "a"), Leases(files, "b", lease_s=10, clock=clock)
+    lease = a.take(NAME)
+    assert lease is not None
+    elsewhere(files, lease.file)
+    assert b.take(NAME) is None
+    clock.now = 9.9
+    assert b.take(NAME) is None
+    clock.now = 10.0
+    stolen = b.take(NAME)
+    assert stolen is not None
+    assert stolen.deaths == 1
+
+
+def test_a_holder_that_beats_is_never_given_up(files: Files) -> None:
+    clock = Clock()
+    a, b = Leases(files, "a"), Leases(files, "b", lease_s=10, clock=clock)
+    lease = a.take(NAME)
+    assert lease is not None
+    for second in range(0, 100, 5):
+        clock.now = float(second)
+        a.beat()
+        elsewhere(files, lease.file)
+        assert b.take(NAME) is None
+
+
+def test_a_dead_process_of_this_machine_is_seen_at_once(files: Files, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from bench.files import LocalFiles; from bench.execute.leases import *\n"
+        f"assert Leases(LocalFiles(Path(sys.argv[1])), 'gone').take({NAME!r})"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    taken = Leases(files, "b").take(NAME)
+    assert taken is not None
+    assert taken.deaths == 1
+
+
+def test_a_later_process_with_the_same_number_is_another_one(files: Files) -> None:
+    lease = Leases(files, "a").take(NAME)
+    assert lease is not None
+    note = json.loads(files.read(lease.file))
+    assert note["pid"] == os.getpid()
+    files.write(lease.file, json.dumps({**note, "born": note["born"] - 100}).encode())
+    assert Leases(files, "b").take(NAME) is not None
+
+
+def test_the_buried_are_not_waited_for_and_deaths_are_counted(files: Files) -> None:
+    clock = Clock()
+    for deaths in range(3):
+        lease = Leases(files, f"w{deaths}", clock=clock).take(NAME)
+        assert lease is not None
+        assert lease.deaths == deaths
+        elsewhere(files, lease.file)
+        bury(files, f"w{deaths}")
+    bury(files, "somebody else")
+
+
+def test_a_lease_that_is_garbage_is_waited_for_like_a_silent_one(files: Files) -> None:
+    clock = Clock()
+    files.write(f"{NAME}.0", b"\x00garbage")
+    elsewhere_ = Leases(files, "a", lease_s=1, clock=clock)
+    assert elsewhere_.take(NAME) is None
+    clock.now = 2.0
+    assert elsewhere_.take(NAME) is not None
+
+
+def test_workers_have_names_of_their_own() -> None:
+    assert len({new_worker_name() for _ in range(100)}) == 100
