@@ -1,16 +1,21 @@
 """How well the gate tells a slower UNet from the same one: repeated comparisons with and without an injected slow-down.
 
-    .venv/bin/python scripts/benchmark_gate.py [--slow-down 0.05] [--repeats 20]
+    .venv/bin/python scripts/benchmark_gate.py [--slow-down 0.05] [--repeats 20] [--log FILE] [overrides …]
 
-Both sides run the miniature's cells of experiment=gate in turn, as `tcd-bench gate ref=…` does, at its default rounds
-and limits. In one half of the comparisons the second side's UNet takes longer by the given share of its own time, in
-the other half both sides are the same. Prints how often each half was called a regression.
+Both sides run the miniature's cells of experiment=gate in turn, A B B A, as `tcd-bench gate ref=…` does, at its default
+rounds and limits. In one half of the comparisons the second side's UNet takes longer by the given share of its own
+time, in the other half both sides are the same. Each comparison is a line of the log, with every raw sample; the same
+command goes on after the last of them. Exits with 1 when a slow-down was missed more than once in 20, or a false alarm
+was given.
 """
 
 import argparse
+import json
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bench.execute.assemble import prepare
 from bench.execute.contest import take_turns
@@ -40,31 +45,62 @@ UNet2DConditionModel.forward = slow
 """
 
 
-def main() -> None:
+def main() -> int:
+    """Compare until the log is full, then count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slow-down", type=float, default=0.05)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--log", type=Path, default=Path("results/gate_benchmark/latency.jsonl"))
     arguments, overrides = parser.parse_known_args()
     gate = check_gate(compose_settings(["conformance.directory=x"], "gate"))
     job = prepare(check_experiment(compose_settings([*gate.side_by_side.overrides, *overrides])))
     prompts = job.prompts.texts[: job.experiment.measure.batch_size]
+    question = {"slow_down": arguments.slow_down, "cells": [cell.key for cell in job.plan.cells]}
+    lines = [line for line in read_log(arguments.log) if line["question"] == question]
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "sitecustomize.py").write_text(SLOWER.format(share=arguments.slow_down))
         slower = Installation("slower", sys.executable, (directory,))
-        found = {"same": 0, "slower": 0}
-        for repeat in range(arguments.repeats):
-            for name, side in (("same", this_installation()), ("slower", slower)):
-                turns = list(take_turns(this_installation(), side, job.plan.cells, prompts, gate.side_by_side.rounds))
-                outcomes = compare_turns(turns, gate.cost.latency_in_turn)
-                regressed = any(outcome.verdict == "regressed" for outcome in outcomes)
-                found[name] += regressed
-                ratios = " ".join(f"{(o.after or 0) / (o.before or 1):.3f}" for o in outcomes)
-                print(
-                    f"{repeat:3d} {name:>6}: {'regressed' if regressed else 'passed':>9}, ratios {ratios}", flush=True
-                )
-    counts = f"found in {found['slower']}, false alarms {found['same']} of {arguments.repeats}"
-    print(f"slow-down of {arguments.slow_down:.0%}: {counts}")
+        for turn in range(len(lines), 2 * arguments.repeats):
+            name, side = (("same", this_installation()), ("slower", slower))[turn % 2]
+            turns = list(take_turns(this_installation(), side, job.plan.cells, prompts, gate.side_by_side.rounds))
+            outcomes = compare_turns(turns, gate.cost.latency_in_turn)
+            verdicts = {outcome.subject: outcome.verdict for outcome in outcomes}
+            line = {
+                "question": question,
+                "side": name,
+                "verdicts": verdicts,
+                "turns": [asdict(entry) for entry in turns],
+            }
+            append(arguments.log, line)
+            lines.append(line)
+            ratios = " ".join(f"{(o.after or 0) / (o.before or 1):.3f}" for o in outcomes)
+            print(f"{turn // 2:3d} {name:>6}: {', '.join(verdicts.values())}; ratios {ratios}", flush=True)
+    found = {
+        name: [
+            any(verdict == "regressed" for verdict in line["verdicts"].values())
+            for line in lines
+            if line["side"] == name
+        ]
+        for name in ("slower", "same")
+    }
+    counts = {name: f"{sum(hits)} of {len(hits)}" for name, hits in found.items()}
+    print(f"slow-down of {arguments.slow_down:.0%}: found in {counts['slower']}, false alarms in {counts['same']}")
+    missed = len(found["slower"]) - sum(found["slower"])
+    return 1 if sum(found["same"]) or missed > len(found["slower"]) // 20 else 0
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines so far; one that was cut off is left out."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,6 +16,7 @@ from bench.judge.conformance.baseline import (
     judge,
     load_causes,
     read_baseline,
+    read_report,
     write_baseline,
 )
 from bench.judge.conformance.report import ConformanceReport, Finding, merge
@@ -70,31 +71,88 @@ def test_infinite_sizes_survive(tmp_path: Path) -> None:
     ],
 )
 def test_a_deviation_is_held_against_what_is_known(stored: Path, found: Finding, status: str) -> None:
-    verdicts = list(judge(report(found), read_baseline(stored)["findings"], ()))
+    verdicts = list(judge(report(found), read_baseline(stored)))
     assert verdicts[0].status == status
     assert verdicts[0].fails == (status != "known")
     assert [verdict.status for verdict in verdicts[1:]] == (["vanished"] if status == "new" else [])
 
 
 def test_a_vanished_deviation_says_so_and_does_not_fail(stored: Path) -> None:
-    (verdict,) = judge(report(), read_baseline(stored)["findings"], ())
+    (verdict,) = judge(report(), read_baseline(stored))
     assert verdict.status == "vanished"
     assert not verdict.fails
 
 
 def test_without_a_baseline_every_deviation_is_new() -> None:
-    assert [verdict.status for verdict in judge(report(finding()), [], ())] == ["new"]
+    assert [verdict.status for verdict in judge(report(finding()), {"findings": []})] == ["new"]
 
 
 def test_a_changed_trajectory_names_its_first_step_its_size_and_the_error(stored: Path) -> None:
     after = replace(report(rows=((1.0, 2.0), (0.5, 1.25))), errors={"Gaussians": {"4": 0.5}})
     (change,) = changes(after, read_baseline(stored))
-    assert (change.step, change.size) == (1, 0.25)
+    assert (change.call, change.size) == (0, 0.25)
     assert "0.25 → 0.5" in str(change)
 
 
 def test_rounding_changes_no_trajectory(stored: Path) -> None:
     assert not list(changes(report(rows=((1.0, 2.0), (0.5, 1.0 + 1e-7))), read_baseline(stored)))
+
+
+def test_nan_is_a_change_where_it_was_not_and_none_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_baseline(report(rows=((1.0, 2.0), (math.nan, math.inf))), path, {})
+    assert not list(changes(report(rows=((1.0, 2.0), (math.nan, math.inf))), read_baseline(path)))
+    (mended,) = changes(report(rows=((1.0, 2.0), (0.5, 1.0))), read_baseline(path))
+    assert mended.call == 0
+    write_baseline(report(), path, {})
+    (broken,) = changes(report(rows=((1.0, 2.0), (0.5, math.inf))), read_baseline(path))
+    assert broken.call == 0
+
+
+def test_single_settings_are_counted_where_the_scheduler_as_configured_has_changed(tmp_path: Path) -> None:
+    path, one, other = tmp_path / "x.json", ((1.0,), (2.0,)), ((1.0,), (3.0,))
+    names = ("4 steps", "5 steps, a=1", "5 steps, b=2")
+    write_baseline(replace(report(), fingerprints=dict.fromkeys(names, one)), path, {})
+    known = read_baseline(path)
+    (all_of_them,) = changes(replace(report(), fingerprints=dict.fromkeys(names, other)), known)
+    assert all_of_them.name == "4 steps"
+    assert "and 2 more with other settings" in str(all_of_them)
+    some = {"4 steps": one, "5 steps, a=1": other, "5 steps, b=2": other}
+    assert [change.name for change in changes(replace(report(), fingerprints=some), known)] == list(names[1:])
+
+
+def test_a_deviation_of_a_setting_that_the_baseline_lacks_or_refuses_is_added(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_baseline(replace(report(), parameters=("beta_start",), refused=("solver_order=3: no",)), path, {})
+    known = read_baseline(path)
+    after = replace(
+        report(*(finding(setting=setting) for setting in ("beta_start=1", "use_beta_sigmas=True", "solver_order=3"))),
+        parameters=("beta_start", "use_beta_sigmas"),
+        refused=("use_beta_sigmas=True, steps_offset=1: no",),
+    )
+    assert [verdict.status for verdict in judge(after, known)] == ["new", "added", "added"]
+    assert not list(changes(after, known))
+
+
+def test_a_refusal_of_some_numbers_of_steps_excuses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    refused = ("as configured: 64 steps: too many", "beta_end=1: 64 steps: too many")
+    rows = {"4 steps": ((1.0,),), "5 steps, beta_end=1": ((1.0,),)}
+    write_baseline(replace(report(), refused=refused, fingerprints=rows), path, {})
+    after = report(finding(), finding(setting="beta_end=1"))
+    assert [verdict.status for verdict in judge(after, read_baseline(path))] == ["new", "new"]
+
+
+def test_nothing_is_worse_than_a_breakdown(tmp_path: Path) -> None:
+    write_baseline(report(finding()), tmp_path / "x.json", {})
+    (verdict,) = judge(report(finding(two=1e6)), read_baseline(tmp_path / "x.json"))
+    assert verdict.status == "known"
+
+
+def test_a_baseline_is_a_report_again(stored: Path) -> None:
+    read = read_report(stored)
+    assert (read.scheduler, read.findings) == ("fork.TCDScheduler", (finding(two=10.0, three=20.0),))
+    assert not list(changes(read, read_baseline(stored)))
 
 
 def test_a_trajectory_of_other_length_is_changed(stored: Path) -> None:

@@ -1,6 +1,7 @@
 """The gate: which cells are held against each other, what each level answers, and the exit code."""
 
 import json
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from bench.judge.gate.compare import compare_runs
 from bench.judge.gate.outcome import GateReport, Outcome
 from bench.judge.gate.quality import exceeds
 from bench.records import Calls, Failure, Images, Latency, Memory, Record
-from bench.report.gate import to_comment, to_junit, to_page
+from bench.report.gate import to_comment, to_junit, to_page, to_terminal
 from bench.request import CostLimits, Limit, Movement, Run
 from bench.score.estimate import Estimate
 from bench.store import Store
@@ -236,7 +237,7 @@ def run_gate(tmp_path: Path, *overrides: str) -> int:
 
 def test_the_verb_writes_its_reports(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, after = make("a"), make("b", move=lambda x: x + 1.0)
-    assert run_gate(tmp_path, f"baseline={before.directory}", f"candidate={after.directory}") == 1
+    assert run_gate(tmp_path, f"baseline={before.location}", f"candidate={after.location}") == 1
     shown = capsys.readouterr().out
     assert "regressed: mini tcd 2 steps eta 0.3: fid" in shown
     assert "Gate failed" in shown
@@ -248,14 +249,26 @@ def test_the_verb_writes_its_reports(make: Make, tmp_path: Path, capsys: pytest.
     assert "### Quality" in (tmp_path / "report" / "gate.md").read_text()
 
 
+def test_a_side_that_cannot_run_leaves_the_gate_incomplete(tmp_path: Path) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 5\n")
+    (tmp_path / "python").chmod(0o755)
+    assert run_gate(tmp_path, f"ref={tmp_path}/python") == 3
+    (outcome,) = json.loads((tmp_path / "report" / "gate.json").read_text())["outcomes"]
+    assert (outcome["verdict"], outcome["level"]) == ("missing", "cells")
+    assert outcome["note"].endswith("does not run as a Python; see what it says itself")
+    assert run_gate(tmp_path, f"ref={sys.executable}", f"candidate_ref={tmp_path}/python") == 1, (
+        "the one that is judged"
+    )
+
+
 def test_accepting_makes_a_small_baseline_with_its_reason(make: Make, tmp_path: Path) -> None:
     run, baseline = make("a", sha256="s"), tmp_path / "baseline"
     words = ["author=Ada", "reason='a better order'"]
-    assert main(["gate", "accept", f"candidate={run.directory}", f"baseline={baseline}", *words]) == 0
+    assert main(["gate", "accept", f"candidate={run.location}", f"baseline={baseline}", *words]) == 0
     note = json.loads((baseline / "accepted.json").read_text())
     assert (note["author"], note["reason"], note["replaces"]) == ("Ada", "a better order", None)
-    assert run_gate(tmp_path, f"baseline={baseline}", f"candidate={make('b', sha256='s').directory}") == 0
-    assert main(["gate", "accept", f"candidate={run.directory}", f"baseline={baseline}", *words]) == 0
+    assert run_gate(tmp_path, f"baseline={baseline}", f"candidate={make('b', sha256='s').location}") == 0
+    assert main(["gate", "accept", f"candidate={run.location}", f"baseline={baseline}", *words]) == 0
     assert json.loads((baseline / "accepted.json").read_text())["replaces"] == note["cells"]
     assert sorted(path.name for path in tmp_path.glob("baseline*")) == ["baseline"]
 
@@ -271,6 +284,10 @@ def test_accepting_makes_a_small_baseline_with_its_reason(make: Make, tmp_path: 
         (["gate", "+quality.beauty={relative: 0, absolute: 0}", "conformance.directory=x"], "no such score"),
         (["gate", "cost.latency.typo=1"], "typo"),
         (["gate", "+cost.latency.typo=1", "conformance.directory=x"], "no such setting"),
+        (["gate", "ref=nowhere"], "ref=nowhere was given; give a Python"),
+        (["gate", "ref=diffusers==0.41.0", "conformance.only=[tdc]"], "conformance.only=tdc was given"),
+        (["gate", "candidate_ref=diffusers==0.41.0"], "candidate_ref was given and ref was not"),
+        (["gate", "ref=x", "baseline=y", "candidate=z"], "ref and baseline were both given"),
         (["gate", "accept", "candidate=x", "baseline=y", "author=z"], "reason was not given"),
     ],
 )
@@ -288,14 +305,34 @@ def test_a_baseline_is_complete_and_nothing_else_is_overwritten(
 ) -> None:
     words = ["author=a", "reason=b"]
     failed = make("failed", failure=Failure("E", "m", ""))
-    assert main(["gate", "accept", f"candidate={failed.directory}", f"baseline={tmp_path}/new", *words]) == 2
+    assert main(["gate", "accept", f"candidate={failed.location}", f"baseline={tmp_path}/new", *words]) == 2
     assert "failed or were not run" in capsys.readouterr().err
     good, mine = make("good"), tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").touch()
-    assert main(["gate", "accept", f"candidate={good.directory}", f"baseline={mine}", *words]) == 2
+    assert main(["gate", "accept", f"candidate={good.location}", f"baseline={mine}", *words]) == 2
     assert "no accepted baseline" in capsys.readouterr().err
     assert (mine / "thesis.txt").exists()
+
+
+def test_the_page_shows_what_is_not_fine_and_folds_the_rest_away() -> None:
+    bad = Outcome("conformance", "tcd", "step (as configured)", "regressed", note="Call 1 leaves the method")
+    fine = Outcome("conformance", "lcm", "checks", "unchanged", note="90 checks")
+    page = to_page(GateReport("a", "b", (fine, bad)), [])
+    assert page.index("Call 1 leaves the method") < page.index("<details><summary>1 unchanged</summary>")
+    assert page.index("<details>") < page.index("90 checks")
+    assert "95% interval" not in page, "a column for which no outcome has anything"
+    measured = Outcome("quality", "tcd", "fid", "improved", 2.0, 1.0, (-1.5, -0.5), 0.1)
+    assert "95% interval" in to_page(GateReport("a", "b", (measured,)), [])
+
+
+def test_a_terminal_lists_all_that_fails_and_a_screenful_of_the_rest() -> None:
+    gone = [Outcome("conformance", "tcd", f"check {i}", "vanished") for i in range(30)]
+    bad = [Outcome("conformance", "tcd", f"fault {i}", "regressed") for i in range(20)]
+    shown = to_terminal(GateReport("a", "b", (*gone, *bad)))
+    assert shown.count("regressed: ") == 20
+    assert shown.count("vanished: tcd") == 12
+    assert "… and 18 more: 18 vanished" in shown
 
 
 def test_every_text_is_escaped() -> None:
@@ -311,10 +348,10 @@ def test_every_text_is_escaped() -> None:
 def test_the_plugin_makes_a_test_of_every_outcome(make: Make, pytester: pytest.Pytester) -> None:
     same, worse = make("same", sha256="s"), make("worse", clip_gain=-2.0)
     pytester.makepyfile("def test_own(): pass")
-    arguments = ["-p", "no:cacheprovider", f"--tcd-bench-baseline={same.directory}"]
-    run = pytester.runpytest_inprocess(*arguments, f"--tcd-bench-candidate={same.directory}")
+    arguments = ["-p", "no:cacheprovider", f"--tcd-bench-baseline={same.location}"]
+    run = pytester.runpytest_inprocess(*arguments, f"--tcd-bench-candidate={same.location}")
     run.assert_outcomes(passed=6)
-    run = pytester.runpytest_inprocess(*arguments, f"--tcd-bench-candidate={worse.directory}")
+    run = pytester.runpytest_inprocess(*arguments, f"--tcd-bench-candidate={worse.location}")
     run.assert_outcomes(passed=5, failed=1)
     run.stdout.fnmatch_lines(["*regressed: mini tcd 2 steps eta 0.3: clip_score*"])
     run = pytester.runpytest_inprocess("--tcd-bench-candidate=x")

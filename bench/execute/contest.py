@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.cell import Cell
-from bench.execute.installation import Installation
-from bench.records import BenchError, Turns
+from bench.execute.installation import Installation, InstallationError
+from bench.records import Turns
 
 
 def take_turns(
@@ -25,7 +25,7 @@ def take_turns(
 ) -> Iterator[Turns]:
     """Time one call of every cell `rounds` times on either side; who goes first alternates.
 
-    Raises BenchError where a side cannot run a cell.
+    Raises InstallationError where a side cannot run a cell.
     """
     with ExitStack() as stack:
         sides = [stack.enter_context(_Worker.started(installation)) for installation in (before, after)]
@@ -63,12 +63,12 @@ class _Worker:
     def ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         stdin, stdout = self.process.stdin, self.process.stdout
         if stdin is None or stdout is None:
-            raise BenchError(f"{self.name} cannot be talked to")
+            raise InstallationError(self.name, "cannot be talked to")
         try:
             print(json.dumps(request), file=stdin, flush=True)
             answer: Mapping[str, Any] = json.loads(stdout.readline() or '{"error": "it ended"}')
         except BrokenPipeError:
             answer = {"error": "it ended"}
         if "error" in answer:
-            raise BenchError(f"{self.name} cannot be timed: {answer['error']}")
+            raise InstallationError(self.name, f"cannot be timed: {answer['error']}")
         return answer

@@ -1,57 +1,86 @@
-"""The gate's two sides made here and now: the same experiment in another installation and in this one."""
+"""The gate's two sides made here and now: the same schedulers, and the same experiment, in two installations."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bench.execute.assemble import prepare
 from bench.execute.contest import take_turns
-from bench.execute.installation import Installation, this_installation
-from bench.experiment.compose import compose_settings, conf_directories
+from bench.execute.installation import Installation, InstallationError
+from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
-from bench.records import BenchError, Turns
+from bench.records import Turns
 
 
-def run_sides(before: Installation, overrides: Sequence[str], directory: Path) -> tuple[Path, Path]:
+def run_sides(
+    before: Installation, after: Installation, overrides: Sequence[str], directory: Path
+) -> tuple[Path, Path]:
     """Run an experiment on both sides, without latencies; returns the directories of the runs.
 
-    A side that ran before goes on where it was; raises BenchError when a side cannot run at all.
+    A side that ran before goes on where it was. Raises BenchError for overrides that describe no experiment, and
+    InstallationError when a side cannot run at all.
     """
-    sides = (before, directory / "before"), (this_installation(), directory / "after")
+    check_experiment(compose_settings(overrides))
+    sides = (before, directory / "before"), (after, directory / "after")
     for installation, results in sides:
         print(f"Running the experiment in {installation.name} ...", file=sys.stderr)
-        _call(installation, "bench", "run", *overrides, f"results='{results}'", "measure.latency=false")
+        run_there(installation, "bench", "run", *overrides, f"results='{results.absolute()}'", "measure.latency=false")
+        if not (results / "run.json").is_file():
+            raise InstallationError(installation.name, "ran nothing of the experiment")
     return sides[0][1], sides[1][1]
 
 
-def write_conformance(before: Installation, names: Sequence[str], directory: Path) -> Path:
-    """Baselines of conformance of the other installation's schedulers, one process for all of them."""
-    chosen = list(names) or sorted({path.stem for conf in conf_directories() for path in conf.glob("scheduler/*.yaml")})
-    print(f"Examining {len(chosen)} schedulers in {before.name} ...", file=sys.stderr)
-    target = f"write='{directory}'/${{hydra:runtime.choices.scheduler}}.json"
-    _call(before, "bench", "conform", "-m", f"scheduler={','.join(chosen)}", target)
+def survey_there(installation: Installation, schedulers: Mapping[str, Mapping[str, Any]], directory: Path) -> Path:
+    """Have an installation examine schedulers by name, in one process; returns `directory`, with their baselines."""
+    print(f"Examining {len(schedulers)} schedulers in {installation.name} ...", file=sys.stderr)
+    module = "bench.judge.conformance.survey"
+    run_there(installation, module, str(directory.absolute()), told=json.dumps(schedulers))
     return directory
 
 
-def time_sides(before: Installation, overrides: Sequence[str], rounds: int, directory: Path) -> list[Turns]:
+def time_sides(
+    before: Installation, after: Installation, overrides: Sequence[str], rounds: int, directory: Path
+) -> list[Turns]:
     """Latencies of the experiment's cells in turn; every raw sample is kept in turns.json."""
     job = prepare(check_experiment(compose_settings(overrides)))
     prompts = job.prompts.texts[: job.experiment.measure.batch_size]
     print(f"Timing {len(job.plan.cells)} cells in turn, {rounds} calls a side ...", file=sys.stderr)
-    turns = list(take_turns(before, this_installation(), job.plan.cells, prompts, rounds))
+    turns = list(take_turns(before, after, job.plan.cells, prompts, rounds))
     (directory / "turns.json").write_text(json.dumps([asdict(entry) for entry in turns]) + "\n", encoding="utf-8")
     return turns
 
 
-def _call(installation: Installation, module: str, *arguments: str) -> None:
-    command = installation.command(module, *arguments)
-    done = subprocess.run(  # noqa: S603
-        command, env={**installation.environment(), "TQDM_DISABLE": "1"}, stdout=subprocess.DEVNULL, check=False
+def run_there(installation: Installation, module: str, *arguments: str, told: str | None = None) -> None:
+    """Run a module in an installation to its end, its own words passed on.
+
+    Exit code 1 is an answer (a cell failed) unless it is Python's own for an exception; any other than 0 raises
+    InstallationError with the last thing it said.
+    """
+    environment = {**installation.environment(), "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen(  # noqa: S603
+        installation.command(module, *arguments),
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    if done.returncode not in (0, 1):  # 1: a cell failed, or a scheduler deviates, which is the gate's to judge
-        raise BenchError(f"{installation.name} could not run `{arguments[0]}` (exit code {done.returncode}); see above")
+    said: list[str] = []
+    if process.stdin is None or process.stderr is None:
+        raise InstallationError(installation.name, "cannot be talked to")
+    with suppress(BrokenPipeError), process.stdin as stdin:
+        stdin.write(told or "")
+    for line in process.stderr:
+        print(line, end="", file=sys.stderr)
+        said += [line.strip()] if line.strip() else []
+    broke = any(line.startswith("Traceback (most recent call last)") for line in said)
+    if (code := process.wait()) not in (0, 1) or (code == 1 and broke):
+        last = said[-1].removeprefix("error: ") if said else f"exit code {code}"
+        raise InstallationError(installation.name, f"could not run {module}: {last}")

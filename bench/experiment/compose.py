@@ -11,6 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -107,12 +108,19 @@ def _one_sentence(error: BaseException) -> str:
 
 
 def compose_settings(overrides: Sequence[str], config_name: str = "config") -> Settings:
-    """The settings that overrides describe, for use from Python; raises BenchError for what Hydra refuses."""
+    """The settings that overrides describe, for use from Python, also while a verb is running; raises BenchError for
+    what Hydra refuses.
+    """
     found: list[Settings] = []
 
     def keep(settings: Settings) -> int:
         found.append(settings)
         return 0
 
-    run_application("plan", "compose", overrides, keep, config_name)
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()  # Hydra runs once at a time
+    try:
+        run_application("plan", "compose", overrides, keep, config_name)
+    finally:
+        GlobalHydra.instance().hydra = running
     return found[0]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from bench.experiment.compose import conf_directories
 from bench.experiment.config import check_settings
 from bench.experiment.values import SCORES
 from bench.records import BenchError
@@ -28,8 +30,9 @@ class ConformanceChoice:
 
 @dataclass(config=_STRICT)
 class SideBySideChoice:
-    """What both installations run where one is named by `ref`."""
+    """What both installations run where one is named by `ref`; schedulers alone where `run` is false."""
 
+    run: bool
     overrides: list[str]
     rounds: Annotated[int, Field(ge=0)]
 
@@ -41,6 +44,8 @@ class GateChoice:
     baseline: str | None
     candidate: str | None
     ref: str | None
+    candidate_ref: str | None
+    installations: str
     side_by_side: SideBySideChoice
     output: str
     conformance: ConformanceChoice
@@ -58,6 +63,8 @@ def check_gate(settings: Mapping[str, Any]) -> GateChoice:
         raise BenchError("baseline and candidate go together: give the directories of both runs")
     if gate.ref is not None and gate.baseline is not None:
         raise BenchError("ref and baseline were both given; ref makes both sides itself, so give one of them")
+    if gate.candidate_ref is not None and gate.ref is None:
+        raise BenchError("candidate_ref was given and ref was not; ref is the installation before the change")
     if gate.ref is None and gate.baseline is None and gate.conformance.directory is None:
         raise BenchError(
             "nothing to compare was given; give baseline=DIRECTORY candidate=DIRECTORY, "
@@ -69,6 +76,14 @@ def check_gate(settings: Mapping[str, Any]) -> GateChoice:
             raise BenchError(f"{name}={directory} holds no run (no folder cells/ in it); give the directory of a run")
     _check_limits(gate)
     return gate
+
+
+def chosen_schedulers(only: Sequence[str]) -> dict[str, Any]:
+    """The settings in conf/scheduler by name, all or those named; raises BenchError for a name that is not there."""
+    files = {path.stem: path for conf in reversed(conf_directories()) for path in conf.glob("scheduler/*.yaml")}
+    if unknown := [name for name in only if name not in files]:
+        raise BenchError(f"conformance.only={unknown[0]} was given; choose among {', '.join(sorted(files))}")
+    return {name: yaml.safe_load(files[name].read_text(encoding="utf-8")) for name in only or sorted(files)}
 
 
 def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:

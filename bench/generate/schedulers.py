@@ -17,15 +17,32 @@ from bench.records import BenchError
 def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
     """Return a fresh scheduler; raises BenchError for a class or setting that does not exist."""
     scheduler_class = scheduler_class_of(spec.target)
-    allowed = inspect.signature(scheduler_class.__init__).parameters
+    allowed = settings_of(scheduler_class)
     for name in spec.settings:
         if name not in allowed:
-            known = ", ".join(parameter for parameter in allowed if parameter != "self")
-            raise BenchError(f"{spec.target} has no setting {name!r}; it takes {known}")
+            raise BenchError(f"{spec.target} has no setting {name!r}; it takes {', '.join(allowed)}")
     try:
         return scheduler_class(**spec.settings)
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
         raise BenchError(f"{spec.target} refuses its settings: {' '.join(str(error).split())}") from error
+
+
+def settings_of(scheduler_class: type[Any]) -> tuple[str, ...]:
+    """The settings that a class takes by name."""
+    return parameters_of(scheduler_class, "__init__")
+
+
+def parameters_of(scheduler_class: type[Any], method: str) -> tuple[str, ...]:
+    """What a method takes by name; what its bases' take, too, where it hands `**more` on to them."""
+    names: dict[str, None] = {}
+    for base in scheduler_class.__mro__:
+        if method not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)[method]).parameters.values()
+        names |= dict.fromkeys(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return tuple(name for name in names if name != "self")
 
 
 def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None) -> None:

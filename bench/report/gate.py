@@ -14,6 +14,7 @@ from bench.judge.gate.images import displacements
 from bench.judge.gate.outcome import FAILS, INCOMPLETE, NOT_COMPARABLE, PASS, REGRESSION, GateReport, Outcome
 from bench.records import BenchError
 from bench.report.page import templates
+from bench.report.pictures import Picture
 from bench.report.tables import NONE, Table, to_markdown
 
 ANSWERS = {
@@ -24,6 +25,10 @@ ANSWERS = {
 }
 SHOWN = 8
 """How many pairs of images the page shows."""
+QUIET = ("unchanged", "known")
+"""Verdicts that are counted and folded away."""
+LISTED = 12
+"""How many outcomes a level that do not fail the gate are listed on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +38,31 @@ class BeforeAfter:
     label: str
     prompt: str
     moved: float
-    before: Path
-    after: Path
+    before: Picture
+    after: Picture
 
 
 def to_terminal(report: GateReport) -> str:
-    """What came out, the worst first, then the counts; outcomes that are fine are counted only."""
+    """What came out, the worst first, then the counts; outcomes that are fine are counted only.
+
+    All that fails the gate, and of the others so many a level as a screen holds: the files have them all.
+    """
     lines = []
     for level, outcomes in report.levels.items():
-        shown = [outcome for outcome in outcomes if outcome.verdict not in ("unchanged", "known")]
-        lines += [f"{outcome.verdict}: {in_words(outcome)}" for outcome in shown]
+        shown, _ = _loud_and_quiet(outcomes)
+        lines += [f"{outcome.verdict}: {in_words(outcome)}" for outcome in shown if outcome.verdict in FAILS]
+        others = [outcome for outcome in shown if outcome.verdict not in FAILS]
+        lines += [f"{outcome.verdict}: {in_words(outcome)}" for outcome in others[:LISTED]]
+        if len(others) > LISTED:
+            lines.append(f"… and {len(others) - LISTED} more: {_count(others[LISTED:])}")
         lines.append(f"{level}: {_count(outcomes)}")
     return "\n".join([*lines, f"Gate {ANSWERS[report.exit_code]}."])
 
 
 def outcome_table(level: str, outcomes: Sequence[Outcome]) -> Table:
-    """One row an outcome."""
+    """One row an outcome; columns that no outcome has anything for are left out."""
+    columns = ("Verdict", "What", "Quantity", "before", "after", "95% interval of the change", "limit", "Note")
+    numeric = (False, False, False, True, True, True, True, False)
     rows = [
         (
             outcome.verdict,
@@ -62,13 +76,20 @@ def outcome_table(level: str, outcomes: Sequence[Outcome]) -> Table:
         )
         for outcome in outcomes
     ]
+    kept = [i for i in range(len(columns)) if any(row[i] != NONE for row in rows)]
     return Table(
         level,
         level.capitalize(),
-        ("Verdict", "What", "Quantity", "before", "after", "95% interval of the change", "limit", "Note"),
-        tuple(rows),
-        (False, False, False, True, True, True, True, False),
+        tuple(columns[i] for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in rows),
+        tuple(numeric[i] for i in kept),
     )
+
+
+def _loud_and_quiet(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
+    """What a reader has to see, and what is fine."""
+    quiet = [outcome for outcome in outcomes if outcome.verdict in QUIET]
+    return [outcome for outcome in outcomes if outcome.verdict not in QUIET], quiet
 
 
 def to_comment(report: GateReport) -> str:
@@ -76,8 +97,7 @@ def to_comment(report: GateReport) -> str:
     parts = [f"## tcd-bench gate {ANSWERS[report.exit_code]}", ""]
     parts += [f"- **{level}**: {_count(outcomes)}" for level, outcomes in report.levels.items()]
     for level, outcomes in report.levels.items():
-        loud = [outcome for outcome in outcomes if outcome.verdict not in ("unchanged", "known")]
-        quiet = [outcome for outcome in outcomes if outcome.verdict in ("unchanged", "known")]
+        loud, quiet = _loud_and_quiet(outcomes)
         if loud:
             parts += ["", to_markdown(outcome_table(level, loud)).replace("## ", "### ", 1)]
         if quiet:
@@ -113,10 +133,18 @@ def to_json(report: GateReport) -> str:
 
 def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
     """One self-contained HTML file, every text escaped."""
-    tables = {
-        level: (_count(outcomes), outcome_table(level, outcomes), any(o.verdict in FAILS for o in outcomes))
-        for level, outcomes in report.levels.items()
-    }
+    levels = []
+    for level, outcomes in report.levels.items():
+        loud, quiet = _loud_and_quiet(outcomes)
+        shown = {
+            "name": level,
+            "count": _count(outcomes),
+            "bad": any(outcome.verdict in FAILS for outcome in outcomes),
+            "loud": outcome_table(level, loud) if loud else None,
+            "quiet": outcome_table(level, quiet) if quiet else None,
+            "quiet_count": _count(quiet),
+        }
+        levels.append(shown)
     return (
         templates()
         .get_template("gate.html.j2")
@@ -124,7 +152,9 @@ def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
             report=report,
             answer=ANSWERS[report.exit_code],
             passed=report.exit_code == PASS,
-            tables=tables,
+            levels=levels,
+            bad_words=FAILS,
+            good_words=("improved", "unchanged", "vanished"),
             images=images,
         )
     )
@@ -137,8 +167,8 @@ def worst_images(pairs: Sequence[Pair], baseline: Side, candidate: Side) -> list
         if pair.images_equal or not pair.same_noise:
             continue
         for row, moved in enumerate(displacements(pair, baseline, candidate)):
-            before = baseline.store.image_path(pair.before.record.key, row)
-            after = candidate.store.image_path(pair.after.record.key, row)
+            before = Picture(baseline.store, pair.before.record.key, row)
+            after = Picture(candidate.store, pair.after.record.key, row)
             if before.exists() and after.exists():
                 found.append(BeforeAfter(pair.label, candidate.run.prompts[row], float(moved), before, after))
     return sorted(found, key=lambda entry: -entry.moved)[:SHOWN]

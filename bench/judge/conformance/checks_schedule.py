@@ -131,7 +131,9 @@ def _check_ramp(subject: Subject, setting: str, case: Case, sigmas: Array) -> It
     table, count = case.path.table.sigmas, len(sigmas)
     if count < 2 or case.family is None or case.family.calls_per_step > 1:
         return
-    high, low = float(table[-1]), float(table[0])
+    high, low = (
+        float(case.config.get(name) or value) for name, value in (("sigma_max", table[-1]), ("sigma_min", table[0]))
+    )
     if case.config.get("timestep_spacing", "linspace") != "linspace":
         return
     ramp = np.linspace(0, 1, count)

@@ -40,21 +40,30 @@ def check_steps(
     overrides: Mapping[str, Any] | None = None,
     target: Target = GAUSSIAN,
     begin: int = 0,
-    case: Case | None = None,
+    told: bool = True,
 ) -> Iterator[Finding]:
     """Every call of a run against the published method; the first one that differs is the finding.
 
     Raises Refusal when the class does not take the setting.
     """
-    case = case or subject.prepare(steps, overrides)
-    trace = run_case(subject, case, eta, target, begin)
+    case = subject.prepare(steps, overrides)
+    trace = run_case(subject, case, eta, target, begin, told=told)
     yield from compare_steps(case, trace, setting, place(steps, eta, begin), eta, begin)
 
 
-def run_case(subject: Subject, case: Case, eta: float | None, target: Target = GAUSSIAN, begin: int = 0) -> Trace:
-    """A run on a target; an error inside it becomes a Refusal that names it."""
+def run_case(
+    subject: Subject,
+    case: Case,
+    eta: float | None,
+    target: Target = GAUSSIAN,
+    begin: int = 0,
+    told: bool = True,
+    arguments: Mapping[str, Any] | None = None,
+) -> Trace:
+    """A run on a target, with further arguments of step; an error inside it becomes a Refusal that names it."""
     random = case.family is None or case.family.stochastic(case.config, eta or 0.0)
-    run = Run(arguments=step_arguments(subject, eta), begin=begin or None, record=random)
+    given = {**step_arguments(subject, eta), **(arguments or {})}
+    run = Run(arguments=given, begin=begin or None, told=told, record=random)
     try:
         return case.run(target, run, begin)
     except (ValueError, NotImplementedError) as error:
@@ -101,6 +110,16 @@ def compare_steps(
                 ((where, float(gap / limit)),),
             )
             return
+        if call.data is not None:
+            data, _ = method.read(call.index - begin, call.state, call.output)
+            gap, limit = float(np.abs(call.data - data.value).max()), allowance(data.size)
+            if not gap <= limit:
+                words = f"In call {call.index} pred_original_sample is not the x0 that the output stands for."
+                got = f"{call.data.flat[0]:.8g}"
+                yield Finding(
+                    "predicted data", setting, f"{data.value.flat[0]:.8g}", got, words, ((where, float(gap / limit)),)
+                )
+                return
 
 
 def _split(got: Array, mean: Array, noise: Array) -> str:

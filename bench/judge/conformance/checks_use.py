@@ -142,13 +142,29 @@ def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[F
         yield Finding("return value", setting, "inputs left alone", "changed inputs", words, where)
 
 
+def check_device(subject: Subject, setting: str) -> Iterator[Finding]:
+    """The timesteps lie on the device that was asked for; the one without memory stands for any."""
+    scheduler = subject.fresh()
+    try:
+        scheduler.set_timesteps(STEPS, device=torch.device("meta"))
+    except NotImplementedError:  # it fetches its sigmas back, and there is nothing to fetch
+        return
+    if scheduler.timesteps.device.type != "meta":
+        words = "set_timesteps(device=…) leaves the timesteps elsewhere, and a pipeline fails or copies at every step."
+        yield Finding("device", setting, "timesteps on the device", str(scheduler.timesteps.device), words)
+
+
 def check_slices(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
-    """Image-to-image: the pipeline sets a begin index and runs the rest of the schedule (strength below 1)."""
+    """Image-to-image: the pipeline sets a begin index and runs the rest of the schedule (strength below 1).
+
+    Pipelines that set none leave it to the scheduler to find the first timestep; of two equal ones (Heun) it is the
+    second that starts a step.
+    """
     if not hasattr(subject.base, "set_begin_index") or subject.family is None:
         return
     for steps, begin in ((8, 2), (8, 6), (6, 4)):
-        if subject.family.calls_per_step == 1:
-            yield from check_steps(subject, f"{setting}, sliced", steps, eta, begin=begin)
+        yield from check_steps(subject, f"{setting}, sliced", steps, eta, begin=begin)
+        yield from check_steps(subject, f"{setting}, sliced without a begin index", steps, eta, begin=begin, told=False)
 
 
 def check_schedule_arguments(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
@@ -207,6 +223,12 @@ def check_add_noise(subject: Subject, setting: str) -> Iterator[Finding]:
             next(run), next(run)
         chosen = case.scheduler.timesteps[rows]
         got = to_numpy(case.scheduler.add_noise(torch.from_numpy(x0), torch.from_numpy(noise), chosen))
+        half = case.scheduler.add_noise(torch.from_numpy(x0).half(), torch.from_numpy(noise).half(), chosen)
+        if half.dtype != torch.float16:
+            words = (
+                "add_noise answers in another dtype than that of the data, which the next model call does not expect."
+            )
+            yield Finding("dtype", f"{setting}, add_noise {name}", "torch.float16", str(half.dtype), words)
         for row, index in enumerate(rows):
             level = case.level(index)
             wanted = level.a * x0[row] + level.b * noise[row]

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from bench.judge.conformance import checks_convergence, checks_limits, checks_noise, checks_schedule, checks_use
-from bench.judge.conformance.checks_steps import check_landing, check_steps, run_case
+from bench.judge.conformance.checks_steps import check_landing, check_steps
+from bench.judge.conformance.fingerprints import fingerprints
 from bench.judge.conformance.report import ConformanceReport, Finding, Order, merge
 from bench.judge.conformance.settings import check_effect, variations
 from bench.judge.conformance.subject import Case, Refusal, Subject
@@ -86,13 +87,14 @@ def conform(make_scheduler: Callable[[], Any], family: str | None = None) -> Con
     return ConformanceReport(
         scheduler=f"{subject.cls.__module__}.{subject.cls.__qualname__}",
         family=subject.family.name if subject.family else None,
-        versions=_versions(),
+        versions=library_versions(),
         findings=merge(tally.findings),
         checked=dict(tally.checked),
         refused=tuple(tally.refused),
         orders=tuple(orders),
         errors=errors,
         fingerprints=prints,
+        parameters=tuple(sorted(subject.parameters)),
         duration_s=time.perf_counter() - begun,
     )
 
@@ -142,6 +144,7 @@ def _check_base(subject: Subject, tally: _Tally) -> None:
     tally.add("state", checks_use.check_use(subject, base, last), base)
     tally.add("return value", checks_use.check_calls(subject, base, last), base)
     tally.add("schedule arguments", checks_use.check_schedule_arguments(subject, base, last), base)
+    tally.add("device", checks_use.check_device(subject, base), base)
     tally.add("add_noise", checks_use.check_add_noise(subject, base), base)
     tally.add("refusals", checks_limits.check_refusals(subject, base), base)
     tally.add("round trip", checks_limits.check_round_trip(subject, base, some[0]), base)
@@ -182,22 +185,8 @@ def _check_variation(subject: Subject, tally: _Tally, variation: Any) -> None:
     tally.add("setting ignored", check_effect(subject, variation, eta), label)
 
 
-def fingerprints(subject: Subject) -> dict[str, tuple[tuple[float, ...], ...]]:
-    """The element-wise trajectory of one image at a few steps and etas: start, and the state after every call."""
-    kept: dict[str, tuple[tuple[float, ...], ...]] = {}
-    for steps in (4, 10):
-        for eta in (0.0, 0.3, 1.0) if subject.has_eta else (None,):
-            try:
-                trace = run_case(subject, subject.prepare(steps), eta)
-            except Refusal:
-                continue
-            name = f"{steps} steps" + ("" if eta is None else f", eta {eta:g}")
-            states = [trace.calls[0].state, *(call.next_state for call in trace.calls)]
-            kept[name] = tuple(tuple(float(value) for value in state[0].ravel()) for state in states)
-    return kept
-
-
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Those whose code is judged."""
     import diffusers
 
     return {"diffusers": diffusers.__version__, "torch": str(torch.__version__).partition("+")[0]}

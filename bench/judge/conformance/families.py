@@ -14,8 +14,10 @@ from bench.judge.conformance.published import Ddim, Ddpm, Euler, EulerAncestral,
 Config = Mapping[str, Any]
 
 
-def ends_by_sigma(config: Config, table: NoiseTable) -> Level:
-    """`final_sigmas_type`: sigma 0, or the training schedule's smallest."""
+def ends_by_sigma(config: Config, table: NoiseTable) -> Level | None:
+    """`final_sigmas_type`: sigma 0, or the training schedule's smallest; a class without it ends where it ends."""
+    if "final_sigmas_type" not in config:
+        return None
     return table.level(0) if config.get("final_sigmas_type") == "sigma_min" else Level(1.0, 0.0)
 
 
@@ -70,7 +72,7 @@ class Family:
     name: str
     method: type[Method] | None
     timesteps: Callable[[Config, int], Array] | None
-    end: Callable[[Config, NoiseTable], Level]
+    end: Callable[[Config, NoiseTable], Level | None]
     order: Callable[[Config], int] = first
     stochastic: Callable[[Config, float], bool] = never
     exact_on_point: Callable[[Config], bool] = everywhere
@@ -91,7 +93,7 @@ def by_boundary(config: Config) -> bool:
 
 def by_posterior(config: Config) -> bool:
     """The larger of Ho et al.'s two variances keeps the marginals of unit Gaussian data, not of a point."""
-    return str(config["variance_type"]) == "fixed_small"
+    return str(config["variance_type"]).startswith("fixed_small")
 
 
 def by_algorithm(config: Config, eta: float) -> bool:

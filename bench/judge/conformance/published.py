@@ -163,7 +163,7 @@ class Lcm(Method):
     def advance(self, index: int, state: Array, output: Array) -> Expected:
         """a' (c_out x0 + c_skip x) + b' z; the last step returns the consistency function itself."""
         data, _ = self.read(index, state, output)
-        scaled = self.path.timesteps[index] * float(self.config["timestep_scaling"])
+        scaled = self.path.timesteps[index] * float(self.config.get("timestep_scaling", 10.0))
         skip, out = 0.25 / (scaled**2 + 0.25), scaled / math.sqrt(scaled**2 + 0.25)
         last = index == len(self.path.timesteps) - 1
         there = Level(1.0, 0.0) if last else self.path.levels[index + 1]

@@ -30,10 +30,15 @@ class Finding:
         """The same for the same check at the same setting: what a baseline knows a deviation by."""
         return content_hash([self.check, self.setting], digits=10)
 
+    @property
+    def words(self) -> str:
+        """What was expected, what came out, and what that means."""
+        more = f" Also at {len(self.places) - 1} other places." if len(self.places) > 1 else ""
+        return f"expected {self.expected}, got {self.got}. {self.sentence}{more}"
+
     def __str__(self) -> str:
         where = self.setting if not self.places[0][0] else f"{self.setting}, {self.places[0][0]}"
-        more = f" Also at {len(self.places) - 1} other places." if len(self.places) > 1 else ""
-        return f"{self.check} ({where}): expected {self.expected}, got {self.got}. {self.sentence}{more}"
+        return f"{self.check} ({where}): {self.words}"
 
 
 def merge(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -62,7 +67,7 @@ class ConformanceReport:
     """The whole answer. `checked` counts what was tried, by check; `refused` lists settings that the class refuses.
 
     `errors` holds the global error by target and steps, root mean square against the exact solution;
-    `fingerprints` the trajectories that a baseline keeps.
+    `fingerprints` the trajectories that a baseline keeps; `parameters` the settings that the class takes.
     """
 
     scheduler: str
@@ -74,6 +79,7 @@ class ConformanceReport:
     orders: tuple[Order, ...] = ()
     errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     fingerprints: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ()
     duration_s: float = 0.0
 
     @property

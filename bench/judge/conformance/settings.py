@@ -64,7 +64,14 @@ def axes() -> dict[str, tuple[Any, ...]]:
         "use_lu_lambdas": (True,),
         "predict_x0": (True, False),
         "disable_corrector": ([0, 1],),
-        "variance_type": ("fixed_small", "fixed_large"),
+        "variance_type": ("fixed_small", "fixed_small_log", "fixed_large"),
+        "lambda_min_clipped": (-1.5,),
+        "interpolation_type": ("log_linear",),
+        "sigma_min": (0.1,),
+        "sigma_max": (10.0,),
+        "skip_prk_steps": (True, False),
+        "predictor_order": (1, 3),
+        "corrector_order": (1, 3),
     }
 
 
@@ -74,7 +81,10 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "algorithm_type": {"final_sigmas_type": "sigma_min"},
     "predict_x0": {"final_sigmas_type": "sigma_min"},
     "thresholding": {"clip_sample": False},
+    "sigma_min": {"use_karras_sigmas": True},
+    "sigma_max": {"use_karras_sigmas": True},
 }
+SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
 def variations(subject: Subject) -> Iterator[Variation]:
@@ -100,6 +110,9 @@ def variations(subject: Subject) -> Iterator[Variation]:
     if "rescale_betas_zero_snr" in has:
         trailing = {"timestep_spacing": "trailing"} if "timestep_spacing" in has else {}
         yield Variation({"rescale_betas_zero_snr": True}, {"prediction_type": "v_prediction", **trailing})
+    for name in SIGMAS:
+        if name in has:
+            yield Variation({"beta_schedule": "squaredcos_cap_v2", name: True})
     if "solver_order" in has:
         yield from _solver_combinations(has, "dpmsolver" in str(config.get("algorithm_type")))
 
@@ -117,8 +130,15 @@ def _means_something(name: str, value: Any, subject: Subject) -> bool:
 
 
 def _solver_combinations(has: set[str], dpm: bool) -> Iterator[Variation]:
-    """Order × type × algorithm, which share code but not formulas; ended at sigma_min so that all orders run."""
+    """Order × type × algorithm, which share code but not formulas; ended at sigma_min so that all orders run.
+
+    Solvers of the noise read each prediction in a way of their own, and clip the data that it stands for.
+    """
     end = {"final_sigmas_type": "sigma_min"} if "final_sigmas_type" in has else {}
+    of_noise = {"algorithm_type": "dpmsolver"} if dpm else {"predict_x0": False} if "predict_x0" in has else {}
+    for reading in (("prediction_type", "v_prediction"), ("prediction_type", "sample"), ("thresholding", True)):
+        if of_noise:
+            yield Variation({**of_noise, reading[0]: reading[1]}, end)
     for order in (1, 2, 3):
         if dpm:
             for algorithm in ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"):

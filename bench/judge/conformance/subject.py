@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.generate.schedulers import parameters_of, settings_of
 from bench.judge.conformance.families import Family, family_of
 from bench.judge.conformance.noise import Array, Level, NoiseTable, alpha_bars, level_of_sigma
 from bench.judge.conformance.published import Method, Path
@@ -84,15 +84,15 @@ class Subject:
         self.base = make()
         self.cls = type(self.base)
         self.family = family_of(self.base, family)
-        self.parameters = {name for name in inspect.signature(self.cls.__init__).parameters if name != "self"}
-        self.step_parameters = set(inspect.signature(self.base.step).parameters)
-        self.set_parameters = set(inspect.signature(self.base.set_timesteps).parameters)
+        self.parameters = set(settings_of(self.cls))
+        self.step_parameters = set(parameters_of(self.cls, "step"))
+        self.set_parameters = set(parameters_of(self.cls, "set_timesteps"))
         self.config = self.config_of(self.base)
         self._untouched: dict[str, Any] = {}
 
     def config_of(self, scheduler: Any) -> dict[str, Any]:
-        """The public part of a configuration."""
-        return {name: value for name, value in dict(scheduler.config).items() if name in self.parameters}
+        """The public part of a configuration, with what the bases of a class set for it."""
+        return {name: value for name, value in dict(scheduler.config).items() if not name.startswith("_")}
 
     @cached_property
     def has_eta(self) -> bool:
@@ -108,7 +108,8 @@ class Subject:
         key = repr(sorted((overrides or {}).items(), key=lambda item: item[0]))
         if key not in self._untouched:
             try:
-                self._untouched[key] = self.cls(**{**self.config, **overrides}) if overrides else self.make()
+                kept = {name: value for name, value in self.config.items() if name in self.parameters}
+                self._untouched[key] = self.cls(**{**kept, **overrides}) if overrides else self.make()
             except Exception as error:
                 raise Refusal(" ".join(str(error).split())) from error
         return copy.deepcopy(self._untouched[key])
@@ -121,7 +122,7 @@ class Subject:
         config = {**self.config, **(overrides or {})}
         try:
             scheduler.set_timesteps(
-                **({"num_inference_steps": steps} if "timesteps" not in arguments else {}), **arguments
+                **({} if {"timesteps", "sigmas"} & arguments.keys() else {"num_inference_steps": steps}), **arguments
             )
         except Exception as error:
             raise Refusal(f"{steps} steps: {' '.join(str(error).split())}") from error
@@ -143,12 +144,12 @@ class Subject:
             levels = [level_of_sigma(float(sigma)) for sigma in sigmas[: len(timesteps)]]
         else:
             levels = [table.level(min(max(t, 0.0), len(table.alpha_bar) - 1.0)) for t in timesteps]
-        end = self.family.end(config, table) if self.family else self._own_end(scheduler, table)
-        return Path([*levels, end], timesteps, table)
+        end = self.family.end(config, table) if self.family else None
+        return Path([*levels, end or self._own_end(scheduler, table)], timesteps, table)
 
     @staticmethod
     def _own_end(scheduler: Any, table: NoiseTable) -> Level:
-        """Where a class of no known family ends: its last sigma, or its final alpha_bar, or timestep 0."""
+        """Where a class ends that no setting tells of: its last sigma, or its final alpha_bar, or timestep 0."""
         sigmas = getattr(scheduler, "sigmas", None)
         if sigmas is not None and len(sigmas) > len(scheduler.timesteps):
             return level_of_sigma(float(sigmas[-1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from bench.generate.schedulers import parameters_of
 from bench.judge.conformance.noise import Array
 
 Model = Callable[[Array, int, float], Array]
@@ -33,6 +33,7 @@ class Call:
     next_state: Array
     draws: tuple[Array, ...]
     stray_draws: int  # random numbers that came from somewhere else than the given generator
+    data: Array | None = None  # the x0 that the scheduler says it read from the output, where it says so
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Run:
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     begin: int | None = None
+    told: bool = True  # of the begin index; otherwise the scheduler has to find it by the timestep
     record: bool = True  # watch random draws, which slows every torch call down
     pairs: bool = False  # hand `step` its result as a tuple rather than an object
 
@@ -83,11 +85,11 @@ class Run:
         `model` gets (input, index of the step, timestep) and answers in float64, whatever the run's dtype is.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        accepted = inspect.signature(scheduler.step).parameters
+        accepted = parameters_of(type(scheduler), "step")
         arguments = dict(self.arguments)
         if "generator" in accepted:
             arguments["generator"] = generator
-        if self.begin is not None:
+        if self.begin is not None and self.told:
             scheduler.set_begin_index(self.begin)
         state = torch.from_numpy(start.copy()).to(self.dtype)
         calls: list[Call] = []
@@ -101,15 +103,17 @@ class Run:
             recorder = DrawRecorder(generator)
             with recorder if self.record else nullcontext():
                 if self.pairs:
-                    state = scheduler.step(output, timestep, state, **arguments, return_dict=False)[0]
+                    state, data = scheduler.step(output, timestep, state, **arguments, return_dict=False)[0], None
                 else:
-                    state = scheduler.step(output, timestep, state, **arguments).prev_sample
+                    result = scheduler.step(output, timestep, state, **arguments)
+                    state, data = result.prev_sample, getattr(result, "pred_original_sample", None)
             stray = recorder.stray + int(numpy_state != _global_numpy_state())
             calls.append(
                 Call(
                     *(index, float(timestep), before, to_numpy(seen), to_numpy(output), to_numpy(state)),
                     draws=tuple(recorder.draws),
                     stray_draws=stray,
+                    data=None if data is None else to_numpy(data),
                 )
             )
         return Trace(tuple(calls), to_numpy(state))

@@ -40,7 +40,7 @@ def run_verb(settings: Mapping[str, Any]) -> int:
     baseline = read_baseline(path) if path else {"findings": [], "fingerprints": {}}
     causes = load_causes(path.parent) if path else ()
     report = examine(settings)
-    verdicts = list(judge(report, baseline["findings"], causes))
+    verdicts = list(judge(report, baseline, causes))
     changed = list(changes(report, baseline))
     for line in (*verdicts, *changed):
         print(line)
@@ -54,7 +54,7 @@ def run_verb(settings: Mapping[str, Any]) -> int:
 
 def summary(report: ConformanceReport, statuses: list[str], changed: int, path: Path | None) -> str:
     """What was checked and what came out, in a few lines."""
-    counts = ", ".join(f"{statuses.count(name)} {name}" for name in ("new", "grown", "known", "vanished"))
+    counts = ", ".join(f"{statuses.count(name)} {name}" for name in ("new", "added", "grown", "known", "vanished"))
     orders = "; ".join(f"{o.setting}: {o.fitted:.2f} of {o.declared:g}" for o in report.orders)
     family = report.family or "no known family: only checks that need no published form"
     lines = [

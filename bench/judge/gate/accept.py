@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.records import BenchError
-from bench.store import Store
+from bench.store import Store, image_name
 
 NOTE = "accepted.json"
+KEPT_IMAGES = 8
 
 
 def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
@@ -23,7 +24,7 @@ def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
     bad = [key for key, record in records.items() if record is None or record.status != "ok"]
     if bad:
         raise BenchError(
-            f"candidate={candidate.directory} has {len(bad)} cells that failed or were not run; run it whole"
+            f"candidate={candidate.location} has {len(bad)} cells that failed or were not run; run it whole"
         )
     fresh = directory.with_name(f"{directory.name}.new")
     old = directory.with_name(f"{directory.name}.old")
@@ -35,10 +36,10 @@ def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
         names = ["run.json", *([] if run.reference is None else [f"reference-{run.reference}.npz"])]
         for key in run.cells:
             names += [f"cells/{key}/record.json", f"cells/{key}/features-{run.extractor}.npz"]
-            names += [str(path.relative_to(candidate.directory)) for path in _kept_images(candidate, key)]
+            names += [image_name(key, row) for row in range(KEPT_IMAGES) if candidate.has_image(key, row)]
         for name in names:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(candidate.directory / name, fresh / name)
+            (fresh / name).write_bytes(candidate.files.read(name))
         note = {
             "author": author,
             "reason": reason,
@@ -56,10 +57,6 @@ def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
         ) from error
     shutil.rmtree(old, ignore_errors=True)
     return directory / NOTE
-
-
-def _kept_images(store: Store, key: str, count: int = 8) -> list[Path]:
-    return [path for row in range(count) if (path := store.image_path(key, row)).exists()]
 
 
 def _cells_of(directory: Path) -> dict[str, str] | None:

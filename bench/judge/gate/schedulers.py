@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bench.judge.conformance.baseline import changes, judge, load_causes, read_baseline
+from bench.judge.conformance.baseline import changes, judge, load_causes, read_baseline, read_report
+from bench.judge.conformance.report import ConformanceReport
+from bench.judge.conformance.survey import Survey
 from bench.judge.gate.outcome import Outcome
 from bench.records import BenchError
 
-_VERDICTS = {"new": "regressed", "grown": "regressed", "known": "known", "vanished": "vanished"}
+_VERDICTS = {"new": "regressed", "grown": "regressed", "added": "new", "known": "known", "vanished": "vanished"}
 
 
 def find_baselines(directory: Path, only: Iterable[str]) -> list[Path]:
@@ -30,16 +32,43 @@ def compare_schedulers(paths: Iterable[Path]) -> Iterator[Outcome]:
     from bench.judge.conformance.verb import examine
 
     for path in paths:
-        baseline = read_baseline(path)
-        report = examine({"scheduler": baseline["settings"]})
-        outcomes = [
-            Outcome("conformance", path.stem, f"{verdict.finding.check} ({verdict.finding.setting})", status, note=note)
-            for verdict in judge(report, baseline["findings"], load_causes(path.parent))
-            for status, note in [(_VERDICTS[verdict.status], str(verdict))]
-        ]
-        outcomes += [
-            Outcome("conformance", path.stem, "trajectory", "changed", note=str(change))
-            for change in changes(report, baseline)
-        ]
-        note = f"{sum(report.checked.values())} checks"
-        yield from outcomes or [Outcome("conformance", path.stem, "checks", "unchanged", note=note)]
+        settings = read_baseline(path)["settings"]
+        try:
+            report = examine({"scheduler": settings})
+        except BenchError as error:
+            yield Outcome("conformance", path.stem, "scheduler", "failed", note=str(error))
+        else:
+            yield from compare_report(path, report)
+
+
+def compare_surveys(before: Survey, after: Survey) -> Iterator[Outcome]:
+    """The schedulers of two installations, each with the settings that the one before takes."""
+    for name, reason in before.absent.items():
+        yield Outcome("conformance", name, "scheduler", "new", note=f"not in {before.name}: {reason}")
+    for name, settings in before.left_out.items():
+        note = f"{before.name} does not take them; both sides were examined without"
+        yield Outcome("conformance", name, f"settings {', '.join(settings)}", "not comparable", note=note)
+    for name, reason in after.absent.items():
+        yield Outcome("conformance", name, "scheduler", "failed", note=reason)
+    for name, settings in after.left_out.items():
+        note = f"{after.name} does not take them any more"
+        yield Outcome("conformance", name, f"settings {', '.join(settings)}", "failed", note=note)
+    for name in before.examined:
+        if name in after.examined:
+            yield from compare_report(before.baseline(name), read_report(after.baseline(name)))
+
+
+def compare_report(path: Path, report: ConformanceReport) -> list[Outcome]:
+    """A report against the baseline at `path`."""
+    baseline = read_baseline(path)
+    outcomes = [
+        Outcome("conformance", path.stem, f"{verdict.finding.check} ({verdict.finding.setting})", status, note=note)
+        for verdict in judge(report, baseline, load_causes(path.parent))
+        for status, note in [(_VERDICTS[verdict.status], verdict.words)]
+    ]
+    outcomes += [
+        Outcome("conformance", path.stem, "trajectory", "changed", note=change.words)
+        for change in changes(report, baseline)
+    ]
+    note = f"{sum(report.checked.values())} checks"
+    return outcomes or [Outcome("conformance", path.stem, "checks", "unchanged", note=note)]
