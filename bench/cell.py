@@ -5,13 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Self
 
 
 def canonical_json(value: object) -> str:
-    """JSON that is equal for equal values: sorted keys, no spaces, shortest floats."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """JSON that is equal for equal values: sorted keys, no spaces, shortest floats, dataclasses as their fields."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=fields_of
+    )
+
+
+def fields_of(value: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A dataclass's fields by name, as they are; raises TypeError for anything else."""
+    return {field.name: getattr(value, field.name) for field in fields(value) if field.name not in but}
 
 
 def content_hash(value: object, digits: int = 16) -> str:
@@ -93,7 +101,7 @@ class PromptSet:
     text_hash: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cell:
     """One point of the grid: everything that can change its images, and nothing else but names for people.
 
@@ -115,23 +123,20 @@ class Cell:
     device: str
     versions: Mapping[str, str]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The cell's name: 16 hexadecimal digits over everything above except the names given by people."""
-        identity = asdict(self)
-        del identity["method"]
-        del identity["base"]["name"], identity["base"]["source"], identity["prompts"]["source"]
-        for named in (*identity["adapters"], *identity["base"]["parts"]):
-            named.pop("name", None)
-            del named["source"]
+        identity = fields_of(self, but=("method",))
+        parts = [fields_of(part, but=("source",)) for part in self.base.parts]
+        identity["base"] = {**fields_of(self.base, but=("name", "source")), "parts": parts}
+        identity["adapters"] = [fields_of(adapter, but=("name", "source")) for adapter in self.adapters]
+        identity["prompts"] = fields_of(self.prompts, but=("source",))
         return content_hash(identity)
 
-    @property
+    @cached_property
     def pipeline_key(self) -> str:
         """Equal for cells that one loaded pipeline can serve."""
-        return content_hash(
-            [asdict(self.base), asdict(self.task), [asdict(a) for a in self.adapters], self.fused, self.device]
-        )
+        return content_hash([self.base, self.task, self.adapters, self.fused, self.device])
 
     @property
     def label(self) -> str:

@@ -90,12 +90,12 @@ def measure_overhead(cells: int = 1000) -> None:
 
 def measure_plan() -> None:
     """A hundred thousand cells."""
-    steps, etas = list(range(1, 1001)), [i / 100 for i in range(101)]
     code = (
         "import time; from bench.experiment.compose import compose_settings\n"
         "from bench.execute.assemble import prepare; from bench.experiment.config import check_experiment\n"
-        "s = compose_settings(['experiment=mini', 'method=[tcd]', 'claim=[]', '~methods.dpmpp_2s'])\n"
-        f"s['methods'] = {{'tcd': {{**s['methods']['tcd'], 'max_steps': None, 'steps': {steps}, 'eta': {etas}}}}}\n"
+        "s = compose_settings(['experiment=mini', 'method=[tcd]', 'claim=[]', 'scores=[fid]'])\n"
+        "axes = {'max_steps': None, 'steps': list(range(1, 1001)), 'eta': [i / 100 for i in range(101)]}\n"
+        "s['methods'] = {'tcd': {**s['methods']['tcd'], **axes}}\n"
         "s['methods']['tcd']['scheduler']['original_inference_steps'] = 1000\n"
         "begin = time.perf_counter(); job = prepare(check_experiment(s))\n"
         "print(len(job.plan.cells), time.perf_counter() - begin)"

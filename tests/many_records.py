@@ -8,6 +8,8 @@ import numpy as np
 from sleeping import CALLS, make_cell
 
 from bench.cell import PromptSet
+from bench.experiment.compose import compose_settings
+from bench.experiment.config import check_experiment
 from bench.records import Images, Latency, Memory, Record
 from bench.request import Run
 from bench.store import Store
@@ -16,14 +18,20 @@ IMAGES, WIDTH = 64, 16
 
 
 def write(directory: Path, count: int) -> None:
-    """A grid of `count` cells: ten methods, steps 1 to `count` / 10."""
+    """A grid of `count` cells: models × 10 methods × 10 step counts × 10 etas."""
     store, rng = Store(directory), np.random.default_rng(0)
     prompts = tuple(f"prompt {i}" for i in range(IMAGES))
     keys = []
     for i in range(count):
         cell = replace(
-            make_cell(i), method=f"m{i % 10}", steps=1 + i // 10, prompts=PromptSet("test", IMAGES, "h"), batch_size=64
+            make_cell(0, group=i // 1000),
+            method=f"m{i % 10}",
+            steps=2 + 2 * (i // 10 % 10),
+            eta=i // 100 % 10 / 10,
+            prompts=PromptSet("test", IMAGES, "h"),
+            batch_size=64,
         )
+        cell = replace(cell, scheduler=replace(cell.scheduler, settings={"method": cell.method}))
         calls = replace(CALLS, scheduler_steps=cell.steps, unet_calls=cell.steps, unet_evaluations=cell.steps)
         latency = Latency(1, 1, "perf_counter", (0.1, 0.11), (0.0,), (0.1,), (0.0,))
         memory = Memory(1, None, None, None, None, 10**8)
@@ -34,7 +42,7 @@ def write(directory: Path, count: int) -> None:
         keys.append(cell.key)
     store.save_reference("r", rng.normal(size=(2048, WIDTH)).astype(np.float32))
     labels = {f"m{i}": f"method {i}" for i in range(10)}
-    settings = {"name": "many", "executor": asdict(make_cell(0))["versions"]}
+    settings = asdict(check_experiment(compose_settings(["experiment=smoke", "claim=[]"])))
     store.save_run(Run("many", settings, tuple(keys), (), prompts, labels, ("fid", "clip_score"), (), "mini", "e", "r"))
 
 

@@ -235,7 +235,7 @@ def _try_schedulers(cells: tuple[Cell, ...]) -> None:
     from bench.generate.schedulers import try_scheduler
 
     for label, scheduler, steps, eta in {
-        content_hash([asdict(cell.scheduler), cell.steps, cell.eta is None]): (
+        (id(cell.scheduler), cell.steps, cell.eta is None): (
             cell.method,
             cell.scheduler,
             cell.steps,

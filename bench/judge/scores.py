@@ -62,7 +62,7 @@ def _score(store: Store, run: Run, record: Record, real: RealImages | None) -> S
     estimates, problems = {}, {}
     for short in run.metrics:
         try:
-            estimates[short] = METRICS[short].of(features, real)
+            estimates[short] = METRICS[short].estimate(features, real)
         except ValueError as error:
             problems[short] = str(error)
     return ScoredCell(record, estimates, problems)
