@@ -139,10 +139,9 @@ class Record:
         """Read what `to_json` wrote; raises BenchError for another schema version, Corrupt for anything else."""
         try:
             data = json.loads(text)
-            schema = data["schema"]
-        except (ValueError, TypeError, KeyError) as error:
+            check_schema(data, "a record")
+        except (ValueError, AttributeError) as error:
             raise Corrupt("it is no record") from error
-        check_schema({"schema": schema}, "a record")
         if data.pop("digest", None) != content_hash(data):
             raise Corrupt("its content does not have the hash that it was written with")
         data["cell"] = Cell.from_dict(data["cell"])

@@ -99,7 +99,7 @@ def make_work(
 ) -> tuple[Sleeper, list[Cell]]:
     """What a worker is given in place of the real work."""
     settings = launch.settings["sleeping"]
-    while len(store.files.names("workers")) < settings.get("wait_for", 0):
+    while (wanted := settings.get("wait_for")) and len(store.files.names("workers")) < wanted:
         time.sleep(0.01)  # so that start-up is apart from what is timed
     cells = [make_cell(i, i % settings.get("groups", 1)) for i in range(settings["cells"])]
     return Sleeper(launch, store, advance, check), [cell for cell in cells if cell.key in launch.cells]

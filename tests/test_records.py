@@ -1,14 +1,14 @@
 """Records survive JSON unchanged, and a cell's name says everything that can change its images and nothing more."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
 
 from bench.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task, canonical_json, content_hash
-from bench.records import BenchError, Calls, Failure, Images, Latency, Memory, Record
+from bench.records import SCHEMA_VERSION, BenchError, Calls, Corrupt, Failure, Images, Latency, Memory, Record
 from bench.request import Claim, Run, Side
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085}
@@ -171,7 +171,7 @@ def test_a_record_of_another_schema_version_is_refused_in_one_sentence(version: 
         Record.from_json(text)
     message = str(refusal.value)
     assert f"schema version {version!r}" in message
-    assert "reads 2" in message
+    assert f"reads {SCHEMA_VERSION}" in message
     assert "run the experiment again" in message
     assert "\n" not in message
 
@@ -298,3 +298,15 @@ def test_cells_are_read_from_any_mapping_which_stays_as_it_was() -> None:
     before = json.dumps(data)
     Cell.from_dict(data)
     assert json.dumps(data) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda text: text[:-9], lambda text: text.replace('"unet_samples": ', '"unet_samples": 1'), lambda _: "[]"],
+)
+def test_a_record_that_is_not_what_was_written_is_known_as_such(damage: Callable[[str], str]) -> None:
+    text = FULL.to_json()
+    assert Record.from_json(text) == FULL
+    assert damage(text) != text
+    with pytest.raises(Corrupt):
+        Record.from_json(damage(text))
