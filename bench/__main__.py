@@ -1,4 +1,4 @@
-"""The verbs: `tcd-bench run | plan | status | report | doctor | conform | gate`, Hydra applications over conf/."""
+"""The verbs of `tcd-bench`: run, plan, status, score, report, fetch, doctor, conform, gate. Hydra over conf/."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ tcd-bench measures few-step diffusion samplers (TCD) against the teacher's own, 
   tcd-bench run      run an experiment, go on where it was stopped, write the report
   tcd-bench plan     show the cells of an experiment, their order and cost; run nothing
   tcd-bench status   show how far a run is, from any terminal or machine
+  tcd-bench score    add scores to a run from stored features and kept images; sample nothing
+  tcd-bench fetch    fetch the weights that an experiment needs
   tcd-bench report   write tables, plots and report.html again from existing records
   tcd-bench doctor   show what this machine has and what an experiment lacks
   tcd-bench conform  check a scheduler against exact solutions: seconds, CPU, no model
@@ -99,6 +101,30 @@ def report(settings: Settings) -> int:
     page = write_report(Store(str(settings["results"]), writable=False))
     print(f"Report: {page}")
     return 0
+
+
+def score(settings: Settings) -> int:
+    """Add scores to a run from its stored features and kept images, then report; samples nothing."""
+    from bench.execute.rescore import add_scores
+    from bench.experiment.config import check_settings
+    from bench.experiment.rescore import ScoreChoice
+    from bench.store import Store
+
+    choice = check_settings(ScoreChoice, settings)
+    add_scores(Store(choice.results), choice)
+    return report(settings)
+
+
+def fetch(settings: Settings) -> int:
+    """Fetch the weights that an experiment needs and the local caches lack; everything runs offline afterwards."""
+    from bench.execute.fetch import fetch_needs
+    from bench.experiment.config import check_experiment
+
+    failed = 0
+    for subject, state, fine in fetch_needs(check_experiment(settings)):
+        print(f"{'ok' if fine else 'MISSING':<8} {subject:<28} {state}", flush=True)
+        failed += not fine
+    return 1 if failed else 0
 
 
 def status(settings: Settings) -> int:
@@ -228,17 +254,16 @@ VERBS: dict[str, Callable[[Settings], int]] = {
     "run": run,
     "plan": plan,
     "report": report,
+    "score": score,
     "status": status,
+    "fetch": fetch,
     "doctor": doctor,
     "conform": conform,
     "gate": gate,
     "gate accept": accept,
 }
-CONFIGS = {
-    "conform": "conform",
-    "gate": "gate",
-    "gate accept": "gate",
-}  # the other verbs work on an experiment: conf/config.yaml
+CONFIGS = {"conform": "conform", "gate": "gate", "gate accept": "gate", "score": "score"}
+"""The other verbs work on an experiment: conf/config.yaml."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -60,7 +60,8 @@ class Run:
     `cells` are keys in the plan's order; `left_out` holds label and reason of each combination that makes no sense;
     `extractor` names what computed the features by content, `reference` likewise the real images they are held against
     (None where no metric needs them). `looks` are the shares of the planned images at which claims were judged so far,
-    this run's own last; one look at everything unless the run goes on until its claims are decided.
+    this run's own last; one look at everything unless the run goes on until its claims are decided. `protocol` says how
+    images are made ready for the evaluator: resizer, antialias, crop, size, dtype.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Run:
     extractor: str
     reference: str | None
     looks: tuple[float, ...] = (1.0,)
+    protocol: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binom, norm
+from scipy.stats import binom, t
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.judge.claims import Comparison, Judgement, holm, judge_claims
@@ -19,6 +19,7 @@ from bench.score.estimate import Estimate
 N = 100
 NOISE = np.tile([1.0, -1.0], N // 2)
 UNIT = Estimate(0.0, NOISE).standard_error
+STUDENT = t(N - 1)
 CELL = Cell(
     base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 64, 64),
     task=Task(),
@@ -141,9 +142,9 @@ def test_better_means_smaller_for_distances_and_larger_for_scores(metric: str, z
 
 def test_a_comparison_says_what_was_compared_with_its_unadjusted_interval() -> None:
     comparison = the_comparison(make_claim(["fid"]), ours(-1.0, "fid"), theirs("fid"))
-    half = norm.ppf(0.975) * UNIT
+    half = STUDENT.ppf(0.975) * UNIT
     assert comparison.interval == pytest.approx((UNIT - half, UNIT + half))
-    assert comparison.p_value == pytest.approx(2 * norm.sf(1.0))
+    assert comparison.p_value == pytest.approx(2 * STUDENT.sf(1.0))
     assert (comparison.model, comparison.metric, comparison.n) == ("mini", "fid", N)
     assert (comparison.subject, comparison.object) == ("mini tcd 4 steps", "mini dpmpp_2s 4 steps")
 
@@ -153,7 +154,7 @@ def test_noise_that_both_sides_share_does_not_count() -> None:
     subject = scored("tcd", {"clip_score": Estimate(20 + 3 * UNIT, loud + NOISE)})
     comparison = the_comparison(make_claim(), subject, scored("dpmpp_2s", {"clip_score": Estimate(20.0, loud)}))
     assert comparison.verdict == "supported"
-    assert comparison.p_value == pytest.approx(2 * norm.sf(3.0))
+    assert comparison.p_value == pytest.approx(2 * STUDENT.sf(3.0))
 
 
 @pytest.mark.parametrize(
@@ -209,10 +210,10 @@ def test_p_values_are_adjusted_over_all_claims_of_the_run() -> None:
     alone = the_comparison(claims[0], *cells)
     together = judge(claims, *cells)
     assert alone.verdict == "supported"
-    assert alone.p_value == pytest.approx(2 * norm.sf(2.2))
+    assert alone.p_value == pytest.approx(2 * STUDENT.sf(2.2))
     for judgement in together:
         assert judgement.verdict == "undecided"
-        assert judgement.comparisons[0].p_value == pytest.approx(3 * 2 * norm.sf(2.2))
+        assert judgement.comparisons[0].p_value == pytest.approx(3 * 2 * STUDENT.sf(2.2))
 
 
 def test_each_claim_keeps_its_own_comparisons() -> None:
@@ -305,7 +306,7 @@ def test_a_run_without_claims_or_cells_has_nothing_to_say() -> None:
 
 def test_an_undecided_comparison_says_how_many_images_would_decide_it() -> None:
     comparison = the_comparison(make_claim(), ours(1.0), theirs())
-    assert comparison.images_needed == 385  # 100 × 1.96²
+    assert comparison.images_needed == pytest.approx(100 * 1.96**2, rel=0.02)
     needed = comparison.images_needed + comparison.images_needed % 2
     longer = scored("tcd", {"clip_score": Estimate(20 + UNIT, np.tile([1.0, -1.0], needed // 2))})
     other = scored("dpmpp_2s", {"clip_score": Estimate(20.0, np.zeros(needed))})
@@ -371,7 +372,7 @@ def test_a_margin_that_noise_may_cross_makes_nothing_equivalent() -> None:
     claim = make_claim(expect="equivalent", margins={"clip_score": 1.5 * UNIT})
     comparison = the_comparison(claim, ours(0.0), theirs())
     assert comparison.verdict == "undecided"
-    assert comparison.p_value == pytest.approx(2 * norm.sf(1.5))
+    assert comparison.p_value == pytest.approx(2 * STUDENT.sf(1.5))
 
 
 def with_cost(cell: ScoredCell, evaluations: int, seconds: float) -> ScoredCell:

@@ -75,7 +75,7 @@ def refusal_of(settings: dict[str, Any]) -> str:
         check_experiment(settings)
     message = str(refusal.value)
     assert "\n" not in message
-    assert len(message) < 300
+    assert len(message) < 500
     return message
 
 

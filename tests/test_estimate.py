@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.score.estimate import Estimate, mean_estimate, paired_difference
+from bench.score.estimate import Estimate, mean_estimate, paired_difference, unpaired_difference
 
 VALUES = np.array([1.0, 2.0, 4.0, 9.0])
 
@@ -26,9 +26,9 @@ def test_half_precision_values_are_averaged_in_double_precision() -> None:
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
-def test_the_interval_is_the_normal_one_at_the_level_asked_for(level: float) -> None:
+def test_the_interval_is_students_at_the_level_asked_for(level: float) -> None:
     estimate = mean_estimate(VALUES)
-    expected = stats.norm.interval(level, loc=4.0, scale=stats.sem(VALUES))
+    expected = stats.t.interval(level, 3, loc=4.0, scale=stats.sem(VALUES))
     assert estimate.interval(level) == pytest.approx(expected, rel=1e-12)
 
 
@@ -38,17 +38,47 @@ def test_the_interval_is_at_95_percent_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_the_p_value_is_the_two_sided_one_of_the_normal_distribution(sign: float) -> None:
+def test_the_p_value_is_the_two_sided_one_of_students_test(sign: float) -> None:
     estimate = mean_estimate(sign * VALUES)
-    statistic = 4.0 / stats.sem(VALUES)
-    assert estimate.p_value() == pytest.approx(2 * (1 - stats.norm.cdf(statistic)), rel=1e-9)
+    expected = stats.ttest_1samp(sign * VALUES, 0.0).pvalue
+    assert estimate.p_value() == pytest.approx(expected, rel=1e-9)
+    assert mean_estimate(VALUES).p_value("greater") == pytest.approx(expected / 2, rel=1e-9)
 
 
 def test_the_p_value_and_the_interval_agree_on_what_is_significant() -> None:
     influence = np.array([-1.0, 1.0, -1.0, 1.0])
-    error = Estimate(0.0, influence).standard_error
-    assert Estimate(1.97 * error, influence).p_value() < 0.05 < Estimate(1.95 * error, influence).p_value()
-    assert Estimate(1.97 * error, influence).interval()[0] > 0 > Estimate(1.95 * error, influence).interval()[0]
+    error, bound = Estimate(0.0, influence).standard_error, stats.t.ppf(0.975, 3)
+    more, less = (Estimate(factor * bound * error, influence) for factor in (1.01, 0.99))
+    assert more.p_value() < 0.05 < less.p_value()
+    assert more.interval()[0] > 0 > less.interval()[0]
+
+
+def test_heavy_tails_leave_fewer_degrees_of_freedom() -> None:
+    rng = np.random.default_rng(1)
+    normal = [mean_estimate(rng.standard_normal(200)).degrees_of_freedom for _ in range(50)]
+    heavy = [mean_estimate(rng.standard_t(4, 200)).degrees_of_freedom for _ in range(50)]
+    assert 150 < np.mean(normal) <= 199
+    assert np.mean(heavy) < 100
+
+
+def test_two_sets_have_the_degrees_of_freedom_of_welch() -> None:
+    rng = np.random.default_rng(2)
+    ours, theirs = np.sign(rng.standard_normal(40)) * 3.0, np.sign(rng.standard_normal(15)) + 0.1
+    difference = unpaired_difference(mean_estimate(ours), mean_estimate(theirs))
+    assert difference.p_value() == pytest.approx(stats.ttest_ind(ours, theirs, equal_var=False).pvalue, rel=1e-9)
+
+
+def test_the_interval_of_a_squared_distance_holds_what_is_near_by_its_own_standard_error() -> None:
+    rng = np.random.default_rng(3)
+    influence = rng.standard_normal(400)
+    plain, squared = Estimate(2.0, influence), Estimate(2.0, influence, plug_in=2.5)
+    growth, quantile = plain.whole_variance / 2.5, stats.t.ppf(0.975, plain.degrees_of_freedom)
+    for end in squared.interval():
+        assert (end - 2.0) ** 2 == pytest.approx(quantile**2 * (plain.standard_error**2 + growth * (end - 2.0)))
+    low, high = squared.interval()
+    assert high - 2.0 > 2.0 - low
+    assert squared.scaled(-2.0, 1.0).interval() == pytest.approx((1 - 2 * high, 1 - 2 * low))
+    assert paired_difference(squared, squared.scaled(0.5)).plug_in is None
 
 
 def test_images_that_all_say_the_same_leave_no_doubt() -> None:

@@ -12,7 +12,7 @@ from bench.generate.weights import INCEPTION_FILE, name_weights, weights_directo
 from bench.records import BenchError
 from bench.score.features import Evaluator, encode_captions, images_to_features, load_evaluator
 from bench.score.features_of_inception import load_inception
-from bench.score.features_of_pixels import sharpness
+from bench.score.features_of_pixels import complexity
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +49,6 @@ def test_an_attribute_is_right_when_the_own_caption_is_nearer_than_any_other(eva
     assert features["attributes_right"].tolist() == [int(row @ own > row @ other) for row in unit]
 
 
-def test_sharpness_falls_with_blur_and_is_that_of_its_definition() -> None:
-    from scipy.ndimage import gaussian_filter, laplace
-
-    image = np.random.default_rng(0).integers(0, 256, (24, 20, 3)).astype(np.uint8)
-    blurred = gaussian_filter(image, (1, 1, 0))
-    even = np.full_like(image, 90)
-    found = sharpness(np.stack([image, blurred, even]))
-    luma = image @ np.array([0.299, 0.587, 0.114])
-    assert found[0] == pytest.approx(np.sqrt((laplace(luma)[1:-1, 1:-1] ** 2).mean()), rel=1e-5)
-    assert found[0] > 3 * found[1]
-    assert found[2] == pytest.approx(0, abs=1e-4)
-
-
 def test_inception_is_torch_fidelity_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch_fidelity import feature_extractor_inceptionv3 as port
 
@@ -85,7 +72,7 @@ def test_inception_is_torch_fidelity_s_own(tmp_path: Path, monkeypatch: pytest.M
     found = own.image_features(images)
     assert found.shape == (2, 2048)
     np.testing.assert_array_equal(found, network(torch.from_numpy(images).permute(0, 3, 1, 2))[0].numpy())
-    assert set(images_to_features(own, images, None, 0)) == {"image", "sharpness"}
+    assert set(images_to_features(own, images, None, 0)) == {"image", *complexity(images)}
     with pytest.raises(BenchError, match="knows no captions"):
         own.text_features(["a cat"])
     assert len(name_weights("inception://")) == 16

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torchmetrics.image.kid import poly_mmd
 
 from bench.score.estimate import paired_difference
-from bench.score.kernel import KernelReference, kernel_estimate
+from bench.score.kernel import KernelReference, cmmd_estimate, kernel_estimate
 
 Floats = NDArray[np.float64]
 
@@ -83,3 +83,22 @@ def test_the_paired_difference_knows_how_alike_two_methods_are() -> None:
     error = np.mean([difference.standard_error for difference in differences])
     assert error == pytest.approx(np.std([difference.value for difference in differences], ddof=1), rel=0.15)
     assert error < 0.25 * np.mean(unpaired)
+
+
+def test_cmmd_is_the_authors_formula_and_its_unbiased_form() -> None:
+    rng = np.random.default_rng(8)
+    ours, real = draw(rng, 70, 16, shift=0.3), draw(rng, 90, 16)
+    unit, theirs = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (ours, real))
+
+    def kernel(a: Floats, b: Floats) -> Floats:
+        found: Floats = np.exp(-(np.linalg.norm(a[:, None] - b[None], axis=-1) ** 2) / (2 * 10**2))
+        return found
+
+    own, other, across = kernel(unit, unit), kernel(theirs, theirs), kernel(unit, theirs)
+    estimate = cmmd_estimate(ours, KernelReference.of_directions(real))
+    assert estimate.value == pytest.approx(1000 * (own.mean() + other.mean() - 2 * across.mean()), rel=1e-9)
+    apart = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (own, other)]
+    assert estimate.debiased == pytest.approx(1000 * (sum(apart) - 2 * across.mean()), rel=1e-9)
+    assert cmmd_estimate(3 * ours, KernelReference.of_directions(real)).value == pytest.approx(estimate.value, rel=1e-9)
+    with pytest.raises(ValueError, match="of length 0"):
+        cmmd_estimate(np.zeros((60, 16)), KernelReference.of_directions(real))

@@ -12,8 +12,10 @@ import numpy as np
 
 from bench.cell import Cell, content_hash
 from bench.execute.allocator import keep_freed_memory
+from bench.execute.judges import name_judges
 from bench.execute.launch import Launch
 from bench.execute.looking import Look, look_away, make_evaluator, make_inputs, make_look, name_task_inputs
+from bench.execute.protocol import describe_protocol
 from bench.experiment.config import Experiment, Model, check_experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import TASK_SCORES
@@ -58,7 +60,7 @@ def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
         )
     device = resolve_device(experiment.device, experiment.executor.kind == "local")
     weights = _name_all_weights(experiment)
-    extractor = _name_extractor(experiment)
+    extractor = name_extractor(experiment)
     plan = plan_experiment(
         experiment, Surroundings(device, _versions(), weights, prompts.identity, name_task_inputs(experiment))
     )
@@ -77,8 +79,9 @@ def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
         claims=tuple(claim.to_claim(name) for name, claim in experiment.claims.items()),
         evaluator=experiment.evaluator.name,
         extractor=extractor,
-        reference=_name_reference(experiment, extractor),
+        reference=name_reference(experiment),
         looks=looks,
+        protocol=describe_protocol(experiment) if experiment.scores else {},
     )
     return Job(experiment, prompts, plan, run)
 
@@ -142,7 +145,7 @@ def equip(
     if experiment.scores:
         evaluator = make_evaluator(experiment, cells[0].device)
         look = make_look(experiment, job.prompts, evaluator, inputs)
-        _make_reference(job, store, evaluator)
+        make_reference(experiment, job.run.reference, store, evaluator)
     runner = Runner(
         store=store,
         prompts=job.prompts.texts,
@@ -160,28 +163,45 @@ def equip(
     return runner, cells
 
 
-def _name_extractor(experiment: Experiment) -> str:
+def name_extractor(experiment: Experiment) -> str:
     """What computes the features, by content: the evaluator, and what a task's own scores depend on."""
     if not experiment.scores:
         return "none"
     identity: list[object] = [experiment.evaluator.name, name_weights(experiment.evaluator.source)]
+    identity.append(describe_protocol(experiment))
     if own := sorted(set(experiment.scores) & TASK_SCORES):
         identity += [own, getattr(experiment.task, "style", None)]
+    if judges := name_judges(experiment):
+        identity.append(judges)
     return content_hash(identity)
 
 
-def _name_reference(experiment: Experiment, extractor: str) -> str | None:
+def name_reference(experiment: Experiment) -> str | None:
+    """The real images as the evaluator sees them; None where no score needs them."""
     if not any(METRICS[score].needs_reference for score in experiment.scores):
         return None
-    return content_hash([extractor, name_real_images(experiment.reference.source, experiment.reference.count)])
+    evaluator = [name_weights(experiment.evaluator.source), describe_protocol(experiment)]
+    return content_hash([evaluator, name_real_images(experiment.reference.source, experiment.reference.count)])
 
 
-def _make_reference(job: Job, store: Store, evaluator: Evaluator) -> None:
-    if job.run.reference is None or store.load_reference(job.run.reference) is not None:
+def make_reference(experiment: Experiment, reference: str | None, store: Store, evaluator: Evaluator) -> None:
+    """Write the reference images' features into the store unless they are there, or not needed."""
+    if reference is None or store.load_reference(reference) is not None:
         return
-    source, count = job.experiment.reference.source, job.experiment.reference.count
-    features = [evaluator.image_features(images) for images in load_real_images(source, count)]
-    store.save_reference(job.run.reference, np.concatenate(features))
+    source, count = experiment.reference.source, experiment.reference.count
+    features, sizes = [], set()
+    for images in load_real_images(source, count):
+        features.append(evaluator.image_features(images))
+        sizes.add(images.shape[1:3])
+    own = {(model.height, model.width) for model in experiment.models.values()}
+    if others := sorted(sizes - own):
+        seen, wanted = (" or ".join(f"{h}×{w}" for h, w in some) for some in (others[:2], sorted(own)))
+        print(
+            f"reference.source={source} holds images of {seen} pixels{' and more' if len(others) > 2 else ''}, not the "
+            f"models' {wanted}; both are resized for the evaluator, which alters distances",
+            file=sys.stderr,
+        )
+    store.save_reference(reference, np.concatenate(features))
 
 
 def find_source(model: Model) -> str:

@@ -14,6 +14,7 @@ import psutil
 
 from bench.execute.assemble import find_source, prepare, resolve_device
 from bench.execute.hub_notes import note_of
+from bench.execute.judges import asked_judges, needed_by
 from bench.experiment.config import Experiment
 from bench.generate.weights import local_path, name_weights
 from bench.measure.environment import library_versions, nvidia_devices
@@ -90,6 +91,11 @@ def _needs(experiment: Experiment) -> Iterator[Finding]:
         from bench.score.features_of_tasks import lpips_weights
 
         yield _checked("LPIPS", lambda: str(lpips_weights()))
+    for judge in asked_judges(experiment):
+        yield _checked(
+            judge,
+            lambda judge=judge: ", ".join(f"{n.source} ({n.identity()})" for n in needed_by(experiment, judge)),  # type: ignore[misc]
+        )
     if experiment.scores:
         yield _checked(f"evaluator {experiment.evaluator.name}", lambda: _weights(experiment.evaluator.source))
     yield _checked("prompts and plan", lambda: f"{len(prepare(experiment).plan.cells)} cells")

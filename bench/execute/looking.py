@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cell import Task
+from bench.execute.judges import load_judges
 from bench.experiment.config import Experiment
 from bench.generate.inputs import Inputs, canny_edges, name_inputs
 from bench.generate.prompts import Prompts
-from bench.generate.weights import INCEPTION, name_weights, weights_directory
+from bench.generate.weights import INCEPTION, is_tower, name_weights, weights_directory
 from bench.mini import world
+from bench.score.manifest import check_file
 
 if TYPE_CHECKING:
     from bench.score.features import Evaluator
@@ -47,10 +49,17 @@ def make_evaluator(experiment: Experiment, device: str) -> Evaluator:
     if source == INCEPTION:
         from bench.score.features_of_inception import load_inception
 
-        return load_inception(name, weights_directory(source), device)
+        weights = weights_directory(source)
+        check_file(weights, "inception")
+        return load_inception(name, weights, device)
+    directory = weights_directory(source)
+    if is_tower(directory):
+        from bench.score.features_of_towers import load_tower
+
+        return load_tower(name, directory, device)
     from bench.score.features import load_evaluator
 
-    return load_evaluator(name, weights_directory(source), device)
+    return load_evaluator(name, directory, device)
 
 
 def make_look(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, inputs: Inputs) -> Look:
@@ -59,7 +68,8 @@ def make_look(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, in
     from bench.score.features_of_tasks import TaskFeatures
 
     truths = None if prompts.scenes is None else [tuple(world.counterfactuals(scene)) for scene in prompts.scenes]
-    blind = experiment.evaluator.source == INCEPTION
+    source = experiment.evaluator.source
+    blind = source == INCEPTION or is_tower(weights_directory(source))
     captions = None if blind else encode_captions(evaluator, prompts.texts, truths)
     frames = getattr(experiment.task, "frames", 1)
     of_task = TaskFeatures(
@@ -73,8 +83,13 @@ def make_look(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, in
         frames=frames,
     )
 
+    judges = load_judges(experiment, str(evaluator.device))
+
     def look(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
-        return {**images_to_features(evaluator, images, captions, start, frames), **of_task.of(images, start)}
+        middle = images.reshape(len(images), frames, -1, *images.shape[2:])[:, frames // 2]
+        texts = prompts.texts[start : start + len(images)]
+        judged = {score: judge(middle, texts) for score, judge in judges.items()}
+        return {**images_to_features(evaluator, images, captions, start, frames), **of_task.of(images, start), **judged}
 
     return look
 

@@ -11,7 +11,18 @@ from pydantic.dataclasses import dataclass
 from bench.experiment.claims import ClaimChoice, check_sides
 from bench.experiment.executors import Executor, Local
 from bench.experiment.tasks import Task, TextToImage, check_task
-from bench.experiment.values import SCORES, STRICT, AnyNumber, Count, Eta, GuidanceScale, OneOrMore, ScoreName, Steps
+from bench.experiment.values import (
+    SCORES,
+    STRICT,
+    AnyNumber,
+    Count,
+    Eta,
+    GuidanceScale,
+    JudgeName,
+    OneOrMore,
+    ScoreName,
+    Steps,
+)
 from bench.records import BenchError
 
 _T = TypeVar("_T")
@@ -145,6 +156,7 @@ class Measure:
 class Experiment:
     """Base models × methods × steps × eta, with what is sampled, measured and scored.
 
+    `judges` maps a score that a network of its own gives to where its checkpoint lies, unless in the local hub cache.
     With until=decided the claims are judged at up to `looks` numbers of images, and the run ends when all are decided.
     """
 
@@ -156,6 +168,7 @@ class Experiment:
     prompts: Prompts = Field(default_factory=Prompts)
     reference: Reference = Field(default_factory=Reference)
     evaluator: EvaluatorChoice = Field(default_factory=EvaluatorChoice)
+    judges: dict[JudgeName, str] = Field(default_factory=dict)
     measure: Measure = Field(default_factory=Measure)
     scores: Annotated[list[ScoreName], OneOrMore] = Field(default_factory=lambda: [*SCORES])
     seed: Annotated[int, Field(ge=0)] = 0

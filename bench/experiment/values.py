@@ -25,7 +25,19 @@ ScoreName = Literal[
     "kid",
     "clip_score",
     "attribute_accuracy",
+    "cmmd",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
     "sharpness",
+    "bits_per_pixel",
+    "high_frequency",
+    "gradient_entropy",
+    "pick_score",
+    "image_reward",
+    "aesthetic_score",
+    "image_complexity",
     "style_similarity",
     "image_similarity",
     "masked_fid",
@@ -36,4 +48,6 @@ ScoreName = Literal[
     "temporal_consistency",
     "flicker",
 ]
+JudgeName = Literal["pick_score", "image_reward", "aesthetic_score", "image_complexity"]
+"""Scores that a network of their own gives."""
 SCORES: tuple[ScoreName, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")

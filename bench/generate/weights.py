@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from importlib import resources
 from pathlib import Path
@@ -66,9 +67,20 @@ def name_weights(source: str, revision: str | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
-def _inception() -> Path:
+def is_tower(directory: Path) -> bool:
+    """Whether a directory holds a DINOv2 in the layout of transformers, which knows no captions."""
+    config = directory / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "dinov2"
+
+
+def torch_checkpoints() -> Path:
+    """Where torch keeps the single files that it fetches."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
-    path = Path(home).expanduser() / "hub" / "checkpoints" / INCEPTION_FILE
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _inception() -> Path:
+    path = torch_checkpoints() / INCEPTION_FILE
     if not path.is_file():
         raise BenchError(
             f"evaluator.source={INCEPTION}: {path} is not there; fetch it with "

@@ -87,6 +87,8 @@ def _differences(run: Run, scored: ScoredCell, number: Published, measured: Esti
             yield f"{measured.n:,} images; theirs {f'{number.images:,}' if number.images else 'not stated'}"
         if _plain(number.extractor) != _plain(run.evaluator):
             yield f"extractor {run.evaluator}; theirs {number.extractor or 'not stated'}"
+        if run.protocol:
+            yield "made ready by " + ", ".join(f"{name} {value}" for name, value in run.protocol.items())
         source = str(run.settings["prompts"]["source"])
         if _plain(number.prompts) not in _plain(source):
             yield f"prompts {source}; theirs {number.prompts or 'not stated'}"

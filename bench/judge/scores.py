@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
-import numpy as np
-from numpy.typing import NDArray
-
+from bench.cell import content_hash
 from bench.records import BenchError, Record
 from bench.request import Run
 from bench.score.estimate import Estimate
 from bench.score.metrics import METRICS, RealImages
-from bench.store import Store
+from bench.store import Store, to_arrays, to_bytes
+
+WORTH_KEEPING = 256
+"""Dimensions from which on a reference's factor takes longer to compute than to read."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,18 @@ def cost_of(record: Record, kind: str) -> float | None:
     return None if record.latency is None else median(record.latency.call_s) / record.latency.batch_size
 
 
+def fingerprint(run: Run, short: str, n: int) -> str:
+    """A hash over all that a score's number depends on besides the images; scores of other ones are not comparable.
+
+    Extractor and weights, how images are made ready for them, the reference where it counts, and how many images.
+    """
+    metric = METRICS[short]
+    return content_hash([run.extractor, run.protocol, run.reference if metric.needs_reference else None, n])[:12]
+
+
 def score_run(store: Store, run: Run) -> list[ScoredCell]:
     """Score every recorded cell of a run, in the plan's order; cells without a record are not in the list."""
-    real = None if run.reference is None else RealImages(run.evaluator, _load_reference(store, run.reference))
+    real = None if run.reference is None else _load_reference(store, run, run.reference)
     scored = []
     for key in run.cells:
         record = store.record(key)
@@ -46,13 +56,21 @@ def score_run(store: Store, run: Run) -> list[ScoredCell]:
     return scored
 
 
-def _load_reference(store: Store, reference: str) -> NDArray[np.floating]:
+def _load_reference(store: Store, run: Run, reference: str) -> RealImages:
+    """The real images' features, with what distances need of them, which is written beside them the first time."""
     embeddings = store.load_reference(reference)
     if embeddings is None:
         raise BenchError(
             f"results={store.location} holds no reference features; start the run again, what it has is kept"
         )
-    return embeddings
+    name = f"reference-{reference}-parts.npz"
+    content = store.read_bytes(name)
+    if content is not None:
+        return RealImages(run.evaluator, embeddings, to_arrays(content))
+    real = RealImages(run.evaluator, embeddings)
+    if "fid" in run.metrics and embeddings.shape[1] >= WORTH_KEEPING:
+        store.write_bytes(name, to_bytes(real.reference.to_parts()))
+    return real
 
 
 def _score(store: Store, run: Run, record: Record, real: RealImages | None) -> ScoredCell:
@@ -62,7 +80,7 @@ def _score(store: Store, run: Run, record: Record, real: RealImages | None) -> S
     estimates, problems = {}, {}
     for short in run.metrics:
         try:
-            estimates[short] = METRICS[short].estimate(features, real)
+            estimates[short] = METRICS[short].of(features, real)
         except ValueError as error:
             problems[short] = str(error)
     return ScoredCell(record, estimates, problems)

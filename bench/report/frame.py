@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.judge.scores import ScoredCell, score_run
+from bench.judge.scores import ScoredCell, fingerprint, score_run
 from bench.request import Run
 from bench.score.metrics import METRICS
 from bench.store import Store
@@ -19,7 +19,14 @@ COLUMNS = {
     **dict.fromkeys(("scheduler_steps", "unet_evaluations", "unet_samples"), "Int64"),
     "score": "str",
     **dict.fromkeys(("value", "standard_error", "debiased", "ci_low", "ci_high"), "Float64"),
-    **{"n": "Int64", "higher_is_better": "boolean", "extractor": "str", "reference": "str", "fallback": "str"},
+    **{
+        "n": "Int64",
+        "higher_is_better": "boolean",
+        "extractor": "str",
+        "reference": "str",
+        "protocol": "str",
+        "fallback": "str",
+    },
 }
 """Column → dtype; what is not known is missing, never 0."""
 
@@ -67,6 +74,7 @@ def _rows(run: Run, scored: ScoredCell) -> Sequence[Mapping[str, Any]]:
                 "ci_low": low,
                 "ci_high": high,
                 "n": estimate.n,
+                "protocol": fingerprint(run, short, estimate.n),
                 "higher_is_better": METRICS[short].higher_is_better,
                 "fallback": str(score.fallback) if score.fallback else None,
             }

@@ -60,8 +60,12 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         tuple(rows),
         (False, False, True, True, True, *[True] * len(heads)),
         f"Value ± standard error over images. Extractor {run.evaluator} ({run.extractor}), "
-        f"reference {run.reference or 'none'}.",
+        f"reference {run.reference or 'none'}{_protocol(run)}.",
     )
+
+
+def _protocol(run: Run) -> str:
+    return "".join(f"; {name} {value}" for name, value in run.protocol.items())
 
 
 def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
@@ -213,6 +217,8 @@ _LATEX = {
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "η": r"$\eta$"},
     **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "×": r"$\times$"},
+    **{"−": "$-$", "∞": r"$\infty$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$", "…": r"\ldots{}"},
+    **{"‘": "`", "’": "'", "“": "``", "”": "''", "—": "---", "²": r"$^2$", "·": r"$\cdot$"},
 }
 
 
@@ -222,4 +228,12 @@ def _guard(line: str) -> str:
 
 
 def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    """As text that pdflatex sets in any of the usual fonts; what those lack is named by its code point."""
+    return "".join(
+        _LATEX.get(character) or (character if character < "\u0180" and character.isprintable() else _code(character))
+        for character in " ".join(text.split())
+    )
+
+
+def _code(character: str) -> str:
+    return f"[U+{ord(character):04X}]"

@@ -1,13 +1,19 @@
-"""The trace of a covariance's square root with each row left out, all n of them from one eigendecomposition. numpy.
+"""The trace of a covariance's square root with one row left out, or two, from one eigendecomposition. numpy only.
 
 Leaving out a row changes a covariance by rank one, and tr √(A − α u uᵀ) − tr √A is the integral over t > 0 of
 log(1 − α uᵀ (A + t²)⁻¹ u)/π: tr √A = (1/π) ∫ tr A (A + t²)⁻¹ dt by parts, with the matrix determinant lemma. In the
 basis of A's eigenvectors the quadratic form is Σ u_k²/(λ_k + t²), one matrix product for all rows and all nodes t.
+
+Leaving out rows i and j changes it by rank two. With g_ij = c_iᵀ (S + τ)⁻¹ c_j, S the scatter, c the centred rows,
+ε = 1/(n − 2) and p_i = 1 − (1 + ε) g_ii, the determinant is p_i p_j − 2 ε g_ij − (1 + 2ε) g_ij² − ε² g_ii g_jj. Its
+logarithm, averaged over all pairs, is taken to second order in g_ij². Its means need Σ_j g_ij² = c_iᵀ (S + τ)⁻¹ S
+(S + τ)⁻¹ c_i alone, known for every row, if g_ij² is in proportion to those of i and of j, and g_ij normal.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +21,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 STEP = 0.4
 """Step in log t. The integrand is analytic within π/2 of the real line: relative error about exp(−π²/STEP), 2e-11."""
+
+
+@dataclass(frozen=True)
+class Deletions:
+    """Traces (b,) of the square root without each row in turn, and (7, nodes) sums over rows for leaving out two."""
+
+    traces: Floats
+    sums: Floats
 
 
 @dataclass(frozen=True)
@@ -42,16 +56,36 @@ class Spectrum:
         """tr √A."""
         return float(np.sqrt(self.values).sum())
 
-    def root_trace_without(self, squares: Floats, n: int) -> Floats:
-        """tr √ of the covariance with divisor n − 2 of the rows but one, for each of the rows given.
+    @cached_property
+    def _products(self) -> Floats:
+        """1/(λ + t²), then λ/(λ + t²)², side by side."""
+        return np.hstack([self.resolvents, self.values[:, None] * np.square(self.resolvents)])
+
+    def deletions(self, squares: Floats, n: int) -> Deletions:
+        """What leaving out each of the rows given does, and what they add to leaving out two.
 
         `squares` (b, r) are the squared coordinates, in the eigenvectors' basis, of rows less the mean over all n.
         """
-        weight = n / (n - 1) ** 2
-        leverage = np.minimum(weight * (squares @ self.resolvents), 1 - 1e-15)
-        change = np.log1p(-leverage) @ self.weights
-        without: Floats = np.sqrt((n - 1) / (n - 2)) * (self.root_trace + change)
-        return without
+        found = squares @ self._products / (n - 1)
+        own, others = np.split(found, 2, axis=1)  # g_ii, and Σ_j g_ij²
+        change = np.log1p(-np.minimum(n / (n - 1) * own, 1 - 1e-15)) @ self.weights
+        left = np.maximum(1 - (n - 1) / (n - 2) * own, 1e-15)
+        others -= np.square(own)  # the row itself is none of the others
+        weighed, weighed_others = own / left, others / left
+        summands = [np.log(left), others, weighed_others, np.square(weighed_others)]
+        sums = np.stack([*summands, weighed, weighed / left, np.square(weighed)])
+        return Deletions(np.sqrt((n - 1) / (n - 2)) * (self.root_trace + change), sums.sum(axis=1))
+
+    def root_trace_without_two(self, sums: Floats, n: int) -> float:
+        """tr √ of the covariance with divisor n − 3 of the rows but two, mean over all pairs, from `Deletions.sums`."""
+        logs, others, weighed_others, weighed_others_squared, own, own_twice, own_squared = sums
+        pairs, epsilon = n * (n - 1), 1 / (n - 2)
+        squared = np.square(weighed_others) / others / pairs
+        fourth = 3 * np.square(weighed_others_squared / others) / pairs  # of a normal g_ij
+        crossed = (np.square(own) - own_squared) / pairs
+        lost = (1 + 2 * epsilon) * squared - 2 * epsilon * own_twice / pairs + epsilon**2 * crossed
+        change = float((2 * logs / n - lost - fourth / 2) @ self.weights)
+        return float(np.sqrt((n - 1) / (n - 3)) * (self.root_trace + change))
 
     def interactions(self, ours: Floats, theirs: Floats) -> Floats:
         """Second-order influence of pairs of rows (p, r) on mean and −2 tr √A together, by the von Mises expansion.

@@ -6,9 +6,14 @@ sd(influence_a − influence_b)/√n, whatever the score is (delta method). All 
 that a difference of estimates is an estimate again.
 
 Influence values that were got by leaving one image out count what pairs of images do together twice (Efron and Stein
-1981, Ann. Statist. 9:586, eq. 2.8). `interactions` samples that part: of a U-statistic it is known exactly and taken
-off, of others one half is, the other stays in against the skewness of small samples (scripts/calibrate_scores.py), and
-too much of it means that the normal interval does not hold.
+1981, Ann. Statist. 9:586, eq. 2.8). `interactions` samples that part, and it is taken off; too much of it means that
+the interval does not hold.
+
+Intervals and tests are Student's, with as many degrees of freedom as the variance of the influences has: n − 1 of
+normal ones, fewer where their tails are heavy. A squared distance has a first-order variance in proportion to itself,
+so that a low estimate would come with too short an interval: there the interval holds all values that are not too far
+from the estimate by their own standard errors (as Wilson's does for a share: 1927, J. Am. Stat. Assoc. 22:209).
+scripts/calibrate_scores.py measures that all of this covers.
 """
 
 from __future__ import annotations
@@ -19,13 +24,15 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import stdtr, stdtrit
 
 from bench.records import Fallback, Score
 
 Floats = NDArray[np.float64]
 NONE: Floats = np.empty(0)
-LARGEST_INTERACTION = 0.25
+FEWEST = 20
+"""Fewer images than this have no interval of a mean: of skewed values, 16 cover 92%."""
+LARGEST_INTERACTION = 0.35
 """Largest share of the variance that interactions may have; it is 1/2 where the first order vanishes (S = S_r)."""
 SMALLEST_VARIANCE = 0.75
 """Smallest variance, in that of the interactions: 1 in truth, less because estimates are kept from below only."""
@@ -38,7 +45,8 @@ class Estimate:
     """A value and the influence (n,) of each image on it.
 
     `debiased` is the value without its bias, None where the value has none. `correction` is the part of `debiased` that
-    the last step of the bias correction made. `others` (n_b,) are the influences of a second, unpaired set of images,
+    the last step of the bias correction made. `plug_in` is given for a squared distance: what the images' own
+    distribution has, at least zero. `others` (n_b,) are the influences of a second, unpaired set of images,
     `reference` (m,) those of the reference images where their noise counts. The mean squares of `interactions` are the
     variances that pairs of images add (see above), by kind of pair; `exact` says that they are known exactly.
     `problem` says why there is no interval, whatever the numbers; `stand_in` gives the estimate that is used instead.
@@ -48,6 +56,7 @@ class Estimate:
     influence: Floats
     debiased: float | None = None
     correction: float = 0.0
+    plug_in: float | None = None
     others: Floats = field(default_factory=lambda: NONE)
     reference: Floats = field(default_factory=lambda: NONE)
     interactions: Mapping[str, Floats] = field(default_factory=dict)
@@ -70,7 +79,14 @@ class Estimate:
     def standard_error(self) -> float:
         """The square root of Σ s²(influence)/n over independent sets of images, divisors n − 1, less interactions."""
         whole, together = self._variances
-        return float(np.sqrt(max(whole - (together if self.exact else together / 2), SMALLEST_VARIANCE * together)))
+        return float(np.sqrt(max(whole - together, SMALLEST_VARIANCE * together)))
+
+    @cached_property
+    def degrees_of_freedom(self) -> float:
+        """Of the variance: 2 n s⁴/(m₄ − s⁴) of a set, at most n − 1; of several sets Satterthwaite's (1946) sum."""
+        shares = [(float(np.var(rows, ddof=1)) / len(rows), _freedom(rows)) for rows in self._sets]
+        total = sum(variance for variance, _ in shares)
+        return total**2 / sum(v**2 / freedom for v, freedom in shares) if total > 0 else float(max(self.n - 1, 1))
 
     @property
     def whole_variance(self) -> float:
@@ -79,9 +95,13 @@ class Estimate:
 
     @property
     def _variances(self) -> tuple[float, float]:
-        sets = [rows for rows in (self.influence, self.others, self.reference) if len(rows)]
-        whole = sum(float(np.var(rows, ddof=1)) / len(rows) for rows in sets)
+        whole = sum(float(np.var(rows, ddof=1)) / len(rows) for rows in self._sets)
         return whole, sum(float(np.mean(np.square(pairs))) for pairs in self.interactions.values() if len(pairs))
+
+    @property
+    def _sets(self) -> list[Floats]:
+        """The independent sets of images."""
+        return [rows for rows in (self.influence, self.others, self.reference) if len(rows)]
 
     @cached_property
     def doubt(self) -> str | None:
@@ -92,7 +112,7 @@ class Estimate:
         if whole > 0 and together > LARGEST_INTERACTION * whole:
             return (
                 f"pairs of images make {together / whole:.0%} of the variance, so the covariances are too close, or "
-                "the images too few, for a normal interval"
+                "the images too few, for an interval"
             )
         if abs(self.correction) > LARGEST_CORRECTION * self.standard_error:
             return (
@@ -107,9 +127,15 @@ class Estimate:
         return self.stand_in() if self.doubt and self.stand_in else self
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The normal interval around the best value that covers with probability `level`, if there is no doubt."""
-        half = float(ndtri(0.5 + level / 2)) * self.standard_error
-        return self.best - half, self.best + half
+        """Student's interval around the best value that covers with probability `level`, if there is no doubt.
+
+        Of a squared distance it holds the t with (best − t)² ≤ q² (SE² + growth (t − best)): longer above than below.
+        """
+        quantile = float(stdtrit(self.degrees_of_freedom, 0.5 + level / 2))
+        growth = self.whole_variance / self.plug_in if self.plug_in else 0.0
+        middle = self.best + quantile**2 * growth / 2
+        half = quantile * float(np.hypot(self.standard_error, quantile * growth / 2))
+        return middle - half, middle + half
 
     def p_value(self, alternative: str = "two-sided") -> float:
         """p-value of the hypothesis that the true value is zero; 1.0 when nothing differs.
@@ -119,8 +145,8 @@ class Estimate:
         error = self.standard_error
         if error == 0:
             return 0.0 if self.best > 0 or (self.best < 0 and alternative == "two-sided") else 1.0
-        z = self.best / error
-        return float(ndtr(-z)) if alternative == "greater" else float(2 * ndtr(-abs(z)))
+        t, freedom = self.best / error, self.degrees_of_freedom
+        return float(stdtr(freedom, -t)) if alternative == "greater" else float(2 * stdtr(freedom, -abs(t)))
 
     def scaled(self, factor: float, offset: float = 0.0) -> Estimate:
         """factor × this + offset. What stands in is scaled too, but being another score it cannot take an offset."""
@@ -131,6 +157,7 @@ class Estimate:
             influence=factor * self.influence,
             debiased=None if self.debiased is None else factor * self.debiased + offset,
             correction=factor * self.correction,
+            plug_in=None if self.plug_in is None else factor * self.plug_in,
             others=factor * self.others,
             reference=factor * self.reference,
             interactions={kind: factor * pairs for kind, pairs in self.interactions.items()},
@@ -161,18 +188,15 @@ def paired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
 def unpaired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
     """ours − theirs over images that have nothing to do with each other; only the reference is the same."""
     difference = _difference(ours, theirs, unpaired_difference)
-    shared = {"reference": ours.interactions["reference"] - theirs.interactions["reference"]}
     apart = {
         f"{whose} {kind}": pairs
         for whose, estimate in (("our", ours), ("their", theirs))
         for kind, pairs in estimate.interactions.items()
         if kind != "reference"
     }
-    return replace(
-        difference,
-        others=-theirs.influence,
-        interactions={**apart, **(shared if "reference" in ours.interactions else {})},
-    )
+    if "reference" in ours.interactions and "reference" in theirs.interactions:
+        apart["reference"] = ours.interactions["reference"] - theirs.interactions["reference"]
+    return replace(difference, others=-theirs.influence, interactions=apart)
 
 
 def mean_estimate(values: NDArray[np.floating]) -> Estimate:
@@ -183,7 +207,16 @@ def mean_estimate(values: NDArray[np.floating]) -> Estimate:
             f"values of shape {rows.shape} were given; a mean with an error needs at least 2 values (n,), all finite"
         )
     mean = float(rows.mean())
-    return Estimate(mean, rows - mean)
+    few = f"{len(rows)} images are too few for an interval of their mean: it takes {FEWEST} or more"
+    return Estimate(mean, rows - mean, problem=few if len(rows) < FEWEST else None)
+
+
+def _freedom(rows: Floats) -> float:
+    """Degrees of freedom of the variance of one set of influences."""
+    squares = np.square(rows - rows.mean())
+    spread = float(np.var(squares))
+    most = float(max(len(rows) - 1, 1))
+    return most if spread == 0 else max(1.0, min(most, 2 * len(rows) * float(squares.mean()) ** 2 / spread))
 
 
 def _difference(ours: Estimate, theirs: Estimate, subtract: Callable[[Estimate, Estimate], Estimate]) -> Estimate:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch.nn import functional
 from torchvision.transforms import Normalize
 
-from bench.score.features_of_pixels import sharpness
+from bench.score.features_of_pixels import complexity
 
 Array = NDArray[Any]
 Counterfactuals = Sequence[tuple[str, tuple[str, ...]]]
@@ -105,18 +105,16 @@ def images_to_features(
     """Features of images `start` … of a cell, one row an image; a film's `frames` stand below one another in it.
 
     `image` (d,) the embedding, of a film that of its middle frame; `clip_score` 100 × cosine of image and caption, of a
-    film the mean over its frames, none without captions; `sharpness` in levels; and where the truth is known,
-    `attributes_named` and `attributes_right`: how many attributes the caption names, and how many of them the image is
-    nearer to than to any caption with that one attribute changed.
+    film the mean over its frames, none without captions; what `complexity` says of the pixels; and where the truth is
+    known, `attributes_named` and `attributes_right`: how many attributes the caption names, and how many of them the
+    image is nearer to than to any caption with that one attribute changed.
     """
     rows = range(start, start + len(images))
     stills = images.reshape(len(images) * frames, -1, *images.shape[2:])
     embeddings = evaluator.image_features(stills).reshape(len(images), frames, -1)
     middle = embeddings[:, frames // 2]
-    features: dict[str, Array] = {
-        "image": middle,
-        "sharpness": sharpness(stills).reshape(len(images), frames).mean(axis=1),
-    }
+    of_pixels = {name: rows.reshape(len(images), frames).mean(axis=1) for name, rows in complexity(stills).items()}
+    features: dict[str, Array] = {"image": middle, **of_pixels}
     if captions is None:
         return features
     similarities = np.einsum("nfd,nd->nf", _unit(embeddings), captions.own[rows.start : rows.stop])

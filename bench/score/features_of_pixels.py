@@ -1,15 +1,35 @@
-"""Features that need no network: how sharp an image is."""
+"""Features that need no network: how sharp an image is, and how much there is in it. numpy only.
+
+Each is a model-free measure of complexity, the paper's word for detail; noise counts as detail to all of them.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Of ITU-R BT.601."""
+HIGH_FREQUENCY = 0.25
+"""Cycles a pixel above which a frequency is high: half of the highest there is."""
+SCALES = (1, 2, 4)
 
 
-def sharpness(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+def complexity(images: Pixels) -> Mapping[str, Floats]:
+    """All measures of images (n, h, w, 3), uint8, one row an image, by name."""
+    return {
+        "sharpness": sharpness(images),
+        "bits_per_pixel": np.array([bits_per_pixel(image) for image in images]),
+        "high_frequency": np.array([high_frequency(image) for image in images]),
+        "gradient_entropy": np.array([gradient_entropy(image) for image in images]),
+    }
+
+
+def sharpness(images: Pixels) -> Floats:
     """Root mean square of the luma's Laplacian, in levels of 255, for images (n, h, w, 3); 0 for an even one.
 
     The focus measure of Pech-Pacheco et al. (ICPR 2000), as a standard deviation. Blur lowers it, noise raises it.
@@ -17,5 +37,54 @@ def sharpness(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     luma = images.astype(np.float32) @ LUMA
     middle = luma[:, 1:-1, 1:-1]
     around = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
-    found: NDArray[np.float64] = np.sqrt(((around - 4 * middle) ** 2).mean(axis=(1, 2), dtype=np.float64))
+    found: Floats = np.sqrt(((around - 4 * middle) ** 2).mean(axis=(1, 2), dtype=np.float64))
     return found
+
+
+def bits_per_pixel(image: Pixels) -> float:
+    """What a simple lossless coder needs for an image (h, w, 3), bits a pixel over all channels; 0 for an even one.
+
+    The entropy of what is left when each value is predicted from its left, upper and upper left neighbours by the
+    median edge detector (LOCO-I of JPEG-LS: Weinberger, Seroussi, Sapiro 2000, IEEE Trans. Image Process. 9:1309,
+    eq. 1). No codec's version changes it.
+    """
+    values = image.astype(np.int16)
+    left, up, corner = values[1:, :-1], values[:-1, 1:], values[:-1, :-1]
+    low, high = np.minimum(left, up), np.maximum(left, up)
+    predicted = np.where(corner >= high, low, np.where(corner <= low, high, left + up - corner))
+    residuals = ((values[1:, 1:] - predicted) % 256).reshape(-1, image.shape[2])
+    return sum(_entropy(np.bincount(channel, minlength=256)) for channel in residuals.T)
+
+
+def high_frequency(image: Pixels) -> float:
+    """Root mean square of what the luma of an image (h, w, 3) has above HIGH_FREQUENCY, in levels of 255.
+
+    By Parseval's theorem from the discrete Fourier transform, under a Hann window so that the borders add nothing.
+    """
+    luma = image.astype(np.float64) @ LUMA.astype(np.float64)
+    window = np.outer(*(np.hanning(size + 2)[1:-1] for size in luma.shape))
+    power = np.abs(np.fft.fft2((luma - luma.mean()) * window)) ** 2
+    radius = np.hypot(*np.meshgrid(*(np.fft.fftfreq(size) for size in luma.shape), indexing="ij"))
+    return float(np.sqrt(power[radius > HIGH_FREQUENCY].sum() / luma.size / np.square(window).sum()))
+
+
+def gradient_entropy(image: Pixels) -> float:
+    """Entropy of the luma's gradient magnitudes in whole levels, bits, mean over the image at 1, 1/2 and 1/4 its size.
+
+    Scales that leave fewer than 8 pixels on a side are left out. 0 for an even image.
+    """
+    luma = image.astype(np.float64) @ LUMA.astype(np.float64)
+    found = []
+    for scale in SCALES:
+        height, width = (size // scale for size in luma.shape)
+        if min(height, width) >= 8 or scale == 1:
+            small = luma[: height * scale, : width * scale].reshape(height, scale, width, scale).mean(axis=(1, 3))
+            magnitude = np.hypot(small[1:, :-1] - small[:-1, :-1], small[:-1, 1:] - small[:-1, :-1])
+            found.append(_entropy(np.bincount(np.rint(magnitude).astype(int).ravel())))
+    return float(np.mean(found))
+
+
+def _entropy(counts: NDArray[np.int_]) -> float:
+    """Shannon entropy of counts, bits."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum()) + 0.0

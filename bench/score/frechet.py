@@ -4,17 +4,18 @@
 
 The distance of n images is too large by about a/n + b/n², in features of many dimensions by more than it is itself.
 Here each image is left out in turn, which needs no further eigendecomposition (bench.score.deletion): the mean of the
-pseudo-values n F − (n − 1) F_without (Quenouille 1956) has lost a, their spread is the standard error (Tukey 1958). Two
-thirds of the images, three times, do the same at another n, and the two together lose b. As n/d grows the pseudo-values
-become the influence function 2 (x − m)·(m − m_r) + (x − m)ᵀ (I − T) (x − m) − tr((I − T) S), T the transport map (limit
-law: Rippl, Munk, Sturm, arXiv 1507.04090); at small n/d they are right where it is not (scripts/calibrate_scores.py).
+pseudo-values n F − (n − 1) F_without (Quenouille 1956) has lost a, their spread is the standard error (Tukey 1958).
+Leaving out all pairs as well loses b (Schucany, Gray and Owen 1971, J. Am. Stat. Assoc. 66:524). As n/d grows the
+pseudo-values become the influence function 2 (x − m)·(m − m_r) + (x − m)ᵀ (I − T) (x − m) − tr((I − T) S), T the
+transport map (limit law: Rippl, Munk, Sturm, arXiv 1507.04090); at small n/d they are right where it is not
+(scripts/calibrate_scores.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,25 +27,27 @@ from bench.score.moments import Moments, check_features, features_to_moments, fl
 
 Floats = NDArray[np.float64]
 Images = NDArray[np.floating]
-FEWEST = 20
-"""Fewer images than this have no interval whatever the dimension."""
-NEGLIGIBLE = 0.1
-"""r²/n^1.5 below which the bias that the first step leaves is under 3% of a standard error (measured: 0.3 of it)."""
+FEWEST = 50
+"""Fewer images than this have no interval whatever the dimension: skewed pseudo-values cover 90% with them."""
 PAIRS = 2048
 """How many pairs of images sample the interactions."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a reference set contributes to every distance from it; each part is computed once, when first needed."""
+    """What a reference set contributes to every distance from it; each part is computed once, when first needed.
+
+    `parts` are those of an earlier time, by which none is.
+    """
 
     features: Images
+    parts: Mapping[str, Floats] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, features: Images) -> Reference:
+    def of(cls, features: Images, parts: Mapping[str, Floats] | None = None) -> Reference:
         """From features (m, d); raises ValueError for fewer than two rows or values not finite."""
         check_features(features, "reference features")
-        return cls(features)
+        return cls(features, parts or {})
 
     @property
     def d(self) -> int:
@@ -57,8 +60,21 @@ class Reference:
         return features_to_moments(self.features)
 
     @cached_property
+    def mean(self) -> Floats:
+        """Of the features, (d,)."""
+        found = self.parts.get("mean")
+        return self.moments.mean if found is None else found
+
+    @cached_property
+    def trace(self) -> float:
+        """Of the covariance."""
+        return float(self.parts["trace"] if "trace" in self.parts else np.trace(self.moments.covariance))
+
+    @cached_property
     def factor(self) -> Floats:
         """L (d, r) with L Lᵀ the covariance and r its rank; for m < d from the m × m Gram matrix."""
+        if "factor" in self.parts:
+            return self.parts["factor"]
         m = len(self.features)
         if m > self.d:
             values, vectors = np.linalg.eigh(self.moments.covariance)
@@ -69,6 +85,10 @@ class Reference:
         values, vectors = np.linalg.eigh(rows @ rows.T)
         spanning: Floats = rows.T @ vectors[:, _positive(values)]
         return spanning
+
+    def to_parts(self) -> dict[str, Floats]:
+        """All that can be kept for another time: `Reference.of(features, parts)` computes nothing again."""
+        return {"mean": self.mean, "trace": np.array(self.trace), "factor": self.factor}
 
     @cached_property
     def kernel(self) -> KernelReference:
@@ -89,7 +109,9 @@ def frechet_estimate(features: Images, reference: Reference, reference_noise: bo
     rank = reference.factor.shape[1]
     ours = _distance(features, reference)
     if isinstance(ours, float):
-        problem = f"{len(features)} images do not determine a covariance of rank {rank}: more than {_fewest(rank)} do"
+        problem = (
+            f"{len(features)} images are too few for a covariance of rank {rank}: it takes more than {_fewest(rank)}"
+        )
         ours = Estimate(ours, np.zeros(len(features)), problem=problem)
     estimate = replace(ours, stand_in=stand_in, stand_in_name="kernel distance")
     if not reference_noise or estimate.problem:
@@ -107,28 +129,16 @@ def frechet_estimate(features: Images, reference: Reference, reference_noise: bo
 
 
 def _fewest(rank: int) -> int:
-    """How many images are too few: two thirds of more than these still determine a covariance of that rank."""
-    return max(FEWEST, int(1.5 * (rank + 2)))
+    """How many images are too few: of heavy-tailed features, twice the rank give a standard error a fifth too wide."""
+    return max(FEWEST, 2 * (rank + 2))
 
 
 def _distance(features: Images, reference: Reference) -> Estimate | float:
     """The estimate with the reference held fixed, or the bare value where images are too few for more."""
-    n, rank = len(features), reference.factor.shape[1]
-    if n <= _fewest(rank) or rank == 0:
+    rank = reference.factor.shape[1]
+    if len(features) <= _fewest(rank) or rank == 0:
         return bare_distance(features, reference)
-    if rank**2 < NEGLIGIBLE * n**1.5:
-        return _leave_out_each(features, features_to_moments(features), reference) or bare_distance(features, reference)
-    thirds = [features_to_moments(features[k::3]) for k in range(3)]
-    estimate = _leave_out_each(features, reduce(Moments.joined, thirds), reference)
-    kept = np.arange(n) % 3
-    fewer = [_leave_out_each(features[kept != k], thirds[k - 2].joined(thirds[k - 1]), reference) for k in range(3)]
-    if estimate is None or not all(fewer):
-        return bare_distance(features, reference)
-    first = estimate.best
-    at_two_thirds = float(np.mean([part.best for part in fewer if part]))
-    # What is left falls like 1/n²: (n² first − (2n/3)² at_two_thirds)/(n² − (2n/3)²).
-    debiased = first + (first - at_two_thirds) * 4 / 5
-    return replace(estimate, debiased=debiased, correction=debiased - first)
+    return _leave_out(features, features_to_moments(features), reference) or bare_distance(features, reference)
 
 
 def bare_distance(features: Images, reference: Reference) -> float:
@@ -143,27 +153,43 @@ def bare_distance(features: Images, reference: Reference) -> float:
     return _squared_shift(moments, reference) + _traces(moments, reference) - 2 * float(roots.sum())
 
 
-def _leave_out_each(features: Images, moments: Moments, reference: Reference) -> Estimate | None:
-    """The distance with each image left out in turn; None where the covariance has not the reference's full rank."""
+def _leave_out(features: Images, moments: Moments, reference: Reference) -> Estimate | None:
+    """The distance with one image left out, and two; None where the covariance has not the reference's full rank."""
     n, factor = len(features), reference.factor
     values, vectors = np.linalg.eigh(factor.T @ moments.covariance @ factor)
     if not _positive(values).all():
         return None
     spectrum, basis = Spectrum.of(values), factor @ vectors
-    shift, trace = moments.mean - reference.moments.mean, float(np.trace(moments.covariance))
-    value = _squared_shift(moments, reference) + _traces(moments, reference) - 2 * spectrum.root_trace
-    without = []
+    shift, trace = moments.mean - reference.mean, float(np.trace(moments.covariance))
+    fixed = reference.trace
+    value = _squared_shift(moments, reference) + trace + fixed - 2 * spectrum.root_trace
+    without, sums, pairs = [], [], []
     for block in float64_blocks(features):
         block -= moments.mean
+        coordinates = block @ basis
+        deletions = spectrum.deletions(np.square(coordinates), n)
         traces = ((n - 1) * trace - n / (n - 1) * np.square(block).sum(axis=1)) / (n - 2)
         shifts = np.square(shift - block / (n - 1)).sum(axis=1)
-        roots = spectrum.root_trace_without(np.square(block @ basis), n)
-        without.append(shifts + traces + float(np.trace(reference.moments.covariance)) - 2 * roots)
-    pseudo = n * value - (n - 1) * np.concatenate(without)
-    first, second = random_pairs(n, n, PAIRS)
-    ours, theirs = ((features[rows].astype(np.float64) - moments.mean) @ basis for rows in (first, second))
-    pairs = spectrum.interactions(ours, theirs) / (np.sqrt(2) * n)
-    return Estimate(value, pseudo - pseudo.mean(), float(pseudo.mean()), interactions={"images": pairs})
+        without.append(shifts + traces + fixed - 2 * deletions.traces)
+        sums.append(deletions.sums)
+        first, second = random_pairs(len(block), len(block), round(PAIRS * len(block) / n))
+        pairs.append(spectrum.interactions(coordinates[first], coordinates[second]))
+    one = np.concatenate(without)
+    spread = 2 * trace / (n * (n - 2))  # of the mean of the rest about the mean of all
+    two = _squared_shift(moments, reference) + spread + trace + fixed
+    two -= 2 * spectrum.root_trace_without_two(np.sum(sums, axis=0), n)
+    pseudo = n * value - (n - 1) * one
+    first_step = float(pseudo.mean())
+    # Schucany, Gray and Owen 1971: (n² F − 2 (n − 1)² F₋₁ + (n − 2)² F₋₂)/2, without its cancellation.
+    debiased = value - (n - 1) ** 2 * float((one - value).mean()) + (n - 2) ** 2 * (two - value) / 2
+    return Estimate(
+        value,
+        pseudo - first_step,
+        debiased,
+        debiased - first_step,
+        plug_in=value,
+        interactions={"images": np.concatenate(pairs) / (np.sqrt(2) * n)},
+    )
 
 
 def _positive(values: Floats) -> NDArray[np.bool_]:
@@ -173,12 +199,12 @@ def _positive(values: Floats) -> NDArray[np.bool_]:
 
 
 def _squared_shift(moments: Moments, reference: Reference) -> float:
-    shift = moments.mean - reference.moments.mean
+    shift = moments.mean - reference.mean
     return float(shift @ shift)
 
 
 def _traces(moments: Moments, reference: Reference) -> float:
-    return float(np.trace(moments.covariance) + np.trace(reference.moments.covariance))
+    return float(np.trace(moments.covariance)) + reference.trace
 
 
 def _kernel_in_its_place(features: Images, reference: Reference, reference_noise: bool) -> Callable[[], Estimate]:

@@ -12,22 +12,40 @@ from numpy.typing import NDArray
 
 from bench.score.estimate import Estimate, mean_estimate
 from bench.score.frechet import Reference, frechet_estimate
-from bench.score.kernel import kernel_estimate
+from bench.score.kernel import KernelReference, cmmd_estimate, kernel_estimate
+from bench.score.neighbours import (
+    Neighbourhood,
+    coverage_estimate,
+    density_estimate,
+    precision_estimate,
+    recall_estimate,
+)
 
 Features = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """The reference images' embeddings (m, d) by a named evaluator."""
+    """The reference images' embeddings (m, d) by a named evaluator, with `Reference.to_parts` of an earlier time."""
 
     evaluator: str
     embeddings: NDArray[np.floating]
+    parts: Mapping[str, NDArray[np.float64]] | None = None
 
     @cached_property
     def reference(self) -> Reference:
-        """What distances need of them."""
-        return Reference.of(self.embeddings)
+        """What the Fréchet and the kernel distance need of them."""
+        return Reference.of(self.embeddings, self.parts)
+
+    @cached_property
+    def directions(self) -> KernelReference:
+        """What CMMD needs of them."""
+        return KernelReference.of_directions(self.embeddings)
+
+    @cached_property
+    def neighbourhood(self) -> Neighbourhood:
+        """What scores of nearest neighbours need of them."""
+        return Neighbourhood(self.embeddings)
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,12 @@ class Metric:
     digits: int
     needs_reference: bool = False
     judge: str | None = None
+
+    def of(self, features: Features, real: RealImages | None) -> Estimate:
+        """The estimate from a cell's features; raises ValueError where they lack something, or are not fit for it."""
+        if lacking := [name for name in self.needs if name not in features]:
+            raise ValueError(f"the stored features lack {', '.join(lacking)}; add them with `tcd-bench score`")
+        return self.estimate(features, real)
 
     def name(self, evaluator: str, n: int) -> str:
         """For instance `fid_mini_n512`."""
@@ -66,6 +90,10 @@ def _kid(features: Features, real: RealImages | None) -> Estimate:
     return kernel_estimate(features["image"], _given(real).reference.kernel)
 
 
+def _cmmd(features: Features, real: RealImages | None) -> Estimate:
+    return cmmd_estimate(features["image"], _given(real).directions)
+
+
 def _masked_fid(features: Features, _: RealImages | None) -> Estimate:
     return frechet_estimate(features["image_masked"], Reference.of(features["real_masked"]))
 
@@ -73,6 +101,14 @@ def _masked_fid(features: Features, _: RealImages | None) -> Estimate:
 def _mean_of(short: str, title: str, higher_is_better: bool, digits: int, judge: str | None = None) -> Metric:
     """A score that is the mean of one number an image."""
     return Metric(short, title, higher_is_better, (short,), lambda f, _: mean_estimate(f[short]), digits, judge=judge)
+
+
+def _among_real(short: str, title: str, estimate: Callable[[NDArray[Any], Neighbourhood], Estimate]) -> Metric:
+    """A score of where the images lie among the real ones."""
+    return Metric(
+        *(short, title, True, ("image",), lambda f, real: estimate(f["image"], _given(real).neighbourhood), 3),
+        needs_reference=True,
+    )
 
 
 def _given(real: RealImages | None) -> RealImages:
@@ -84,6 +120,7 @@ def _given(real: RealImages | None) -> RealImages:
 METRICS: dict[str, Metric] = {
     "fid": Metric("fid", "Fréchet distance", False, ("image",), _fid, 2, needs_reference=True),
     "kid": Metric("kid", "Kernel distance", False, ("image",), _kid, 3, needs_reference=True),
+    "cmmd": Metric("cmmd", "CMMD", False, ("image",), _cmmd, 3, needs_reference=True),
     "attribute_accuracy": Metric(
         "attribute_accuracy", "Attribute accuracy", True, ("attributes_named", "attributes_right"), _accuracy, 3
     ),
@@ -93,8 +130,19 @@ METRICS: dict[str, Metric] = {
     **{
         metric.short: metric
         for metric in (
+            _among_real("precision", "Precision", precision_estimate),
+            _among_real("recall", "Recall", recall_estimate),
+            _among_real("density", "Density", density_estimate),
+            _among_real("coverage", "Coverage", coverage_estimate),
             _mean_of("clip_score", "CLIP score", True, 2),
             _mean_of("sharpness", "Sharpness [levels]", True, 2, "pixels"),
+            _mean_of("bits_per_pixel", "Lossless coding [bits per pixel]", True, 2, "pixels"),
+            _mean_of("high_frequency", "High frequencies [levels]", True, 2, "pixels"),
+            _mean_of("gradient_entropy", "Entropy of gradients [bits]", True, 3, "pixels"),
+            _mean_of("pick_score", "PickScore", True, 2, "pickscore"),
+            _mean_of("image_reward", "ImageReward", True, 3, "imagereward"),
+            _mean_of("aesthetic_score", "Aesthetic score", True, 2, "laion"),
+            _mean_of("image_complexity", "Image complexity", True, 4, "icnet"),
             _mean_of("style_similarity", "Similarity to the style", True, 2),
             _mean_of("image_similarity", "Similarity to the image prompt", True, 2),
             _mean_of("background_psnr", "PSNR outside the mask [dB]", True, 2, "pixels"),

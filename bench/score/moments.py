@@ -21,14 +21,6 @@ class Moments:
     covariance: Floats
     n: int
 
-    def joined(self, other: Moments) -> Moments:
-        """The moments of both sets of rows together (Chan, Golub and LeVeque 1983, Am. Stat. 37:242, eq. 2.1)."""
-        n = self.n + other.n
-        shift = other.mean - self.mean
-        scatter = (self.n - 1) * self.covariance + (other.n - 1) * other.covariance
-        scatter += np.outer(shift, shift) * (self.n * other.n / n)
-        return Moments(self.mean + shift * (other.n / n), scatter / (n - 1), n)
-
 
 def features_to_moments(features: NDArray[np.floating]) -> Moments:
     """Moments of features (n, d), in float64; raises ValueError for fewer than two rows or values not finite."""

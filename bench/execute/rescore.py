@@ -1,0 +1,115 @@
+"""Scores added to a run that is there, from stored features and kept images; nothing is sampled."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from bench.cell import Task
+from bench.execute.assemble import make_reference, name_extractor, name_reference, resolve_device
+from bench.execute.looking import Look, make_evaluator, make_inputs, make_look
+from bench.execute.protocol import describe_protocol
+from bench.experiment.config import Experiment, check_experiment
+from bench.experiment.rescore import ScoreChoice
+from bench.generate.prompts import WORLD, Prompts, load_prompts
+from bench.records import BenchError, Record
+from bench.request import Run
+from bench.score.metrics import METRICS
+from bench.store import Store
+
+
+def add_scores(store: Store, choice: ScoreChoice) -> Run:
+    """Add what the run's features lack and write down what it is scored by now.
+
+    Raises BenchError, and leaves the run as it is scored, where neither features nor kept images have what is needed.
+    """
+    run = store.run()
+    experiment = _as_asked(run, choice)
+    records = [record for key in run.cells if (record := store.record(key)) is not None and record.status == "ok"]
+    scored = _rename(store, run, experiment, records)
+    lacking = [record for record in records if not store.has_features(record.key, scored.extractor)]
+    blind = [record.cell.label for record in lacking if not _has_images(store, record)]
+    if blind:
+        raise BenchError(
+            f"{len(blind)} of {len(records)} cells have neither the features nor their images ({blind[0]} for one); "
+            "run the experiment again with these scores and keep=all"
+        )
+    no_reference = scored.reference is not None and store.load_reference(scored.reference) is None
+    if lacking or no_reference:
+        evaluator = make_evaluator(experiment, resolve_device(choice.device))
+        make_reference(experiment, scored.reference, store, evaluator)
+        if lacking:
+            prompts = _prompts(run, experiment)
+            task = lacking[0].cell.task
+            inputs = make_inputs(experiment, Task(task.kind, task.settings), str(evaluator.device))
+            look = make_look(experiment, prompts, evaluator, inputs)
+            for i, record in enumerate(lacking, 1):
+                store.save_features(record.key, scored.extractor, _read(store, record, look))
+                print(f"[{i}/{len(lacking)}] {record.cell.label}", file=sys.stderr, flush=True)
+    store.save_run(scored)
+    return scored
+
+
+def _as_asked(run: Run, choice: ScoreChoice) -> Experiment:
+    """The run's experiment with what is asked for in place of its own."""
+    settings: dict[str, Any] = {**run.settings}
+    settings["scores"] = list(dict.fromkeys([*run.metrics, *choice.scores]))
+    settings["judges"] = {**settings.get("judges", {}), **choice.judges}
+    for name in ("evaluator", "reference"):
+        given = {key: value for key, value in asdict(getattr(choice, name)).items() if value is not None}
+        settings[name] = {**settings[name], **given}
+    if choice.evaluator.source is not None and choice.evaluator.name is None:
+        raise BenchError("evaluator.source was given and evaluator.name was not; its scores need a name of their own")
+    return check_experiment(settings)
+
+
+def _rename(store: Store, run: Run, experiment: Experiment, records: Sequence[Record]) -> Run:
+    """The run as it is scored now; under its own features where they have all that is asked for."""
+    own = ("evaluator", "judges")
+    same = all(asdict(experiment)[name] == run.settings.get(name, {}) for name in own)
+    needed = {name for score in experiment.scores for name in METRICS[score].needs}
+    enough = same and all(
+        store.has_features(record.key, run.extractor) and needed <= store.features(record.key, run.extractor).keys()
+        for record in records
+    )
+    same_reference = enough and run.reference and asdict(experiment.reference) == run.settings["reference"]
+    return replace(
+        run,
+        settings=asdict(experiment),
+        metrics=tuple(experiment.scores),
+        evaluator=experiment.evaluator.name,
+        extractor=run.extractor if enough else name_extractor(experiment),
+        reference=run.reference if same_reference else name_reference(experiment),
+        protocol=run.protocol if enough else describe_protocol(experiment),
+    )
+
+
+def _prompts(run: Run, experiment: Experiment) -> Prompts:
+    """The run's prompts, with the truth about them where they are of the procedural world."""
+    asked = experiment.prompts
+    if asked.source == WORLD:
+        return load_prompts(asked.source, len(run.prompts), asked.template, asked.column)
+    return Prompts(load_prompts(WORLD, 1).identity, run.prompts, None)
+
+
+def _has_images(store: Store, record: Record) -> bool:
+    count = 0 if record.images is None else record.images.count
+    return count > 0 and all(store.has_image(record.key, row) for row in range(count))
+
+
+def _read(store: Store, record: Record, look: Look) -> Mapping[str, Any]:
+    """The features of a cell's kept images."""
+    count, batch = 0 if record.images is None else record.images.count, record.cell.batch_size
+    rows = []
+    for start in range(0, count, batch):
+        images = store.images(record.key, range(start, min(start + batch, count)))
+        if images is None:
+            raise BenchError(
+                f"images of {record.cell.label} are damaged; run the experiment again, it samples them anew"
+            )
+        rows.append(look(images, start))
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

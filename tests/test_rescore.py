@@ -1,0 +1,104 @@
+"""Scores are added to a finished run from what it kept; nothing is sampled, and nothing is lost where that fails."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pandas as pd
+import pytest
+
+import bench
+from bench.__main__ import main
+from bench.generate.sampling import Sampler
+
+Overrides = Callable[..., list[str]]
+
+
+@pytest.fixture
+def finished(overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run of two cells; sampling is an error from now on."""
+    few = ["method=[tcd]", "methods.tcd.steps=[2]", "methods.tcd.eta=[0,0.3]", "claim=[]", "measure.latency=false"]
+    assert main(["run", *overrides(*few, "measure.memory=false", "scores=[fid,clip_score]")]) == 0
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("an image was sampled")
+
+    monkeypatch.setattr(Sampler, "sample", refuse)
+    return tmp_path / "run"
+
+
+def scores(results: Path) -> pd.DataFrame:
+    return bench.load(results).set_index(["key", "score"]).sort_index()
+
+
+def test_scores_of_stored_features_are_added_without_looking_at_an_image(finished: Path) -> None:
+    before = scores(finished)
+    shutil.rmtree(next(finished.glob("cells/*/images")))
+    assert main(["score", f"results={finished}", "scores=[cmmd,bits_per_pixel,precision]"]) == 0
+    after = scores(finished)
+    assert {name.split("_mini")[0].split("_pixels")[0] for _, name in after.index} == {
+        *("fid", "clip_score", "cmmd", "bits_per_pixel", "precision")
+    }
+    pd.testing.assert_frame_equal(after.loc[before.index], before)
+    assert "cmmd_mini_n6" in (finished / "report.html").read_text(encoding="utf-8")
+
+
+def test_another_evaluator_reads_the_kept_images_anew(finished: Path, models: Path, tmp_path: Path) -> None:
+    before = scores(finished)
+    shutil.copytree(models / "evaluator", tmp_path / "other")
+    (tmp_path / "other" / "note.txt").write_text("so that it has another hash")
+    command = ["score", f"results={finished}", "evaluator.name=other", f"evaluator.source={tmp_path}/other"]
+    assert main([*command, "device=cpu"]) == 0
+    after = scores(finished)
+    assert {name for _, name in after.index} == {"fid_other_n6", "clip_score_other_n6"}
+    assert set(after["protocol"]).isdisjoint(before["protocol"]), "scores of another extractor are not comparable"
+    ours, theirs = (
+        frame.xs(name, level="score")["value"] for frame, name in ((before, "fid_mini_n6"), (after, "fid_other_n6"))
+    )
+    pd.testing.assert_series_equal(ours, theirs, rtol=1e-4)
+
+
+def test_a_run_whose_images_are_gone_says_so_and_stays_as_it_is(
+    finished: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = scores(finished)
+    for folder in finished.glob("cells/*/images"):
+        shutil.rmtree(folder)
+    shutil.copytree(models / "evaluator", tmp_path / "other")
+    (tmp_path / "other" / "note.txt").write_text("so that it has another hash")
+    command = ["score", f"results={finished}", "evaluator.name=other", f"evaluator.source={tmp_path}/other"]
+    capsys.readouterr()
+    assert main([*command, "device=cpu"]) == 2
+    assert "2 of 2 cells have neither the features nor their images" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(scores(finished), before)
+
+
+def test_fetch_asks_the_hub_for_what_is_missing_and_for_nothing_that_could_hold_code(
+    overrides: Overrides, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    asked = []
+
+    def download(repository: str, **options: object) -> str:
+        asked.append((repository, options["allow_patterns"], options["ignore_patterns"]))
+        if repository == "openai/clip-vit-large-patch14":
+            raise OSError("no network")
+        return f"/cache/{repository}"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    command = ["fetch", *overrides("claim=[]", "scores=[fid,pick_score,image_reward,aesthetic_score]")]
+    assert main(command) == 1
+    assert {repository: patterns for repository, patterns, _ in asked} == {
+        "yuvalkirstain/PickScore_v1": None,
+        "THUDM/ImageReward": ["ImageReward.pt"],
+        "google-bert/bert-base-uncased": ["vocab.txt"],
+        "openai/clip-vit-large-patch14": None,
+    }
+    assert all("*.bin" in ignored and "*.ckpt" in ignored for *_, ignored in asked)
+    said = capsys.readouterr().out
+    assert "MISSING  aesthetic_score_tower" in said
+    assert "sac+logos+ava1-l14-linearMSE.pth; fetch it with `curl -LO https://" in said
+    assert "ok       pick_score" in said
