@@ -159,7 +159,7 @@ def to_latex(table: Table) -> str:
     lines = [_guard(" & ".join(map(_escape_latex, row))) + r" \\" for row in (table.columns, *table.rows)]
     return "\n".join(
         [
-            f"% {table.title}: {_escape_latex(table.note)}",
+            f"% {_escape_latex(f'{table.title}: {table.note}')}",
             rf"\begin{{tabular}}{{{spec}}}",
             *(r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"),
             r"\end{tabular}",
