@@ -10,7 +10,7 @@ from PIL import Image
 
 from bench.generate.weights import INCEPTION_FILE, name_weights, weights_directory
 from bench.records import BenchError
-from bench.score.features import Evaluator, encode_captions, images_to_features, load_evaluator
+from bench.score.features import Evaluator, encode_captions, find_cut, images_to_features, load_evaluator
 from bench.score.features_of_inception import load_inception
 from bench.score.features_of_pixels import complexity
 
@@ -76,3 +76,18 @@ def test_inception_is_torch_fidelity_s_own(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(BenchError, match="knows no captions"):
         own.text_features(["a cat"])
     assert len(name_weights("inception://")) == 16
+
+
+def test_prompts_that_are_cut_are_counted_and_keep_the_token_of_their_end() -> None:
+    tokenize = open_clip.get_tokenizer("ViT-B-32")
+    texts = ["a red circle", "a red circle " * 60, "word " * 75, "word " * 76]
+    assert find_cut(tokenize, texts).tolist() == [False, True, False, True]
+    tokens = tokenize(texts)
+    assert tokens.shape == (4, 77)
+    assert tokens[1, -1] == tokens[0].max() == tokenize.eot_token_id
+
+
+def test_the_evaluators_own_tokenizer_cuts_too(evaluator: Evaluator) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    captions = encode_captions(evaluator, ["a red circle", "a red circle " * 60], None)
+    assert images_to_features(evaluator, images, captions, 0)["caption_cut"].tolist() == [False, True]

@@ -38,6 +38,19 @@ def test_only_the_same_model_method_steps_and_score_stand_beside(store: Store, s
         assert set_beside(run, scored, [replace(NUMBER, **change)]) == []
 
 
+def test_a_score_that_was_published_times_a_hundred_stands_beside_ours_times_a_hundred(
+    store: Store, scored: list[ScoredCell]
+) -> None:
+    number = replace(NUMBER, metric="image_reward_x100", value=68.49, extractor="ImageReward", images=None)
+    cell = replace(scored[0], estimates={"image_reward": scored[0].estimates["clip_score"]})
+    (pair,) = set_beside(store.run(), [cell], [replace(number, steps=cell.record.cell.steps)])
+    assert pair.measured is not None
+    assert pair.measured.value == pytest.approx(100 * scored[0].estimates["clip_score"].value)
+    assert "extractor" not in "; ".join(pair.differences)
+    assert beside_table(store.run(), [pair]).rows[0][4] == "68.49"
+    assert {n.metric for n in load_published() if n.metric.startswith("pick")} == {"pick_score", "pick_score_by_100"}
+
+
 def test_each_difference_of_protocol_is_named(store: Store, scored: list[ScoredCell]) -> None:
     said = "; ".join(set_beside(store.run(), scored, [NUMBER])[0].differences)
     for words in ("40 images; theirs 5,000", "extractor mini; theirs ViT-B/32", "prompts world; theirs COCO val2014"):

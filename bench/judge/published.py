@@ -10,8 +10,11 @@ from pathlib import Path
 from bench.judge.scores import ScoredCell, cost_of
 from bench.request import Run
 from bench.score.estimate import Estimate
+from bench.score.metrics import METRICS
 
 SECONDS = "seconds_per_image"
+SCALED = {"image_reward_x100": ("image_reward", 100.0), "pick_score_by_100": ("pick_score", 0.01)}
+"""Scores that were published times something: the score, and the factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,8 @@ def set_beside(run: Run, cells: Sequence[ScoredCell], published: Sequence[Publis
             own = cell.record.cell
             if (own.base.name, own.method, own.steps) != (number.model, number.method, number.steps) or own.cost_only:
                 continue
-            measured = cell.estimates.get(number.metric)
+            score, factor = SCALED.get(number.metric, (number.metric, 1.0))
+            measured = cell.estimates[score].scaled(factor) if score in cell.estimates else None
             seconds = cost_of(cell.record, "latency") if number.metric == SECONDS else None
             if measured is not None or seconds is not None:
                 differences = tuple(_differences(run, cell, number, measured))
@@ -85,9 +89,10 @@ def _differences(run: Run, scored: ScoredCell, number: Published, measured: Esti
     else:
         if number.images != measured.n:
             yield f"{measured.n:,} images; theirs {f'{number.images:,}' if number.images else 'not stated'}"
-        if _plain(number.extractor) != _plain(run.evaluator):
-            yield f"extractor {run.evaluator}; theirs {number.extractor or 'not stated'}"
-        if run.protocol:
+        judge = METRICS[SCALED.get(number.metric, (number.metric, 1.0))[0]].judge
+        if _plain(number.extractor) != _plain(judge or run.evaluator):
+            yield f"extractor {judge or run.evaluator}; theirs {number.extractor or 'not stated'}"
+        if run.protocol and judge is None:
             yield "made ready by " + ", ".join(f"{name} {value}" for name, value in run.protocol.items())
         source = str(run.settings["prompts"]["source"])
         if _plain(number.prompts) not in _plain(source):

@@ -21,12 +21,13 @@ WORTH_KEEPING = 256
 class ScoredCell:
     """A cell's record with its estimates by short metric name (`fid`, `clip_score` …); none for a failed cell.
 
-    `problems` says, by metric, why there is no estimate.
+    `problems` says, by metric, why there is no estimate. `cut_prompts` counts those longer than the evaluator reads.
     """
 
     record: Record
     estimates: Mapping[str, Estimate]
     problems: Mapping[str, str] = field(default_factory=dict)
+    cut_prompts: int = 0
 
 
 def cost_of(record: Record, kind: str) -> float | None:
@@ -83,4 +84,5 @@ def _score(store: Store, run: Run, record: Record, real: RealImages | None) -> S
             estimates[short] = METRICS[short].of(features, real)
         except ValueError as error:
             problems[short] = str(error)
-    return ScoredCell(record, estimates, problems)
+    cut = int(features["caption_cut"].sum()) if "caption_cut" in features else 0
+    return ScoredCell(record, estimates, problems, cut)

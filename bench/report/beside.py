@@ -82,5 +82,5 @@ def _measured(pair: Beside) -> str:
     if pair.measured is None:
         return NONE if pair.seconds is None else f"{pair.seconds:.3g}"
     value, half = _interval(pair)
-    digits = METRICS[pair.published.metric].digits
+    digits = METRICS[pair.published.metric].digits if pair.published.metric in METRICS else 3
     return f"{value:.{digits}f}" + (f" ± {half / 1.96:.{digits}f}" if half else "")

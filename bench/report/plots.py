@@ -79,7 +79,7 @@ def _quality(run: Run, series: Sequence[Series], metrics: Sequence[Metric], kind
             ]
             if known:
                 costs, values = [c for c, _ in known], [e.best for _, e in known]
-                errors = [0.0 if e.doubt else 1.96 * e.standard_error for _, e in known]
+                errors = np.transpose([e.whiskers for _, e in known])
                 style = {"color": line.colour, "marker": line.marker, "markersize": 4.5, "linewidth": 1.2}
                 axes.errorbar(costs, values, errors, label=line.label, capsize=2, **style)
                 points += list(zip(costs, values, strict=True))
@@ -129,7 +129,7 @@ def _eta_curves(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], me
                     axes.errorbar(
                         [s.record.cell.eta or 0.0 for s in own],
                         [e.best for e in estimates],
-                        [0.0 if e.doubt else 1.96 * e.standard_error for e in estimates],
+                        np.transpose([e.whiskers for e in estimates]),
                         **{"color": COLOURS[i], "marker": MARKERS[i], "capsize": 2, "label": f"{count} steps"},
                     )
             axes.set_xlabel("η")

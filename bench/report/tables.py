@@ -60,7 +60,14 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         tuple(rows),
         (False, False, True, True, True, *[True] * len(heads)),
         f"Value ± standard error over images. Extractor {run.evaluator} ({run.extractor}), "
-        f"reference {run.reference or 'none'}{_protocol(run)}.",
+        f"reference {run.reference or 'none'}{_protocol(run)}.{_cut(cells)}",
+    )
+
+
+def _cut(cells: Sequence[ScoredCell]) -> str:
+    most = max((cell.cut_prompts for cell in cells), default=0)
+    return (
+        f" Of the prompts, {most} are longer than the extractor reads: what is beyond does not count." if most else ""
     )
 
 

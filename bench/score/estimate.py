@@ -137,6 +137,12 @@ class Estimate:
         half = quantile * float(np.hypot(self.standard_error, quantile * growth / 2))
         return middle - half, middle + half
 
+    @property
+    def whiskers(self) -> tuple[float, float]:
+        """How far the 95% interval reaches below and above the best value; nowhere where there is a doubt."""
+        low, high = (self.best, self.best) if self.doubt else self.interval()
+        return self.best - low, high - self.best
+
     def p_value(self, alternative: str = "two-sided") -> float:
         """p-value of the hypothesis that the true value is zero; 1.0 when nothing differs.
 

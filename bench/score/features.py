@@ -73,11 +73,13 @@ def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
 class CaptionFeatures:
     """What a prompt set looks like to an evaluator; encoded once, used for every cell.
 
-    `own` (n, d) are the captions. For prompt i and its j-th named attribute, `wrong[i][j]` (k, d) are the captions in
-    which that attribute alone is another, and `kinds[i][j]` says which attribute it is.
+    `own` (n, d) are the captions, `cut` (n,) says which are longer than the evaluator reads. For prompt i and its j-th
+    named attribute, `wrong[i][j]` (k, d) are the captions in which that attribute alone is another, and `kinds[i][j]`
+    says which attribute it is.
     """
 
     own: NDArray[np.float32]
+    cut: NDArray[np.bool_]
     wrong: tuple[tuple[NDArray[np.float32], ...], ...] | None
     kinds: tuple[tuple[str, ...], ...] | None
 
@@ -86,9 +88,9 @@ def encode_captions(
     evaluator: Evaluator, texts: Sequence[str], counterfactuals: Sequence[Counterfactuals] | None
 ) -> CaptionFeatures:
     """Encode captions, and their counterfactual captions where the truth is known; normalised to unit length."""
-    own = _unit(evaluator.text_features(texts))
+    own, cut = _unit(evaluator.text_features(texts)), find_cut(evaluator.tokenize, texts)
     if counterfactuals is None:
-        return CaptionFeatures(own, None, None)
+        return CaptionFeatures(own, cut, None, None)
     everything = sorted(set(chain.from_iterable(captions for entry in counterfactuals for _, captions in entry)))
     encoded = _unit(evaluator.text_features(everything))
     index = {text: i for i, text in enumerate(everything)}
@@ -96,7 +98,16 @@ def encode_captions(
         tuple(encoded[[index[text] for text in captions]] for _, captions in entry) for entry in counterfactuals
     )
     kinds = tuple(tuple(name for name, _ in entry) for entry in counterfactuals)
-    return CaptionFeatures(own, wrong, kinds)
+    return CaptionFeatures(own, cut, wrong, kinds)
+
+
+def find_cut(tokenize: Callable[..., torch.Tensor], texts: Sequence[str]) -> NDArray[np.bool_]:
+    """Which texts (n,) have more tokens than a tokenizer keeps; their last kept token is still that of the end."""
+    length = tokenize([""]).shape[1]
+    long = tokenize(list(texts), context_length=8 * length)
+    padding = tokenize([""], context_length=8 * length)[0, -1]
+    cut: NDArray[np.bool_] = (long[:, length:] != padding).any(dim=1).numpy()
+    return cut
 
 
 def images_to_features(
@@ -105,9 +116,10 @@ def images_to_features(
     """Features of images `start` … of a cell, one row an image; a film's `frames` stand below one another in it.
 
     `image` (d,) the embedding, of a film that of its middle frame; `clip_score` 100 × cosine of image and caption, of a
-    film the mean over its frames, none without captions; what `complexity` says of the pixels; and where the truth is
-    known, `attributes_named` and `attributes_right`: how many attributes the caption names, and how many of them the
-    image is nearer to than to any caption with that one attribute changed.
+    film the mean over its frames, and `caption_cut`, whether the caption is too long, none of them without captions;
+    what `complexity` says of the pixels; and where the truth is known, `attributes_named` and `attributes_right`: how
+    many attributes the caption names, and how many of them the image is nearer to than to any caption with that one
+    attribute changed.
     """
     rows = range(start, start + len(images))
     stills = images.reshape(len(images) * frames, -1, *images.shape[2:])
@@ -119,6 +131,7 @@ def images_to_features(
         return features
     similarities = np.einsum("nfd,nd->nf", _unit(embeddings), captions.own[rows.start : rows.stop])
     features["clip_score"] = 100 * similarities.mean(axis=1)
+    features["caption_cut"] = captions.cut[rows.start : rows.stop]
     unit = _unit(middle)
     if captions.wrong is not None:
         features["attributes_named"] = np.array([len(captions.wrong[row]) for row in rows], np.int32)
