@@ -33,7 +33,7 @@ Overrides = Callable[..., list[str]]
 @pytest.fixture(scope="module")
 def server() -> Iterator[subprocess.Popen[bytes]]:
     """An S3 server of our own with an empty bucket; its address and keys are in the environment."""
-    pytest.importorskip("moto")
+    pytest.importorskip("moto", reason="the S3 server comes with scripts/test-cluster")
     import boto3
 
     with socket.socket() as probe:

@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy.linalg import sqrtm
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from bench.score.deletion import Spectrum
 from bench.score.estimate import paired_difference
@@ -24,37 +22,6 @@ def draw(rng: np.random.Generator, n: int, d: int, shift: float = 0.0, scale: fl
     skewed = rng.exponential(1.0, (n, d)) - 1
     mixed: Floats = skewed @ mixing + 0.3 * rng.standard_normal((n, d))
     return shift + scale * mixed
-
-
-class Features(torch.nn.Module):
-    """Stands for an Inception network: hands on the features that it is given."""
-
-    def __init__(self, d: int) -> None:
-        super().__init__()
-        self.num_features = d
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features
-
-
-@pytest.mark.parametrize(("d", "n"), SHAPES)
-def test_the_distance_is_that_of_torchmetrics(d: int, n: int) -> None:
-    rng = np.random.default_rng(1)
-    ours, real = draw(rng, n, d, shift=0.2, scale=1.3), draw(rng, n + 7, d)
-    metric = FrechetInceptionDistance(feature=Features(d)).set_dtype(torch.float64)
-    metric.update(torch.from_numpy(real), real=True)
-    metric.update(torch.from_numpy(ours), real=False)
-    assert frechet_estimate(ours, Reference.of(real)).value == pytest.approx(float(metric.compute()), rel=1e-6)
-
-
-@pytest.mark.parametrize(("d", "n"), SHAPES)
-def test_the_distance_is_that_of_torch_fidelity(d: int, n: int) -> None:
-    fidelity = pytest.importorskip("torch_fidelity.metric_fid")
-    rng = np.random.default_rng(2)
-    ours, real = draw(rng, n, d, shift=0.2, scale=1.3), draw(rng, n + 7, d)
-    statistics = [fidelity.fid_features_to_statistics(torch.from_numpy(features)) for features in (ours, real)]
-    expected = fidelity.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-    assert frechet_estimate(ours, Reference.of(real)).value == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_distance_of_known_gaussians_is_the_closed_form() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,6 +91,30 @@ def test_a_holder_that_beats_is_never_given_up(files: Files) -> None:
         a.beat()
         elsewhere(files, lease.file)
         assert b.take(NAME) is None
+
+
+def test_a_beat_that_is_under_way_does_not_bring_back_what_was_let_go(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(LocalFiles):
+        def write(self, name: str, content: bytes, durable: bool = True) -> None:
+            begun.set()
+            go_on.wait(10)
+            super().write(name, content, durable)
+
+    leases = Leases(Slow(tmp_path), "a")
+    lease = leases.take(NAME)
+    assert lease is not None
+    beat = threading.Thread(target=leases.beat)
+    release = threading.Thread(target=leases.release, args=(lease, True))
+    beat.start()
+    begun.wait(10)
+    release.start()
+    release.join(0.3)
+    go_on.set()
+    for thread in (beat, release):
+        thread.join(10)
+    assert list(LocalFiles(tmp_path).tree("cells")) == []
 
 
 def test_a_dead_process_of_this_machine_is_seen_at_once(files: Files, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from bench.cell import Cell
 from bench.execute.leases import new_worker_name
+from bench.execute.pulse import every
 from bench.files import Files
 from bench.records import BenchError
 
@@ -126,18 +127,9 @@ class Reporter:
     @contextmanager
     def saying(self) -> Iterator[None]:
         """Say it again and again in the background, and once more at the end: what was entered last."""
-        over = threading.Event()
         self.say()
-
-        def run() -> None:
-            while not over.wait(STATE_S):
-                self.say()
-
-        thread = threading.Thread(target=run, name="reporter", daemon=True)
-        thread.start()
         try:
-            yield
+            with every(STATE_S, self.say):
+                yield
         finally:
-            over.set()
-            thread.join()
             self.say()

@@ -15,8 +15,8 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 
 from bench.cell import content_hash
+from bench.execute.pulse import every
 from bench.files import Files
 from bench.records import BenchError
 
@@ -51,19 +52,15 @@ class Leases:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _beat: int = 0
 
-    def take(self, name: str, siblings: list[str] | None = None) -> Lease | None:
-        """The lease of that name, or None while another worker has it. `siblings` are the files of its folder."""
+    def take(self, name: str) -> Lease | None:
+        """The lease of that name, or None while another worker has it."""
         folder, _, short = name.rpartition("/")
-        siblings = self.files.names(folder) if siblings is None else siblings
-        numbers = sorted(int(file.rpartition(".")[2]) for file in siblings if file.rpartition(".")[0] == short)
-        deaths = 0
-        if numbers:
-            newest = f"{name}.{numbers[-1]}"
-            end = self._end_of(newest)
-            if end is None:
-                return None
-            deaths = end
-        file = f"{name}.{numbers[-1] + 1 if numbers else 0}"
+        parted = (file.rpartition(".") for file in self.files.names(folder))
+        newest = max((int(number) for stem, _, number in parted if stem == short), default=-1)
+        deaths = 0 if newest < 0 else self._deaths_before(f"{name}.{newest}")
+        if deaths is None:
+            return None
+        file = f"{name}.{newest + 1}"
         if not self.files.create(file, self._content(deaths), durable=False):
             return None
         lease = Lease(name, file, deaths)
@@ -71,7 +68,7 @@ class Leases:
             self._held[file] = lease
         return lease
 
-    def _end_of(self, file: str) -> int | None:
+    def _deaths_before(self, file: str) -> int | None:
         """How many workers have died over it, where its holder has let go or is dead; None while it is held."""
         try:
             content = self.files.read(file)
@@ -92,39 +89,25 @@ class Leases:
 
     def release(self, lease: Lease, done: bool) -> None:
         """Let go: all that is left of it is removed where the work is done, else the next worker may go on."""
-        with self._lock:
+        with self._lock:  # a beat that is under way ends first, and none comes after
             self._held.pop(lease.file, None)
         if not done:
             self.files.write(lease.file, self._content(lease.deaths, "released"), durable=False)
             return
-        stem = lease.name.rpartition("/")
         for number in range(int(lease.file.rpartition(".")[2]) + 1):
-            self.files.remove(f"{stem[0]}/{stem[2]}.{number}")
+            self.files.remove(f"{lease.name}.{number}")
 
     def beat(self) -> None:
         """Write into the leases that are held, so that others see them alive."""
         with self._lock:
-            held, self._beat = list(self._held.values()), self._beat + 1
-        for lease in held:
-            with suppress(OSError, BenchError):  # the next beat is soon; losing a lease costs doubled work only
-                self.files.write(lease.file, self._content(lease.deaths), durable=False)
+            self._beat += 1
+            for lease in self._held.values():
+                with suppress(OSError, BenchError):  # the next beat is soon; losing a lease costs doubled work only
+                    self.files.write(lease.file, self._content(lease.deaths), durable=False)
 
-    @contextmanager
-    def kept_alive(self) -> Iterator[None]:
+    def kept_alive(self) -> AbstractContextManager[None]:
         """Beat in the background for as long as the block runs."""
-        over = threading.Event()
-
-        def run() -> None:
-            while not over.wait(self.lease_s / 4):
-                self.beat()
-
-        thread = threading.Thread(target=run, name="leases", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+        return every(self.lease_s / 4, self.beat)
 
     def _content(self, deaths: int, state: str = "held") -> bytes:
         note = {
@@ -140,16 +123,11 @@ class Leases:
 def bury(files: Files, worker: str) -> None:
     """Mark as dead every lease of a worker that is known to be gone, so that nobody waits for it."""
     for name in files.tree("cells"):
-        if is_lease(name):
+        if name.rpartition("/")[2].startswith("lease-"):
             with suppress(FileNotFoundError):
                 note = _parse(files.read(name))
                 if note.get("worker") == worker and note.get("state") == "held":
                     files.write(name, json.dumps({**note, "state": "dead"}, sort_keys=True).encode())
-
-
-def is_lease(name: str) -> bool:
-    """Whether a file of the store is a lease."""
-    return name.rpartition("/")[2].startswith("lease")
 
 
 def new_worker_name() -> str:

@@ -27,12 +27,8 @@ class Work(Protocol):
         """Whether the store holds all that is asked for."""
         ...
 
-    def chunks(self, cell: Cell) -> Sequence[range]:
-        """The cell's images in pieces."""
-        ...
-
     def open_chunks(self, cell: Cell) -> Sequence[range]:
-        """Those that are not in the store yet."""
+        """The pieces of its images that are not in the store yet."""
         ...
 
     def sample(self, cell: Cell, chunk: range) -> None:

@@ -80,16 +80,11 @@ def _rest(overview: Overview, now: float) -> str:
     if not alive:
         return ", nobody is at work; start the same command again"
     made = sum(worker.images for worker in overview.workers)
-    spent = now - launch_start(overview)
+    spent = now - overview.launch.began
     if not made or spent <= 0:
         return ""
     missing = overview.total_images - overview.images
     return f", about {_duration(missing * spent / made)} left"
-
-
-def launch_start(overview: Overview) -> float:
-    """When the launch began, seconds since 1970."""
-    return overview.launch.began
 
 
 def _worker_rows(workers: Iterable[WorkerState], now: float) -> Iterable[Sequence[str]]:

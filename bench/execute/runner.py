@@ -83,7 +83,7 @@ class Runner:
         return is_complete(self.store, cell.key, self.extractor, self.measure)
 
     def chunks(self, cell: Cell) -> list[range]:
-        """See `bench.execute.loop.Work`: whole batches."""
+        """The cell's images in pieces, whole batches each."""
         size = max(1, round(self.chunk_images / cell.batch_size)) * cell.batch_size
         count = len(self.prompts)
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
