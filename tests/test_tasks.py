@@ -96,7 +96,10 @@ def evaluator() -> Evaluator:
     def to_pixels(images: NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
-    return Evaluator("mean", Tower(), to_pixels, lambda texts: torch.zeros(len(texts), 1), torch.device("cpu"))
+    def tokenize(texts: list[str], context_length: int = 1) -> torch.Tensor:
+        return torch.zeros(len(texts), context_length)
+
+    return Evaluator("mean", Tower(), to_pixels, tokenize, torch.device("cpu"))
 
 
 def features(
