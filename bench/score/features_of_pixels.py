@@ -6,6 +6,7 @@ Each is a model-free measure of complexity, the paper's word for detail; noise c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +51,9 @@ def bits_per_pixel(image: Pixels) -> float:
     """
     values = image.astype(np.int16)
     left, up, corner = values[1:, :-1], values[:-1, 1:], values[:-1, :-1]
-    low, high = np.minimum(left, up), np.maximum(left, up)
-    predicted = np.where(corner >= high, low, np.where(corner <= low, high, left + up - corner))
-    residuals = ((values[1:, 1:] - predicted) % 256).reshape(-1, image.shape[2])
-    return sum(_entropy(np.bincount(channel, minlength=256)) for channel in residuals.T)
+    predicted = np.clip(left + up - corner, np.minimum(left, up), np.maximum(left, up))
+    residuals = (values[1:, 1:] - predicted).astype(np.uint8)
+    return sum(_entropy(np.bincount(channel, minlength=256)) for channel in residuals.reshape(-1, image.shape[2]).T)
 
 
 def high_frequency(image: Pixels) -> float:
@@ -62,10 +62,21 @@ def high_frequency(image: Pixels) -> float:
     By Parseval's theorem from the discrete Fourier transform, under a Hann window so that the borders add nothing.
     """
     luma = image.astype(np.float64) @ LUMA.astype(np.float64)
-    window = np.outer(*(np.hanning(size + 2)[1:-1] for size in luma.shape))
-    power = np.abs(np.fft.fft2((luma - luma.mean()) * window)) ** 2
-    radius = np.hypot(*np.meshgrid(*(np.fft.fftfreq(size) for size in luma.shape), indexing="ij"))
-    return float(np.sqrt(power[radius > HIGH_FREQUENCY].sum() / luma.size / np.square(window).sum()))
+    window, weights = _window_and_weights(*luma.shape)
+    power = np.abs(np.fft.rfft2((luma - luma.mean()) * window)) ** 2
+    return float(np.sqrt((power * weights).sum()))
+
+
+@cache
+def _window_and_weights(height: int, width: int) -> tuple[Floats, Floats]:
+    """A Hann window (h, w), and what each frequency (h, w // 2 + 1) of the half transform weighs in a mean square.
+
+    Low frequencies weigh nothing, and those whose conjugates the half transform leaves out weigh double.
+    """
+    window = np.outer(*(np.hanning(size + 2)[1:-1] for size in (height, width)))
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
+    weights = np.where((columns == 0) | (columns == 0.5), 1.0, 2.0) * (np.hypot(rows, columns) > HIGH_FREQUENCY)
+    return window, weights / (window.size * np.square(window).sum())
 
 
 def gradient_entropy(image: Pixels) -> float:
