@@ -57,6 +57,9 @@ class Sleeper:
         done = self.store.batch_starts(cell.key, "e")
         return [chunk for chunk in self.chunks(cell) if chunk.start not in done]
 
+    def progress(self, cell: Cell, chunk: range) -> int:
+        return len(self.store.batch_starts(cell.key, "e").intersection(chunk))
+
     def sample(self, cell: Cell, chunk: range) -> None:
         number = cell.scheduler.settings["i"]
         with (Path(self.settings["log"])).open("a") as log:

@@ -148,6 +148,16 @@ def test_the_buried_are_not_waited_for_and_deaths_are_counted(files: Files) -> N
     bury(files, "somebody else")
 
 
+def test_who_got_further_before_it_died_counts_the_deaths_anew(files: Files) -> None:
+    counted = []
+    for reached in [0, 0, 0, 2, 2, 5]:
+        lease = Leases(files, "w").take(NAME, lambda reached=reached: reached)  # type: ignore[misc]
+        assert lease is not None
+        counted.append(lease.deaths)
+        bury(files, "w")
+    assert counted == [0, 1, 2, 1, 2, 1]
+
+
 def test_a_lease_that_is_garbage_is_waited_for_like_a_silent_one(files: Files) -> None:
     clock = Clock()
     files.write(f"{NAME}.0", b"\x00garbage")

@@ -2,9 +2,9 @@
 
 A lease is the file `<name>.<generation>`, which one worker alone can create. Its holder writes into it again and again;
 who sees it unchanged for `lease_s` seconds by its own clock, or sees its process dead on this machine, may create the
-next generation. So clocks of machines are never compared, nothing is deleted that another might hold, and the number of
-the generation says how many workers died over the work. Two workers may be at the same work where one was only slow;
-the store lets the first result win.
+next generation. So clocks of machines are never compared, and nothing is deleted that another might hold. A lease also
+says how many workers died over the work where it stands now: who got further before it died had no fault in the work.
+Two workers may be at the same work where one was only slow; the store lets the first result win.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ from bench.records import BenchError
 
 @dataclass(frozen=True)
 class Lease:
-    """What a worker holds. `deaths` is how many workers died that held it before."""
+    """What a worker holds. `deaths` is how many workers died that held it before, one after the other at one place."""
 
     name: str
     file: str
     deaths: int
+    progress: int | None = None
+    """How far the work was when it was taken; None where nobody held it before."""
 
 
 @dataclass
@@ -52,30 +54,32 @@ class Leases:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _beat: int = 0
 
-    def take(self, name: str) -> Lease | None:
-        """The lease of that name, or None while another worker has it."""
+    def take(self, name: str, progress: Callable[[], int] = lambda: 0) -> Lease | None:
+        """The lease of that name, or None while another worker has it. `progress` tells how far the work is."""
         folder, _, short = name.rpartition("/")
         parted = (file.rpartition(".") for file in self.files.names(folder))
         newest = max((int(number) for stem, _, number in parted if stem == short), default=-1)
-        deaths = 0 if newest < 0 else self._deaths_before(f"{name}.{newest}")
-        if deaths is None:
+        lease = Lease(name, f"{name}.{newest + 1}", 0)
+        if newest >= 0:
+            reached = progress()
+            deaths = self._deaths_before(f"{name}.{newest}", reached)
+            if deaths is None:
+                return None
+            lease = replace(lease, deaths=deaths, progress=reached)
+        if not self.files.create(lease.file, self._content(lease), durable=False):
             return None
-        file = f"{name}.{newest + 1}"
-        if not self.files.create(file, self._content(deaths), durable=False):
-            return None
-        lease = Lease(name, file, deaths)
         with self._lock:
-            self._held[file] = lease
+            self._held[lease.file] = lease
         return lease
 
-    def _deaths_before(self, file: str) -> int | None:
-        """How many workers have died over it, where its holder has let go or is dead; None while it is held."""
+    def _deaths_before(self, file: str, reached: int) -> int | None:
+        """How many workers died where the work is now, if its holder has let go or is dead; None while it is held."""
         try:
             content = self.files.read(file)
         except FileNotFoundError:
             return 0
         note = _parse(content)
-        deaths = int(note.get("deaths", 0))
+        deaths = int(note.get("deaths", 0)) if note.get("progress") == reached else 0
         if note.get("state") == "released":
             return deaths
         if note.get("state") == "dead" or _died(note):
@@ -92,7 +96,7 @@ class Leases:
         with self._lock:  # a beat that is under way ends first, and none comes after
             self._held.pop(lease.file, None)
         if not done:
-            self.files.write(lease.file, self._content(lease.deaths, "released"), durable=False)
+            self.files.write(lease.file, self._content(lease, "released"), durable=False)
             return
         for number in range(int(lease.file.rpartition(".")[2]) + 1):
             self.files.remove(f"{lease.name}.{number}")
@@ -103,18 +107,19 @@ class Leases:
             self._beat += 1
             for lease in self._held.values():
                 with suppress(OSError, BenchError):  # the next beat is soon; losing a lease costs doubled work only
-                    self.files.write(lease.file, self._content(lease.deaths), durable=False)
+                    self.files.write(lease.file, self._content(lease), durable=False)
 
     def kept_alive(self) -> AbstractContextManager[None]:
         """Beat in the background for as long as the block runs."""
         return every(self.lease_s / 4, self.beat)
 
-    def _content(self, deaths: int, state: str = "held") -> bytes:
+    def _content(self, lease: Lease, state: str = "held") -> bytes:
         note = {
             **_this_process(os.getpid()),
             "worker": self.worker,
             "state": state,
-            "deaths": deaths,
+            "deaths": lease.deaths,
+            "progress": lease.progress,
             "beat": self._beat,
         }
         return json.dumps(note, sort_keys=True).encode()

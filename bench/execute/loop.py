@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from bench.cell import Cell
@@ -31,6 +32,10 @@ class Work(Protocol):
         """The pieces of its images that are not in the store yet."""
         ...
 
+    def progress(self, cell: Cell, chunk: range) -> int:
+        """How much of a chunk is in the store; grows as it is sampled."""
+        ...
+
     def sample(self, cell: Cell, chunk: range) -> None:
         """Bring a chunk into the store."""
         ...
@@ -50,7 +55,7 @@ class Stopped(Exception):  # noqa: N818
 
 @dataclass
 class Loop:
-    """One worker's loop. `tries` is how many workers may die at a cell before it is given up."""
+    """One worker's loop. `tries` is how many workers may die at one place of a cell before it is given up."""
 
     work: Work
     store: Store
@@ -100,7 +105,8 @@ class Loop:
         worked = False
         try:
             for chunk in self.work.open_chunks(cell):
-                lease = self.leases.take(f"cells/{cell.key}/lease-{chunk.start:05d}")
+                reached = partial(self.work.progress, cell, chunk)
+                lease = self.leases.take(f"cells/{cell.key}/lease-{chunk.start:05d}", reached)
                 if lease is None:
                     continue
                 worked, done = True, False
@@ -135,8 +141,8 @@ class Loop:
     def _refuse_poison(self, cell: Cell, deaths: int) -> None:
         if deaths >= self.tries:
             raise CellError(
-                f"{deaths} workers died at this cell, so it is given up; look at their logs, run it alone with "
-                "executor=local, or allow more with executor.tries"
+                f"{deaths} workers died at this cell and got no further, so it is given up; look at their logs, run it "
+                "alone with executor=local, or allow more with executor.tries"
             )
 
     def _check(self) -> None:

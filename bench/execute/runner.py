@@ -97,6 +97,10 @@ class Runner:
             chunk for chunk in self.chunks(cell) if not done.issuperset(range(chunk.start, chunk.stop, cell.batch_size))
         ]
 
+    def progress(self, cell: Cell, chunk: range) -> int:
+        """See `bench.execute.loop.Work`."""
+        return len(self.store.batch_starts(cell.key, self.extractor).intersection(chunk))
+
     def sample(self, cell: Cell, chunk: range) -> None:
         """See `bench.execute.loop.Work`."""
         work = _CellWork(self, cell)

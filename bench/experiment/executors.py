@@ -17,9 +17,9 @@ Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Common:
     """What every executor has.
 
-    `tries` is how many workers may die at a cell before it is given up, `limit_s` how long a worker may be at one piece
-    of work before it counts as hung, `lease_s` after what silence a worker counts as lost, `patience_s` how long a full
-    disk or a store out of reach is waited for, `chunk_images` into how large pieces cells are cut.
+    `tries` is how many workers may die at one place of a cell before it is given up, `limit_s` how long a worker may be
+    at one piece of work before it counts as hung, `lease_s` after what silence a worker counts as lost, `patience_s`
+    how long a full disk or a store out of reach is waited for, `chunk_images` into how large pieces cells are cut.
     """
 
     tries: Count = 3
