@@ -54,6 +54,8 @@ class Store:
     """
 
     def __init__(self, location: str | Path, writable: bool = True, patience_s: float = 0.0) -> None:
+        if str(location) in {"", "None"}:
+            raise BenchError("results is empty; name a directory or a URL, as in results=results/mini")
         files = open_files(location)
         self._local = files if isinstance(files, LocalFiles) else None
         self.files: Files = PatientFiles(files, patience_s) if patience_s else files

@@ -51,12 +51,12 @@ def test_help_and_report_import_no_torch(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("method=[tdc]", "method/tdc"),
+        ("method=[tdc]", "method=tdc was given, but conf/method has no such file; choose from ddim"),
         ("methods.tcd.scheduler._target_=diffusers.TDCScheduler", "diffusers.TDCScheduler"),
         ("methods.tcd.scheduler.original_steps=50", "original_steps"),
-        ("methods.tcd.stepz=[4]", "stepz"),
+        ("methods.tcd.stepz=[4]", "did you mean methods.tcd.steps?"),
         ("+methods.tcd.stepz=[4]", "methods.tcd.stepz"),
-        ("promts.count=4", "promts"),
+        ("promts.count=4", "did you mean prompts.count?"),
         ("methods.tcd.eta=[1.2]", "1.2"),
         ("methods.tcd.eta=-0.1", "-0.1"),
         ("methods.tcd.eta=[]", "eta"),
@@ -73,6 +73,7 @@ def test_help_and_report_import_no_torch(arguments: list[str]) -> None:
         ("prompts.count=0", "prompts.count=0"),
         ("name=a/b", "a/b"),
         ("scores=[fud]", "fud"),
+        ("results=", "results"),
         ("method=[tcd", "tcd"),
     ],
 )

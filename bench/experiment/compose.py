@@ -18,6 +18,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.experiment.refusals import explain
 from bench.records import BenchError
 
 Settings = dict[str, Any]
@@ -49,6 +50,7 @@ def run_application(
     """
     codes = [0]
     refusals: list[BenchError] = []
+    refused: HydraException | OmegaConfBaseException | None = None
 
     def job(config: DictConfig) -> None:
         settings: Settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
@@ -71,13 +73,16 @@ def run_application(
             sys.argv.append(f"hydra.sweep.dir={scratch}")  # a sweep leaves its own configuration there
             hydra.main(version_base="1.3", config_path=None, config_name=config_name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise BenchError(f"{_one_sentence(error)}; see tcd-bench {verb} --help") from error
+        refused = error
     finally:
         sys.argv = before[0]
         if before[1] is None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before[1]
+    if refused is not None:
+        said = explain(refused, conf_directories(), lambda: compose_settings((), config_name))
+        raise BenchError(f"{said}; see tcd-bench {verb} --help") from refused
     if refusals:
         raise BenchError("; ".join(dict.fromkeys(map(str, refusals)))) from refusals[0]
     return max(codes)
@@ -93,18 +98,6 @@ def _forget_unchosen(settings: Settings, overrides: Sequence[str]) -> None:
             added = any(text.lstrip("+").startswith(f"{group}.{name}.") for text in overrides)
             if isinstance(entry, dict) and essential not in entry and not added:
                 del settings[group][name]
-
-
-def _one_sentence(error: BaseException) -> str:
-    lines: list[str] = []
-    link: BaseException | None = error
-    while link is not None:
-        lines += [line.strip() for line in str(link).splitlines()]
-        link = link.__cause__
-    useful = [
-        line for line in dict.fromkeys(lines) if line and not line.startswith(("full_key", "object_type", "set "))
-    ]
-    return " ".join(useful).rstrip(".")
 
 
 def compose_settings(overrides: Sequence[str], config_name: str = "config") -> Settings:

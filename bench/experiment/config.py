@@ -163,7 +163,7 @@ class Experiment:
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     models: dict[str, Model]
     methods: dict[str, Method]
-    results: str
+    results: Annotated[str, Field(min_length=1)]
     task: Task = Field(default_factory=lambda: TextToImage("text_to_image"))
     prompts: Prompts = Field(default_factory=Prompts)
     reference: Reference = Field(default_factory=Reference)

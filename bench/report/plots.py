@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import cycle
+from operator import itemgetter
 from statistics import median
 from typing import Any
 
@@ -23,35 +27,65 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "svg.hashsalt": "tcd-bench",
 }
+MOST_LINES = 12
+MOST_BARS = 60
+MOST_TICKS = 10
+MOST_VALUES = 300
+MOST_PANELS = 8
+MOST_FIGURES = 30
+"""Beyond these a plot shows less, and says so: nobody reads it, and drawing it takes longer than all the rest."""
 
 
 def draw_figures(run: Run, cells: Sequence[ScoredCell]) -> Iterator[tuple[str, str, Figure]]:
-    """Yield file stem, caption and figure of every plot that the records can carry, base model by base model."""
+    """Yield file stem, caption and figure of every plot that the records can carry, base model by base model.
+
+    Where that makes more than MOST_FIGURES, those of quality against evaluations come first and the last are left out.
+    """
+    found: list[tuple[int, str, str, Callable[[], Figure]]] = []
     for model in dict.fromkeys(scored.record.cell.base.name for scored in cells):
         own = [scored for scored in cells if scored.record.cell.base.name == model]
-        for name, caption, figure in _figures_of(run, own):
-            if own[0].record.cell.cost_only:
-                figure.suptitle("cost only: random weights", fontsize=8, color="#666666")
-                caption += " (cost only)"
-            yield f"{model}-{name}", caption, figure
+        free = " (cost only)" if own[0].record.cell.cost_only else ""
+        found += [
+            (rank, f"{model}-{name}", caption + free, draw) for rank, name, caption, draw in _figures_of(run, own)
+        ]
+    left_out = len(found) - MOST_FIGURES
+    if left_out > 0:
+        found = sorted(found, key=itemgetter(0))[:MOST_FIGURES]
+    for i, (_, name, caption, draw) in enumerate(found):
+        figure = draw()
+        if caption.endswith("(cost only)"):
+            figure.suptitle("cost only: random weights", fontsize=8, color="#666666")
+        if left_out > 0 and i == 0:
+            caption += f" ({left_out} more plots are left out, as the cells are many; scores.csv has all)"
+        yield name, caption, figure
 
 
-def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[str, str, Figure]]:
+def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str, str, Callable[[], Figure]]]:
+    """Rank (least first to be drawn), name, caption, and what draws it."""
     series = to_series(run, own)
     metrics = [METRICS[short] for short in run.metrics]
     if any(scored.estimates for scored in own) and metrics:
-        caption = "Quality against UNet evaluations per image (guidance counts twice)"
-        yield "quality-evaluations", caption, _quality(run, series, metrics, "evaluations")
+        named, others = _part(series, metrics)
+        rest = f"; of {len(series)} lines, those on the front are named, the others grey" if others else ""
+        caption = f"Quality against UNet evaluations per image (guidance counts twice){rest}"
+        yield 0, "quality-evaluations", caption, partial(_quality, run, named, others, metrics, "evaluations")
         if any(scored.record.latency for scored in own):
-            caption = "Quality against measured latency, seconds per image"
-            yield "quality-latency", caption, _quality(run, series, metrics, "latency")
+            caption = f"Quality against measured latency, seconds per image{rest}"
+            yield 1, "quality-latency", caption, partial(_quality, run, named, others, metrics, "latency")
         if varied := _methods_that_vary_eta(own):
-            yield "eta", "Quality against eta, one line a step count", _eta_curves(run, own, varied, metrics)
-            yield "eta-steps", "Quality by eta and steps; darker is better", _eta_map(run, own, varied, metrics)
-    if any(scored.record.latency for scored in own):
-        yield "latency-parts", "Where a call's time goes: median seconds per image by part", _latency_parts(series)
-    if any(scored.record.memory for scored in own):
-        yield "memory", "Peak memory of one call", _memory(series)
+            most = max(1, MOST_PANELS // len(metrics))
+            rest = "" if len(varied) <= most else f" (the first {most} of {len(varied)} methods)"
+            given = run, own, varied[:most], metrics
+            yield 3, "eta", f"Quality against eta, one line a step count{rest}", partial(_eta_curves, *given)
+            yield 2, "eta-steps", f"Quality by eta and steps; darker is better{rest}", partial(_eta_map, *given)
+    bars = [(f"{line.label}, {s.record.cell.steps} steps", s) for line in series for s in line.cells]
+    cut = "" if len(bars) <= MOST_BARS else f" (the first {MOST_BARS} of {len(bars)} cells)"
+    bars = bars[:MOST_BARS]
+    if any(scored.record.latency for _, scored in bars):
+        caption = f"Where a call's time goes: median seconds per image by part{cut}"
+        yield 4, "latency-parts", caption, partial(_latency_parts, bars)
+    if any(scored.record.memory for _, scored in bars):
+        yield 5, "memory", f"Peak memory of one call{cut}", partial(_memory, bars)
 
 
 def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:
@@ -63,33 +97,59 @@ def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool) 
     return front
 
 
-def _quality(run: Run, series: Sequence[Series], metrics: Sequence[Metric], kind: str) -> Figure:
+def _part(series: Sequence[Series], metrics: Sequence[Metric]) -> tuple[list[Series], list[Series]]:
+    """The lines to name and the others; where they are many, those on the front against evaluations are named."""
+    if len(series) <= MOST_LINES:
+        return list(series), []
+    first: dict[int, None] = {}
+    for metric in metrics:
+        points = {(x, y): i for i, line in enumerate(series) for x, y, _ in _points_of(line, metric, "evaluations")}
+        first.update((points[point], None) for point in pareto_front(list(points), metric.higher_is_better))
+    chosen = sorted(list(first)[:MOST_LINES])
+    styles = zip(chosen, cycle(COLOURS), cycle(MARKERS), strict=False)
+    named = [replace(series[i], colour=colour, marker=marker) for i, colour, marker in styles]
+    return named, [line for i, line in enumerate(series) if i not in chosen]
+
+
+def _points_of(line: Series, metric: Metric, kind: str) -> list[tuple[float, float, tuple[float, float]]]:
+    """Cost, value and whiskers of those cells of a line that have them."""
+    return [
+        (cost, estimate.best, estimate.whiskers)
+        for s in line.cells
+        if (estimate := s.estimates.get(metric.short)) and (cost := cost_of(s.record, kind))
+    ]
+
+
+def _quality(
+    run: Run, named: Sequence[Series], others: Sequence[Series], metrics: Sequence[Metric], kind: str
+) -> Figure:
     columns = min(2, len(metrics))
     rows = -(-len(metrics) // columns)
     figure = Figure(figsize=(5.2 * columns, 3.5 * rows + 0.9), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, metric in zip(grid.flat, metrics, strict=False):
-        points = []
-        for line in series:
-            known = [
-                (c, s.estimates[metric.short])
-                for s in line.cells
-                if metric.short in s.estimates
-                if (c := cost_of(s.record, kind))
-            ]
-            if known:
-                costs, values = [c for c, _ in known], [e.best for _, e in known]
-                errors = np.transpose([e.whiskers for _, e in known])
+        for line in named:
+            if known := _points_of(line, metric, kind):
+                costs, values, errors = zip(*known, strict=True)
                 style = {"color": line.colour, "marker": line.marker, "markersize": 4.5, "linewidth": 1.2}
-                axes.errorbar(costs, values, errors, label=line.label, capsize=2, **style)
-                points += list(zip(costs, values, strict=True))
+                axes.errorbar(costs, values, np.transpose(errors), label=line.label, capsize=2, **style)
+        points = [(x, y) for line in named for x, y, _ in _points_of(line, metric, kind)]
+        grey = [(x, y) for line in others for x, y, _ in _points_of(line, metric, kind)]
+        if grey:
+            axes.scatter(*zip(*grey, strict=True), s=6, color="#bbbbbb", zorder=0, label="others")
+            points += grey
         front = pareto_front(points, metric.higher_is_better)
         where = {"drawstyle": "steps-post", "color": "#888888", "linestyle": ":", "linewidth": 1.6, "zorder": 0}
         axes.plot(*zip(*front, strict=True), label="Pareto front", **where)
         _log_axis(axes, [cost for cost, _ in points], plain=kind == "evaluations")
         axes.set_xlabel("UNet evaluations per image" if kind == "evaluations" else "latency, s per image (median)")
         n = max(
-            (s.estimates[metric.short].n for line in series for s in line.cells if metric.short in s.estimates),
+            (
+                s.estimates[metric.short].n
+                for line in (*named, *others)
+                for s in line.cells
+                if metric.short in s.estimates
+            ),
             default=0,
         )
         axes.set_ylabel(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}")
@@ -103,7 +163,9 @@ def _quality(run: Run, series: Sequence[Series], metrics: Sequence[Metric], kind
 
 def _log_axis(axes: Axes, values: Sequence[float], plain: bool) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sorted(set(values))) if plain else LogLocator(subs=(1, 2, 5)))
+    marked = sorted(set(values))
+    plain = plain and len(marked) <= MOST_TICKS
+    axes.xaxis.set_major_locator(FixedLocator(marked) if plain else LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 
@@ -130,7 +192,12 @@ def _eta_curves(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], me
                         [s.record.cell.eta or 0.0 for s in own],
                         [e.best for e in estimates],
                         np.transpose([e.whiskers for e in estimates]),
-                        **{"color": COLOURS[i], "marker": MARKERS[i], "capsize": 2, "label": f"{count} steps"},
+                        **{
+                            "color": COLOURS[i % 10],
+                            "marker": MARKERS[i % 10],
+                            "capsize": 2,
+                            "label": f"{count} steps",
+                        },
                     )
             axes.set_xlabel("η")
             axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=9, loc="left")
@@ -142,6 +209,7 @@ def _eta_curves(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], me
 def _eta_map(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], metrics: Sequence[Metric]) -> Figure:
     figure = Figure(figsize=(3.0 * len(metrics), 2.6 * len(varied)), layout="constrained")
     grid = figure.subplots(len(varied), len(metrics), squeeze=False)
+    crowded = len(metrics) * sum(s.record.cell.method in varied for s in cells) > MOST_VALUES
     for row, method in zip(grid, varied, strict=True):
         own = [s for s in cells if s.record.cell.method == method and s.record.status == "ok"]
         steps = sorted({s.record.cell.steps for s in own})
@@ -152,10 +220,13 @@ def _eta_map(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], metri
                 if metric.short in s.estimates:
                     place = etas.index(s.record.cell.eta or 0.0), steps.index(s.record.cell.steps)
                     values[place] = s.estimates[metric.short].best
+            shades = "Blues" if metric.higher_is_better else "Blues_r"
+            image = axes.imshow(values, cmap=shades, aspect="auto", origin="lower")
+            if crowded:
+                figure.colorbar(image, ax=axes)
             shade = values if metric.higher_is_better else -values
-            axes.imshow(shade, cmap="Blues", aspect="auto", origin="lower")
             middle = np.nanmean([np.nanmin(shade), np.nanmax(shade)])
-            for (i, j), value in np.ndenumerate(values):
+            for (i, j), value in () if crowded else np.ndenumerate(values):
                 colour = "white" if shade[i, j] > middle else "black"
                 axes.text(j, i, f"{value:.{metric.digits}f}", ha="center", va="center", fontsize=7, color=colour)
             axes.set_xticks(range(len(steps)), [str(count) for count in steps])
@@ -166,12 +237,8 @@ def _eta_map(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], metri
     return figure
 
 
-def _bars(series: Sequence[Series]) -> list[tuple[str, ScoredCell]]:
-    return [(f"{line.label}, {s.record.cell.steps} steps", s) for line in series for s in line.cells]
-
-
-def _latency_parts(series: Sequence[Series]) -> Figure:
-    bars = [(label, scored.record.latency) for label, scored in _bars(series) if scored.record.latency]
+def _latency_parts(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
+    bars = [(label, scored.record.latency) for label, scored in cells if scored.record.latency]
     figure = Figure(figsize=(8, 0.24 * len(bars) + 1.2), layout="constrained")
     axes = figure.subplots()
     left = [0.0] * len(bars)
@@ -188,8 +255,8 @@ def _latency_parts(series: Sequence[Series]) -> Figure:
     return figure
 
 
-def _memory(series: Sequence[Series]) -> Figure:
-    bars = [(label, scored.record.memory) for label, scored in _bars(series) if scored.record.memory]
+def _memory(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
+    bars = [(label, scored.record.memory) for label, scored in cells if scored.record.memory]
     names = (
         ("allocated_bytes", "GPU, allocated"),
         ("device_bytes", "GPU, whole device"),

@@ -92,9 +92,9 @@ def _draw_plots(
         if pairs:
             figures.append(("published", "Measured beside published", draw_beside(run, pairs)))
         for name, caption, figure in figures:
-            figure.draw_without_rendering()  # the layout is found once
-            figure.set_layout_engine("none")
-            plots.append(Plot(name, caption, _to_png(figure), _to_svg(figure)))
+            picture = _to_png(figure)
+            figure.set_layout_engine("none")  # the layout is found once
+            plots.append(Plot(name, caption, picture, _to_svg(figure)))
     return plots
 
 
@@ -102,9 +102,8 @@ def _to_png(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     content = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(
-        content, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None}
-    )
+    figure.set_dpi(150)
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return content.getvalue()
 
 
@@ -112,7 +111,5 @@ def _to_svg(figure: Figure) -> bytes:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     content = io.BytesIO()
-    FigureCanvasSVG(figure).print_figure(
-        content, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
-    )
+    FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     return content.getvalue()
