@@ -51,19 +51,24 @@ def run(settings: Settings) -> int:
 
     from bench.execute.assemble import open_store, prepare
     from bench.execute.drive import execute
+    from bench.execute.trackers import Trackers
     from bench.experiment.config import check_experiment
     from bench.experiment.plan import counts_of_looks
 
     experiment = check_experiment(settings)
+    trackers: Trackers | None = None
     counts = counts_of_looks(experiment)
     for i, count in enumerate(counts, 1):
         fewer = replace(experiment, prompts=replace(experiment.prompts, count=count))
         job = prepare(fewer, tuple(seen / counts[-1] for seen in counts[:i]))
         store = open_store(job)
-        failed = [record for record in execute(job, store) if record.status != "ok"]
+        trackers = trackers or Trackers(experiment.trackers, experiment.name, job.run.settings)
+        failed = [record for record in execute(job, store, trackers.cell) if record.status != "ok"]
         if failed or (len(counts) > 1 and _all_decided(store, f"look {i} of {len(counts)}, {count} images a cell")):
             break
     report(settings)
+    if trackers:
+        trackers.end(store)
     for record in failed:
         message = record.failure.message if record.failure else ""
         print(f"failed: {record.cell.label}: {message}", file=sys.stderr)

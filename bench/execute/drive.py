@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -27,14 +27,14 @@ from bench.store import Store
 LOOK_EVERY_S = 1.0
 
 
-def execute(job: Job, store: Store) -> list[Record]:
-    """Do what the store lacks and return a record for every cell, in the plan's order."""
+def execute(job: Job, store: Store, tell: Callable[[Record], object] = lambda _: None) -> list[Record]:
+    """Do what the store lacks and return a record for every cell, in the plan's order; `tell` of each that ends."""
     set_damaged_aside(store)
     todo = [cell for cell in job.plan.cells if not _is_complete(job, store, cell)]
     done = len(job.plan.cells) - len(todo)
     if done:
         print(f"{done} of {len(job.plan.cells)} cells are done already", file=sys.stderr)
-    fresh = {record.key: record for record in _do(job, store, todo)} if todo else {}
+    fresh = {record.key: record for record in _do(job, store, todo, tell)} if todo else {}
     records = [fresh.get(cell.key) or store.record(cell.key) for cell in job.plan.cells]
     found = [record for record in records if record is not None]
     store.write_text("records.jsonl", "".join(record.to_json() + "\n" for record in found))
@@ -47,7 +47,7 @@ def _is_complete(job: Job, store: Store, cell: Cell) -> bool:
     return is_complete(store, cell.key, job.run.extractor, job.experiment.measure)
 
 
-def _do(job: Job, store: Store, todo: Sequence[Cell]) -> Iterator[Record]:
+def _do(job: Job, store: Store, todo: Sequence[Cell], tell: Callable[[Record], object]) -> Iterator[Record]:
     """Yield the records that were ended in this process; others lie in the store."""
     keys = tuple(cell.key for cell in todo)
     settings = {**job.run.settings}
@@ -55,9 +55,11 @@ def _do(job: Job, store: Store, todo: Sequence[Cell]) -> Iterator[Record]:
     launch.save(store.files)
     executor = job.experiment.executor
     if isinstance(executor, Local) and executor.workers == 1 and executor.limit_s is None:
-        yield from _do_here(job, store, launch, todo[0].device)
+        for record in _do_here(job, store, launch, todo[0].device):
+            tell(record)
+            yield record
     else:
-        _oversee(find_place(job, store, launch, todo[0].device), job, store, launch)
+        _oversee(find_place(job, store, launch, todo[0].device), job, store, launch, tell)
 
 
 def find_place(job: Job, store: Store, launch: Launch, device: str) -> Place:
@@ -94,7 +96,7 @@ def _do_here(job: Job, store: Store, launch: Launch, device: str) -> Iterator[Re
             raise KeyboardInterrupt from error
 
 
-def _oversee(place: Place, job: Job, store: Store, launch: Launch) -> None:
+def _oversee(place: Place, job: Job, store: Store, launch: Launch, tell: Callable[[Record], object]) -> None:
     """Keep workers at work until nothing is left; show how far they are, and failures at once."""
     batch_size, total = job.experiment.batch_size, len(launch.cells)
     seen: set[str] = set()
@@ -111,6 +113,7 @@ def _oversee(place: Place, job: Job, store: Store, launch: Launch) -> None:
                 if record is not None:
                     seen.add(key)
                     _announce(record, len(seen), total, quiet=not bar.disable)
+                    tell(record)
             if not at_work:
                 return
             time.sleep(LOOK_EVERY_S)

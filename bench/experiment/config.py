@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from bench.experiment.claims import ClaimChoice, check_sides
 from bench.experiment.executors import Executor, Local
 from bench.experiment.tasks import Task, TextToImage, check_task
+from bench.experiment.trackers import TrackerChoice
 from bench.experiment.values import (
     SCORES,
     STRICT,
@@ -182,6 +183,7 @@ class Experiment:
     looks: Annotated[int, Field(ge=2, le=20)] = 5
     claims: dict[str, ClaimChoice] = Field(default_factory=dict)
     executor: Executor = Field(default_factory=Local)
+    trackers: dict[str, TrackerChoice] = Field(default_factory=dict)
 
 
 def check_settings(kind: type[_T], settings: Mapping[str, Any]) -> _T:
@@ -191,8 +193,9 @@ def check_settings(kind: type[_T], settings: Mapping[str, Any]) -> _T:
     except ValidationError as error:
         first = error.errors()[0]
         place = [str(part) for part in first["loc"]]
-        if place[0] in ("task", "executor"):
-            del place[1:2]  # the kind, which is no setting
+        if place[0] in ("task", "executor", "trackers"):
+            tag = 2 if place[0] == "trackers" else 1
+            del place[tag : tag + 1]  # the kind, which is no setting
         where = ".".join(place)
         if first["type"] in ("missing", "missing_argument"):
             raise BenchError(f"{where} was not given; it has no default, so set it") from error

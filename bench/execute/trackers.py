@@ -1,0 +1,228 @@
+"""Runs told to the trackers that people look at already, each through its own library, which nobody else imports.
+
+A tracker is told of every cell when it ends, and at the end of its scores: one series a score and method, steps along
+the axis, and the report as a file. One that fails is left behind with a word; the run never waits for it or dies of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+from bench.cell import Cell
+from bench.execute.secrets import without_secrets
+from bench.experiment.trackers import MLflow, TensorBoard, TrackerChoice, WeightsAndBiases
+from bench.judge.scores import ScoredCell, cost_of, score_run
+from bench.records import BenchError, Record
+from bench.request import Run
+from bench.score.metrics import METRICS
+from bench.store import Store
+
+EXTRAS = {"tensorboard": "track", "mlflow": "mlflow", "wandb": "track"}
+"""By kind, which is the library's name as well."""
+FILES = ("report.html", "scores.csv")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A number of a series, at a number of steps."""
+
+    series: str
+    steps: int
+    value: float
+
+
+class Tracker(Protocol):
+    """What a library is used for."""
+
+    def points(self, points: Sequence[Point]) -> None:
+        """Add to the series."""
+        ...
+
+    def files(self, paths: Sequence[Path]) -> None:
+        """Keep files with the run."""
+        ...
+
+    def close(self) -> None:
+        """Nothing comes after this."""
+        ...
+
+
+class ToTensorBoard:
+    """Event files."""
+
+    def __init__(self, choice: TensorBoard, name: str, settings: Mapping[str, str]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(Path(choice.directory) / name))
+        rows = "\n".join(f"    {key} = {value}" for key, value in settings.items())
+        self._writer.add_text("settings", rows)
+
+    def points(self, points: Sequence[Point]) -> None:
+        """See `Tracker`."""
+        for point in points:
+            self._writer.add_scalar(point.series, point.value, point.steps)
+        self._writer.flush()
+
+    def files(self, paths: Sequence[Path]) -> None:
+        """TensorBoard keeps none."""
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._writer.close()
+
+
+class ToMLflow:
+    """A run on an MLflow server, or in a directory."""
+
+    LONGEST = 500
+    """Characters of a parameter's value, and how many parameters go at once is 100."""
+
+    def __init__(self, choice: MLflow, name: str, settings: Mapping[str, str]) -> None:
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient(choice.tracking_uri)
+        found = self._client.get_experiment_by_name(choice.experiment)
+        experiment = found.experiment_id if found else self._client.create_experiment(choice.experiment)
+        self._run = self._client.create_run(experiment, run_name=name).info.run_id
+        for key, value in settings.items():
+            self._client.log_param(self._run, key, value[: self.LONGEST])
+
+    def points(self, points: Sequence[Point]) -> None:
+        """See `Tracker`."""
+        for point in points:
+            self._client.log_metric(self._run, point.series, point.value, step=point.steps)
+
+    def files(self, paths: Sequence[Path]) -> None:
+        """See `Tracker`."""
+        for path in paths:
+            self._client.log_artifact(self._run, str(path))
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._client.set_terminated(self._run)
+
+
+class ToWeightsAndBiases:
+    """A run of Weights & Biases."""
+
+    def __init__(self, choice: WeightsAndBiases, name: str, settings: Mapping[str, str]) -> None:
+        import wandb
+
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=choice.project,
+            entity=choice.entity,
+            mode=choice.mode,
+            dir=choice.directory,
+            name=name,
+            config=dict(settings),
+        )
+        self._run.define_metric("*", step_metric="steps")
+
+    def points(self, points: Sequence[Point]) -> None:
+        """See `Tracker`."""
+        for steps in sorted({point.steps for point in points}):
+            self._run.log({"steps": steps, **{p.series: p.value for p in points if p.steps == steps}})
+
+    def files(self, paths: Sequence[Path]) -> None:
+        """See `Tracker`."""
+        artifact = self._wandb.Artifact("report", type="report")
+        for path in paths:
+            artifact.add_file(str(path))
+        self._run.log_artifact(artifact)
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._run.finish()
+
+
+KINDS: dict[str, Callable[..., Tracker]] = {
+    "tensorboard": ToTensorBoard,
+    "mlflow": ToMLflow,
+    "wandb": ToWeightsAndBiases,
+}
+
+
+class Trackers:
+    """All trackers of a run, none of which can stop it."""
+
+    def __init__(self, choices: Mapping[str, TrackerChoice], run: str, settings: Mapping[str, Any]) -> None:
+        """Raises BenchError for a library that is not installed, and for a tracker that cannot be begun."""
+        for name, choice in choices.items():
+            if find_spec(choice.kind) is None:
+                extra = EXTRAS[choice.kind]
+                raise BenchError(f"tracker={name} needs the package {choice.kind}: pip install tcd-bench[{extra}]")
+        flat = dict(_flatten(settings))
+        self._at_work: dict[str, Tracker] = {}
+        for name, choice in choices.items():
+            try:
+                self._at_work[name] = KINDS[choice.kind](choice, run, flat)
+            except Exception as error:
+                raise BenchError(f"tracker={name} could not be begun: {error}") from error
+
+    def cell(self, record: Record) -> None:
+        """Tell them of a cell that ended."""
+        if record.status == "ok":
+            self._each(lambda tracker: tracker.points(_costs(record)))
+
+    def end(self, store: Store) -> None:
+        """Tell them the scores, give them the report, and let them go."""
+        if not self._at_work:
+            return
+        run = store.run()
+        points = _scores(run, score_run(store, run))
+        with TemporaryDirectory() as folder:
+            paths = []
+            for name in FILES:
+                content = store.read_bytes(name)
+                if content is not None:
+                    paths.append(Path(folder) / name)
+                    paths[-1].write_bytes(content)
+            self._each(lambda tracker: tracker.points(points))
+            self._each(lambda tracker: tracker.files(paths))
+            self._each(lambda tracker: tracker.close())
+
+    def _each(self, tell: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._at_work.items()):
+            try:
+                tell(tracker)
+            except Exception as error:
+                del self._at_work[name]
+                print(f"tracker={name} failed ({error}); the run goes on without it", file=sys.stderr)
+
+
+def _series(name: str, cell: Cell) -> str:
+    """A name of letters, digits, dots, dashes and slashes, which every library takes."""
+    eta = "" if cell.eta is None else f"-eta{cell.eta:g}"
+    return f"{name}/{cell.base.name}-{cell.method}{eta}-guidance{cell.guidance_scale:g}"
+
+
+def _costs(record: Record) -> list[Point]:
+    costs = {"latency_s_per_image": cost_of(record, "latency")}
+    if record.images is not None:
+        costs["sampling_s_per_image"] = record.sampling_s / record.images.count
+    cell = record.cell
+    return [Point(_series(name, cell), cell.steps, cost) for name, cost in costs.items() if cost is not None]
+
+
+def _scores(run: Run, cells: Sequence[ScoredCell]) -> list[Point]:
+    return [
+        Point(_series(METRICS[short].name(run.evaluator, estimate.n), scored.record.cell), scored.record.cell.steps,
+              estimate.best)
+        for scored in cells
+        for short, estimate in scored.estimates.items()
+    ]  # fmt: skip
+
+
+def _flatten(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", without_secrets(str(value))
