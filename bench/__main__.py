@@ -51,27 +51,24 @@ def run(settings: Settings) -> int:
 
     from bench.execute.assemble import open_store, prepare
     from bench.execute.drive import execute
-    from bench.execute.trackers import Trackers
     from bench.experiment.config import check_experiment
     from bench.experiment.plan import counts_of_looks
+    from bench.report.trackers import Trackers
 
     experiment = check_experiment(settings)
-    trackers: Trackers | None = None
+    trackers = Trackers(experiment.trackers, experiment.name, settings)
     counts = counts_of_looks(experiment)
     for i, count in enumerate(counts, 1):
         fewer = replace(experiment, prompts=replace(experiment.prompts, count=count))
         job = prepare(fewer, tuple(seen / counts[-1] for seen in counts[:i]))
         store = open_store(job)
-        trackers = trackers or Trackers(experiment.trackers, experiment.name, job.run.settings)
         failed = [record for record in execute(job, store, trackers.cell) if record.status != "ok"]
         if failed or (len(counts) > 1 and _all_decided(store, f"look {i} of {len(counts)}, {count} images a cell")):
             break
     report(settings)
-    if trackers:
-        trackers.end(store)
+    trackers.end(store)
     for record in failed:
-        message = record.failure.message if record.failure else ""
-        print(f"failed: {record.cell.label}: {message}", file=sys.stderr)
+        print(f"failed: {record.cell.label}: {record.failure and record.failure.message}", file=sys.stderr)
     return 1 if failed else 0
 
 

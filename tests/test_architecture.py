@@ -19,6 +19,7 @@ KNOWS: dict[str, set[str]] = {
     "bench.cell": set(),
     "bench.records": {"bench.cell"},
     "bench.request": {"bench.records"},
+    "bench.secrets": set(),
     "bench.mini": set(),
     "bench.mini.training": {"bench.mini", "bench.execute.lanes"},
     "bench.experiment": {"bench.records", "bench.request"},
@@ -40,6 +41,7 @@ KNOWS: dict[str, set[str]] = {
             "bench.score",
             "bench.store",
             "bench.files",
+            "bench.secrets",
         ),
         "bench.mini.world",
     },
@@ -47,6 +49,10 @@ KNOWS: dict[str, set[str]] = {
     "bench.judge.gate": {"bench.records", "bench.request", "bench.store", "bench.judge", *NUMPY_HALF},
     "bench.judge.conformance": {"bench.records", "bench.generate.schedulers"},
     "bench.report": {"bench.records", "bench.request", "bench.store", "bench.judge", *NUMPY_HALF},
+    "bench.report.trackers": {
+        *("bench.records", "bench.request", "bench.store", "bench.judge", "bench.secrets", "bench.experiment.trackers"),
+        *NUMPY_HALF,
+    },
     "bench.__main__": {"bench"},
     "bench.pytest_plugin": {"bench"},
     "bench": {
@@ -58,7 +64,7 @@ KNOWS: dict[str, set[str]] = {
 HEAVY = {"torch", "torchvision", "torchmetrics", "diffusers", "transformers", "open_clip", "peft", "accelerate"}
 MAY_USE_HEAVY = (
     *("bench.generate", "bench.measure", "bench.score.features", "bench.execute", "bench.mini.training"),
-    "bench.judge.conformance",
+    *("bench.judge.conformance", "bench.report.trackers"),
 )
 LIGHT = (
     *("bench", "bench.__main__", "bench.experiment.compose", "bench.judge.claims", "bench.report.write", "bench.store"),

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from bench.execute.device_lock import alone_on, beside_others_on
-from bench.execute.secrets import without_secrets
 from bench.files import Files, LocalFiles, PatientFiles, open_files
 from bench.records import BenchError, StoreError
+from bench.secrets import without_secrets
 
 
 @pytest.fixture(params=["local", "remote"])

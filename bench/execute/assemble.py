@@ -26,6 +26,7 @@ from bench.measure.environment import library_versions, nvidia_devices
 from bench.records import BenchError
 from bench.request import Run
 from bench.score.metrics import METRICS
+from bench.secrets import settings_without_secrets
 from bench.store import Store
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
         raise BenchError(f"no cell is left to run ({reasons})")
     run = Run(
         name=experiment.name,
-        settings=asdict(experiment),
+        settings=settings_without_secrets(asdict(experiment)),
         cells=tuple(cell.key for cell in plan.cells),
         left_out=tuple((entry.label, entry.reason) for entry in plan.left_out),
         prompts=prompts.texts,

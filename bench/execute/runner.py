@@ -19,7 +19,6 @@ from bench.execute.device_lock import beside_others_on
 from bench.execute.lanes import side_by_side
 from bench.execute.looking import Look
 from bench.execute.measuring import measured
-from bench.execute.secrets import without_secrets
 from bench.experiment.config import Measure
 from bench.generate.first import FirstEvaluations
 from bench.generate.inputs import Inputs
@@ -28,6 +27,7 @@ from bench.generate.prompts import hash_texts
 from bench.generate.sampling import Embeddings, Sampler
 from bench.measure.environment import machine_fingerprint
 from bench.records import CellError, Failure, Images, Record
+from bench.secrets import without_secrets
 from bench.store import Store, StoredBatch, hash_images
 
 GRID_IMAGES = 8

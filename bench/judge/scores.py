@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 from bench.cell import content_hash
+from bench.judge.forked import map_forked
 from bench.records import BenchError, Record
 from bench.request import Run
 from bench.score.estimate import Estimate
@@ -49,12 +51,8 @@ def fingerprint(run: Run, short: str, n: int) -> str:
 def score_run(store: Store, run: Run) -> list[ScoredCell]:
     """Score every recorded cell of a run, in the plan's order; cells without a record are not in the list."""
     real = None if run.reference is None else _load_reference(store, run, run.reference)
-    scored = []
-    for key in run.cells:
-        record = store.record(key)
-        if record is not None:
-            scored.append(_score(store, run, record, real))
-    return scored
+    found = map_forked(partial(_score_key, store, run, real), run.cells, fewest=500)
+    return [_with_stand_ins(store, run, real, scored) for scored in found if scored is not None]
 
 
 def _load_reference(store: Store, run: Run, reference: str) -> RealImages:
@@ -72,6 +70,29 @@ def _load_reference(store: Store, run: Run, reference: str) -> RealImages:
     if "fid" in run.metrics and embeddings.shape[1] >= WORTH_KEEPING:
         store.write_bytes(name, to_bytes(real.reference.to_parts()))
     return real
+
+
+def _score_key(store: Store, run: Run, real: RealImages | None, key: str) -> ScoredCell | None:
+    record = store.record(key)
+    if record is None:
+        return None
+    scored = _score(store, run, record, real)
+    for estimate in scored.estimates.values():
+        estimate.to_score()  # what that works out goes along
+    return scored
+
+
+def _with_stand_ins(store: Store, run: Run, real: RealImages | None, scored: ScoredCell) -> ScoredCell:
+    """With what stands in for estimates of another process, which could not be sent."""
+
+    def found_again(short: str) -> Estimate:
+        again = METRICS[short].of(store.features(scored.record.key, run.extractor), real)
+        return again.stand_in() if again.stand_in else again
+
+    for short, estimate in scored.estimates.items():
+        if estimate.stand_in is None and estimate.stand_in_name:
+            object.__setattr__(estimate, "stand_in", partial(found_again, short))
+    return scored
 
 
 def _score(store: Store, run: Run, record: Record, real: RealImages | None) -> ScoredCell:

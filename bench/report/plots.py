@@ -32,32 +32,36 @@ MOST_BARS = 60
 MOST_TICKS = 10
 MOST_VALUES = 300
 MOST_PANELS = 8
-MOST_FIGURES = 30
+MOST_FIGURES = 16
 """Beyond these a plot shows less, and says so: nobody reads it, and drawing it takes longer than all the rest."""
 
 
-def draw_figures(run: Run, cells: Sequence[ScoredCell]) -> Iterator[tuple[str, str, Figure]]:
-    """Yield file stem, caption and figure of every plot that the records can carry, base model by base model.
+def plan_figures(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str, Callable[[], Figure]]]:
+    """File stem, caption, and what draws it, of every plot that the records can carry, base model by base model.
 
     Where that makes more than MOST_FIGURES, those of quality against evaluations come first and the last are left out.
     """
     found: list[tuple[int, str, str, Callable[[], Figure]]] = []
     for model in dict.fromkeys(scored.record.cell.base.name for scored in cells):
         own = [scored for scored in cells if scored.record.cell.base.name == model]
-        free = " (cost only)" if own[0].record.cell.cost_only else ""
-        found += [
-            (rank, f"{model}-{name}", caption + free, draw) for rank, name, caption, draw in _figures_of(run, own)
-        ]
-    left_out = len(found) - MOST_FIGURES
-    if left_out > 0:
-        found = sorted(found, key=itemgetter(0))[:MOST_FIGURES]
-    for i, (_, name, caption, draw) in enumerate(found):
-        figure = draw()
-        if caption.endswith("(cost only)"):
-            figure.suptitle("cost only: random weights", fontsize=8, color="#666666")
-        if left_out > 0 and i == 0:
-            caption += f" ({left_out} more plots are left out, as the cells are many; scores.csv has all)"
-        yield name, caption, figure
+        cost_only = own[0].record.cell.cost_only
+        for rank, name, caption, draw in _figures_of(run, own):
+            if cost_only:
+                found.append((rank, f"{model}-{name}", f"{caption} (cost only)", partial(_marked, draw)))
+            else:
+                found.append((rank, f"{model}-{name}", caption, draw))
+    chosen = found if len(found) <= MOST_FIGURES else sorted(found, key=itemgetter(0))[:MOST_FIGURES]
+    planned = [(name, caption, draw) for _, name, caption, draw in chosen]
+    if left_out := len(found) - len(chosen):
+        name, caption, draw = planned[0]
+        planned[0] = (name, f"{caption} ({left_out} more plots are left out: the cells are many)", draw)
+    return planned
+
+
+def _marked(draw: Callable[[], Figure]) -> Figure:
+    figure = draw()
+    figure.suptitle("cost only: random weights", fontsize=8, color="#666666")
+    return figure
 
 
 def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str, str, Callable[[], Figure]]]:

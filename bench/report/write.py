@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cell import content_hash
 from bench.judge.claims import Judgement, judge_claims
+from bench.judge.forked import map_forked
 from bench.judge.published import Beside, load_published, set_beside
 from bench.judge.scores import ScoredCell, score_run
 from bench.report.beside import beside_table, draw_beside
@@ -25,6 +27,17 @@ if TYPE_CHECKING:
 
 
 def write_report(store: Store) -> str:
+    """See `_write_report`; without the garbage collector, which would go through thousands of records for nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        return _write_report(store)
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _write_report(store: Store) -> str:
     """Write scores.csv, tables/, plots/, grid.png and report.html into the run; returns where the page lies.
 
     A page that was made from the same inputs by the same code is left as it is.
@@ -81,21 +94,25 @@ def _draw_plots(
 ) -> list[Plot]:
     import matplotlib as mpl
 
-    from bench.report.plots import STYLE, draw_figures
+    from bench.report.plots import STYLE, plan_figures
     from bench.report.power import draw_power
 
-    plots = []
     with mpl.rc_context(STYLE):
-        figures = list(draw_figures(run, cells))
+        planned = plan_figures(run, cells)
         if (chances := draw_power(judgements)) is not None:
-            figures.append(("power", "How many images a claim needs, if the measured gain is the true one", chances))
+            title = "How many images a claim needs, if the measured gain is the true one"
+            planned.append(("power", title, lambda: chances))
         if pairs:
-            figures.append(("published", "Measured beside published", draw_beside(run, pairs)))
-        for name, caption, figure in figures:
-            picture = _to_png(figure)
-            figure.set_layout_engine("none")  # the layout is found once
-            plots.append(Plot(name, caption, picture, _to_svg(figure)))
-    return plots
+            planned.append(("published", "Measured beside published", lambda: draw_beside(run, pairs)))
+        pictures = map_forked(_to_pictures, [draw for _, _, draw in planned], fewest=4)
+    return [Plot(name, caption, *both) for (name, caption, _), both in zip(planned, pictures, strict=True)]
+
+
+def _to_pictures(draw: Callable[[], Figure]) -> tuple[bytes, bytes]:
+    figure = draw()
+    picture = _to_png(figure)
+    figure.set_layout_engine("none")  # the layout is found once
+    return picture, _to_svg(figure)
 
 
 def _to_png(figure: Figure) -> bytes:

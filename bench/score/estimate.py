@@ -65,6 +65,10 @@ class Estimate:
     stand_in: Callable[[], Estimate] | None = None
     stand_in_name: str = ""
 
+    def __getstate__(self) -> dict[str, object]:
+        """All but `stand_in`, which cannot be pickled."""
+        return {**self.__dict__, "stand_in": None}
+
     @property
     def n(self) -> int:
         """How many images."""
@@ -174,7 +178,7 @@ class Estimate:
         """As the plain data that a person gets; where there is a doubt, without error and with what stands in."""
         if self.doubt is None:
             return Score(self.value, self.standard_error, self.best, self.interval(), self.n, None)
-        other = self.stand_in().to_score() if self.stand_in else None
+        other = self.meant.to_score() if self.stand_in else None
         return Score(self.value, None, None, None, self.n, Fallback(self.stand_in_name, self.doubt, other))
 
 

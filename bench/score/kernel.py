@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,11 +127,15 @@ def _estimate(features: Images, own: Among, reference: KernelReference, referenc
     )
 
 
+@lru_cache(maxsize=64)
 def random_pairs(n: int, m: int, count: int) -> tuple[Rows, Rows]:
     """Pairs of a row of n and another of m (where m is n: of the same), equal for every set of that size."""
     rng = np.random.default_rng([n, m])
     first, step = rng.integers(0, n, count), rng.integers(1, max(n, 2), count)
-    return first, ((first + step) % n if n == m else rng.integers(0, m, count))
+    second = (first + step) % n if n == m else rng.integers(0, m, count)
+    for rows in (first, second):
+        rows.setflags(write=False)  # they are shared
+    return first, second
 
 
 @dataclass(frozen=True)

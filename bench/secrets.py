@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
 _SHAPES = re.compile(
@@ -19,3 +21,16 @@ def without_secrets(text: str) -> str:
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, "[secret]")
     return _SHAPES.sub("[secret]", text)
+
+
+def settings_without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of every text in nested settings."""
+    return {key: _scrubbed(value) for key, value in settings.items()}
+
+
+def _scrubbed(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, Mapping):
+        return settings_without_secrets(value)
+    return [_scrubbed(one) for one in value] if isinstance(value, list | tuple) else value

@@ -15,12 +15,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from bench.cell import Cell
-from bench.execute.secrets import without_secrets
 from bench.experiment.trackers import MLflow, TensorBoard, TrackerChoice, WeightsAndBiases
 from bench.judge.scores import ScoredCell, cost_of, score_run
 from bench.records import BenchError, Record
 from bench.request import Run
 from bench.score.metrics import METRICS
+from bench.secrets import settings_without_secrets
 from bench.store import Store
 
 EXTRAS = {"tensorboard": "track", "mlflow": "mlflow", "wandb": "track"}
@@ -150,21 +150,17 @@ KINDS: dict[str, Callable[..., Tracker]] = {
 
 
 class Trackers:
-    """All trackers of a run, none of which can stop it."""
+    """All trackers of a run, none of which can stop it. They begin with the first thing that they are told."""
 
     def __init__(self, choices: Mapping[str, TrackerChoice], run: str, settings: Mapping[str, Any]) -> None:
-        """Raises BenchError for a library that is not installed, and for a tracker that cannot be begun."""
+        """Raises BenchError for a library that is not installed."""
         for name, choice in choices.items():
             if find_spec(choice.kind) is None:
                 extra = EXTRAS[choice.kind]
                 raise BenchError(f"tracker={name} needs the package {choice.kind}: pip install tcd-bench[{extra}]")
-        flat = dict(_flatten(settings))
-        self._at_work: dict[str, Tracker] = {}
-        for name, choice in choices.items():
-            try:
-                self._at_work[name] = KINDS[choice.kind](choice, run, flat)
-            except Exception as error:
-                raise BenchError(f"tracker={name} could not be begun: {error}") from error
+        self._run, self._settings = run, dict(_flatten(settings_without_secrets(settings)))
+        self._choices = dict(choices)
+        self._begun: dict[str, Tracker] = {}
 
     def cell(self, record: Record) -> None:
         """Tell them of a cell that ended."""
@@ -173,7 +169,7 @@ class Trackers:
 
     def end(self, store: Store) -> None:
         """Tell them the scores, give them the report, and let them go."""
-        if not self._at_work:
+        if not self._choices:
             return
         run = store.run()
         points = _scores(run, score_run(store, run))
@@ -189,11 +185,13 @@ class Trackers:
             self._each(lambda tracker: tracker.close())
 
     def _each(self, tell: Callable[[Tracker], None]) -> None:
-        for name, tracker in list(self._at_work.items()):
+        for name, choice in list(self._choices.items()):
             try:
-                tell(tracker)
+                if name not in self._begun:
+                    self._begun[name] = KINDS[choice.kind](choice, self._run, self._settings)
+                tell(self._begun[name])
             except Exception as error:
-                del self._at_work[name]
+                del self._choices[name]
                 print(f"tracker={name} failed ({error}); the run goes on without it", file=sys.stderr)
 
 
@@ -225,4 +223,4 @@ def _flatten(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{above}{key}.")
         else:
-            yield f"{above}{key}", without_secrets(str(value))
+            yield f"{above}{key}", str(value)
