@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sleeping import make_launch, make_work
 
 from bench.__main__ import main
@@ -175,3 +176,68 @@ def test_the_driver_may_die_and_another_go_on(slurm_store: Store, tmp_path: Path
     work, cells = make_work(launch, slurm_store, lambda _: None, lambda: None)
     list(Loop(work, slurm_store, Leases(slurm_store.files, "next", 5.0), launch.name).run(cells))
     assert sum(record.status == "ok" for record in slurm_store.records()) == 10
+
+
+def test_a_task_whose_time_is_up_waits_in_the_queue_again(slurm_store: Store, tmp_path: Path) -> None:
+    launch = make_launch(slurm_store, tmp_path / "log", 16, seconds=12, chunks=1)
+    crew = run_array(slurm_store, launch, workers=1, minutes=2)
+    assert sum(record.status == "ok" for record in slurm_store.records()) == 16
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert len({line[2] for line in lines}) > 1, "16 cells of 12 s do not fit into 2 minutes"
+    assert len(lines) <= 18, "what was finished is not done again"
+    assert crew.deaths == 0, "the same task went on"
+
+
+def images_and_records(results: Path) -> dict[str, Any]:
+    """What must not depend on where cells ran."""
+    store = Store(results, writable=False)
+    found = {}
+    for record in store.records():
+        assert record.images is not None
+        found[record.key] = record.reproducible(), store.images(record.key, range(record.images.count))
+    return found
+
+
+def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Whether records are equal and images are, bit for bit."""
+    return ours.keys() == theirs.keys() and all(
+        ours[key][0] == theirs[key][0] and np.array_equal(ours[key][1], theirs[key][1]) for key in ours
+    )
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As many as tasks and actors of one processor have, since sums may round otherwise with more."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_same_experiment_here_and_in_a_job_array(
+    overrides: Overrides, slurm_store: Store, tmp_path: Path, one_thread: None
+) -> None:
+    asked = *QUICK, "executor.chunk_images=4"
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert main(["run", *overrides(*asked, f"results={here}")]) == 0
+    array = "executor=slurm", "executor.workers=3", "executor.cpus=1", f"executor.folder={tmp_path}/jobs"
+    assert main(["run", *overrides(*array, *asked, f"results={there}")]) == 0
+    assert len(images_and_records(here)) == 4
+    assert same(images_and_records(here), images_and_records(there))
+
+
+def test_the_same_experiment_here_and_on_ray_inside_an_allocation(
+    overrides: Overrides, slurm_store: Store, tmp_path: Path, one_thread: None
+) -> None:
+    pytest.importorskip("ray")
+    asked = *QUICK, "executor.chunk_images=4"
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert main(["run", *overrides(*asked, f"results={here}")]) == 0
+    root, tool = Path(__file__).parents[1], Path(sys.executable).with_name("tcd-bench")
+    command = ["sbatch", "--wait", "--nodes=3", "--cpus-per-task=1", f"--output={tmp_path}/log"]
+    command += [str(root / "scripts/ray-in-slurm"), *overrides(*asked, f"results={there}")]
+    environment = {**os.environ, "TCD_BENCH": str(tool), "TCD_BENCH_HOST_IP": "127.0.0.1"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert ran.returncode == 0, (tmp_path / "log").read_text() + ran.stderr
+    assert same(images_and_records(here), images_and_records(there))

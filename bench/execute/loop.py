@@ -18,7 +18,8 @@ from bench.execute.leases import Leases
 from bench.records import CellError, Record, StoreError
 from bench.store import FAILED, GOOD, Store
 
-WAIT_S = 0.5
+WAIT_S = 0.5, 15.0
+"""At first, and at most: who has nothing to do asks the store less and less often."""
 
 
 class Work(Protocol):
@@ -72,7 +73,7 @@ class Loop:
 
         Begins at the `first` group of cells that share a pipeline. Raises Stopped.
         """
-        left = from_group(cells, first)
+        left, wait_s = from_group(cells, first), WAIT_S[0]
         while left:
             idle = True
             for cell in list(left):
@@ -87,7 +88,8 @@ class Loop:
             if idle and left:
                 self.enter("waiting", None)
                 self._check()
-                self.sleep(WAIT_S)
+                self.sleep(wait_s)
+            wait_s = min(2 * wait_s, WAIT_S[1]) if idle else WAIT_S[0]
 
     def _is_over(self, cell: Cell) -> bool:
         """Whether the cell is complete, or was given up in this launch."""

@@ -19,6 +19,8 @@ from bench.records import BenchError
 from bench.store import Store
 
 KILLED = -9
+WARNING_S = 90
+"""How long before its time is up a task is told."""
 QUEUE_S = 5.0
 """How often squeue is asked at most."""
 SETTLE_S = 60.0
@@ -123,6 +125,7 @@ class JobArray:
             job_name="tcd-bench",
             time=choice.minutes,
             cpus_per_task=choice.cpus,
+            signal_delay_s=min(WARNING_S, 20 * choice.minutes),
             additional_parameters={**choice.options},
             stderr_to_stdout=False,
         )
