@@ -5,7 +5,7 @@
 Each repetition runs the cells to the end, starting the driver again whenever it was killed, and compares records and
 features with those of an undisturbed run. ray: three raylets on this host, of which any but the
 head's may be killed, and others join late. slurm: needs a cluster, such as scripts/test-cluster starts
-(`TCD_BENCH_RUN=scripts/chaos.py scripts/test-cluster --place slurm`).
+(`TCD_BENCH_RUN=scripts/chaos.py scripts/test-cluster --place slurm`); jobs called tcd-bench are cancelled there.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def repeat(kind: str, cells: int, dice: random.Random, calm: dict[str, object]) 
         driver.kill()
         driver.wait()
         if kind == "slurm":  # tasks of drivers that were killed find nothing left to do, but may not have looked yet
-            subprocess.run(["scancel", "--me"], check=True)  # noqa: S607
+            subprocess.run(["scancel", "--me", "--name=tcd-bench"], check=True)  # noqa: S607
         begun = len(log.read_text().splitlines())
         said = ", ".join(f"{count} {event}" for event, count in sorted(events.items()))
         found = contents(store)

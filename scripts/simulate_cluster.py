@@ -4,8 +4,8 @@
 
 Only time is made up: seconds an image from the published SDXL curve (results/published/tcd_teaser.csv: hardware not
 stated), or from `--per-call` and `--per-evaluation`; a cold load of a pipeline; a round trip to the store; nodes of 8
-GPUs that die at random and come back; GPUs that are slow. Workers take turns (`pip install greenlet`) in the order of
-the clock, so that a seed gives the same table again.
+GPUs that die at random and come back; GPUs that are slow. Workers take turns (greenlets, of the extra `cluster`) in the
+order of the clock, so that a seed gives the same table again.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ print([value for _, value in found] == list(range(10, 50)), os.getpid() not in {
 """
 
 
-@pytest.mark.skipif(processors() < 2, reason="everything is done in one process")
+@pytest.mark.skipif(processors() < 2, reason="with one processor nothing is forked")
 def test_results_come_in_order_and_from_other_processes() -> None:
     ran = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["True", "True"]

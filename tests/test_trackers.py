@@ -9,6 +9,7 @@ from many_records import write
 from bench.experiment.trackers import MLflow, TensorBoard
 from bench.records import BenchError
 from bench.report import trackers
+from bench.report.frame import load_scores
 from bench.report.trackers import Point, Trackers
 from bench.store import Store
 
@@ -52,6 +53,7 @@ def test_cells_scores_and_the_report_reach_every_tracker(told: Trackers, tmp_pat
     write(tmp_path, 30)
     store = Store(tmp_path)
     store.write_text("report.html", "page")
+    store.write_text("scores.csv", load_scores(tmp_path).to_csv(index=False))
     records = list(store.records())
     told.cell(records[0])
     told.end(store)
@@ -62,7 +64,7 @@ def test_cells_scores_and_the_report_reach_every_tracker(told: Trackers, tmp_pat
         assert book.series[0].series.startswith("latency_s_per_image/model0-m")
         assert {point.series.partition("/")[0] for point in book.series[2:]} == {"fid_mini_n64", "clip_score_mini_n64"}
         assert {point.steps for point in book.series[2:]} == {2, 4, 6}
-        assert book.names == ["report.html"]
+        assert book.names == ["report.html", "scores.csv"]
         assert book.closed
     assert len(books) == 2
 

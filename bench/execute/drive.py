@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 
 from tqdm import tqdm
 
@@ -50,8 +51,7 @@ def _is_complete(job: Job, store: Store, cell: Cell) -> bool:
 def _do(job: Job, store: Store, todo: Sequence[Cell], tell: Callable[[Record], object]) -> Iterator[Record]:
     """Yield the records that were ended in this process; others lie in the store."""
     keys = tuple(cell.key for cell in todo)
-    settings = {**job.run.settings}
-    launch = Launch(new_launch_name(), settings, job.run.looks, keys, len(job.prompts.texts), time.time())
+    launch = Launch(new_launch_name(), asdict(job.experiment), job.run.looks, keys, len(job.prompts.texts), time.time())
     launch.save(store.files)
     executor = job.experiment.executor
     if isinstance(executor, Local) and executor.workers == 1 and executor.limit_s is None:

@@ -83,7 +83,7 @@ class RayCluster:
         quiet = {"log_to_driver": False, "configure_logging": False}
         try:
             if choice.address is None:
-                self._ray.init(_node_ip_address=choice.node_ip, include_dashboard=False, **quiet)
+                self._ray.init(address="local", _node_ip_address=choice.node_ip, include_dashboard=False, **quiet)
             else:
                 self._ray.init(address=choice.address, **quiet)
         except Exception as error:

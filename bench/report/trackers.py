@@ -6,6 +6,8 @@ the axis, and the report as a file. One that fails is left behind with a word; t
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from bench.cell import Cell
 from bench.experiment.trackers import MLflow, TensorBoard, TrackerChoice, WeightsAndBiases
-from bench.judge.scores import ScoredCell, cost_of, score_run
+from bench.judge.scores import cost_of
 from bench.records import BenchError, Record
-from bench.request import Run
-from bench.score.metrics import METRICS
 from bench.secrets import settings_without_secrets
 from bench.store import Store
 
@@ -81,7 +80,7 @@ class ToMLflow:
     """A run on an MLflow server, or in a directory."""
 
     LONGEST = 500
-    """Characters of a parameter's value, and how many parameters go at once is 100."""
+    """Characters of a parameter's value that a server takes."""
 
     def __init__(self, choice: MLflow, name: str, settings: Mapping[str, str]) -> None:
         from mlflow.tracking import MlflowClient
@@ -171,8 +170,7 @@ class Trackers:
         """Tell them the scores, give them the report, and let them go."""
         if not self._choices:
             return
-        run = store.run()
-        points = _scores(run, score_run(store, run))
+        points = list(_scores(store.read_bytes("scores.csv") or b""))
         with TemporaryDirectory() as folder:
             paths = []
             for name in FILES:
@@ -195,10 +193,9 @@ class Trackers:
                 print(f"tracker={name} failed ({error}); the run goes on without it", file=sys.stderr)
 
 
-def _series(name: str, cell: Cell) -> str:
+def _series(name: str, base: str, method: str, eta: float | None, guidance: float) -> str:
     """A name of letters, digits, dots, dashes and slashes, which every library takes."""
-    eta = "" if cell.eta is None else f"-eta{cell.eta:g}"
-    return f"{name}/{cell.base.name}-{cell.method}{eta}-guidance{cell.guidance_scale:g}"
+    return f"{name}/{base}-{method}{'' if eta is None else f'-eta{eta:g}'}-guidance{guidance:g}"
 
 
 def _costs(record: Record) -> list[Point]:
@@ -206,16 +203,17 @@ def _costs(record: Record) -> list[Point]:
     if record.images is not None:
         costs["sampling_s_per_image"] = record.sampling_s / record.images.count
     cell = record.cell
-    return [Point(_series(name, cell), cell.steps, cost) for name, cost in costs.items() if cost is not None]
+    what = cell.base.name, cell.method, cell.eta, cell.guidance_scale
+    return [Point(_series(name, *what), cell.steps, cost) for name, cost in costs.items() if cost is not None]
 
 
-def _scores(run: Run, cells: Sequence[ScoredCell]) -> list[Point]:
-    return [
-        Point(_series(METRICS[short].name(run.evaluator, estimate.n), scored.record.cell), scored.record.cell.steps,
-              estimate.best)
-        for scored in cells
-        for short, estimate in scored.estimates.items()
-    ]  # fmt: skip
+def _scores(table: bytes) -> Iterator[Point]:
+    """From scores.csv, which the report has just written."""
+    for row in csv.DictReader(io.StringIO(table.decode())):
+        if row["value"]:
+            eta = float(row["eta"]) if row["eta"] else None
+            series = _series(row["score"], row["base"], row["method"], eta, float(row["guidance_scale"]))
+            yield Point(series, int(row["steps"]), float(row["debiased"] or row["value"]))
 
 
 def _flatten(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
