@@ -187,7 +187,7 @@ def test_the_installed_classes_reach_them_and_so_do_their_published_methods(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["scheduler=tdc"], "scheduler/tdc"),
+        (["scheduler=tdc"], "scheduler=tdc was given"),
         (["scheduler._target_=diffusers.TDCScheduler"], "diffusers.TDCScheduler"),
         (["family=TDCScheduler"], "TDCScheduler"),
         (["scheduler.beta_schedule=sigmoid"], "refuses its settings"),
