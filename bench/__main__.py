@@ -227,7 +227,7 @@ def _compare_installations(choice: GateChoice, outcomes: list[Outcome]) -> tuple
         if options.run:
             runs += run_sides(before, after, options.overrides, output)
             if options.rounds:
-                turns = time_sides(before, after, options.overrides, options.rounds, output)
+                turns = time_sides(before, after, options.overrides, options.sittings, options.rounds, output)
                 outcomes += compare_turns(turns, choice.cost.latency_in_turn)
     except InstallationError as error:
         verdict = "missing" if error.name == choice.ref else "failed"

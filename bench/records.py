@@ -82,12 +82,12 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Raw latencies of one cell in two installations that took turns: seconds per call of one batch, round by round."""
+    """Raw latencies of one cell in two installations that took turns: seconds per call of one batch, by sitting."""
 
     cell: str
     batch_size: int
-    before_s: tuple[float, ...]
-    after_s: tuple[float, ...]
+    before_s: tuple[tuple[float, ...], ...]
+    after_s: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

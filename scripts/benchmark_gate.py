@@ -3,10 +3,10 @@
     .venv/bin/python scripts/benchmark_gate.py [--slow-down 0.05] [--repeats 20] [--log FILE] [overrides …]
 
 Both sides run the miniature's cells of experiment=gate in turn, A B B A, as `tcd-bench gate ref=…` does, at its default
-rounds and limits. In one half of the comparisons the second side's UNet takes longer by the given share of its own
-time, in the other half both sides are the same. Each comparison is a line of the log, with every raw sample; the same
-command goes on after the last of them. Exits with 1 when a slow-down was missed more than once in 20, or a false alarm
-was given.
+sittings, rounds and limits. In one half of the comparisons the second side's UNet takes longer by the given share of
+its own time, in the other half both sides are the same. Each comparison is a line of the log, with every raw sample;
+the same command goes on after the last of them. Exits with 1 when a slow-down was missed more than once in 20, or
+a false alarm was given.
 """
 
 import argparse
@@ -62,7 +62,8 @@ def main() -> int:
         slower = Installation("slower", sys.executable, (directory,))
         for turn in range(len(lines), 2 * arguments.repeats):
             name, side = (("same", this_installation()), ("slower", slower))[turn % 2]
-            turns = list(take_turns(this_installation(), side, job.plan.cells, prompts, gate.side_by_side.rounds))
+            sittings, rounds = gate.side_by_side.sittings, gate.side_by_side.rounds
+            turns = take_turns(this_installation(), side, job.plan.cells, prompts, sittings, rounds)
             outcomes = compare_turns(turns, gate.cost.latency_in_turn)
             verdicts = {outcome.subject: outcome.verdict for outcome in outcomes}
             line = {

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.cell import Cell
 from bench.execute.assemble import prepare
-from bench.execute.contest import take_turns
+from bench.execute.contest import CALLS, take_turns
 from bench.execute.installation import (
     Installation,
     InstallationError,
@@ -114,33 +115,69 @@ def test_a_directory_that_is_neither_is_refused(tmp_path: Path) -> None:
 
 def test_the_worker_answers_every_line(cell: Cell) -> None:
     request = {"cell": asdict(cell), "prompts": ["a red circle"], "warmup": 0, "threads": None}
-    early, ready, timed, wrong = serve(["{}", json.dumps(request), "{}", "no JSON"])
+    early, ready, timed, wrong = serve(['{"calls": 2}', json.dumps(request), '{"calls": 2}', "no JSON"])
     assert early == {"error": "no cell was given yet"}
     assert "torch" in ready["ready"]
-    assert timed["seconds"] > 0
+    assert len(timed["seconds"]) == 2
+    assert min(timed["seconds"]) > 0
     assert "JSONDecodeError" in wrong["error"]
 
 
 def test_two_installations_take_turns(cell: Cell) -> None:
-    (turns,) = take_turns(this_installation(), this_installation(), [cell], ["a red circle"], rounds=3, warmup=0)
+    here = this_installation()
+    (turns,) = take_turns(here, here, [cell], ["a red circle"], sittings=2, rounds=2, warmup=0)
     assert (turns.cell, turns.batch_size) == (cell.label, 1)
-    assert len(turns.before_s) == len(turns.after_s) == 3
+    for side in (turns.before_s, turns.after_s):
+        assert [len(seconds) for seconds in side] == [2 * CALLS, 2 * CALLS]
 
 
 def test_an_installation_that_cannot_run_is_named(cell: Cell, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('this one is broken')")
     broken = Installation("the broken one", sys.executable, (str(tmp_path),))
     with pytest.raises(InstallationError, match=r"the broken one cannot be timed.*this one is broken"):
-        list(take_turns(broken, this_installation(), [cell], ["x"], rounds=1))
+        take_turns(broken, this_installation(), [cell], ["x"], sittings=2, rounds=1)
 
 
-def test_turns_see_a_difference_that_the_noise_between_rounds_hides() -> None:
-    noise = [0.1 * (1 + 0.2 * (i % 7)) for i in range(40)]
-    slower = [seconds * 1.05 for seconds in noise]
+def sat(seed: int, slowdown: float = 1.0, own: float = 0.0) -> tuple[tuple[float, ...], ...]:
+    """Eight sittings of nine calls of about .1 s, each 3% noisy; `own` is the deviation of each sitting's processes."""
+    rng = np.random.default_rng(seed)
+    machine = 1 + 0.2 * np.arange(8)[:, None]  # gets slower and slower, for both sides alike
+    alike = slowdown * np.exp(own * rng.standard_normal((8, 1)))
+    return tuple(map(tuple, 0.1 * machine * alike * np.exp(0.03 * rng.standard_normal((8, 9)))))
+
+
+def test_turns_see_a_difference_that_the_noise_between_sittings_hides() -> None:
     limit = Limit(0.02, 0.0)
-    assert compare_turns([Turns("c", 1, tuple(noise), tuple(slower))], limit)[0].verdict == "regressed"
-    assert compare_turns([Turns("c", 1, tuple(slower), tuple(noise))], limit)[0].verdict == "improved"
-    assert compare_turns([Turns("c", 2, tuple(noise), tuple(noise))], limit)[0].verdict == "unchanged"
+    usual, again, slower = sat(0), sat(1), sat(2, 1.06)
+    assert compare_turns([Turns("c", 1, usual, slower)], limit)[0].verdict == "regressed"
+    assert compare_turns([Turns("c", 1, slower, usual)], limit)[0].verdict == "improved"
+    assert compare_turns([Turns("c", 2, usual, again)], limit)[0].verdict == "unchanged"
+
+
+def test_who_is_first_makes_no_difference() -> None:
+    order = np.array([1.0, 1.04] * 4)[:, None]
+    usual, again = np.array(sat(0)) / order, np.array(sat(1)) * order
+    turns = Turns("c", 1, tuple(map(tuple, usual)), tuple(map(tuple, again)))
+    assert compare_turns([turns], Limit(0.06, 0.0))[0].verdict == "unchanged"
+
+
+def test_what_slows_all_cells_a_little_is_seen_in_all_of_them_together() -> None:
+    turns = [Turns(f"c{i}", 1, sat(2 * i, own=0.02), sat(2 * i + 1, 1.02, own=0.02)) for i in range(12)]
+    *cells, together = compare_turns(turns, Limit(0.01, 0.0))
+    assert "regressed" not in {outcome.verdict for outcome in cells}
+    assert (together.subject, together.verdict) == ("all cells", "regressed")
+    assert together.after is not None
+    assert together.before is not None
+    assert together.after / together.before == pytest.approx(1.02, abs=0.01)
+
+
+def test_sittings_are_the_samples_not_calls() -> None:
+    """Two processes of one installation differ; their many calls must not make a finding of it."""
+    alarms = 0
+    for seed in range(200):
+        (outcome,) = compare_turns([Turns("c", 1, sat(seed, own=0.03), sat(1000 + seed, own=0.03))], Limit(0.0, 0.0))
+        alarms += outcome.verdict == "regressed"
+    assert 1 <= alarms <= 20  # 5% of 200 are 10
 
 
 FORK = """

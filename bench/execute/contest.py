@@ -13,31 +13,49 @@ from bench.cell import Cell
 from bench.execute.installation import Installation, InstallationError
 from bench.records import Turns
 
+CALLS = 3
+"""How many calls a side makes before it is the other's turn."""
+
 
 def take_turns(
     before: Installation,
     after: Installation,
     cells: Sequence[Cell],
     prompts: Sequence[str],
+    sittings: int,
     rounds: int,
     warmup: int = 3,
     threads: int | None = None,
-) -> Iterator[Turns]:
-    """Time one call of every cell `rounds` times on either side; who goes first alternates.
+) -> list[Turns]:
+    """Time `rounds` turns of every cell on either side in each of several sittings; `before` is first in even ones.
 
-    Raises InstallationError where a side cannot run a cell.
+    Every sitting has processes of its own: two processes of one installation can differ by a per cent, by where their
+    memory lies and which was started first. Raises InstallationError where a side cannot run a cell.
     """
-    with ExitStack() as stack:
-        sides = [stack.enter_context(_Worker.started(installation)) for installation in (before, after)]
-        for cell in cells:
-            request = {"cell": asdict(cell), "prompts": list(prompts), "warmup": warmup, "threads": threads}
-            for side in sides:
-                side.ask(request)
-            seconds: tuple[list[float], list[float]] = ([], [])
-            for turn in range(rounds):
-                for which in (0, 1) if turn % 2 == 0 else (1, 0):
-                    seconds[which].append(sides[which].ask({})["seconds"])
-            yield Turns(cell.label, len(prompts), tuple(seconds[0]), tuple(seconds[1]))
+    asked = {"prompts": list(prompts), "warmup": warmup, "threads": threads}
+    samples: list[tuple[list[tuple[float, ...]], list[tuple[float, ...]]]] = [([], []) for _ in cells]
+    for sitting in range(sittings):
+        order = (0, 1) if sitting % 2 == 0 else (1, 0)
+        with ExitStack() as stack:
+            sides = {which: stack.enter_context(_Worker.started((before, after)[which])) for which in order}
+            for cell, found in zip(cells, samples, strict=True):
+                for which in order:
+                    sides[which].ask({"cell": asdict(cell), **asked})
+                for which, seconds in enumerate(_alternate(sides, order, rounds)):
+                    found[which].append(seconds)
+    return [
+        Turns(cell.label, len(prompts), tuple(found[0]), tuple(found[1]))
+        for cell, found in zip(cells, samples, strict=True)
+    ]
+
+
+def _alternate(sides: Mapping[int, _Worker], order: tuple[int, int], rounds: int) -> tuple[tuple[float, ...], ...]:
+    """Seconds of every call on either side, A B B A."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(rounds):
+        for which in order if turn % 2 == 0 else reversed(order):
+            seconds[which].extend(sides[which].ask({"calls": CALLS})["seconds"])
+    return tuple(map(tuple, seconds))
 
 
 class _Worker:

@@ -46,13 +46,13 @@ def survey_there(installation: Installation, schedulers: Mapping[str, Mapping[st
 
 
 def time_sides(
-    before: Installation, after: Installation, overrides: Sequence[str], rounds: int, directory: Path
+    before: Installation, after: Installation, overrides: Sequence[str], sittings: int, rounds: int, directory: Path
 ) -> list[Turns]:
     """Latencies of the experiment's cells in turn; every raw sample is kept in turns.json."""
     job = prepare(check_experiment(compose_settings(overrides)))
     prompts = job.prompts.texts[: job.experiment.measure.batch_size]
-    print(f"Timing {len(job.plan.cells)} cells in turn, {rounds} calls a side ...", file=sys.stderr)
-    turns = list(take_turns(before, after, job.plan.cells, prompts, rounds))
+    print(f"Timing {len(job.plan.cells)} cells in turn, {sittings} sittings ...", file=sys.stderr)
+    turns = take_turns(before, after, job.plan.cells, prompts, sittings, rounds)
     (directory / "turns.json").write_text(json.dumps([asdict(entry) for entry in turns]) + "\n", encoding="utf-8")
     return turns
 

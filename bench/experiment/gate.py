@@ -34,6 +34,7 @@ class SideBySideChoice:
 
     run: bool
     overrides: list[str]
+    sittings: Annotated[int, Field(ge=4, multiple_of=2)]
     rounds: Annotated[int, Field(ge=0)]
 
 

@@ -1,15 +1,15 @@
 """Latency and memory before and after, on machines of the same fingerprint.
 
-Latency by a rank test of all raw samples, shifted by the limit, so that no distribution is assumed: by Mann and Whitney
-(1947) where the samples are from two runs, by Wilcoxon (1945) over the rounds where both sides took turns. Memory by
-its peaks, which repeat.
+Latency of two runs by a rank test of all raw samples (Mann and Whitney 1947), shifted by the limit, so that no
+distribution is assumed. Where both sides took turns, by Student's t over the sittings: what one pair of processes
+has in common, calls cannot average out. Memory by its peaks, which repeat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from bench.request import CostLimits, Limit
 MACHINE = ("device", "processor", "cores", "threads", "gpus", "system", "lanes", "freed_memory_kept")
 Sides = tuple[list[float], list[float]]
 Test = Callable[[Sequence[float], Sequence[float], float], float]
+Centre = Callable[[Sequence[float]], float]
 PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes", "host_rss_bytes")
 
 
@@ -55,22 +56,39 @@ def _batch_sizes(pair: Pair) -> tuple[int | None, int | None]:
 
 
 def compare_turns(turns: Sequence[Turns], limit: Limit) -> list[Outcome]:
-    """Latencies of two installations that took turns."""
-    samples = [
-        ([s / entry.batch_size for s in entry.before_s], [s / entry.batch_size for s in entry.after_s])
-        for entry in turns
-    ]
-    return _judge([entry.cell for entry in turns], samples, limit, slower_in_turn)
+    """Latencies of two installations that took turns: each cell (by Holm), and all of them together.
+
+    What slows every cell a little is seen in all of them together first: their mean, each cell weighing as much as any
+    other.
+    """
+    sides = [(_medians(entry.before_s, entry.batch_size), _medians(entry.after_s, entry.batch_size)) for entry in turns]
+    count = f"{len(sides[0][0])} sittings" if sides else ""
+    outcomes = _judge([entry.cell for entry in turns], sides, limit, slower_in_turn, fmean, f"means of {count}")
+    if len(turns) > 1:
+        usual = np.array([fmean(before) for before, _ in sides])
+        before, after = (
+            usual.mean() * (np.array(side) / usual[:, None]).mean(axis=0) for side in zip(*sides, strict=True)
+        )
+        pooled = [(before.tolist(), after.tolist())]
+        outcomes += _judge(["all cells"], pooled, limit, slower_in_turn, fmean, f"means over cells and {count}")
+    return outcomes
+
+
+def _medians(sittings: Sequence[Sequence[float]], batch_size: int) -> list[float]:
+    return [median(seconds) / batch_size for seconds in sittings]
 
 
 def _compare_latencies(pairs: Sequence[Pair], limit: Limit) -> list[Outcome]:
     samples = [(_per_image(pair.before.record.latency), _per_image(pair.after.record.latency)) for pair in pairs]
-    return _judge([pair.label for pair in pairs], samples, limit, slower)
+    counts = f"{min((len(side) for pair in samples for side in pair), default=0)} or more samples a side"
+    return _judge([pair.label for pair in pairs], samples, limit, slower, median, f"medians of {counts}")
 
 
-def _judge(labels: Sequence[str], samples: Sequence[Sides], limit: Limit, slower: Test) -> list[Outcome]:
+def _judge(
+    labels: Sequence[str], samples: Sequence[Sides], limit: Limit, slower: Test, centre: Centre, note: str
+) -> list[Outcome]:
     """By Holm over all cells, as quality is judged."""
-    allowed = [limit.of(median(before)) for before, _ in samples]
+    allowed = [limit.of(centre(before)) for before, _ in samples]
     worse = holm([slower(old, new, bound) for (old, new), bound in zip(samples, allowed, strict=True)])
     better = holm([slower(new, old, bound) for (old, new), bound in zip(samples, allowed, strict=True)])
     outcomes = []
@@ -82,9 +100,8 @@ def _judge(labels: Sequence[str], samples: Sequence[Sides], limit: Limit, slower
             verdict = "improved"
         elif max(slower(before, after, -allowed[i]), slower(after, before, -allowed[i])) < LEVEL:
             verdict = "unchanged"
-        note = f"medians of {len(before)} and {len(after)} samples, seconds an image"
-        numbers = (median(before), median(after), None, allowed[i])
-        outcomes.append(Outcome("cost", label, "latency_s", verdict, *numbers, note))
+        numbers = (centre(before), centre(after), None, allowed[i])
+        outcomes.append(Outcome("cost", label, "latency_s", verdict, *numbers, f"{note}, seconds an image"))
     return outcomes
 
 
@@ -97,10 +114,15 @@ def slower(before: Sequence[float], after: Sequence[float], limit: float) -> flo
 
 
 def slower_in_turn(before: Sequence[float], after: Sequence[float], limit: float) -> float:
-    """The same of two that took turns: the signed ranks of the rounds' differences."""
-    from scipy.stats import wilcoxon
+    """The same of sittings that are pairs: Student's t of their ratios, which a machine that gets slower leaves alone.
 
-    return float(wilcoxon(np.asarray(after) - np.asarray(before) - limit, alternative="greater").pvalue)
+    `before` was first in even sittings and `after` in odd ones, and whoever is first may be slower by some per cent; so
+    each order has a mean of its own, and what is tested is the middle of both (the analysis of a crossover trial).
+    """
+    from scipy.stats import ttest_ind
+
+    beyond = np.asarray(after) / np.asarray(before) - 1 - limit / fmean(before)
+    return float(ttest_ind(beyond[::2], -beyond[1::2], alternative="greater").pvalue)
 
 
 def _per_image(latency: Latency | None) -> list[float]:
