@@ -180,9 +180,16 @@ class Grid:
     chunk: int
     load_s: float
     done: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
+    open: dict[str, dict[int, range]] = field(default_factory=dict)
+    """What is left of each cell."""
     busy_s: float = 0.0
     loads: int = 0
     deaths: int = 0
+
+    def __post_init__(self) -> None:
+        starts = range(0, self.images, self.chunk)
+        chunks = {start: range(start, min(start + self.chunk, self.images)) for start in starts}
+        self.open = {cell.key: dict(chunks) for cell in self.cells}
 
 
 class Store:
@@ -210,10 +217,7 @@ class Work:
 
     def open_chunks(self, cell: Cell) -> list[range]:
         self.files._trip()
-        grid = self.grid
-        starts = range(0, grid.images, grid.chunk)
-        chunks = [range(start, min(start + grid.chunk, grid.images)) for start in starts]
-        return [chunk for chunk in chunks if grid.done[cell.key, chunk.start] < len(chunk)]
+        return list(self.grid.open[cell.key].values())
 
     def progress(self, cell: Cell, chunk: range) -> int:
         return self.grid.done[cell.key, chunk.start]
@@ -232,6 +236,8 @@ class Work:
         grid.busy_s += spent
         whole = left if spent >= left * each else int(spent / each / BATCH) * BATCH
         grid.done[cell.key, chunk.start] += whole
+        if whole >= left:
+            grid.open[cell.key].pop(chunk.start, None)
         node.check()
 
     def finish(self, cell: Cell) -> Record:

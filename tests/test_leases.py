@@ -93,6 +93,26 @@ def test_a_holder_that_beats_is_never_given_up(files: Files) -> None:
         assert b.take(NAME) is None
 
 
+def test_who_was_alive_a_moment_ago_is_not_asked_after_again(files: Files) -> None:
+    clock = Clock()
+    a, b = Leases(files, "a"), Leases(files, "b", lease_s=10, clock=clock)
+    lease = a.take(NAME)
+    assert lease is not None
+    elsewhere(files, lease.file)
+    assert b.take(NAME) is None
+    bury(files, "a")
+    clock.now = 2.4
+    assert b.take(NAME) is None
+    clock.now = 2.5
+    assert b.take(NAME) is not None
+
+
+def test_names_that_are_old_mislead_nobody(files: Files) -> None:
+    a, b = Leases(files, "a"), Leases(files, "b")
+    assert a.take(NAME, there={}) is not None
+    assert b.take(NAME, there={}) is None
+
+
 def test_a_beat_that_is_under_way_does_not_bring_back_what_was_let_go(tmp_path: Path) -> None:
     begun, go_on = threading.Event(), threading.Event()
 

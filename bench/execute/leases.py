@@ -41,6 +41,20 @@ class Lease:
     """How far the work was when it was taken; None where nobody held it before."""
 
 
+@dataclass(frozen=True)
+class _Sight:
+    """What another's lease was when it was looked at last, and since when it is so."""
+
+    content: bytes
+    elsewhere: bool
+    since: float
+    looked: float
+
+    def is_fresh(self, now: float, lease_s: float) -> bool:
+        """Whether another look would tell nothing that matters."""
+        return self.elsewhere and now - self.looked < lease_s / 4 and now - self.since < lease_s
+
+
 @dataclass
 class Leases:
     """A worker's view of the leases below a store, and its own ones, which a thread of its own keeps alive."""
@@ -49,16 +63,28 @@ class Leases:
     worker: str
     lease_s: float = 30.0
     clock: Callable[[], float] = time.monotonic
-    _seen: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    _seen: dict[str, _Sight] = field(default_factory=dict)
     _held: dict[str, Lease] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _beat: int = 0
 
-    def take(self, name: str, progress: Callable[[], int] = lambda: 0) -> Lease | None:
-        """The lease of that name, or None while another worker has it. `progress` tells how far the work is."""
-        folder, _, short = name.rpartition("/")
-        parted = (file.rpartition(".") for file in self.files.names(folder))
-        newest = max((int(number) for stem, _, number in parted if stem == short), default=-1)
+    def newest(self, folder: str) -> Mapping[str, int]:
+        """Which leases a folder holds, and the newest generation of each."""
+        found: dict[str, int] = {}
+        for file in self.files.names(folder):
+            name, _, number = file.rpartition(".")
+            if name.startswith("lease-") and number.isdigit():
+                found[f"{folder}/{name}"] = max(int(number), found.get(f"{folder}/{name}", 0))
+        return found
+
+    def take(
+        self, name: str, progress: Callable[[], int] = lambda: 0, there: Mapping[str, int] | None = None
+    ) -> Lease | None:
+        """The lease of that name, or None while another worker has it. `progress` tells how far the work is.
+
+        `there` is what `newest` said, where the caller has looked; it may be somewhat old.
+        """
+        newest = (self.newest(name.rpartition("/")[0]) if there is None else there).get(name, -1)
         lease = Lease(name, f"{name}.{newest + 1}", 0)
         if newest >= 0:
             reached = progress()
@@ -73,7 +99,13 @@ class Leases:
         return lease
 
     def _deaths_before(self, file: str, reached: int) -> int | None:
-        """How many workers died where the work is now, if its holder has let go or is dead; None while it is held."""
+        """How many workers died where the work is now, if its holder has let go or is dead; None while it is held.
+
+        A holder of another machine that was alive a moment ago is not asked after again.
+        """
+        before, now = self._seen.get(file), self.clock()
+        if before is not None and before.is_fresh(now, self.lease_s):
+            return None
         try:
             content = self.files.read(file)
         except FileNotFoundError:
@@ -84,12 +116,9 @@ class Leases:
             return deaths
         if note.get("state") == "dead" or _died(note):
             return deaths + 1
-        before = self._seen.get(file)
-        now = self.clock()
-        if before is None or before[0] != content:
-            self._seen[file] = content, now
-            return None
-        return deaths + 1 if now - before[1] >= self.lease_s else None
+        since = before.since if before is not None and before.content == content else now
+        self._seen[file] = _Sight(content, not _is_here(note), since, now)
+        return deaths + 1 if now - since >= self.lease_s else None
 
     def release(self, lease: Lease, done: bool) -> None:
         """Let go: all that is left of it is removed where the work is done, else the next worker may go on."""
@@ -150,12 +179,16 @@ def _parse(content: bytes) -> Mapping[str, Any]:
 
 def _died(note: Mapping[str, Any]) -> bool:
     """Whether a holder was a process of this very machine and is no more."""
-    if note.get("machine") != _this_process(os.getpid())["machine"]:
+    if not _is_here(note):
         return False
     try:
         return bool(psutil.Process(int(note["pid"])).create_time() != note["born"])
     except (psutil.NoSuchProcess, KeyError, ValueError):
         return True
+
+
+def _is_here(note: Mapping[str, Any]) -> bool:
+    return bool(note.get("machine") == _this_process(os.getpid())["machine"])
 
 
 @cache

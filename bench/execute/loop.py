@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from bench.cell import Cell
-from bench.execute.leases import Leases
+from bench.execute.leases import Lease, Leases
 from bench.records import CellError, Record, StoreError
 from bench.store import FAILED, GOOD, Store
 
@@ -67,6 +68,8 @@ class Loop:
     enter: Callable[[str, Cell | None], None] = lambda *_: None
     """Told what the worker is doing now."""
     sleep: Callable[[float], object] = time.sleep
+    _turn: int = 0
+    """At which of a cell's chunks this worker looks first: those that begin together do not all want the same one."""
 
     def run(self, cells: Sequence[Cell], first: int = 0) -> Iterator[Record]:
         """Yield the record of each cell that was ended here; ends when none is left, in other hands neither.
@@ -74,6 +77,7 @@ class Loop:
         Begins at the `first` group of cells that share a pipeline. Raises Stopped.
         """
         left, wait_s = from_group(cells, first), WAIT_S[0]
+        self._turn = first // max(len({cell.pipeline_key for cell in cells}), 1)
         while left:
             idle = True
             for cell in list(left):
@@ -106,46 +110,58 @@ class Loop:
         """Do what can be done for a cell now: whether anything was, and its record where that ended it."""
         worked = False
         try:
-            for chunk in self.work.open_chunks(cell):
-                reached = partial(self.work.progress, cell, chunk)
-                lease = self.leases.take(f"cells/{cell.key}/lease-{chunk.start:05d}", reached)
-                if lease is None:
-                    continue
-                worked, done = True, False
-                try:
-                    self._refuse_poison(cell, lease.deaths)
-                    self.enter("sampling", cell)
-                    if chunk in self.work.open_chunks(cell) and not self._is_over(cell):
+            while (taken := self._take_chunk(cell)) is not None:
+                chunk, lease = taken
+                worked = True
+                with self._holding(cell, lease, "sampling"):
+                    over = self._is_over(cell)
+                    if not over and chunk in self.work.open_chunks(cell):
                         self.work.sample(cell, chunk)
-                    done = True
-                finally:
-                    self.leases.release(lease, done)
                 self._check()
+                if over:
+                    return worked, None
             if self.work.open_chunks(cell) or self._is_over(cell):
                 return worked, None
-            lease = self.leases.take(f"cells/{cell.key}/lease-finish")
-            if lease is None:
+            last = self.leases.take(f"cells/{cell.key}/lease-finish")
+            if last is None:
                 return worked, None
-            done = False
-            try:
-                self._refuse_poison(cell, lease.deaths)
-                self.enter("finishing", cell)
+            with self._holding(cell, last, "finishing"):
                 record = None if self._is_over(cell) else self.work.finish(cell)
-                done = True
-            finally:
-                self.leases.release(lease, done)
         except (Stopped, StoreError):
             raise
         except Exception as error:
             return True, self.work.fail(cell, error)
         return True, record
 
-    def _refuse_poison(self, cell: Cell, deaths: int) -> None:
-        if deaths >= self.tries:
-            raise CellError(
-                f"{deaths} workers died at this cell and got no further, so it is given up; look at their logs, run it "
-                "alone with executor=local, or allow more with executor.tries"
-            )
+    def _take_chunk(self, cell: Cell) -> tuple[range, Lease] | None:
+        """A chunk that nobody is at."""
+        chunks = list(self.work.open_chunks(cell))
+        if not chunks:
+            return None
+        folder, turn = f"cells/{cell.key}", self._turn % len(chunks)
+        there = self.leases.newest(folder)
+        for chunk in chunks[turn:] + chunks[:turn]:
+            reached = partial(self.work.progress, cell, chunk)
+            lease = self.leases.take(f"{folder}/lease-{chunk.start:05d}", reached, there)
+            if lease is not None:
+                return chunk, lease
+        return None
+
+    @contextmanager
+    def _holding(self, cell: Cell, lease: Lease, state: str) -> Iterator[None]:
+        """Work under a lease, which is let go at the end; raises CellError where too many died at it."""
+        done = False
+        try:
+            if lease.deaths >= self.tries:
+                raise CellError(
+                    f"{lease.deaths} workers died at this cell and got no further, so it is given up; look at their "
+                    "logs, run it alone with executor=local, or allow more with executor.tries"
+                )
+            self.enter(state, cell)
+            yield
+            done = True
+        finally:
+            self.leases.release(lease, done)
 
     def _check(self) -> None:
         if self.should_stop():
