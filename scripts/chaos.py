@@ -1,27 +1,31 @@
 """Kill workers, nodes and drivers at random over runs of cells, and see that nothing is lost, doubled or changed.
 
-    python scripts/chaos.py [--place processes ray slurm] [--repeats 20] [--cells 40] [--seed 0]
+    python scripts/chaos.py [--place processes ray slurm] [--store disk full bucket] [--repeats 20] [--cells 40]
 
 Each repetition runs the cells to the end, starting the driver again whenever it was killed, and compares records and
-features with those of an undisturbed run. ray: three raylets on this host, of which any but the
-head's may be killed, and others join late. slurm: needs a cluster, such as scripts/test-cluster starts
+features with those of an undisturbed run. The store is a directory; with `full` a small disk of its own (tmpfs, needs
+root) that is filled to the last byte for seconds at a time; with `bucket` an S3 server started here, to which every
+connection is cut, in the middle of whatever it carries, and refused for seconds. ray: three raylets on this host, of
+which any but the head's may be killed, and others join late. slurm: needs a cluster, as scripts/test-cluster starts one
 (`TCD_BENCH_RUN=scripts/chaos.py scripts/test-cluster --place slurm`); jobs called tcd-bench are cancelled there.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import random
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -44,11 +48,12 @@ from bench.store import Store  # noqa: E402
 
 WORK = "sleeping:make_work"
 LEASE_S = 4.0
+PATIENCE_S = 60.0
 
 
-def drive(kind: str, location: str, name: str) -> None:
+def drive(kind: str, location: str, name: str, folder: str) -> None:
     """What a driver does: tend workers until none is needed."""
-    store = Store(location)
+    store = Store(location, patience_s=PATIENCE_S)
     launch = Launch.load(store.files, name)
     place: Place
     if kind == "processes":
@@ -60,7 +65,7 @@ def drive(kind: str, location: str, name: str) -> None:
     else:
         from bench.execute.slurm import JobArray
 
-        place = JobArray(location, name, Slurm(workers=3, folder=str(Path(location).parent / "slurm")), WORK)
+        place = JobArray(location, name, Slurm(workers=3, folder=folder), WORK)
     crew = Crew(place, store, f"{name}", started=int(time.time()) % 100_000)
     while crew.tend(len(launch.cells)):
         time.sleep(0.2)
@@ -109,14 +114,138 @@ def nodes_of(kind: str) -> Iterator[RayNodes | None]:
             nodes.stop()
 
 
-def repeat(kind: str, cells: int, dice: random.Random, calm: dict[str, object]) -> tuple[str, bool]:
+class Disk:
+    """A directory to store in."""
+
+    trouble: str | None = None
+
+    def __init__(self, folder: Path) -> None:
+        self.location = str(folder / "run")
+
+    def strike(self, seconds: float) -> None:
+        """Trouble for so long; a sound disk has none."""
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+
+
+class SmallDisk(Disk):
+    """A file system of its own, which another writer fills at times."""
+
+    trouble = "full"
+
+    def __init__(self, folder: Path) -> None:
+        self._mount = folder / "small"
+        self._mount.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", self._mount], check=True)  # noqa: S607
+        self.location = str(self._mount / "run")
+
+    def strike(self, seconds: float) -> None:
+        """No byte is left for so long."""
+        filler = self._mount / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        time.sleep(seconds)
+        filler.unlink()
+
+    def close(self) -> None:
+        """Unmount."""
+        subprocess.run(["umount", "--lazy", self._mount], check=True)  # noqa: S607
+
+
+class Bucket(Disk):
+    """A bucket on an S3 server of our own, reached through a relay that can be cut."""
+
+    trouble = "outage"
+
+    def __init__(self, folder: Path) -> None:
+        import boto3
+
+        self._ports = free_port(), free_port()
+        server = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._ports[1])]
+        self._server = subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+        os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{self._ports[0]}"
+        wait_for_port(self._ports[1])
+        self._relay = self._connect()
+        boto3.client("s3").create_bucket(Bucket="chaos")
+        self.location = "s3://chaos/run"
+
+    def _connect(self) -> subprocess.Popen[bytes]:
+        relay = subprocess.Popen([sys.executable, __file__, "--relay", *map(str, self._ports)])
+        wait_for_port(self._ports[0])
+        return relay
+
+    def strike(self, seconds: float) -> None:
+        """Connections are cut, and refused for so long."""
+        self._relay.kill()
+        self._relay.wait()
+        time.sleep(seconds)
+        self._relay = self._connect()
+
+    def close(self) -> None:
+        """End both processes."""
+        for process in (self._relay, self._server):
+            process.kill()
+            process.wait()
+
+
+STORES = {"disk": Disk, "full": SmallDisk, "bucket": Bucket}
+
+
+def free_port() -> int:
+    """One that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int) -> None:
+    """Until somebody listens."""
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nobody listens at port {port}")
+
+
+def relay(port: int, target: int) -> None:
+    """Carry bytes between two ports until killed."""
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", target)
+        await asyncio.gather(carry(reader, back), carry(there, writer))
+
+    async def serve() -> None:
+        async with await asyncio.start_server(accept, "127.0.0.1", port) as server:
+            await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+def repeat(kind: str, where: str, cells: int, dice: random.Random, calm: dict[str, object]) -> tuple[str, bool]:
     """One run with kills; what happened, and whether it ended as the calm one."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, nodes_of(kind) as nodes:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        disk = STORES[where](Path(folder))
+        stack.callback(disk.close)
+        nodes = stack.enter_context(nodes_of(kind))
         log = Path(folder) / "log"
-        store = Store(Path(folder) / "run")
-        make_launch(store, log, cells, seconds=0.15, groups=3, chunks=2, common={"lease_s": LEASE_S, "tries": 50})
+        store = Store(disk.location, patience_s=PATIENCE_S)
+        common = {"lease_s": LEASE_S, "tries": 50, "patience_s": PATIENCE_S}
+        make_launch(store, log, cells, seconds=0.15, groups=3, chunks=2, common=common)
         events: Counter[str] = Counter()
-        command = [sys.executable, __file__, "--drive", kind, store.location, "launch"]
+        folders = str(Path(folder) / "slurm")
+        command = [sys.executable, __file__, "--drive", kind, store.location, "launch", folders]
         driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 600
         while (code := driver.poll()) != 0 and time.monotonic() < end:
@@ -127,9 +256,12 @@ def repeat(kind: str, cells: int, dice: random.Random, calm: dict[str, object]) 
                 driver.wait(dice.uniform(0.5, 2.0))
             if driver.poll() is not None or sum(events.values()) >= 8 or not log.exists():
                 continue
-            event = dice.choice(["worker", "worker", "worker", "driver", *(["node", "join"] if nodes else [])])
+            trouble = [disk.trouble] * 3 if disk.trouble else []
+            event = dice.choice(["worker"] * 3 + ["driver", *(["node", "join"] if nodes else []), *trouble])
             events[event] += 1
-            if event == "worker":
+            if event == disk.trouble:
+                disk.strike(dice.uniform(0.5, 5.0))
+            elif event == "worker":
                 pids = {int(line.split()[2]) for line in log.read_text().splitlines()[-6:]}
                 with suppress(ProcessLookupError):
                     os.kill(dice.choice(sorted(pids)), signal.SIGKILL)
@@ -145,7 +277,7 @@ def repeat(kind: str, cells: int, dice: random.Random, calm: dict[str, object]) 
         begun = len(log.read_text().splitlines())
         said = ", ".join(f"{count} {event}" for event, count in sorted(events.items()))
         found = contents(store)
-        return f"killed or joined: {said}; {begun} chunks begun, {len(found)} records", found == calm
+        return f"{said}; {begun} chunks begun, {len(found)} records", found == calm
 
 
 def contents(store: Store) -> dict[str, object]:
@@ -167,22 +299,26 @@ def calm_run(cells: int) -> dict[str, object]:
 def main() -> int:
     """All repetitions; 1 where one ended otherwise."""
     if sys.argv[1:2] == ["--drive"]:
-        drive(*sys.argv[2:5])
+        drive(*sys.argv[2:6])
+        return 0
+    if sys.argv[1:2] == ["--relay"]:
+        relay(int(sys.argv[2]), int(sys.argv[3]))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--place", nargs="+", choices=("processes", "ray", "slurm"), default=["processes", "ray"])
+    parser.add_argument("--store", nargs="+", choices=STORES, default=["disk"])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--cells", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     choice = parser.parse_args()
     calm = calm_run(choice.cells)
     bad = 0
-    for kind in choice.place:
-        for i in range(choice.repeats):
-            what, equal = repeat(kind, choice.cells, random.Random(choice.seed + i), calm)
-            bad += not equal
-            print(f"{kind} {i + 1}/{choice.repeats}: {what}; {'equal' if equal else 'DIFFERS'}", flush=True)
-    print(f"{bad} of {len(choice.place) * choice.repeats} runs differ from the undisturbed one")
+    runs = [(kind, where, i) for kind in choice.place for where in choice.store for i in range(choice.repeats)]
+    for kind, where, i in runs:
+        what, equal = repeat(kind, where, choice.cells, random.Random(choice.seed + i), calm)
+        bad += not equal
+        print(f"{kind} {where} {i + 1}/{choice.repeats}: {what}; {'equal' if equal else 'DIFFERS'}", flush=True)
+    print(f"{bad} of {len(runs)} runs differ from the undisturbed one")
     return 1 if bad else 0
 
 
