@@ -1,0 +1,191 @@
+"""Where the time of a whole run goes: the share inside UNet, VAE and extractor, and what the rest is.
+
+    .venv/bin/python scripts/benchmark_breakdown.py [--out results/performance] [overrides …]
+
+Runs the default experiment in this process, with a clock around each part; time counts for the innermost part, and a
+lane's second for the share of the machine that a lane has. Imports count from the start of the process. Writes
+breakdown.json and breakdown.png; exits with 1 where less than 90% of the time (95% on a GPU) is inside the models.
+On a GPU every part is waited for, which takes from the overlap of parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+MODELS = ("UNet", "VAE", "extractor")
+PARTS = {
+    "UNet": ["diffusers.UNet2DConditionModel.forward"],
+    "VAE": ["diffusers.AutoencoderKL.decode"],
+    "extractor": ["bench.score.features.Evaluator.image_features"],
+    "text encoders": ["transformers.CLIPTextModel.forward", "bench.score.features.Evaluator.text_features"],
+    "pipeline, scheduler": ["diffusers.StableDiffusionPipeline.__call__"],
+    "pixels": ["bench.score.features.complexity"],
+    "loading models": ["bench.execute.runner.load_pipeline", "bench.score.features.load_evaluator"],
+    "store, PNG": ["bench.store.Store.save_batch", "bench.store.Store.commit"],
+    "latency and memory, beside the models": ["bench.execute.runner.measured"],
+    "real images": ["bench.execute.assemble.make_reference"],
+    "report": ["bench.report.write.write_report"],
+}
+WAITING = "bench.execute.runner.side_by_side"
+LEAST = {"cpu": 0.90, "cuda": 0.95}
+
+
+class Clocks:
+    """Seconds by part, in the main thread and in lanes."""
+
+    def __init__(self, synchronise: Callable[[], object]) -> None:
+        self.main: Counter[str] = Counter()
+        self.lanes: Counter[str] = Counter()
+        self._stacks = threading.local()
+        self._lock = threading.Lock()
+        self._synchronise = synchronise
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Whatever runs inside counts for the part, except what is inside another one."""
+        self._switch(name)
+        try:
+            yield
+        finally:
+            self._synchronise()
+            self._switch(None)
+
+    def _switch(self, name: str | None) -> None:
+        now = time.perf_counter()
+        stack = self._stacks.__dict__.setdefault("stack", [])
+        seconds = self.main if threading.current_thread() is threading.main_thread() else self.lanes
+        if stack:
+            with self._lock:
+                seconds[stack[-1]] += now - self._stacks.since
+        if name is None:
+            stack.pop()
+        else:
+            stack.append(name)
+        self._stacks.since = now
+
+    def wrap(self, name: str, path: str) -> None:
+        """Put the clock around a function, wherever it is looked up by this path."""
+        owner, attribute = find(path)
+        inner = getattr(owner, attribute)
+
+        @functools.wraps(inner)
+        def timed(*arguments: Any, **more: Any) -> Any:
+            with self.part(name):
+                return inner(*arguments, **more)
+
+        setattr(owner, attribute, timed)
+
+    def wrap_waiting(self, path: str, lane: str) -> None:
+        """The main thread waits in this generator, and what the lanes do there is theirs."""
+        owner, attribute = find(path)
+        inner = getattr(owner, attribute)
+
+        def timed(work: Callable[[Any], Any], items: Any, lanes: int) -> Iterator[Any]:
+            def in_lane(item: Any) -> Any:
+                with self.part(lane):
+                    return work(item)
+
+            results = iter(inner(in_lane, items, lanes))
+            while True:
+                with self.part("waiting"):
+                    try:
+                        result = next(results)
+                    except StopIteration:
+                        return
+                yield result
+
+        setattr(owner, attribute, timed)
+
+
+def find(path: str) -> tuple[Any, str]:
+    """The module or class that a dotted path ends in, and the name there."""
+    parts = path.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            owner: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[length:-1]:
+            owner = getattr(owner, name)
+        return owner, parts[-1]
+    raise SystemExit(f"{path} is not there")
+
+
+def main() -> int:
+    begun = psutil.Process().create_time()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance")
+    options, overrides = parser.parse_known_args()
+    from bench.__main__ import main as tcd_bench
+    from bench.experiment.compose import compose_settings
+
+    settings = compose_settings(overrides)
+    import torch
+
+    on_gpu = torch.cuda.is_available() and settings["device"] != "cpu"
+    clocks = Clocks(torch.cuda.synchronize if on_gpu else lambda: None)
+    for name, paths in PARTS.items():
+        for path in paths:
+            clocks.wrap(name, path)
+    clocks.wrap_waiting(WAITING, "sampling, the rest")
+    imported = time.time() - begun
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        with clocks.part("everything else"):
+            code = tcd_bench(["run", *overrides, f"results='{folder}/run'"])
+        wall = time.perf_counter() - start + imported
+    lanes = int(settings["lanes"])
+    seconds = Counter({"imports": imported}) + clocks.main
+    waited = seconds.pop("waiting", 0.0)
+    seconds += Counter({name: spent / lanes for name, spent in clocks.lanes.items()})
+    seconds["lanes without work"] = waited - sum(clocks.lanes.values()) / lanes
+    share = sum(seconds[name] for name in MODELS) / wall
+    for name, spent in seconds.most_common():
+        print(f"{name:<40} {spent:8.2f} s {spent / wall:6.1%}")
+    least = LEAST["cuda" if on_gpu else "cpu"]
+    print(
+        f"inside the models: {share:.1%} of {wall:.1f} s (at least {least:.0%}); "
+        f"unaccounted {wall - seconds.total():.2f} s"
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = {"overrides": overrides, "wall_s": wall, "share_of_models": share, "seconds": dict(seconds.most_common())}
+    (options.out / "breakdown.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw(seconds, wall, options.out / "breakdown.png")
+    return code or int(share < least)
+
+
+def draw(seconds: Counter[str], wall: float, path: Path) -> None:
+    """One stacked bar."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots()
+    left = 0.0
+    for i, (name, spent) in enumerate(seconds.most_common()):
+        label = f"{name}: {spent:.1f} s, {spent / wall:.1%}"
+        axes.barh([0], [spent], left=[left], color=colormaps["tab20"](i % 20), label=label)
+        left += spent
+    axes.set_yticks([])
+    axes.set_xlabel("seconds of the whole run")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=3, fontsize=7, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

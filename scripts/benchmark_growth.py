@@ -1,0 +1,207 @@
+"""How costs grow with images, feature width, cells and workers: measured, fitted and drawn.
+
+    .venv/bin/python scripts/benchmark_growth.py [--only images width plan report workers]
+
+Each question is measured at sizes that double or so, the best of three, and a power law is fitted to its upper half
+(cost ∝ sizeᵏ); k is set against what it may be: 1 where growth should be linear, 3 for the factor of a feature's
+covariance. Moments' memory must not grow with the number of images at all. Writes growth.json and growth.png; exits
+with 1 where something grows faster than it may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from benchmark_executors import time_crew  # noqa: E402
+from many_records import write  # noqa: E402
+
+from bench.execute.assemble import prepare  # noqa: E402
+from bench.experiment.compose import compose_settings  # noqa: E402
+from bench.experiment.config import check_experiment  # noqa: E402
+from bench.judge.scores import score_run  # noqa: E402
+from bench.score.frechet import Reference, frechet_estimate  # noqa: E402
+from bench.score.moments import features_to_moments  # noqa: E402
+from bench.store import Store  # noqa: E402
+
+LEEWAY = 0.15
+"""How far a fitted exponent may lie above the one that is allowed."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Costs by size, and the exponent that they may grow with."""
+
+    question: str
+    size: str
+    unit: str
+    allowed: float
+    sizes: tuple[float, ...]
+    costs: tuple[float, ...]
+
+    @property
+    def exponent(self) -> float:
+        """The slope of log cost over log size in the upper half, where constant costs count for little."""
+        half = len(self.sizes) // 2
+        slope, _ = np.polyfit(np.log(self.sizes[half:]), np.log(self.costs[half:]), 1)
+        return float(slope)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it grows no faster than it may."""
+        return self.exponent <= self.allowed + LEEWAY
+
+
+def best(work: Callable[[], object], times: int = 3) -> float:
+    """Seconds, the least of a few."""
+    return min(timed(work) for _ in range(times))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def features(n: int, d: int) -> NDArray[np.float32]:
+    """Random features."""
+    return np.random.default_rng(n).standard_normal((n, d), dtype=np.float32)
+
+
+def images() -> Iterator[Growth]:
+    """Scores and moments over the number of images."""
+    sizes, d = (2_000, 4_000, 8_000, 16_000, 32_000), 256
+    reference = Reference.of(features(4 * d, d))
+    drawn = {n: features(n, d) for n in sizes}
+    costs = tuple(best(lambda n=n: frechet_estimate(drawn[n], reference).interval()) for n in sizes)  # type: ignore[misc]
+    yield Growth(f"Fréchet distance with interval, d = {d}", "images", "s", 1, sizes, costs)
+    yield Growth("moments: memory", "images", "bytes", 0, sizes, tuple(peak_bytes(drawn[n]) for n in sizes))
+
+
+def peak_bytes(rows: NDArray[np.float32]) -> float:
+    """What moments allocate at most."""
+    tracemalloc.start()
+    features_to_moments(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def width() -> Iterator[Growth]:
+    """The distance over the width of features."""
+    sizes, n = (128, 256, 512, 1024, 2048), 4096
+    costs = []
+    for d in sizes:
+        ours, real = features(n, d), features(n + 1, d)
+        costs.append(best(lambda: frechet_estimate(ours, Reference.of(real)).value))  # noqa: B023
+    yield Growth(f"Fréchet distance and reference, n = {n}", "feature width", "s", 3, sizes, tuple(costs))
+
+
+def plan() -> Iterator[Growth]:
+    """Planning over the number of cells."""
+    sizes = (1_000, 4_000, 16_000, 64_000)
+    yield Growth("plan", "cells", "s", 1, sizes, tuple(best(lambda n=n: plan_cells(n), 2) for n in sizes))  # type: ignore[misc]
+
+
+def plan_cells(count: int) -> None:
+    """A grid of so many cells."""
+    settings = compose_settings(["experiment=mini", "method=[tcd]", "claim=[]", "scores=[fid]"])
+    axes = {"max_steps": None, "steps": list(range(1, 1001)), "eta": [i / 100 for i in range(count // 1000)]}
+    settings["methods"] = {"tcd": {**settings["methods"]["tcd"], **axes}}
+    settings["methods"]["tcd"]["scheduler"]["original_inference_steps"] = 1000
+    found = len(prepare(check_experiment(settings)).plan.cells)
+    if found != count:
+        raise SystemExit(f"{found} cells were planned, not {count}")
+
+
+def report() -> Iterator[Growth]:
+    """The report, and reading and scoring of a store, over its cells."""
+    sizes = (500, 1_000, 2_000, 4_000, 8_000)
+    reports, scores = [], []
+    for count in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder), count)
+            command = [sys.executable, "-m", "bench", "report", f"results='{folder}'"]
+            reports.append(timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)))  # noqa: B023
+            store = Store(folder, writable=False)
+            scores.append(best(lambda: score_run(store, store.run())))  # noqa: B023
+    yield Growth("report", "cells", "s", 1, sizes, tuple(reports))
+    yield Growth("reading and scoring a store", "cells", "s", 1, sizes, tuple(scores))
+
+
+def workers() -> Iterator[Growth]:
+    """Seconds of workers, all together, for the same cells of .2 s."""
+    sizes = (1, 2, 4, 8)
+    costs = tuple(count * time_crew("processes", count, 160, 0.2) for count in sizes)
+    yield Growth("160 cells of 0.2 s", "workers", "seconds × workers", 0, sizes, costs)
+
+
+QUESTIONS: Mapping[str, Callable[[], Iterator[Growth]]] = {
+    "images": images,
+    "width": width,
+    "plan": plan,
+    "report": report,
+    "workers": workers,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS))
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance")
+    options = parser.parse_args()
+    found = []
+    for name in options.only:
+        for growth in QUESTIONS[name]():
+            found.append(growth)
+            costs = ", ".join(f"{size:,.0f}: {cost:.3g}" for size, cost in zip(growth.sizes, growth.costs, strict=True))
+            mark = "" if growth.holds else "  FASTER THAN IT MAY"
+            print(f"{growth.question}, {growth.unit} by {growth.size}: {costs}", flush=True)
+            print(f"    exponent {growth.exponent:.2f}, allowed {growth.allowed:g}{mark}", flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    lines = [{**asdict(growth), "exponent": growth.exponent} for growth in found]
+    (options.out / "growth.json").write_text(json.dumps(lines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draw(found, options.out / "growth.png")
+    return 0 if all(growth.holds for growth in found) else 1
+
+
+def draw(found: Sequence[Growth], path: Path) -> None:
+    """A panel a question, with the fit."""
+    from matplotlib.figure import Figure
+
+    columns = 3
+    figure = Figure(figsize=(11, 3.2 * math.ceil(len(found) / columns)), layout="constrained")
+    panels = figure.subplots(math.ceil(len(found) / columns), columns, squeeze=False).flat
+    for axes, growth in zip(panels, found, strict=False):
+        axes.loglog(growth.sizes, growth.costs, "o", color="#1f77b4")
+        last, exponent = (growth.sizes[-1], growth.costs[-1]), growth.exponent
+        fit = [last[1] * (size / last[0]) ** exponent for size in growth.sizes]
+        axes.loglog(growth.sizes, fit, "-", color="#999999", linewidth=1)
+        axes.set_title(f"{growth.question}\nexponent {exponent:.2f}, allowed {growth.allowed:g}", fontsize=9)
+        axes.set_xlabel(growth.size)
+        axes.set_ylabel(growth.unit)
+        if min(growth.costs) > 0.5 * max(growth.costs):
+            axes.set_ylim(0.3 * min(growth.costs), 3 * max(growth.costs))
+    for axes in list(panels):
+        axes.set_visible(False)
+    figure.savefig(path, dpi=140)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The whole job, start to report, against the script that a user would write: time, and whether the images are equal.
+
+    .venv/bin/python scripts/benchmark_whole_job.py [--rounds 3] [--images 512] [--out results/performance]
+
+`plain` is scripts/plain_script.py. `ours` is the default experiment as it comes, which also measures latency and
+memory, takes three more scores, and writes verdicts and a report. `fast` are the settings for whom latency does not
+matter and images need not be kept. The sides take turns, each round in new processes and empty directories. Compared
+are every pixel of plain and ours, the scores of both, and how far the fast scores lie from ours in standard errors.
+Writes whole_job.json; exits with 1 where images differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from PIL import Image
+
+from bench.measure.environment import machine_fingerprint
+from bench.store import Store
+
+ROOT = Path(__file__).parents[1]
+FAST = ("measure.latency=false", "measure.memory=false", "keep=grid")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--fast", nargs="*", default=FAST, help="the overrides of the fast side")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance")
+    options = parser.parse_args()
+    run = [sys.executable, "-m", "bench", "run", f"device={options.device}", f"prompts.count={options.images}"]
+    plain = [sys.executable, str(ROOT / "scripts" / "plain_script.py"), f"--images={options.images}"]
+    sides = {
+        "plain": lambda folder: [*plain, f"--device={options.device}", str(folder)],
+        "ours": lambda folder: [*run, f"results='{folder}'"],
+        "fast": lambda folder: [*run, *options.fast, f"results='{folder}'"],
+    }
+    scratch = Path(tempfile.mkdtemp(prefix="tcd-bench-whole-job-"))
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(options.rounds):
+        for name in list(sides) if turn % 2 == 0 else reversed(sides):
+            shutil.rmtree(scratch / name, ignore_errors=True)
+            seconds[name].append(timed(sides[name](scratch / name)))
+            print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
+    unequal = compare_images(Store(scratch / "ours", writable=False), scratch / "plain")
+    found = {
+        "command": " ".join(sys.argv),
+        "machine": machine_fingerprint(options.device, 0),
+        "versions": {name: version(name) for name in ("torch", "diffusers", "torchmetrics", "tcd-bench")},
+        "fast": list(options.fast),
+        "seconds": seconds,
+        "ratios": {name: ratio(seconds[name], seconds["plain"]) for name in ("ours", "fast")},
+        "images_that_differ": unequal,
+        "scores_apart": compare_scores(scratch / "ours", scratch / "plain" / "scores.csv"),
+        "fast_scores_apart_in_standard_errors": compare_fast(scratch / "ours", scratch / "fast"),
+    }
+    shutil.rmtree(scratch)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "whole_job.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({name: value for name, value in found.items() if name != "machine"}, indent=1))
+    return 1 if unequal else 0
+
+
+def timed(command: Sequence[str]) -> float:
+    """Seconds until a command is done."""
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Mapping[str, float]:
+    """Of the medians, and the lowest and highest of a round."""
+    by_round = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return {"median": median(ours) / median(theirs), "lowest": min(by_round), "highest": max(by_round)}
+
+
+def compare_images(store: Store, plain: Path) -> int:
+    """How many images differ in any pixel."""
+    unequal = 0
+    for record in store.records():
+        folder = plain / folder_of(record.cell.method, record.cell.steps, record.cell.eta)
+        count = record.cell.prompts.count
+        ours = store.images(record.key, range(count))
+        theirs = np.stack([np.asarray(Image.open(folder / f"{row:05d}.png")) for row in range(count)])
+        unequal += count if ours is None else int((ours != theirs).any(axis=(1, 2, 3)).sum())
+    return unequal
+
+
+def compare_scores(ours: Path, plain: Path) -> Mapping[str, float]:
+    """The largest relative difference of either score over the cells."""
+    with plain.open(encoding="utf-8", newline="") as file:
+        theirs = {row["cell"]: row for row in csv.DictReader(file)}
+    apart: dict[str, float] = {}
+    for row in scores_of(ours):
+        name = row["score"].partition("_mini")[0]
+        if name in ("fid", "clip_score"):
+            eta = float(row["eta"]) if row["eta"] else None
+            expected = float(theirs[folder_of(row["method"], int(row["steps"]), eta)][name])
+            apart[name] = max(apart.get(name, 0.0), abs(float(row["value"]) / expected - 1))
+    return apart
+
+
+def compare_fast(ours: Path, fast: Path) -> Mapping[str, float]:
+    """The largest distance of a score, in its standard errors, over the cells, and the mean."""
+    usual = {(row["method"], row["steps"], row["eta"], row["score"]): row for row in scores_of(ours)}
+    apart: dict[str, list[float]] = {}
+    for row in scores_of(fast):
+        before = usual[row["method"], row["steps"], row["eta"], row["score"]]
+        far = abs(float(row["value"]) - float(before["value"])) / float(before["standard_error"])
+        apart.setdefault(row["score"], []).append(far)
+    return {name: max(found) for name, found in apart.items()}
+
+
+def scores_of(results: Path) -> list[dict[str, str]]:
+    """A run's scores."""
+    with (results / "scores.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def folder_of(method: str, steps: int, eta: float | None) -> str:
+    """Where the plain script keeps a cell."""
+    return f"{method}-{steps}{'' if eta is None else f'-{eta:g}'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
