@@ -76,7 +76,7 @@ class RayNodes:
     """Raylets of one host, started one after the other, killed without warning."""
 
     def __init__(self, count: int) -> None:
-        self.port = 20_000 + random.randrange(20_000)
+        self.port = 20_000 + random.randrange(10_000)  # below those that a system hands out
         os.environ["CHAOS_RAY"] = f"127.0.0.1:{self.port}"
         self._ray("start", "--head", f"--port={self.port}", "--include-dashboard=false", "--num-cpus=1")
         for _ in range(count - 1):
