@@ -56,7 +56,10 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Raw samples, seconds per call of one batch; parts are measured by module hooks, `device_s` by CUDA events."""
+    """Raw samples, seconds per call of one batch; parts are measured by module hooks, `device_s` by CUDA events.
+
+    `yardstick_s` are those of a fixed piece of work, before and after: how fast the machine was then.
+    """
 
     batch_size: int
     warmup: int
@@ -66,6 +69,7 @@ class Latency:
     denoiser_s: tuple[float, ...]
     vae_s: tuple[float, ...]
     device_s: tuple[float, ...] | None = None
+    yardstick_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def make(tmp_path: Path) -> Make:
             1.0,
             Calls((1.0,) * 2, None, None, {}, {}, 2, 2, 2, 2 * N, N),
             Images(N, 8, 8, changes.get("sha256", name)),
-            Latency(1, 1, "perf_counter", tuple(seconds), (0.0,), (0.0,), (0.0,)),
+            Latency(1, 1, "perf_counter", tuple(seconds), (0.0,), (0.0,), (0.0,), None, changes.get("pace", ())),
             Memory(1, None, None, None, None, changes.get("memory", 10**8)),
         )
         if failure := changes.get("failure"):
@@ -174,6 +174,17 @@ def test_a_slower_cell_regresses_on_the_same_machine_only(make: Make) -> None:
     other = compare(make("i"), make("j", seconds=slow, machine={**MACHINE, "processor": "q"}))
     assert other["cost", "latency and memory"].verdict == "not comparable"
     assert ("cost", "latency_s") not in other
+
+
+def test_a_machine_that_was_busy_is_no_regression(make: Make) -> None:
+    slow = [0.11 + 0.0001 * i for i in range(10)]
+    calm, busy, jammed = {"pace": (0.01,) * 6}, {"pace": (0.011,) * 6}, {"pace": (0.02,) * 6}
+    assert compare(make("a", **calm), make("b", seconds=slow, **busy))["cost", "latency_s"].verdict == "undecided"
+    assert compare(make("c", **calm), make("d", seconds=slow, **calm))["cost", "latency_s"].verdict == "regressed"
+    found = compare(make("e", **calm), make("f", seconds=slow, **jammed))["cost", "latency_s"]
+    assert found.verdict == "not comparable"
+    assert "2.00 times as long" in found.note
+    assert compare(make("g", **busy), make("h", **calm))["cost", "latency_s"].verdict == "undecided"
 
 
 def test_memory_is_held_against_its_limit(make: Make) -> None:

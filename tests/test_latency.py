@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench.measure.latency import Stopwatch, measure_latency
+from bench.measure.yardstick import SAMPLES, make_yardstick
 from bench.records import Latency
 
 
@@ -94,6 +95,12 @@ def measure(call: Callable[[], object], parts: Mapping[str, torch.nn.Module], *r
 
 def three_parts(processor: FakeProcessor) -> dict[str, Part]:
     return {"text_encoder": Part(processor, 0.125), "denoiser": Part(processor, 0.5), "vae": Part(processor, 2.0)}
+
+
+def test_a_yardstick_is_timed_on_the_clock_that_latencies_are_timed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = FakeDevice()
+    monkeypatch.setattr(torch, "mm", lambda *_: device.work(0.5 if device.time_s > 100 else 3.0))
+    assert make_yardstick(torch.device("cpu"), device.stopwatch())() == (0.5,) * SAMPLES
 
 
 @pytest.mark.parametrize("kind", [FakeProcessor, FakeDevice])

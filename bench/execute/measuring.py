@@ -12,6 +12,7 @@ from bench.experiment.config import Measure
 from bench.generate.sampling import Sampler
 from bench.measure.latency import Stopwatch, measure_latency
 from bench.measure.memory import measure_memory
+from bench.measure.yardstick import make_yardstick
 from bench.records import Latency, Memory, Record
 
 
@@ -41,7 +42,10 @@ def _latency(sampler: Sampler, measure: Measure, rows: range) -> Latency:
     }
     stopwatch = Stopwatch.of(torch.device(sampler.cell.device))
     call = lambda: sampler.call(rows)  # noqa: E731
-    return measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup)
+    yardstick = make_yardstick(torch.device(sampler.cell.device), stopwatch)
+    before = yardstick()
+    latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup)
+    return replace(latency, yardstick_s=before + yardstick())
 
 
 def _memory(sampler: Sampler, rows: range) -> Memory:

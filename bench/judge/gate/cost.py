@@ -1,12 +1,14 @@
 """Latency and memory before and after, on machines of the same fingerprint.
 
 Latency of two runs by a rank test of all raw samples (Mann and Whitney 1947), shifted by the limit, so that no
-distribution is assumed. Where both sides took turns, by Student's t over the sittings: what one pair of processes
-has in common, calls cannot average out. Memory by its peaks, which repeat.
+distribution is assumed; a difference counts where it is not the machine's own, which a yardstick tells. Where both
+sides took turns, by Student's t over the sittings: what one pair of processes has in common, calls cannot average out.
+Memory by its peaks, which repeat.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean, median
@@ -22,8 +24,12 @@ from bench.request import CostLimits, Limit
 
 MACHINE = ("device", "processor", "cores", "threads", "gpus", "system", "lanes", "freed_memory_kept")
 Sides = tuple[list[float], list[float]]
+Views = Sequence[Sides]
+"""The samples of a cell as they were measured, and in whatever other way a difference must show as well."""
 Test = Callable[[Sequence[float], Sequence[float], float], float]
 Centre = Callable[[Sequence[float]], float]
+FARTHEST_PACE = 1.25
+"""How much slower or faster a machine may have been, by its yardstick, for its latencies to be compared."""
 PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes", "host_rss_bytes")
 
 
@@ -37,8 +43,13 @@ def compare_costs(pairs: Sequence[Pair], limits: CostLimits) -> list[Outcome]:
         if reason := _other_machine(pair):
             outcomes.append(Outcome("cost", pair.label, "latency and memory", "not comparable", note=reason))
             continue
-        timed.append(pair)
         outcomes += _compare_memory(pair, limits.memory)
+        pace = _pace(pair)
+        if abs(math.log(pace)) > math.log(FARTHEST_PACE):
+            note = f"the machine itself took {pace:.2f} times as long for the same piece of work"
+            outcomes.append(Outcome("cost", pair.label, "latency_s", "not comparable", note=note))
+        else:
+            timed.append(pair)
     return [*_compare_latencies(timed, limits.latency), *outcomes]
 
 
@@ -48,6 +59,14 @@ def _other_machine(pair: Pair) -> str | None:
     if _batch_sizes(pair)[0] != _batch_sizes(pair)[1]:
         names.append("batch size")
     return f"another machine or protocol: {', '.join(names)} differ" if names else None
+
+
+def _pace(pair: Pair) -> float:
+    """How much longer the machine took for its yardstick on the later side; 1 where that was not measured."""
+    before, after = (side.record.latency for side in (pair.before, pair.after))
+    if before is None or after is None or not before.yardstick_s or not after.yardstick_s:
+        return 1.0
+    return median(after.yardstick_s) / median(before.yardstick_s)
 
 
 def _batch_sizes(pair: Pair) -> tuple[int | None, int | None]:
@@ -63,13 +82,14 @@ def compare_turns(turns: Sequence[Turns], limit: Limit) -> list[Outcome]:
     """
     sides = [(_medians(entry.before_s, entry.batch_size), _medians(entry.after_s, entry.batch_size)) for entry in turns]
     count = f"{len(sides[0][0])} sittings" if sides else ""
-    outcomes = _judge([entry.cell for entry in turns], sides, limit, slower_in_turn, fmean, f"means of {count}")
+    cells, one_by_one = [entry.cell for entry in turns], [[pair] for pair in sides]
+    outcomes = _judge(cells, one_by_one, limit, slower_in_turn, fmean, f"means of {count}")
     if len(turns) > 1:
         usual = np.array([fmean(before) for before, _ in sides])
         before, after = (
             usual.mean() * (np.array(side) / usual[:, None]).mean(axis=0) for side in zip(*sides, strict=True)
         )
-        pooled = [(before.tolist(), after.tolist())]
+        pooled = [[(before.tolist(), after.tolist())]]
         outcomes += _judge(["all cells"], pooled, limit, slower_in_turn, fmean, f"means over cells and {count}")
     return outcomes
 
@@ -79,26 +99,32 @@ def _medians(sittings: Sequence[Sequence[float]], batch_size: int) -> list[float
 
 
 def _compare_latencies(pairs: Sequence[Pair], limit: Limit) -> list[Outcome]:
-    samples = [(_per_image(pair.before.record.latency), _per_image(pair.after.record.latency)) for pair in pairs]
-    counts = f"{min((len(side) for pair in samples for side in pair), default=0)} or more samples a side"
-    return _judge([pair.label for pair in pairs], samples, limit, slower, median, f"medians of {counts}")
+    samples = []
+    for pair in pairs:
+        before, after = (_per_image(side.record.latency) for side in (pair.before, pair.after))
+        samples.append([(before, after), (before, [seconds / _pace(pair) for seconds in after])])
+    fewest = min((len(side) for views in samples for side in views[0]), default=0)
+    note = f"medians of {fewest} or more samples a side"
+    return _judge([pair.label for pair in pairs], samples, limit, slower, median, note)
 
 
 def _judge(
-    labels: Sequence[str], samples: Sequence[Sides], limit: Limit, slower: Test, centre: Centre, note: str
+    labels: Sequence[str], samples: Sequence[Views], limit: Limit, slower: Test, centre: Centre, note: str
 ) -> list[Outcome]:
     """By Holm over all cells, as quality is judged."""
-    allowed = [limit.of(centre(before)) for before, _ in samples]
-    worse = holm([slower(old, new, bound) for (old, new), bound in zip(samples, allowed, strict=True)])
-    better = holm([slower(new, old, bound) for (old, new), bound in zip(samples, allowed, strict=True)])
+    allowed = [limit.of(centre(views[0][0])) for views in samples]
+    judged = list(zip(samples, allowed, strict=True))
+    worse = holm([max(slower(old, new, bound) for old, new in views) for views, bound in judged])
+    better = holm([max(slower(new, old, bound) for old, new in views) for views, bound in judged])
     outcomes = []
-    for i, (label, (before, after)) in enumerate(zip(labels, samples, strict=True)):
+    for i, (label, views) in enumerate(zip(labels, samples, strict=True)):
+        before, after = views[0]
         verdict = "undecided"
         if worse[i] < LEVEL:
             verdict = "regressed"
         elif better[i] < LEVEL:
             verdict = "improved"
-        elif max(slower(before, after, -allowed[i]), slower(after, before, -allowed[i])) < LEVEL:
+        elif max(slower(*sides, -allowed[i]) for view in views for sides in (view, view[::-1])) < LEVEL:
             verdict = "unchanged"
         numbers = (centre(before), centre(after), None, allowed[i])
         outcomes.append(Outcome("cost", label, "latency_s", verdict, *numbers, f"{note}, seconds an image"))
