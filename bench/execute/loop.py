@@ -110,7 +110,10 @@ class Loop:
         """Do what can be done for a cell now: whether anything was, and its record where that ended it."""
         worked = False
         try:
-            while (taken := self._take_chunk(cell)) is not None:
+            while chunks := list(self.work.open_chunks(cell)):
+                taken = self._take_one(cell, chunks)
+                if taken is None:
+                    return worked, None
                 chunk, lease = taken
                 worked = True
                 with self._holding(cell, lease, "sampling"):
@@ -120,7 +123,7 @@ class Loop:
                 self._check()
                 if over:
                     return worked, None
-            if self.work.open_chunks(cell) or self._is_over(cell):
+            if self._is_over(cell):
                 return worked, None
             last = self.leases.take(f"cells/{cell.key}/lease-finish")
             if last is None:
@@ -133,11 +136,8 @@ class Loop:
             return True, self.work.fail(cell, error)
         return True, record
 
-    def _take_chunk(self, cell: Cell) -> tuple[range, Lease] | None:
-        """A chunk that nobody is at."""
-        chunks = list(self.work.open_chunks(cell))
-        if not chunks:
-            return None
+    def _take_one(self, cell: Cell, chunks: list[range]) -> tuple[range, Lease] | None:
+        """One of a cell's open chunks that nobody is at."""
         folder, turn = f"cells/{cell.key}", self._turn % len(chunks)
         there = self.leases.newest(folder)
         for chunk in chunks[turn:] + chunks[:turn]:
