@@ -1,4 +1,4 @@
-"""Latency of the same cells in two installations, call by call in turn: what slows the machine slows both."""
+"""Latency of the same cells in two installations, a few calls each in turn: what slows the machine slows both."""
 
 from __future__ import annotations
 
