@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Self
 
 
@@ -19,7 +19,13 @@ def canonical_json(value: object) -> str:
 
 def fields_of(value: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
     """A dataclass's fields by name, as they are; raises TypeError for anything else."""
-    return {field.name: getattr(value, field.name) for field in fields(value) if field.name not in but}
+    kind: type = type(value)
+    return {name: getattr(value, name) for name in _names_of(kind) if name not in but}
+
+
+@cache
+def _names_of(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def content_hash(value: object, digits: int = 16) -> str:

@@ -119,7 +119,7 @@ def test_interactions_of_pairs_are_second_differences_of_the_distance() -> None:
     mean, covariance = rows.mean(axis=0), np.cov(rows, rowvar=False, bias=True)
     values, vectors = np.linalg.eigh(covariance)
     coordinates = (rows - mean) @ vectors
-    found = Spectrum.of(values).interactions(coordinates[:1], coordinates[1:2])[0]
+    found = Spectrum.of(values).interactions(coordinates, np.array([0]), np.array([1]))[0]
     step = 0.5
     grid = {}
     for a in (-step, step):

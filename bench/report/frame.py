@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,12 @@ def load_scores(results: Path | str) -> pd.DataFrame:
 
 def scores_to_frame(run: Run, cells: Sequence[ScoredCell]) -> pd.DataFrame:
     """One row a cell and metric with the 95% interval, numbers unrounded; a cell without scores has one row as well."""
-    rows = [row for scored in cells for row in _rows(run, scored)]
+    protocol = cache(partial(fingerprint, run))
+    rows = [row for scored in cells for row in _rows(run, scored, protocol)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def _rows(run: Run, scored: ScoredCell) -> Sequence[Mapping[str, Any]]:
+def _rows(run: Run, scored: ScoredCell, protocol: Callable[[str, int], str]) -> Sequence[Mapping[str, Any]]:
     cell, calls = scored.record.cell, scored.record.calls
     identity = {
         "key": cell.key,
@@ -74,7 +76,7 @@ def _rows(run: Run, scored: ScoredCell) -> Sequence[Mapping[str, Any]]:
                 "ci_low": low,
                 "ci_high": high,
                 "n": estimate.n,
-                "protocol": fingerprint(run, short, estimate.n),
+                "protocol": protocol(short, estimate.n),
                 "higher_is_better": METRICS[short].higher_is_better,
                 "fallback": str(score.fallback) if score.fallback else None,
             }

@@ -37,10 +37,10 @@ def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int
         own = [s for s in cells if s.record.cell.base.name == model and not s.record.cell.cost_only]
         if not own:
             continue
-        steps = tuple(sorted({scored.record.cell.steps for scored in own}))
+        steps, series = tuple(sorted({scored.record.cell.steps for scored in own})), to_series(run, own)
         for row, prompt in enumerate(run.prompts[:count]):
             rows = []
-            for line in to_series(run, own):
+            for line in series:
                 paths = {s.record.cell.steps: Picture(store, s.record.key, row) for s in line.cells}
                 rows.append((line.label, tuple(p if (p := paths.get(n)) and p.exists() else None for n in steps)))
             if any(path for _, paths in rows for path in paths):

@@ -7,9 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
-
-import numpy as np
+from statistics import median, quantiles
 
 from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
@@ -82,10 +80,12 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         latency, memory = cell.record.latency, cell.record.memory
         times = [NONE] * 6
         if latency:
-            p50 = median(latency.call_s)
+            p50 = p95 = median(latency.call_s)
+            if len(latency.call_s) > 1:
+                p95 = quantiles(latency.call_s, n=20, method="inclusive")[-1]
             times = [
                 _milliseconds(p50),
-                _milliseconds(float(np.percentile(latency.call_s, 95))),
+                _milliseconds(p95),
                 *(_milliseconds(median(part)) for part in (latency.text_encoder_s, latency.denoiser_s, latency.vae_s)),
                 f"{latency.batch_size / p50:.2f}",
             ]

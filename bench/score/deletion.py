@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 STEP = 0.4
 """Step in log t. The integrand is analytic within π/2 of the real line: relative error about exp(−π²/STEP), 2e-11."""
 
@@ -87,15 +88,15 @@ class Spectrum:
         change = float((2 * logs / n - lost - fourth / 2) @ self.weights)
         return float(np.sqrt((n - 1) / (n - 3)) * (self.root_trace + change))
 
-    def interactions(self, ours: Floats, theirs: Floats) -> Floats:
-        """Second-order influence of pairs of rows (p, r) on mean and −2 tr √A together, by the von Mises expansion.
+    def interactions(self, rows: Floats, first: Indices, second: Indices) -> Floats:
+        """Second-order influence of pairs (p,) of rows (b, r) on mean and −2 tr √A together: the von Mises expansion.
 
         2 Σ u_a v_a/√λ_a + Σ_ab w_ab (u_a u_b − δ_ab λ_a) (v_a v_b − δ_ab λ_a), w_ab = 1/(√λ_a √λ_b (√λ_a + √λ_b)): the
         divided differences of λ^(−½)/2 (second derivative of a trace function, Bhatia, Matrix Analysis, V.3).
         """
         roots = np.sqrt(self.values)
         weights = 1 / (np.outer(roots, roots) * np.add.outer(roots, roots))
-        products = ours * theirs
-        own = (np.square(ours) + np.square(theirs)) @ (0.5 / roots)
+        products = rows.take(first, axis=0) * rows.take(second, axis=0)
+        own = np.square(rows) @ (0.5 / roots)
         pairs: Floats = 2 * products @ (1 / roots) + np.einsum("pa,pa->p", products @ weights, products)
-        return pairs - own + 0.5 * float(roots.sum())
+        return pairs - own.take(first) - own.take(second) + 0.5 * float(roots.sum())

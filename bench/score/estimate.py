@@ -97,7 +97,7 @@ class Estimate:
         """The variance with all that pairs of images add counted twice: never too small, for bounds that must hold."""
         return self._variances[0]
 
-    @property
+    @cached_property
     def _variances(self) -> tuple[float, float]:
         whole = sum(float(np.var(rows, ddof=1)) / len(rows) for rows in self._sets)
         return whole, sum(float(np.mean(np.square(pairs))) for pairs in self.interactions.values() if len(pairs))

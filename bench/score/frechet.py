@@ -173,7 +173,7 @@ def _leave_out(features: Images, moments: Moments, reference: Reference) -> Esti
         without.append(shifts + traces + fixed - 2 * deletions.traces)
         sums.append(deletions.sums)
         first, second = random_pairs(len(block), len(block), round(PAIRS * len(block) / n))
-        pairs.append(spectrum.interactions(coordinates[first], coordinates[second]))
+        pairs.append(spectrum.interactions(coordinates, first, second))
     one = np.concatenate(without)
     spread = 2 * trace / (n * (n - 2))  # of the mean of the rest about the mean of all
     two = _squared_shift(moments, reference) + spread + trace + fixed
