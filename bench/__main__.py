@@ -85,13 +85,14 @@ def _all_decided(store: Store, where: str) -> bool:
 
 def plan(settings: Settings) -> int:
     """Print the plan."""
-    from bench.execute.assemble import prepare
+    from bench.execute.assemble import lay_out, try_schedulers
     from bench.execute.outlook import describe_plan
     from bench.experiment.config import check_experiment
     from bench.store import Store
 
-    job = prepare(check_experiment(settings))
-    print(describe_plan(job, Store.of_run(job.experiment.results)))
+    job = lay_out(check_experiment(settings))
+    print(describe_plan(job, Store.of_run(job.experiment.results)), flush=True)  # what follows imports diffusers
+    try_schedulers(job.plan.cells)
     return 0
 
 
@@ -100,8 +101,7 @@ def report(settings: Settings) -> int:
     from bench.report.write import write_report
     from bench.store import Store
 
-    page = write_report(Store(str(settings["results"]), writable=False))
-    print(f"Report: {page}")
+    print(f"Report: {write_report(Store(str(settings['results']), writable=False))}")
     return 0
 
 
@@ -182,14 +182,14 @@ def gate(settings: Settings) -> int:
         runs = [Path(name) for name in (choice.baseline, choice.candidate) if name]
         outcomes += compare_schedulers(find_baselines(Path(directory), choice.conformance.only) if directory else [])
     if runs:
+        print(f"Comparing {runs[1]} with {runs[0]} ...", file=sys.stderr, flush=True)
         before, after = (Side.of(Store(path, writable=False)) for path in runs)
         pairs, found = compare_runs(before, after, choice.images, choice.quality, choice.cost)
         outcomes += found
         images += worst_images(pairs, before, after)
     report = GateReport(*names, tuple(outcomes))
     files = write_gate(report, images, output)
-    print(to_terminal(report))
-    print(f"Report: {files[-1]}")
+    print(f"{to_terminal(report)}\nReport: {files[-1]}")
     return report.exit_code
 
 

@@ -119,6 +119,8 @@ def compare_fast(ours: Path, fast: Path) -> Mapping[str, float]:
     usual = {(row["method"], row["steps"], row["eta"], row["score"]): row for row in scores_of(ours)}
     apart: dict[str, list[float]] = {}
     for row in scores_of(fast):
+        if not row["standard_error"]:
+            continue
         before = usual[row["method"], row["steps"], row["eta"], row["score"]]
         far = abs(float(row["value"]) - float(before["value"])) / float(before["standard_error"])
         apart.setdefault(row["score"], []).append(far)

@@ -176,8 +176,11 @@ def test_secrets_are_blotted_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert without_secrets(text) == "GET with [secret], [secret] and https://[secret]@host/x; x stays"
 
 
-def test_who_measures_is_alone_and_samplers_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_measures_is_alone_and_samplers_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("bench.execute.device_lock.PATIENCE_S", 0.05)
     order: list[str] = []
     inside, leave = threading.Event(), threading.Event()
 
@@ -197,6 +200,7 @@ def test_who_measures_is_alone_and_samplers_are_not(tmp_path: Path, monkeypatch:
     measurer.start()
     measurer.join(0.3)
     assert order == [], "who measures waits for who samples"
+    assert "another process of this user samples or measures on cpu" in capsys.readouterr().err
     with alone_on("cuda:1"):
         pass  # another device is another matter
     leave.set()

@@ -47,10 +47,14 @@ class Job:
 
 
 def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
-    """Plan an experiment: read its prompts, name its weights, try its schedulers, resolve its device.
+    """Plan an experiment and try its schedulers; raises BenchError for whatever cannot run, loads no model."""
+    job = lay_out(experiment, looks)
+    try_schedulers(job.plan.cells)
+    return job
 
-    Raises BenchError for whatever cannot run; loads no model.
-    """
+
+def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
+    """Plan an experiment: read its prompts, name its weights, resolve its device. See `prepare`."""
     models = {name: _resolve(name, model, experiment.weights) for name, model in experiment.models.items()}
     experiment = replace(experiment, models=models)
     asked = experiment.prompts
@@ -65,7 +69,6 @@ def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
     plan = plan_experiment(
         experiment, Surroundings(device, _versions(), weights, prompts.identity, name_task_inputs(experiment))
     )
-    _try_schedulers(plan.cells)
     if not plan.cells:
         reasons = "; ".join(f"{entry.label}: {entry.reason}" for entry in plan.left_out)
         raise BenchError(f"no cell is left to run ({reasons})")
@@ -251,8 +254,8 @@ def _name_all_weights(experiment: Experiment) -> Mapping[str, str]:
     return weights
 
 
-def _try_schedulers(cells: tuple[Cell, ...]) -> None:
-    """Make each scheduler once and set its timesteps, so that wrong settings are refused before anything is loaded."""
+def try_schedulers(cells: tuple[Cell, ...]) -> None:
+    """Make each scheduler and set its timesteps, before anything is loaded; raises BenchError for wrong settings."""
     from bench.generate.schedulers import try_scheduler
 
     for label, scheduler, steps, eta in {

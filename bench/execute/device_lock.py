@@ -7,15 +7,21 @@ their process, however it ends. The second file keeps a stream of samplers from 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.execute.pulse import every
+
 try:
     import fcntl
 except ImportError:  # no such locks on Windows
     fcntl = None  # type: ignore[assignment]
+
+PATIENCE_S = 60.0
+"""A wait longer than this is said aloud, again and again: whom one waits for may be asleep."""
 
 
 @contextmanager
@@ -49,7 +55,14 @@ def _open(device: str, part: str, shared: bool) -> int | None:
     if fcntl is None:
         return None
     handle = os.open(_path(device, part), os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        doing = "measures" if shared else "samples or measures"
+        waiting = f"Waiting: another process of this user {doing} on {device} (it holds {_path(device, part)})"
+        with every(PATIENCE_S, lambda: print(waiting, file=sys.stderr, flush=True)):
+            fcntl.flock(handle, kind)
     return handle
 
 

@@ -62,6 +62,13 @@ class Spectrum:
         """1/(λ + t²), then λ/(λ + t²)², side by side."""
         return np.hstack([self.resolvents, self.values[:, None] * np.square(self.resolvents)])
 
+    @cached_property
+    def _differences(self) -> Floats:
+        """1/(√λ_a √λ_b (√λ_a + √λ_b)), (r, r)."""
+        roots = np.sqrt(self.values)
+        differences: Floats = 1 / (np.outer(roots, roots) * np.add.outer(roots, roots))
+        return differences
+
     def deletions(self, squares: Floats, n: int) -> Deletions:
         """What leaving out each of the rows given does, and what they add to leaving out two.
 
@@ -95,8 +102,7 @@ class Spectrum:
         divided differences of λ^(−½)/2 (second derivative of a trace function, Bhatia, Matrix Analysis, V.3).
         """
         roots = np.sqrt(self.values)
-        weights = 1 / (np.outer(roots, roots) * np.add.outer(roots, roots))
         products = rows.take(first, axis=0) * rows.take(second, axis=0)
         own = np.square(rows) @ (0.5 / roots)
-        pairs: Floats = 2 * products @ (1 / roots) + np.einsum("pa,pa->p", products @ weights, products)
+        pairs: Floats = 2 * products @ (1 / roots) + np.einsum("pa,pa->p", products @ self._differences, products)
         return pairs - own.take(first) - own.take(second) + 0.5 * float(roots.sum())

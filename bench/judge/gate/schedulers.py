@@ -29,9 +29,9 @@ def find_baselines(directory: Path, only: Iterable[str]) -> list[Path]:
 
 def compare_schedulers(paths: Iterable[Path]) -> Iterator[Outcome]:
     """Examine each baseline's scheduler again, with the settings that the baseline notes."""
-    from bench.judge.conformance.verb import examine
-
     for path in paths:
+        from bench.judge.conformance.verb import examine  # it imports diffusers, which takes its time
+
         settings = read_baseline(path)["settings"]
         try:
             report = examine({"scheduler": settings})
