@@ -93,7 +93,9 @@ def main() -> None:
 
     rows = []
     for name, scheduler, settings, adapter, steps, eta, guidance in GRID:
-        pipeline = StableDiffusionPipeline.from_pretrained(WEIGHTS / "teacher", torch_dtype=torch.float32)
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            WEIGHTS / "teacher", torch_dtype=torch.float32, use_safetensors=True
+        )
         pipeline.scheduler = scheduler(**NOISE, **settings)
         if adapter:
             pipeline.load_lora_weights(WEIGHTS / adapter, weight_name="pytorch_lora_weights.safetensors")

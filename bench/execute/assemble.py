@@ -54,7 +54,10 @@ def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
 
 
 def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
-    """Plan an experiment: read its prompts, name its weights, resolve its device. See `prepare`."""
+    """Plan an experiment: read its prompts, name its weights, resolve its device. Raises and loads as `prepare` does.
+
+    The schedulers' settings are not tried yet.
+    """
     models = {name: _resolve(name, model, experiment.weights) for name, model in experiment.models.items()}
     experiment = replace(experiment, models=models)
     asked = experiment.prompts
