@@ -5,7 +5,9 @@
 Runs the default experiment in this process, with a clock around each part; time counts for the innermost part, and a
 lane's second for the share of the machine that a lane has. Imports count from the start of the process. Writes
 breakdown.json and breakdown.png; exits with 1 where less than 90% of the time (95% on a GPU) is inside the models.
-On a GPU every part is waited for, which takes from the overlap of parts.
+
+On a GPU nothing is waited for: events on the device say when it is inside a model, a moment in several counting once,
+and the host's parts are those of the main thread; what the device idles while lanes are at work is one part.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ MODELS = ("UNet", "VAE", "extractor")
 PARTS = {
     "UNet": ["diffusers.UNet2DConditionModel.forward"],
     "VAE": ["diffusers.AutoencoderKL.decode"],
-    "extractor": ["bench.score.features.Evaluator.image_features"],
+    "extractor": ["open_clip.CLIP.encode_image"],
     "text encoders": ["transformers.CLIPTextModel.forward", "bench.score.features.Evaluator.text_features"],
     "pipeline, scheduler": ["diffusers.StableDiffusionPipeline.__call__"],
     "pixels": ["bench.score.features.complexity"],
@@ -48,21 +50,27 @@ LEAST = {"cpu": 0.90, "cuda": 0.95}
 class Clocks:
     """Seconds by part, in the main thread and in lanes."""
 
-    def __init__(self, synchronise: Callable[[], object]) -> None:
+    def __init__(self, new_event: Callable[[], Any] | None) -> None:
         self.main: Counter[str] = Counter()
         self.lanes: Counter[str] = Counter()
+        self.on_device: list[tuple[str, Any, Any]] = []
+        self.new_event = new_event
         self._stacks = threading.local()
         self._lock = threading.Lock()
-        self._synchronise = synchronise
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Whatever runs inside counts for the part, except what is inside another one."""
+        events = (self.new_event(), self.new_event()) if self.new_event and name in MODELS else None
         self._switch(name)
+        if events:
+            events[0].record()
         try:
             yield
         finally:
-            self._synchronise()
+            if events:
+                events[1].record()
+                self.on_device.append((name, *events))
             self._switch(None)
 
     def _switch(self, name: str | None) -> None:
@@ -132,28 +140,39 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance")
     options, overrides = parser.parse_known_args()
     from bench.__main__ import main as tcd_bench
+    from bench.execute.assemble import resolve_lanes
     from bench.experiment.compose import compose_settings
 
     settings = compose_settings(overrides)
     import torch
 
     on_gpu = torch.cuda.is_available() and settings["device"] != "cpu"
-    clocks = Clocks(torch.cuda.synchronize if on_gpu else lambda: None)
+    clocks = Clocks((lambda: torch.cuda.Event(enable_timing=True)) if on_gpu else None)
     for name, paths in PARTS.items():
         for path in paths:
             clocks.wrap(name, path)
     clocks.wrap_waiting(WAITING, "sampling, the rest")
+    if on_gpu:
+        (base := torch.cuda.Event(enable_timing=True)).record()
     imported = time.time() - begun
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         with clocks.part("everything else"):
             code = tcd_bench(["run", *overrides, f"results='{folder}/run'"])
         wall = time.perf_counter() - start + imported
-    lanes = int(settings["lanes"])
     seconds = Counter({"imports": imported}) + clocks.main
     waited = seconds.pop("waiting", 0.0)
-    seconds += Counter({name: spent / lanes for name, spent in clocks.lanes.items()})
-    seconds["lanes without work"] = waited - sum(clocks.lanes.values()) / lanes
+    if on_gpu:
+        torch.cuda.synchronize()
+        on_device = busy_seconds(base, clocks.on_device)
+        for name in MODELS:
+            waited += seconds.pop(name, 0.0)  # what of it the main thread asked for
+        seconds += on_device
+        seconds["sampling, the device without a model"] = waited - on_device.total()
+    else:
+        lanes = resolve_lanes(settings["lanes"], "cpu")
+        seconds += Counter({name: spent / lanes for name, spent in clocks.lanes.items()})
+        seconds["lanes without work"] = waited - sum(clocks.lanes.values()) / lanes
     share = sum(seconds[name] for name in MODELS) / wall
     for name, spent in seconds.most_common():
         print(f"{name:<40} {spent:8.2f} s {spent / wall:6.1%}")
@@ -167,6 +186,16 @@ def main() -> int:
     (options.out / "breakdown.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     draw(seconds, wall, options.out / "breakdown.png")
     return code or int(share < least)
+
+
+def busy_seconds(base: Any, events: list[tuple[str, Any, Any]]) -> Counter[str]:
+    """Seconds of the device by model; where two are at work, the one that began first has the moment."""
+    seconds: Counter[str] = Counter()
+    until = float("-inf")
+    for begun, ended, name in sorted((base.elapsed_time(a) / 1e3, base.elapsed_time(b) / 1e3, n) for n, a, b in events):
+        seconds[name] += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return seconds
 
 
 def draw(seconds: Counter[str], wall: float, path: Path) -> None:

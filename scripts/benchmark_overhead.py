@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from bench.execute.allocator import keep_freed_memory
-from bench.execute.assemble import prepare
+from bench.execute.assemble import prepare, resolve_lanes
 from bench.execute.looking import make_inputs, make_look
 from bench.execute.runner import Runner
 from bench.experiment.compose import compose_settings
@@ -50,7 +50,7 @@ def main() -> None:
             measure=Measure(latency=False, memory=False),
             inputs=inputs,
             keep="all",
-            lanes=job.experiment.lanes,
+            lanes=resolve_lanes(job.experiment.lanes, job.plan.cells[0].device),
             advance=lambda _: None,
             process={},
         )

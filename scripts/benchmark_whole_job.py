@@ -1,12 +1,16 @@
 """The whole job, start to report, against the script that a user would write: time, and whether the images are equal.
 
     .venv/bin/python scripts/benchmark_whole_job.py [--rounds 3] [--images 512] [--out results/performance]
+    .venv/bin/python scripts/benchmark_whole_job.py --sd15 --device cuda --images 128 --batch-size 16
 
 `plain` is scripts/plain_script.py. `ours` is the default experiment as it comes, which also measures latency and
 memory, takes three more scores, and writes verdicts and a report. `fast` are the settings for whom latency does not
 matter and images need not be kept. The sides take turns, each round in new processes and empty directories. Compared
 are every pixel of plain and ours, the scores of both, and how far the fast scores lie from ours in standard errors.
 Writes whole_job.json; exits with 1 where images differ.
+
+With --sd15 both sides sample a checkpoint of that architecture at 512 pixels in float16, with random weights and LoRAs,
+a few cells of it, and ours measures no latency, as the other side has none. Writes whole_job_sd15.json.
 """
 
 from __future__ import annotations
@@ -26,30 +30,47 @@ from statistics import median
 
 import numpy as np
 from PIL import Image
+from plain_script import NOISE as SCHEDULE
+from plain_script import cell_name
 
 from bench.measure.environment import machine_fingerprint
 from bench.store import Store
 
 ROOT = Path(__file__).parents[1]
 FAST = ("measure.latency=false", "measure.memory=false", "keep=grid")
+SD15_CELLS = [("tcd", 2, 0.3), ("tcd", 4, 0.3), ("tcd", 8, 0.3), ("lcm", 4, None), ("dpmpp_2s", 4, None)]
+SD15_CELLS += [("dpmpp_2s", 8, None), ("ddim", 8, 0.0)]
+"""Method, steps, eta."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sd15", action="store_true", help="the architecture of Stable Diffusion 1.5")
+    parser.add_argument("--size", type=int, default=512, help="pixels, with --sd15")
     parser.add_argument("--fast", nargs="*", default=FAST, help="the overrides of the fast side")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance")
     options = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="tcd-bench-whole-job-"))
     run = [sys.executable, "-m", "bench", "run", f"device={options.device}", f"prompts.count={options.images}"]
-    plain = [sys.executable, str(ROOT / "scripts" / "plain_script.py"), f"--images={options.images}"]
+    run.append(f"batch_size={options.batch_size}")
+    plain = [sys.executable, str(ROOT / "scripts" / "plain_script.py"), f"--device={options.device}"]
+    plain += [f"--images={options.images}", f"--batch-size={options.batch_size}"]
+    if options.sd15:
+        weights = scratch / "weights"
+        dtype = "float32" if options.device == "cpu" else "float16"
+        save_stand_in(weights, options.device, dtype)
+        run += ["experiment=[]", *settings_of(SD15_CELLS), *stand_in_settings(weights, options.size, dtype)]
+        plain += [f"--weights={weights}", "--prediction=epsilon", f"--dtype={dtype}", f"--size={options.size}"]
+        plain += ["--cells", *(cell_name(*cell) for cell in SD15_CELLS)]
     sides = {
-        "plain": lambda folder: [*plain, f"--device={options.device}", str(folder)],
+        "plain": lambda folder: [plain[0], plain[1], str(folder), *plain[2:]],
         "ours": lambda folder: [*run, f"results='{folder}'"],
         "fast": lambda folder: [*run, *options.fast, f"results='{folder}'"],
     }
-    scratch = Path(tempfile.mkdtemp(prefix="tcd-bench-whole-job-"))
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(options.rounds):
         for name in list(sides) if turn % 2 == 0 else reversed(sides):
@@ -70,15 +91,77 @@ def main() -> int:
     }
     shutil.rmtree(scratch)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "whole_job.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    name = "whole_job_sd15.json" if options.sd15 else "whole_job.json"
+    (options.out / name).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: value for name, value in found.items() if name != "machine"}, indent=1))
     return 1 if unequal else 0
 
 
+def save_stand_in(folder: Path, device: str, dtype: str) -> None:
+    """A checkpoint of Stable Diffusion 1.5's architecture with two LoRAs, all of random weights, in files."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from peft import get_peft_model_state_dict
+
+    from bench.generate.architectures import add_lora, build_pipeline
+
+    pipeline = build_pipeline(
+        "sd15", StableDiffusionPipeline, {**SCHEDULE, "prediction_type": "epsilon"}, getattr(torch, dtype), device
+    )
+    pipeline.save_pretrained(folder / "teacher")
+    for name in ("tcd", "lcm"):
+        add_lora(pipeline, name)
+        for parameter in (p for key, p in pipeline.unet.named_parameters() if f"lora_B.{name}" in key):
+            torch.nn.init.normal_(parameter, std=1e-3)
+        layers = get_peft_model_state_dict(pipeline.unet, adapter_name=name)
+        pipeline.save_lora_weights(folder / f"{name}-lora", unet_lora_layers=layers)
+
+
+def settings_of(cells: Sequence[tuple[str, int, float | None]]) -> list[str]:
+    """The overrides that choose just these cells."""
+    methods = list(dict.fromkeys(method for method, _, _ in cells))
+    chosen = [f"method=[{','.join(methods)}]"]
+    for method in methods:
+        chosen.append(
+            f"methods.{method}.steps={[steps for name, steps, _ in cells if name == method]}".replace(" ", "")
+        )
+        if etas := {eta for name, _, eta in cells if name == method and eta is not None}:
+            chosen.append(f"methods.{method}.eta={sorted(etas)}")
+    return chosen
+
+
+def stand_in_settings(weights: Path, size: int, dtype: str) -> list[str]:
+    """The overrides that run these weights as Stable Diffusion 1.5, scored by the miniature's evaluator."""
+    loras = [
+        setting
+        for name in ("tcd", "lcm")
+        for setting in (
+            f"models.sd15.adapters.{name}.source='{weights}/{name}-lora'",
+            f"models.sd15.adapters.{name}.revision=null",
+        )
+    ]
+    return [
+        "name=whole_job",
+        "model=[sd15]",
+        f"models.sd15.source='{weights}/teacher'",
+        "models.sd15.variant=null",
+        "models.sd15.channels_last=true",
+        f"models.sd15.dtype={dtype}",
+        f"models.sd15.height={size}",
+        f"models.sd15.width={size}",
+        "scores=[fid,clip_score]",
+        "measure.latency=false",
+        "measure.memory=false",
+        *loras,
+    ]
+
+
 def timed(command: Sequence[str]) -> float:
-    """Seconds until a command is done."""
+    """Seconds until a command is done; one that fails is the end, in its own words."""
     begun = time.perf_counter()
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ran = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    if ran.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{ran.stderr[-2000:]}")
     return time.perf_counter() - begun
 
 
@@ -92,7 +175,7 @@ def compare_images(store: Store, plain: Path) -> int:
     """How many images differ in any pixel."""
     unequal = 0
     for record in store.records():
-        folder = plain / folder_of(record.cell.method, record.cell.steps, record.cell.eta)
+        folder = plain / cell_name(record.cell.method, record.cell.steps, record.cell.eta)
         count = record.cell.prompts.count
         ours = store.images(record.key, range(count))
         theirs = np.stack([np.asarray(Image.open(folder / f"{row:05d}.png")) for row in range(count)])
@@ -109,7 +192,7 @@ def compare_scores(ours: Path, plain: Path) -> Mapping[str, float]:
         name = row["score"].partition("_mini")[0]
         if name in ("fid", "clip_score"):
             eta = float(row["eta"]) if row["eta"] else None
-            expected = float(theirs[folder_of(row["method"], int(row["steps"]), eta)][name])
+            expected = float(theirs[cell_name(row["method"], int(row["steps"]), eta)][name])
             apart[name] = max(apart.get(name, 0.0), abs(float(row["value"]) / expected - 1))
     return apart
 
@@ -131,11 +214,6 @@ def scores_of(results: Path) -> list[dict[str, str]]:
     """A run's scores."""
     with (results / "scores.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def folder_of(method: str, steps: int, eta: float | None) -> str:
-    """Where the plain script keeps a cell."""
-    return f"{method}-{steps}{'' if eta is None else f'-{eta:g}'}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The default experiment as a user would write it, with diffusers, open_clip and torchmetrics: what tcd-bench is timed
 against.
 
-    .venv/bin/python scripts/plain_script.py OUT [--images 512] [--device cpu]
+    .venv/bin/python scripts/plain_script.py OUT [--images 512] [--device cpu] [--weights DIR --size 512 …] [--cells …]
 
 For every cell: load the pipeline, call it batch by batch, save each image as a PNG, update torchmetrics' Fréchet
 distance and a CLIP score. Written fairly: batches of 64, the fastest memory format, real images embedded once. Latents
@@ -10,6 +10,7 @@ and noise are those of tcd-bench, so that images can be compared. Ends with a ta
 
 import argparse
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
@@ -22,9 +23,10 @@ from diffusers import (
     StableDiffusionPipeline,
     TCDScheduler,
 )
+from PIL.Image import Image
 from torchmetrics import MeanMetric
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchvision.transforms.functional import normalize, pil_to_tensor
+from torchvision.transforms.functional import normalize, pil_to_tensor, to_pil_image
 
 from bench.generate.sampling import image_generator
 from bench.mini import world
@@ -35,7 +37,6 @@ NOISE = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.012,
-    "prediction_type": "v_prediction",
 }
 SOLVER = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
 SECOND_ORDER = {"lower_order_final": False, "final_sigmas_type": "sigma_min"}
@@ -64,13 +65,21 @@ GRID = [
 class ImageTower(torch.nn.Module):
     """What torchmetrics asks for features: uint8 images in, embeddings out."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, resize: Callable[[Image], torch.Tensor]) -> None:
         super().__init__()
-        self.model, self.num_features = model, model.text_projection.shape[1]
+        self.model, self.resize, self.num_features = model, resize, model.text_projection.shape[1]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        pixels = normalize(images.float() / 255, self.model.visual.image_mean, self.model.visual.image_std)
-        return self.model.encode_image(pixels)
+        if images.shape[-1] != self.model.visual.image_size:
+            images = torch.stack([self.resize(to_pil_image(image)) for image in images.cpu()]).to(images.device)
+        else:
+            images = normalize(images.float() / 255, self.model.visual.image_mean, self.model.visual.image_std)
+        return self.model.encode_image(images)
+
+
+def cell_name(method: str, steps: int, eta: float | None) -> str:
+    """What a cell's folder is called."""
+    return f"{method}-{steps}{'' if eta is None else f'-{eta:g}'}"
 
 
 def main() -> None:
@@ -79,12 +88,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="has the folders teacher, tcd-lora and lcm-lora")
+    parser.add_argument("--prediction", default="v_prediction")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--cells", nargs="*", help="names such as tcd-4-0.3; all where none is given")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
 
     source = f"local-dir:{WEIGHTS / 'evaluator'}"
-    model, _, _ = open_clip.create_model_and_transforms(source, device=options.device)
-    tower, tokenize = ImageTower(model.eval()), open_clip.get_tokenizer(source)
+    model, _, resize = open_clip.create_model_and_transforms(source, device=options.device)
+    tower, tokenize = ImageTower(model.eval(), resize), open_clip.get_tokenizer(source)
     fid = FrechetInceptionDistance(feature=tower, reset_real_features=False).to(options.device)
     real = [torch.from_numpy(world.render(world.scene(seed))) for seed in world.split_seeds("reference", 2048)]
     for batch in torch.stack(real).permute(0, 3, 1, 2).split(128):
@@ -93,28 +107,32 @@ def main() -> None:
 
     rows = []
     for name, scheduler, settings, adapter, steps, eta, guidance in GRID:
+        if options.cells and cell_name(name, steps, eta) not in options.cells:
+            continue
         pipeline = StableDiffusionPipeline.from_pretrained(
-            WEIGHTS / "teacher", torch_dtype=torch.float32, use_safetensors=True
+            options.weights / "teacher", torch_dtype=getattr(torch, options.dtype), use_safetensors=True
         )
-        pipeline.scheduler = scheduler(**NOISE, **settings)
+        pipeline.scheduler = scheduler(**NOISE, prediction_type=options.prediction, **settings)
         if adapter:
-            pipeline.load_lora_weights(WEIGHTS / adapter, weight_name="pytorch_lora_weights.safetensors")
+            pipeline.load_lora_weights(options.weights / adapter, weight_name="pytorch_lora_weights.safetensors")
             pipeline.fuse_lora()
             pipeline.unload_lora_weights()
         pipeline.unet.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
         pipeline.to(options.device)
         pipeline.set_progress_bar_config(disable=True)
-        folder = options.out / f"{name}-{steps}{'' if eta is None else f'-{eta:g}'}"
+        folder = options.out / cell_name(name, steps, eta)
         folder.mkdir(parents=True, exist_ok=True)
         fid.reset()
-        clip_score = MeanMetric()
+        clip_score = MeanMetric().to(options.device)
         for start in range(0, options.images, options.batch_size):
             texts = prompts[start : start + options.batch_size]
             images = pipeline(
                 texts,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
+                height=options.size,
+                width=options.size,
                 generator=[image_generator(0, start + i) for i in range(len(texts))],
                 **({} if eta is None else {"eta": eta}),
             ).images

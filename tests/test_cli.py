@@ -75,6 +75,9 @@ def test_help_and_report_import_no_torch(arguments: list[str]) -> None:
         ("scores=[fud]", "fud"),
         ("results=", "results"),
         ("method=[tcd", "tcd"),
+        ("models.mini.levers.ofload=model", "models.mini.levers.ofload"),
+        ("models.min.levers.vae_tiling=true", "min is not among the chosen models (mini)"),
+        ("experiment=null", "NoneType"),
     ],
 )
 @pytest.mark.parametrize("verb", ["run", "plan"])

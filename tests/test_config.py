@@ -252,3 +252,12 @@ def test_a_task_with_inputs_takes_models_of_one_size() -> None:
     overrides = ["experiment=guide_canny", "model=[sdxl_canny,sdxl_depth]", "models.sdxl_depth.height=512"]
     with pytest.raises(BenchError, match="models have 2 sizes and task=canny"):
         check_experiment(compose_settings(overrides))
+
+
+def test_what_a_model_or_method_may_have_can_be_set_though_its_file_does_not_name_it() -> None:
+    lever, adapter = "models.sd15.levers.offload=model", "models.sd15.adapters.tcd.revision=abc"
+    model = compose_settings(["experiment=guide_sd15_t2i", lever, adapter, "models.sd15.channels_last=true"])["models"]
+    found = check_experiment(compose_settings(["experiment=guide_sd15_t2i", lever, adapter])).models["sd15"]
+    assert found.levers.offload == "model"
+    assert found.adapters["tcd"].revision == "abc"
+    assert model["sd15"]["channels_last"] is True

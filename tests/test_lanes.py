@@ -2,11 +2,24 @@
 
 import threading
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sleeping import make_cell
 
+from bench.cell import Cell
+from bench.execute.assemble import resolve_lanes
 from bench.execute.lanes import side_by_side
+from bench.execute.runner import Runner
+from bench.experiment.config import Measure
+from bench.generate.sampling import Batch
+from bench.records import Calls
+from bench.store import Store
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3])
@@ -43,3 +56,52 @@ def test_the_first_error_ends_it_and_what_has_not_begun_is_left() -> None:
     with pytest.raises(ValueError, match="broken"):
         list(results)
     assert len(begun) < 10
+
+
+class TakingTurns(Runner):
+    """Samples zeros, and knows how many are at it at once."""
+
+    at_once = most = 0
+
+    def sampler(self, cell: Cell) -> Any:
+        return SimpleNamespace(sample=self.zeros)
+
+    def zeros(self, start: int) -> Batch:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        time.sleep(0.02)
+        self.at_once -= 1
+        calls = Calls((1.0,), None, None, {}, {}, 1, 1, 1, 4, 1)
+        return Batch(start, np.zeros((1, 8, 8, 3), np.uint8), calls)
+
+
+@pytest.mark.parametrize(("one_samples", "samplers"), [(True, 1), (False, 2)])
+def test_on_a_gpu_one_batch_is_sampled_while_another_is_looked_at(
+    one_samples: bool, samplers: int, tmp_path: Path
+) -> None:
+    looking = threading.Barrier(2, timeout=20)
+
+    def look(images: np.ndarray, start: int) -> Mapping[str, np.ndarray]:
+        looking.wait()  # for another lane's look, so both are at it at once
+        return {"row": np.arange(start, start + len(images))}
+
+    runner = TakingTurns(
+        store=Store(tmp_path),
+        prompts=("a",) * 4,
+        look=look,
+        extractor="none",
+        measure=Measure(latency=False, memory=False),
+        inputs=None,  # type: ignore[arg-type]
+        keep="all",
+        lanes=2,
+        advance=lambda _: None,
+        process={},
+        one_samples=one_samples,
+    )
+    runner.sample(make_cell(0), range(4))
+    assert runner.most == samplers
+
+
+def test_the_lanes_of_a_processor_and_of_a_gpu() -> None:
+    assert [resolve_lanes("auto", device) for device in ("cpu", "cuda", "cuda:1")] == [1, 4, 4]
+    assert resolve_lanes(2, "cuda") == 2

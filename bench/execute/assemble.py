@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -115,6 +115,13 @@ def resolve_device(wanted: str, here: bool = True) -> str:
     return wanted
 
 
+def resolve_lanes(wanted: int | Literal["auto"], device: str) -> int:
+    """How many batches are at work at once; `auto` is 1 on a processor, 4 on a GPU, which only one of them uses."""
+    if wanted == "auto":
+        return 1 if device == "cpu" else 4
+    return wanted
+
+
 def rebuild(launch: Launch) -> Job:
     """The job of a launch as a worker sees it; raises BenchError where its cells are others here.
 
@@ -147,10 +154,11 @@ def equip(
     experiment = job.experiment
     wanted = set(launch.cells)
     cells = [cell for cell in job.plan.cells if cell.key in wanted]
-    inputs = make_inputs(experiment, cells[0].task, cells[0].device)
+    device = cells[0].device
+    inputs = make_inputs(experiment, cells[0].task, device)
     look: Look = look_away
     if experiment.scores:
-        evaluator = make_evaluator(experiment, cells[0].device)
+        evaluator = make_evaluator(experiment, device)
         look = make_look(experiment, job.prompts, evaluator, inputs)
         make_reference(experiment, job.run.reference, store, evaluator)
     runner = Runner(
@@ -161,7 +169,8 @@ def equip(
         measure=experiment.measure,
         inputs=inputs,
         keep=experiment.keep,
-        lanes=experiment.lanes if cells[0].device == "cpu" else 1,
+        lanes=resolve_lanes(experiment.lanes, device),
+        one_samples=device != "cpu",
         advance=advance,
         process={"freed_memory_kept": kept, "launch": launch.name},
         chunk_images=experiment.executor.chunk_images,

@@ -1,4 +1,8 @@
-"""Batches side by side: on a processor, a few threads of their own use small models better than one call's threads."""
+"""Batches side by side, in a few threads.
+
+On a processor they use small models better than one call's threads; on a GPU the host works on one batch while the
+device is busy with the next.
+"""
 
 from __future__ import annotations
 

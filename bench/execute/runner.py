@@ -6,7 +6,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,7 +61,7 @@ class Runner:
     inputs: Inputs
     """The task's input images."""
     lanes: int
-    """How many batches are sampled side by side."""
+    """How many batches are at work at once."""
     advance: Callable[[int], object]
     """Called with the number of images that were just finished."""
     process: Mapping[str, Any]
@@ -69,10 +70,13 @@ class Runner:
     """Into how large pieces cells are cut that several workers may share, in images."""
     check: Callable[[], object] = lambda: None
     """Called between batches; may raise to end the work."""
+    one_samples: bool = False
+    """Whether lanes take turns at the device, each looking at its images and saving them while the next one samples."""
 
     _smaller: dict[str, Record] | None = None
     _loaded: tuple[str, Any, Embeddings, FirstEvaluations] | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
     _distrusted: set[str] = field(default_factory=set)
     """Cells whose kept images turned out to be others than they were."""
     _trusted: set[tuple[str, int]] = field(default_factory=set)
@@ -190,6 +194,15 @@ class Runner:
         fewer = prompts.count < len(self.prompts)
         return fewer and prompts.text_hash == hash_texts(self.prompts[: prompts.count])
 
+    @contextmanager
+    def turn(self) -> Iterator[float]:
+        """A lane's turn at the device; yields which share of the device's time is the lane's."""
+        if not self.one_samples:
+            yield 1 / self.lanes
+            return
+        with self._turn:
+            yield 1.0
+
     def sampler(self, cell: Cell) -> Sampler:
         """A sampler of a cell on the loaded pipeline that fits it."""
         with self._loading:
@@ -246,9 +259,11 @@ class _CellWork:
 
     def _make(self, start: int) -> tuple[StoredBatch, NDArray[np.uint8]]:
         with beside_others_on(self.cell.device):
-            begin = time.perf_counter()
-            batch = self.sampler.sample(start)
-            elapsed = (time.perf_counter() - begin) / self.runner.lanes  # lanes share the time
+            sampler = self.sampler  # what loading takes is not sampling
+            with self.runner.turn() as share:
+                begin = time.perf_counter()
+                batch = sampler.sample(start)
+                elapsed = (time.perf_counter() - begin) * share
             features = self.runner.look(batch.images, start)
         return StoredBatch(start, features, batch.calls, elapsed, hash_images(batch.images)), batch.images
 

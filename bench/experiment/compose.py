@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,12 +51,14 @@ def run_application(
     """
     codes = [0]
     refusals: list[BenchError] = []
-    refused: HydraException | OmegaConfBaseException | None = None
+    begun: list[bool] = []
+    refused: Exception | None = None
 
     def job(config: DictConfig) -> None:
         settings: Settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-        _forget_unchosen(settings, overrides)
+        begun.append(True)
         try:
+            _forget_unchosen(settings, given)
             codes.append(task(settings))
         except BenchError as error:  # Hydra would add words of its own
             refusals.append(error)
@@ -63,8 +66,9 @@ def run_application(
     if ConfDirectories not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(ConfDirectories)
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    overrides = [text for text in arguments if text[:1] in "~+" or (text[:1] != "-" and "=" in text)]
-    flags = [text for text in arguments if text not in overrides]  # argparse wants them apart
+    given = [text for text in arguments if text[:1] in "~+" or (text[:1] != "-" and "=" in text)]
+    flags = [text for text in arguments if text not in given]  # argparse wants them apart
+    overrides = [f"++{text}" if _is_optional(text) else text for text in given]
     header = summary.replace("'", "\\'")
     sys.argv = [f"tcd-bench {verb}", *flags, *overrides, f"hydra.help.header='{header}'"]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
@@ -72,7 +76,9 @@ def run_application(
         with TemporaryDirectory(prefix="tcd-bench-") as scratch:
             sys.argv.append(f"hydra.sweep.dir={scratch}")  # a sweep leaves its own configuration there
             hydra.main(version_base="1.3", config_path=None, config_name=config_name)(job)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, ValueError) and begun:
+            raise  # not Hydra's
         refused = error
     finally:
         sys.argv = before[0]
@@ -88,16 +94,36 @@ def run_application(
     return max(codes)
 
 
+def _is_optional(override: str) -> bool:
+    """Whether it sets what models and methods may have though their file does not name it, as levers."""
+    group, _, rest = override.partition("=")[0].partition(".")
+    if group not in ("models", "methods"):
+        return False
+    from bench.experiment.config import Method, Model
+
+    own = fields(Model if group == "models" else Method)
+    return rest.partition(".")[2].partition(".")[0] in {field.name for field in own}
+
+
 def _forget_unchosen(settings: Settings, overrides: Sequence[str]) -> None:
     """Remove what an experiment sets for a method or model that the command line did not choose.
 
-    Such an entry lacks what its own file would bring. One that an override adds stays, and is refused as incomplete.
+    Such an entry lacks what its own file would bring. One that an override with + adds stays, and is refused as
+    incomplete; one that another override means raises BenchError.
     """
     for group, essential in (("methods", "scheduler"), ("models", "source")):
         for name, entry in list(settings.get(group, {}).items()):
-            added = any(text.lstrip("+").startswith(f"{group}.{name}.") for text in overrides)
-            if isinstance(entry, dict) and essential not in entry and not added:
+            if not isinstance(entry, dict) or essential in entry:
+                continue
+            meant = next((text for text in overrides if text.lstrip("+").startswith(f"{group}.{name}.")), None)
+            if meant is None:
                 del settings[group][name]
+            elif meant[0] != "+":
+                chosen = ", ".join(other for other, its in settings[group].items() if essential in its) or "none"
+                raise BenchError(
+                    f"{meant.partition('=')[0]} was given, but {name} is not among the chosen {group} ({chosen}); "
+                    f"choose it with '{group[:-1]}=[{name}]', or mend the name"
+                )
 
 
 def compose_settings(overrides: Sequence[str], config_name: str = "config") -> Settings:

@@ -174,7 +174,7 @@ class Experiment:
     scores: Annotated[list[ScoreName], OneOrMore] = Field(default_factory=lambda: [*SCORES])
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 64
-    lanes: Count = 1
+    lanes: Literal["auto"] | Count = "auto"
     device: str = "auto"
     keep: Literal["all", "grid"] = "all"
     strict: bool = False

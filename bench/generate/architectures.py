@@ -50,7 +50,7 @@ def build_pipeline(
                 parts[role.replace("text_encoder", "tokenizer")] = _clip_tokenizer()
     if issubclass(pipeline_class, diffusers.StableDiffusionPipeline):
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    scheduler = DDIMScheduler.from_config(dict(noise_schedule))
+    scheduler = DDIMScheduler.from_config(noise_schedule | {"steps_offset": 1, "clip_sample": False})
     for part in parts.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)

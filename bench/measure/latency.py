@@ -1,7 +1,7 @@
 """Latency of a pipeline call and of its parts, every raw sample kept.
 
 Warm-up runs the very call that is measured, at its own step count. Parts are timed by hooks on the modules; on a GPU
-in calls of their own, because a hook that waits for the device slows the call it watches.
+in calls of their own, in turn with the others, because a hook that waits for the device slows the call it watches.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ def measure_latency(
     for _ in range(warmup):
         call()
     in_one = stopwatch.event is None
-    whole = [_time_call(call, parts if in_one else {}, stopwatch) for _ in range(repeats)]
-    split = whole if in_one else [_time_call(call, parts, stopwatch) for _ in range(repeats)]
+    whole, split = [], []
+    for _ in range(repeats):
+        whole.append(_time_call(call, parts if in_one else {}, stopwatch))
+        split.append(whole[-1] if in_one else _time_call(call, parts, stopwatch))
     return Latency(
         batch_size=batch_size,
         warmup=warmup,

@@ -33,7 +33,8 @@ def measure_memory(
     """Run `call` once and return its peaks.
 
     `allocated` and `reserved` come from PyTorch's allocator; the process's and the whole device's use are polled from
-    NVML (or from the gauges given), the host's resident set from the operating system.
+    NVML (or from the gauges given), the host's resident set from the operating system. The device's is what nvidia-smi
+    shows: what the driver keeps for itself is not in it.
     """
     cuda = device.type == "cuda"
     if cuda:
@@ -122,7 +123,7 @@ class NvmlGauge:
         if self._nvml is None:
             return None
         if not self._own_process:
-            return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+            return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle, self._nvml.nvmlMemory_v2).used)
         for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle):
             if process.pid == os.getpid() and process.usedGpuMemory is not None:
                 return int(process.usedGpuMemory)

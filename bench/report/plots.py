@@ -42,10 +42,12 @@ def plan_figures(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str, 
     Where that makes more than MOST_FIGURES, those of quality against evaluations come first and the last are left out.
     """
     found: list[tuple[int, str, str, Callable[[], Figure]]] = []
-    for model in dict.fromkeys(scored.record.cell.base.name for scored in cells):
+    models = list(dict.fromkeys(scored.record.cell.base.name for scored in cells))
+    for model in models:
         own = [scored for scored in cells if scored.record.cell.base.name == model]
         cost_only = own[0].record.cell.cost_only
-        for rank, name, caption, draw in _figures_of(run, own):
+        for rank, name, about, draw in _figures_of(run, own):
+            caption = f"{model}: {about}" if len(models) > 1 else about
             if cost_only:
                 found.append((rank, f"{model}-{name}", f"{caption} (cost only)", partial(_marked, draw)))
             else:
@@ -60,7 +62,7 @@ def plan_figures(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str, 
 
 def _marked(draw: Callable[[], Figure]) -> Figure:
     figure = draw()
-    figure.suptitle("cost only: random weights", fontsize=8, color="#666666")
+    figure.suptitle("cost only: random weights", fontsize=8, color="#666666", x=0.01, ha="left")
     return figure
 
 
@@ -255,6 +257,12 @@ def _latency_parts(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
     for (name, widths), colour in zip(parts.items(), ("#CC79A7", "#0072B2", "#E69F00", "#999999"), strict=True):
         axes.barh(range(len(bars)), widths, left=left, color=colour, label=name, height=0.75)
         left = [a + b for a, b in zip(left, widths, strict=True)]
+    spread = [
+        [middle - min(latency.call_s) / latency.batch_size for middle, (_, latency) in zip(whole, bars, strict=True)],
+        [max(latency.call_s) / latency.batch_size - middle for middle, (_, latency) in zip(whole, bars, strict=True)],
+    ]
+    style: dict[str, Any] = {"fmt": "|", "color": "black", "linewidth": 1, "markersize": 7}
+    axes.errorbar(whole, range(len(bars)), xerr=spread, label="whole call, range", **style)
     _name_bars(axes, [label for label, _ in bars], "seconds per image (medians)")
     return figure
 
@@ -288,4 +296,4 @@ def _name_bars(axes: Axes, labels: Sequence[str], unit: str) -> None:
     axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
-    axes.figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize=8)
+    axes.figure.legend(loc="outside upper right", ncols=5, frameon=False, fontsize=8, columnspacing=1.2)
