@@ -118,7 +118,7 @@ class Record:
     """What a cell produced. `status` is "ok" or "error"; per-image features lie beside the record in the store.
 
     `sampling_s` is the time spent in pipeline calls for the images, seconds, summed over batches; batches that are
-    sampled side by side share it, and a first evaluation that cells have in common is in it once. No latency.
+    sampled side by side share it, and evaluations that cells have in common are in it once. No latency.
     """
 
     key: str

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from bench.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.generate.first import FirstEvaluations
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Embeddings, Sampler, image_generator, quantise
 from bench.generate.schedulers import make_scheduler
+from bench.generate.shared import SharedEvaluations
 from bench.generate.weights import name_weights
 from bench.records import BenchError, CellError
 
@@ -23,8 +23,12 @@ SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta
 PROMPTS = tuple(f"a {colour} circle" for colour in ("red", "blue", "green", "white", "black", "purple", "orange"))
 
 
-def make_cell(models: Path, scheduler: str = "TCDScheduler", adapter: str | None = "tcd", **changes: Any) -> Cell:
-    settings = {**SCHEDULE, "original_inference_steps": 50} if scheduler == "TCDScheduler" else {**SCHEDULE}
+def make_cell(
+    models: Path, scheduler: str | SchedulerSpec = "TCDScheduler", adapter: str | None = "tcd", **changes: Any
+) -> Cell:
+    if isinstance(scheduler, str):
+        own = {"original_inference_steps": 50} if scheduler == "TCDScheduler" else {}
+        scheduler = SchedulerSpec(f"diffusers.{scheduler}", {**SCHEDULE, **own})
     source = str(models / "teacher")
     adapters: tuple[Adapter, ...] = ()
     if adapter:
@@ -35,11 +39,11 @@ def make_cell(models: Path, scheduler: str = "TCDScheduler", adapter: str | None
         base=base,
         task=Task(),
         method="m",
-        scheduler=SchedulerSpec(f"diffusers.{scheduler}", settings),
+        scheduler=scheduler,
         adapters=adapters,
         fused=bool(adapters),
         steps=2,
-        eta=0.3 if scheduler == "TCDScheduler" else None,
+        eta=0.3 if scheduler.target == "diffusers.TCDScheduler" else None,
         guidance_scale=0.0,
         prompts=PromptSet("test", len(PROMPTS), "x"),
         seed=0,
@@ -213,41 +217,71 @@ def test_a_first_evaluation_is_shared_and_changes_no_byte(models: Path) -> None:
     own = load_pipeline(make_cell(models))
     cells = [make_cell(models, eta=eta, steps=steps) for steps, eta in ((2, 0.3), (2, 1.0), (4, 0.0))]
     plain = [Sampler(own, cell, PROMPTS).sample(0) for cell in cells]
-    first = FirstEvaluations(own.unet)
-    shared = [Sampler(own, cell, PROMPTS, first=first).sample(0) for cell in cells]
-    assert first.used == 2
-    for alone, together in zip(plain, shared, strict=True):
+    shared = SharedEvaluations(own.unet)
+    served = [Sampler(own, cell, PROMPTS, shared=shared).sample(0) for cell in cells]
+    assert shared.used == 2
+    for alone, together in zip(plain, served, strict=True):
         assert np.array_equal(alone.images, together.images)
         assert alone.calls == together.calls, "what the sampler asks for, not what was computed"
+
+
+SOLVER = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
+
+
+def test_solvers_that_differ_in_the_last_step_share_all_evaluations_and_no_other_solver_does(models: Path) -> None:
+    own = load_pipeline(make_cell(models, adapter=None))
+    ends = {
+        "authors": {"lower_order_final": False, "final_sigmas_type": "sigma_min"},
+        "diffusers": {"lower_order_final": True, "final_sigmas_type": "zero"},
+    }
+    cells = {
+        (name, steps): make_cell(
+            models,
+            adapter=None,
+            scheduler=SchedulerSpec("diffusers.DPMSolverSinglestepScheduler", {**SCHEDULE, **SOLVER, **end}),
+            steps=steps,
+            eta=None,
+        )
+        for steps in (4, 6)
+        for name, end in ends.items()
+    }
+    plain = {name: Sampler(own, cell, PROMPTS).sample(0).images for name, cell in cells.items()}
+    assert not np.array_equal(plain["authors", 4], plain["diffusers", 4])
+    shared, used = SharedEvaluations(own.unet), []
+    for name, cell in cells.items():
+        before = shared.used
+        assert np.array_equal(Sampler(own, cell, PROMPTS, shared=shared).sample(0).images, plain[name])
+        used.append(shared.used - before)
+    assert used == [0, 4, 1, 6]
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"guidance_scale": 3.0}, {"scheduler": "DDIMScheduler", "eta": 0.0}])
 def test_a_first_evaluation_of_other_inputs_is_not_taken(models: Path, changes: dict[str, Any]) -> None:
     own = load_pipeline(make_cell(models))
     alone = Sampler(own, make_cell(models, **changes), PROMPTS).sample(0)
-    first = FirstEvaluations(own.unet)
-    Sampler(own, make_cell(models), PROMPTS, first=first).sample(0)
-    after = Sampler(own, make_cell(models, **changes), PROMPTS, first=first).sample(0)
-    assert first.used == 0
+    shared = SharedEvaluations(own.unet)
+    Sampler(own, make_cell(models), PROMPTS, shared=shared).sample(0)
+    after = Sampler(own, make_cell(models, **changes), PROMPTS, shared=shared).sample(0)
+    assert shared.used == 0
     assert np.array_equal(alone.images, after.images)
 
 
 def test_the_batch_of_other_prompts_takes_nothing(models: Path) -> None:
     own = load_pipeline(make_cell(models, batch_size=3))
-    first = FirstEvaluations(own.unet)
-    Sampler(own, make_cell(models, batch_size=3), PROMPTS, first=first).sample(0)
-    Sampler(own, make_cell(models, batch_size=3), PROMPTS[::-1], first=first).sample(0)
-    assert first.used == 0
+    shared = SharedEvaluations(own.unet)
+    Sampler(own, make_cell(models, batch_size=3), PROMPTS, shared=shared).sample(0)
+    Sampler(own, make_cell(models, batch_size=3), PROMPTS[::-1], shared=shared).sample(0)
+    assert shared.used == 0
 
 
 def test_what_is_timed_is_never_shared_nor_what_finds_no_room(models: Path) -> None:
     own = load_pipeline(make_cell(models))
-    first = FirstEvaluations(own.unet)
-    sampler = Sampler(own, make_cell(models), PROMPTS, first=first)
+    shared = SharedEvaluations(own.unet)
+    sampler = Sampler(own, make_cell(models), PROMPTS, shared=shared)
     sampler.sample(0)
     sampler.call(range(7))
-    assert first.used == 0
-    cramped = FirstEvaluations(own.unet, limit_bytes=100)
-    sampler = Sampler(own, make_cell(models), PROMPTS, first=cramped)
+    assert shared.used == 0
+    cramped = SharedEvaluations(own.unet, limit_bytes=100)
+    sampler = Sampler(own, make_cell(models), PROMPTS, shared=cramped)
     assert np.array_equal(sampler.sample(0).images, sampler.sample(0).images)
     assert cramped.used == 0

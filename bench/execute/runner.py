@@ -21,11 +21,11 @@ from bench.execute.lanes import side_by_side
 from bench.execute.looking import Look
 from bench.execute.measuring import measured
 from bench.experiment.config import Measure
-from bench.generate.first import FirstEvaluations
 from bench.generate.inputs import Inputs
 from bench.generate.pipelines import load_pipeline
 from bench.generate.prompts import hash_texts
 from bench.generate.sampling import Embeddings, Sampler
+from bench.generate.shared import SharedEvaluations
 from bench.measure.environment import machine_fingerprint
 from bench.records import CellError, Failure, Images, Record
 from bench.secrets import without_secrets
@@ -74,7 +74,7 @@ class Runner:
     """Whether lanes take turns at the device, each looking at its images and saving them while the next one samples."""
 
     _smaller: dict[str, Record] | None = None
-    _loaded: tuple[str, Any, Embeddings, FirstEvaluations] | None = None
+    _loaded: tuple[str, Any, Embeddings, SharedEvaluations] | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
     _turn: threading.Lock = field(default_factory=threading.Lock)
     _distrusted: set[str] = field(default_factory=set)
@@ -209,9 +209,9 @@ class Runner:
             if self._loaded is None or self._loaded[0] != cell.pipeline_key:
                 self._loaded = None  # the old one is freed before the new one is loaded
                 pipeline: Any = load_pipeline(cell)
-                self._loaded = cell.pipeline_key, pipeline, Embeddings(), FirstEvaluations(pipeline.unet)
-            _, pipeline, embeddings, first = self._loaded
-        return Sampler(pipeline, cell, self.prompts, embeddings, first, self.inputs)
+                self._loaded = cell.pipeline_key, pipeline, Embeddings(), SharedEvaluations(pipeline.unet)
+            _, pipeline, embeddings, shared = self._loaded
+        return Sampler(pipeline, cell, self.prompts, embeddings, shared, self.inputs)
 
 
 def _without_prompts(cell: Cell) -> str:

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from bench.cell import Cell
-from bench.generate.first import FirstEvaluations
 from bench.generate.inputs import Inputs
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule
+from bench.generate.shared import SharedEvaluations
 from bench.records import Calls, CellError
 
 Images = NDArray[np.uint8]
@@ -129,7 +129,7 @@ class Sampler:
         cell: Cell,
         prompts: Sequence[str],
         embeddings: Embeddings | None = None,
-        first: FirstEvaluations | None = None,
+        shared: SharedEvaluations | None = None,
         inputs: Inputs | None = None,
     ) -> None:
         self.pipeline, self.cell, self.prompts = copy.copy(pipeline), cell, prompts
@@ -137,7 +137,7 @@ class Sampler:
         self._size = cell.batch_size
         self.pipeline.scheduler = make_scheduler(cell.scheduler)
         self._embeddings = embeddings or Embeddings()
-        self._first = first.of if first else lambda _: nullcontext()
+        self._shared = shared.of if shared else lambda *_: nullcontext()
 
     def sample(self, start: int) -> Batch:
         """The batch that begins with image `start`; raises CellError for NaN or all-black images.
@@ -168,7 +168,7 @@ class Sampler:
                     text = self._embeddings.of(
                         self.pipeline, [self.prompts[row] for row in part], self.cell.guidance_scale > 1
                     )
-                with self._first(at):
+                with self._shared(at, self.cell.steps):
                     done.append(self._call(part, text))
             except torch.OutOfMemoryError as error:
                 self._shrink(len(part), error)
