@@ -184,21 +184,26 @@ def main() -> int:
 def draw(found: Sequence[Growth], path: Path) -> None:
     """A panel a question, with the fit."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     columns = 3
     figure = Figure(figsize=(11, 3.2 * math.ceil(len(found) / columns)), layout="constrained")
-    panels = figure.subplots(math.ceil(len(found) / columns), columns, squeeze=False).flat
+    panels = list(figure.subplots(math.ceil(len(found) / columns), columns, squeeze=False).flat)
     for axes, growth in zip(panels, found, strict=False):
         axes.loglog(growth.sizes, growth.costs, "o", color="#1f77b4")
         last, exponent = (growth.sizes[-1], growth.costs[-1]), growth.exponent
         fit = [last[1] * (size / last[0]) ** exponent for size in growth.sizes]
         axes.loglog(growth.sizes, fit, "-", color="#999999", linewidth=1)
         axes.set_title(f"{growth.question}\nexponent {exponent:.2f}, allowed {growth.allowed:g}", fontsize=9)
+        axes.set_xticks(growth.sizes, [f"{size:,.0f}" for size in growth.sizes], fontsize=8)
+        axes.set_xticks([], minor=True)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(growth.size)
         axes.set_ylabel(growth.unit)
         if min(growth.costs) > 0.5 * max(growth.costs):
             axes.set_ylim(0.3 * min(growth.costs), 3 * max(growth.costs))
-    for axes in list(panels):
+    for axes in panels[len(found) :]:
         axes.set_visible(False)
     figure.savefig(path, dpi=140)
 
