@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.experiment.compose import compose_settings
+from bench.experiment.compose import compose_settings, run_application
 from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.values import SCORES
 from bench.records import BenchError
@@ -261,3 +261,11 @@ def test_what_a_model_or_method_may_have_can_be_set_though_its_file_does_not_nam
     assert found.levers.offload == "model"
     assert found.adapters["tcd"].revision == "abc"
     assert model["sd15"]["channels_last"] is True
+
+
+def test_an_error_of_the_task_itself_is_not_taken_for_a_refusal() -> None:
+    def broken(settings: dict[str, Any]) -> int:
+        raise ValueError("a fault of ours")
+
+    with pytest.raises(ValueError, match="a fault of ours"):
+        run_application("plan", "compose", [], broken)

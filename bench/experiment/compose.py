@@ -77,8 +77,8 @@ def run_application(
             sys.argv.append(f"hydra.sweep.dir={scratch}")  # a sweep leaves its own configuration there
             hydra.main(version_base="1.3", config_path=None, config_name=config_name)(job)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ValueError) and begun:
-            raise  # not Hydra's
+        if begun and not isinstance(error, HydraException | OmegaConfBaseException):
+            raise  # the task's own
         refused = error
     finally:
         sys.argv = before[0]
