@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -190,12 +190,20 @@ class Store:
                 raise  # the disk's trouble, not the image's
             return None  # Pillow calls a broken PNG a syntax error
 
-    def save_batch(self, key: str, extractor: str, batch: StoredBatch, images: NDArray[np.uint8] | None) -> None:
-        """Write a batch's images, where they are not kept already, then the file that marks it finished."""
-        for offset, image in enumerate(() if images is None else images):
-            content = io.BytesIO()
-            Image.fromarray(image).save(content, format="PNG", compress_level=1)
-            self.files.write(image_name(key, batch.start + offset), content.getvalue(), durable=False)
+    def save_batch(
+        self,
+        key: str,
+        extractor: str,
+        batch: StoredBatch,
+        images: NDArray[np.uint8] | None,
+        each: Callable[..., Iterable[bytes]] = map,
+    ) -> None:
+        """Write a batch's images, where they are not kept already, then the file that marks it finished.
+
+        `each` is `map`, or one in threads.
+        """
+        for offset, content in enumerate(() if images is None else each(_to_png, images)):
+            self.files.write(image_name(key, batch.start + offset), content, durable=False)
         note = json.dumps({"sha256": batch.sha256, "calls": asdict(batch.calls), "sampling_s": batch.sampling_s})
         arrays = {**batch.features, "note": np.frombuffer(note.encode(), np.uint8)}
         self.files.write(_batch_name(key, extractor, batch.start), to_bytes(arrays))
@@ -253,6 +261,12 @@ class Store:
     def drop_batch(self, key: str, extractor: str, start: int) -> None:
         """Forget that a batch was finished."""
         self.files.remove(_batch_name(key, extractor, start))
+
+
+def _to_png(image: NDArray[np.uint8]) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, format="PNG", compress_level=1)
+    return content.getvalue()
 
 
 def hash_images(images: NDArray[np.uint8]) -> str:

@@ -1,10 +1,11 @@
 """Where the time of a whole run goes: the share inside UNet, VAE and extractor, and what the rest is.
 
-    .venv/bin/python scripts/benchmark_breakdown.py [--out results/performance] [overrides …]
+    .venv/bin/python scripts/benchmark_breakdown.py [--out results/performance/breakdown] [overrides …]
+    .venv/bin/python scripts/benchmark_breakdown.py device=cuda $(.venv/bin/python scripts/stand_in.py /tmp/stand-in)
 
 Runs the default experiment in this process, with a clock around each part; time counts for the innermost part, and a
 lane's second for the share of the machine that a lane has. Imports count from the start of the process. Writes
-breakdown.json and breakdown.png; exits with 1 where less than 90% of the time (95% on a GPU) is inside the models.
+OUT.json and OUT.png; exits with 1 where less than 90% of the time (95% on a GPU) is inside the models.
 
 On a GPU nothing is waited for: events on the device say when it is inside a model, a moment in several counting once,
 and the host's parts are those of the main thread; what the device idles while lanes are at work is one part.
@@ -137,7 +138,7 @@ def find(path: str) -> tuple[Any, str]:
 def main() -> int:
     begun = psutil.Process().create_time()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance" / "breakdown")
     options, overrides = parser.parse_known_args()
     from bench.__main__ import main as tcd_bench
     from bench.execute.assemble import resolve_lanes
@@ -181,10 +182,10 @@ def main() -> int:
         f"inside the models: {share:.1%} of {wall:.1f} s (at least {least:.0%}); "
         f"unaccounted {wall - seconds.total():.2f} s"
     )
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     found = {"overrides": overrides, "wall_s": wall, "share_of_models": share, "seconds": dict(seconds.most_common())}
-    (options.out / "breakdown.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    draw(seconds, wall, options.out / "breakdown.png")
+    options.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw(seconds, wall, options.out.with_suffix(".png"))
     return code or int(share < least)
 
 

@@ -10,7 +10,8 @@ are every pixel of plain and ours, the scores of both, and how far the fast scor
 Writes whole_job.json; exits with 1 where images differ.
 
 With --sd15 both sides sample a checkpoint of that architecture at 512 pixels in float16, with random weights and LoRAs,
-a few cells of it, and ours measures no latency, as the other side has none. Writes whole_job_sd15.json.
+a few cells of it; ours measures no latency, as the other side has none, which leaves `fast` nothing to save. Writes
+whole_job_sd15.json.
 """
 
 from __future__ import annotations
@@ -30,17 +31,14 @@ from statistics import median
 
 import numpy as np
 from PIL import Image
-from plain_script import NOISE as SCHEDULE
 from plain_script import cell_name
+from stand_in import CELLS, save_stand_in, stand_in_overrides
 
 from bench.measure.environment import machine_fingerprint
 from bench.store import Store
 
 ROOT = Path(__file__).parents[1]
 FAST = ("measure.latency=false", "measure.memory=false", "keep=grid")
-SD15_CELLS = [("tcd", 2, 0.3), ("tcd", 4, 0.3), ("tcd", 8, 0.3), ("lcm", 4, None), ("dpmpp_2s", 4, None)]
-SD15_CELLS += [("dpmpp_2s", 8, None), ("ddim", 8, 0.0)]
-"""Method, steps, eta."""
 
 
 def main() -> int:
@@ -63,14 +61,15 @@ def main() -> int:
         weights = scratch / "weights"
         dtype = "float32" if options.device == "cpu" else "float16"
         save_stand_in(weights, options.device, dtype)
-        run += ["experiment=[]", *settings_of(SD15_CELLS), *stand_in_settings(weights, options.size, dtype)]
+        run += stand_in_overrides(weights, options.size, dtype)
         plain += [f"--weights={weights}", "--prediction=epsilon", f"--dtype={dtype}", f"--size={options.size}"]
-        plain += ["--cells", *(cell_name(*cell) for cell in SD15_CELLS)]
+        plain += ["--cells", *(cell_name(*cell) for cell in CELLS)]
     sides = {
-        "plain": lambda folder: [plain[0], plain[1], str(folder), *plain[2:]],
         "ours": lambda folder: [*run, f"results='{folder}'"],
-        "fast": lambda folder: [*run, *options.fast, f"results='{folder}'"],
+        "plain": lambda folder: [plain[0], plain[1], str(folder), *plain[2:]],
     }
+    if not options.sd15:
+        sides["fast"] = lambda folder: [*run, *options.fast, f"results='{folder}'"]
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(options.rounds):
         for name in list(sides) if turn % 2 == 0 else reversed(sides):
@@ -82,78 +81,20 @@ def main() -> int:
         "command": " ".join(sys.argv),
         "machine": machine_fingerprint(options.device, 0),
         "versions": {name: version(name) for name in ("torch", "diffusers", "torchmetrics", "tcd-bench")},
-        "fast": list(options.fast),
         "seconds": seconds,
-        "ratios": {name: ratio(seconds[name], seconds["plain"]) for name in ("ours", "fast")},
+        "ratios": {name: ratio(seconds[name], seconds["plain"]) for name in sides if name != "plain"},
         "images_that_differ": unequal,
         "scores_apart": compare_scores(scratch / "ours", scratch / "plain" / "scores.csv"),
-        "fast_scores_apart_in_standard_errors": compare_fast(scratch / "ours", scratch / "fast"),
     }
+    if "fast" in sides:
+        found["fast"] = list(options.fast)
+        found["fast_scores_apart_in_standard_errors"] = compare_fast(scratch / "ours", scratch / "fast")
     shutil.rmtree(scratch)
     options.out.mkdir(parents=True, exist_ok=True)
     name = "whole_job_sd15.json" if options.sd15 else "whole_job.json"
     (options.out / name).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: value for name, value in found.items() if name != "machine"}, indent=1))
     return 1 if unequal else 0
-
-
-def save_stand_in(folder: Path, device: str, dtype: str) -> None:
-    """A checkpoint of Stable Diffusion 1.5's architecture with two LoRAs, all of random weights, in files."""
-    import torch
-    from diffusers import StableDiffusionPipeline
-    from peft import get_peft_model_state_dict
-
-    from bench.generate.architectures import add_lora, build_pipeline
-
-    pipeline = build_pipeline(
-        "sd15", StableDiffusionPipeline, {**SCHEDULE, "prediction_type": "epsilon"}, getattr(torch, dtype), device
-    )
-    pipeline.save_pretrained(folder / "teacher")
-    for name in ("tcd", "lcm"):
-        add_lora(pipeline, name)
-        for parameter in (p for key, p in pipeline.unet.named_parameters() if f"lora_B.{name}" in key):
-            torch.nn.init.normal_(parameter, std=1e-3)
-        layers = get_peft_model_state_dict(pipeline.unet, adapter_name=name)
-        pipeline.save_lora_weights(folder / f"{name}-lora", unet_lora_layers=layers)
-
-
-def settings_of(cells: Sequence[tuple[str, int, float | None]]) -> list[str]:
-    """The overrides that choose just these cells."""
-    methods = list(dict.fromkeys(method for method, _, _ in cells))
-    chosen = [f"method=[{','.join(methods)}]"]
-    for method in methods:
-        chosen.append(
-            f"methods.{method}.steps={[steps for name, steps, _ in cells if name == method]}".replace(" ", "")
-        )
-        if etas := {eta for name, _, eta in cells if name == method and eta is not None}:
-            chosen.append(f"methods.{method}.eta={sorted(etas)}")
-    return chosen
-
-
-def stand_in_settings(weights: Path, size: int, dtype: str) -> list[str]:
-    """The overrides that run these weights as Stable Diffusion 1.5, scored by the miniature's evaluator."""
-    loras = [
-        setting
-        for name in ("tcd", "lcm")
-        for setting in (
-            f"models.sd15.adapters.{name}.source='{weights}/{name}-lora'",
-            f"models.sd15.adapters.{name}.revision=null",
-        )
-    ]
-    return [
-        "name=whole_job",
-        "model=[sd15]",
-        f"models.sd15.source='{weights}/teacher'",
-        "models.sd15.variant=null",
-        "models.sd15.channels_last=true",
-        f"models.sd15.dtype={dtype}",
-        f"models.sd15.height={size}",
-        f"models.sd15.width={size}",
-        "scores=[fid,clip_score]",
-        "measure.latency=false",
-        "measure.memory=false",
-        *loras,
-    ]
 
 
 def timed(command: Sequence[str]) -> float:

@@ -111,7 +111,7 @@ def main() -> None:
             continue
         pipeline = StableDiffusionPipeline.from_pretrained(
             options.weights / "teacher", torch_dtype=getattr(torch, options.dtype), use_safetensors=True
-        )
+        ).to(options.device)
         pipeline.scheduler = scheduler(**NOISE, prediction_type=options.prediction, **settings)
         if adapter:
             pipeline.load_lora_weights(options.weights / adapter, weight_name="pytorch_lora_weights.safetensors")
@@ -119,7 +119,6 @@ def main() -> None:
             pipeline.unload_lora_weights()
         pipeline.unet.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
-        pipeline.to(options.device)
         pipeline.set_progress_bar_config(disable=True)
         folder = options.out / cell_name(name, steps, eta)
         folder.mkdir(parents=True, exist_ok=True)

@@ -137,7 +137,7 @@ def test_interactions_of_pairs_are_second_differences_of_the_distance() -> None:
 @pytest.mark.parametrize("ratio", [4, 8])
 def test_the_debiased_distance_is_that_of_endless_images_and_its_interval_covers_it(ratio: int) -> None:
     rng = np.random.default_rng(14)
-    d = 16
+    d = 64
     reference = Reference.of(draw(rng, 4000, d))
     endless = frechet_estimate(draw(rng, 40000, d, shift=0.2, scale=1.3), reference).best
     estimates = [frechet_estimate(draw(rng, ratio * d, d, shift=0.2, scale=1.3), reference) for _ in range(200)]
@@ -151,7 +151,7 @@ def test_the_debiased_distance_is_that_of_endless_images_and_its_interval_covers
 
 def test_the_references_own_noise_widens_the_interval_and_takes_its_bias_off_too() -> None:
     rng = np.random.default_rng(17)
-    d, n, m = 8, 200, 100
+    d, n, m = 8, 300, 200
     truth = frechet_estimate(draw(rng, 40000, d, scale=1.4), Reference.of(draw(rng, 40000, d))).best
     estimates = [
         frechet_estimate(draw(rng, n, d, scale=1.4), Reference.of(draw(rng, m, d)), reference_noise=True)
@@ -169,11 +169,13 @@ def test_too_few_images_for_their_dimension_have_no_interval_and_the_kernel_dist
     rng = np.random.default_rng(18)
     reference = Reference.of(draw(rng, 400, 16))
     few = frechet_estimate(draw(rng, 24, 16), reference)
-    assert few.doubt == "24 images are too few for a covariance of rank 16: it takes more than 50"
+    assert few.doubt == "24 images are too few for a covariance of rank 16: it takes more than 36"
     assert few.meant.value == kernel_estimate(
         draw(np.random.default_rng(18), 424, 16)[400:], reference.kernel
     ).value or (few.meant.exact)
-    assert frechet_estimate(draw(rng, 200, 16, scale=1.4), reference).doubt is None
+    many = draw(rng, 200, 16, scale=1.4)
+    assert frechet_estimate(many, reference).doubt is None
+    assert frechet_estimate(many[1:], reference).doubt == "199 images are too few for an interval: it takes 200 or more"
 
 
 def test_a_covariance_that_lacks_a_dimension_of_the_references_has_no_interval() -> None:

@@ -1,7 +1,7 @@
 """Batches side by side, in a few threads.
 
 On a processor they use small models better than one call's threads; on a GPU the host works on one batch while the
-device is busy with the next.
+device is busy with the next. A lane spreads what it does image by image over its share of the processor.
 """
 
 from __future__ import annotations
@@ -38,3 +38,12 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], lanes: i
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def spread(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
+    """`work(item)` of each, in order, in as many threads as torch may use in the thread that asks."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return map(work, items)
+    with ThreadPoolExecutor(threads, "image") as pool:
+        return list(pool.map(work, items))

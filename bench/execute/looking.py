@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bench.cell import Task
 from bench.execute.judges import load_judges
+from bench.execute.lanes import spread
 from bench.experiment.config import Experiment
 from bench.generate.inputs import Inputs, canny_edges, name_inputs
 from bench.generate.prompts import Prompts
@@ -89,7 +90,8 @@ def make_look(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, in
         middle = images.reshape(len(images), frames, -1, *images.shape[2:])[:, frames // 2]
         texts = prompts.texts[start : start + len(images)]
         judged = {score: judge(middle, texts) for score, judge in judges.items()}
-        return {**images_to_features(evaluator, images, captions, start, frames), **of_task.of(images, start), **judged}
+        features = images_to_features(evaluator, images, captions, start, frames, spread)
+        return {**features, **of_task.of(images, start), **judged}
 
     return look
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench.cell import Cell, PromptSet
 from bench.execute.device_lock import beside_others_on
-from bench.execute.lanes import side_by_side
+from bench.execute.lanes import side_by_side, spread
 from bench.execute.looking import Look
 from bench.execute.measuring import measured
 from bench.experiment.config import Measure
@@ -245,7 +245,7 @@ class _CellWork:
         kin = runner.smaller(self.cell)
         batch, images = (self._keep(start, stop) or (kin and self._take(kin, start, stop))) or self._make(start)
         kept = self.good is not None and key not in runner._distrusted
-        runner.store.save_batch(key, runner.extractor, batch, None if kept else images)
+        runner.store.save_batch(key, runner.extractor, batch, None if kept else images, spread)
         return batch
 
     def _keep(self, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:

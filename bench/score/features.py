@@ -5,7 +5,7 @@ Features are kept per image, so that a new score, claim or reference costs no ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -111,7 +111,12 @@ def find_cut(tokenize: Callable[..., torch.Tensor], texts: Sequence[str]) -> NDA
 
 
 def images_to_features(
-    evaluator: Evaluator, images: NDArray[np.uint8], captions: CaptionFeatures | None, start: int, frames: int = 1
+    evaluator: Evaluator,
+    images: NDArray[np.uint8],
+    captions: CaptionFeatures | None,
+    start: int,
+    frames: int = 1,
+    each: Callable[..., Iterable[Any]] = map,
 ) -> Mapping[str, Array]:
     """Features of images `start` … of a cell, one row an image; a film's `frames` stand below one another in it.
 
@@ -119,13 +124,14 @@ def images_to_features(
     film the mean over its frames, and `caption_cut`, whether the caption is too long, none of them without captions;
     what `complexity` says of the pixels; and where the truth is known, `attributes_named` and `attributes_right`: how
     many attributes the caption names, and how many of them the image is nearer to than to any caption with that one
-    attribute changed.
+    attribute changed. `each` is `map`, or one in threads.
     """
     rows = range(start, start + len(images))
     stills = images.reshape(len(images) * frames, -1, *images.shape[2:])
     embeddings = evaluator.image_features(stills).reshape(len(images), frames, -1)
     middle = embeddings[:, frames // 2]
-    of_pixels = {name: rows.reshape(len(images), frames).mean(axis=1) for name, rows in complexity(stills).items()}
+    measured = complexity(stills, each)
+    of_pixels = {name: rows.reshape(len(images), frames).mean(axis=1) for name, rows in measured.items()}
     features: dict[str, Array] = {"image": middle, **of_pixels}
     if captions is None:
         return features
