@@ -126,13 +126,17 @@ def main() -> None:
         clip_score = MeanMetric().to(options.device)
         for start in range(0, options.images, options.batch_size):
             texts = prompts[start : start + options.batch_size]
+            generators = [image_generator(0, start + i) for i in range(len(texts))]
+            shape = pipeline.unet.config.in_channels, *(2 * [options.size // pipeline.vae_scale_factor])
+            latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
             images = pipeline(
                 texts,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 height=options.size,
                 width=options.size,
-                generator=[image_generator(0, start + i) for i in range(len(texts))],
+                generator=generators,
+                latents=latents.to(options.device, pipeline.unet.dtype),
                 **({} if eta is None else {"eta": eta}),
             ).images
             for i, image in enumerate(images):

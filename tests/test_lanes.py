@@ -14,7 +14,7 @@ from sleeping import make_cell
 
 from bench.cell import Cell
 from bench.execute.assemble import resolve_lanes
-from bench.execute.lanes import side_by_side
+from bench.execute.lanes import side_by_side, spread
 from bench.execute.runner import Runner
 from bench.experiment.config import Measure
 from bench.generate.sampling import Batch
@@ -40,6 +40,21 @@ def test_lanes_really_meet_and_share_the_threads() -> None:
 
     assert list(side_by_side(work, range(4), 2)) == [max(1, before // 2)] * 4
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_lane_spreads_its_images_over_its_own_threads_and_keeps_their_order(threads: int) -> None:
+    meeting, before = threading.Barrier(threads, timeout=20), torch.get_num_threads()
+
+    def work(item: int) -> int:
+        meeting.wait()
+        return item * item
+
+    try:
+        torch.set_num_threads(threads)
+        assert list(spread(work, range(6))) == [0, 1, 4, 9, 16, 25]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_first_error_ends_it_and_what_has_not_begun_is_left() -> None:

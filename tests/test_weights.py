@@ -1,6 +1,8 @@
 """Weights are named by their content: any byte, any file name, or the commit in the hub's cache."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -32,6 +34,23 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_files_are_read_once_as_long_as_they_stay_as_they_are(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    digest = hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        read.append(Path(file.name).name)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    name = name_weights(str(model))
+    assert name_weights(str(model)) == name
+    assert sorted(read) == ["model_index.json", "weights.safetensors"]
+    (model / "model_index.json").write_text("[]")
+    assert name_weights(str(model)) != name
+    assert read[2:] == ["model_index.json"]
 
 
 def test_the_name_is_sixteen_hexadecimal_digits_and_stays(model: Path) -> None:

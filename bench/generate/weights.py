@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -57,14 +58,22 @@ def name_weights(source: str, revision: str | None = None) -> str:
         return _cached_commit(source, revision)
     if not path.is_dir():
         raise BenchError(f"{source}: there is no such directory; give a directory with a model, or a hub id")
-    digest = hashlib.sha256()
     files = sorted(file for file in path.rglob("*") if file.is_file())
     if not files:
         raise BenchError(f"{source}: the directory is empty; it must hold a model as save_pretrained writes it")
+    digest = hashlib.sha256()
     for file in files:
+        state = file.stat()
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(_hash_file(file, state.st_size, state.st_mtime_ns))
     return digest.hexdigest()[:16]
+
+
+@cache
+def _hash_file(path: Path, size: int, changed_ns: int) -> bytes:
+    """Once, as long as a file stays as it is: a command names its weights more than once, and they are gigabytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def is_tower(directory: Path) -> bool:
