@@ -58,7 +58,8 @@ class Calls:
 class Latency:
     """Raw samples, seconds per call of one batch; parts are measured by module hooks, `device_s` by CUDA events.
 
-    `yardstick_s` are those of a fixed piece of work, before and after: how fast the machine was then.
+    `yardstick_s` are those of a fixed piece of work, before and after: how fast the machine was then. `scheduler_waits`
+    is how often the scheduler's steps make the host wait for the device in one call; None where nothing is waited for.
     """
 
     batch_size: int
@@ -70,6 +71,7 @@ class Latency:
     vae_s: tuple[float, ...]
     device_s: tuple[float, ...] | None = None
     yardstick_s: tuple[float, ...] = ()
+    scheduler_waits: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,10 @@ def make(tmp_path: Path) -> Make:
             1.0,
             Calls((1.0,) * 2, None, None, {}, {}, 2, 2, 2, 2 * N, N),
             Images(N, 8, 8, changes.get("sha256", name)),
-            Latency(1, 1, "perf_counter", tuple(seconds), (0.0,), (0.0,), (0.0,), None, changes.get("pace", ())),
+            Latency(
+                *(1, 1, "perf_counter", tuple(seconds), (0.0,), (0.0,), (0.0,), None),
+                *(changes.get("pace", ()), changes.get("waits")),
+            ),
             Memory(1, None, None, None, None, changes.get("memory", 10**8)),
         )
         if failure := changes.get("failure"):
@@ -202,6 +205,16 @@ def test_memory_is_held_against_its_limit(make: Make) -> None:
         ({"cell": {"steps": 4}}, "missing", 3),
     ],
 )
+@pytest.mark.parametrize(("after", "verdict"), [(5, "regressed"), (4, "unchanged"), (0, "improved")])
+def test_a_scheduler_that_waits_for_the_gpu_more_often_is_named(make: Make, after: int, verdict: str) -> None:
+    found = compare(make("a", waits=4), make("b", waits=after))["cost", "scheduler_waits"]
+    assert (found.verdict, found.before, found.after) == (verdict, 4, after)
+
+
+def test_waits_that_nobody_counted_are_not_compared(make: Make) -> None:
+    assert ("cost", "scheduler_waits") not in compare(make("a", waits=4), make("b"))
+
+
 def test_what_has_no_partner_is_said_and_never_passes(
     make: Make, changes: dict[str, Any], verdict: str, code: int
 ) -> None:

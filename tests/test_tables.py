@@ -196,7 +196,11 @@ def test_costs_are_medians_over_calls_and_images_per_second() -> None:
     assert row["text encoder ms"] == "20.0"
     assert row["denoiser ms"] == "60.0"
     assert row["VAE ms"] == "30.0"
+    assert row["scheduler waits"] == NONE
     assert row["images/s"] == "10.00"
+    on_gpu = replace(RECORD, latency=replace(LATENCY, scheduler_waits=4))
+    (row,) = in_columns(cost_table(RUN, [ScoredCell(on_gpu, {})]))
+    assert row["scheduler waits"] == "4"
 
 
 def test_memory_that_the_machine_cannot_tell_is_a_dash_and_a_measured_zero_is_a_zero() -> None:

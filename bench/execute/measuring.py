@@ -12,6 +12,7 @@ from bench.experiment.config import Measure
 from bench.generate.sampling import Sampler
 from bench.measure.latency import Stopwatch, measure_latency
 from bench.measure.memory import measure_memory
+from bench.measure.waits import count_waits
 from bench.measure.yardstick import make_yardstick
 from bench.records import Latency, Memory, Record
 
@@ -45,7 +46,8 @@ def _latency(sampler: Sampler, measure: Measure, rows: range) -> Latency:
     yardstick = make_yardstick(torch.device(sampler.cell.device), stopwatch)
     before = yardstick()
     latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup)
-    return replace(latency, yardstick_s=before + yardstick())
+    waits = count_waits(call, pipeline.scheduler) if sampler.cell.device.startswith("cuda") else None
+    return replace(latency, yardstick_s=before + yardstick(), scheduler_waits=waits)
 
 
 def _memory(sampler: Sampler, rows: range) -> Memory:

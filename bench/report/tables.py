@@ -78,7 +78,7 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
     rows = []
     for cell in cells:
         latency, memory = cell.record.latency, cell.record.memory
-        times = [NONE] * 6
+        times = [NONE] * 7
         if latency:
             p50 = p95 = median(latency.call_s)
             if len(latency.call_s) > 1:
@@ -87,6 +87,7 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
                 _milliseconds(p50),
                 _milliseconds(p95),
                 *(_milliseconds(median(part)) for part in (latency.text_encoder_s, latency.denoiser_s, latency.vae_s)),
+                NONE if latency.scheduler_waits is None else str(latency.scheduler_waits),
                 f"{latency.batch_size / p50:.2f}",
             ]
         peaks = [NONE] * 3
@@ -102,11 +103,13 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         "Latency and memory",
         (
             *("Base", "Method", "η", "Steps", "UNet evaluations", "call p50 ms", "call p95 ms", "text encoder ms"),
-            *("denoiser ms", "VAE ms", "images/s", "GPU allocated MiB", "GPU device MiB", "host RSS MiB"),
+            *("denoiser ms", "VAE ms", "scheduler waits", "images/s"),
+            *("GPU allocated MiB", "GPU device MiB", "host RSS MiB"),
         ),
         tuple(rows),
-        (False, False, *[True] * 12),
-        f"{NONE} means that the machine cannot tell. Parts are sums over one call, by module hooks.",
+        (False, False, *[True] * 13),
+        f"{NONE} means that the machine cannot tell. Parts are sums over one call, by module hooks; waits are "
+        "operations of the scheduler's steps that stop the host until the GPU is done.",
     )
 
 

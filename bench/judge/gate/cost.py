@@ -3,7 +3,7 @@
 Latency of two runs by a rank test of all raw samples (Mann and Whitney 1947), shifted by the limit, so that no
 distribution is assumed; a difference counts where it is not the machine's own, which a yardstick tells. Where both
 sides took turns, by Student's t over the sittings: what one pair of processes has in common, calls cannot average out.
-Memory by its peaks, which repeat.
+Memory by its peaks, and how often a scheduler waits for the GPU, which repeat.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def compare_costs(pairs: Sequence[Pair], limits: CostLimits) -> list[Outcome]:
         if reason := _other_machine(pair):
             outcomes.append(Outcome("cost", pair.label, "latency and memory", "not comparable", note=reason))
             continue
-        outcomes += _compare_memory(pair, limits.memory)
+        outcomes += [*_compare_memory(pair, limits.memory), *_compare_waits(pair)]
         pace = _pace(pair)
         if abs(math.log(pace)) > math.log(FARTHEST_PACE):
             note = f"the machine itself took {pace:.2f} times as long for the same piece of work"
@@ -167,3 +167,12 @@ def _compare_memory(pair: Pair, limit: Limit) -> list[Outcome]:
             verdict = "regressed" if growth > allowed else "improved" if growth < -allowed else "unchanged"
             outcomes.append(Outcome("cost", pair.label, name, verdict, old[name], new[name], None, allowed))
     return outcomes
+
+
+def _compare_waits(pair: Pair) -> list[Outcome]:
+    latencies = (pair.before.record.latency, pair.after.record.latency)
+    old, new = (latency.scheduler_waits if latency else None for latency in latencies)
+    if old is None or new is None:
+        return []
+    verdict = "regressed" if new > old else "improved" if new < old else "unchanged"
+    return [Outcome("cost", pair.label, "scheduler_waits", verdict, old, new, None, 0.0)]

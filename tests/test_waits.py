@@ -1,0 +1,90 @@
+"""Waits are what PyTorch warns of inside a scheduler's steps, and nothing else."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+
+import pytest
+import torch
+from diffusers import TCDScheduler
+
+from bench.measure.waits import count_waits
+
+WARNING = "called a synchronizing CUDA operation (Triggered internally at somewhere.cpp:1.)"
+
+
+class Mode:
+    """PyTorch's sync debug mode, without a GPU."""
+
+    def __init__(self) -> None:
+        self.now: int | str = 0
+
+    def set(self, mode: int | str) -> None:
+        self.now = mode
+
+    def wait(self) -> None:
+        if self.now == "warn":
+            warnings.warn(WARNING, stacklevel=2)
+
+
+@pytest.fixture
+def mode(monkeypatch: pytest.MonkeyPatch) -> Mode:
+    mode = Mode()
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: mode.now)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", mode.set)
+    return mode
+
+
+class Scheduler:
+    """Waits twice a step, and warns of something else."""
+
+    def __init__(self, mode: Mode, fails: bool = False) -> None:
+        self.mode, self.fails = mode, fails
+
+    def step(self, sample: int, eta: float = 0.0) -> int:
+        self.mode.wait()
+        self.mode.wait()
+        warnings.warn("deprecated", stacklevel=2)
+        if self.fails:
+            raise ValueError("broken")
+        return sample + 1
+
+
+def test_waits_inside_steps_are_counted_and_those_outside_are_not(mode: Mode) -> None:
+    scheduler, seen = Scheduler(mode), []
+
+    def call() -> None:
+        for i in range(3):
+            mode.wait()
+            seen.append(scheduler.step(i))
+            assert "eta" in inspect.signature(scheduler.step).parameters
+
+    assert count_waits(call, scheduler) == 6
+    assert seen == [1, 2, 3]
+    assert mode.now == 0
+    assert "step" not in vars(scheduler)
+
+
+def test_after_a_step_that_fails_all_is_as_it_was(mode: Mode) -> None:
+    scheduler = Scheduler(mode, fails=True)
+    with pytest.raises(ValueError, match="broken"):
+        count_waits(lambda: scheduler.step(1), scheduler)
+    assert mode.now == 0
+    assert "step" not in vars(scheduler)
+
+
+@pytest.mark.gpu
+def test_a_step_that_reads_a_value_from_the_device_waits() -> None:
+    value = torch.ones(3, device="cuda")
+
+    class Reading:
+        def step(self) -> float:
+            return value.sum().item()
+
+    reading = Reading()
+    assert count_waits(lambda: [value.sum().item(), reading.step(), reading.step()], reading) == 2
+    real = TCDScheduler()
+    real.set_timesteps(4, device="cuda")
+    sample = torch.zeros(1, 4, 8, 8, device="cuda")
+    assert count_waits(lambda: [real.step(sample, t, sample) for t in real.timesteps], real) > 0
