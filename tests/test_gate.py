@@ -195,16 +195,6 @@ def test_memory_is_held_against_its_limit(make: Make) -> None:
     assert compare(make("c"), make("d", memory=1.05 * 10**8))["cost", "host_rss_bytes"].verdict == "unchanged"
 
 
-@pytest.mark.parametrize(
-    ("changes", "verdict", "code"),
-    [
-        ({"failure": Failure("ValueError", "no", "")}, "failed", 1),
-        ({"planned": False}, "missing", 3),
-        ({"cell": {"prompts": PromptSet("world", N, "other")}}, "not comparable", 2),
-        ({"cell": {"base": replace(CELL.base, weights="other")}}, "not comparable", 2),
-        ({"cell": {"steps": 4}}, "missing", 3),
-    ],
-)
 @pytest.mark.parametrize(("after", "verdict"), [(5, "regressed"), (4, "unchanged"), (0, "improved")])
 def test_a_scheduler_that_waits_for_the_gpu_more_often_is_named(make: Make, after: int, verdict: str) -> None:
     found = compare(make("a", waits=4), make("b", waits=after))["cost", "scheduler_waits"]
@@ -215,6 +205,16 @@ def test_waits_that_nobody_counted_are_not_compared(make: Make) -> None:
     assert ("cost", "scheduler_waits") not in compare(make("a", waits=4), make("b"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "verdict", "code"),
+    [
+        ({"failure": Failure("ValueError", "no", "")}, "failed", 1),
+        ({"planned": False}, "missing", 3),
+        ({"cell": {"prompts": PromptSet("world", N, "other")}}, "not comparable", 2),
+        ({"cell": {"base": replace(CELL.base, weights="other")}}, "not comparable", 2),
+        ({"cell": {"steps": 4}}, "missing", 3),
+    ],
+)
 def test_what_has_no_partner_is_said_and_never_passes(
     make: Make, changes: dict[str, Any], verdict: str, code: int
 ) -> None:

@@ -75,6 +75,7 @@ def test_after_a_step_that_fails_all_is_as_it_was(mode: Mode) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_step_that_reads_a_value_from_the_device_waits() -> None:
     value = torch.ones(3, device="cuda")
 

@@ -59,13 +59,16 @@ def measure_latency(
     for _ in range(repeats):
         whole.append(_time_call(call, parts if in_one else {}, stopwatch))
         split.append(whole[-1] if in_one else _time_call(call, parts, stopwatch))
+    parts_s = {name: tuple(sample.parts_s.get(name, 0.0) for sample in split) for name in PARTS}
     return Latency(
         batch_size=batch_size,
         warmup=warmup,
         clock=stopwatch.name,
         call_s=tuple(sample.call_s for sample in whole),
+        text_encoder_s=parts_s["text_encoder"],
+        denoiser_s=parts_s["denoiser"],
+        vae_s=parts_s["vae"],
         device_s=None if in_one else tuple(sample.device_s for sample in whole),
-        **{f"{name}_s": tuple(sample.parts_s.get(name, 0.0) for sample in split) for name in PARTS},
     )
 
 
