@@ -203,7 +203,7 @@ def _compare_installations(choice: GateChoice, outcomes: list[Outcome]) -> tuple
     from bench.experiment.gate import chosen_schedulers
     from bench.judge.conformance.baseline import read_baseline
     from bench.judge.conformance.survey import Survey
-    from bench.judge.gate.cost import compare_turns
+    from bench.judge.gate.latency import compare_turns
     from bench.judge.gate.outcome import Outcome
     from bench.judge.gate.schedulers import compare_surveys, find_baselines
 

@@ -23,7 +23,7 @@ from bench.execute.installation import Installation, this_installation
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.experiment.gate import check_gate
-from bench.judge.gate.cost import compare_turns
+from bench.judge.gate.latency import compare_turns
 
 SLOWER = """
 import time

@@ -29,7 +29,7 @@ from bench.experiment.config import check_experiment
 from bench.judge.conformance.baseline import write_baseline
 from bench.judge.conformance.report import ConformanceReport
 from bench.judge.conformance.survey import Survey
-from bench.judge.gate.cost import compare_turns
+from bench.judge.gate.latency import compare_turns
 from bench.judge.gate.schedulers import compare_surveys
 from bench.records import BenchError, Turns
 from bench.request import Limit
