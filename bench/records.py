@@ -58,8 +58,9 @@ class Calls:
 class Latency:
     """Raw samples, seconds per call of one batch; parts are measured by module hooks, `device_s` by CUDA events.
 
-    `yardstick_s` are those of a fixed piece of work, before and after: how fast the machine was then. `scheduler_waits`
-    is how often the scheduler's steps make the host wait for the device in one call; None where nothing is waited for.
+    `pace_s` tells how fast the machine was about each call: seconds that a fixed piece of work took before and after
+    it; empty where that was not timed. `scheduler_waits` is how often the scheduler's steps make the host wait for the
+    device in one call; None where nothing is waited for.
     """
 
     batch_size: int
@@ -70,7 +71,7 @@ class Latency:
     denoiser_s: tuple[float, ...]
     vae_s: tuple[float, ...]
     device_s: tuple[float, ...] | None = None
-    yardstick_s: tuple[float, ...] = ()
+    pace_s: tuple[float, ...] = ()
     scheduler_waits: int | None = None
 
 
@@ -152,6 +153,8 @@ class Record:
             raise Corrupt("its content does not have the hash that it was written with")
         data["cell"] = Cell.from_dict(data["cell"])
         parts = {"calls": Calls, "images": Images, "latency": Latency, "memory": Memory, "failure": Failure}
+        if data["latency"]:
+            data["latency"].pop("yardstick_s", None)  # of before paces were timed; it told little about the calls
         for name, kind in parts.items():
             if data[name] is not None:
                 data[name] = kind(**to_tuples(data[name]))

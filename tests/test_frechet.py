@@ -1,5 +1,7 @@
 """The Fréchet distance equals the reference implementations, and its standard error is the spread over draws."""
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -68,29 +70,43 @@ def plain_distance(ours: Floats, real: Floats) -> float:
     return float(shift @ shift + np.trace(first + second - 2 * sqrtm(first @ second).real))
 
 
-def test_the_influence_of_an_image_is_what_leaving_it_out_changes() -> None:
-    rng = np.random.default_rng(5)
-    n, d = 200, 3
-    ours, real = draw(rng, n, d, shift=0.3, scale=1.2), draw(rng, 200, d)
-    without = np.array([plain_distance(np.delete(ours, i, axis=0), real) for i in range(n)])
-    pseudo = n * plain_distance(ours, real) - (n - 1) * without
-    estimate = frechet_estimate(ours, Reference.of(real))
-    assert estimate.influence == pytest.approx(pseudo - pseudo.mean(), abs=1e-4)
-    assert estimate.debiased - estimate.correction == pytest.approx(pseudo.mean(), rel=1e-4)
-
-
-def test_the_debiased_distance_is_the_jackknife_of_second_order() -> None:
+@pytest.mark.parametrize("tails", [False, True])
+def test_the_debiased_distance_and_its_influences_are_those_of_leaving_out_one_image_and_two(tails: bool) -> None:
     rng = np.random.default_rng(22)
     n, d = 80, 30
-    ours, real = draw(rng, n, d, scale=1.1), draw(rng, 400, d)
+    ours, real = draw(rng, n, d, shift=0.2, scale=1.1), draw(rng, 400, d)
+    if tails:
+        ours *= np.sqrt(7 / rng.chisquare(9, (n, 1)))
     reference = Reference.of(real)
-    one = np.mean([bare_distance(np.delete(ours, i, axis=0), reference) for i in range(n)])
-    two = np.mean([bare_distance(np.delete(ours, [i, j], axis=0), reference) for j in range(n) for i in range(j)])
-    second = (n**2 * bare_distance(ours, reference) - 2 * (n - 1) ** 2 * one + (n - 2) ** 2 * two) / 2
+    value = bare_distance(ours, reference)
+    one = np.array([bare_distance(np.delete(ours, i, axis=0), reference) for i in range(n)])
+    two = np.zeros((n, n))
+    for i, j in itertools.combinations(range(n), 2):
+        two[i, j] = two[j, i] = bare_distance(np.delete(ours, [i, j], axis=0), reference)
+    others = two.sum(axis=1) / (n - 1)
+    second = (n**2 * value - 2 * (n - 1) ** 2 * one.mean() + (n - 2) ** 2 * others.mean()) / 2
+    first, first_without = n * value - (n - 1) * one.mean(), (n - 1) * one - (n - 2) * others
+    pseudo = n * first - (n - 1) * first_without
     estimate = frechet_estimate(ours, reference)
     error = estimate.standard_error
-    assert abs(estimate.correction) > 0.15 * error
+    assert tails or abs(estimate.correction) > 0.15 * error
     assert estimate.debiased == pytest.approx(second, abs=0.05 * error)
+    assert estimate.debiased - estimate.correction == pytest.approx(first, rel=1e-6)
+    assert (estimate.influence - pseudo).std() < 0.15 * pseudo.std()
+    assert estimate.influence.std() == pytest.approx(pseudo.std(), rel=0.05)
+    assert (n * one).std() > 1.08 * pseudo.std()  # those of the plain value are others
+
+
+def test_with_many_images_the_influence_is_the_one_of_the_limit_law() -> None:
+    rng = np.random.default_rng(5)
+    ours, real = draw(rng, 4000, 3, shift=0.3, scale=1.2), draw(rng, 200, 3)
+    first, second = np.cov(ours, rowvar=False), np.cov(real, rowvar=False)
+    root = sqrtm(second).real
+    kept = np.eye(3) - root @ np.linalg.inv(sqrtm(root @ first @ root).real) @ root
+    centred, shift = ours - ours.mean(axis=0), ours.mean(axis=0) - real.mean(axis=0)
+    expected = 2 * centred @ shift + np.einsum("ij,jk,ik->i", centred, kept, centred) - np.trace(kept @ first)
+    found = frechet_estimate(ours, Reference.of(real)).influence
+    assert (found - expected).std() < 0.02 * expected.std()
 
 
 def test_the_traces_without_one_row_are_those_of_the_covariance_without_it_whatever_its_condition() -> None:
@@ -98,7 +114,8 @@ def test_the_traces_without_one_row_are_those_of_the_covariance_without_it_whate
     n, d = 40, 20
     rows = rng.standard_normal((n, d)) * np.geomspace(1e-4, 10, d)
     values, vectors = np.linalg.eigh(np.cov(rows, rowvar=False))
-    found = Spectrum.of(values).deletions(np.square((rows - rows.mean(axis=0)) @ vectors), n).traces
+    spectrum = Spectrum.of(values)
+    found = spectrum.deletions(spectrum.forms(np.square((rows - rows.mean(axis=0)) @ vectors), n)).one
     for i in (0, 7, 39):
         covariance = np.cov(np.delete(rows, i, axis=0), rowvar=False)
         assert found[i] == pytest.approx(np.sqrt(np.linalg.eigvalsh(covariance)).sum(), rel=1e-7)

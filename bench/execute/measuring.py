@@ -44,10 +44,9 @@ def _latency(sampler: Sampler, measure: Measure, rows: range) -> Latency:
     stopwatch = Stopwatch.of(torch.device(sampler.cell.device))
     call = lambda: sampler.call(rows)  # noqa: E731
     yardstick = make_yardstick(torch.device(sampler.cell.device), stopwatch)
-    before = yardstick()
-    latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup)
+    latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup, yardstick)
     waits = count_waits(call, pipeline.scheduler) if sampler.cell.device.startswith("cuda") else None
-    return replace(latency, yardstick_s=before + yardstick(), scheduler_waits=waits)
+    return replace(latency, scheduler_waits=waits)
 
 
 def _memory(sampler: Sampler, rows: range) -> Memory:

@@ -6,7 +6,7 @@ basis of A's eigenvectors the quadratic form is Σ u_k²/(λ_k + t²), one matri
 
 Leaving out rows i and j changes it by rank two. With g_ij = c_iᵀ (S + τ)⁻¹ c_j, S the scatter, c the centred rows,
 ε = 1/(n − 2) and p_i = 1 − (1 + ε) g_ii, the determinant is p_i p_j − 2 ε g_ij − (1 + 2ε) g_ij² − ε² g_ii g_jj. Its
-logarithm, averaged over all pairs, is taken to second order in g_ij². Its means need Σ_j g_ij² = c_iᵀ (S + τ)⁻¹ S
+logarithm, averaged over j, is taken to second order in g_ij². Its means need Σ_j g_ij² = c_iᵀ (S + τ)⁻¹ S
 (S + τ)⁻¹ c_i alone, known for every row, if g_ij² is in proportion to those of i and of j, and g_ij normal.
 """
 
@@ -26,10 +26,10 @@ STEP = 0.4
 
 @dataclass(frozen=True)
 class Deletions:
-    """Traces (b,) of the square root without each row in turn, and (7, nodes) sums over rows for leaving out two."""
+    """tr √ without each row in turn (n,), and without it and another one, mean over the others (n,)."""
 
-    traces: Floats
-    sums: Floats
+    one: Floats
+    two: Floats
 
 
 @dataclass(frozen=True)
@@ -69,31 +69,33 @@ class Spectrum:
         differences: Floats = 1 / (np.outer(roots, roots) * np.add.outer(roots, roots))
         return differences
 
-    def deletions(self, squares: Floats, n: int) -> Deletions:
-        """What leaving out each of the rows given does, and what they add to leaving out two.
+    def forms(self, squares: Floats, n: int) -> Floats:
+        """g_ii, and Σ_j g_ij² over all n rows, at each node side by side, (b, 2 nodes).
 
         `squares` (b, r) are the squared coordinates, in the eigenvectors' basis, of rows less the mean over all n.
         """
-        found = squares @ self._products / (n - 1)
-        own, others = np.split(found, 2, axis=1)  # g_ii, and Σ_j g_ij²
+        found: Floats = squares @ self._products / (n - 1)
+        return found
+
+    def deletions(self, forms: Floats) -> Deletions:
+        """tr √ of the covariance of the rows that are left, from the forms (n, 2 nodes) of all rows."""
+        n = len(forms)
+        own, others = np.split(forms, 2, axis=1)
         change = np.log1p(-np.minimum(n / (n - 1) * own, 1 - 1e-15)) @ self.weights
         left = np.maximum(1 - (n - 1) / (n - 2) * own, 1e-15)
-        others -= np.square(own)  # the row itself is none of the others
-        weighed, weighed_others = own / left, others / left
-        summands = [np.log(left), others, weighed_others, np.square(weighed_others)]
-        sums = np.stack([*summands, weighed, weighed / left, np.square(weighed)])
-        return Deletions(np.sqrt((n - 1) / (n - 2)) * (self.root_trace + change), sums.sum(axis=1))
-
-    def root_trace_without_two(self, sums: Floats, n: int) -> float:
-        """tr √ of the covariance with divisor n − 3 of the rows but two, mean over all pairs, from `Deletions.sums`."""
-        logs, others, weighed_others, weighed_others_squared, own, own_twice, own_squared = sums
-        pairs, epsilon = n * (n - 1), 1 / (n - 2)
-        squared = np.square(weighed_others) / others / pairs
-        fourth = 3 * np.square(weighed_others_squared / others) / pairs  # of a normal g_ij
-        crossed = (np.square(own) - own_squared) / pairs
-        lost = (1 + 2 * epsilon) * squared - 2 * epsilon * own_twice / pairs + epsilon**2 * crossed
-        change = float((2 * logs / n - lost - fourth / 2) @ self.weights)
-        return float(np.sqrt((n - 1) / (n - 3)) * (self.root_trace + change))
+        others = others - np.square(own)  # the row itself is none of the others
+        logs, own, weighed = np.log(left) @ self.weights, own / left, others / left
+        epsilon, total = 1 / (n - 2), others.sum(axis=0)
+        squared = weighed @ (weighed.sum(axis=0) / total * self.weights)
+        # a normal g_ij has a fourth moment of three times its variance, squared
+        fourth = np.square(weighed) @ (3 * np.square(weighed).sum(axis=0) / np.square(total) * self.weights)
+        crossed = own @ (own.sum(axis=0) * self.weights) - np.square(own) @ self.weights
+        lost = (1 + 2 * epsilon) * squared - 2 * epsilon * (own / left) @ self.weights + epsilon**2 * crossed
+        changes = logs + (logs.sum() - logs - lost - fourth / 2) / (n - 1)
+        return Deletions(
+            np.sqrt((n - 1) / (n - 2)) * (self.root_trace + change),
+            np.sqrt((n - 1) / (n - 3)) * (self.root_trace + changes),
+        )
 
     def interactions(self, rows: Floats, first: Indices, second: Indices) -> Floats:
         """Second-order influence of pairs (p,) of rows (b, r) on mean and −2 tr √A together: the von Mises expansion.

@@ -3,9 +3,11 @@
 ‖m − m_r‖² + tr(S) + tr(S_r) − 2 tr((S S_r)^½), the covariances with divisor n − 1, as torchmetrics defines it.
 
 The distance of n images is too large by about a/n + b/n², in features of many dimensions by more than it is itself.
-Here each image is left out in turn, which needs no further eigendecomposition (bench.score.deletion): the mean of the
-pseudo-values n F − (n − 1) F_without (Quenouille 1956) has lost a, their spread is the standard error (Tukey 1958).
-Leaving out all pairs as well loses b (Schucany, Gray and Owen 1971, J. Am. Stat. Assoc. 66:524). As n/d grows the
+Here each image is left out in turn, and each pair, which needs no further eigendecomposition (bench.score.deletion).
+The mean of the pseudo-values n F − (n − 1) F_without has lost a (Quenouille 1956), and b with the pairs (Schucany, Gray
+and Owen 1971, J. Am. Stat. Assoc. 66:524). The standard error is the jackknife's (Tukey 1958) of the value without a,
+J: the spread of n J − (n − 1) J_without. That of F alone would count how far one rare image bends the distance, which J
+does not follow: of heavy-tailed features at n/d = 3 it is half again too wide. As n/d grows these
 pseudo-values become the influence function 2 (x − m)·(m − m_r) + (x − m)ᵀ (I − T) (x − m) − tr((I − T) S), T the
 transport map (limit law: Rippl, Munk, Sturm, arXiv 1507.04090); at small n/d they are right where it is not
 (scripts/calibrate_scores.py).
@@ -20,7 +22,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.score.deletion import Spectrum
+from bench.score.deletion import Deletions, Spectrum
 from bench.score.estimate import Estimate
 from bench.score.kernel import KernelReference, kernel_estimate, random_pairs
 from bench.score.moments import Moments, check_features, features_to_moments, float64_blocks
@@ -164,33 +166,43 @@ def _leave_out(features: Images, moments: Moments, reference: Reference) -> Esti
     shift, trace = moments.mean - reference.mean, float(np.trace(moments.covariance))
     fixed = reference.trace
     value = _squared_shift(moments, reference) + trace + fixed - 2 * spectrum.root_trace
-    without, sums, pairs = [], [], []
+    forms, norms, along, pairs = [], [], [], []
     for block in float64_blocks(features):
         block -= moments.mean
         coordinates = block @ basis
-        deletions = spectrum.deletions(np.square(coordinates), n)
-        traces = ((n - 1) * trace - n / (n - 1) * np.square(block).sum(axis=1)) / (n - 2)
-        shifts = np.square(shift - block / (n - 1)).sum(axis=1)
-        without.append(shifts + traces + fixed - 2 * deletions.traces)
-        sums.append(deletions.sums)
+        forms.append(spectrum.forms(np.square(coordinates), n))
+        norms.append(np.square(block).sum(axis=1))
+        along.append(block @ shift)
         first, second = random_pairs(len(block), len(block), round(PAIRS * len(block) / n))
         pairs.append(spectrum.interactions(coordinates, first, second))
-    one = np.concatenate(without)
-    spread = 2 * trace / (n * (n - 2))  # of the mean of the rest about the mean of all
-    two = _squared_shift(moments, reference) + spread + trace + fixed
-    two -= 2 * spectrum.root_trace_without_two(np.sum(sums, axis=0), n)
-    pseudo = n * value - (n - 1) * one
-    first_step = float(pseudo.mean())
+    without = _without_one_and_two(spectrum.deletions(np.concatenate(forms)), *map(np.concatenate, (norms, along)))
+    one, two = (rest + fixed + _squared_shift(moments, reference) for rest in without)
+    first_step = value - (n - 1) * float((one - value).mean())
+    pseudo = n * first_step - (n - 1) * ((n - 1) * one - (n - 2) * two)
     # Schucany, Gray and Owen 1971: (n² F − 2 (n − 1)² F₋₁ + (n − 2)² F₋₂)/2, without its cancellation.
-    debiased = value - (n - 1) ** 2 * float((one - value).mean()) + (n - 2) ** 2 * (two - value) / 2
+    debiased = value - (n - 1) ** 2 * float((one - value).mean()) + (n - 2) ** 2 * float((two - value).mean()) / 2
     return Estimate(
         value,
-        pseudo - first_step,
+        pseudo - pseudo.mean(),
         debiased,
         debiased - first_step,
         plug_in=value,
         interactions={"images": np.concatenate(pairs) / (np.sqrt(2) * n)},
     )
+
+
+def _without_one_and_two(deletions: Deletions, norms: Floats, along: Floats) -> tuple[Floats, Floats]:
+    """What the distance is without each image in turn (n,), and without it and another, mean over the others (n,).
+
+    Less what no image changes: the squared shift of the means, and the reference's trace. `norms` (n,) are |x − m|²,
+    `along` (n,) are (x − m)·(m − m_r).
+    """
+    n, total = len(norms), norms.sum()
+    shifts, traces = norms / (n - 1) ** 2, (total - n / (n - 1) * norms) / (n - 2)
+    one = shifts - 2 / (n - 1) * along + traces - 2 * deletions.one
+    both = norms + (total - 3 * norms) / (n - 1)  # |x − m + x' − m|², mean over the others x'
+    traces = ((n - 2) / (n - 1) * (total - norms) - both / (n - 2)) / (n - 3)
+    return one, both / (n - 2) ** 2 - 2 / (n - 1) * along + traces - 2 * deletions.two
 
 
 def _positive(values: Floats) -> NDArray[np.bool_]:

@@ -1,9 +1,9 @@
 """Latency before and after, of two runs on one machine or of two installations that took turns.
 
-Of two runs by a rank test of all raw samples (Mann and Whitney 1947), shifted by the limit, so that no distribution is
+Of two runs by a rank test of all samples (Mann and Whitney 1947), shifted by the limit, so that no distribution is
 assumed. But a cell's samples were taken within a moment, and moments differ. By how much tells the yardstick, a fixed
-piece of work that is timed around each cell's calls: a difference counts only where it also lies beyond what the
-yardstick varied by within a run, and where both is so at the yardstick's own pace as well.
+piece of work in turn with the calls: a difference counts only where it shows both in the samples as they were taken and
+in units of what the yardstick took about each of them.
 
 Where both sides took turns, by Student's t over the sittings: what one pair of processes has in common, calls cannot
 average out. Either way each cell is judged (by Holm), and all of them together, where what slows every cell a little is
@@ -12,20 +12,20 @@ seen first.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from statistics import fmean, median
 
 import numpy as np
-from scipy.special import stdtr
+from numpy.typing import NDArray
 
 from bench.judge.claims import LEVEL, holm
 from bench.judge.gate.cells import Pair
 from bench.judge.gate.outcome import Outcome
 from bench.records import Latency, Turns
 from bench.request import Limit
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -84,97 +84,69 @@ def later_in_turn(before: Sequence[float], after: Sequence[float], limit: float)
 
 
 def compare_latencies(pairs: Sequence[tuple[Pair, Latency, Latency]], limit: Limit) -> list[Outcome]:
-    """Latencies of two runs on one machine: each cell, and all together where the yardstick was timed."""
-    unsteady = Unsteadiness.of([[old for _, old, _ in pairs], [new for _, _, new in pairs]])
-    timed = [_of_runs(pair.label, old, new, unsteady) for pair, old, new in pairs]
-    fewest = min((len(latency.call_s) for _, *both in pairs for latency in both), default=0)
-    outcomes = _judge(timed, limit, f"medians of {fewest} or more samples a side")
-    if len(pairs) > 1 and unsteady is not None:
-        outcomes += _judge(
-            [_together(timed, [pace_of(*both) for _, *both in pairs], unsteady)], limit, "means over cells"
-        )
+    """Latencies of two runs on one machine: each cell, and all cells together, each sample in units of its own cell."""
+    cells = [_OfRuns.of(pair.label, old, new) for pair, old, new in pairs]
+    fewest = min((len(side) for cell in cells for side in (cell.before, cell.after)), default=0)
+    outcomes = _judge([cell.timed for cell in cells], limit, f"medians of {fewest} or more samples a side")
+    if len(cells) > 1:
+        together = _OfRuns.together(cells)
+        outcomes += _judge([together.timed], limit, f"medians over {len(cells)} cells")
     return outcomes
 
 
 def pace_of(before: Latency, after: Latency) -> float:
-    """How much longer the machine took for its yardstick on the later side; 1 where that was not measured."""
-    if not before.yardstick_s or not after.yardstick_s:
+    """How much longer the machine took for its yardstick on the later side; 1 where that was not timed."""
+    if not before.pace_s or not after.pace_s:
         return 1.0
-    return median(after.yardstick_s) / median(before.yardstick_s)
+    return median(after.pace_s) / median(before.pace_s)
 
 
 @dataclass(frozen=True)
-class Unsteadiness:
-    """How much what the same work takes differs between moments of a run: deviation of its logarithm, and freedom."""
+class _OfRuns:
+    """Samples of two runs, seconds an image: as they were taken, and what they would be at one pace of the machine."""
 
-    deviation: float
-    freedom: int
+    label: str
+    before: Floats
+    after: Floats
+    before_at_pace: Floats
+    after_at_pace: Floats
 
     @classmethod
-    def of(cls, runs: Sequence[Sequence[Latency]]) -> Unsteadiness | None:
-        """From the yardsticks before and after each cell's calls; None where they were not timed."""
-        residuals: list[float] = []
-        freedom = 0
-        for run in runs:
-            halves = chain.from_iterable(_halves(latency.yardstick_s) for latency in run)
-            logs = np.log([median(half) for half in halves if half])
-            if len(logs) > 1:
-                residuals += (logs - logs.mean()).tolist()
-                freedom += len(logs) - 1
-        return cls(math.sqrt(float(np.square(residuals).sum()) / freedom), freedom) if freedom else None
+    def of(cls, label: str, old: Latency, new: Latency) -> _OfRuns:
+        before, after = (np.array(latency.call_s) / latency.batch_size for latency in (old, new))
+        if not old.pace_s or not new.pace_s:
+            return cls(label, before, after, before, after)
+        usual = median(old.pace_s)
+        return cls(label, before, after, before * usual / np.array(old.pace_s), after * usual / np.array(new.pace_s))
 
-    def test(self, ratio: float, pace: float, limit: float, cells: int = 1) -> float:
-        """p-value of the hypothesis that a ratio of latencies is no larger than `limit`, as it is and at that pace.
-
-        Each side is a moment of its own; the pace is known from two moments of either side.
-        """
-        if self.deviation == 0:
-            return float(min(ratio, ratio / pace) <= limit)
-        views = ((ratio, 2.0), (ratio / pace, 3.0))
-        return max(
-            float(stdtr(self.freedom, -math.log(value / limit) / (self.deviation * math.sqrt(variance / cells))))
-            for value, variance in views
+    @classmethod
+    def together(cls, cells: Sequence[_OfRuns]) -> _OfRuns:
+        """All samples of all cells, each relative to what is usual for its cell, times the mean of what is usual."""
+        usual = [(median(cell.before), median(cell.before_at_pace)) for cell in cells]
+        mean = fmean(raw for raw, _ in usual)
+        sides = ("before", 0), ("after", 0), ("before_at_pace", 1), ("after_at_pace", 1)
+        return cls(
+            "all cells",
+            *(
+                mean * np.concatenate([getattr(cell, name) / of[which] for cell, of in zip(cells, usual, strict=True)])
+                for name, which in sides
+            ),
         )
 
+    @property
+    def timed(self) -> _Timed:
+        return _Timed(self.label, float(median(self.before)), float(median(self.after)), self._test)
 
-def _halves(seconds: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-    return seconds[: len(seconds) // 2], seconds[len(seconds) // 2 :]
-
-
-def _of_runs(label: str, old: Latency, new: Latency, unsteady: Unsteadiness | None) -> _Timed:
-    before, after = ([seconds / latency.batch_size for seconds in latency.call_s] for latency in (old, new))
-    pace = pace_of(old, new)
-    centres = median(before), median(after)
-
-    def test(slower: bool, limit: float) -> float:
-        sides = [(before, after), (before, [seconds / pace for seconds in after])]
-        ranks = max(later(*(both if slower else both[::-1]), limit) for both in sides)
-        first, last = centres if slower else centres[::-1]
-        if unsteady is None:
-            return ranks
-        return max(ranks, unsteady.test(last / first, pace if slower else 1 / pace, 1 + limit / first))
-
-    return _Timed(label, *centres, test)
+    def _test(self, slower: bool, limit: float) -> float:
+        sides = (self.before, self.after), (self.before_at_pace, self.after_at_pace)
+        return max(later(*(both if slower else both[::-1]), limit) for both in sides)
 
 
-def _together(cells: Sequence[_Timed], paces: Sequence[float], unsteady: Unsteadiness) -> _Timed:
-    """All cells as one: the mean of their ratios' logarithms."""
-    ratio, pace = (math.exp(fmean(map(math.log, x))) for x in ([cell.after / cell.before for cell in cells], paces))
-    before = fmean(cell.before for cell in cells)
-
-    def test(slower: bool, limit: float) -> float:
-        found = (ratio, pace) if slower else (1 / ratio, 1 / pace)
-        return unsteady.test(*found, 1 + limit / before, len(cells))
-
-    return _Timed("all cells", before, before * ratio, test)
-
-
-def later(before: Sequence[float], after: Sequence[float], limit: float) -> float:
+def later(before: Floats, after: Floats, limit: float) -> float:
     """p-value of the hypothesis that `after` is not larger than `before` by more than the limit, by ranks."""
     from scipy.stats import mannwhitneyu
 
-    shifted = np.asarray(after) - limit
-    return float(mannwhitneyu(shifted, np.asarray(before), alternative="greater").pvalue)
+    return float(mannwhitneyu(after - limit, before, alternative="greater").pvalue)
 
 
 def _judge(timed: Sequence[_Timed], limit: Limit, note: str) -> list[Outcome]:
