@@ -2,10 +2,11 @@
 
     .venv/bin/python scripts/benchmark_false_alarms.py [--repeats 100] [--log FILE] [overrides …]
 
-Every repetition samples experiment=gate anew and is held against one baseline at the gate's default limits, images,
-quality and memory (latencies are for scripts/benchmark_gate.py). The seeds are 0, 0, 1, 2, 3, 0, 0, 4, …: two of five
-repetitions share the baseline's noise, so that images are compared one by one, the others meet other noise. Each is a
-line of the log; the same command goes on after the last. Exits with 1 when anything regressed, changed or failed.
+Every repetition samples experiment=gate anew and is held against one baseline at the gate's default limits. The seeds
+are 0, 0, 1, 2, 3, 0, 0, 4, …: two of five repetitions share the baseline's noise, so that images are compared one by
+one, the others meet other noise. Latencies and memory are comparable with equal threads and lanes only: they are held
+against the first repetition that had the same. Each repetition is a line of the log; the same command goes on after the
+last. Exits with 1 when anything regressed, changed or failed.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from bench.experiment.compose import compose_settings
 from bench.experiment.gate import check_gate
 from bench.judge.gate.cells import Side
 from bench.judge.gate.compare import compare_runs
-from bench.judge.gate.outcome import GateReport
+from bench.judge.gate.outcome import GateReport, Outcome
 from bench.store import Store
 
 BAD = ("regressed", "changed", "failed", "missing")
@@ -36,7 +38,8 @@ def main() -> int:
     parser.add_argument("--log", type=Path, default=Path("results/gate_benchmark/false_alarms.jsonl"))
     arguments, overrides = parser.parse_known_args()
     arguments.log.parent.mkdir(parents=True, exist_ok=True)
-    baseline = arguments.log.parent / "false_alarms_baseline"
+    kept = arguments.log.parent / "false_alarms_baselines"
+    baseline = kept / "all"
     sample(baseline, overrides, seed=0, threads=os.cpu_count() or 1, lanes=2)
     text = arguments.log.read_text(encoding="utf-8") if arguments.log.is_file() else ""
     lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
@@ -44,10 +47,14 @@ def main() -> int:
         begun = time.perf_counter()
         seed = (0, 0, 1, 2, 3)[repeat % 5] + (3 * (repeat // 5) if repeat % 5 > 1 else 0)
         threads, lanes = (1, 2, 4)[repeat % 3], 1 + repeat % 2
-        scratch = Path(tempfile.mkdtemp(prefix="tcd-bench-again-"))
-        sample(scratch / "run", overrides, seed, threads, lanes)
-        line = {"repeat": repeat, "seed": seed, "threads": threads, "lanes": lanes, **judge(baseline, scratch / "run")}
-        shutil.rmtree(scratch)
+        scratch = Path(tempfile.mkdtemp(prefix="tcd-bench-again-")) / "run"
+        sample(scratch, overrides, seed, threads, lanes)
+        same = kept / f"threads-{threads}-lanes-{lanes}"
+        line = {"repeat": repeat, "seed": seed, "threads": threads, "lanes": lanes, **judge(baseline, same, scratch)}
+        if same.is_dir():
+            shutil.rmtree(scratch.parent)
+        else:
+            shutil.move(scratch, same)
         with arguments.log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line, ensure_ascii=False) + "\n")
         lines.append(line)
@@ -64,20 +71,29 @@ def sample(results: Path, overrides: list[str], seed: int, threads: int, lanes: 
     """Run the gate's experiment; a run that is there already is not repeated."""
     command = [
         *(sys.executable, "-m", "bench", "run", "experiment=gate", f"results='{results.absolute()}'"),
-        *(f"seed={seed}", f"lanes={lanes}", "measure.latency=false", *overrides),
+        *(f"seed={seed}", f"lanes={lanes}", *overrides),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
-def judge(baseline: Path, candidate: Path) -> dict[str, Any]:
-    """What the gate says, in counts, and its alarms in words."""
-    limits = check_gate(compose_settings([f"baseline='{baseline}'", f"candidate='{candidate}'"], "gate"))
-    before, after = (Side.of(Store(path, writable=False)) for path in (baseline, candidate))
-    outcomes = compare_runs(before, after, limits.images, limits.quality, limits.cost)[1]
-    report = GateReport("baseline", "again", outcomes)
-    alarms = [f"{o.verdict}: {o.subject}: {o.quantity} {o.note}" for o in outcomes if o.verdict in BAD]
-    return {"exit_code": report.exit_code, "counts": dict(report.counts), "alarms": alarms}
+def judge(baseline: Path, same: Path, candidate: Path) -> dict[str, Any]:
+    """What the gate says, in counts, and its alarms in words; costs beside a run of as many threads and lanes."""
+    outcomes = [outcome for outcome in compare(baseline, candidate) if outcome.level != "cost"]
+    costs = [outcome for outcome in compare(same, candidate) if outcome.level == "cost"] if same.is_dir() else []
+    report = GateReport("baseline", "again", [*outcomes, *costs])
+    alarms = [f"{o.verdict}: {o.subject}: {o.quantity} {o.note}" for o in report.outcomes if o.verdict in BAD]
+    return {
+        **{"exit_code": report.exit_code, "counts": dict(report.counts), "alarms": alarms},
+        "latencies": dict(Counter(outcome.verdict for outcome in costs if outcome.quantity == "latency_s")),
+    }
+
+
+def compare(before: Path, after: Path) -> list[Outcome]:
+    """Outcomes of the gate at its default limits."""
+    limits = check_gate(compose_settings([f"baseline='{before}'", f"candidate='{after}'"], "gate"))
+    sides = (Side.of(Store(path, writable=False)) for path in (before, after))
+    return compare_runs(*sides, limits.images, limits.quality, limits.cost)[1]
 
 
 if __name__ == "__main__":

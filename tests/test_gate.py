@@ -181,7 +181,7 @@ def test_a_slower_cell_regresses_on_the_same_machine_only(make: Make) -> None:
 
 def test_a_machine_that_was_busy_is_no_regression(make: Make) -> None:
     slow = [0.11 + 0.0001 * i for i in range(10)]
-    calm, busy, jammed = {"pace": (0.01,) * 6}, {"pace": (0.011,) * 6}, {"pace": (0.02,) * 6}
+    calm, busy, jammed = ({"pace": tuple(pace + 1e-6 * i for i in range(10))} for pace in (0.01, 0.011, 0.02))
     assert compare(make("a", **calm), make("b", seconds=slow, **busy))["cost", "latency_s"].verdict == "undecided"
     assert compare(make("c", **calm), make("d", seconds=slow, **calm))["cost", "latency_s"].verdict == "regressed"
     found = compare(make("e", **calm), make("f", seconds=slow, **jammed))["cost", "latency_s"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.judge.gate.latency import Unsteadiness, compare_latencies
+from bench.judge.gate.latency import compare_latencies
 from bench.judge.gate.outcome import Outcome
 from bench.records import Latency
 from bench.request import Limit
@@ -17,20 +17,20 @@ LIMIT = Limit(0.05, 0.0)
 CELLS = 6
 
 
-def run(rng: np.random.Generator, moments: float, pace: float = 1.0, slower: float = 1.0) -> list[Latency]:
-    """Cells of a run: each moment of the machine is slower or faster by `moments`, and its samples by 1% more."""
+def run(
+    rng: np.random.Generator, moments: float, pace: float = 1.0, slower: float = 1.0, seen: bool = True
+) -> list[Latency]:
+    """Cells of a run: each moment of the machine is slower or faster by `moments`, and its samples by 1% more.
 
-    def samples(usual: float, count: int) -> tuple[float, ...]:
+    The yardstick suffers the same, unless it is not `seen` there.
+    """
+    found = []
+    for cell in range(CELLS):
         moment = pace * rng.lognormal(0, moments)
-        return tuple(usual * moment * rng.lognormal(0, 0.01, count))
-
-    return [
-        Latency(
-            *(1, 1, "clock", samples(0.05 * (cell + 1) * slower, 10), (), (), (), None),
-            samples(0.004, 5) + samples(0.004, 5),
-        )
-        for cell in range(CELLS)
-    ]
+        calls, paces = (tuple(moment**seen * rng.lognormal(0, 0.01, 20)) for seen in (1, int(seen)))
+        usual = 0.05 * (cell + 1) * slower
+        found.append(Latency(1, 1, "clock", tuple(usual * s for s in calls), (), (), (), None, paces))
+    return found
 
 
 def compare(before: list[Latency], after: list[Latency]) -> list[Outcome]:
@@ -38,22 +38,34 @@ def compare(before: list[Latency], after: list[Latency]) -> list[Outcome]:
     return compare_latencies(list(zip(labels, before, after, strict=True)), LIMIT)
 
 
+def alarms(found: list[Outcome]) -> int:
+    return sum(outcome.verdict in ("regressed", "improved") for outcome in found)
+
+
 def test_moments_that_differ_and_a_machine_that_got_slower_are_no_regression() -> None:
     rng = np.random.default_rng(0)
-    alarms = 0
-    for pace in [1.0, 1.1, 1.2] * 50:
-        found = compare(run(rng, 0.06), run(rng, 0.06, pace))
-        alarms += any(outcome.verdict in ("regressed", "improved") for outcome in found)
-    assert alarms <= 3
+    assert sum(alarms(compare(run(rng, 0.1), run(rng, 0.1, pace))) for pace in [1.0, 1.1, 1.3] * 50) == 0
+    unseen = sum(alarms(compare(run(rng, 0.1, seen=False), run(rng, 0.1, pace, seen=False))) for pace in [1.0, 1.3] * 9)
+    assert unseen > 50  # without the yardstick there would be many
 
 
-@pytest.mark.parametrize(("moments", "slower"), [(0.005, 1.08), (0.05, 1.35)])
-def test_what_lies_beyond_the_moments_is_a_regression_of_all_cells_together(moments: float, slower: float) -> None:
+def test_a_yardstick_alone_that_got_faster_is_no_regression() -> None:
     rng = np.random.default_rng(1)
-    found = [compare(run(rng, moments), run(rng, moments, slower=slower))[-1] for _ in range(20)]
+    slow = [run(rng, 0.0, pace=1.2, seen=False), run(rng, 0.0, seen=False)]
+    for entry in slow[1]:
+        object.__setattr__(entry, "pace_s", tuple(0.7 * s for s in entry.pace_s))
+    assert alarms(compare(slow[1], run(rng, 0.0, seen=False))) == 0
+
+
+@pytest.mark.parametrize(("moments", "slower", "pace"), [(0.0, 1.08, 1.0), (0.1, 1.25, 1.05), (0.03, 1.15, 0.98)])
+def test_what_lies_beyond_the_moments_is_a_regression_of_all_cells_together(
+    moments: float, slower: float, pace: float
+) -> None:
+    rng = np.random.default_rng(1)
+    found = [compare(run(rng, moments), run(rng, moments, pace, slower))[-1] for _ in range(20)]
     assert {outcome.subject for outcome in found} == {"all cells"}
     assert sum(outcome.verdict == "regressed" for outcome in found) >= 18
-    back = [compare(run(rng, moments, slower=slower), run(rng, moments))[-1] for _ in range(20)]
+    back = [compare(run(rng, moments, pace, slower), run(rng, moments))[-1] for _ in range(20)]
     assert sum(outcome.verdict == "improved" for outcome in back) >= 18
 
 
@@ -63,11 +75,17 @@ def test_on_a_steady_machine_the_same_latency_is_unchanged() -> None:
     assert sum(outcome.verdict == "unchanged" for outcomes in found for outcome in outcomes) > 0.9 * 20 * (CELLS + 1)
 
 
-def test_how_unsteady_a_machine_is_comes_out_as_it_was_drawn() -> None:
-    rng = np.random.default_rng(3)
-    found = [Unsteadiness.of([run(rng, 0.06), run(rng, 0.06, pace=1.3)]) for _ in range(50)]
-    assert {entry.freedom for entry in found if entry} == {2 * (2 * CELLS - 1)}
-    assert np.mean([entry.deviation for entry in found if entry]) == pytest.approx(0.06, rel=0.05)
+def test_calls_between_two_turns_of_the_yardstick_are_one_sample() -> None:
+    paces = (0.01,) * 5 + (0.0101,) * 5
+    before, after = (
+        Latency(1, 1, "clock", tuple(usual + 1e-5 * i for i in range(10)), (), (), (), None, paces)
+        for usual in (0.1, 0.2)
+    )
+    assert [outcome.verdict for outcome in compare([before], [after])] == ["undecided"]
+
+
+def test_without_a_yardstick_the_samples_are_compared_as_they_are() -> None:
     untimed = [Latency(1, 1, "clock", (0.1,) * 10, (), (), ()) for _ in range(2)]
-    assert Unsteadiness.of([untimed, untimed]) is None
-    assert [outcome.verdict for outcome in compare(untimed, untimed)] == ["unchanged"] * 2
+    slower = [Latency(1, 1, "clock", (0.11,) * 10, (), (), ()) for _ in range(2)]
+    assert [outcome.verdict for outcome in compare(untimed, untimed)] == ["unchanged"] * 3
+    assert [outcome.verdict for outcome in compare(untimed, slower)] == ["regressed"] * 3

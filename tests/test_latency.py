@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from bench.measure.latency import Stopwatch, measure_latency
-from bench.measure.yardstick import SAMPLES, make_yardstick
+from bench.measure.yardstick import make_yardstick
 from bench.records import Latency
 
 
@@ -99,8 +100,35 @@ def three_parts(processor: FakeProcessor) -> dict[str, Part]:
 
 def test_a_yardstick_is_timed_on_the_clock_that_latencies_are_timed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     device = FakeDevice()
-    monkeypatch.setattr(torch, "softmax", lambda *_, **__: device.work(0.5 if device.time_s > 100 else 3.0))
-    assert make_yardstick(torch.device("cpu"), device.stopwatch())() == (0.5,) * SAMPLES
+    monkeypatch.setattr(torch, "mm", lambda *_: device.work(0.5))
+    state = torch.random.get_rng_state()
+    yardstick = make_yardstick(torch.device("cpu"), device.stopwatch())
+    assert yardstick() == yardstick() == 0.5
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("call_s", "calls"), [(0.0625, 4), (0.25, 1)])
+def test_the_machines_pace_is_timed_in_turn_with_calls_and_each_has_that_of_about_it(call_s: float, calls: int) -> None:
+    processor = FakeProcessor()
+    took = itertools.count(1.0)
+    made: list[str] = []
+
+    def call() -> None:
+        made.append("c")
+        processor.work(call_s)
+
+    def yardstick() -> float:
+        made.append("y")
+        seconds = next(took)
+        processor.work(seconds)
+        return seconds
+
+    latency = measure(call, {}, processor.stopwatch(), 1, 6, 1, yardstick)
+    assert latency.call_s == (call_s,) * 6
+    whole, rest = divmod(6, calls)
+    turns = [calls] * whole + [rest] * (rest > 0)
+    assert "".join(made) == "cyy" + "".join("c" * turn + "y" for turn in turns)
+    assert latency.pace_s == tuple(second + 2.5 for second, turn in enumerate(turns) for _ in range(turn))
 
 
 @pytest.mark.parametrize("kind", [FakeProcessor, FakeDevice])

@@ -1,9 +1,9 @@
 """Latency before and after, of two runs on one machine or of two installations that took turns.
 
-Of two runs by a rank test of all samples (Mann and Whitney 1947), shifted by the limit, so that no distribution is
-assumed. But a cell's samples were taken within a moment, and moments differ. By how much tells the yardstick, a fixed
-piece of work in turn with the calls: a difference counts only where it shows both in the samples as they were taken and
-in units of what the yardstick took about each of them.
+Of two runs by a rank test (Mann and Whitney 1947), shifted by the limit, so that no distribution is assumed. But
+moments of a machine differ. By how much tells the yardstick, a fixed piece of work in turn with the calls: a difference
+counts only where it shows both in what the calls took and in units of what the yardstick took about them. The calls
+between two turns of the yardstick are one sample, for what disturbs one of them mostly disturbs the next.
 
 Where both sides took turns, by Student's t over the sittings: what one pair of processes has in common, calls cannot
 average out. Either way each cell is judged (by Holm), and all of them together, where what slows every cell a little is
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from statistics import fmean, median
 
 import numpy as np
@@ -87,7 +89,7 @@ def compare_latencies(pairs: Sequence[tuple[Pair, Latency, Latency]], limit: Lim
     """Latencies of two runs on one machine: each cell, and all cells together, each sample in units of its own cell."""
     cells = [_OfRuns.of(pair.label, old, new) for pair, old, new in pairs]
     fewest = min((len(side) for cell in cells for side in (cell.before, cell.after)), default=0)
-    outcomes = _judge([cell.timed for cell in cells], limit, f"medians of {fewest} or more samples a side")
+    outcomes = _judge([cell.timed for cell in cells], limit, f"medians of {fewest} or more turns a side")
     if len(cells) > 1:
         together = _OfRuns.together(cells)
         outcomes += _judge([together.timed], limit, f"medians over {len(cells)} cells")
@@ -103,7 +105,7 @@ def pace_of(before: Latency, after: Latency) -> float:
 
 @dataclass(frozen=True)
 class _OfRuns:
-    """Samples of two runs, seconds an image: as they were taken, and what they would be at one pace of the machine."""
+    """Turns of two runs, seconds an image: as they were taken, and what they would be at one pace of the machine."""
 
     label: str
     before: Floats
@@ -113,15 +115,16 @@ class _OfRuns:
 
     @classmethod
     def of(cls, label: str, old: Latency, new: Latency) -> _OfRuns:
-        before, after = (np.array(latency.call_s) / latency.batch_size for latency in (old, new))
         if not old.pace_s or not new.pace_s:
+            before, after = (np.array(latency.call_s) / latency.batch_size for latency in (old, new))
             return cls(label, before, after, before, after)
-        usual = median(old.pace_s)
-        return cls(label, before, after, before * usual / np.array(old.pace_s), after * usual / np.array(new.pace_s))
+        (before, old_pace), (after, new_pace) = _turns(old), _turns(new)
+        usual = median(old_pace)
+        return cls(label, before, after, before * usual / old_pace, after * usual / new_pace)
 
     @classmethod
     def together(cls, cells: Sequence[_OfRuns]) -> _OfRuns:
-        """All samples of all cells, each relative to what is usual for its cell, times the mean of what is usual."""
+        """All turns of all cells, each relative to what is usual for its cell, times the mean of what is usual."""
         usual = [(median(cell.before), median(cell.before_at_pace)) for cell in cells]
         mean = fmean(raw for raw, _ in usual)
         sides = ("before", 0), ("after", 0), ("before_at_pace", 1), ("after_at_pace", 1)
@@ -140,6 +143,16 @@ class _OfRuns:
     def _test(self, slower: bool, limit: float) -> float:
         sides = (self.before, self.after), (self.before_at_pace, self.after_at_pace)
         return max(later(*(both if slower else both[::-1]), limit) for both in sides)
+
+
+def _turns(latency: Latency) -> tuple[Floats, Floats]:
+    """Mean seconds an image of the calls between two turns of the yardstick, and its own seconds about them."""
+    turns = [
+        (fmean(call for call, _ in calls) / latency.batch_size, pace)
+        for pace, calls in groupby(zip(latency.call_s, latency.pace_s, strict=True), key=itemgetter(1))
+    ]
+    seconds, paces = np.array(turns).T
+    return seconds, paces
 
 
 def later(before: Floats, after: Floats, limit: float) -> float:
