@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.gate import accept, gate
 from bench.records import BenchError
 
 if TYPE_CHECKING:
-    from bench.experiment.gate import GateChoice
-    from bench.judge.gate.outcome import Outcome
     from bench.store import Store
 
 Settings = dict[str, Any]
@@ -159,97 +157,6 @@ def conform(settings: Settings) -> int:
     from bench.judge.conformance.verb import run_verb
 
     return run_verb(settings)
-
-
-def gate(settings: Settings) -> int:
-    """Hold a candidate's records against a baseline's, and schedulers against theirs; see the exit codes below."""
-    from bench.experiment.gate import check_gate
-    from bench.judge.gate.cells import Side
-    from bench.judge.gate.compare import compare_runs
-    from bench.judge.gate.outcome import GateReport
-    from bench.judge.gate.schedulers import compare_schedulers, find_baselines
-    from bench.report.gate import BeforeAfter, to_terminal, worst_images, write_gate
-    from bench.store import Store
-
-    choice = check_gate(settings)
-    output, directory = Path(choice.output), choice.conformance.directory
-    outcomes: list[Outcome] = []
-    images: list[BeforeAfter] = []
-    if choice.ref is not None:
-        names, runs = _compare_installations(choice, outcomes)
-    else:
-        names = choice.baseline or str(directory), choice.candidate or "this installation"
-        runs = [Path(name) for name in (choice.baseline, choice.candidate) if name]
-        outcomes += compare_schedulers(find_baselines(Path(directory), choice.conformance.only) if directory else [])
-    if runs:
-        print(f"Comparing {runs[1]} with {runs[0]} ...", file=sys.stderr, flush=True)
-        before, after = (Side.of(Store(path, writable=False)) for path in runs)
-        pairs, found = compare_runs(before, after, choice.images, choice.quality, choice.cost)
-        outcomes += found
-        images += worst_images(pairs, before, after)
-    report = GateReport(*names, tuple(outcomes))
-    files = write_gate(report, images, output)
-    print(f"{to_terminal(report)}\nReport: {files[-1]}")
-    return report.exit_code
-
-
-def _compare_installations(choice: GateChoice, outcomes: list[Outcome]) -> tuple[tuple[str, str], list[Path]]:
-    """Schedulers and latencies of two installations, added to the outcomes; their names and the runs they made.
-
-    A side that cannot go on leaves an outcome of its own, next to what was found out before it.
-    """
-    from bench.execute.installation import InstallationError, check_installation, find_installation, this_installation
-    from bench.execute.side_by_side import run_sides, survey_there, time_sides
-    from bench.experiment.gate import chosen_schedulers
-    from bench.judge.conformance.baseline import read_baseline
-    from bench.judge.conformance.survey import Survey
-    from bench.judge.gate.latency import compare_turns
-    from bench.judge.gate.outcome import Outcome
-    from bench.judge.gate.schedulers import compare_surveys, find_baselines
-
-    output, options, only = Path(choice.output), choice.side_by_side, choice.conformance.only
-    names, runs = (str(choice.ref), choice.candidate_ref or "this installation"), list[Path]()
-    if directory := choice.conformance.directory:
-        schedulers = {path.stem: read_baseline(path)["settings"] for path in find_baselines(Path(directory), only)}
-    else:
-        schedulers = chosen_schedulers(only)
-    try:
-        cache = Path(choice.installations)
-        before = find_installation(str(choice.ref), cache)
-        after = find_installation(choice.candidate_ref, cache) if choice.candidate_ref else this_installation()
-        check_installation(before)
-        check_installation(after)
-        old = Survey.read(survey_there(before, schedulers, output / "schedulers" / "before"))
-        kept = {name: read_baseline(old.baseline(name))["settings"] for name in old.examined}
-        new = Survey.read(survey_there(after, kept, output / "schedulers" / "after"))
-        outcomes += compare_surveys(old, new)
-        names = f"{names[0]} ({old.name})", f"{names[1]} ({new.name})"
-        if options.run:
-            runs += run_sides(before, after, options.overrides, output)
-            if options.rounds:
-                turns = time_sides(before, after, options.overrides, options.sittings, options.rounds, output)
-                outcomes += compare_turns(turns, choice.cost.latency_in_turn)
-    except InstallationError as error:
-        verdict = "missing" if error.name == choice.ref else "failed"
-        outcomes.append(Outcome("cells", error.name, "run", verdict, note=str(error)))
-    return names, runs
-
-
-def accept(settings: Settings) -> int:
-    """Make a candidate the baseline, with an author and a reason."""
-    from bench.experiment.gate import check_acceptance
-    from bench.judge.gate.accept import accept as make_baseline
-    from bench.store import Store
-
-    choice = check_acceptance(settings)
-    note = make_baseline(
-        Store(str(choice.candidate), writable=False),
-        Path(str(choice.baseline)),
-        str(choice.author),
-        str(choice.reason),
-    )
-    print(f"Baseline: {note}")
-    return 0
 
 
 VERBS: dict[str, Callable[[Settings], int]] = {

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import json
 import sys
 import tempfile
 import threading
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ratios import save_benchmark
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("UNet", "VAE", "extractor")
@@ -182,9 +182,9 @@ def main() -> int:
         f"inside the models: {share:.1%} of {wall:.1f} s (at least {least:.0%}); "
         f"unaccounted {wall - seconds.total():.2f} s"
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    found = {"overrides": overrides, "wall_s": wall, "share_of_models": share, "seconds": dict(seconds.most_common())}
-    options.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found = {"wall_s": wall, "share_of_models": share, "seconds": dict(seconds.most_common())}
+    device = "cuda" if on_gpu else "cpu"
+    save_benchmark(options.out.with_suffix(".json"), {"whole / inside the models": [1 / share]}, found, device)
     draw(seconds, wall, options.out.with_suffix(".png"))
     return code or int(share < least)
 

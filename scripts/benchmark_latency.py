@@ -5,16 +5,18 @@
 Both sides take turns in one process on one loaded pipeline of full size with random weights, the order drawn anew each
 round. By hand means: the prompt, a generator and the same settings given to the pipeline, images as tensors. The ratio
 is the median of the rounds' own ratios, since a machine's pace wanders between rounds more than within one; its 95%
-interval is over resampled rounds.
+interval is over resampled rounds. Writes latency.json.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ratios import save_benchmark
 
 from bench.execute.assemble import prepare
 from bench.experiment.compose import compose_settings
@@ -26,10 +28,12 @@ from bench.generate.sampling import Sampler
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "performance")
     arguments, overrides = parser.parse_known_args()
     job = prepare(check_experiment(compose_settings(["experiment=cost", *overrides])))
     print(f"{'cell':<44} {'harness s':>9} {'by hand s':>9} {'ratio':>6}  95% interval, {arguments.rounds} rounds")
     loaded: tuple[str, Any] | None = None
+    ratios: dict[str, list[float]] = {}
     for cell in job.plan.cells:
         if loaded is None or loaded[0] != cell.pipeline_key:
             loaded = None
@@ -37,7 +41,10 @@ def main() -> None:
         sampler = Sampler(loaded[1], cell, job.prompts.texts)
         ours = lambda sampler=sampler: sampler.call(range(1))  # noqa: E731
         theirs = lambda sampler=sampler: call_by_hand(sampler)  # noqa: E731
-        report(cell.label, *take_turns(ours, theirs, arguments.rounds, cell.device))
+        seconds = take_turns(ours, theirs, arguments.rounds, cell.device)
+        report(cell.label, *seconds)
+        ratios[f"{cell.label}, harness / by hand"] = (seconds[0] / seconds[1]).tolist()
+    save_benchmark(arguments.out / "latency.json", ratios, {}, job.plan.cells[0].device)
 
 
 def call_by_hand(sampler: Sampler) -> Any:

@@ -11,15 +11,14 @@ be compiled, as the installation leaves it. Writes start.json; exits with 1 wher
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
+
+from ratios import save_benchmark
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference" / "mini"
@@ -62,9 +61,11 @@ def main() -> int:
     for name, taken in seconds.items():
         print(f"{name:<12} {middle[name]:6.2f} s  ({min(taken):.2f} to {max(taken):.2f})")
     print(f"run over imports: {middle['run'] / middle['imports']:.2f} (allowed: {FACTOR})")
-    options.out.mkdir(parents=True, exist_ok=True)
-    record = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "seconds": seconds}
-    (options.out / "start.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    ratios = {
+        f"{name} / imports": [a / b for a, b in zip(seconds[name], seconds["imports"], strict=True)]
+        for name in (*VERBS, "run")
+    }
+    save_benchmark(options.out / "start.json", ratios, {"seconds": seconds})
     late = [name for name in VERBS if middle[name] > FIRST_S]
     return 1 if late or middle["run"] > FACTOR * middle["imports"] else 0
 

@@ -7,8 +7,8 @@ images until it is decided, judged at five looks (`until=decided`) by the paired
 that has to be fixed beforehand for the difference of two bootstrap standard errors, each cell's images drawn by itself,
 as papers do that print an error bar. Both at the same level (0.05 over all comparisons, by Bonferroni) and with the
 same chance of a verdict (90%), so that only the design differs; scripts/calibrate_claims.py checks the levels.
-Seconds are images of both cells times what an image took. Writes verdicts.csv and verdicts.md; exits with 1 where a
-claim, by its hardest comparison, takes more than a fifth of the images.
+Seconds are images of both cells times what an image took. Writes verdicts.csv, verdicts.md and verdicts.json; exits
+with 1 where a claim, by its hardest comparison, takes more than a fifth of the images.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from ratios import save_benchmark
 from scipy.special import ndtri
 
 from bench.judge.claims import LEVEL, Comparison, judge_claims
@@ -71,6 +72,7 @@ def main() -> int:
         table = csv.DictWriter(file, list(Row.__dataclass_fields__), lineterminator="\n")
         table.writeheader()
         table.writerows(asdict(row) for row in rows)
+    save_benchmark(options.out / "verdicts.json", {row.claim: [row.ratio] for row in hardest.values()}, {}, exact=True)
     print(text)
     return 1 if any(row.ratio > SHARE for row in hardest.values()) else 0
 

@@ -32,9 +32,9 @@ from statistics import median
 import numpy as np
 from PIL import Image
 from plain_script import cell_name
+from ratios import save_benchmark
 from stand_in import CELLS, save_stand_in, stand_in_overrides
 
-from bench.measure.environment import machine_fingerprint
 from bench.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -78,11 +78,8 @@ def main() -> int:
             print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
     unequal = compare_images(Store(scratch / "ours", writable=False), scratch / "plain")
     found = {
-        "command": " ".join(sys.argv),
-        "machine": machine_fingerprint(options.device, 0),
         "versions": {name: version(name) for name in ("torch", "diffusers", "torchmetrics", "tcd-bench")},
         "seconds": seconds,
-        "ratios": {name: ratio(seconds[name], seconds["plain"]) for name in sides if name != "plain"},
         "images_that_differ": unequal,
         "scores_apart": compare_scores(scratch / "ours", scratch / "plain" / "scores.csv"),
     }
@@ -90,10 +87,16 @@ def main() -> int:
         found["fast"] = list(options.fast)
         found["fast_scores_apart_in_standard_errors"] = compare_fast(scratch / "ours", scratch / "fast")
     shutil.rmtree(scratch)
-    options.out.mkdir(parents=True, exist_ok=True)
+    ratios = {
+        f"{name} / plain": [a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)]
+        for name in sides
+        if name != "plain"
+    }
     name = "whole_job_sd15.json" if options.sd15 else "whole_job.json"
-    (options.out / name).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({name: value for name, value in found.items() if name != "machine"}, indent=1))
+    save_benchmark(options.out / name, ratios, found, options.device)
+    print(json.dumps(found, indent=1))
+    for name, rounds in ratios.items():
+        print(f"{name}: {median(rounds):.3f} (by round {', '.join(f'{one:.3f}' for one in rounds)})")
     return 1 if unequal else 0
 
 
@@ -104,12 +107,6 @@ def timed(command: Sequence[str]) -> float:
     if ran.returncode:
         raise SystemExit(f"{' '.join(command)}\n{ran.stderr[-2000:]}")
     return time.perf_counter() - begun
-
-
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Mapping[str, float]:
-    """Of the medians, and the lowest and highest of a round."""
-    by_round = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return {"median": median(ours) / median(theirs), "lowest": min(by_round), "highest": max(by_round)}
 
 
 def compare_images(store: Store, plain: Path) -> int:

@@ -54,6 +54,7 @@ KNOWS: dict[str, set[str]] = {
         *NUMPY_HALF,
     },
     "bench.__main__": {"bench"},
+    "bench.gate": {"bench"},
     "bench.pytest_plugin": {"bench"},
     "bench": {
         "bench.judge.conformance",
@@ -67,7 +68,15 @@ MAY_USE_HEAVY = (
     *("bench.judge.conformance", "bench.report.trackers"),
 )
 LIGHT = (
-    *("bench", "bench.__main__", "bench.experiment.compose", "bench.judge.claims", "bench.report.write", "bench.store"),
+    *(
+        "bench",
+        "bench.__main__",
+        "bench.gate",
+        "bench.experiment.compose",
+        "bench.judge.claims",
+        "bench.report.write",
+        "bench.store",
+    ),
     *("bench.judge.conformance.report", "bench.judge.conformance.baseline"),
     *("bench.judge.gate.compare", "bench.judge.gate.schedulers", "bench.report.gate"),
 )

@@ -39,6 +39,15 @@ class SideBySideChoice:
 
 
 @dataclass(config=_STRICT)
+class PerformanceChoice:
+    """A directory of what benchmarks wrote, the one that it is held against, and how much a ratio may rise."""
+
+    directory: str | None
+    baseline: str
+    limit: Limit
+
+
+@dataclass(config=_STRICT)
 class GateChoice:
     """Everything that `tcd-bench gate` takes."""
 
@@ -53,6 +62,7 @@ class GateChoice:
     images: Movement
     quality: dict[str, Limit]
     cost: CostLimits
+    performance: PerformanceChoice
     author: str | None
     reason: str | None
 
@@ -66,10 +76,10 @@ def check_gate(settings: Mapping[str, Any]) -> GateChoice:
         raise BenchError("ref and baseline were both given; ref makes both sides itself, so give one of them")
     if gate.candidate_ref is not None and gate.ref is None:
         raise BenchError("candidate_ref was given and ref was not; ref is the installation before the change")
-    if gate.ref is None and gate.baseline is None and gate.conformance.directory is None:
+    if not (gate.ref or gate.baseline or gate.conformance.directory or gate.performance.directory):
         raise BenchError(
             "nothing to compare was given; give baseline=DIRECTORY candidate=DIRECTORY, "
-            "conformance.directory=results/conformance, or ref=INSTALLATION"
+            "conformance.directory=results/conformance, performance.directory=DIRECTORY, or ref=INSTALLATION"
         )
     for name in ("baseline", "candidate"):
         directory = getattr(gate, name)
@@ -101,7 +111,7 @@ def _check_limits(gate: GateChoice) -> None:
         raise BenchError(f"quality.{unknown[0]} was given; there is no such score, choose among {', '.join(SCORES)}")
     limits = {f"quality.{name}": limit for name, limit in gate.quality.items()}
     limits |= {"cost.latency": gate.cost.latency, "cost.memory": gate.cost.memory}
-    limits |= {"cost.latency_in_turn": gate.cost.latency_in_turn}
+    limits |= {"cost.latency_in_turn": gate.cost.latency_in_turn, "performance.limit": gate.performance.limit}
     numbers = {
         f"{name}.{part}": getattr(limit, part) for name, limit in limits.items() for part in ("relative", "absolute")
     }

@@ -1,0 +1,39 @@
+"""How a benchmark leaves what it found: its ratios by round, with the machine, versions and command they are of."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def save_benchmark(
+    path: Path,
+    ratios: Mapping[str, Sequence[float]],
+    found: Mapping[str, Any],
+    device: str = "cpu",
+    exact: bool = False,
+) -> None:
+    """Write a benchmark's JSON, which `tcd-bench gate performance.directory=…` compares with an earlier one.
+
+    Ratios are of two sides that took turns, one a round, lower is better; `exact` ones come out the same each time.
+    """
+    from bench.measure.environment import machine_fingerprint  # not before what is to be timed
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(
+        {
+            "command": shlex.join(["scripts/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "machine": machine_fingerprint(device, 0),
+            "ratios": [
+                {"name": name, "samples": list(samples), "exact": exact} for name, samples in ratios.items() if samples
+            ],
+            **found,
+        },
+        indent=1,
+        ensure_ascii=False,
+    )
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,86 @@
+"""The harness's own benchmarks before and after, as the gate compares them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.__main__ import main
+from bench.judge.gate.ratios import Ratio, compare_ratios, read_ratios
+from bench.records import BenchError
+from bench.request import Limit
+
+LIMIT = Limit(0.1, 0.0)
+MACHINE = {"device": "cpu", "processor": "x", "cores": 2, "gpus": [], "system": "s"}
+
+
+def ratio(*samples: float, name: str = "job", exact: bool = False, **machine: Any) -> Ratio:
+    return Ratio(name, samples, exact, {**MACHINE, **machine})
+
+
+def verdict(before: Ratio, after: Ratio) -> str:
+    (outcome,) = compare_ratios([before], [after], LIMIT)
+    return outcome.verdict
+
+
+def test_a_ratio_that_rose_by_more_than_the_limit_beyond_its_rounds_is_a_regression() -> None:
+    steady, slower = ratio(0.60, 0.61, 0.59), ratio(0.75, 0.76, 0.74)
+    assert verdict(steady, slower) == "regressed"
+    assert verdict(slower, steady) == "improved"
+    assert verdict(steady, ratio(0.61, 0.60, 0.60)) == "unchanged"
+    assert verdict(steady, ratio(0.64, 0.66, 0.65)) == "undecided"
+    assert verdict(ratio(0.5, 0.7, 0.6), ratio(0.6, 0.9, 0.75)) == "undecided"
+    (outcome,) = compare_ratios([steady], [slower], LIMIT)
+    assert outcome.before == pytest.approx(0.6, abs=1e-3)
+    assert outcome.limit == pytest.approx(0.06, abs=1e-3)
+
+
+def test_one_round_decides_nothing_unless_it_comes_out_the_same_each_time() -> None:
+    assert verdict(ratio(0.6), ratio(0.9)) == "undecided"
+    assert verdict(ratio(0.6, exact=True), ratio(0.9, exact=True)) == "regressed"
+    assert verdict(ratio(0.6, exact=True), ratio(0.5, exact=True)) == "improved"
+    assert verdict(ratio(0.6, exact=True), ratio(0.62, exact=True)) == "unchanged"
+
+
+def test_the_same_benchmark_again_is_rarely_called_another() -> None:
+    rng = np.random.default_rng(0)
+    found = [verdict(*(ratio(*rng.lognormal(-0.5, 0.05, 3)) for _ in range(2))) for _ in range(300)]
+    assert sum(entry in ("regressed", "improved") for entry in found) <= 6
+
+
+def test_another_machine_and_what_is_new_or_not_run_again_are_no_regressions() -> None:
+    assert verdict(ratio(0.6, 0.6), ratio(0.9, 0.9, cores=64)) == "not comparable"
+    (outcome,) = compare_ratios([ratio(0.6, 0.6, name="old")], [ratio(0.9, 0.9, name="new")], LIMIT)
+    assert (outcome.verdict, outcome.subject) == ("new", "new")
+
+
+def write(folder: Path, samples: list[Any], name: str = "whole_job") -> Path:
+    folder.mkdir(exist_ok=True)
+    data = {"machine": MACHINE, "ratios": [{"name": "ours / plain", "samples": samples}]}
+    (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
+    (folder / "growth.json").write_text("[]", encoding="utf-8")
+    return folder
+
+
+def test_the_gate_compares_what_benchmarks_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = write(tmp_path / "a", [0.60, 0.61]), write(tmp_path / "b", [0.80, 0.81])
+    where = [f"performance.baseline={before}", f"output={tmp_path / 'out'}"]
+    assert main(["gate", f"performance.directory={after}", *where]) == 1
+    assert "regressed: whole_job: ours / plain" in capsys.readouterr().out
+    assert main(["gate", f"performance.directory={before}", *where]) == 0
+
+
+@pytest.mark.parametrize("samples", [[], [0.0], ["a"], [-1.0], [float("nan")]])
+def test_samples_that_are_no_ratios_are_named_with_their_file(tmp_path: Path, samples: list[Any]) -> None:
+    with pytest.raises(BenchError, match=r"whole_job\.json holds no ratios"):
+        read_ratios(write(tmp_path / "a", samples))
+
+
+def test_a_directory_without_ratios_is_said(tmp_path: Path) -> None:
+    (tmp_path / "growth.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(BenchError, match="holds no ratios; a benchmark of scripts/ writes them"):
+        read_ratios(tmp_path)
