@@ -6,18 +6,20 @@ Every repetition samples experiment=gate anew and is held against one baseline a
 are 0, 0, 1, 2, 3, 0, 0, 4, …: two of five repetitions share the baseline's noise, so that images are compared one by
 one, the others meet other noise. Latencies and memory are comparable with equal threads and lanes only: they are held
 against the first repetition that had the same. Each repetition is a line of the log; the same command goes on after the
-last. Exits with 1 when anything regressed, changed or failed.
+last. Writes a table; exits with 1 when anything regressed, changed or failed.
 """
 
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--log", type=Path, default=Path("results/gate_benchmark/false_alarms.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("results/performance/false_alarms.md"))
     arguments, overrides = parser.parse_known_args()
     arguments.log.parent.mkdir(parents=True, exist_ok=True)
     kept = arguments.log.parent / "false_alarms_baselines"
     baseline = kept / "all"
-    sample(baseline, overrides, seed=0, threads=os.cpu_count() or 1, lanes=2)
     text = arguments.log.read_text(encoding="utf-8") if arguments.log.is_file() else ""
     lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    if len(lines) < arguments.repeats:
+        sample(baseline, overrides, seed=0, threads=os.cpu_count() or 1, lanes=2)
     for repeat in range(len(lines), arguments.repeats):
         begun = time.perf_counter()
         seed = (0, 0, 1, 2, 3)[repeat % 5] + (3 * (repeat // 5) if repeat % 5 > 1 else 0)
@@ -63,8 +67,28 @@ def main() -> int:
     alarms = [line for line in lines if line["alarms"]]
     for line in alarms:
         print(f"false alarm in repetition {line['repeat']}: {'; '.join(line['alarms'])}")
-    print(f"{len(alarms)} of {len(lines)} repetitions gave a false alarm")
+    said = f"{len(alarms)} of {len(lines)} repetitions gave a false alarm"
+    print(said)
+    arguments.out.write_text("\n".join(to_markdown(said, lines)) + "\n", encoding="utf-8")
     return 1 if alarms else 0
+
+
+def to_markdown(said: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What came out, and how many outcomes of each verdict, by what the repetitions shared with the baseline."""
+    yield "# How often the gate cries wolf"
+    yield f"\n`{shlex.join(['scripts/benchmark_false_alarms.py', *sys.argv[1:]])}`: {said}.\n"
+    yield "| repetitions | | outcomes |"
+    yield "| ---: | --- | --- |"
+    same = [line for line in lines if line["seed"] == 0]
+    timed = [line for line in lines if line.get("latencies")]
+    for what, found, counts in (
+        ("with the baseline's seed", same, "counts"),
+        ("with other seeds", [line for line in lines if line["seed"] != 0], "counts"),
+        ("of them, latencies beside a run of as many threads and lanes", timed, "latencies"),
+    ):
+        total = sum((Counter(line[counts]) for line in found), Counter[str]())
+        if found:
+            yield f"| {len(found)} | {what} | {', '.join(f'{n} {verdict}' for verdict, n in total.most_common())} |"
 
 
 def sample(results: Path, overrides: list[str], seed: int, threads: int, lanes: int) -> None:

@@ -5,16 +5,18 @@
 Both sides run the miniature's cells of experiment=gate in turn, A B B A, as `tcd-bench gate ref=…` does, at its default
 sittings, rounds and limits. In one half of the comparisons the second side's UNet takes longer by the given share of
 its own time, in the other half both sides are the same. Each comparison is a line of the log, with every raw sample;
-the same command goes on after the last of them. Exits with 1 when a slow-down was missed more than once in 20, or
-a false alarm was given.
+the same command goes on after the last of them. Writes slow_downs.md; exits with 1 when a slow-down was missed more
+than once in 20, or a false alarm was given.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from bench.execute.assemble import prepare
@@ -51,6 +53,7 @@ def main() -> int:
     parser.add_argument("--slow-down", type=float, default=0.05)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--log", type=Path, default=Path("results/gate_benchmark/latency.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("results/performance"))
     arguments, overrides = parser.parse_known_args()
     gate = check_gate(compose_settings(["conformance.directory=x"], "gate"))
     job = prepare(check_experiment(compose_settings([*gate.side_by_side.overrides, *overrides])))
@@ -85,9 +88,29 @@ def main() -> int:
         for name in ("slower", "same")
     }
     counts = {name: f"{sum(hits)} of {len(hits)}" for name, hits in found.items()}
-    print(f"slow-down of {arguments.slow_down:.0%}: found in {counts['slower']}, false alarms in {counts['same']}")
+    said = f"slow-down of {arguments.slow_down:.0%}: found in {counts['slower']}, false alarms in {counts['same']}"
+    print(said)
+    (arguments.out / "slow_downs.md").write_text("\n".join(to_markdown(said, lines)) + "\n", encoding="utf-8")
     missed = len(found["slower"]) - sum(found["slower"])
     return 1 if sum(found["same"]) or missed > len(found["slower"]) // 20 else 0
+
+
+def to_markdown(said: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What came out, and a row a comparison."""
+    yield "# How well the gate tells a slower UNet from the same one"
+    yield f"\n`scripts/benchmark_gate.py`: a {said}.\n"
+    yield "| second side | all cells, after / before | all cells | cells regressed | cells improved |"
+    yield "| --- | ---: | --- | ---: | ---: |"
+    for line in sorted(lines, key=lambda line: str(line["side"]), reverse=True):
+        verdicts = dict(line["verdicts"])
+        together = verdicts.pop("all cells")
+        sides = [
+            [fmean(median(seconds) for seconds in turns[side]) for turns in line["turns"]]
+            for side in ("before_s", "after_s")
+        ]
+        ratio = fmean(after / before for before, after in zip(*sides, strict=True))
+        cells = [sum(found == verdict for found in verdicts.values()) for verdict in ("regressed", "improved")]
+        yield f"| {line['side']} | {ratio:.3f} | {together} | {cells[0]} | {cells[1]} |"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
