@@ -11,7 +11,6 @@ with 1 where something grows faster than it may.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import subprocess
 import sys
@@ -30,6 +29,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmark_executors import time_crew  # noqa: E402
 from many_records import write  # noqa: E402
+from ratios import save_benchmark  # noqa: E402
 
 from bench.execute.assemble import prepare  # noqa: E402
 from bench.experiment.compose import compose_settings  # noqa: E402
@@ -174,9 +174,8 @@ def main() -> int:
             mark = "" if growth.holds else "  FASTER THAN IT MAY"
             print(f"{growth.question}, {growth.unit} by {growth.size}: {costs}", flush=True)
             print(f"    exponent {growth.exponent:.2f}, allowed {growth.allowed:g}{mark}", flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
     lines = [{**asdict(growth), "exponent": growth.exponent} for growth in found]
-    (options.out / "growth.json").write_text(json.dumps(lines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_benchmark(options.out / "growth.json", {}, {"growth": lines})
     draw(found, options.out / "growth.png")
     return 0 if all(growth.holds for growth in found) else 1
 
