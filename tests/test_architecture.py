@@ -72,6 +72,7 @@ LIGHT = (
         "bench",
         "bench.__main__",
         "bench.gate",
+        "bench.execute.assemble",
         "bench.experiment.compose",
         "bench.judge.claims",
         "bench.report.write",

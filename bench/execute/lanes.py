@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -22,6 +20,8 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], lanes: i
 
     The first error ends it: items that are not begun are left, those at work are waited for.
     """
+    import torch  # not where only a plan is wanted
+
     if lanes == 1:
         yield from map(work, items)
         return
@@ -42,6 +42,8 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], lanes: i
 
 def spread(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
     """`work(item)` of each, in order, in as many threads as torch may use in the thread that asks."""
+    import torch
+
     threads = torch.get_num_threads()
     if threads == 1:
         return map(work, items)
