@@ -26,7 +26,7 @@ def save_benchmark(
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(
         {
-            "command": shlex.join(["scripts/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": shlex.join(["scripts/" + Path(sys.argv[0]).name, *_settings(sys.argv[1:])]),
             "machine": machine_fingerprint(device, 0),
             "ratios": [
                 {"name": name, "samples": list(samples), "exact": exact} for name, samples in ratios.items() if samples
@@ -37,3 +37,9 @@ def save_benchmark(
         ensure_ascii=False,
     )
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def _settings(arguments: Sequence[str]) -> list[str]:
+    """What of a command decides what is measured: all but where it is written."""
+    where = {i + step for i, argument in enumerate(arguments) if argument == "--out" for step in (0, 1)}
+    return [text for i, text in enumerate(arguments) if i not in where and not text.startswith("--out=")]
