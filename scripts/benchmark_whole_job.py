@@ -11,7 +11,8 @@ Writes whole_job.json; exits with 1 where images differ.
 
 With --sd15 both sides sample a checkpoint of that architecture at 512 pixels in float16, with random weights and LoRAs,
 a few cells of it; ours measures no latency, as the other side has none, which leaves `fast` nothing to save. Writes
-whole_job_sd15.json.
+whole_job_sd15.json. With --breakdown ours runs under scripts/benchmark_breakdown.py, whose clocks it then carries, and
+its files are written as well.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -35,6 +37,7 @@ from plain_script import cell_name
 from ratios import save_benchmark
 from stand_in import CELLS, save_stand_in, stand_in_overrides
 
+from bench.records import Record
 from bench.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -49,27 +52,33 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sd15", action="store_true", help="the architecture of Stable Diffusion 1.5")
     parser.add_argument("--size", type=int, default=512, help="pixels, with --sd15")
+    parser.add_argument("--weights", type=Path, help="with --sd15: where they are kept; used again where they are")
+    parser.add_argument("--breakdown", action="store_true", help="where the time of ours goes, of the last round")
     parser.add_argument("--fast", nargs="*", default=FAST, help="the overrides of the fast side")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance")
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="tcd-bench-whole-job-"))
-    run = [sys.executable, "-m", "bench", "run", f"device={options.device}", f"prompts.count={options.images}"]
-    run.append(f"batch_size={options.batch_size}")
+    run = [f"device={options.device}", f"prompts.count={options.images}", f"batch_size={options.batch_size}"]
     plain = [sys.executable, str(ROOT / "scripts" / "plain_script.py"), f"--device={options.device}"]
     plain += [f"--images={options.images}", f"--batch-size={options.batch_size}"]
     if options.sd15:
-        weights = scratch / "weights"
+        weights = (options.weights or scratch / "weights").absolute()
         dtype = "float32" if options.device == "cpu" else "float16"
         save_stand_in(weights, options.device, dtype)
         run += stand_in_overrides(weights, options.size, dtype)
         plain += [f"--weights={weights}", "--prediction=epsilon", f"--dtype={dtype}", f"--size={options.size}"]
         plain += ["--cells", *(cell_name(*cell) for cell in CELLS)]
+    bench = [sys.executable, "-m", "bench", "run"]
+    under_clocks = [sys.executable, str(ROOT / "scripts" / "benchmark_breakdown.py"), "--least=0"]
+    under_clocks.append(f"--out={options.out / ('breakdown_sd15' if options.sd15 else 'breakdown')}")
     sides = {
-        "ours": lambda folder: [*run, f"results='{folder}'"],
+        "ours": lambda folder: (
+            [*under_clocks, f"--results={folder}", *run] if options.breakdown else [*bench, *run, f"results='{folder}'"]
+        ),
         "plain": lambda folder: [plain[0], plain[1], str(folder), *plain[2:]],
     }
     if not options.sd15:
-        sides["fast"] = lambda folder: [*run, *options.fast, f"results='{folder}'"]
+        sides["fast"] = lambda folder: [*bench, *run, *options.fast, f"results='{folder}'"]
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(options.rounds):
         for name in list(sides) if turn % 2 == 0 else reversed(sides):
@@ -111,14 +120,16 @@ def timed(command: Sequence[str]) -> float:
 
 def compare_images(store: Store, plain: Path) -> int:
     """How many images differ in any pixel."""
-    unequal = 0
-    for record in store.records():
+
+    def in_cell(record: Record) -> int:
         folder = plain / cell_name(record.cell.method, record.cell.steps, record.cell.eta)
         count = record.cell.prompts.count
         ours = store.images(record.key, range(count))
         theirs = np.stack([np.asarray(Image.open(folder / f"{row:05d}.png")) for row in range(count)])
-        unequal += count if ours is None else int((ours != theirs).any(axis=(1, 2, 3)).sum())
-    return unequal
+        return count if ours is None else int((ours != theirs).any(axis=(1, 2, 3)).sum())
+
+    with ThreadPoolExecutor() as pool:
+        return sum(pool.map(in_cell, store.records()))
 
 
 def compare_scores(ours: Path, plain: Path) -> Mapping[str, float]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+FOLDERS = "--out", "--results", "--weights"
 
 
 def save_benchmark(
@@ -40,6 +43,7 @@ def save_benchmark(
 
 
 def _settings(arguments: Sequence[str]) -> list[str]:
-    """What of a command decides what is measured: all but where it is written."""
-    where = {i + step for i, argument in enumerate(arguments) if argument == "--out" for step in (0, 1)}
-    return [text for i, text in enumerate(arguments) if i not in where and not text.startswith("--out=")]
+    """What of a command decides what is measured: all but the folders that are read and written; of paths their names."""
+    where = {i + step for i, argument in enumerate(arguments) if argument in FOLDERS for step in (0, 1)}
+    left = [text for i, text in enumerate(arguments) if i not in where and text.partition("=")[0] not in FOLDERS]
+    return [re.sub(r"(?<![\w./:-])/(?:[\w.-]+/)*", "", text) for text in left]

@@ -2,7 +2,8 @@
 
     .venv/bin/python scripts/stand_in.py FOLDER [--device cuda] [--dtype float16] [--size 512]
 
-Saves it in FOLDER and prints the overrides that run it, one a line, for the command line of whatever takes overrides.
+Saves it in FOLDER, unless it is there, and prints the overrides that run it, one a line, for the command line of
+whatever takes overrides.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ def main() -> None:
 
 
 def save_stand_in(folder: Path, device: str, dtype: str) -> None:
-    """A checkpoint of Stable Diffusion 1.5's architecture with two LoRAs, all of random weights, in files."""
+    """A checkpoint of Stable Diffusion 1.5's architecture with two LoRAs, all of random weights, in files.
+
+    What a call before this one has finished is left as it is.
+    """
+    if (folder / "lcm-lora").is_dir():
+        return
     import torch
     from diffusers import StableDiffusionPipeline
     from peft import get_peft_model_state_dict

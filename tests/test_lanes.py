@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from sleeping import make_cell
 from bench.cell import Cell
 from bench.execute.assemble import resolve_lanes
 from bench.execute.lanes import side_by_side, spread
+from bench.execute.looking import Look
 from bench.execute.runner import Runner
 from bench.experiment.config import Measure
 from bench.generate.sampling import Batch
@@ -57,6 +58,24 @@ def test_a_lane_spreads_its_images_over_its_own_threads_and_keeps_their_order(th
         torch.set_num_threads(before)
 
 
+def test_lanes_have_the_threads_for_images_in_common() -> None:
+    meeting, before = threading.Barrier(4, timeout=20), torch.get_num_threads()
+
+    def image(item: int) -> str:
+        meeting.wait()
+        return threading.current_thread().name
+
+    def work(_: int) -> list[str]:
+        return list(spread(image, range(4)))
+
+    try:
+        torch.set_num_threads(4)
+        (names,) = side_by_side(work, [0], 2)
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(names)) == 4, "a lane on its own has no more than its half"
+
+
 def test_the_first_error_ends_it_and_what_has_not_begun_is_left() -> None:
     begun = []
 
@@ -79,15 +98,31 @@ class TakingTurns(Runner):
     at_once = most = 0
 
     def sampler(self, cell: Cell) -> Any:
-        return SimpleNamespace(sample=self.zeros)
+        return SimpleNamespace(begin=self.zeros)
 
-    def zeros(self, start: int) -> Batch:
+    def zeros(self, start: int) -> Callable[[], Batch]:
         self.at_once += 1
         self.most = max(self.most, self.at_once)
         time.sleep(0.02)
         self.at_once -= 1
         calls = Calls((1.0,), None, None, {}, {}, 1, 1, 1, 4, 1)
-        return Batch(start, np.zeros((1, 8, 8, 3), np.uint8), calls)
+        return lambda: Batch(start, np.zeros((1, 8, 8, 3), np.uint8), calls)
+
+
+def make_runner(folder: Path, look: Look, one_samples: bool) -> TakingTurns:
+    return TakingTurns(
+        store=Store(folder),
+        prompts=("a",) * 4,
+        look=look,
+        extractor="none",
+        measure=Measure(latency=False, memory=False),
+        inputs=None,  # type: ignore[arg-type]
+        keep="all",
+        lanes=2,
+        advance=lambda _: None,
+        process={},
+        one_samples=one_samples,
+    )
 
 
 @pytest.mark.parametrize(("one_samples", "samplers"), [(True, 1), (False, 2)])
@@ -100,21 +135,15 @@ def test_on_a_gpu_one_batch_is_sampled_while_another_is_looked_at(
         looking.wait()  # for another lane's look, so both are at it at once
         return {"row": np.arange(start, start + len(images))}
 
-    runner = TakingTurns(
-        store=Store(tmp_path),
-        prompts=("a",) * 4,
-        look=look,
-        extractor="none",
-        measure=Measure(latency=False, memory=False),
-        inputs=None,  # type: ignore[arg-type]
-        keep="all",
-        lanes=2,
-        advance=lambda _: None,
-        process={},
-        one_samples=one_samples,
-    )
+    runner = make_runner(tmp_path, look, one_samples)
     runner.sample(make_cell(0), range(4))
     assert runner.most == samplers
+
+
+def test_a_batch_takes_the_device_from_when_the_one_before_it_was_done(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path, lambda *_: {}, one_samples=True)
+    assert [runner.spent(1.0, 4.0), runner.spent(2.0, 7.0), runner.spent(8.0, 9.0)] == [3.0, 3.0, 1.0]
+    assert make_runner(tmp_path, lambda *_: {}, one_samples=False).spent(1.0, 4.0) == 1.5
 
 
 def test_the_lanes_of_a_processor_and_of_a_gpu() -> None:

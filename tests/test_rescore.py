@@ -26,7 +26,7 @@ def finished(overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("an image was sampled")
 
-    monkeypatch.setattr(Sampler, "sample", refuse)
+    monkeypatch.setattr(Sampler, "begin", refuse)
     return tmp_path / "run"
 
 

@@ -113,16 +113,16 @@ def test_a_failed_cell_is_recorded_the_others_run_and_the_next_run_tries_again(
         return quantise(images * 0 if failing else images, rows)
 
     failing = False
-    sample = sampling.Sampler.sample
+    begin = sampling.Sampler.begin
 
     def watched(self: sampling.Sampler, start: int) -> Any:
         nonlocal failing
         failing = self.cell.steps == 4 and self.cell.method == "tcd"
-        return sample(self, start)
+        return begin(self, start)
 
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "quantise", black_at_four_steps)
-        patch.setattr(sampling.Sampler, "sample", watched)
+        patch.setattr(sampling.Sampler, "begin", watched)
         assert main(["run", *overrides(*QUICK)]) == 1
     assert "image 0 is all black" in capsys.readouterr().err
     records = load(tmp_path / "run")
@@ -209,8 +209,8 @@ def test_what_an_earlier_look_sampled_is_not_sampled_again(
     from bench.generate.sampling import Sampler
 
     sampled: list[int] = []
-    sample = Sampler.sample
-    monkeypatch.setattr(Sampler, "sample", lambda self, start: sampled.append(start) or sample(self, start))
+    begin = Sampler.begin
+    monkeypatch.setattr(Sampler, "begin", lambda self, start: sampled.append(start) or begin(self, start))
     monkeypatch.setattr(bench.__main__, "_all_decided", lambda *_: False)
     assert main(["run", *overrides(*UNTIL_DECIDED)]) == 0
     run = Store(tmp_path / "run", writable=False).run()

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from bench.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.generate.images import quantise
 from bench.generate.pipelines import load_pipeline
-from bench.generate.sampling import Embeddings, Sampler, image_generator, quantise
+from bench.generate.sampling import Embeddings, Sampler, image_generator
 from bench.generate.schedulers import make_scheduler
 from bench.generate.shared import SharedEvaluations
 from bench.generate.weights import name_weights
@@ -201,16 +202,26 @@ def test_a_single_step_works(models: Path, pipeline: Any, scheduler: str, settin
 
 def test_pixels_are_rounded_as_a_png_is_saved() -> None:
     exact = torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 1.0]).view(1, 1, 1, 5).expand(1, 3, 1, 5)
-    assert quantise(exact, [0])[0, 0, :, 0].tolist() == [0, 0, 1, 255, 255]
+    assert quantise(exact, [0])()[0, 0, :, 0].tolist() == [0, 0, 1, 255, 255]
 
 
 def test_images_that_are_nan_or_black_are_named() -> None:
     images = torch.full((2, 3, 4, 4), 0.5)
     images[1, 0, 0, 0] = torch.nan
     with pytest.raises(CellError, match="image 12 holds NaN"):
-        quantise(images, [11, 12])
+        quantise(images, [11, 12])()
     with pytest.raises(CellError, match="image 7 is all black"):
-        quantise(torch.zeros(1, 3, 4, 4), [7])
+        quantise(torch.zeros(1, 3, 4, 4), [7])()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_images_of_a_gpu_are_fetched_while_it_goes_on_with_other_work() -> None:
+    images = torch.rand(4, 3, 64, 64, device="cuda")
+    expected = quantise(images.cpu(), range(4))()
+    pending = quantise(images, range(4))
+    images.zero_()  # comes after the copy
+    assert np.array_equal(pending(), expected)
 
 
 def test_a_first_evaluation_is_shared_and_changes_no_byte(models: Path) -> None:

@@ -1,11 +1,13 @@
 """Batches side by side, in a few threads.
 
 On a processor they use small models better than one call's threads; on a GPU the host works on one batch while the
-device is busy with the next. A lane spreads what it does image by image over its share of the processor.
+device is busy with the next. What a lane does image by image is spread over threads that all lanes have in common, so
+that the last one of a cell has all of them.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +15,9 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_lane = threading.local()
+"""`images`: the threads that this lane and those beside it have in common."""
 
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], lanes: int) -> Iterator[Result]:
@@ -25,9 +30,17 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], lanes: i
     if lanes == 1:
         yield from map(work, items)
         return
-    share = max(1, torch.get_num_threads() // lanes)
+    threads = torch.get_num_threads()
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(lanes, "lane", initializer=torch.set_num_threads, initargs=(share,)) as pool:
+
+    def begin_lane() -> None:
+        torch.set_num_threads(max(1, threads // lanes))
+        _lane.images = images
+
+    with (
+        ThreadPoolExecutor(threads, "image") as images,
+        ThreadPoolExecutor(lanes, "lane", initializer=begin_lane) as pool,
+    ):
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
@@ -41,11 +54,13 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], lanes: i
 
 
 def spread(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
-    """`work(item)` of each, in order, in as many threads as torch may use in the thread that asks."""
+    """`work(item)` of each, in order; in threads unless torch may use only one in the thread that asks."""
     import torch
 
     threads = torch.get_num_threads()
     if threads == 1:
         return map(work, items)
+    if shared := getattr(_lane, "images", None):
+        return list(shared.map(work, items))
     with ThreadPoolExecutor(threads, "image") as pool:
         return list(pool.map(work, items))

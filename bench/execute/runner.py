@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,6 +77,9 @@ class Runner:
     _loaded: tuple[str, Any, Embeddings, SharedEvaluations] | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
     _turn: threading.Lock = field(default_factory=threading.Lock)
+    _clock: threading.Lock = field(default_factory=threading.Lock)
+    _busy_until: float = 0.0
+    """When the device was done with the last batch."""
     _distrusted: set[str] = field(default_factory=set)
     """Cells whose kept images turned out to be others than they were."""
     _trusted: set[tuple[str, int]] = field(default_factory=set)
@@ -194,14 +197,17 @@ class Runner:
         fewer = prompts.count < len(self.prompts)
         return fewer and prompts.text_hash == hash_texts(self.prompts[: prompts.count])
 
-    @contextmanager
-    def turn(self) -> Iterator[float]:
-        """A lane's turn at the device; yields which share of the device's time is the lane's."""
+    def turn(self) -> AbstractContextManager[object]:
+        """A lane's turn to ask the device for a batch; the next one asks while the device is still at work on it."""
+        return self._turn if self.one_samples else nullcontext()
+
+    def spent(self, begun: float, done: float) -> float:
+        """Seconds that a batch took of the device: of its time since the batch before was done, or a lane's share."""
         if not self.one_samples:
-            yield 1 / self.lanes
-            return
-        with self._turn:
-            yield 1.0
+            return (done - begun) / self.lanes
+        with self._clock:
+            begun, self._busy_until = max(begun, self._busy_until), max(done, self._busy_until)
+        return max(0.0, done - begun)
 
     def sampler(self, cell: Cell) -> Sampler:
         """A sampler of a cell on the loaded pipeline that fits it."""
@@ -260,10 +266,11 @@ class _CellWork:
     def _make(self, start: int) -> tuple[StoredBatch, NDArray[np.uint8]]:
         with beside_others_on(self.cell.device):
             sampler = self.sampler  # what loading takes is not sampling
-            with self.runner.turn() as share:
-                begin = time.perf_counter()
-                batch = sampler.sample(start)
-                elapsed = (time.perf_counter() - begin) * share
+            with self.runner.turn():
+                begun = time.perf_counter()
+                asked = sampler.begin(start)
+            batch = asked()
+            elapsed = self.runner.spent(begun, time.perf_counter())
             features = self.runner.look(batch.images, start)
         return StoredBatch(start, features, batch.calls, elapsed, hash_images(batch.images)), batch.images
 

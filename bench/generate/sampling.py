@@ -16,15 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bench.cell import Cell
+from bench.generate.images import Images, quantise
 from bench.generate.inputs import Inputs
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule
 from bench.generate.shared import SharedEvaluations
 from bench.records import Calls, CellError
-
-Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,21 +142,31 @@ class Sampler:
 
         A batch that does not fit into the device's memory is sampled in halves, as are those after it.
         """
+        return self.begin(start)()
+
+    def begin(self, start: int) -> Callable[[], Batch]:
+        """As `sample`, but what is returned waits for the device, which may be asked for other batches meanwhile."""
         rows = range(start, min(start + self.cell.batch_size, len(self.prompts)))
         counter = CallCounter(self.pipeline.unet, self.pipeline.scheduler)
         try:
-            images = self._in_what_fits(rows, counter)
+            asked = self._in_what_fits(rows, counter)
         finally:
             counter.close()
-        return Batch(start, images, self._describe_calls(counter, len(images)))
+
+        def wait() -> Batch:
+            images = [wait() for wait in asked]
+            joined = np.concatenate(images) if len(images) > 1 else images[0]
+            return Batch(start, joined, self._describe_calls(counter, len(joined)))
+
+        return wait
 
     def call(self, rows: Sequence[int]) -> Images:
         """The images of some prompts by one call of the pipeline, as a user would write it."""
-        return self._call(rows, {"prompt": [self.prompts[row] for row in rows]})
+        return self._call(rows, {"prompt": [self.prompts[row] for row in rows]})()
 
-    def _in_what_fits(self, rows: range, counter: CallCounter) -> Images:
-        """The images of rows, by as many calls as memory demands; raises CellError where one image is too much."""
-        done: list[Images] = []
+    def _in_what_fits(self, rows: range, counter: CallCounter) -> list[Callable[[], Images]]:
+        """Ask for the images of rows in as many calls as memory demands; raises CellError where one is too much."""
+        done = []
         at = rows.start
         while at < rows.stop:
             part = range(at, min(at + self._size, rows.stop))
@@ -175,7 +183,7 @@ class Sampler:
                 counter.counts = counted  # what it did is done again
                 continue
             at = part.stop
-        return np.concatenate(done) if len(done) > 1 else done[0]
+        return done
 
     def _shrink(self, size: int, error: Exception) -> None:
         device = self.pipeline.device
@@ -189,7 +197,7 @@ class Sampler:
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _call(self, rows: Sequence[int], text: Mapping[str, Any]) -> Images:
+    def _call(self, rows: Sequence[int], text: Mapping[str, Any]) -> Callable[[], Images]:
         generators = [image_generator(self.cell.seed, row) for row in rows]
         given = self.inputs.arguments(rows) if self.inputs else {}
         if "strength" not in given:  # else the pipeline noises its input, by the same generators
@@ -199,7 +207,8 @@ class Sampler:
         if self.cell.task.kind == "animation":
             return quantise(torch.cat(output.frames.unbind(dim=1), dim=-2), rows)  # frames below one another
         if self.cell.cost_only:
-            return np.zeros((len(rows), self.cell.base.height, self.cell.base.width, 3), np.uint8)
+            shape = len(rows), self.cell.base.height, self.cell.base.width, 3
+            return lambda: np.zeros(shape, np.uint8)
         return quantise(output.images, rows)
 
     def arguments(self) -> dict[str, Any]:
@@ -246,18 +255,3 @@ def image_generator(seed: int, row: int) -> torch.Generator:
     """The generator of image `row`: the same whatever the batch it is in, independent between images."""
     state = np.random.SeedSequence((seed, row)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def quantise(images: torch.Tensor, rows: Sequence[int]) -> Images:
-    """Floats in [0, 1], (n, 3, h, w) → uint8 (n, h, w, 3), rounded as diffusers does when it saves a PNG."""
-    finite = torch.isfinite(images).flatten(1).all(dim=1)
-    if not finite.all():
-        raise CellError(
-            f"image {rows[int((~finite).nonzero()[0])]} holds NaN or infinity; a VAE that overflows in float16, as "
-            "SDXL's does, needs levers.vae_upcast=true"
-        )
-    array: Images = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    black = ~array.reshape(len(array), -1).any(axis=1)
-    if black.any():
-        raise CellError(f"image {rows[int(np.flatnonzero(black)[0])]} is all black")
-    return array
