@@ -23,6 +23,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ratios import name_machine, name_machines
+
 from bench.experiment.compose import compose_settings
 from bench.experiment.gate import check_gate
 from bench.judge.gate.cells import Side
@@ -55,6 +57,7 @@ def main() -> int:
         sample(scratch, overrides, seed, threads, lanes)
         same = kept / f"threads-{threads}-lanes-{lanes}"
         line = {"repeat": repeat, "seed": seed, "threads": threads, "lanes": lanes, **judge(baseline, same, scratch)}
+        line["machine"] = name_machine()
         if same.is_dir():
             shutil.rmtree(scratch.parent)
         else:
@@ -77,6 +80,7 @@ def to_markdown(said: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What came out, and how many outcomes of each verdict, by what the repetitions shared with the baseline."""
     yield "# How often the gate cries wolf"
     yield f"\n`{shlex.join(['scripts/benchmark_false_alarms.py', *sys.argv[1:]])}`: {said}.\n"
+    yield name_machines(lines)
     yield "| repetitions | | outcomes |"
     yield "| ---: | --- | --- |"
     same = [line for line in lines if line["seed"] == 0]

@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from ratios import name_machine, name_machines
+
 from bench.execute.assemble import prepare
 from bench.execute.contest import take_turns
 from bench.execute.installation import Installation, this_installation
@@ -72,6 +74,7 @@ def main() -> int:
             line = {
                 "question": question,
                 "side": name,
+                "machine": name_machine(),
                 "verdicts": verdicts,
                 "turns": [asdict(entry) for entry in turns],
             }
@@ -99,6 +102,7 @@ def to_markdown(said: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What came out, and a row a comparison."""
     yield "# How well the gate tells a slower UNet from the same one"
     yield f"\n`scripts/benchmark_gate.py`: a {said}.\n"
+    yield name_machines(lines)
     yield "| second side | all cells, after / before | all cells | cells regressed | cells improved |"
     yield "| --- | ---: | --- | ---: | ---: |"
     for line in sorted(lines, key=lambda line: str(line["side"]), reverse=True):

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,23 @@ def save_benchmark(
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def name_machine(device: str = "cpu") -> str:
+    """The machine and the versions in one line, for tables."""
+    from bench.measure.environment import machine_fingerprint
+
+    found = machine_fingerprint(device, 0)
+    versions = {"Python": found["python"], **found["versions"]}
+    return f"{found['processor']}, {found['cores']} cores; {', '.join(' '.join(pair) for pair in versions.items())}"
+
+
+def name_machines(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Where the lines of a log were made, as a sentence of a table; nothing where none says."""
+    found = sorted({line["machine"] for line in lines if "machine" in line})
+    return f"On {'; and on '.join(found)}.\n" if found else ""
+
+
 def _settings(arguments: Sequence[str]) -> list[str]:
-    """What of a command decides what is measured: all but the folders that are read and written; of paths their names."""
+    """What of a command decides what is measured: all but folders that are read and written; of paths the names."""
     where = {i + step for i, argument in enumerate(arguments) if argument in FOLDERS for step in (0, 1)}
     left = [text for i, text in enumerate(arguments) if i not in where and text.partition("=")[0] not in FOLDERS]
     return [re.sub(r"(?<![\w./:-])/(?:[\w.-]+/)*", "", text) for text in left]
