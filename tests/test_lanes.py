@@ -96,6 +96,7 @@ class TakingTurns(Runner):
     """Samples zeros, and knows how many are at it at once."""
 
     at_once = most = 0
+    on_device = staticmethod(lambda: None)
 
     def sampler(self, cell: Cell) -> Any:
         return SimpleNamespace(begin=self.zeros)
@@ -106,7 +107,12 @@ class TakingTurns(Runner):
         time.sleep(0.02)
         self.at_once -= 1
         calls = Calls((1.0,), None, None, {}, {}, 1, 1, 1, 4, 1)
-        return lambda: Batch(start, np.zeros((1, 8, 8, 3), np.uint8), calls)
+
+        def wait() -> Batch:
+            self.on_device()
+            return Batch(start, np.zeros((1, 8, 8, 3), np.uint8), calls)
+
+        return wait
 
 
 def make_runner(folder: Path, look: Look, one_samples: bool) -> TakingTurns:
@@ -138,6 +144,13 @@ def test_on_a_gpu_one_batch_is_sampled_while_another_is_looked_at(
     runner = make_runner(tmp_path, look, one_samples)
     runner.sample(make_cell(0), range(4))
     assert runner.most == samplers
+
+
+def test_on_a_gpu_a_batch_is_asked_for_while_another_is_at_work(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path, lambda images, start: {"row": np.arange(start, start + len(images))}, True)
+    runner.on_device = threading.Barrier(2, timeout=20).wait  # type: ignore[assignment]
+    runner.sample(make_cell(0), range(4))
+    assert runner.most == 1, "though they are asked for one after the other"
 
 
 def test_a_batch_takes_the_device_from_when_the_one_before_it_was_done(tmp_path: Path) -> None:
