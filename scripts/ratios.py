@@ -42,11 +42,11 @@ def save_benchmark(
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def name_machine(device: str = "cpu") -> str:
+def name_machine() -> str:
     """The machine and the versions in one line, for tables."""
     from bench.measure.environment import machine_fingerprint
 
-    found = machine_fingerprint(device, 0)
+    found = machine_fingerprint("cpu", 0)
     versions = {"Python": found["python"], **found["versions"]}
     return f"{found['processor']}, {found['cores']} cores; {', '.join(' '.join(pair) for pair in versions.items())}"
 
