@@ -39,6 +39,13 @@ def test_blur_lowers_every_measure_and_an_even_image_has_none(name: str) -> None
     assert found[3] == pytest.approx(0, abs=1e-4)
 
 
+def test_images_are_measured_in_pieces_that_do_not_touch() -> None:
+    images = np.stack([noise(64, 64) // divisor for divisor in range(1, 40)])
+    together, alone = complexity(images), [complexity(image[None]) for image in images]
+    for name in MEASURES:
+        assert together[name] == pytest.approx([one[name][0] for one in alone], rel=1e-12)
+
+
 def test_sharpness_is_the_spread_of_the_laplacian() -> None:
     image = noise()
     luma = image @ np.array([0.299, 0.587, 0.114])
@@ -46,9 +53,9 @@ def test_sharpness_is_the_spread_of_the_laplacian() -> None:
 
 
 def test_noise_cannot_be_compressed_and_a_ramp_nearly_vanishes() -> None:
-    assert bits_per_pixel(noise(256, 256)) == pytest.approx(24, abs=0.05)
+    assert bits_per_pixel(noise(256, 256)[None]) == pytest.approx(24, abs=0.05)
     ramp = np.add.outer(np.arange(64), 2 * np.arange(64))[..., None].repeat(3, axis=2).astype(np.uint8)
-    assert bits_per_pixel(ramp) < 1
+    assert bits_per_pixel(ramp[None]) < 1
 
 
 def test_bits_per_pixel_predicts_by_the_median_edge_detector() -> None:
@@ -60,17 +67,17 @@ def test_bits_per_pixel_predicts_by_the_median_edge_detector() -> None:
             left, up, corner = values[y, x - 1], values[y - 1, x], values[y - 1, x - 1]
             residuals.append((values[y, x] - sorted((left, up, left + up - corner))[1]) % 256)
     shares = np.unique(residuals, return_counts=True)[1] / len(residuals)
-    assert bits_per_pixel(image) == pytest.approx(-(shares * np.log2(shares)).sum(), rel=1e-12)
+    assert bits_per_pixel(image[None]) == pytest.approx(-(shares * np.log2(shares)).sum(), rel=1e-12)
 
 
 def test_high_frequency_is_the_level_of_what_is_fast() -> None:
-    assert high_frequency(wave(0.375, 60)) == pytest.approx(60 / np.sqrt(2), rel=0.02)
-    assert high_frequency(wave(0.125, 60)) < 1
+    assert high_frequency(wave(0.375, 60)[None]) == pytest.approx(60 / np.sqrt(2), rel=0.02)
+    assert high_frequency(wave(0.125, 60)[None]) < 1
 
 
 def test_gradient_entropy_counts_levels_at_three_scales() -> None:
     columns = np.tile(np.where(np.arange(64) % 32 < 16, 0, 64), (64, 1))[..., None].repeat(3, axis=2).astype(np.uint8)
     shares = [3 / (64 // scale - 1) for scale in (1, 2, 4)]
     expected = np.mean([-(s * np.log2(s) + (1 - s) * np.log2(1 - s)) for s in shares])
-    assert gradient_entropy(columns) == pytest.approx(expected, rel=1e-12)
+    assert gradient_entropy(columns[None]) == pytest.approx(expected, rel=1e-12)
     assert LUMA.sum() == pytest.approx(1)

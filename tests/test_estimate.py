@@ -1,5 +1,7 @@
 """Estimates: means, intervals, p-values and paired differences are those of the textbook."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -79,6 +81,20 @@ def test_the_interval_of_a_squared_distance_holds_what_is_near_by_its_own_standa
     assert high - 2.0 > 2.0 - low
     assert squared.scaled(-2.0, 1.0).interval() == pytest.approx((1 - 2 * high, 1 - 2 * low))
     assert paired_difference(squared, squared.scaled(0.5)).plug_in is None
+
+
+@pytest.mark.parametrize("root", [2.0, 0.05])
+def test_the_interval_of_a_square_is_the_square_of_the_interval_of_its_root(root: float) -> None:
+    noise = 0.3 * np.random.default_rng(3).standard_normal(400)
+    error = np.std(noise, ddof=1) / 20
+    square = Estimate(root**2 - error**2, 2 * root * noise, growth=4 * error**2)
+    reach = stats.t.ppf(0.975, square.degrees_of_freedom) * error
+    low, high = square.interval()
+    assert low == pytest.approx(max(root - reach, 0) ** 2, abs=1e-12)
+    assert high == pytest.approx((root + reach) ** 2)
+    assert square.scaled(-2.0, 1.0).interval() == pytest.approx((1 - 2 * high, 1 - 2 * low))
+    assert paired_difference(square, square.scaled(0.5)).growth is None
+    assert replace(square, growth=0.0).interval() == pytest.approx(replace(square, growth=None).interval())
 
 
 def test_images_that_all_say_the_same_leave_no_doubt() -> None:

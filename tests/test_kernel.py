@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.image.kid import poly_mmd
 
+from bench.score import kernel
 from bench.score.estimate import paired_difference
 from bench.score.kernel import KernelReference, cmmd_estimate, kernel_estimate
 
@@ -25,6 +26,18 @@ def test_the_distance_is_that_of_torchmetrics_over_one_subset_of_all(d: int, n: 
     ours, real = draw(rng, n, d, shift=0.3), draw(rng, n, d)
     expected = poly_mmd(torch.from_numpy(real), torch.from_numpy(ours))
     assert kernel_estimate(ours, KernelReference(real)).value == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_variance_grows_along_the_difference_of_the_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    ours, real = draw(rng, 600, 5, shift=0.2) * [3, 2, 1, 0.5, 0.2], draw(rng, 600, 5)
+    pairs = np.nonzero(~np.eye(600, dtype=bool))
+    monkeypatch.setattr(kernel, "random_pairs", lambda *_: pairs)
+    found = kernel_estimate(ours, KernelReference(real, kernel=lambda products, _: products))
+    delta, covariance = ours.mean(axis=0) - real.mean(axis=0), np.cov(ours.T)
+    first = delta @ covariance @ delta
+    assert np.var(found.influence) == pytest.approx(4 * first, rel=0.02)
+    assert found.growth == pytest.approx(4 / 600 * (delta @ covariance @ covariance @ delta) / first, rel=0.05)
 
 
 def test_the_distance_is_the_sum_over_pairs_for_sets_of_different_size() -> None:

@@ -10,9 +10,11 @@ Influence values that were got by leaving one image out count what pairs of imag
 the interval does not hold.
 
 Intervals and tests are Student's, with as many degrees of freedom as the variance of the influences has: n − 1 of
-normal ones, fewer where their tails are heavy. A squared distance has a first-order variance in proportion to itself,
-so that a low estimate would come with too short an interval: there the interval holds all values that are not too far
-from the estimate by their own standard errors (as Wilson's does for a share: 1927, J. Am. Stat. Assoc. 22:209).
+normal ones, fewer where their tails are heavy. A squared distance has a first-order variance that grows with it, so
+that a low estimate would come with too short an interval. Where it grows in proportion, the interval holds all values
+that are not too far from the estimate by their own standard errors (as Wilson's does for a share: 1927, J. Am. Stat.
+Assoc. 22:209); where `growth` is known, it is Student's on the scale of the root, on which the variance is constant
+(Bartlett 1947, Biometrics 3:39): right where all noise is in one direction, too long where it is in many.
 scripts/calibrate_scores.py measures that all of this covers.
 """
 
@@ -48,8 +50,9 @@ class Estimate:
     the last step of the bias correction made. `plug_in` is given for a squared distance: what the images' own
     distribution has, at least zero. `others` (n_b,) are the influences of a second, unpaired set of images,
     `reference` (m,) those of the reference images where their noise counts. The mean squares of `interactions` are the
-    variances that pairs of images add (see above), by kind of pair; `exact` says that they are known exactly.
-    `problem` says why there is no interval, whatever the numbers; `stand_in` gives the estimate that is used instead.
+    variances that pairs of images add (see above), by kind of pair; `exact` says that they are known
+    exactly. `growth` is by how much the variance is larger where the true value is, per unit. `problem` says why there
+    is no interval, whatever the numbers; `stand_in` gives the estimate that is used instead.
     """
 
     value: float
@@ -60,6 +63,7 @@ class Estimate:
     others: Floats = field(default_factory=lambda: NONE)
     reference: Floats = field(default_factory=lambda: NONE)
     interactions: Mapping[str, Floats] = field(default_factory=dict)
+    growth: float | None = None
     exact: bool = False
     problem: str | None = None
     stand_in: Callable[[], Estimate] | None = None
@@ -134,8 +138,15 @@ class Estimate:
         """Student's interval around the best value that covers with probability `level`, if there is no doubt.
 
         Of a squared distance it holds the t with (best − t)² ≤ q² (SE² + growth (t − best)): longer above than below.
+        Where `growth` is given, it holds (r + u √growth / 2)² for all u from −q to q, with r² = best + growth / 4 and
+        r² growth the whole variance.
         """
         quantile = float(stdtrit(self.degrees_of_freedom, 0.5 + level / 2))
+        if self.growth is not None:
+            step = float(np.copysign(np.sqrt(self.whole_variance), self.growth))
+            nearest = min(quantile, 2 * step / self.growth) if self.growth else quantile
+            low, high = sorted(self.best + (1 + u**2) * self.growth / 4 + u * step for u in (-nearest, quantile))
+            return low, high
         growth = self.whole_variance / self.plug_in if self.plug_in else 0.0
         middle = self.best + quantile**2 * growth / 2
         half = quantile * float(np.hypot(self.standard_error, quantile * growth / 2))
@@ -171,6 +182,7 @@ class Estimate:
             others=factor * self.others,
             reference=factor * self.reference,
             interactions={kind: factor * pairs for kind, pairs in self.interactions.items()},
+            growth=None if self.growth is None else factor * self.growth,
             stand_in=None if offset or stand_in is None else lambda: stand_in().scaled(factor),
         )
 

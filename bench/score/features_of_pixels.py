@@ -18,14 +18,19 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Of ITU-R BT.601."""
 HIGH_FREQUENCY = 0.25
 """Cycles a pixel above which a frequency is high: half of the highest there is."""
-SCALES = (1, 2, 4)
+HALVINGS = 2
+"""How often an image is made half as large for the entropy of its gradients."""
+PIECE = 2**16
+"""Pixels that are measured at once: some small images or one large one, so that all stays in a processor's cache."""
 
 
 def complexity(images: Pixels, each: Callable[..., Iterable[Any]] = map) -> Mapping[str, Floats]:
     """All measures of images (n, h, w, 3), uint8, one row an image, by name; `each` is `map`, or one in threads."""
-    measures = (bits_per_pixel, high_frequency, gradient_entropy)
-    found = np.array(list(each(lambda image: [measure(image) for measure in measures], images)))
-    return {"sharpness": sharpness(images), **{m.__name__: found[:, i] for i, m in enumerate(measures)}}
+    size = max(1, PIECE // (images.shape[1] * images.shape[2]))
+    pieces = [images[start : start + size] for start in range(0, len(images), size)]
+    measures = (sharpness, bits_per_pixel, high_frequency, gradient_entropy)
+    found = np.concatenate(list(each(lambda piece: [measure(piece) for measure in measures], pieces)), axis=1)
+    return {measure.__name__: rows for measure, rows in zip(measures, found, strict=True)}
 
 
 def sharpness(images: Pixels) -> Floats:
@@ -40,29 +45,32 @@ def sharpness(images: Pixels) -> Floats:
     return found
 
 
-def bits_per_pixel(image: Pixels) -> float:
-    """What a simple lossless coder needs for an image (h, w, 3), bits a pixel over all channels; 0 for an even one.
+def bits_per_pixel(images: Pixels) -> Floats:
+    """What a simple lossless coder needs for images (n, h, w, 3), bits a pixel over all channels; 0 for an even one.
 
     The entropy of what is left when each value is predicted from its left, upper and upper left neighbours by the
     median edge detector (LOCO-I of JPEG-LS: Weinberger, Seroussi, Sapiro 2000, IEEE Trans. Image Process. 9:1309,
     eq. 1). No codec's version changes it.
     """
-    values = image.astype(np.int16)
-    left, up, corner = values[1:, :-1], values[:-1, 1:], values[:-1, :-1]
+    values = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.int16)
+    left, up, corner = values[..., 1:, :-1], values[..., :-1, 1:], values[..., :-1, :-1]
     predicted = np.clip(left + up - corner, np.minimum(left, up), np.maximum(left, up))
-    residuals = (values[1:, 1:] - predicted).astype(np.uint8)
-    return sum(_entropy(np.bincount(channel, minlength=256)) for channel in residuals.reshape(-1, image.shape[2]).T)
+    residuals = (values[..., 1:, 1:] - predicted).astype(np.uint8)
+    by_channel = _entropies(residuals.reshape(-1, *residuals.shape[2:]), 256)
+    found: Floats = by_channel.reshape(len(images), -1).sum(axis=1)
+    return found
 
 
-def high_frequency(image: Pixels) -> float:
-    """Root mean square of what the luma of an image (h, w, 3) has above HIGH_FREQUENCY, in levels of 255.
+def high_frequency(images: Pixels) -> Floats:
+    """Root mean square of what the luma of images (n, h, w, 3) has above HIGH_FREQUENCY, in levels of 255.
 
     By Parseval's theorem from the discrete Fourier transform, under a Hann window so that the borders add nothing.
     """
-    luma = image.astype(np.float64) @ LUMA.astype(np.float64)
-    window, weights = _window_and_weights(*luma.shape)
-    power = np.abs(np.fft.rfft2((luma - luma.mean()) * window)) ** 2
-    return float(np.sqrt((power * weights).sum()))
+    luma = _luma(images)
+    window, weights = _window_and_weights(*luma.shape[1:])
+    waves = np.fft.rfft2((luma - luma.mean(axis=(1, 2), keepdims=True)) * window)
+    found: Floats = np.sqrt(((waves.real**2 + waves.imag**2) * weights).sum(axis=(1, 2)))
+    return found
 
 
 @cache
@@ -77,23 +85,39 @@ def _window_and_weights(height: int, width: int) -> tuple[Floats, Floats]:
     return window, weights / (window.size * np.square(window).sum())
 
 
-def gradient_entropy(image: Pixels) -> float:
-    """Entropy of the luma's gradient magnitudes in whole levels, bits, mean over the image at 1, 1/2 and 1/4 its size.
+def gradient_entropy(images: Pixels) -> Floats:
+    """Entropy of the luma's gradient magnitudes in whole levels, bits, for images (n, h, w, 3); 0 for an even one.
 
-    Scales that leave fewer than 8 pixels on a side are left out. 0 for an even image.
+    The mean over an image at 1, 1/2 and 1/4 its size; sizes that leave fewer than 8 pixels on a side are left out.
     """
-    luma = image.astype(np.float64) @ LUMA.astype(np.float64)
-    found = []
-    for scale in SCALES:
-        height, width = (size // scale for size in luma.shape)
-        if min(height, width) >= 8 or scale == 1:
-            small = luma[: height * scale, : width * scale].reshape(height, scale, width, scale).mean(axis=(1, 3))
-            magnitude = np.hypot(small[1:, :-1] - small[:-1, :-1], small[:-1, 1:] - small[:-1, :-1])
-            found.append(_entropy(np.bincount(np.rint(magnitude).astype(int).ravel())))
-    return float(np.mean(found))
+    luma = _luma(images)
+    found = [_gradient_entropies(luma)]
+    for _ in range(HALVINGS):
+        height, width = (size // 2 * 2 for size in luma.shape[1:])
+        if min(height, width) < 16:
+            break
+        rows = luma[:, :height:2] + luma[:, 1:height:2]
+        luma = (rows[:, :, :width:2] + rows[:, :, 1:width:2]) / 4
+        found.append(_gradient_entropies(luma))
+    mean: Floats = np.mean(found, axis=0)
+    return mean
 
 
-def _entropy(counts: NDArray[np.int_]) -> float:
-    """Shannon entropy of counts, bits."""
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log2(shares)).sum()) + 0.0
+def _gradient_entropies(luma: Floats) -> Floats:
+    corner = luma[:, :-1, :-1]
+    magnitudes = np.sqrt((luma[:, 1:, :-1] - corner) ** 2 + (luma[:, :-1, 1:] - corner) ** 2)
+    return _entropies(np.rint(magnitudes), 362)
+
+
+def _luma(images: Pixels) -> Floats:
+    luma: Floats = images.astype(np.float64) @ LUMA.astype(np.float64)
+    return luma
+
+
+def _entropies(values: NDArray[Any], levels: int) -> Floats:
+    """Shannon entropies (n,) of whole numbers (n, …) from 0 up to below `levels`, bits."""
+    own = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1)) * levels + values.astype(np.intp)
+    counts = np.bincount(own.ravel(), minlength=len(values) * levels).reshape(len(values), levels)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    found: Floats = -(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0)).sum(axis=1) + 0.0
+    return found

@@ -6,6 +6,11 @@ pairs is used, not an average over random subsets, and so it has no bias. Its va
 4 ζ₁/n, and a part of pairs, 2 η²/(n(n − 1)), η² the variance of the kernel less what single images explain (Hoeffding
 1948, Ann. Math. Stat. 19:293, eq. 5.13); near the reference's distribution the second is all there is. Both are
 estimated without bias (η² by U-centring: Székely and Rizzo 2014, arXiv 1310.2926).
+
+With δ what the two mean embeddings differ by and Σ the covariance of the images' embedding, the first part is 4 δᵀΣδ/n.
+Where the noise in δ makes the estimate too low, it makes this too low as well: the regression of one on the other has
+the slope (4/n) δᵀΣ²δ/δᵀΣδ, which is the `growth` of the variance that intervals take into account. Σδ is the mean of
+embeddings weighted by influences, so δᵀΣ²δ is a mean over pairs of images.
 """
 
 from __future__ import annotations
@@ -119,15 +124,15 @@ def _estimate(features: Images, own: Among, reference: KernelReference, referenc
     interactions = {"images": own.pairs}
     if reference_noise:
         interactions |= {"reference": theirs.pairs, "cross": across.pairs}
-    lifted = value + own.lift + (theirs.lift if reference_noise else 0.0)
+    influence = 2 * (own.influence - across.by_image + across.by_image.mean())
     return Estimate(
         value,
-        2 * (own.influence - across.by_image + across.by_image.mean()),
+        influence,
         reference=2 * (theirs.influence - across.by_reference + across.by_reference.mean())
         if reference_noise
         else NONE,
-        plug_in=max(lifted, 0.0),
         interactions=interactions,
+        growth=_growth(influence, own.centred) * (1 + n / m if reference_noise else 1),
         exact=True,
         problem=problem,
     )
@@ -148,11 +153,13 @@ def random_pairs(n: int, m: int, count: int) -> tuple[Rows, Rows]:
 class Among:
     """Kernels of a set with itself: mean over pairs, influence (n,) on half of it, what pairs add to its variance.
 
+    `centred` are the kernels of `random_pairs` less what single images explain, which `pairs` are in another scale.
     `lift` is by how much the mean over all n², an image with itself counted, is above the mean over pairs.
     """
 
     mean: float
     influence: Floats
+    centred: Floats
     pairs: Floats
     lift: float
 
@@ -184,13 +191,14 @@ def _among(features: Images, kernel_of: Kernel) -> Among:
     mean = total / (n * (n - 1))
     lift = (own / n - mean) / n
     if n < 4:
-        return Among(mean, np.zeros(n), NONE, lift)
-    centred = squares - 2 * float(rows @ rows) / (n - 2) + total**2 / ((n - 1) * (n - 2))
+        return Among(mean, np.zeros(n), NONE, NONE, lift)
+    power = squares - 2 * float(rows @ rows) / (n - 2) + total**2 / ((n - 1) * (n - 2))
     first, second = random_pairs(n, n, PAIRS)
     apart = kernel_of(_products(whole[first], whole[second]), d)
-    pairs = apart - (rows[first] + rows[second]) / (n - 2) + total / ((n - 1) * (n - 2))
+    centred = apart - (rows[first] + rows[second]) / (n - 2) + total / ((n - 1) * (n - 2))
     doubled = 4 / (n * (n - 2)) - 2 / (n * (n - 1))  # what s²(influence)/n has of η² too much
-    return Among(mean, (rows - rows.mean()) / (n - 2), _scaled(pairs, doubled * centred / (n * (n - 3))), lift)
+    pairs = _scaled(centred, doubled * power / (n * (n - 3)))
+    return Among(mean, (rows - rows.mean()) / (n - 2), centred, pairs, lift)
 
 
 def _across(features: Images, reference: KernelReference) -> Across:
@@ -210,6 +218,15 @@ def _across(features: Images, reference: KernelReference) -> Across:
     apart = reference.kernel(_products(np.asarray(features[first], np.float64), whole[second]), d)
     pairs = apart - by_image[first] - by_reference[second] + mean
     return Across(by_image, by_reference, _scaled(pairs, 4 / (n * m) * centred / ((n - 1) * (m - 1))))
+
+
+def _growth(influence: Floats, centred: Floats) -> float:
+    """By how much the variance grows with the true value (see above), at least 0."""
+    n, variance = len(influence), float(np.var(influence))
+    if not len(centred) or variance == 0:
+        return 0.0
+    first, second = random_pairs(n, n, PAIRS)
+    return max(4 / n * float(np.mean(influence[first] * influence[second] * centred)) / variance, 0.0)
 
 
 def _tiles(count: int, start: int = 0) -> list[slice]:
