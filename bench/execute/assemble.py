@@ -6,11 +6,13 @@ import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from bench.cell import Cell, content_hash
+from bench.collector import collector_paused
 from bench.execute.allocator import keep_freed_memory
 from bench.execute.judges import name_judges
 from bench.execute.launch import Launch
@@ -46,10 +48,16 @@ class Job:
     run: Run
 
 
+@collector_paused()
 def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
-    """Plan an experiment and try its schedulers; raises BenchError for whatever cannot run, loads no model."""
+    """Plan an experiment and try its schedulers; raises BenchError for whatever cannot run.
+
+    Loads the libraries that running it takes, but no model.
+    """
     job = lay_out(experiment, looks)
     try_schedulers(job.plan.cells)
+    for module in ("bench.execute.runner", *(["bench.score.features"] if experiment.scores else [])):
+        import_module(module)
     return job
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import io
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cell import content_hash
+from bench.collector import collector_paused
 from bench.judge.claims import Judgement, judge_claims
 from bench.judge.forked import map_forked
 from bench.judge.published import Beside, load_published, set_beside
@@ -26,18 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@collector_paused()
 def write_report(store: Store) -> str:
-    """See `_write_report`; without the garbage collector, which would go through thousands of records for nothing."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        return _write_report(store)
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _write_report(store: Store) -> str:
     """Write scores.csv, tables/, plots/, grid.png and report.html into the run; returns where the page lies.
 
     A page that was made from the same inputs by the same code is left as it is.
