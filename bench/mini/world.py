@@ -275,14 +275,15 @@ def _specks(rng: np.random.Generator, x: NDArray[np.float64], y: NDArray[np.floa
     cx = cx + rng.uniform(0, cell, cx.shape)
     cy = cy + rng.uniform(0, cell, cy.shape)
     radius = rng.uniform(0.8, 1.7, cx.shape)
+    around = np.arange(-3, 4)
+    columns, rows = np.broadcast_arrays(
+        cx.ravel().astype(int)[:, None, None] + around, cy.ravel().astype(int)[:, None, None] + around[:, None]
+    )
+    inside = (columns >= 0) & (columns < IMAGE_SIZE) & (rows >= 0) & (rows < IMAGE_SIZE)
+    own, pixels = np.nonzero(inside)[0], (rows[inside], columns[inside])
+    distance = np.hypot(x[pixels] - cx.ravel()[own], y[pixels] - cy.ravel()[own]) - radius.ravel()[own]
     mix = np.zeros_like(x)
-    for px, py, pr in zip(cx.ravel(), cy.ravel(), radius.ravel(), strict=True):
-        x0, x1 = max(int(px) - 3, 0), min(int(px) + 4, IMAGE_SIZE)
-        y0, y1 = max(int(py) - 3, 0), min(int(py) + 4, IMAGE_SIZE)
-        if x0 < x1 and y0 < y1:
-            window = (slice(y0, y1), slice(x0, x1))
-            distance = np.hypot(x[window] - px, y[window] - py) - pr
-            mix[window] = np.maximum(mix[window], np.clip(0.5 - distance, 0, 1))
+    np.maximum.at(mix, pixels, np.clip(0.5 - distance, 0, 1))
     return mix
 
 
