@@ -194,8 +194,9 @@ def _eta_curves(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], me
                 own = sorted((s for s in own if metric.short in s.estimates), key=lambda s: s.record.cell.eta or 0.0)
                 if own:
                     estimates = [s.estimates[metric.short] for s in own]
+                    aside = 0.012 * (i - (len(steps) - 1) / 2)  # so that error bars do not hide one another
                     axes.errorbar(
-                        [s.record.cell.eta or 0.0 for s in own],
+                        [(s.record.cell.eta or 0.0) + aside for s in own],
                         [e.best for e in estimates],
                         np.transpose([e.whiskers for e in estimates]),
                         **{
@@ -208,7 +209,7 @@ def _eta_curves(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], me
             axes.set_xlabel("η")
             axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=9, loc="left")
         row[0].set_ylabel(run.labels.get(method, method))
-        row[0].legend(frameon=False, fontsize=8)
+        row[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
