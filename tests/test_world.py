@@ -1,5 +1,6 @@
 """The procedural world: seeds, captions and images are what their docstrings promise."""
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -16,6 +17,11 @@ def test_a_seed_determines_scene_caption_and_image() -> None:
     assert world.caption(first) == world.caption(again)
     assert np.array_equal(world.render(first), world.render(again))
     assert not np.array_equal(world.render(first), world.render(world.scene(8)))
+
+
+def test_images_are_those_that_the_models_were_trained_on() -> None:
+    images = [world.render(world.scene(seed)) for seed in world.split_seeds("reference", 32)]
+    assert hashlib.sha256(np.stack(images).tobytes()).hexdigest().startswith("eea751a874b17022")
 
 
 def test_images_are_64_by_64_rgb_bytes() -> None:
