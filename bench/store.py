@@ -265,9 +265,8 @@ class Store:
 
 
 def _to_png(image: NDArray[np.uint8]) -> bytes:
-    """Run lengths and Huffman codes alone: smaller here than what level 1 finds, and faster."""
     content = io.BytesIO()
-    Image.fromarray(image).save(content, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    Image.fromarray(image).save(content, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)  # small and fast
     return content.getvalue()
 
 
