@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from bench.generate.images import quantise
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Embeddings, Sampler, image_generator
 from bench.generate.schedulers import make_scheduler
-from bench.generate.shared import SharedEvaluations
+from bench.generate.shared import SharedEvaluations, room_on
 from bench.generate.weights import name_weights
 from bench.records import BenchError, CellError
 
@@ -228,7 +230,7 @@ def test_a_first_evaluation_is_shared_and_changes_no_byte(models: Path) -> None:
     own = load_pipeline(make_cell(models))
     cells = [make_cell(models, eta=eta, steps=steps) for steps, eta in ((2, 0.3), (2, 1.0), (4, 0.0))]
     plain = [Sampler(own, cell, PROMPTS).sample(0) for cell in cells]
-    shared = SharedEvaluations(own.unet)
+    shared = SharedEvaluations(own.unet, room_on("cpu"))
     served = [Sampler(own, cell, PROMPTS, shared=shared).sample(0) for cell in cells]
     assert shared.used == 2
     for alone, together in zip(plain, served, strict=True):
@@ -258,7 +260,7 @@ def test_solvers_that_differ_in_the_last_step_share_all_evaluations_and_no_other
     }
     plain = {name: Sampler(own, cell, PROMPTS).sample(0).images for name, cell in cells.items()}
     assert not np.array_equal(plain["authors", 4], plain["diffusers", 4])
-    shared, used = SharedEvaluations(own.unet), []
+    shared, used = SharedEvaluations(own.unet, room_on("cpu")), []
     for name, cell in cells.items():
         before = shared.used
         assert np.array_equal(Sampler(own, cell, PROMPTS, shared=shared).sample(0).images, plain[name])
@@ -266,11 +268,18 @@ def test_solvers_that_differ_in_the_last_step_share_all_evaluations_and_no_other
     assert used == [0, 4, 1, 6]
 
 
+def test_evaluations_take_a_small_part_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for total, room in ((8 * 2**30, 8 * 2**30 // 20), (64 * 2**30, 2**30)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda total=total: SimpleNamespace(total=total))
+        assert room_on("cpu") == room
+    assert room_on("cuda:1") == 2**28
+
+
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"guidance_scale": 3.0}, {"scheduler": "DDIMScheduler", "eta": 0.0}])
 def test_a_first_evaluation_of_other_inputs_is_not_taken(models: Path, changes: dict[str, Any]) -> None:
     own = load_pipeline(make_cell(models))
     alone = Sampler(own, make_cell(models, **changes), PROMPTS).sample(0)
-    shared = SharedEvaluations(own.unet)
+    shared = SharedEvaluations(own.unet, room_on("cpu"))
     Sampler(own, make_cell(models), PROMPTS, shared=shared).sample(0)
     after = Sampler(own, make_cell(models, **changes), PROMPTS, shared=shared).sample(0)
     assert shared.used == 0
@@ -279,7 +288,7 @@ def test_a_first_evaluation_of_other_inputs_is_not_taken(models: Path, changes: 
 
 def test_the_batch_of_other_prompts_takes_nothing(models: Path) -> None:
     own = load_pipeline(make_cell(models, batch_size=3))
-    shared = SharedEvaluations(own.unet)
+    shared = SharedEvaluations(own.unet, room_on("cpu"))
     Sampler(own, make_cell(models, batch_size=3), PROMPTS, shared=shared).sample(0)
     Sampler(own, make_cell(models, batch_size=3), PROMPTS[::-1], shared=shared).sample(0)
     assert shared.used == 0
@@ -287,7 +296,7 @@ def test_the_batch_of_other_prompts_takes_nothing(models: Path) -> None:
 
 def test_what_is_timed_is_never_shared_nor_what_finds_no_room(models: Path) -> None:
     own = load_pipeline(make_cell(models))
-    shared = SharedEvaluations(own.unet)
+    shared = SharedEvaluations(own.unet, room_on("cpu"))
     sampler = Sampler(own, make_cell(models), PROMPTS, shared=shared)
     sampler.sample(0)
     sampler.call(range(7))

@@ -25,7 +25,7 @@ from bench.generate.inputs import Inputs
 from bench.generate.pipelines import load_pipeline
 from bench.generate.prompts import hash_texts
 from bench.generate.sampling import Embeddings, Sampler
-from bench.generate.shared import SharedEvaluations
+from bench.generate.shared import SharedEvaluations, room_on
 from bench.measure.environment import machine_fingerprint
 from bench.records import CellError, Failure, Images, Record
 from bench.secrets import without_secrets
@@ -215,7 +215,8 @@ class Runner:
             if self._loaded is None or self._loaded[0] != cell.pipeline_key:
                 self._loaded = None  # the old one is freed before the new one is loaded
                 pipeline: Any = load_pipeline(cell)
-                self._loaded = cell.pipeline_key, pipeline, Embeddings(), SharedEvaluations(pipeline.unet)
+                shared = SharedEvaluations(pipeline.unet, room_on(cell.device))
+                self._loaded = cell.pipeline_key, pipeline, Embeddings(), shared
             _, pipeline, embeddings, shared = self._loaded
         return Sampler(pipeline, cell, self.prompts, embeddings, shared, self.inputs)
 

@@ -14,7 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import torch
+
+
+def room_on(device: str) -> int:
+    """Bytes for evaluations: a twentieth of the host's memory and at most 1 GiB; 256 MiB of a GPU's."""
+    return min(2**30, psutil.virtual_memory().total // 20) if device == "cpu" else 2**28
 
 
 @dataclass
@@ -46,7 +52,7 @@ class SharedEvaluations:
     Half of `limit_bytes` is for first evaluations, which most cells have in common.
     """
 
-    def __init__(self, denoiser: torch.nn.Module, limit_bytes: int = 2**28) -> None:
+    def __init__(self, denoiser: torch.nn.Module, limit_bytes: int) -> None:
         self.used = 0
         self._forward, self._room, self._spare = denoiser.forward, limit_bytes, limit_bytes // 2
         self._texts: dict[int, list[Mapping[str, Any]]] = {}
