@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from typing import Any, Self
 
@@ -143,6 +143,11 @@ class Cell:
     def pipeline_key(self) -> str:
         """Equal for cells that one loaded pipeline can serve."""
         return content_hash([self.base, self.task, self.adapters, self.fused, self.device])
+
+    @cached_property
+    def key_without_prompts(self) -> str:
+        """Equal for cells that differ in their prompts alone."""
+        return replace(self, prompts=PromptSet("", 0, "")).key
 
     @property
     def label(self) -> str:

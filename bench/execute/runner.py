@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.cell import Cell, PromptSet
+from bench.cell import Cell
 from bench.execute.device_lock import beside_others_on
 from bench.execute.lanes import side_by_side, spread
 from bench.execute.looking import Look
@@ -24,6 +24,7 @@ from bench.experiment.config import Measure
 from bench.generate.inputs import Inputs
 from bench.generate.pipelines import load_pipeline
 from bench.generate.prompts import hash_texts
+from bench.generate.replay import replay_models
 from bench.generate.sampling import Embeddings, Sampler
 from bench.generate.shared import SharedEvaluations, room_on
 from bench.measure.environment import machine_fingerprint
@@ -188,8 +189,8 @@ class Runner:
             if self._smaller is None:
                 good = [record for record in self.store.records() if record.status == "ok" and self._begins(record)]
                 good.sort(key=lambda record: record.cell.prompts.count)
-                self._smaller = {_without_prompts(record.cell): record for record in good}
-        return self._smaller.get(_without_prompts(cell))
+                self._smaller = {record.cell.key_without_prompts: record for record in good}
+        return self._smaller.get(cell.key_without_prompts)
 
     def _begins(self, record: Record) -> bool:
         """Whether a record is about fewer prompts, the first of ours."""
@@ -215,14 +216,11 @@ class Runner:
             if self._loaded is None or self._loaded[0] != cell.pipeline_key:
                 self._loaded = None  # the old one is freed before the new one is loaded
                 pipeline: Any = load_pipeline(cell)
+                replay_models(pipeline, cell)
                 shared = SharedEvaluations(pipeline.unet, room_on(cell.device))
                 self._loaded = cell.pipeline_key, pipeline, Embeddings(), shared
             _, pipeline, embeddings, shared = self._loaded
         return Sampler(pipeline, cell, self.prompts, embeddings, shared, self.inputs)
-
-
-def _without_prompts(cell: Cell) -> str:
-    return replace(cell, prompts=PromptSet("", 0, "")).key
 
 
 class _CellWork:
