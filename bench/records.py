@@ -77,7 +77,10 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Peaks of one call, in bytes; what a machine cannot tell is None, never 0."""
+    """Peaks of one call, in bytes; what a machine cannot tell is None, never 0.
+
+    `beside_bytes` lay on the GPU beside the pipeline, evaluator and caches, and is taken off the GPU's peaks.
+    """
 
     batch_size: int
     allocated_bytes: int | None
@@ -85,6 +88,7 @@ class Memory:
     process_bytes: int | None
     device_bytes: int | None
     host_rss_bytes: int | None
+    beside_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

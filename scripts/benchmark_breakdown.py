@@ -39,12 +39,13 @@ PARTS = {
     "text encoders": ["transformers.CLIPTextModel.forward", "bench.score.features.Evaluator.text_features"],
     "pipeline, scheduler": ["diffusers.StableDiffusionPipeline.__call__"],
     "pixels": ["bench.score.features.complexity"],
-    "loading models": ["bench.execute.runner.load_pipeline", "bench.score.features.load_evaluator"],
+    "loading models": ["bench.execute.runner.Loaded", "bench.score.features.load_evaluator"],
     "store, PNG": ["bench.store.Store.save_batch", "bench.store.Store.commit"],
     "latency and memory, beside the models": ["bench.execute.runner.measured"],
     "real images": ["bench.execute.assemble.make_reference"],
     "report": ["bench.report.write.write_report"],
 }
+REPLAYS = "bench.generate.replay.Replayed._call"
 WAITING = "bench.execute.runner.side_by_side"
 LEAST = {"cpu": 0.90, "cuda": 0.95}
 
@@ -88,14 +89,14 @@ class Clocks:
             stack.append(name)
         self._stacks.since = now
 
-    def wrap(self, name: str, path: str) -> None:
-        """Put the clock around a function, wherever it is looked up by this path."""
+    def wrap(self, name: str | Callable[..., str], path: str) -> None:
+        """Put the clock around a function, wherever it is looked up by this path; `name` may ask its arguments."""
         owner, attribute = find(path)
         inner = getattr(owner, attribute)
 
         @functools.wraps(inner)
         def timed(*arguments: Any, **more: Any) -> Any:
-            with self.part(name):
+            with self.part(name if isinstance(name, str) else name(*arguments, **more)):
                 return inner(*arguments, **more)
 
         setattr(owner, attribute, timed)
@@ -155,6 +156,7 @@ def main() -> int:
     for name, paths in PARTS.items():
         for path in paths:
             clocks.wrap(name, path)
+    clocks.wrap(lambda replayed, *_, **__: "UNet" if "UNet" in type(replayed.module).__name__ else "VAE", REPLAYS)
     clocks.wrap_waiting(WAITING, "sampling, the rest")
     if on_gpu:
         (base := torch.cuda.Event(enable_timing=True)).record()

@@ -170,3 +170,20 @@ def test_the_peak_of_a_known_tensor_on_a_gpu_is_its_size() -> None:
     assert memory.allocated_bytes - before == pytest.approx(size, rel=0.01)
     assert memory.reserved_bytes >= memory.allocated_bytes
     assert memory.device_bytes is None or memory.device_bytes >= memory.allocated_bytes
+
+
+def test_what_lies_beside_the_pipeline_is_taken_off_the_gpu_s_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 9_000)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 10_000)
+    gauges: dict[str, Gauge] = {"process_bytes": Use(11_000), "device_bytes": Use(12_000)}
+    memory = measure_memory(lambda: None, torch.device("cuda"), 1, **gauges, beside_bytes=4_000)
+    peaks = memory.allocated_bytes, memory.reserved_bytes, memory.process_bytes, memory.device_bytes
+    assert peaks == (5_000, 6_000, 7_000, 8_000)
+    assert memory.beside_bytes == 4_000
+    plain = measure_memory(lambda: None, torch.device("cuda"), 1, **gauges)
+    assert (plain.allocated_bytes, plain.beside_bytes) == (9_000, 0)
+    assert memory.host_rss_bytes is not None
+    assert plain.host_rss_bytes is not None
+    assert memory.host_rss_bytes > plain.host_rss_bytes // 2, "a GPU's bytes are not the host's"

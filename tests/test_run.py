@@ -59,7 +59,7 @@ def test_resuming_a_finished_run_samples_nothing(
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*")}
     import bench.execute.runner
 
-    monkeypatch.setattr(bench.execute.runner, "load_pipeline", lambda _: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(bench.execute.runner, "Loaded", lambda _: pytest.fail("a model was loaded"))
     assert main(["run", *overrides(*QUICK)]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*")}
 
@@ -97,7 +97,7 @@ def test_another_evaluator_reads_the_kept_images_anew(
     other = tmp_path / "evaluator"
     shutil.copytree(models / "evaluator", other)
     (other / "note.txt").write_text("another evaluator")
-    monkeypatch.setattr(bench.execute.runner, "load_pipeline", lambda _: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(bench.execute.runner, "Loaded", lambda _: pytest.fail("a model was loaded"))
     assert main(["run", *overrides(*QUICK, f"evaluator.source={other}", "evaluator.name=other")]) == 0
     assert "fid_other_n6" in (tmp_path / "run" / "scores.csv").read_text()
 

@@ -17,8 +17,18 @@ from bench.measure.yardstick import make_yardstick
 from bench.records import Latency, Memory, Record
 
 
-def measured(record: Record, measure: Measure, prompts: int, load: Callable[[], Sampler], kin: Record | None) -> Record:
-    """The record with latency and memory where they are asked for; `kin` is one that may lend its own."""
+def measured(
+    record: Record,
+    measure: Measure,
+    prompts: int,
+    load: Callable[[], Sampler],
+    beside_bytes: Callable[[], int],
+    kin: Record | None,
+) -> Record:
+    """The record with latency and memory where they are asked for; `kin` is one that may lend its own.
+
+    `beside_bytes` is asked for what lies on the GPU beside the pipeline once that is loaded.
+    """
     wants_latency = measure.latency and record.latency is None
     wants_memory = measure.memory and record.memory is None
     if not (wants_latency or wants_memory):
@@ -29,7 +39,7 @@ def measured(record: Record, measure: Measure, prompts: int, load: Callable[[], 
         if wants_latency:
             record = replace(record, latency=latency or _latency(load(), measure, rows))
         if wants_memory:
-            record = replace(record, memory=memory or _memory(load(), rows))
+            record = replace(record, memory=memory or _memory(load(), rows, beside_bytes))
     return record
 
 
@@ -49,5 +59,6 @@ def _latency(sampler: Sampler, measure: Measure, rows: range) -> Latency:
     return replace(latency, scheduler_waits=waits)
 
 
-def _memory(sampler: Sampler, rows: range) -> Memory:
-    return measure_memory(lambda: sampler.call(rows), torch.device(sampler.cell.device), len(rows))
+def _memory(sampler: Sampler, rows: range, beside_bytes: Callable[[], int]) -> Memory:
+    device = torch.device(sampler.cell.device)
+    return measure_memory(lambda: sampler.call(rows), device, len(rows), beside_bytes=beside_bytes())

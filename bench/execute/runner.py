@@ -22,11 +22,9 @@ from bench.execute.looking import Look
 from bench.execute.measuring import measured
 from bench.experiment.config import Measure
 from bench.generate.inputs import Inputs
-from bench.generate.pipelines import load_pipeline
+from bench.generate.loaded import Loaded
 from bench.generate.prompts import hash_texts
-from bench.generate.replay import replay_models
-from bench.generate.sampling import Embeddings, Sampler
-from bench.generate.shared import SharedEvaluations, room_on
+from bench.generate.sampling import Sampler
 from bench.measure.environment import machine_fingerprint
 from bench.records import CellError, Failure, Images, Record
 from bench.secrets import without_secrets
@@ -75,7 +73,7 @@ class Runner:
     """Whether lanes take turns at the device, each looking at its images and saving them while the next one samples."""
 
     _smaller: dict[str, Record] | None = None
-    _loaded: tuple[str, Any, Embeddings, SharedEvaluations] | None = None
+    _loaded: Loaded | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
     _turn: threading.Lock = field(default_factory=threading.Lock)
     _clock: threading.Lock = field(default_factory=threading.Lock)
@@ -136,7 +134,8 @@ class Runner:
         if record is None:
             self.store.drop_features(cell.key, self.extractor)  # of a record that was lost
             return None
-        record = measured(record, self.measure, len(self.prompts), lambda: work.sampler, self.smaller(cell))
+        kin, prompts = self.smaller(cell), len(self.prompts)
+        record = measured(record, self.measure, prompts, lambda: work.sampler, self.beside_bytes, kin)
         if work.good is None:
             self.store.commit(record, GRID_IMAGES if self.keep == "grid" else None)
         else:
@@ -210,17 +209,17 @@ class Runner:
             begun, self._busy_until = max(begun, self._busy_until), max(done, self._busy_until)
         return max(0.0, done - begun)
 
+    def beside_bytes(self) -> int:
+        """See `Loaded`; 0 where nothing is loaded."""
+        return self._loaded.beside_bytes if self._loaded else 0
+
     def sampler(self, cell: Cell) -> Sampler:
         """A sampler of a cell on the loaded pipeline that fits it."""
         with self._loading:
-            if self._loaded is None or self._loaded[0] != cell.pipeline_key:
+            if self._loaded is None or self._loaded.key != cell.pipeline_key:
                 self._loaded = None  # the old one is freed before the new one is loaded
-                pipeline: Any = load_pipeline(cell)
-                replay_models(pipeline, cell)
-                shared = SharedEvaluations(pipeline.unet, room_on(cell.device))
-                self._loaded = cell.pipeline_key, pipeline, Embeddings(), shared
-            _, pipeline, embeddings, shared = self._loaded
-        return Sampler(pipeline, cell, self.prompts, embeddings, shared, self.inputs)
+                self._loaded = Loaded(cell)
+            return self._loaded.sampler(cell, self.prompts, self.inputs)
 
 
 class _CellWork:

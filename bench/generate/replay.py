@@ -62,7 +62,7 @@ class Replayed:
     """Stands before a module's `forward`; the module's weights must stay as they are, and need no gradient any more."""
 
     def __init__(self, module: torch.nn.Module) -> None:
-        self.replays = 0
+        self.module, self.replays = module, 0
         self._forward = module.requires_grad_(False).forward
         self._kinds: dict[Hashable, _Kind] = {}
         kernels = [weight for weight in module.parameters() if weight.dim() == 4 and weight[0, 0].numel() > 1]
@@ -119,7 +119,7 @@ class Replayed:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # shapes count as constants, which they are here
-                replay = torch.jit.trace(only_tensors, tensors, check_trace=False)
+                replay: Any = torch.jit.trace(only_tensors, tensors, check_trace=False)  # type: ignore[no-untyped-call]
             _simplify(replay.graph, self._channels_last)
         except (RuntimeError, TypeError, ValueError):
             kind.hopeless = True

@@ -92,8 +92,9 @@ class Embeddings:
     NAMES = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 
     def __init__(self, limit_bytes: int = 2**29) -> None:
+        self.used_bytes = 0
         self._kept: dict[Any, Mapping[str, torch.Tensor]] = {}
-        self._room = limit_bytes
+        self._limit_bytes = limit_bytes
 
     def of(self, pipeline: Any, prompts: Sequence[str], guided: bool) -> Mapping[str, torch.Tensor]:
         """What the pipeline's own call would make of the prompts, as keyword arguments of that call."""
@@ -109,8 +110,8 @@ class Embeddings:
                 )
                 found = {name: tensor for name, tensor in zip(self.NAMES, encoded, strict=False) if tensor is not None}
                 size = sum(tensor.nbytes for tensor in found.values())
-                if size <= self._room:
-                    self._room -= size
+                if self.used_bytes + size <= self._limit_bytes:
+                    self.used_bytes += size
                     self._kept[key] = found
             return found
 

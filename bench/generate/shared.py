@@ -53,8 +53,8 @@ class SharedEvaluations:
     """
 
     def __init__(self, denoiser: torch.nn.Module, limit_bytes: int) -> None:
-        self.used = 0
-        self._forward, self._room, self._spare = denoiser.forward, limit_bytes, limit_bytes // 2
+        self.used = self.used_bytes = 0
+        self._forward, self._limit_bytes = denoiser.forward, limit_bytes
         self._texts: dict[int, list[Mapping[str, Any]]] = {}
         self._kept: dict[tuple[int, int, int], list[_Evaluation]] = {}
         self._now = threading.local()
@@ -98,9 +98,9 @@ class SharedEvaluations:
         for number, known in enumerate(texts):
             if _equal(known, more):
                 return number
-        if (size := _size(more)) > self._room:
+        if self.used_bytes + (size := _size(more)) > self._limit_bytes:
             return -1
-        self._room -= size
+        self.used_bytes += size
         texts.append(copy.deepcopy(more))
         return len(texts) - 1
 
@@ -113,8 +113,9 @@ class SharedEvaluations:
 
     def _keep(self, place: tuple[int, int, int], call: _Call, inputs: tuple[Any, ...], output: Any) -> None:
         size = _size(inputs) + _size(output)
-        if call.text >= 0 and size <= self._room - (self._spare if call.done else 0):
-            self._room -= size
+        room = self._limit_bytes // (2 if call.done else 1) - self.used_bytes
+        if call.text >= 0 and size <= room:
+            self.used_bytes += size
             kept = copy.deepcopy((inputs, output))
             self._kept.setdefault(place, []).append(_Evaluation(call.text, *kept, {call.name}))
 

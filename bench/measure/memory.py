@@ -29,12 +29,14 @@ def measure_memory(
     batch_size: int,
     process_bytes: Gauge | None = None,
     device_bytes: Gauge | None = None,
+    beside_bytes: int = 0,
 ) -> Memory:
     """Run `call` once and return its peaks.
 
     `allocated` and `reserved` come from PyTorch's allocator; the process's and the whole device's use are polled from
     NVML (or from the gauges given), the host's resident set from the operating system. The device's is what nvidia-smi
-    shows: what the driver keeps for itself is not in it.
+    shows: what the driver keeps for itself is not in it. `beside_bytes` are on the GPU all the time and not the call's;
+    they are taken off its peaks.
     """
     cuda = device.type == "cuda"
     if cuda:
@@ -53,13 +55,18 @@ def measure_memory(
         call()
         if cuda:
             torch.cuda.synchronize(device)
+
+    def own_part(peak: int | None) -> int | None:
+        return None if peak is None else max(0, peak - beside_bytes)
+
     return Memory(
         batch_size=batch_size,
-        allocated_bytes=torch.cuda.max_memory_allocated(device) if cuda else None,
-        reserved_bytes=torch.cuda.max_memory_reserved(device) if cuda else None,
-        process_bytes=poller.peaks.get("process"),
-        device_bytes=poller.peaks.get("device"),
+        allocated_bytes=own_part(torch.cuda.max_memory_allocated(device) if cuda else None),
+        reserved_bytes=own_part(torch.cuda.max_memory_reserved(device) if cuda else None),
+        process_bytes=own_part(poller.peaks.get("process")),
+        device_bytes=own_part(poller.peaks.get("device")),
         host_rss_bytes=poller.peaks.get("host"),
+        beside_bytes=beside_bytes,
     )
 
 

@@ -1,0 +1,35 @@
+"""A pipeline in memory, and what is kept with it for all cells that it serves."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+
+import torch
+
+from bench.cell import Cell
+from bench.generate.inputs import Inputs
+from bench.generate.pipelines import load_pipeline
+from bench.generate.replay import replay_models
+from bench.generate.sampling import Embeddings, Sampler
+from bench.generate.shared import SharedEvaluations, room_on
+
+
+class Loaded:
+    """The pipeline of a cell, for every cell with the same `pipeline_key`."""
+
+    def __init__(self, cell: Cell) -> None:
+        gc.collect()  # models and what stands before them hold one another, so the last ones may still be there
+        self._before = torch.cuda.memory_allocated(cell.device) if cell.device.startswith("cuda") else 0
+        self.key, self.pipeline = cell.pipeline_key, load_pipeline(cell)
+        replay_models(self.pipeline, cell)
+        self._embeddings, self._shared = Embeddings(), SharedEvaluations(self.pipeline.unet, room_on(cell.device))
+
+    def sampler(self, cell: Cell, prompts: Sequence[str], inputs: Inputs) -> Sampler:
+        """A sampler of a cell that this pipeline serves."""
+        return Sampler(self.pipeline, cell, prompts, self._embeddings, self._shared, inputs)
+
+    @property
+    def beside_bytes(self) -> int:
+        """What lies on a GPU beside the pipeline and would not with a user who calls it: evaluator, judges, caches."""
+        return self._before + self._embeddings.used_bytes + self._shared.used_bytes

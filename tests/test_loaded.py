@@ -1,0 +1,50 @@
+"""One loaded pipeline serves many cells, knows what lies beside it, and leaves when the next one comes."""
+
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from test_sampling import PROMPTS, make_cell
+
+import bench.generate.loaded
+from bench.cell import Task
+from bench.generate.inputs import Inputs
+from bench.generate.loaded import Loaded
+from bench.generate.pipelines import load_pipeline
+from bench.generate.sampling import Sampler
+
+INPUTS = Inputs(Task(), "", 1, 64, 64)
+
+
+def test_cells_share_what_is_kept_and_it_is_counted(models: Path) -> None:
+    cells = [make_cell(models, eta=eta) for eta in (0.0, 1.0)]
+    plain = load_pipeline(cells[0])
+    loaded = Loaded(cells[0])
+    assert loaded.beside_bytes == 0
+    for cell in cells:
+        images = loaded.sampler(cell, PROMPTS, INPUTS).sample(0).images
+        assert np.array_equal(images, Sampler(plain, cell, PROMPTS).sample(0).images)
+    assert loaded._shared.used == 1
+    text = 7 * 24 * 96 * 4  # once as a prompt's embedding, once as the evaluation's input
+    latents, timestep = 7 * 8 * 16 * 16 * 4, 8
+    assert loaded.beside_bytes == 2 * text + 3 * (2 * latents + timestep)
+
+
+def test_the_last_pipeline_is_gone_before_the_next_one_is_loaded(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = Loaded(make_cell(models))
+    weights = weakref.ref(last.pipeline.unet)
+    monkeypatch.setattr(bench.generate.loaded, "load_pipeline", lambda _: pytest.fail("too early") if weights() else 1)
+    del last
+    with pytest.raises(AttributeError, match="unet"):  # of the number that stands for a pipeline
+        Loaded(make_cell(models))
+
+
+def test_what_was_on_the_gpu_before_lies_beside(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = SimpleNamespace(unet=torch.nn.Identity(), vae=SimpleNamespace(decoder=torch.nn.Identity()))
+    monkeypatch.setattr(bench.generate.loaded, "load_pipeline", lambda _: pipeline)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: {"cuda:1": 7000}[device])
+    assert Loaded(replace(make_cell(models), device="cuda:1")).beside_bytes == 7000
