@@ -1,9 +1,11 @@
 """One loaded pipeline serves many cells, knows what lies beside it, and leaves when the next one comes."""
 
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import torch
 from test_sampling import PROMPTS, make_cell
 
 import bench.generate.loaded
-from bench.cell import Task
+from bench.__main__ import main
+from bench.cell import Cell, Task
 from bench.generate.inputs import Inputs
 from bench.generate.loaded import Loaded
 from bench.generate.pipelines import load_pipeline
@@ -48,3 +51,20 @@ def test_what_was_on_the_gpu_before_lies_beside(models: Path, monkeypatch: pytes
     monkeypatch.setattr(bench.generate.loaded, "load_pipeline", lambda _: pipeline)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: {"cuda:1": 7000}[device])
     assert Loaded(replace(make_cell(models), device="cuda:1")).beside_bytes == 7000
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_run_keeps_no_pipeline_longer_than_its_cells(
+    overrides: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, lanes: int
+) -> None:
+    seen: list[weakref.ref[torch.nn.Module]] = []
+
+    def load(cell: Cell) -> Any:
+        assert not [1 for weights in seen if weights() is not None], "an earlier one is still there"
+        pipeline: Any = load_pipeline(cell)
+        seen.append(weakref.ref(pipeline.unet))
+        return pipeline
+
+    monkeypatch.setattr(bench.generate.loaded, "load_pipeline", load)
+    assert main(["run", *overrides("method=[tcd,lcm,ddim]", "claim=[]", f"lanes={lanes}")]) == 0
+    assert len(seen) == 3

@@ -62,6 +62,9 @@ class Replayed:
     """Stands before a module's `forward`; the module's weights must stay as they are, and need no gradient any more."""
 
     def __init__(self, module: torch.nn.Module) -> None:
+        # Shapes count as constants, which they are here. Not for a while: lanes would restore each other's filters.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.filterwarnings("ignore", "`torch.jit.trace` is deprecated")
         self.module, self.replays = module, 0
         self._forward = module.requires_grad_(False).forward
         self._kinds: dict[Hashable, _Kind] = {}
@@ -117,11 +120,9 @@ class Replayed:
             return
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # shapes count as constants, which they are here
-                replay: Any = torch.jit.trace(only_tensors, tensors, check_trace=False)  # type: ignore[no-untyped-call]
+            replay: Any = torch.jit.trace(only_tensors, tensors, check_trace=False)  # type: ignore[no-untyped-call]
             _simplify(replay.graph, self._channels_last)
-        except (RuntimeError, TypeError, ValueError):
+        except (AttributeError, RuntimeError, TypeError, ValueError):  # no tracer any more among them
             kind.hopeless = True
         else:
             kind.replay = replay
