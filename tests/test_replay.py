@@ -45,6 +45,10 @@ def test_images_of_replays_are_the_same_bytes(models: Path, guidance: float) -> 
     whole = 3 * 3 - calls_until_replayed()  # of the batches of two; the last one is of another shape
     assert decoder.replays == whole
     assert unet.replays >= 6 * whole
+    recordings = [kind.replay for kind in unet._kinds.values() if kind.replay]
+    assert recordings
+    for recording in recordings:
+        assert len(recording.ahead.graph.findAllNodes("aten::linear")) >= 2, "keys and values of the text"
     Sampler(pipeline, cell, PROMPTS).call(range(2))
     assert decoder.replays == whole, "what is timed is the module's own call"
 
@@ -129,7 +133,8 @@ def test_only_what_changes_no_bit_is_left_out(memory_format: torch.memory_format
             assert torch.equal(ours, theirs)
     assert replayed.replays == 2
     (kind,) = replayed._kinds.values()
-    nodes = [node.kind() for node in kind.replay.graph.nodes()]  # type: ignore[union-attr]
+    assert kind.replay is not None
+    nodes = [node.kind() for node in kind.replay.rest.graph.nodes()]
     assert [nodes.count(f"aten::{name}") for name in ("div", "contiguous", "silu", "silu_")] == [1, copies, 2, 1]
 
 

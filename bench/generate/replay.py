@@ -1,9 +1,8 @@
 """A module's operations on inputs of one shape, recorded once and replayed without Python.
 
 One call of a small UNet is some 700 operations; the interpreter between them takes a tenth of the call and more, and
-other threads wait for it meanwhile. A replay does the same arithmetic in the same order. What it leaves out changes no
-bit: divisions by one, a place of its own for SiLU's output where nobody else reads the input, and in a module whose
-weights lie channels last, copies that a convolution or a nearest-neighbour upsampling makes anew in that format.
+other threads wait for it meanwhile. A replay does the same arithmetic in the same order (see
+`bench.generate.recording` for what it leaves out).
 
 Trusted is only what was seen: the first replays are compared with the module's own output, bit for bit, and where one
 differs the module is called as ever.
@@ -14,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from bench.cell import Cell
+from bench.generate.recording import Recording
 
 RECORD_AFTER = 16
 """Calls with inputs of one shape; recording and checking take as long as four of them."""
@@ -52,7 +52,7 @@ class _Kind:
 
     calls: int = 0
     fastest_s: float = float("inf")
-    replay: Callable[..., Any] | None = None
+    replay: Recording | None = None
     outputs: TreeSpec | None = None
     compared: int = 0
     hopeless: bool = False
@@ -119,10 +119,12 @@ class Replayed:
         if kind.fastest_s > WORTH_S:
             kind.hopeless = True
             return
-        tensors = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        # What pipelines give by name, the text before all, is the same in all steps of a call.
+        by_name = sum(isinstance(leaf, torch.Tensor) for leaf in tree_flatten(tree_unflatten(leaves, structure)[1])[0])
+        lasting = range(len(tensors) - by_name, len(tensors))
         try:
-            replay: Any = torch.jit.trace(only_tensors, tensors, check_trace=False)  # type: ignore[no-untyped-call]
-            _simplify(replay.graph, self._channels_last)
+            replay = Recording(only_tensors, tensors, lasting, self._channels_last)
         except (AttributeError, RuntimeError, TypeError, ValueError):  # no tracer any more among them
             kind.hopeless = True
         else:
@@ -146,35 +148,3 @@ def _same(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> bool:
     return len(ours) == len(theirs) and all(
         a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)
     )
-
-
-_COPYING = {"aten::_convolution", "aten::upsample_nearest2d"}
-_FRESH = {"aten::group_norm", "aten::add", "aten::linear"}
-
-
-def _simplify(graph: Any, channels_last: bool) -> None:
-    """Leave out what changes no bit; see the module's text."""
-    for node in graph.findAllNodes("aten::div"):
-        value, divisor = node.inputsAt(0), node.inputsAt(1).node()
-        by_one = divisor.kind() == "prim::Constant" and _is_one(divisor.output().toIValue())
-        if by_one and value.type().scalarType() == node.output().type().scalarType():
-            _replace(node, value)
-    for node in graph.findAllNodes("aten::contiguous"):
-        if channels_last and {use.user.kind() for use in node.output().uses()} <= _COPYING:
-            _replace(node, node.inputsAt(0))
-    for node in graph.findAllNodes("aten::silu"):
-        value = node.inputsAt(0)
-        if len(value.uses()) == 1 and value.node().kind() in _FRESH:
-            in_place = graph.create("aten::silu_", [value], 1)
-            in_place.insertBefore(node)
-            in_place.output().setType(node.output().type())
-            _replace(node, in_place.output())
-
-
-def _is_one(value: Any) -> bool:
-    return isinstance(value, int | float) and value == 1
-
-
-def _replace(node: Any, value: Any) -> None:
-    node.output().replaceAllUsesWith(value)
-    node.destroy()
