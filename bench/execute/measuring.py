@@ -1,4 +1,7 @@
-"""Latency and memory of a cell, each in a pass of its own, with nothing beside it on its device."""
+"""Latency and memory of a cell, with nothing beside it on its device.
+
+Memory is measured in a call that is not timed: on a GPU one of its own, on a processor the first of the warm-up.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +38,19 @@ def measured(
         return record
     rows = range(min(measure.batch_size, prompts))
     latency, memory = (kin.latency, kin.memory) if kin else (None, None)
+    warm = 0
     with alone_on(record.cell.device):
+        if wants_memory and memory is None and record.cell.device == "cpu" and measure.warmup:
+            memory, warm = _memory(load(), rows, beside_bytes), 1
         if wants_latency:
-            record = replace(record, latency=latency or _latency(load(), measure, rows))
+            record = replace(record, latency=latency or _latency(load(), measure, rows, warm))
         if wants_memory:
             record = replace(record, memory=memory or _memory(load(), rows, beside_bytes))
     return record
 
 
-def _latency(sampler: Sampler, measure: Measure, rows: range) -> Latency:
+def _latency(sampler: Sampler, measure: Measure, rows: range, warm: int) -> Latency:
+    """`warm` is how many of the warm-up's calls were made before."""
     pipeline = sampler.pipeline
     encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
     parts = {
@@ -54,9 +61,9 @@ def _latency(sampler: Sampler, measure: Measure, rows: range) -> Latency:
     stopwatch = Stopwatch.of(torch.device(sampler.cell.device))
     call = lambda: sampler.call(rows)  # noqa: E731
     yardstick = make_yardstick(torch.device(sampler.cell.device), stopwatch)
-    latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup, yardstick)
+    latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup - warm, yardstick)
     waits = count_waits(call, pipeline.scheduler) if sampler.cell.device.startswith("cuda") else None
-    return replace(latency, scheduler_waits=waits)
+    return replace(latency, scheduler_waits=waits, warmup=measure.warmup)
 
 
 def _memory(sampler: Sampler, rows: range, beside_bytes: Callable[[], int]) -> Memory:

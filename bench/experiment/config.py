@@ -144,7 +144,7 @@ class EvaluatorChoice:
 
 @dataclass(config=STRICT)
 class Measure:
-    """How latency and memory are measured: each in a pass of its own, apart from sampling for quality."""
+    """How latency and memory are measured, apart from sampling for quality."""
 
     latency: bool = True
     repeats: Count = 5

@@ -1,4 +1,4 @@
-"""Peak memory of one call, in a pass of its own. What the machine cannot tell is None, never 0."""
+"""Peak memory of one call, which is not timed. What the machine cannot tell is None, never 0."""
 
 from __future__ import annotations
 
