@@ -12,17 +12,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated"
 
 
 class Attending(torch.nn.Module):
-    """Keys of a text, which only `forward` may have written to."""
+    """Keys of a text, which `forward` may write to, or give to its caller to write to."""
 
-    def __init__(self, writes: bool = False) -> None:
+    def __init__(self, writes: bool = False, returns: bool = False) -> None:
         super().__init__()
-        self.key, self.writes = torch.nn.Linear(3, 4), writes
+        self.key, self.writes, self.returns = torch.nn.Linear(3, 4), writes, returns
 
     def forward(self, x: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, ...]:
         key = self.key(text)
         if self.writes:
             key += x.mean()
-        return torch.nn.functional.silu(x @ key.mT), key + 1
+        return torch.nn.functional.silu(x @ key.mT), key[1:] if self.returns else key + x.mean()
 
 
 def recorded(module: Attending, lasting: Any = (1,)) -> Recording:
@@ -74,11 +74,13 @@ def test_each_thread_has_its_own_text() -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("writes", "lasting"), [(True, (1,)), (False, ())])
-def test_what_may_be_written_to_is_not_kept(writes: bool, lasting: tuple[int, ...]) -> None:
-    module = Attending(writes)
+@pytest.mark.parametrize(("settings", "lasting"), [({"writes": True}, (1,)), ({"returns": True}, (1,)), ({}, ())])
+def test_what_may_be_written_to_is_not_kept(settings: dict[str, bool], lasting: tuple[int, ...]) -> None:
+    module = Attending(**settings)
     recording = recorded(module, lasting)
     assert recording.ahead is None
     text = torch.randn(5, 3)
     for _ in range(3):
-        check(recording, module, torch.randn(2, 4), text)
+        x = torch.randn(2, 4)
+        check(recording, module, x, text)
+        recording(x, text)[1].zero_()

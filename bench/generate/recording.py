@@ -1,7 +1,7 @@
 """A function's operations on tensors of one shape, in two parts: what depends on the text alone, and the rest.
 
 The keys and values that a denoiser's cross-attention makes of the text are the same in every step of a call. The part
-that makes them runs again only where the text is another one, bit for bit, so no output can change.
+that makes them runs again only where the text is another one, so no output can change.
 
 What is left out of both parts changes no bit either: divisions by one, a place of its own for SiLU's output where
 nobody else reads the input, and in a module whose weights lie channels last, copies that a convolution or a
@@ -80,8 +80,11 @@ def _split(graph: Any, lasting: Collection[int]) -> Any:
 
 
 def _border(graph: Any, lasting: Collection[int]) -> list[Any]:
-    """The tensors that depend on lasting inputs and on no other ones, and that are used together with other ones."""
-    inputs = list(graph.inputs())
+    """The tensors that depend on lasting inputs and on no other ones, and that are used together with other ones.
+
+    None may share its memory with an output, which is the caller's to write to.
+    """
+    inputs, aliases = list(graph.inputs()), graph.alias_db()
     depending = {inputs[place].debugName() for place in lasting}
     constant: set[str] = set()
     candidates = []
@@ -96,6 +99,7 @@ def _border(graph: Any, lasting: Collection[int]) -> list[Any]:
         value
         for value in candidates
         if any(made.debugName() not in depending for use in value.uses() for made in use.user.outputs())
+        and not any(aliases.may_contain_alias(value, output) for output in graph.outputs())
     ]
 
 
