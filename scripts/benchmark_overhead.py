@@ -18,7 +18,9 @@ import torch
 
 from bench.execute.allocator import keep_freed_memory
 from bench.execute.assemble import prepare, resolve_lanes
+from bench.execute.lanes import Turns
 from bench.execute.looking import make_inputs, make_look
+from bench.execute.loop import Piece
 from bench.execute.runner import Runner
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Measure, check_experiment
@@ -50,7 +52,7 @@ def main() -> None:
             measure=Measure(latency=False, memory=False),
             inputs=inputs,
             keep="all",
-            lanes=resolve_lanes(job.experiment.lanes, job.plan.cells[0].device),
+            turns=Turns(resolve_lanes(job.experiment.lanes, job.plan.cells[0].device), one_samples=False),
             advance=lambda _: None,
             process={},
         )
@@ -65,8 +67,9 @@ def main() -> None:
             runner = fresh_runner()
             pipeline = runner.sampler(cell).pipeline
             begin = time.perf_counter()
-            for chunk in runner.open_chunks(cell):
-                runner.sample(cell, chunk)
+            for error in runner.sample(Piece(cell, chunk) for chunk in runner.open_chunks(cell)):
+                if error is not None:
+                    raise error
             record = runner.finish(cell)
             whole = time.perf_counter() - begin
             if record is None or record.calls is None:

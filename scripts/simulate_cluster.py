@@ -18,7 +18,7 @@ import json
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from sleeping import make_cell  # noqa: E402
 
 from bench.cell import Cell  # noqa: E402
 from bench.execute.leases import Leases  # noqa: E402
-from bench.execute.loop import Loop  # noqa: E402
+from bench.execute.loop import Loop, Piece  # noqa: E402
 from bench.records import Record  # noqa: E402
 
 BASES, STEPS, ETAS = 5, (2, 4, 8, 16, 25, 50), (0.0, 0.2, 0.3, 0.5, 1.0)
@@ -222,7 +222,12 @@ class Work:
     def progress(self, cell: Cell, chunk: range) -> int:
         return self.grid.done[cell.key, chunk.start]
 
-    def sample(self, cell: Cell, chunk: range) -> None:
+    def sample(self, pieces: Iterable[Piece]) -> Generator[None]:
+        for piece in pieces:
+            self._sample(*piece)
+            yield None
+
+    def _sample(self, cell: Cell, chunk: range) -> None:
         node, grid = self.files.node, self.grid
         node.pay()
         if self.loaded != cell.pipeline_key:
@@ -280,7 +285,7 @@ def simulate(gpus: int, grid: Grid, options: argparse.Namespace) -> dict[str, st
             node.spend(seconds)
             node.check()
 
-        loop = Loop(work, Store(files), leases, "simulated", sleep=sleep)  # type: ignore[arg-type]
+        loop = Loop(work, Store(files), leases, "simulated", sleep=sleep, clock=lambda: clock.now)  # type: ignore[arg-type]
         shared.living.add(name)
         try:
             for _ in loop.run(grid.cells, gpu):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import numpy as np
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.execute.launch import Launch
-from bench.records import Calls, Failure, Images, Record
+from bench.execute.loop import Piece, Stopped
+from bench.records import Calls, Failure, Images, Record, StoreError
 from bench.store import Store, StoredBatch
 
 CALLS = Calls((999.0,), None, None, {}, {}, 1, 1, 1, 1, 1)
@@ -40,7 +43,10 @@ def make_cell(i: int, group: int = 0) -> Cell:
 
 
 class Sleeper:
-    """Samples by sleeping; a cell may hang, raise, or kill its process, by number, always or the first time."""
+    """Samples by sleeping; a cell may hang, raise, or kill its process, by number, always or the first time.
+
+    It asks for as many pieces `ahead` as it is told to.
+    """
 
     def __init__(self, launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]):
         self.launch, self.store, self.advance, self.check = launch, store, advance, check
@@ -60,7 +66,22 @@ class Sleeper:
     def progress(self, cell: Cell, chunk: range) -> int:
         return len(self.store.batch_starts(cell.key, "e").intersection(chunk))
 
-    def sample(self, cell: Cell, chunk: range) -> None:
+    def sample(self, pieces: Iterable[Piece]) -> Generator[Exception | None]:
+        coming, taken = iter(pieces), deque[Piece]()
+        while True:
+            taken.extend(itertools.islice(coming, 1 + self.settings.get("ahead", 0) - len(taken)))
+            if not taken:
+                return
+            try:
+                self._sample(*taken.popleft())
+            except (Stopped, StoreError):
+                raise
+            except Exception as error:
+                yield error
+            else:
+                yield None
+
+    def _sample(self, cell: Cell, chunk: range) -> None:
         number = cell.scheduler.settings["i"]
         with (Path(self.settings["log"])).open("a") as log:
             log.write(f"{number} {chunk.start} {os.getpid()} {time.time()}\n")

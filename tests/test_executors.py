@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sleeping import make_launch, make_work
 
+import bench.execute.loop
 from bench.execute.crew import Crew, Place
 from bench.execute.launch import Launch
 from bench.execute.leases import Leases
@@ -80,6 +81,30 @@ def test_a_cell_that_fails_is_given_up_in_this_launch_and_tried_again_in_the_nex
     assert [record.status for record in here(store, again).run(cells_of(again))] == ["ok"]
 
 
+@pytest.mark.parametrize(("flow_s", "order"), [(2.5, "s0 s2 s4 f0 f2 f4 s6 f6 s1 s3 s5 f1 f3 f5"), (0, None)])
+def test_cells_of_one_pipeline_are_sampled_without_a_pause_for_a_while_and_then_finished(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flow_s: float, order: str | None
+) -> None:
+    monkeypatch.setattr(bench.execute.loop, "FLOW_S", flow_s)
+    launch, did, now = make_launch(store, tmp_path / "log", 7, groups=2), [], [0.0]
+    loop = here(store, launch, clock=lambda: now[0])
+    work: Any = loop.work
+    sample, finish = work._sample, work.finish
+
+    def sampling(cell: Any, chunk: range) -> None:
+        did.append(f"s{cell.scheduler.settings['i']}")
+        now[0] += 1
+        sample(cell, chunk)
+
+    def finishing(cell: Any) -> Any:
+        did.append(f"f{cell.scheduler.settings['i']}")
+        return finish(cell)
+
+    work._sample, work.finish = sampling, finishing
+    list(loop.run(cells_of(launch)))
+    assert " ".join(did) == (order or "s0 f0 s2 f2 s4 f4 s6 f6 s1 f1 s3 f3 s5 f5")
+
+
 def test_workers_begin_with_pipelines_of_their_own() -> None:
     cells = [make_cell_of(i) for i in range(6)]
     assert [cell.scheduler.settings["i"] for cell in from_group(cells, 0)] == [0, 3, 1, 4, 2, 5]
@@ -98,7 +123,9 @@ def test_who_is_asked_to_stop_lets_go(store: Store, tmp_path: Path) -> None:
     asked = iter([False, True])
     with pytest.raises(Stopped):
         list(here(store, launch, should_stop=lambda: next(asked)).run(cells_of(launch)))
-    assert len(list(here(store, launch, "next").run(cells_of(launch)))) == 2
+    assert list(store.records()) == []
+    assert len(list(here(store, launch, "next").run(cells_of(launch)))) == 3
+    assert set(starts(tmp_path).values()) == {1}, "what was sampled is not sampled again"
 
 
 def test_two_runs_at_the_same_time_share_the_work(store: Store, tmp_path: Path) -> None:
@@ -152,10 +179,12 @@ MakePlace = Callable[[Store, Launch, int], Place]
 
 
 @PLACES
+@pytest.mark.parametrize("ahead", [0, 3])
 def test_whoever_dies_every_cell_is_done_once_or_given_up_with_its_reason(
-    place: MakePlace, store: Store, tmp_path: Path
+    place: MakePlace, store: Store, tmp_path: Path, ahead: int
 ) -> None:
-    launch = make_launch(store, tmp_path / "log", 8, kill=[3], kill_once=[5], seconds=0.1, **{"raise": [6]})
+    more = {"seconds": 0.1, "ahead": ahead, "raise": [6]}
+    launch = make_launch(store, tmp_path / "log", 8, kill=[3], kill_once=[5], **more)
     crew = oversee(place(store, launch, 2), store, launch)
     records = {record.cell.scheduler.settings["i"]: record for record in store.records()}
     assert sorted(records) == list(range(8))
@@ -167,6 +196,13 @@ def test_whoever_dies_every_cell_is_done_once_or_given_up_with_its_reason(
     begun = starts(tmp_path)
     assert (begun["3", "0"], begun["5", "0"], begun["1", "0"]) == (3, 2, 1)
     assert crew.deaths == 4
+
+
+def test_a_cell_at_which_a_worker_died_is_done_before_the_next_ones(store: Store, tmp_path: Path) -> None:
+    launch = make_launch(store, tmp_path / "log", 3, kill_once=[1], chunks=3, ahead=1)
+    oversee(this_machine(store, launch, 1), store, launch)
+    begun = [line.split()[0] for line in (tmp_path / "log").read_text().splitlines()]
+    assert "".join(begun) == "0001111222"  # the one that killed twice
 
 
 def test_a_cell_that_hangs_is_ended_with_the_stack_of_what_it_was_at(store: Store, tmp_path: Path) -> None:

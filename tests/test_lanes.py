@@ -14,12 +14,13 @@ from sleeping import make_cell
 
 from bench.cell import Cell
 from bench.execute.assemble import resolve_lanes
-from bench.execute.lanes import side_by_side, spread
+from bench.execute.lanes import Turns, side_by_side, spread
 from bench.execute.looking import Look
+from bench.execute.loop import Piece
 from bench.execute.runner import Runner
 from bench.experiment.config import Measure
 from bench.generate.sampling import Batch
-from bench.records import Calls
+from bench.records import Calls, StoreError
 from bench.store import Store
 
 
@@ -115,8 +116,8 @@ class TakingTurns(Runner):
         return wait
 
 
-def make_runner(folder: Path, look: Look, one_samples: bool) -> TakingTurns:
-    return TakingTurns(
+def make_runner(folder: Path, look: Look, one_samples: bool, kind: type[TakingTurns] = TakingTurns) -> TakingTurns:
+    return kind(
         store=Store(folder),
         prompts=("a",) * 4,
         look=look,
@@ -124,10 +125,9 @@ def make_runner(folder: Path, look: Look, one_samples: bool) -> TakingTurns:
         measure=Measure(latency=False, memory=False),
         inputs=None,  # type: ignore[arg-type]
         keep="all",
-        lanes=2,
+        turns=Turns(2, one_samples),
         advance=lambda _: None,
         process={},
-        one_samples=one_samples,
     )
 
 
@@ -142,21 +142,63 @@ def test_on_a_gpu_one_batch_is_sampled_while_another_is_looked_at(
         return {"row": np.arange(start, start + len(images))}
 
     runner = make_runner(tmp_path, look, one_samples)
-    runner.sample(make_cell(0), range(4))
+    assert list(runner.sample([Piece(make_cell(0), range(4))])) == [None]
     assert runner.most == samplers
+
+
+def test_the_next_cell_begins_while_the_last_batch_of_one_is_at_work(tmp_path: Path) -> None:
+    meeting = threading.Barrier(2, timeout=20)
+
+    def look(images: np.ndarray, start: int) -> Mapping[str, np.ndarray]:
+        meeting.wait()
+        return {"row": np.arange(start, start + len(images))}
+
+    runner = make_runner(tmp_path, look, one_samples=False)
+    assert list(runner.sample(Piece(make_cell(i), range(1)) for i in range(4))) == [None] * 4
+    assert runner.most == 2
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_what_is_wrong_with_a_cell_is_not_wrong_with_those_beside_it(tmp_path: Path, lanes: int) -> None:
+    class Bad(TakingTurns):
+        tried = 0
+
+        def sampler(self, cell: Cell) -> Any:
+            if cell == make_cell(1):
+                self.tried += 1
+                raise ValueError("not this one")
+            return super().sampler(cell)
+
+    runner = make_runner(tmp_path, lambda images, _: {"row": np.arange(len(images))}, False, Bad)
+    runner.turns = Turns(lanes, one_samples=False)
+    first, second, third = runner.sample(Piece(make_cell(i), range(4)) for i in range(3))
+    assert (first, str(second), third) == (None, "not this one", None)
+    assert runner.tried <= lanes  # type: ignore[attr-defined]
+    assert [len(runner.open_chunks(make_cell(i))) for i in range(3)] == [0, 1, 0]
+
+
+def test_trouble_of_the_store_ends_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = make_runner(tmp_path, lambda images, _: {"row": np.arange(len(images))}, one_samples=False)
+
+    def full(*_: Any) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(runner.store, "save_batch", full)
+    with pytest.raises(StoreError):
+        list(runner.sample(Piece(make_cell(i), range(4)) for i in range(3)))
 
 
 def test_on_a_gpu_a_batch_is_asked_for_while_another_is_at_work(tmp_path: Path) -> None:
     runner = make_runner(tmp_path, lambda images, start: {"row": np.arange(start, start + len(images))}, True)
     runner.on_device = threading.Barrier(2, timeout=20).wait  # type: ignore[assignment]
-    runner.sample(make_cell(0), range(4))
+    assert list(runner.sample([Piece(make_cell(0), range(4))])) == [None]
     assert runner.most == 1, "though they are asked for one after the other"
 
 
-def test_a_batch_takes_the_device_from_when_the_one_before_it_was_done(tmp_path: Path) -> None:
-    runner = make_runner(tmp_path, lambda *_: {}, one_samples=True)
-    assert [runner.spent(1.0, 4.0), runner.spent(2.0, 7.0), runner.spent(8.0, 9.0)] == [3.0, 3.0, 1.0]
-    assert make_runner(tmp_path, lambda *_: {}, one_samples=False).spent(1.0, 4.0) == 1.5
+def test_a_batch_takes_the_device_from_when_the_one_before_it_was_done() -> None:
+    turns = Turns(2, one_samples=True)
+    assert [turns.spent(1.0, 4.0), turns.spent(2.0, 7.0), turns.spent(8.0, 9.0)] == [3.0, 3.0, 1.0]
+    assert Turns(2, one_samples=False).spent(1.0, 4.0) == 1.5
 
 
 def test_the_lanes_of_a_processor_and_of_a_gpu() -> None:

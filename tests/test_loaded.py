@@ -53,9 +53,9 @@ def test_what_was_on_the_gpu_before_lies_beside(models: Path, monkeypatch: pytes
     assert Loaded(replace(make_cell(models), device="cuda:1")).beside_bytes == 7000
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize(("lanes", "fails"), [(1, False), (2, False), (2, True)])
 def test_a_run_keeps_no_pipeline_longer_than_its_cells(
-    overrides: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, lanes: int
+    overrides: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, lanes: int, fails: bool
 ) -> None:
     seen: list[weakref.ref[torch.nn.Module]] = []
 
@@ -66,5 +66,7 @@ def test_a_run_keeps_no_pipeline_longer_than_its_cells(
         return pipeline
 
     monkeypatch.setattr(bench.generate.loaded, "load_pipeline", load)
-    assert main(["run", *overrides("method=[tcd,lcm,ddim]", "claim=[]", f"lanes={lanes}")]) == 0
+    if fails:
+        monkeypatch.setattr(Sampler, "initial_latents", lambda *_: 1 / 0)
+    assert main(["run", *overrides("method=[tcd,lcm,ddim]", "claim=[]", f"lanes={lanes}")]) == int(fails)
     assert len(seen) == 3

@@ -15,6 +15,7 @@ from bench.cell import Cell, content_hash
 from bench.collector import collector_paused
 from bench.execute.allocator import keep_freed_memory
 from bench.execute.judges import name_judges
+from bench.execute.lanes import Turns
 from bench.execute.launch import Launch
 from bench.execute.looking import Look, look_away, make_evaluator, make_inputs, make_look, name_task_inputs
 from bench.execute.protocol import describe_protocol
@@ -177,8 +178,7 @@ def equip(
         measure=experiment.measure,
         inputs=inputs,
         keep=experiment.keep,
-        lanes=resolve_lanes(experiment.lanes, device),
-        one_samples=device != "cpu",
+        turns=Turns(resolve_lanes(experiment.lanes, device), one_samples=device != "cpu"),
         advance=advance,
         process={"freed_memory_kept": kept, "launch": launch.name},
         chunk_images=experiment.executor.chunk_images,

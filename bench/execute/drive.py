@@ -85,11 +85,11 @@ def _do_here(job: Job, store: Store, launch: Launch, device: str) -> Iterator[Re
     member = Member(store, launch, job.experiment.executor, new_worker_name(), device, stop)
     total = len(launch.cells)
     with signals_stop(stop), _progress(total * launch.images) as bar:
-        bar.set_description(f"cell 1/{total}")
+        bar.set_description(f"0/{total} cells")
         work = member.work_through(lambda *asked: equip(job, *asked), bar.update)
         try:
             for i, record in enumerate(work, 1):
-                bar.set_description(f"cell {min(i + 1, total)}/{total}")
+                bar.set_description(f"{i}/{total} cells")
                 _announce(record, i, total, quiet=not bar.disable)
                 yield record
         except Stopped as error:

@@ -2,7 +2,7 @@
 
 On a processor they use small models better than one call's threads; on a GPU the host works on one batch while the
 device is busy with the next. What a lane does image by image is spread over threads that all lanes have in common, so
-that the last one of a cell has all of them.
+that the last one has all of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -64,3 +65,27 @@ def spread(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Re
         return list(shared.map(work, items))
     with ThreadPoolExecutor(threads, "image") as pool:
         return list(pool.map(work, items))
+
+
+class Turns:
+    """Lanes' turns at a device, and how much of its time each batch took.
+
+    Where one samples at a time, a lane looks at its images and saves them while the next one samples.
+    """
+
+    def __init__(self, lanes: int, one_samples: bool) -> None:
+        self.lanes, self._one_samples = lanes, one_samples
+        self._turn, self._clock = threading.Lock(), threading.Lock()
+        self._busy_until = 0.0
+
+    def turn(self) -> AbstractContextManager[object]:
+        """A lane's turn to ask the device for a batch; the next one asks while the device is still at work on it."""
+        return self._turn if self._one_samples else nullcontext()
+
+    def spent(self, begun: float, done: float) -> float:
+        """Seconds that a batch took of the device: of its time since the batch before was done, or a lane's share."""
+        if not self._one_samples:
+            return (done - begun) / self.lanes
+        with self._clock:
+            begun, self._busy_until = max(begun, self._busy_until), max(done, self._busy_until)
+        return max(0.0, done - begun)

@@ -1,6 +1,7 @@
 """What every worker does, wherever it is: take what nobody is at, do it, let go, until nothing is left.
 
-Large cells are cut into chunks of images; whoever finds the last one done finishes the cell. There is no master:
+Large cells are cut into chunks of images; whoever finds the last one done finishes the cell. Chunks of cells that share
+a pipeline follow each other without a pause, and what was sampled so is finished afterwards. There is no master:
 workers know of one another through leases in the store alone, so that one may die, join late, or belong to another run.
 """
 
@@ -8,11 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bench.cell import Cell
 from bench.execute.leases import Lease, Leases
@@ -21,6 +23,15 @@ from bench.store import FAILED, GOOD, Store
 
 WAIT_S = 0.5, 15.0
 """At first, and at most: who has nothing to do asks the store less and less often."""
+FLOW_S = 60.0
+"""For how long cells are begun before those that were sampled are finished."""
+
+
+class Piece(NamedTuple):
+    """A chunk of a cell's images."""
+
+    cell: Cell
+    chunk: range
 
 
 class Work(Protocol):
@@ -38,8 +49,12 @@ class Work(Protocol):
         """How much of a chunk is in the store; grows as it is sampled."""
         ...
 
-    def sample(self, cell: Cell, chunk: range) -> None:
-        """Bring a chunk into the store."""
+    def sample(self, pieces: Iterable[Piece]) -> Generator[Exception | None]:
+        """Bring pieces into the store and yield for each, in order, None or what was wrong with it.
+
+        A piece may be asked for before those ahead of it are done; all are of one pipeline. Raises StoreError, which is
+        wrong with none of them.
+        """
         ...
 
     def finish(self, cell: Cell) -> Record | None:
@@ -68,6 +83,7 @@ class Loop:
     enter: Callable[[str, Cell | None], None] = lambda *_: None
     """Told what the worker is doing now."""
     sleep: Callable[[float], object] = time.sleep
+    clock: Callable[[], float] = time.monotonic
     _turn: int = 0
     """At which of a cell's chunks this worker looks first: those that begin together do not all want the same one."""
 
@@ -79,16 +95,17 @@ class Loop:
         left, wait_s = from_group(cells, first), WAIT_S[0]
         self._turn = first // max(len({cell.pipeline_key for cell in cells}), 1)
         while left:
-            idle = True
-            for cell in list(left):
-                if self._is_over(cell):
-                    left.remove(cell)
-                    continue
-                worked, record = self._visit(cell)
-                idle = idle and not worked
-                if record is not None:
-                    left.remove(cell)
-                    yield record
+            idle, turn = True, deque(left)
+            while turn:
+                for visit in self._sample(turn):
+                    record = self._end(visit)
+                    idle = idle and not visit.worked
+                    if visit.over or record is not None:
+                        left.remove(visit.cell)
+                    elif visit.again:
+                        turn.appendleft(visit.cell)
+                    if record is not None:
+                        yield record
             if idle and left:
                 self.enter("waiting", None)
                 self._check()
@@ -106,35 +123,62 @@ class Loop:
         record = self.store.record(cell.key)
         return record is not None and record.status != "ok" and record.environment.get("launch") == self.launch
 
-    def _visit(self, cell: Cell) -> tuple[bool, Record | None]:
-        """Do what can be done for a cell now: whether anything was, and its record where that ended it."""
-        worked = False
+    def _sample(self, turn: deque[Cell]) -> list[_Visit]:
+        """Sample of the next cells of one pipeline what nobody is at, without a pause between them."""
+        visits: list[_Visit] = []
+        held: deque[tuple[_Visit, Lease]] = deque()
         try:
-            while chunks := list(self.work.open_chunks(cell)):
-                taken = self._take_one(cell, chunks)
-                if taken is None:
-                    return worked, None
-                chunk, lease = taken
-                worked = True
-                with self._holding(cell, lease, "sampling"):
-                    over = self._is_over(cell)
-                    if not over and chunk in self.work.open_chunks(cell):
-                        self.work.sample(cell, chunk)
-                self._check()
-                if over:
-                    return worked, None
-            if self._is_over(cell):
-                return worked, None
-            last = self.leases.take(f"cells/{cell.key}/lease-finish")
-            if last is None:
-                return worked, None
-            with self._holding(cell, last, "finishing"):
-                record = None if self._is_over(cell) else self.work.finish(cell)
-        except (Stopped, StoreError):
-            raise
-        except Exception as error:
-            return True, self.work.fail(cell, error)
-        return True, record
+            with closing(self.work.sample(self._pieces(turn, visits, held))) as ended:
+                for error in ended:
+                    visit, lease = held.popleft()
+                    self.leases.release(lease, error is None)
+                    visit.error = visit.error or error
+                    if held:
+                        self.enter("sampling", held[0][0].cell)
+                    self._check()
+        finally:
+            for _, lease in held:
+                self.leases.release(lease, done=False)
+        return visits
+
+    def _pieces(self, turn: deque[Cell], visits: list[_Visit], held: deque[tuple[_Visit, Lease]]) -> Iterator[Piece]:
+        """Take cells off the turn, and of each what nobody is at; what workers died at goes alone."""
+        end = self.clock() + FLOW_S
+        while turn and (not visits or (turn[0].pipeline_key == visits[0].cell.pipeline_key and self.clock() < end)):
+            visits.append(visit := _Visit(turn.popleft()))
+            try:
+                for chunk, lease in self._takes(visit):
+                    visit.again = lease.deaths > 0
+                    if visit.again and held:  # those under way would die with it
+                        self.leases.release(lease, done=False)
+                        return
+                    held.append((visit, lease))
+                    if len(held) == 1:
+                        self.enter("sampling", visit.cell)
+                    yield Piece(visit.cell, chunk)
+                    if visit.again:
+                        return
+            except (Stopped, StoreError):
+                raise
+            except Exception as error:
+                visit.error = error
+
+    def _takes(self, visit: _Visit) -> Iterator[tuple[range, Lease]]:
+        """A cell's chunks that nobody is at, one after the other, until one fails."""
+        cell = visit.cell
+        visit.over = self._is_over(cell)
+        while not (visit.over or visit.error) and (chunks := list(self.work.open_chunks(cell))):
+            taken = self._take_one(cell, chunks)
+            if taken is None:
+                visit.waits = not visit.worked
+                return
+            chunk, lease = taken
+            visit.over = self._is_over(cell)
+            if visit.over or chunk not in self.work.open_chunks(cell):
+                self.leases.release(lease, done=True)  # somebody was faster
+            else:
+                visit.worked = True
+                yield chunk, lease
 
     def _take_one(self, cell: Cell, chunks: list[range]) -> tuple[range, Lease] | None:
         """One of a cell's open chunks that nobody is at."""
@@ -144,28 +188,69 @@ class Loop:
             reached = partial(self.work.progress, cell, chunk)
             lease = self.leases.take(f"{folder}/lease-{chunk.start:05d}", reached, there)
             if lease is not None:
-                return chunk, lease
+                return chunk, self._not_deadly(lease)
         return None
 
-    @contextmanager
-    def _holding(self, cell: Cell, lease: Lease, state: str) -> Iterator[None]:
-        """Work under a lease, which is let go at the end; raises CellError where too many died at it."""
-        done = False
+    def _end(self, visit: _Visit) -> Record | None:
+        """A cell's record where this ended it: finished, if all of it is sampled, or failed."""
+        self._check()
+        error, visit.error = visit.error, None  # its traceback holds what was loaded, and would keep it
+        if error is None:
+            try:
+                return self._finish(visit)
+            except (Stopped, StoreError):
+                raise
+            except Exception as raised:
+                error = raised
+        visit.worked = True
+        return self.work.fail(visit.cell, error)
+
+    def _finish(self, visit: _Visit) -> Record | None:
+        cell = visit.cell
+        if visit.over or visit.waits or self.work.open_chunks(cell) or self._is_over(cell):
+            return None
+        lease = self.leases.take(f"cells/{cell.key}/lease-finish")
+        if lease is None:
+            return None
+        self._not_deadly(lease)
+        visit.worked, done = True, False
         try:
-            if lease.deaths >= self.tries:
-                raise CellError(
-                    f"{lease.deaths} workers died at this cell and got no further, so it is given up; look at their "
-                    "logs, run it alone with executor=local, or allow more with executor.tries"
-                )
-            self.enter(state, cell)
-            yield
+            self.enter("finishing", cell)
+            record = None if self._is_over(cell) else self.work.finish(cell)
             done = True
         finally:
             self.leases.release(lease, done)
+        return record
+
+    def _not_deadly(self, lease: Lease) -> Lease:
+        """The lease; raises CellError where too many died at it."""
+        if lease.deaths < self.tries:
+            return lease
+        self.leases.release(lease, done=False)
+        raise CellError(
+            f"{lease.deaths} workers died at this cell and got no further, so it is given up; look at their "
+            "logs, run it alone with executor=local, or allow more with executor.tries"
+        )
 
     def _check(self) -> None:
         if self.should_stop():
             raise Stopped
+
+
+@dataclass
+class _Visit:
+    """What became of a cell in one turn."""
+
+    cell: Cell
+    over: bool = False
+    """It is complete, or was given up."""
+    waits: bool = False
+    """Others are at all that is left of it."""
+    worked: bool = False
+    """Something was done for it here."""
+    again: bool = False
+    """It comes next, as the first of its turn or with what is left of it."""
+    error: Exception | None = None
 
 
 def from_group(cells: Sequence[Cell], first: int) -> list[Cell]:

@@ -6,8 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 
 from bench.cell import Cell
 from bench.execute.device_lock import beside_others_on
-from bench.execute.lanes import side_by_side, spread
+from bench.execute.lanes import Turns, side_by_side, spread
 from bench.execute.looking import Look
+from bench.execute.loop import Piece
 from bench.execute.measuring import measured
 from bench.experiment.config import Measure
 from bench.generate.inputs import Inputs
@@ -26,7 +26,7 @@ from bench.generate.loaded import Loaded
 from bench.generate.prompts import hash_texts
 from bench.generate.sampling import Sampler
 from bench.measure.environment import machine_fingerprint
-from bench.records import CellError, Failure, Images, Record
+from bench.records import CellError, Failure, Images, Record, StoreError
 from bench.secrets import without_secrets
 from bench.store import Store, StoredBatch, hash_images
 
@@ -59,8 +59,8 @@ class Runner:
     keep: str
     inputs: Inputs
     """The task's input images."""
-    lanes: int
-    """How many batches are at work at once."""
+    turns: Turns
+    """How many batches are at work at once, and how they share the device."""
     advance: Callable[[int], object]
     """Called with the number of images that were just finished."""
     process: Mapping[str, Any]
@@ -69,16 +69,10 @@ class Runner:
     """Into how large pieces cells are cut that several workers may share, in images."""
     check: Callable[[], object] = lambda: None
     """Called between batches; may raise to end the work."""
-    one_samples: bool = False
-    """Whether lanes take turns at the device, each looking at its images and saving them while the next one samples."""
 
     _smaller: dict[str, Record] | None = None
     _loaded: Loaded | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
-    _turn: threading.Lock = field(default_factory=threading.Lock)
-    _clock: threading.Lock = field(default_factory=threading.Lock)
-    _busy_until: float = 0.0
-    """When the device was done with the last batch."""
     _distrusted: set[str] = field(default_factory=set)
     """Cells whose kept images turned out to be others than they were."""
     _trusted: set[tuple[str, int]] = field(default_factory=set)
@@ -107,12 +101,20 @@ class Runner:
         """See `bench.execute.loop.Work`."""
         return len(self.store.batch_starts(cell.key, self.extractor).intersection(chunk))
 
-    def sample(self, cell: Cell, chunk: range) -> None:
+    def sample(self, pieces: Iterable[Piece]) -> Generator[Exception | None]:
         """See `bench.execute.loop.Work`."""
-        work = _CellWork(self, cell)
-        for batch in side_by_side(work.batch, range(chunk.start, chunk.stop, cell.batch_size), self.lanes):
-            self._trusted.add((cell.key, batch.start))
-            self.advance(batch.count)
+
+        def batches() -> Iterator[tuple[_CellWork, int, bool]]:
+            for cell, chunk in pieces:
+                work, starts = _CellWork(self, cell), range(chunk.start, chunk.stop, cell.batch_size)
+                yield from ((work, start, start == starts[-1]) for start in starts)
+
+        for work, batch, is_last in side_by_side(_attempt, batches(), self.turns.lanes):
+            if batch is not None:
+                self._trusted.add((work.cell.key, batch.start))
+                self.advance(batch.count)
+            if is_last:
+                yield work.error
             self.check()
 
     def finish(self, cell: Cell) -> Record | None:
@@ -164,7 +166,7 @@ class Runner:
     def _environment(self, cell: Cell) -> Mapping[str, Any]:
         return {
             **machine_fingerprint(cell.device, torch.get_num_threads()),
-            "lanes": self.lanes,
+            "lanes": self.turns.lanes,
             **self.process,
         }
 
@@ -197,18 +199,6 @@ class Runner:
         fewer = prompts.count < len(self.prompts)
         return fewer and prompts.text_hash == hash_texts(self.prompts[: prompts.count])
 
-    def turn(self) -> AbstractContextManager[object]:
-        """A lane's turn to ask the device for a batch; the next one asks while the device is still at work on it."""
-        return self._turn if self.one_samples else nullcontext()
-
-    def spent(self, begun: float, done: float) -> float:
-        """Seconds that a batch took of the device: of its time since the batch before was done, or a lane's share."""
-        if not self.one_samples:
-            return (done - begun) / self.lanes
-        with self._clock:
-            begun, self._busy_until = max(begun, self._busy_until), max(done, self._busy_until)
-        return max(0.0, done - begun)
-
     def beside_bytes(self) -> int:
         """See `Loaded`; 0 where nothing is loaded."""
         return self._loaded.beside_bytes if self._loaded else 0
@@ -223,12 +213,13 @@ class Runner:
 
 
 class _CellWork:
-    """What is done for one cell; `good` is its record where there is one already."""
+    """What is done for one cell; `good` is its record where there is one already, `error` ends it."""
 
     def __init__(self, runner: Runner, cell: Cell) -> None:
         record = runner.store.record(cell.key)
         self.runner, self.cell = runner, cell
         self.good = record if record is not None and record.status == "ok" else None
+        self.error: Exception | None = None
         self._own = threading.local()
 
     @property
@@ -264,11 +255,11 @@ class _CellWork:
     def _make(self, start: int) -> tuple[StoredBatch, NDArray[np.uint8]]:
         with beside_others_on(self.cell.device):
             sampler = self.sampler  # what loading takes is not sampling
-            with self.runner.turn():
+            with self.runner.turns.turn():
                 begun = time.perf_counter()
                 asked = sampler.begin(start)
             batch = asked()
-            elapsed = self.runner.spent(begun, time.perf_counter())
+            elapsed = self.runner.turns.spent(begun, time.perf_counter())
             features = self.runner.look(batch.images, start)
         return StoredBatch(start, features, batch.calls, elapsed, hash_images(batch.images)), batch.images
 
@@ -286,6 +277,18 @@ class _CellWork:
             features = runner.look(images, start)
         spent = kin.sampling_s * (stop - start) / count
         return StoredBatch(start, features, calls, spent, hash_images(images)), images
+
+
+def _attempt(asked: tuple[_CellWork, int, bool]) -> tuple[_CellWork, StoredBatch | None, bool]:
+    """A batch, or None with the error in the cell's work; after one, none of that work's is tried any more."""
+    work, start, is_last = asked
+    try:
+        return work, None if work.error else work.batch(start), is_last
+    except StoreError:
+        raise
+    except Exception as error:
+        work.error = error
+        return work, None, is_last
 
 
 def _join(cell: Cell, batches: Sequence[StoredBatch]) -> tuple[Images, dict[str, NDArray[Any]]]:
