@@ -202,7 +202,7 @@ def test_a_cell_at_which_a_worker_died_is_done_before_the_next_ones(store: Store
     launch = make_launch(store, tmp_path / "log", 3, kill_once=[1], chunks=3, ahead=1)
     oversee(this_machine(store, launch, 1), store, launch)
     begun = [line.split()[0] for line in (tmp_path / "log").read_text().splitlines()]
-    assert "".join(begun) == "0001111222"  # the one that killed twice
+    assert "".join(begun) == "0001111222", "one chunk of cell 1 twice"
 
 
 def test_a_cell_that_hangs_is_ended_with_the_stack_of_what_it_was_at(store: Store, tmp_path: Path) -> None:
