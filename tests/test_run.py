@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,14 +111,13 @@ def test_a_failed_cell_is_recorded_the_others_run_and_the_next_run_tries_again(
     quantise = sampling.quantise
 
     def black_at_four_steps(images: Any, rows: Any) -> Any:
-        return quantise(images * 0 if failing else images, rows)
+        return quantise(images * 0 if lane.failing else images, rows)
 
-    failing = False
+    lane = threading.local()
     begin = sampling.Sampler.begin
 
     def watched(self: sampling.Sampler, start: int) -> Any:
-        nonlocal failing
-        failing = self.cell.steps == 4 and self.cell.method == "tcd"
+        lane.failing = self.cell.steps == 4 and self.cell.method == "tcd"
         return begin(self, start)
 
     with monkeypatch.context() as patch:
