@@ -17,7 +17,7 @@ from bench.execute.assemble import resolve_lanes
 from bench.execute.lanes import Turns, side_by_side, spread
 from bench.execute.looking import Look
 from bench.execute.loop import Piece
-from bench.execute.runner import Runner
+from bench.execute.runner import Runner, _attempt, _CellWork
 from bench.experiment.config import Measure
 from bench.generate.sampling import Batch
 from bench.records import Calls, StoreError
@@ -175,6 +175,19 @@ def test_what_is_wrong_with_a_cell_is_not_wrong_with_those_beside_it(tmp_path: P
     assert (first, str(second), third) == (None, "not this one", None)
     assert runner.tried <= lanes  # type: ignore[attr-defined]
     assert [len(runner.open_chunks(make_cell(i))) for i in range(3)] == [0, 1, 0]
+
+
+def test_a_cell_fails_with_its_first_bad_batch_whichever_lane_is_faster(tmp_path: Path) -> None:
+    class Bad(TakingTurns):
+        def zeros(self, start: int) -> Callable[[], Batch]:
+            if start > 0:
+                raise ValueError(f"image {start}")
+            return super().zeros(start)
+
+    work = _CellWork(make_runner(tmp_path, lambda images, _: {"row": np.arange(len(images))}, False, Bad), make_cell(0))
+    tried = [_attempt((work, start, False))[1] is not None for start in (3, 4, 2, 0, 1)]
+    assert (tried, sorted(work.failed)) == ([False, False, False, True, False], [1, 2, 3])
+    assert [str(error) for error in work.runner.sample([Piece(work.cell, range(4))])] == ["image 1"]
 
 
 def test_trouble_of_the_store_ends_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ class Runner:
                 self._trusted.add((work.cell.key, batch.start))
                 self.advance(batch.count)
             if is_last:
-                yield work.error
+                yield work.failed[min(work.failed)] if work.failed else None  # whichever lane was the faster one
             self.check()
 
     def finish(self, cell: Cell) -> Record | None:
@@ -213,13 +213,13 @@ class Runner:
 
 
 class _CellWork:
-    """What is done for one cell; `good` is its record where there is one already, `error` ends it."""
+    """What is done for one cell; `good` is its record where there is one, `failed` what was wrong with batches."""
 
     def __init__(self, runner: Runner, cell: Cell) -> None:
         record = runner.store.record(cell.key)
         self.runner, self.cell = runner, cell
         self.good = record if record is not None and record.status == "ok" else None
-        self.error: Exception | None = None
+        self.failed: dict[int, Exception] = {}
         self._own = threading.local()
 
     @property
@@ -280,14 +280,14 @@ class _CellWork:
 
 
 def _attempt(asked: tuple[_CellWork, int, bool]) -> tuple[_CellWork, StoredBatch | None, bool]:
-    """A batch, or None with the error in the cell's work; after one, none of that work's is tried any more."""
+    """A batch, or None with the error in the cell's work; none is tried that comes after one with an error."""
     work, start, is_last = asked
     try:
-        return work, None if work.error else work.batch(start), is_last
+        return work, None if any(at < start for at in list(work.failed)) else work.batch(start), is_last
     except StoreError:
         raise
     except Exception as error:
-        work.error = error
+        work.failed[start] = error
         return work, None, is_last
 
 
