@@ -107,6 +107,8 @@ REFUSED = {
     "no model": ("models", {}, ("models", "none was chosen", "model=[mini]")),
     "no method": ("methods", {}, ("methods", "none was chosen", "method=[tcd,dpmpp_2s]")),
     "no image": ("prompts", {"count": 0}, ("prompts.count=0", "greater than or equal to 1")),
+    "lanes in words": ("lanes", "two", ("lanes='two' was given", "auto, or a whole number from 1")),
+    "no lanes": ("lanes", 0, ("lanes=0 was given", "auto, or a whole number from 1")),
     "seed below zero": ("seed", -1, ("seed=-1", "greater than or equal to 0")),
     "unpaired steps": (f"{SUBJECT}/steps", [2, 4, 8], ("claims.few", "3 and 2 step counts", "pairwise")),
     "unknown metric": ("claims/few/metrics", "is", ("claims.few.metrics", "'is'", "'fid'")),

@@ -55,6 +55,10 @@ def test_keys_are_made_once_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     one[4, 2] += 1
     check(recording, module, torch.randn(2, 4), one)
     assert len(times) == 4, "a text that was written to is another one"
+    for zero in (0.0, -0.0):
+        one[0] = zero
+        check(recording, module, torch.randn(2, 4), one)
+    assert len(times) == 6, "a zero's sign is a bit as well"
 
 
 @torch.inference_mode()

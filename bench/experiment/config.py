@@ -20,6 +20,7 @@ from bench.experiment.values import (
     Eta,
     GuidanceScale,
     JudgeName,
+    Lanes,
     OneOrMore,
     ScoreName,
     Steps,
@@ -174,7 +175,7 @@ class Experiment:
     scores: Annotated[list[ScoreName], OneOrMore] = Field(default_factory=lambda: [*SCORES])
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 64
-    lanes: Literal["auto"] | Count = "auto"
+    lanes: Lanes = "auto"
     device: str = "auto"
     keep: Literal["all", "grid"] = "all"
     strict: bool = False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 
@@ -14,12 +15,21 @@ def _listed(value: object) -> object:
     return value if isinstance(value, list | tuple) or value is None else [value]
 
 
+def _lanes(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """One sentence for both kinds that are allowed, where each would say its own."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise PydanticCustomError("lanes", "input should be auto, or a whole number from 1") from None
+
+
 OneOrMore = BeforeValidator(_listed)
 AnyNumber = BeforeValidator(lambda value: _listed(value) or [])
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Eta = Annotated[float, Field(ge=0, le=1)]
 GuidanceScale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Lanes = Annotated[Literal["auto"] | Count, WrapValidator(_lanes)]
 ScoreName = Literal[
     "fid",
     "kid",

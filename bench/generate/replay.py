@@ -22,6 +22,7 @@ import torch
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from bench.cell import Cell
+from bench.generate.bits import same_bits
 from bench.generate.recording import Recording
 
 RECORD_AFTER = 16
@@ -146,5 +147,5 @@ def _describe(leaf: Any) -> Hashable:
 
 def _same(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> bool:
     return len(ours) == len(theirs) and all(
-        a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)
+        a.stride() == b.stride() and same_bits(a, b) for a, b in zip(ours, theirs, strict=True)
     )

@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import torch
 
+from bench.generate.bits import same_bits
+
 
 def room_on(device: str) -> int:
     """Bytes for evaluations: a twentieth of the host's memory and at most 1 GiB; 256 MiB of a GPU's."""
@@ -120,11 +122,11 @@ class SharedEvaluations:
             self._kept.setdefault(place, []).append(_Evaluation(call.text, *kept, {call.name}))
 
 
-def _equal(ours: Any, theirs: Any, tensors: Callable[[Any, Any], bool] = torch.equal) -> bool:
+def _equal(ours: Any, theirs: Any, tensors: Callable[[Any, Any], bool] = same_bits) -> bool:
     """Whether two arguments are the same: tensors bit for bit, or as `tensors` says, containers entry by entry."""
     if isinstance(ours, torch.Tensor) or isinstance(theirs, torch.Tensor):
         both = isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor)
-        return both and ours.dtype == theirs.dtype and tensors(ours, theirs)
+        return both and tensors(ours, theirs)
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         return ours.keys() == theirs.keys() and all(
             _equal(value, theirs[name], tensors) for name, value in ours.items()
