@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.judge.claims import Comparison, judge_claims
+from bench.judge.claims import Comparison, Judgement, judge_claims
 from bench.judge.scores import score_run
 from bench.records import Calls, Failure, Images, Latency, Memory, Record
+from bench.report.axes import log_axis
 from bench.report.pairs import HEIGHT, differences
 from bench.report.pictures import Picture, open_picture, to_data_uri
-from bench.report.power import power
+from bench.report.power import draw_power, power
 from bench.report.write import write_report
 from bench.request import Claim, Run, Side
 from bench.store import Store, image_name
@@ -202,6 +205,19 @@ def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) 
     assert (Path(store.location) / "plots" / "power.png").exists()
 
 
+@pytest.mark.parametrize("values", [(0.06, 0.17), (0.1, 0.11), (0.03, 0.9), (16, 16384), (2, 4)])
+def test_a_logarithmic_axis_has_ticks_to_read_a_value_by(values: tuple[float, float]) -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot(values, values)
+    log_axis(axes, values)
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+    low, high = axes.get_xlim()
+    labels = [tick.get_text() for tick in axes.get_xticklabels() if low <= tick.get_position()[0] <= high]
+    assert 3 <= len(labels) <= 12, labels
+    assert all(re.fullmatch(r"[\d.]+", label) for label in labels), labels
+
+
 def test_power_is_the_share_of_runs_that_would_decide() -> None:
     interval = (0.3 - 1.96 * 0.2, 0.3 + 1.96 * 0.2)
     comparison = Comparison("mini", "clip_score", "a", "b", 1, 0, 0.3, interval, 0.0, 100, 1.0)
@@ -210,7 +226,11 @@ def test_power_is_the_share_of_runs_that_would_decide() -> None:
     errors = 0.2 * np.sqrt(100 / counts)
     simulated = [np.mean(0.3 + rng.normal(size=200_000) * error > 2.2414 * error) for error in errors]
     assert power(comparison, counts, tests=2) == pytest.approx(simulated, abs=0.005)
-    assert power(replace(comparison, interval=(-np.inf, np.inf)), counts, 2) is None
+    unknown = replace(comparison, interval=(-np.inf, np.inf))
+    assert power(unknown, counts, 2) is None
+    claims = [Judgement(CLAIM, "undecided", (comparison, other), ()) for other in (comparison, unknown)]
+    assert draw_power(claims[1:]) is None, "what has no interval is not decided"
+    assert draw_power(claims) is not None
     equal = replace(comparison, gain=0.0, threshold=1.0, expect="equivalent")
     found = power(equal, counts, tests=1)
     assert found is not None

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from bench.judge.scores import ScoredCell, cost_of
+from bench.report.axes import log_axis
 from bench.report.series import COLOURS, MARKERS, Series, to_series
 from bench.request import Run
 from bench.score.metrics import METRICS, Metric
@@ -29,7 +29,6 @@ STYLE: dict[Any, Any] = {
 }
 MOST_LINES = 12
 MOST_BARS = 60
-MOST_TICKS = 10
 MOST_VALUES = 300
 MOST_PANELS = 8
 MOST_FIGURES = 16
@@ -147,7 +146,7 @@ def _quality(
         front = pareto_front(points, metric.higher_is_better)
         where = {"drawstyle": "steps-post", "color": "#888888", "linestyle": ":", "linewidth": 1.6, "zorder": 0}
         axes.plot(*zip(*front, strict=True), label="Pareto front", **where)
-        _log_axis(axes, [cost for cost, _ in points], plain=kind == "evaluations")
+        log_axis(axes, [cost for cost, _ in points], marked=kind == "evaluations")
         axes.set_xlabel("UNet evaluations per image" if kind == "evaluations" else "latency, s per image (median)")
         n = max(
             (
@@ -165,15 +164,6 @@ def _quality(
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
     return figure
-
-
-def _log_axis(axes: Axes, values: Sequence[float], plain: bool) -> None:
-    axes.set_xscale("log")
-    marked = sorted(set(values))
-    plain = plain and len(marked) <= MOST_TICKS
-    axes.xaxis.set_major_locator(FixedLocator(marked) if plain else LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _methods_that_vary_eta(cells: Sequence[ScoredCell]) -> list[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from bench.judge.claims import LEVEL, Comparison, Judgement
+from bench.report.axes import log_axis
 from bench.report.series import COLOURS
 
 
@@ -32,7 +33,7 @@ def power(comparison: Comparison, counts: NDArray[np.float64], tests: int) -> ND
 
 
 def draw_power(judgements: Sequence[Judgement]) -> Figure | None:
-    """One line a claim, its hardest comparison; None where no comparison has an interval."""
+    """One line a claim, its hardest comparison; none for a claim with one that has no interval. None without a line."""
     comparisons = [c for judgement in judgements for c in judgement.comparisons]
     if not comparisons:
         return None
@@ -43,14 +44,14 @@ def draw_power(judgements: Sequence[Judgement]) -> Figure | None:
     for i, judgement in enumerate(judgements):
         lines = [power(c, counts, len(comparisons)) for c in judgement.comparisons]
         known = [line for line in lines if line is not None]
-        if known:
+        if known and len(known) == len(lines):
             colour = COLOURS[i % len(COLOURS)]
             style = "-" if i < len(COLOURS) else "--"
             axes.plot(counts, np.min(known, axis=0), style, color=colour, label=judgement.claim.text, linewidth=1.3)
     if not axes.lines:
         return None
     axes.axvline(most, color="#888888", linewidth=0.8, linestyle=":")
-    axes.set_xscale("log")
+    log_axis(axes, counts)
     axes.set_xlabel("images a cell (dotted: this run)")
     axes.set_ylabel("chance of a verdict")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
