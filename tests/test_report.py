@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,9 +17,10 @@ from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.judge.claims import Comparison, Judgement, judge_claims
 from bench.judge.scores import score_run
 from bench.records import Calls, Failure, Images, Latency, Memory, Record
-from bench.report.axes import log_axis
+from bench.report.axes import legend_below, log_axis
 from bench.report.pairs import HEIGHT, differences
 from bench.report.pictures import Picture, open_picture, to_data_uri
+from bench.report.plots import STYLE
 from bench.report.power import draw_power, power
 from bench.report.write import write_report
 from bench.request import Claim, Run, Side
@@ -77,7 +79,7 @@ def store(tmp_path: Path) -> Store:
             cells=(*(record.key for record in records), "missing"),
             left_out=(("tcd 60 steps", "60 steps <do> not fit"),),
             prompts=PROMPTS * 10,
-            labels={"tcd": "TCD & <friends>"},
+            labels={"tcd": "TCD & <friends> $\\frac{1$"},
             metrics=("fid", "clip_score"),
             claims=(),
             evaluator="mini",
@@ -216,6 +218,25 @@ def test_a_logarithmic_axis_has_ticks_to_read_a_value_by(values: tuple[float, fl
     labels = [tick.get_text() for tick in axes.get_xticklabels() if low <= tick.get_position()[0] <= high]
     assert 3 <= len(labels) <= 12, labels
     assert all(re.fullmatch(r"[\d.]+", label) for label in labels), labels
+
+
+@pytest.mark.parametrize("width", [4.4, 10.4])
+@pytest.mark.parametrize("letters", [3, 30, 60, 400])
+def test_a_legend_fits_below_its_plots_and_names_what_any_of_them_shows(width: float, letters: int) -> None:
+    figure = Figure(figsize=(width, 3.0), layout="constrained")
+    for i, axes in enumerate(figure.subplots(1, 2)):
+        for row in range(i, i + 5):
+            axes.plot([0, 1], [0, row], label=f"{row} {('wide ' * 80)[:letters].strip()}")
+    with mpl.rc_context(STYLE):
+        legend_below(figure)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y0 >= 0
+    assert box.y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes) + 1
+    assert {text.get_text()[0] for text in figure.legends[0].get_texts()} == set("012345")
 
 
 def test_power_is_the_share_of_runs_that_would_decide() -> None:

@@ -1,13 +1,19 @@
-"""Logarithmic axes whose ticks are plain numbers, enough of them to read a value by."""
+"""What the plots have in common: logarithmic axes to read a value by, and legends that fit below them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import shorten
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-MOST_TICKS = 10
+MOST_TICKS, MOST_COLUMNS = 10, 4
+LETTERS_AN_INCH, LINE_INCHES, HANDLE_LETTERS = 14.0, 0.2, 8
+"""Of text at the size of legends, of its lines, and how many letters a line's sample and its margins take."""
 
 
 def log_axis(axes: Axes, values: Iterable[float], marked: bool = False) -> None:
@@ -22,3 +28,20 @@ def log_axis(axes: Axes, values: Iterable[float], marked: bool = False) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(7, steps=(1, 2, 5, 10)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def legend_below(figure: Figure) -> None:
+    """Name what all axes show, in as many columns as fit, and let the figure grow by it; names too long are cut."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    room = int(figure.get_figwidth() * LETTERS_AN_INCH)
+    names = [shorten(label, room - HANDLE_LETTERS, placeholder=" …") for label in handles]
+    columns = next(
+        count
+        for count in range(min(MOST_COLUMNS, len(names)), 0, -1)
+        if count == 1 or sum(max(map(len, part)) + HANDLE_LETTERS for part in np.array_split(names, count)) <= room
+    )
+    figure.set_figheight(figure.get_figheight() + LINE_INCHES * -(-len(names) // columns))
+    figure.legend(list(handles.values()), names, loc="outside lower center", ncols=columns, frameon=False)

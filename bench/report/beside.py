@@ -44,8 +44,10 @@ def draw_beside(run: Run, pairs: Sequence[Beside]) -> Figure:
     """Published (hollow) and measured (filled, with 95% intervals) against steps, one panel a score."""
     from matplotlib.figure import Figure
 
+    from bench.report.axes import legend_below
+
     metrics = list(dict.fromkeys(pair.published.metric for pair in pairs))
-    figure = Figure(figsize=(4.4 * len(metrics), 3.6), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(metrics), 3.2), layout="constrained")
     methods = list(dict.fromkeys(pair.published.method for pair in pairs))
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         for i, method in enumerate(methods):
@@ -61,8 +63,7 @@ def draw_beside(run: Run, pairs: Sequence[Beside]) -> Figure:
                 axes.errorbar(steps, values, errors, **style, capsize=2, label=f"{label}, measured")
         axes.set_xlabel("steps")
         axes.set_title(_title(metric), fontsize=9, loc="left")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    legend_below(figure)
     return figure
 
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.judge.scores import ScoredCell, cost_of
-from bench.report.axes import log_axis
+from bench.report.axes import legend_below, log_axis
 from bench.report.series import COLOURS, MARKERS, Series, to_series
 from bench.request import Run
 from bench.score.metrics import METRICS, Metric
@@ -26,6 +26,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.hashsalt": "tcd-bench",
+    "text.parse_math": False,  # a label is what it says
 }
 MOST_LINES = 12
 MOST_BARS = 60
@@ -130,7 +131,7 @@ def _quality(
 ) -> Figure:
     columns = min(2, len(metrics))
     rows = -(-len(metrics) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.5 * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(5.2 * columns, 3.5 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, metric in zip(grid.flat, metrics, strict=False):
         for line in named:
@@ -161,8 +162,7 @@ def _quality(
         axes.set_title(metric.name(run.evaluator, n), fontsize=9, loc="left")
     for axes in list(grid.flat)[len(metrics) :]:
         axes.set_visible(False)
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    legend_below(figure)
     return figure
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from bench.judge.claims import LEVEL, Comparison, Judgement
-from bench.report.axes import log_axis
+from bench.report.axes import legend_below, log_axis
 from bench.report.series import COLOURS
 
 
@@ -39,7 +39,7 @@ def draw_power(judgements: Sequence[Judgement]) -> Figure | None:
         return None
     most = max(c.n for c in comparisons)
     counts = np.geomspace(16, 32 * most, 120)
-    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    figure = Figure(figsize=(10.4, 3.4), layout="constrained")
     axes = figure.subplots()
     for i, judgement in enumerate(judgements):
         lines = [power(c, counts, len(comparisons)) for c in judgement.comparisons]
@@ -54,5 +54,5 @@ def draw_power(judgements: Sequence[Judgement]) -> Figure | None:
     log_axis(axes, counts)
     axes.set_xlabel("images a cell (dotted: this run)")
     axes.set_ylabel("chance of a verdict")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    legend_below(figure)
     return figure
