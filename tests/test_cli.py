@@ -57,6 +57,8 @@ def test_help_and_report_import_no_torch(arguments: list[str]) -> None:
         ("methods.tcd.stepz=[4]", "did you mean methods.tcd.steps?"),
         ("+methods.tcd.stepz=[4]", "methods.tcd.stepz"),
         ("promts.count=4", "did you mean prompts.count?"),
+        ("methd=[tcd]", "did you mean method?"),
+        ("methods.tcd.steps=2,4", "write a list as 'methods.tcd.steps=[2,4]'"),
         ("methods.tcd.eta=[1.2]", "1.2"),
         ("methods.tcd.eta=-0.1", "-0.1"),
         ("methods.tcd.eta=[]", "eta"),

@@ -65,33 +65,43 @@ def run_application(
 
     if ConfDirectories not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(ConfDirectories)
-    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     given = [text for text in arguments if text[:1] in "~+" or (text[:1] != "-" and "=" in text)]
     flags = [text for text in arguments if text not in given]  # argparse wants them apart
     overrides = [f"++{text}" if _is_optional(text) else text for text in given]
-    header = summary.replace("'", "\\'")
-    sys.argv = [f"tcd-bench {verb}", *flags, *overrides, f"hydra.help.header='{header}'"]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
     try:
-        with TemporaryDirectory(prefix="tcd-bench-") as scratch:
-            sys.argv.append(f"hydra.sweep.dir={scratch}")  # a sweep leaves its own configuration there
-            hydra.main(version_base="1.3", config_path=None, config_name=config_name)(job)()
+        if flags or any(text.lstrip("+~").startswith("hydra") for text in given):
+            _run_hydra([f"tcd-bench {verb}", *flags, *overrides], summary, job, config_name)
+        else:  # Hydra would compose twice, the first time to find out whether it shall sweep
+            with hydra.initialize(version_base="1.3", config_path=None):
+                composed = hydra.compose(config_name, overrides)
+            job(composed)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if begun and not isinstance(error, HydraException | OmegaConfBaseException):
             raise  # the task's own
         refused = error
-    finally:
-        sys.argv = before[0]
-        if before[1] is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = before[1]
     if refused is not None:
         said = explain(refused, conf_directories(), lambda: compose_settings((), config_name))
         raise BenchError(f"{said}; see tcd-bench {verb} --help") from refused
     if refusals:
         raise BenchError("; ".join(dict.fromkeys(map(str, refusals)))) from refusals[0]
     return max(codes)
+
+
+def _run_hydra(arguments: list[str], summary: str, job: Callable[[DictConfig], None], config_name: str) -> None:
+    """Let Hydra read a command line with flags of its own."""
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    header = summary.replace("'", "\\'")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
+    try:
+        with TemporaryDirectory(prefix="tcd-bench-") as scratch:  # where a sweep leaves its own configuration
+            sys.argv = [*arguments, f"hydra.help.header='{header}'", f"hydra.sweep.dir={scratch}"]
+            hydra.main(version_base="1.3", config_path=None, config_name=config_name)(job)()
+    finally:
+        sys.argv = before[0]
+        if before[1] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before[1]
 
 
 def _is_optional(override: str) -> bool:

@@ -18,8 +18,12 @@ def explain(error: BaseException, directories: Iterable[Path], settings: Callabl
         return f"{group}={name} was given, but conf/{group} has no such file; choose from {', '.join(there)}"
     if found := re.search(r"Could not override '([^']+)'", said):
         name = found[1]
-        nearest = _nearest(name, list(_names(settings())))
+        groups = [path.name for directory in directories for path in directory.iterdir() if path.is_dir()]
+        nearest = _nearest(name, [*groups, *_names(settings())])
         return f"{name} was given, but there is no such setting" + (f"; did you mean {nearest}?" if nearest else "")
+    if found := re.search(r"Ambiguous value for argument '\+*([^=]+)=(.*?)' 1\. To", said):
+        name, values = found.groups()
+        return f"{name}={values} was given; write a list as '{name}=[{values}]', or sweep over its values with -m"
     if "advanced/override_grammar" in said:
         return f"an override cannot be read ({said.partition(' See ')[0]}); write name=value, lists as 'name=[a,b]'"
     return said
