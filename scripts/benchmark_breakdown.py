@@ -43,7 +43,7 @@ PARTS = {
     "store, PNG": ["bench.store.Store.save_batch", "bench.store.Store.commit"],
     "latency and memory, beside the models": ["bench.execute.runner.measured"],
     "real images": ["bench.execute.assemble.make_reference"],
-    "report": ["bench.report.write.write_report"],
+    "report": ["bench.report.make.make_report"],
 }
 REPLAYS = "bench.generate.replay.Replayed._call"
 WAITING = "bench.execute.runner.side_by_side"

@@ -80,6 +80,7 @@ LIGHT = (
         "bench.execute.assemble",
         "bench.experiment.compose",
         "bench.judge.claims",
+        "bench.report.make",
         "bench.report.write",
         "bench.store",
     ),

@@ -72,10 +72,10 @@ def test_the_table_and_the_plot_show_both(store: Store, scored: list[ScoredCell]
 def test_the_report_shows_them_only_where_there_are_some(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import bench.report.write
+    import bench.report.make
 
     assert "Beside the published" not in Path(write_report(store)).read_text()
-    monkeypatch.setattr(bench.report.write, "load_published", lambda: [NUMBER])
+    monkeypatch.setattr(bench.report.make, "load_published", lambda: [NUMBER])
     (Path(store.location) / "report.html").unlink()
     page = Path(write_report(store)).read_text()
     assert "Beside the published" in page

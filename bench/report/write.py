@@ -1,32 +1,14 @@
-"""From a run's directory to everything that people look at."""
+"""The report of a run, made anew only where what it is made of has changed."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.cell import content_hash
-from bench.collector import collector_paused
-from bench.judge.claims import Judgement, judge_claims
-from bench.judge.forked import map_forked
-from bench.judge.published import Beside, load_published, set_beside
-from bench.judge.scores import ScoredCell, score_run
-from bench.report.beside import beside_table, draw_beside
-from bench.report.grid import draw_grid, prompt_grids
-from bench.report.page import Plot, render_page
-from bench.report.pairs import differences
-from bench.report.tables import cost_table, score_table, to_csv, to_latex, to_markdown, verdict_table
-from bench.request import Run
 from bench.store import FAILED, GOOD, Store
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
-
-@collector_paused()
 def write_report(store: Store) -> str:
     """Write scores.csv, tables/, plots/, grid.png and report.html into the run; returns where the page lies.
 
@@ -36,35 +18,9 @@ def write_report(store: Store) -> str:
     page = store.read_bytes("report.html")
     if page is not None and f'content="{inputs}"'.encode() in page[:600]:
         return f"{store.location}/report.html"
-    from bench.report.frame import scores_to_frame  # pandas takes its time
+    from bench.report.make import make_report  # scipy and matplotlib take their time
 
-    run = store.run()
-    cells = score_run(store, run)
-    judgements = judge_claims(run, cells)
-    pairs = set_beside(run, cells, load_published())
-    tables = {
-        table.name: table
-        for table in (
-            *(verdict_table(judgements), score_table(run, cells), cost_table(run, cells)),
-            beside_table(run, pairs),
-        )
-        if table.rows and (table.name != "scores" or run.metrics)
-    }
-    store.write_text("scores.csv", scores_to_frame(run, cells).to_csv(index=False, lineterminator="\n"))
-    for table in tables.values():
-        for suffix, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
-            store.write_text(f"tables/{table.name}.{suffix}", write(table))
-    plots = _draw_plots(run, cells, judgements, pairs)
-    for plot in plots:
-        store.write_bytes(f"plots/{plot.name}.png", plot.png)
-        store.write_bytes(f"plots/{plot.name}.svg", plot.svg)
-    grids = prompt_grids(store, run, cells)
-    if grids:
-        picture = io.BytesIO()
-        draw_grid(grids).save(picture, format="PNG")
-        store.write_bytes("grid.png", picture.getvalue())
-    behind = differences(store, run, cells, judgements)
-    return store.write_text("report.html", render_page(run, cells, judgements, tables, plots, grids, behind, inputs))
+    return make_report(store, inputs)
 
 
 def _fingerprint(store: Store) -> str:
@@ -77,46 +33,3 @@ def _fingerprint(store: Store) -> str:
     contents = [store.read_bytes(name) for name in ("run.json", *said)]
     contents += [path.read_bytes() for path in code]
     return content_hash([hashlib.sha256(content).hexdigest() for content in contents if content is not None])
-
-
-def _draw_plots(
-    run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement], pairs: Sequence[Beside]
-) -> list[Plot]:
-    import matplotlib as mpl
-
-    from bench.report.plots import STYLE, plan_figures
-    from bench.report.power import draw_power
-
-    with mpl.rc_context(STYLE):
-        planned = plan_figures(run, cells)
-        if (chances := draw_power(judgements)) is not None:
-            title = "How many images a claim needs, if the measured gain is the true one"
-            planned.append(("power", title, lambda: chances))
-        if pairs:
-            planned.append(("published", "Measured beside published", lambda: draw_beside(run, pairs)))
-        pictures = map_forked(_to_pictures, [draw for _, _, draw in planned], fewest=4)
-    return [Plot(name, caption, *both) for (name, caption, _), both in zip(planned, pictures, strict=True)]
-
-
-def _to_pictures(draw: Callable[[], Figure]) -> tuple[bytes, bytes]:
-    figure = draw()
-    picture = _to_png(figure)
-    figure.set_layout_engine("none")  # the layout is found once
-    return picture, _to_svg(figure)
-
-
-def _to_png(figure: Figure) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    content = io.BytesIO()
-    figure.set_dpi(150)
-    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    return content.getvalue()
-
-
-def _to_svg(figure: Figure) -> bytes:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    content = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
-    return content.getvalue()
