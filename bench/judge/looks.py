@@ -18,7 +18,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 NODES = 128
@@ -66,6 +65,7 @@ def _spent(error: float, fractions: Sequence[float]) -> list[float]:
 
 def _bound(nodes: NDArray[np.float64], weights: NDArray[np.float64], sigma: float, spend: float) -> float:
     """How far from zero the sum must stand to stop, so that it does with probability `spend`."""
+    from scipy.optimize import brentq  # takes its time, and most runs look once
 
     def crossing(bound: float) -> float:
         return float(weights @ (ndtr((-bound - nodes) / sigma) + ndtr((nodes - bound) / sigma)))

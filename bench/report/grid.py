@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.judge.scores import ScoredCell
@@ -51,6 +50,8 @@ def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int
 
 def draw_grid(grids: Sequence[PromptGrid], size: int = 96, across: int = 3) -> Image.Image:
     """One picture of all grids, each image scaled to `size` pixels, prompts written above."""
+    import matplotlib  # takes its time, and brings a font
+
     font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
     label_width, head, gap = 190, 42, 18
     blocks = [
