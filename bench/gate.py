@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 def gate(settings: dict[str, Any]) -> int:
     """Hold a candidate's records against a baseline's, and schedulers against theirs; see the exit codes below."""
     from bench.experiment.gate import check_gate
+
+    choice = check_gate(settings)
+    output, directory, ratios = Path(choice.output), choice.conformance.directory, choice.performance
+    names = (
+        str(choice.ref or choice.baseline or directory or ratios.baseline),
+        choice.candidate_ref or choice.candidate or "this installation",
+    )
+    if choice.baseline:
+        print(f"Comparing {names[1]} with {names[0]} ...", file=sys.stderr, flush=True)  # what follows imports scipy
+
     from bench.judge.gate.cells import Side
     from bench.judge.gate.compare import compare_runs
     from bench.judge.gate.outcome import GateReport
@@ -22,21 +32,17 @@ def gate(settings: dict[str, Any]) -> int:
     from bench.report.gate import BeforeAfter, to_terminal, worst_images, write_gate
     from bench.store import Store
 
-    choice = check_gate(settings)
-    output, directory, ratios = Path(choice.output), choice.conformance.directory, choice.performance
     outcomes: list[Outcome] = []
     images: list[BeforeAfter] = []
     if choice.ref is not None:
-        names, runs = _compare_installations(choice, outcomes)
+        names, runs = _compare_installations(choice, names, outcomes)
     else:
-        names = choice.baseline or directory or ratios.baseline, choice.candidate or "this installation"
         runs = [Path(name) for name in (choice.baseline, choice.candidate) if name]
         outcomes += compare_schedulers(find_baselines(Path(directory), choice.conformance.only) if directory else [])
     if ratios.directory:
         old, new = (read_ratios(Path(name)) for name in (ratios.baseline, ratios.directory))
         outcomes += compare_ratios(old, new, ratios.limit)
     if runs:
-        print(f"Comparing {runs[1]} with {runs[0]} ...", file=sys.stderr, flush=True)
         before, after = (Side.of(Store(path, writable=False)) for path in runs)
         pairs, found = compare_runs(before, after, choice.images, choice.quality, choice.cost)
         outcomes += found
@@ -47,8 +53,10 @@ def gate(settings: dict[str, Any]) -> int:
     return report.exit_code
 
 
-def _compare_installations(choice: GateChoice, outcomes: list[Outcome]) -> tuple[tuple[str, str], list[Path]]:
-    """Schedulers and latencies of two installations, added to the outcomes; their names and the runs they made.
+def _compare_installations(
+    choice: GateChoice, names: tuple[str, str], outcomes: list[Outcome]
+) -> tuple[tuple[str, str], list[Path]]:
+    """Schedulers and latencies of two installations, added to the outcomes; their full names and the runs they made.
 
     A side that cannot go on leaves an outcome of its own, next to what was found out before it.
     """
@@ -62,7 +70,7 @@ def _compare_installations(choice: GateChoice, outcomes: list[Outcome]) -> tuple
     from bench.judge.gate.schedulers import compare_surveys, find_baselines
 
     output, options, only = Path(choice.output), choice.side_by_side, choice.conformance.only
-    names, runs = (str(choice.ref), choice.candidate_ref or "this installation"), list[Path]()
+    runs = list[Path]()
     if directory := choice.conformance.directory:
         schedulers = {path.stem: read_baseline(path)["settings"] for path in find_baselines(Path(directory), only)}
     else:

@@ -3,6 +3,8 @@
 import base64
 import io
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +122,16 @@ def test_the_page_is_made_anew_only_when_its_inputs_changed(store: Store) -> Non
     assert Path(write_report(store)).stat().st_mtime_ns == before
     store.commit(make_record("tcd", 16, 0.0))
     assert Path(write_report(store)).stat().st_mtime_ns != before
+
+
+def test_a_page_that_is_up_to_date_is_found_so_without_loading_what_makes_it(store: Store) -> None:
+    write_report(store)
+    code = (
+        "import sys; from bench.report.write import write_report; from bench.store import Store\n"
+        "write_report(Store(sys.argv[1])); print(sorted({'scipy', 'matplotlib', 'pandas'} & sys.modules.keys()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, store.location], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
 
 
 def test_a_score_that_cannot_be_had_is_explained_and_the_others_stand(store: Store) -> None:
