@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from string import Template
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -16,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.experiment.refusals import explain
@@ -31,6 +32,15 @@ def conf_directories() -> list[Path]:
     own = next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
     users = Path.cwd() / "conf"
     return [users, own] if users.is_dir() and users != own else [own]
+
+
+def config_groups() -> dict[str, list[str]]:
+    """What may be chosen, as in method=[tcd]: the names in each folder of `conf_directories`, sorted."""
+    files = [path for directory in conf_directories() for path in directory.glob("*/*.yaml")]
+    return {
+        group: sorted({path.stem for path in files if path.parent.name == group})
+        for group in sorted({path.parent.name for path in files})
+    }
 
 
 class ConfDirectories(SearchPathPlugin):
@@ -68,9 +78,13 @@ def run_application(
     given = [text for text in arguments if text[:1] in "~+" or (text[:1] != "-" and "=" in text)]
     flags = [text for text in arguments if text not in given]  # argparse wants them apart
     overrides = [f"++{text}" if _is_optional(text) else text for text in given]
+    header = summary.replace("'", "\\'")
+    described = [*overrides, f"hydra.help.header='{header}'"]
     try:
-        if flags or any(text.lstrip("+~").startswith("hydra") for text in given):
-            _run_hydra([f"tcd-bench {verb}", *flags, *overrides], summary, job, config_name)
+        if flags in (["--help"], ["-h"]):
+            print(_help(described, config_name))
+        elif flags or any(text.lstrip("+~").startswith("hydra") for text in given):
+            _run_hydra([f"tcd-bench {verb}", *flags, *described], job, config_name)
         else:  # Hydra would compose twice, the first time to find out whether it shall sweep
             with hydra.initialize(version_base="1.3", config_path=None):
                 composed = hydra.compose(config_name, overrides)
@@ -80,21 +94,31 @@ def run_application(
             raise  # the task's own
         refused = error
     if refused is not None:
-        said = explain(refused, conf_directories(), lambda: compose_settings((), config_name))
+        said = explain(refused, config_groups(), lambda: compose_settings((), config_name))
         raise BenchError(f"{said}; see tcd-bench {verb} --help") from refused
     if refusals:
         raise BenchError("; ".join(dict.fromkeys(map(str, refusals)))) from refusals[0]
     return max(codes)
 
 
-def _run_hydra(arguments: list[str], summary: str, job: Callable[[DictConfig], None], config_name: str) -> None:
+def _help(overrides: list[str], config_name: str) -> str:
+    """What Hydra's --help says, without a look at each of its own groups, which takes as long as all the rest."""
+    with hydra.initialize(version_base="1.3", config_path=None):
+        config = hydra.compose(config_name, overrides, return_hydra_config=True)
+    template = Template(config.hydra.help.template)
+    with open_dict(config):
+        del config.hydra
+    groups = "".join(f"{name}: {', '.join(choices)}\n" for name, choices in config_groups().items())
+    return template.substitute(APP_CONFIG_GROUPS=groups, CONFIG=OmegaConf.to_yaml(config))
+
+
+def _run_hydra(arguments: list[str], job: Callable[[DictConfig], None], config_name: str) -> None:
     """Let Hydra read a command line with flags of its own."""
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    header = summary.replace("'", "\\'")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
     try:
         with TemporaryDirectory(prefix="tcd-bench-") as scratch:  # where a sweep leaves its own configuration
-            sys.argv = [*arguments, f"hydra.help.header='{header}'", f"hydra.sweep.dir={scratch}"]
+            sys.argv = [*arguments, f"hydra.sweep.dir={scratch}"]
             hydra.main(version_base="1.3", config_path=None, config_name=config_name)(job)()
     finally:
         sys.argv = before[0]

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 
-def explain(error: BaseException, directories: Iterable[Path], settings: Callable[[], Mapping[str, Any]]) -> str:
-    """The sentence. `settings` gives the default ones, from which a name that is nearly right is found."""
+def explain(
+    error: BaseException, groups: Mapping[str, Sequence[str]], settings: Callable[[], Mapping[str, Any]]
+) -> str:
+    """The sentence; a nearly right name is found among `groups`, with what is in them, and the default `settings`."""
     said = _one_sentence(error)
     if found := re.search(r"Could not (?:load|find) '([\w/]+)/([^'/]+)'", said):
         group, name = found.groups()
-        there = sorted({path.stem for directory in directories for path in (directory / group).glob("*.yaml")})
-        return f"{group}={name} was given, but conf/{group} has no such file; choose from {', '.join(there)}"
+        there = ", ".join(groups.get(group, ()))
+        return f"{group}={name} was given, but conf/{group} has no such file; choose from {there}"
     if found := re.search(r"Could not override '([^']+)'", said):
         name = found[1]
-        groups = [path.name for directory in directories for path in directory.iterdir() if path.is_dir()]
         nearest = _nearest(name, [*groups, *_names(settings())])
         return f"{name} was given, but there is no such setting" + (f"; did you mean {nearest}?" if nearest else "")
     if found := re.search(r"Ambiguous value for argument '\+*([^=]+)=(.*?)' 1\. To", said):
