@@ -38,10 +38,8 @@ def legend_below(figure: Figure) -> None:
             handles.setdefault(label, handle)
     room = int(figure.get_figwidth() * LETTERS_AN_INCH)
     names = [shorten(label, room - HANDLE_LETTERS, placeholder=" …") for label in handles]
-    columns = next(
-        count
-        for count in range(min(MOST_COLUMNS, len(names)), 0, -1)
-        if count == 1 or sum(max(map(len, part)) + HANDLE_LETTERS for part in np.array_split(names, count)) <= room
-    )
+    letters = [len(name) + HANDLE_LETTERS for name in names]
+    counts = range(min(MOST_COLUMNS, len(names)), 1, -1)
+    columns = next((count for count in counts if sum(map(max, np.array_split(letters, count))) <= room), 1)
     figure.set_figheight(figure.get_figheight() + LINE_INCHES * -(-len(names) // columns))
     figure.legend(list(handles.values()), names, loc="outside lower center", ncols=columns, frameon=False)
