@@ -26,7 +26,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
 from bench.records import Fallback, Score
 
@@ -141,6 +140,8 @@ class Estimate:
         Where `growth` is given, it holds (r + u √growth / 2)² for all u from −q to q, with r² = best + growth / 4 and
         r² growth the whole variance.
         """
+        from scipy.special import stdtrit  # takes its time, and a plan needs none of it
+
         quantile = float(stdtrit(self.degrees_of_freedom, 0.5 + level / 2))
         if self.growth is not None:
             step = float(np.copysign(np.sqrt(self.whole_variance), self.growth))
@@ -163,6 +164,8 @@ class Estimate:
 
         `alternative` is "two-sided", or "greater" for the hypothesis that it is not above zero.
         """
+        from scipy.special import stdtr
+
         error = self.standard_error
         if error == 0:
             return 0.0 if self.best > 0 or (self.best < 0 and alternative == "two-sided") else 1.0
