@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def gate(settings: dict[str, Any]) -> int:
-    """Hold a candidate's records against a baseline's, and schedulers against theirs; see the exit codes below."""
+    """Compare a candidate's records with a baseline's, and schedulers with theirs; returns the exit code."""
     from bench.experiment.gate import check_gate
 
     choice = check_gate(settings)
@@ -24,8 +24,7 @@ def gate(settings: dict[str, Any]) -> int:
     if choice.baseline:
         print(f"Comparing {names[1]} with {names[0]} ...", file=sys.stderr, flush=True)  # what follows imports scipy
 
-    from bench.judge.gate.cells import Side
-    from bench.judge.gate.compare import compare_runs
+    from bench.judge.gate.compare import compare_stores
     from bench.judge.gate.outcome import GateReport
     from bench.judge.gate.ratios import compare_ratios, read_ratios
     from bench.judge.gate.schedulers import compare_schedulers, find_baselines
@@ -43,10 +42,11 @@ def gate(settings: dict[str, Any]) -> int:
         old, new = (read_ratios(Path(name)) for name in (ratios.baseline, ratios.directory))
         outcomes += compare_ratios(old, new, ratios.limit)
     if runs:
-        before, after = (Side.of(Store(path, writable=False)) for path in runs)
-        pairs, found = compare_runs(before, after, choice.images, choice.quality, choice.cost)
-        outcomes += found
-        images += worst_images(pairs, before, after)
+        before, after = (Store(path, writable=False) for path in runs)
+        compared = compare_stores(before, after, choice.images, choice.quality, choice.cost)
+        outcomes += compared.outcomes
+        if compared.sides:
+            images += worst_images(compared.pairs, *compared.sides)
     report = GateReport(*names, tuple(outcomes))
     files = write_gate(report, images, output)
     print(f"{to_terminal(report)}\nReport: {files[-1]}")

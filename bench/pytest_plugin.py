@@ -99,11 +99,10 @@ def _runs(baseline: Path, candidate: Path) -> Iterator[tuple[str, Callable[[], O
     """A test an outcome, at the limits of conf/gate.yaml."""
     from bench.experiment.compose import compose_settings
     from bench.experiment.gate import check_gate
-    from bench.judge.gate.cells import Side
-    from bench.judge.gate.compare import compare_runs
+    from bench.judge.gate.compare import compare_stores
     from bench.store import Store
 
     choice = check_gate(compose_settings([f"baseline='{baseline}'", f"candidate='{candidate}'"], "gate"))
-    before, after = (Side.of(Store(directory, writable=False)) for directory in (baseline, candidate))
-    for outcome in compare_runs(before, after, choice.images, choice.quality, choice.cost)[1]:
+    before, after = (Store(directory, writable=False) for directory in (baseline, candidate))
+    for outcome in compare_stores(before, after, choice.images, choice.quality, choice.cost).outcomes:
         yield f"{outcome.level}[{outcome.subject}: {outcome.quantity}]", partial(list, [outcome])

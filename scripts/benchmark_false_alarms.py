@@ -27,8 +27,7 @@ from ratios import name_machine, name_machines
 
 from bench.experiment.compose import compose_settings
 from bench.experiment.gate import check_gate
-from bench.judge.gate.cells import Side
-from bench.judge.gate.compare import compare_runs
+from bench.judge.gate.compare import compare_stores
 from bench.judge.gate.outcome import GateReport, Outcome
 from bench.store import Store
 
@@ -120,8 +119,8 @@ def judge(baseline: Path, same: Path, candidate: Path) -> dict[str, Any]:
 def compare(before: Path, after: Path) -> list[Outcome]:
     """Outcomes of the gate at its default limits."""
     limits = check_gate(compose_settings([f"baseline='{before}'", f"candidate='{after}'"], "gate"))
-    sides = (Side.of(Store(path, writable=False)) for path in (before, after))
-    return compare_runs(*sides, limits.images, limits.quality, limits.cost)[1]
+    stores = (Store(path, writable=False) for path in (before, after))
+    return compare_stores(*stores, limits.images, limits.quality, limits.cost).outcomes
 
 
 if __name__ == "__main__":

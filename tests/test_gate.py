@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from bench.__main__ import main
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.judge.gate.cells import Side
-from bench.judge.gate.compare import compare_runs
+from bench.judge.gate.compare import compare_stores
 from bench.judge.gate.outcome import GateReport, Outcome
 from bench.judge.gate.quality import exceeds
 from bench.records import Calls, Failure, Images, Latency, Memory, Record
@@ -91,7 +90,7 @@ def make(tmp_path: Path) -> Make:
             left_out=(),
             prompts=("<b>bold</b>",) * N,
             labels={},
-            metrics=("fid", "clip_score"),
+            metrics=changes.get("metrics", ("fid", "clip_score")),
             claims=(),
             evaluator="mini",
             extractor="e",
@@ -105,12 +104,12 @@ def make(tmp_path: Path) -> Make:
 
 def compare(before: Store, after: Store) -> dict[tuple[str, str], Outcome]:
     """Outcomes by level and quantity."""
-    return {(o.level, o.quantity): o for o in compare_runs(Side.of(before), Side.of(after), *LIMITS)[1]}
+    return {(o.level, o.quantity): o for o in compare_stores(before, after, *LIMITS).outcomes}
 
 
 def report_of(before: Store, after: Store) -> GateReport:
     """The whole report."""
-    return GateReport("before", "after", compare_runs(Side.of(before), Side.of(after), *LIMITS)[1])
+    return GateReport("before", "after", compare_stores(before, after, *LIMITS).outcomes)
 
 
 def test_the_same_run_again_is_unchanged(make: Make) -> None:
@@ -223,6 +222,80 @@ def test_what_has_no_partner_is_said_and_never_passes(
     assert report.exit_code == code
 
 
+def lose(file: Path) -> None:
+    file.unlink()
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("side", ["baseline", "candidate"])
+@pytest.mark.parametrize("damage", [lose, cut, empty])
+@pytest.mark.parametrize("name", ["cells/*/record.json", "cells/*/features-e.npz", "reference-r.npz", "run.json"])
+def test_a_run_that_is_not_whole_never_passes(
+    make: Make, tmp_path: Path, name: str, damage: Callable[[Path], None], side: str
+) -> None:
+    runs = {"baseline": make("a", sha256="s"), "candidate": make("b", sha256="s")}
+    (file,) = (tmp_path / ("a" if side == "baseline" else "b")).glob(name)
+    damage(file)
+    assert run_gate(tmp_path, *(f"{role}={store.location}" for role, store in runs.items())) == 3
+    (outcome,) = json.loads((tmp_path / "report" / "gate.json").read_text())["outcomes"]
+    assert (outcome["verdict"], outcome["subject"]) == ("missing", runs[side].location)
+    assert outcome["quantity"] == file.relative_to(runs[side].location).as_posix()
+    assert (
+        "it is missing" in outcome["note"]
+        if damage is lose
+        else "read" in outcome["note"] or "damaged" in outcome["note"]
+    )
+
+
+def test_all_that_is_lost_is_named_and_a_new_cell_is_told_from_a_lost_one(make: Make, tmp_path: Path) -> None:
+    before, after = make("a", sha256="s"), make("b", sha256="s")
+    run, extra = after.run(), replace(CELL, steps=8)
+    record = after.record(CELL.key)
+    assert record is not None
+    after.commit(replace(record, key=extra.key, cell=extra))
+    after.save_features(extra.key, "e", after.features(CELL.key, "e"))
+    after.save_run(replace(run, cells=(CELL.key, extra.key)))
+    report = report_of(before, after)
+    assert [o.subject for o in report.outcomes if o.verdict == "new"] == [extra.label]
+    assert report.exit_code == 0
+    for file in (tmp_path / "b" / "cells").glob("*/features-e.npz"):
+        lose(file)
+    report = report_of(before, after)
+    assert len(report.outcomes) == 2
+    assert report.exit_code == 3
+
+
+def test_features_of_fewer_images_are_damaged(make: Make) -> None:
+    before, after = make("a", sha256="s"), make("b", sha256="s")
+    before.save_features(CELL.key, "e", {name: rows[:-1] for name, rows in before.features(CELL.key, "e").items()})
+    report = report_of(before, after)
+    assert report.exit_code == 3
+    assert "399 rows for 400 images" in report.outcomes[0].note
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict", "code"),
+    [
+        (("fid", "clip_score"), ("fid",), "missing", 3),
+        (("fid",), ("fid", "clip_score"), "new", 0),
+        (("fid",), ("fid",), None, 0),
+    ],
+)
+def test_a_score_that_one_side_lacks_is_not_left_out_silently(
+    make: Make, before: tuple[str, ...], after: tuple[str, ...], verdict: str | None, code: int
+) -> None:
+    report = report_of(make("a", sha256="s", metrics=before), make("b", sha256="s", metrics=after))
+    found = {o.quantity: o.verdict for o in report.outcomes if o.level == "quality"}
+    assert (found.get("clip_score"), report.exit_code) == (verdict, code)
+
+
 def test_an_empty_comparison_never_passes() -> None:
     assert GateReport("a", "b", ()).exit_code == 3
     undecided = Outcome("quality", "cell", "fid", "undecided")
@@ -297,6 +370,60 @@ def test_accepting_makes_a_small_baseline_with_its_reason(make: Make, tmp_path: 
     assert sorted(path.name for path in tmp_path.glob("baseline*")) == ["baseline"]
 
 
+WORDS = ("author=a", "reason=b")
+
+
+def test_accepting_touches_nothing_that_it_did_not_write(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, baseline = make("a"), tmp_path / "b"
+    for name in ("b.old", "b.new", ".b.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").touch()
+    accept = ["gate", "accept", f"candidate={run.location}", f"baseline={baseline}", *WORDS]
+    assert main(accept) == 0
+    (baseline / "notes.txt").touch()
+    assert main(accept) == 2
+    assert "notes.txt, which would be lost" in capsys.readouterr().err
+    assert (baseline / "notes.txt").exists()
+    (baseline / "notes.txt").unlink()
+    (baseline / "accepted.json").write_text("{")
+    assert main(accept) == 2
+    assert "accepted.json is damaged" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("*b.*/thesis.txt"))) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.old", "a", "b", "b.new", "b.old"]
+
+
+def test_a_baseline_that_cannot_be_replaced_stays(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    baseline = tmp_path / "baseline"
+    accept = ["gate", "accept", f"baseline={baseline}", *WORDS]
+    assert main([*accept, f"candidate={make('a').location}"]) == 0
+    before = (baseline / "run.json").read_bytes()
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert main([*accept, f"candidate={make('b').location}"]) == 2
+    assert (baseline / "run.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "baseline"]
+
+
+@pytest.mark.parametrize("name", ["cells/*/record.json", "cells/*/features-e.npz", "reference-r.npz"])
+@pytest.mark.parametrize("damage", [lose, cut])
+def test_a_damaged_run_is_not_accepted(
+    make: Make, tmp_path: Path, name: str, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make("a")
+    damage(next((tmp_path / "a").glob(name)))
+    assert main(["gate", "accept", f"candidate={run.location}", f"baseline={tmp_path}/b", *WORDS]) == 2
+    assert "a is not whole: " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -330,12 +457,12 @@ def test_a_baseline_is_complete_and_nothing_else_is_overwritten(
     words = ["author=a", "reason=b"]
     failed = make("failed", failure=Failure("E", "m", ""))
     assert main(["gate", "accept", f"candidate={failed.location}", f"baseline={tmp_path}/new", *words]) == 2
-    assert "failed or were not run" in capsys.readouterr().err
+    assert "1 cells that failed" in capsys.readouterr().err
     good, mine = make("good"), tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").touch()
     assert main(["gate", "accept", f"candidate={good.location}", f"baseline={mine}", *words]) == 2
-    assert "no accepted baseline" in capsys.readouterr().err
+    assert "not an accepted baseline" in capsys.readouterr().err
     assert (mine / "thesis.txt").exists()
 
 

@@ -166,7 +166,8 @@ def worst_images(pairs: Sequence[Pair], baseline: Side, candidate: Side) -> list
     for pair in pairs:
         if pair.images_equal or not pair.same_noise:
             continue
-        for row, moved in enumerate(displacements(pair, baseline, candidate)):
+        distances = displacements(pair, baseline, candidate)
+        for row, moved in enumerate(() if distances is None else distances):
             before = Picture(baseline.store, pair.before.record.key, row)
             after = Picture(candidate.store, pair.after.record.key, row)
             if before.exists() and after.exists():

@@ -4,63 +4,108 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from bench.records import BenchError
+from bench.judge.gate.whole import read_whole
+from bench.records import BenchError, Record
+from bench.request import Run
 from bench.store import Store, image_name
 
 NOTE = "accepted.json"
 KEPT_IMAGES = 8
+OWN = ("cells", "run.json", "reference-", NOTE)
+"""How the names begin of all that a baseline holds."""
 
 
 def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
     """Copy what the gate compares into `directory`, in place of the baseline there; returns the note's path.
 
-    Raises BenchError where a cell failed or was not run: a baseline is complete.
+    A baseline is complete: raises BenchError where a file of the candidate is missing or damaged, or a cell failed, and
+    where `directory` holds anything that a baseline does not.
     """
-    run = candidate.run()
-    records = {key: candidate.record(key) for key in run.cells}
-    bad = [key for key, record in records.items() if record is None or record.status != "ok"]
-    if bad:
+    run = read_whole(candidate)
+    records = [record for key in run.cells if (record := candidate.record(key)) and record.status == "ok"]
+    if len(records) < len(run.cells):
         raise BenchError(
-            f"candidate={candidate.location} has {len(bad)} cells that failed or were not run; run it whole"
+            f"candidate={candidate.location} has {len(run.cells) - len(records)} cells that failed; run it whole"
         )
-    fresh = directory.with_name(f"{directory.name}.new")
-    old = directory.with_name(f"{directory.name}.old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    if directory.exists() and not (directory / NOTE).is_file():
-        raise BenchError(f"baseline={directory} exists and is no accepted baseline; choose another directory")
+    before = _note_of(directory)
     try:
-        names = ["run.json", *([] if run.reference is None else [f"reference-{run.reference}.npz"])]
-        for key in run.cells:
-            names += [f"cells/{key}/record.json", f"cells/{key}/features-{run.extractor}.npz"]
-            names += [image_name(key, row) for row in range(KEPT_IMAGES) if candidate.has_image(key, row)]
-        for name in names:
-            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-            (fresh / name).write_bytes(candidate.files.read(name))
-        note = {
-            "author": author,
-            "reason": reason,
-            "accepted": datetime.now(UTC).date().isoformat(),
-            "cells": {record.cell.label: record.key for record in records.values() if record},
-            "replaces": _cells_of(directory),
-        }
-        (fresh / NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        if directory.exists():
-            directory.rename(old)
-        fresh.rename(directory)
+        with _beside(directory) as fresh:
+            _copy(candidate, run, records, fresh)
+            note = {
+                "author": author,
+                "reason": reason,
+                "accepted": datetime.now(UTC).date().isoformat(),
+                "cells": {record.cell.label: record.key for record in records},
+                "replaces": before and before["cells"],
+            }
+            (fresh / NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            _replace(directory, fresh)
     except OSError as error:
         raise BenchError(
             f"baseline={directory} cannot be written ({error.strerror}); choose another directory"
         ) from error
-    shutil.rmtree(old, ignore_errors=True)
     return directory / NOTE
 
 
-def _cells_of(directory: Path) -> dict[str, str] | None:
-    if not (directory / NOTE).is_file():
+def _note_of(directory: Path) -> dict[str, Any] | None:
+    """The note of the baseline that is there; None where nothing is. Raises BenchError for anything else."""
+    if not directory.exists():
         return None
-    cells: dict[str, str] = json.loads((directory / NOTE).read_text(encoding="utf-8"))["cells"]
-    return cells
+    other = f"baseline={directory} exists and is not an accepted baseline"
+    if not (directory / NOTE).is_file():
+        raise BenchError(f"{other}; choose another directory")
+    if strangers := sorted(path.name for path in directory.iterdir() if not path.name.startswith(OWN)):
+        raise BenchError(f"baseline={directory} also holds {strangers[0]}, which would be lost; move it elsewhere")
+    try:
+        note: dict[str, Any] = json.loads((directory / NOTE).read_text(encoding="utf-8"))
+        return {**note, "cells": dict(note["cells"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{other}: its {NOTE} is damaged; remove the directory, or choose another") from error
+
+
+def _copy(candidate: Store, run: Run, records: list[Record], directory: Path) -> None:
+    """What the gate reads, through the store, which writes down what it needs to verify it."""
+    fresh = Store(directory)
+    for record in records:
+        fresh.save_features(record.key, run.extractor, candidate.features(record.key, run.extractor))
+        for row in range(KEPT_IMAGES):
+            if (image := candidate.image(record.key, row)) is not None:
+                fresh.write_bytes(image_name(record.key, row), image)
+        fresh.commit(record)
+    if run.reference is not None and (features := candidate.load_reference(run.reference)) is not None:
+        fresh.save_reference(run.reference, features)
+    fresh.save_run(run)
+
+
+@contextmanager
+def _beside(directory: Path) -> Iterator[Path]:
+    """A new empty directory on the same disk, below one whose name nobody else has, which is removed at the end."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    own = Path(tempfile.mkdtemp(prefix=f".{directory.name}.tcd-bench-", dir=directory.parent))
+    try:
+        (own / "new").mkdir()
+        yield own / "new"
+    finally:
+        if directory.exists() or not (own / "old").exists():  # else the old baseline lies there, and nowhere else
+            shutil.rmtree(own, ignore_errors=True)
+
+
+def _replace(directory: Path, fresh: Path) -> None:
+    """Put `fresh` in the place of `directory`, which comes back where that fails."""
+    if not directory.exists():
+        fresh.rename(directory)
+        return
+    old = fresh.with_name("old")
+    directory.rename(old)
+    try:
+        fresh.rename(directory)
+    except BaseException:
+        old.rename(directory)
+        raise

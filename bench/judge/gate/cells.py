@@ -1,4 +1,4 @@
-"""Two runs → pairs of cells that mean the same, and those that cannot be held against each other, with the reason."""
+"""Two runs → pairs of cells that mean the same, and those that cannot be compared, with the reason."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench.cell import Cell
 from bench.judge.gate.outcome import Outcome
+from bench.judge.gate.whole import read_whole
 from bench.judge.scores import ScoredCell, score_run
 from bench.request import Run
 from bench.store import Store
@@ -22,8 +23,8 @@ class Side:
 
     @classmethod
     def of(cls, store: Store) -> Side:
-        """Raises BenchError for a directory without a run."""
-        run = store.run()
+        """The run in `store`; raises DamagedRunError, and BenchError for another version's."""
+        run = read_whole(store)
         return cls(store, run, tuple(score_run(store, run)))
 
 

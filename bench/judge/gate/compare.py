@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from bench.judge.gate.cells import Pair, Side, pair_cells
 from bench.judge.gate.cost import compare_costs
 from bench.judge.gate.images import compare_images
 from bench.judge.gate.outcome import Outcome
 from bench.judge.gate.quality import compare_quality
+from bench.judge.gate.whole import REMEDY, DamagedRunError
 from bench.request import CostLimits, Limit, Movement
+from bench.store import Store
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out, and what the report shows images of; no sides and no pairs where a side was not whole."""
+
+    outcomes: tuple[Outcome, ...]
+    pairs: Sequence[Pair] = ()
+    sides: tuple[Side, Side] | None = None
+
+
+def compare_stores(
+    baseline: Store, candidate: Store, images: Movement, quality: Mapping[str, Limit], cost: CostLimits
+) -> Comparison:
+    """Compare two runs. Where a file of either is missing or damaged nothing is, and each such file is an outcome.
+
+    A part of a run could pass where the whole does not, and a lost cell would look like a new one.
+    """
+    sides, outcomes = list[Side](), list[Outcome]()
+    for store in (baseline, candidate):
+        try:
+            sides.append(Side.of(store))
+        except DamagedRunError as error:
+            outcomes += [
+                Outcome("cells", error.location, name, "missing", note=f"{why}; {REMEDY}")
+                for name, why in error.damage.items()
+            ]
+    if outcomes:
+        return Comparison(tuple(outcomes))
+    before, after = sides
+    pairs, found = compare_runs(before, after, images, quality, cost)
+    return Comparison(found, pairs, (before, after))
 
 
 def compare_runs(

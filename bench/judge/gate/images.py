@@ -32,6 +32,10 @@ def compare_images(pairs: Sequence[Pair], baseline: Side, candidate: Side, limit
             )
             continue
         moved = displacements(pair, baseline, candidate)
+        if moved is None:
+            note = "pixels differ, and the runs were made without an evaluator, which says by how much"
+            outcomes.append(Outcome("images", pair.label, "displacement", "not comparable", note=note))
+            continue
         beyond = float(np.mean(moved > limit.displacement))
         worst = int(np.argmax(moved))
         outcomes.append(
@@ -50,16 +54,16 @@ def compare_images(pairs: Sequence[Pair], baseline: Side, candidate: Side, limit
     return outcomes
 
 
-def displacements(pair: Pair, baseline: Side, candidate: Side) -> NDArray[np.float64]:
-    """How far each image's features moved (n,), in units of the median distance between neighbours in the baseline."""
-    before = _features(baseline, pair.before.record.key)
-    after = _features(candidate, pair.after.record.key)
-    apart = np.linalg.norm(before - np.roll(before, 1, axis=0), axis=1)
-    unit = float(np.median(apart)) or 1.0
-    moved: NDArray[np.float64] = np.linalg.norm(after - before, axis=1) / unit
+def displacements(pair: Pair, baseline: Side, candidate: Side) -> NDArray[np.float64] | None:
+    """How far each image's features moved (n,), in units of the median distance between neighbours in the baseline.
+
+    None where the runs were made without an evaluator.
+    """
+    before = baseline.store.features(pair.before.record.key, baseline.run.extractor).get("image")
+    after = candidate.store.features(pair.after.record.key, candidate.run.extractor).get("image")
+    if before is None or after is None:
+        return None
+    old, new = before.astype(np.float64), after.astype(np.float64)
+    apart = np.linalg.norm(old - np.roll(old, 1, axis=0), axis=1)
+    moved: NDArray[np.float64] = np.linalg.norm(new - old, axis=1) / (float(np.median(apart)) or 1.0)
     return moved
-
-
-def _features(side: Side, key: str) -> NDArray[np.float64]:
-    features: NDArray[np.float64] = side.store.features(key, side.run.extractor)["image"].astype(np.float64)
-    return features

@@ -18,7 +18,7 @@ from bench.score.metrics import METRICS
 
 
 def compare_quality(pairs: Sequence[Pair], limits: Mapping[str, Limit]) -> list[Outcome]:
-    """One outcome for every metric that has a limit and every pair of cells."""
+    """One outcome for every metric that has a limit and every pair of cells that was asked for it on either side."""
     compared = [
         (pair, metric, paired_difference(pair.after.estimates[metric], pair.before.estimates[metric]))
         for pair in pairs
@@ -29,7 +29,7 @@ def compare_quality(pairs: Sequence[Pair], limits: Mapping[str, Limit]) -> list[
     gains = [change.scaled(1.0 if METRICS[metric].higher_is_better else -1.0) for _, metric, change in compared]
     worse = holm([exceeds(gain.scaled(-1.0), limit) for gain, limit in zip(gains, allowed, strict=True)])
     better = holm([exceeds(gain, limit) for gain, limit in zip(gains, allowed, strict=True)])
-    outcomes = []
+    outcomes = [lacks for pair in pairs for metric in limits if (lacks := _lacking(pair, metric))]
     for i, (pair, metric, change) in enumerate(compared):
         verdict = "undecided"
         if pair.images_equal:
@@ -42,6 +42,26 @@ def compare_quality(pairs: Sequence[Pair], limits: Mapping[str, Limit]) -> list[
             verdict = "unchanged"
         outcomes.append(_outcome(pair, metric, change, allowed[i], verdict))
     return outcomes
+
+
+def _lacking(pair: Pair, metric: str) -> Outcome | None:
+    """The outcome of a score that was asked for and that a side has no value of; None where both have or neither was.
+
+    What the baseline alone has a value of is missing: it cannot be shown that it did not get worse.
+    """
+    sides = {"baseline": pair.before, "candidate": pair.after}
+    if all(metric in side.estimates for side in sides.values()):
+        return None
+    reasons = [
+        f"the {name} has no value ({side.problems.get(metric, 'it was run without this score')})"
+        for name, side in sides.items()
+        if metric not in side.estimates
+    ]
+    if all(metric not in side.estimates and metric not in side.problems for side in sides.values()):
+        return None
+    old = pair.before
+    verdict = "missing" if metric in old.estimates else "undecided" if metric in old.problems else "new"
+    return Outcome("quality", pair.label, metric, verdict, note="; ".join(reasons))
 
 
 def exceeds(gain: Estimate, limit: float) -> float:
