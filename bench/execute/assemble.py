@@ -70,7 +70,7 @@ def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
     models = {name: _resolve(name, model, experiment.weights) for name, model in experiment.models.items()}
     experiment = replace(experiment, models=models)
     asked = experiment.prompts
-    prompts = load_prompts(asked.source, asked.count, asked.template, asked.column)
+    prompts = load_prompts(asked.source, asked.count, asked.template, asked.column, asked.quoted)
     if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
         raise BenchError(
             "scores: attribute_accuracy needs prompts whose truth is known; use prompts.source=world, or leave it out"

@@ -92,7 +92,7 @@ def _prompts(run: Run, experiment: Experiment) -> Prompts:
     """The run's prompts, with the truth about them where they are of the procedural world."""
     asked = experiment.prompts
     if asked.source == WORLD:
-        return load_prompts(asked.source, len(run.prompts), asked.template, asked.column)
+        return load_prompts(asked.source, len(run.prompts), asked.template, asked.column, asked.quoted)
     return Prompts(load_prompts(WORLD, 1).identity, run.prompts, None)
 
 

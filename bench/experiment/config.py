@@ -115,16 +115,18 @@ class Method:
 
 @dataclass(config=STRICT)
 class Prompts:
-    """The prompts: `world` (the procedural world's captions) or a UTF-8 text file with one prompt a line.
+    """The prompts: `world` (the procedural world's captions) or a file in UTF-8.
 
-    Or .csv, .tsv, .jsonl or .parquet with a `column` of prompts, or COCO's captions as .json. Each is put into
-    `template` in place of its {}.
+    A .txt holds one prompt per line; of a .csv, .tsv, .jsonl, .json or .parquet `column` names the column, which is
+    prompt, caption or text by default. `quoted` says whether fields may be quoted: by default in a .csv they may, in a
+    .tsv quotation marks belong to the prompt. Each prompt is put into `template` in place of its {}.
     """
 
     source: str = "world"
     count: Count = 512
     template: Annotated[str, Field(pattern=r"\{\}")] = "{}"
     column: str | None = None
+    quoted: bool | None = None
 
 
 @dataclass(config=STRICT)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.cell import PromptSet
-from bench.generate.datasets import find_file, read_prompts
+from bench.generate.prompt_files import find_file, read_prompts
 from bench.mini import world
 from bench.records import BenchError
 
@@ -23,8 +23,10 @@ class Prompts:
     scenes: tuple[world.Scene, ...] | None
 
 
-def load_prompts(source: str, count: int, template: str = "{}", column: str | None = None) -> Prompts:
-    """Return the first `count` prompts of a source: `world`, or a file (see `bench.generate.datasets`).
+def load_prompts(
+    source: str, count: int, template: str = "{}", column: str | None = None, quoted: bool | None = None
+) -> Prompts:
+    """Return the first `count` prompts of a source: `world`, or a file (see `bench.generate.prompt_files`).
 
     Each is put into `template` in place of its {}. `bench://` begins the path of a file in this package, such as
     `bench://generate/everyday.txt` (64 prompts), `dataset://owner/name/` that of one in the local hub cache.
@@ -35,10 +37,12 @@ def load_prompts(source: str, count: int, template: str = "{}", column: str | No
         raise BenchError(f"prompts.count={count} was given; ask for at least 1")
     scenes = None
     if source == WORLD:
+        if column is not None or quoted is not None:
+            raise BenchError("prompts.source=world has no columns; remove prompts.column and prompts.quoted")
         scenes = tuple(world.scene(seed) for seed in world.split_seeds("prompts", count))
         texts = tuple(world.caption(scene) for scene in scenes)
     else:
-        texts = read_prompts(find_file(source), column)
+        texts = read_prompts(find_file(source), column, quoted)
         if len(texts) < count:
             raise BenchError(
                 f"prompts.source={source} holds {len(texts)} prompts and {count} were asked for; "
