@@ -180,7 +180,7 @@ def test_whatever_works_from_records_alone_loads_no_heavy_library() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_is_one_thought(name: str) -> None:
-    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= 300
+    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= 450
 
 
 def test_no_file_is_called_utils() -> None:
