@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from bench.judge.conformance.conform import conform as conform
     from bench.judge.conformance.report import ConformanceReport as ConformanceReport
     from bench.judge.conformance.report import Finding as Finding
@@ -48,7 +50,30 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name from where it is defined."""
+    if name == "__version__":
+        return _version()
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(home), "load_scores" if name == "load" else name)
     raise AttributeError(f"module 'bench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not, beside what every module has."""
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _version() -> str:
+    """That of the checkout this package lies in, else of the installed distribution."""
+    import tomllib
+    from importlib import metadata
+
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    if project.is_file():
+        found = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {})
+        if found.get("name") == "tcd-bench":
+            return str(found["version"])
+    try:
+        return metadata.version("tcd-bench")
+    except metadata.PackageNotFoundError:
+        return "unknown"

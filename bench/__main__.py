@@ -37,7 +37,7 @@ Everything is set by overrides:
   tcd-bench conform scheduler=tcd                           or your own: scheduler._target_=my_fork.TCDScheduler
   tcd-bench gate baseline=results/main candidate=results/mine
 
-`tcd-bench VERB --help` lists all settings, `--cfg job` shows them composed.
+`tcd-bench VERB --help` lists all settings, `--cfg job` shows them composed; `tcd-bench --version` prints the version.
 Exit codes: 0 done, 1 a cell failed, something is missing, deviates or got worse, 2 bad input (nothing was run),
 3 the gate lacks records.
 """
@@ -181,6 +181,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        import bench
+
+        print(f"tcd-bench {bench.__version__}")
+        return 0
     verb, *rest = arguments
     if verb == "gate" and rest[:1] == ["accept"]:
         verb, rest = "gate accept", rest[1:]

@@ -27,6 +27,37 @@ def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'rum'" in capsys.readouterr().err
 
 
+def test_the_version_is_that_of_the_checkout(capsys: pytest.CaptureFixture[str]) -> None:
+    import tomllib
+
+    import bench
+
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    assert bench.__version__ == tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tcd-bench {bench.__version__}\n"
+
+
+def test_without_a_checkout_the_version_is_that_of_the_installation(tmp_path: Path) -> None:
+    import shutil
+
+    (tmp_path / "bench").mkdir()
+    shutil.copy(Path(__file__).parents[1] / "bench" / "__init__.py", tmp_path / "bench")
+    (tmp_path / "tcd_bench-9.8.7.dist-info").mkdir()
+    (tmp_path / "tcd_bench-9.8.7.dist-info" / "METADATA").write_text("Name: tcd-bench\nVersion: 9.8.7\n")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import bench; print(bench.__version__)"
+    ran = subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert ran.stdout == "9.8.7\n"
+
+
+def test_the_package_lists_its_public_names() -> None:
+    import bench
+
+    assert {*bench.__all__, "__version__"} <= set(dir(bench))
+    for name in bench.__all__:
+        assert getattr(bench, name).__module__.startswith("bench.")
+
+
 @pytest.mark.parametrize("verb", ["run", "plan", "report", "doctor"])
 def test_help_of_a_verb_shows_its_purpose_and_every_setting(verb: str) -> None:
     ran = subprocess.run([sys.executable, "-m", "bench", verb, "--help"], capture_output=True, text=True, check=False)
