@@ -49,6 +49,7 @@ def run(settings: Settings) -> int:
 
     from bench.execute.assemble import open_store, prepare
     from bench.execute.drive import execute
+    from bench.execute.outlook import lacking_cells
     from bench.experiment.config import check_experiment
     from bench.experiment.plan import counts_of_looks
     from bench.report.trackers import Trackers
@@ -59,6 +60,10 @@ def run(settings: Settings) -> int:
     for i, count in enumerate(counts, 1):
         fewer = replace(experiment, prompts=replace(experiment.prompts, count=count))
         job = prepare(fewer, tuple(seen / counts[-1] for seen in counts[:i]))
+        if i == 1:
+            for claim in job.run.claims:
+                for lacking in lacking_cells(claim, job.plan.cells):
+                    print(f"claims.{claim.name} cannot be supported: {lacking}", file=sys.stderr)
         store = open_store(job)
         failed = [record for record in execute(job, store, trackers.cell) if record.status != "ok"]
         if failed or (len(counts) > 1 and _all_decided(store, f"look {i} of {len(counts)}, {count} images a cell")):
@@ -84,13 +89,14 @@ def _all_decided(store: Store, where: str) -> bool:
 def plan(settings: Settings) -> int:
     """Print the plan."""
     from bench.execute.assemble import lay_out, try_schedulers
-    from bench.execute.outlook import describe_plan
+    from bench.execute.outlook import describe_cells, describe_outline
     from bench.experiment.config import check_experiment
     from bench.store import Store
 
     job = lay_out(check_experiment(settings))
-    print(describe_plan(job, Store.of_run(job.experiment.results)), flush=True)  # what follows imports diffusers
-    try_schedulers(job.plan.cells)
+    store = Store.of_run(job.experiment.results)
+    print(describe_outline(job, store) + "\n", flush=True)  # what follows imports diffusers
+    print(describe_cells(job, store, try_schedulers(job.plan.cells)))
     return 0
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from typing import Any, Self
 
+from bench.cell import Cell
 from bench.records import SCHEMA_VERSION, check_schema, to_tuples
 
 
@@ -18,6 +20,20 @@ class Side:
     steps: tuple[int, ...]
     eta: float | None = None
     guidance_scale: float | None = None
+
+    def fits(self, cell: Cell) -> bool:
+        """Whether a cell is of this method, eta and guidance scale, at whatever step count."""
+        return (
+            cell.method == self.method
+            and self.eta in (None, cell.eta)
+            and self.guidance_scale in (None, cell.guidance_scale)
+        )
+
+    def label(self, steps: int | None) -> str:
+        """For people: `tcd 4 steps eta 0.3`."""
+        eta = "" if self.eta is None else f" eta {self.eta:g}"
+        scale = "" if self.guidance_scale is None else f" guidance {self.guidance_scale:g}"
+        return f"{self.method}{'' if steps is None else f' {steps} steps'}{eta}{scale}"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -44,6 +60,13 @@ class Claim:
     expect: str
     margins: Mapping[str, float] = field(default_factory=dict)
     equal: str = "steps"
+
+    def steps(self) -> list[tuple[int, int | None]]:
+        """Step counts that are compared, subject's and object's; None where the object is found by its cost."""
+        mine, yours = self.subject.steps, self.object.steps
+        if self.equal != "steps":
+            return [(count, None) for count in mine]
+        return [(mine[0] if a is None else a, yours[0] if b is None else b) for a, b in zip_longest(mine, yours)]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -156,12 +156,15 @@ def test_the_users_own_conf_comes_first(
     (tmp_path / "conf" / "method").mkdir(parents=True)
     (tmp_path / "conf" / "method" / "heun.yaml").write_text(
         "# @package methods.heun\nlabel: Heun\nscheduler: {_target_: diffusers.HeunDiscreteScheduler}\n"
-        "steps: [3]\nguidance_scale: [3.0]\n"
+        "steps: [2, 4]\nguidance_scale: [3.0]\n"
     )
     monkeypatch.chdir(tmp_path)
     assert main(["plan", *overrides("method=[heun]", "claim=[]")]) == 0
     shown = capsys.readouterr()
-    assert "heun 3 steps" in shown.out, shown.err
+    assert "heun 2 steps" in shown.out, shown.err
+    evaluations = [line.split()[-3] for line in shown.out.splitlines() if "heun" in line]
+    assert evaluations == ["6", "14"], "Heun evaluates 2N - 1 times, and guidance doubles that"
+    assert "Denoiser evaluations in all: 120" in shown.out
 
 
 def test_what_an_experiment_sets_for_a_method_that_is_not_chosen_does_no_harm(
@@ -184,6 +187,40 @@ def test_plan_lists_cells_in_order_with_what_is_left_out(
     assert shown.count("load ") == 2
 
 
+def test_plan_shows_what_claims_compare_and_lack_before_anything_runs(
+    overrides: Overrides, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claims = "claim=[tcd_few_steps,tcd_8_steps,tcd_equal_cost,tcd_eta_grows]"
+    score = "scores=[fid,attribute_accuracy]"
+    more = ("methods.tcd.steps=[2,4,16]", "methods.tcd.eta=[0.3,1]", "method=[tcd,dpmpp_2s,ddim]")
+    assert main(["plan", *overrides(claims, score, *more)]) == 0
+    shown = capsys.readouterr().out
+    assert "tcd_few_steps: TCD beats DPM-Solver++(2S) at 2 and at 4 steps (better by fid, attribute_accuracy)" in shown
+    assert "    mini: tcd 4 steps eta 0.3 against dpmpp_2s 4 steps\n" in shown
+    assert "    LACKS mini: tcd 8 steps eta 0.3 is not in the grid, dpmpp_2s 8 steps is not in the grid\n" in shown
+    assert "mini: tcd 4 steps eta 0.3 against the costliest dpmpp_2s of no more evaluations\n" in shown
+    assert "    LACKS mini: tcd 16 steps eta 0 is not in the grid\n" in shown
+    assert shown.index("claims:") < shown.index("load mini")
+
+
+def test_a_run_says_before_it_samples_which_claims_cannot_be_supported(
+    overrides: Overrides, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bench.execute.assemble
+    from bench.records import BenchError
+
+    def stop(_: object) -> None:
+        raise BenchError("before it samples")
+
+    monkeypatch.setattr(bench.execute.assemble, "open_store", stop)
+    assert main(["run", *overrides("method=[tcd]")]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "claims.tcd_few_steps cannot be supported: mini: dpmpp_2s 2 steps is not in the grid",
+        "claims.tcd_few_steps cannot be supported: mini: dpmpp_2s 4 steps is not in the grid",
+        "error: before it samples",
+    ]
+
+
 def test_doctor_names_what_is_missing(overrides: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", *overrides()]) == 0
     assert "MISSING" not in capsys.readouterr().out
@@ -198,5 +235,5 @@ def test_multirun_runs_every_job_and_leaves_nothing_beside_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "-m", *overrides("seed=0,1")]) == 0
-    assert capsys.readouterr().out.count("UNet samples in all") == 2
+    assert capsys.readouterr().out.count("Denoiser evaluations in all") == 2
     assert not list(tmp_path.iterdir())

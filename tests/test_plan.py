@@ -7,7 +7,7 @@ import pytest
 
 from bench.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.experiment.config import Experiment, check_experiment
-from bench.experiment.plan import LeftOut, Plan, Surroundings, expected_evaluations, plan_experiment
+from bench.experiment.plan import LeftOut, Plan, Surroundings, plan_experiment
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085}
 SURROUNDINGS = Surroundings(
@@ -148,17 +148,6 @@ def test_a_method_whose_adapter_a_model_lacks_is_left_out_for_that_model_only() 
 def test_every_combination_is_planned_or_left_out() -> None:
     found = plan({"tcd": {**TCD, "steps": [2, 60, 70]}, "dpmpp_2s": DPMPP})
     assert len(found.cells) + len(found.left_out) == 3 * 3 + 2 * 2
-
-
-@pytest.mark.parametrize(("guidance", "evaluations"), [(0.0, 4), (1.0, 4), (1.5, 8), (3.0, 8)])
-def test_guidance_above_one_asks_the_denoiser_twice(guidance: float, evaluations: int) -> None:
-    (cell, *_) = plan({"dpmpp_2s": {**DPMPP, "steps": 4, "guidance_scale": guidance}}).cells
-    assert expected_evaluations(cell) == evaluations
-
-
-def test_a_plan_knows_how_many_images_the_denoiser_will_see() -> None:
-    found = plan({"dpmpp_2s": DPMPP})
-    assert found.unet_samples() == 10 * (2 + 8) * (1 + 2)
 
 
 def test_cells_are_named_by_what_the_weights_are_and_not_by_where_they_lie() -> None:

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from standins import REPOSITORIES, build_hub
 
+from bench.execute.assemble import try_schedulers
+from bench.records import Record
+
 Bench = Callable[..., subprocess.CompletedProcess[str]]
 ROWS = {
     "guide_sdxl_t2i": ("sdxl", "tcd"),
@@ -127,6 +130,15 @@ def test_a_row_yields_images_records_and_a_report(row: str, results: Path) -> No
     assert (results / row / "report.html").is_file()
     for score in ("clip_score_clip-vit-b-32", *SCORES.get(row, ())):
         assert f",{score}_n3," in (results / row / "scores.csv").read_text()
+
+
+@pytest.mark.rows
+def test_a_plan_s_evaluations_are_those_that_were_counted(results: Path) -> None:
+    for row in ROWS:
+        for record in map(Record.from_json, (results / row / "records.jsonl").read_text().splitlines()):
+            assert record.calls is not None
+            (planned,) = try_schedulers((record.cell,)).values()
+            assert planned == record.calls.unet_evaluations, record.cell.label
 
 
 @pytest.mark.rows

@@ -12,12 +12,20 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import yaml
 
 from bench.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.generate.images import quantise
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Embeddings, Sampler, image_generator
-from bench.generate.schedulers import make_scheduler
+from bench.generate.schedulers import (
+    expected_evaluations,
+    has_eta,
+    make_scheduler,
+    scheduler_class_of,
+    settings_of,
+    try_scheduler,
+)
 from bench.generate.shared import SharedEvaluations, room_on
 from bench.generate.weights import name_weights
 from bench.records import BenchError, CellError
@@ -151,6 +159,49 @@ def test_evaluations_are_counted_three_ways(models: Path, pipeline: Any, guidanc
     assert calls.unet_evaluations == 3 * doubled
     assert calls.unet_samples == 3 * doubled * len(PROMPTS)
     assert len(calls.timesteps) == 3
+
+
+CONF = Path(__file__).parents[1] / "conf"
+CONFIGURED = {
+    path.relative_to(CONF).as_posix(): yaml.safe_load(path.read_text(encoding="utf-8"))
+    for group in ("method", "scheduler")
+    for path in sorted((CONF / group).glob("*.yaml"))
+}
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    **{name: its.get("scheduler", its) for name, its in CONFIGURED.items()},
+    **{
+        f"{name}{more or ''}": {"_target_": f"diffusers.{name}Scheduler", **more}
+        for name, more in (
+            *(("KDPM2Discrete", {}), ("KDPM2AncestralDiscrete", {}), ("PNDM", {"skip_prk_steps": False})),
+            *(("HeunDiscrete", {"use_karras_sigmas": True}), ("IPNDM", {}), ("DDPMParallel", {})),
+            ("DPMSolverMultistep", {"use_karras_sigmas": True, "solver_order": 3}),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_evaluations_of_a_plan_are_those_that_a_run_counts(models: Path, pipeline: Any, name: str) -> None:
+    settings = dict(SCHEDULERS[name])
+    target = settings.pop("_target_")
+    known = settings_of(scheduler_class_of(target))
+    spec = SchedulerSpec(target, {**{k: v for k, v in SCHEDULE.items() if k in known}, **settings})
+    eta = 0.3 if has_eta(make_scheduler(spec)) else None
+    own = CONFIGURED.get(name, {}).get("steps", (4, 5))
+    for i, steps in enumerate(sorted({min(count, 9) for count in np.atleast_1d(own).tolist()})[:2]):
+        cell = make_cell(models, spec, None, steps=steps, eta=eta, guidance_scale=3.0 * i)
+        counted = Sampler(pipeline, cell, PROMPTS[:1]).sample(0).calls
+        assert expected_evaluations(cell, try_scheduler(spec, steps, eta)) == counted.unet_evaluations, steps
+
+
+@pytest.mark.parametrize(("strength", "left"), [(1.0, 4), (0.99, 3), (0.5, 2), (0.2, 0)])
+def test_what_begins_from_an_input_leaves_out_the_first_steps(models: Path, strength: float, left: int) -> None:
+    task = Task("inpainting", {"strength": strength})
+    for scheduler, evaluations in (("DDIMScheduler", left), ("HeunDiscreteScheduler", max(2 * left - 1, 0))):
+        cell = make_cell(models, scheduler, None, task=task, steps=4)
+        tried = make_scheduler(cell.scheduler)
+        tried.set_timesteps(4)
+        assert expected_evaluations(cell, tried) == evaluations
 
 
 def test_eta_reaches_the_scheduler(models: Path, pipeline: Any) -> None:

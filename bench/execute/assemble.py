@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -274,20 +274,26 @@ def _name_all_weights(experiment: Experiment) -> Mapping[str, str]:
     return weights
 
 
-def try_schedulers(cells: tuple[Cell, ...]) -> None:
-    """Make each scheduler and set its timesteps, before anything is loaded; raises BenchError for wrong settings."""
-    from bench.generate.schedulers import try_scheduler
+def try_schedulers(cells: tuple[Cell, ...]) -> Mapping[str, int]:
+    """Make each scheduler and set its timesteps, before anything is loaded; raises BenchError for wrong settings.
 
-    for label, scheduler, steps, eta in {
-        (id(cell.scheduler), cell.steps, cell.eta is None): (
-            cell.method,
-            cell.scheduler,
-            cell.steps,
-            cell.eta,
-        )
-        for cell in cells
-    }.values():
-        try:
-            try_scheduler(scheduler, steps, eta)
-        except BenchError as error:
-            raise BenchError(f"methods.{label}: {error}") from error
+    Returns the denoiser evaluations that an image of each cell will take, by the cell's key.
+    """
+    from bench.generate.schedulers import expected_evaluations, try_scheduler
+
+    tried: dict[tuple[int, int, bool], Any] = {}
+    evaluations = {}
+    for cell in cells:
+        which = id(cell.scheduler), cell.steps, cell.eta is None
+        if which not in tried:
+            try:
+                tried[which] = try_scheduler(cell.scheduler, cell.steps, cell.eta)
+            except BenchError as error:
+                raise BenchError(f"methods.{cell.method}: {error}") from error
+        evaluations[cell.key] = expected_evaluations(cell, tried[which])
+        if not evaluations[cell.key]:
+            raise BenchError(
+                f"methods.{cell.method}.steps: {cell.steps} steps leave none at task.strength="
+                f"{cell.task.settings['strength']}; take more steps or a larger strength"
+            )
+    return evaluations

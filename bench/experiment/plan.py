@@ -28,10 +28,6 @@ class Plan:
     cells: tuple[Cell, ...]
     left_out: tuple[LeftOut, ...]
 
-    def unet_samples(self) -> int:
-        """How many images the denoiser will see in all; guidance counts twice."""
-        return sum(expected_evaluations(cell) * cell.prompts.count for cell in self.cells)
-
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -74,12 +70,6 @@ def counts_of_looks(experiment: Experiment) -> tuple[int, ...]:
         return (planned,)
     even = (planned * (i + 1) / experiment.looks for i in range(experiment.looks))
     return tuple(sorted({min(planned, max(1, round(count / batch)) * batch) for count in even} | {planned}))
-
-
-def expected_evaluations(cell: Cell) -> int:
-    """Denoiser evaluations per image that the cell is planned to need; the record holds what was counted."""
-    steps = int(cell.steps * float(cell.task.settings.get("strength", 1)))  # as diffusers' get_timesteps counts
-    return steps * (2 if cell.guidance_scale > 1 else 1)
 
 
 def _cells_of(

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusers import SchedulerMixin
 
-from bench.cell import SchedulerSpec
+from bench.cell import Cell, SchedulerSpec
 from bench.records import BenchError
 
 
@@ -45,8 +45,9 @@ def parameters_of(scheduler_class: type[Any], method: str) -> tuple[str, ...]:
     return tuple(name for name in names if name != "self")
 
 
-def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None) -> None:
-    """Raise BenchError if a scheduler cannot be made, refuses the step count, or has an eta where none is given.
+def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None) -> SchedulerMixin:
+    """The scheduler with its timesteps set; raises BenchError if it cannot be made, refuses the step count, or has an
+    eta where none is given.
 
     Pipelines hand their own default of 0 to a scheduler that has an eta, so it is never left open.
     """
@@ -59,6 +60,20 @@ def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None) -> None:
         scheduler.set_timesteps(steps)
     except (ValueError, IndexError, AssertionError) as error:
         raise BenchError(f"{spec.target} refuses {steps} steps: {error}") from error
+    return scheduler
+
+
+def expected_evaluations(cell: Cell, scheduler: Any) -> int:
+    """Denoiser evaluations per image that a cell will take with a scheduler whose timesteps are set.
+
+    Pipelines call the denoiser once for each timestep, of which some schedulers have more than steps (Heun 2N - 1), and
+    guidance doubles that. An image that begins from a noised input leaves out the first ones, as diffusers'
+    `get_timesteps` does. A record holds what was counted.
+    """
+    strength = float(cell.task.settings.get("strength", 1))
+    left_out = cell.steps - min(int(cell.steps * strength), cell.steps)
+    calls = len(scheduler.timesteps[left_out * int(getattr(scheduler, "order", 1)) :])
+    return calls * (2 if cell.guidance_scale > 1 else 1)
 
 
 def has_eta(scheduler: Any) -> bool:
