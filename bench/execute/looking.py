@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from bench.cell import Task
 from bench.execute.judges import load_judges
 from bench.execute.lanes import spread
 from bench.experiment.config import Experiment
-from bench.generate.inputs import Inputs, canny_edges, name_inputs
+from bench.generate.inputs import PROMPT_IMAGE_SIZE, Estimate, Inputs, canny_edges, name_inputs
 from bench.generate.prompts import Prompts
 from bench.generate.weights import INCEPTION, is_tower, name_weights, weights_directory
 from bench.mini import world
@@ -28,9 +29,10 @@ Look = Callable[[NDArray[np.uint8], int], Mapping[str, NDArray[Any]]]
 def make_inputs(experiment: Experiment, task: Task, device: str) -> Inputs:
     """The inputs of an experiment's task, one a prompt; its base models must have one size."""
     model = next(iter(experiment.models.values()))
+    size = (PROMPT_IMAGE_SIZE,) * 2 if task.kind == "image_prompt" else (model.height, model.width)
     source, estimator = getattr(experiment.task, "inputs", ""), getattr(experiment.task, "estimator", None)
     count = 1 if task.kind == "image_prompt" else experiment.prompts.count
-    return Inputs(task, source, count, model.height, model.width, _Estimator(estimator, device) if estimator else None)
+    return Inputs(task, source, count, *size, _Estimator(estimator, device) if estimator else None)
 
 
 def name_task_inputs(experiment: Experiment) -> str | None:
@@ -41,7 +43,7 @@ def name_task_inputs(experiment: Experiment) -> str | None:
         from bench.score.features_of_tasks import lpips_weights
 
         lpips_weights()
-    return name_inputs(make_inputs(experiment, Task(experiment.task.kind), "cpu"), weights)
+    return name_inputs(make_inputs(experiment, Task(experiment.task.kind, asdict(experiment.task)), "cpu"), weights)
 
 
 def make_evaluator(experiment: Experiment, device: str) -> Evaluator:
@@ -106,11 +108,11 @@ class _Estimator:
 
     def __init__(self, source: str, device: str) -> None:
         self._source, self._device = source, device
-        self._loaded: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
+        self._loaded: Estimate | None = None
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, images: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         if self._loaded is None:
             from bench.generate.depth import load_depth_estimator
 
             self._loaded = load_depth_estimator(self._source, self._device)
-        return self._loaded(images)
+        return self._loaded(images, size)

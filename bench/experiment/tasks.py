@@ -11,6 +11,8 @@ from bench.experiment.values import STRICT
 from bench.records import BenchError
 
 Scale = Annotated[float, Field(ge=0, le=2)]
+Fit = Literal["exact", "crop", "stretch"]
+"""What is done with an input image of another aspect ratio: refuse it, cut it about its centre, or distort it."""
 
 
 @dataclass(config=STRICT)
@@ -28,15 +30,21 @@ class Inpainting:
     kind: Literal["inpainting"]
     strength: Annotated[float, Field(gt=0, lt=1)]
     inputs: str = "world"
+    fit: Fit = "exact"
 
 
 @dataclass(config=STRICT)
 class ControlNet:
-    """An image that follows the Canny edges of an input, or its depth as `estimator`, a hub id, tells it."""
+    """An image that follows the Canny edges of an input, or its depth as `estimator`, a hub id, tells it.
+
+    With `inputs_are` control_images the inputs are such edges or depths themselves, and are used as they are.
+    """
 
     kind: Literal["canny", "depth"]
     conditioning_scale: Scale
     inputs: str = "world"
+    inputs_are: Literal["photos", "control_images"] = "photos"
+    fit: Fit = "exact"
     estimator: str | None = None
 
 
@@ -47,6 +55,7 @@ class ImagePrompt:
     kind: Literal["image_prompt"]
     scale: Scale
     inputs: str = "world"
+    fit: Fit = "exact"
 
 
 @dataclass(config=STRICT)
@@ -96,7 +105,12 @@ def check_task(task: Any, models: dict[str, Any], scores: list[Any]) -> None:
                 f"models.{name}.pipeline={model.pipeline} does not fit task={task.kind}; choose a model with "
                 f"{'an inpainting' if task.kind == 'inpainting' else 'another'} pipeline"
             )
-    if task.kind == "depth" and task.estimator is None:
+    finished = getattr(task, "inputs_are", "photos") == "control_images"
+    if finished and task.inputs == "world":
+        raise BenchError(
+            "task.inputs_are=control_images was given and task.inputs=world has none; give a folder of control images"
+        )
+    if task.kind == "depth" and task.estimator is None and (not finished or "depth_error" in scores):
         raise BenchError("task.estimator was not given; task=depth needs a hub id, such as Intel/dpt-hybrid-midas")
     sizes = {(model.height, model.width) for model in models.values()}
     if hasattr(task, "inputs") and len(sizes) > 1:

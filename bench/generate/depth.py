@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,9 +11,14 @@ from torch.nn import functional
 
 from bench.generate.weights import local_path, name_weights
 
+if TYPE_CHECKING:
+    from bench.generate.inputs import Estimate
 
-def load_depth_estimator(source: str, device: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+
+def load_depth_estimator(source: str, device: str) -> Estimate:
     """A function of images (n, h, w, 3), uint8, that returns their depth (n, h, w), float32 in [0, 1], near is 1.
+
+    With a `size` (height, width) the depth is of that size, as the guide resizes it: the depth, not the image.
 
     Each depth is stretched over the whole range: a monocular estimate knows neither scale nor zero. A flat one is 0.
     Raises BenchError when the model is not at hand.
@@ -27,12 +32,14 @@ def load_depth_estimator(source: str, device: str) -> Callable[[NDArray[np.uint8
     model = model.to(device).eval()
 
     @torch.inference_mode()
-    def estimate(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def estimate(images: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         depths = []
         for image in images:
             pixels = processor(images=image, return_tensors="pt").pixel_values.to(device)
             depth = model(pixels).predicted_depth.float()
-            depth = functional.interpolate(depth[:, None], image.shape[:2], mode="bicubic", align_corners=False)[0, 0]
+            depth = functional.interpolate(
+                depth[:, None], size or image.shape[:2], mode="bicubic", align_corners=False
+            )[0, 0]
             span = (depth.max() - depth.min()).clamp(min=torch.finfo(torch.float32).tiny)
             depths.append(((depth - depth.min()) / span).cpu().numpy())
         return np.stack(depths)

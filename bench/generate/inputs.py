@@ -1,38 +1,48 @@
 """The input images of tasks that need some: still lifes of the package's own, or a folder's images.
 
-Everything is uint8 and of the size that is sampled, so that inputs are named by their pixels.
+Everything is uint8 and of one size, and inputs are named by their pixels. A folder may have folders in it; its images
+go with the prompts in the order of their paths. Masks lie in its folder masks/, each under the name of its image.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from bench.cell import Task
+from bench.generate.image_files import read_image, read_mask
+from bench.generate.image_folders import MASKS, list_images, pair_masks, say_once
 from bench.mini import world
 from bench.mini.shapes import signed_distance
 from bench.records import BenchError
 
 Pixels = NDArray[np.uint8]
 WORLD = "world"
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 CANNY_THRESHOLDS = (100, 200)
 """Those of the TCD guide."""
+PROMPT_IMAGE_SIZE = 512
+"""The height and width of an image prompt in the guide, whatever is sampled."""
+
+
+class Estimate(Protocol):
+    """Images (n, h, w, 3) → their depth (n, h, w), or of `size` (height, width); float32 in [0, 1], near is 1."""
+
+    def __call__(self, images: Pixels, size: tuple[int, int] | None = None) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
 class Inputs:
     """The first `count` input images (n, h, w, 3) of a task, and what is made of them.
 
-    `estimate_depth` takes such images and gives their depth (n, h, w), float32 in [0, 1], near is 1; it is called once.
+    Files are read as `bench.generate.image_files` says and resized as the TCD guide does, bicubically.
     """
 
     task: Task
@@ -40,39 +50,70 @@ class Inputs:
     count: int
     height: int
     width: int
-    estimate_depth: Callable[[Pixels], NDArray[np.float32]] | None = None
+    estimate_depth: Estimate | None = None
 
     @cached_property
     def images(self) -> Pixels:
-        """The inputs themselves. An image prompt takes the first alone."""
-        if self.source == WORLD:
-            return np.stack([draw_scene(row, self.height, self.width)[0] for row in range(self.count)])
-        return np.stack([_read(path, self.height, self.width) for path in self._files(Path(self.source))])
+        """The inputs themselves, as large as what is sampled. An image prompt takes the first alone."""
+        return np.stack([self._resize(self.original(row)[0]) for row in range(self.count)])
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
-        """What is to be painted anew, (n, h, w): of a still life its first thing, else a file in masks/ where white."""
-        if self.source == WORLD:
-            return np.stack([draw_scene(row, self.height, self.width)[1] for row in range(self.count)])
-        masks = [_read(path, self.height, self.width) for path in self._files(Path(self.source) / "masks")]
-        white: NDArray[np.bool_] = np.stack(masks).mean(axis=-1) >= 128
-        return white
+        """What is to be painted anew, (n, h, w): of a still life its first thing, else where a file in masks/ is light.
+
+        Grey levels from 128 on are light, as they are for diffusers.
+        """
+        return np.stack([_is_light(self._resize(self.original(row)[1])) for row in range(self.count)])
 
     @cached_property
     def conditions(self) -> Pixels:
         """What a ControlNet follows, (n, h, w, 3): white edges on black, or depth as grey, near is white."""
+        if self._finished:
+            return self.images
         if self.task.kind == "canny":
             grey = np.stack([canny_edges(image) for image in self.images]).astype(np.uint8) * 255
         else:
-            grey = np.round(self.depths * 255).astype(np.uint8)
+            grey = (self.depths * 255).astype(np.uint8)  # cut, as the guide does
         return np.repeat(grey[..., None], 3, axis=-1)
 
     @cached_property
     def depths(self) -> NDArray[np.float32]:
-        """The inputs' depth."""
+        """The inputs' depth, estimated at their own sizes; of finished depth images their grey."""
+        if self._finished:
+            return np.stack([_grey(image) for image in self.images]) / np.float32(255)
         if self.estimate_depth is None:
             raise BenchError("task.estimator: none was loaded; depth needs one")
-        return self.estimate_depth(self.images)
+        size = (self.height, self.width)
+        return np.concatenate([self.estimate_depth(self.original(row)[0][None], size) for row in range(self.count)])
+
+    def original(self, row: int) -> tuple[Pixels, Pixels]:
+        """An input as large as it is, but cut to the aspect ratio, and its mask (of black, for a task without masks).
+
+        Raises BenchError for files that cannot be read or do not fit.
+        """
+        if self.source == WORLD:
+            image, where = draw_scene(row, self.height, self.width)
+            return image, np.repeat(where[..., None] * np.uint8(255), 3, axis=-1)
+        folder = Path(self.source).expanduser()
+        name, mask_name = self._files[row]
+        image = read_image(folder / name)
+        box = self._box(folder / name, *image.shape[:2])
+        if mask_name is None:
+            return image[box], np.zeros_like(image[box])
+        mask = read_mask(folder / MASKS / mask_name)
+        if mask.shape != image.shape:
+            sizes = " and ".join(f"{array.shape[1]}×{array.shape[0]}" for array in (image, mask))
+            raise BenchError(
+                f"task.inputs: {folder / name} and its mask {MASKS}/{mask_name} have {sizes} pixels; make the mask as "
+                "large as the image"
+            )
+        light = _is_light(self._resize(mask[box]))
+        if light.all() or not light.any():
+            raise BenchError(
+                f"task.inputs: the mask {folder / MASKS / mask_name} is light {'everywhere' if light.any() else 'nowhere'}; "
+                "make it light (grey levels 128 to 255) where the image is to be painted anew, and dark elsewhere"
+            )
+        return image[box], mask[box]
 
     def arguments(self, rows: Sequence[int]) -> dict[str, Any]:
         """What a pipeline call takes for these rows beside prompts, latents and generators."""
@@ -88,26 +129,72 @@ class Inputs:
             return {"ip_adapter_image": _to_pil(self.images[:1])[0]}
         return {"num_frames": task.settings["frames"]} if task.kind == "animation" else {}
 
-    def _files(self, folder: Path) -> list[Path]:
-        if not folder.is_dir():
-            raise BenchError(f"task.inputs: {folder} is no folder; give {WORLD!r}, or a folder of images")
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        if len(files) < self.count:
+    @property
+    def _finished(self) -> bool:
+        return bool(self.task.settings.get("inputs_are") == "control_images")
+
+    @cached_property
+    def _files(self) -> list[tuple[str, str | None]]:
+        """The first images, and their masks, relative to the folder and to masks/ in it."""
+        folder = Path(self.source).expanduser()
+        masked = self.task.kind == "inpainting"
+        for place in (folder, *([folder / MASKS] if masked else [])):
+            if not place.is_dir():
+                raise BenchError(f"task.inputs: {place} is no folder; give {WORLD!r}, or a folder of images")
+        found = list_images(folder, but=[MASKS])
+        if len(found.files) < self.count:
             raise BenchError(
-                f"task.inputs: {folder} holds {len(files)} images and {self.count} are needed, one a prompt; add some, "
-                "or set prompts.count to what there is"
+                f"task.inputs: {folder} holds {found} and {self.count} are needed, one a prompt; add some, or set "
+                "prompts.count to what there is"
             )
-        return files[: self.count]
+        if found.left_out.keys() - ({MASKS} if masked else ()):
+            say_once(f"task.inputs={self.source} holds {found}")
+        if not masked:
+            return [(name, None) for name in found.files[: self.count]]
+        pairs: list[tuple[str, str | None]] = [*pair_masks(found.files, list_images(folder / MASKS).files)]
+        return pairs[: self.count]
+
+    def _box(self, path: Path, height: int, width: int) -> tuple[slice, slice]:
+        """The part of an image that is used, as `fit` says."""
+        fit = self.task.settings.get("fit", "exact")
+        high, wide = height, width
+        if fit == "crop":
+            wide = min(width, max(1, round(height * self.width / self.height)))
+            high = min(height, max(1, round(width * self.height / self.width)))
+        elif fit == "exact" and abs(width * self.height - self.width * height) >= max(width, height):
+            raise BenchError(
+                f"task.inputs: {path} has {width}×{height} pixels, another aspect ratio than the {self.width}×"
+                f"{self.height} that are wanted; crop it, or set task.fit to crop (about the centre) or stretch"
+            )
+        top, left = (height - high) // 2, (width - wide) // 2
+        return slice(top, top + high), slice(left, left + wide)
+
+    def _resize(self, image: Pixels) -> Pixels:
+        return np.asarray(Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BICUBIC))
 
 
 def name_inputs(inputs: Inputs, estimator_weights: str | None) -> str | None:
-    """A hash over the pixels of images and masks, and of what tells their depth; None for a task without inputs."""
+    """A hash over the pixels of images and masks, and of what tells their depth; None for a task without inputs.
+
+    Raises BenchError for whatever of them cannot be used.
+    """
     kind = inputs.task.kind
     if kind in ("text_to_image", "animation"):
         return None
-    digest = hashlib.sha256(str(inputs.images.shape).encode() + inputs.images.tobytes())
-    if kind == "inpainting":
-        digest.update(inputs.masks.tobytes())
+    digest = hashlib.sha256(str((inputs.count, inputs.height, inputs.width)).encode())
+    failed = []
+    for row in range(inputs.count):
+        try:
+            image, mask = inputs.original(row)
+        except BenchError as error:
+            failed.append(str(error))
+            continue
+        digest.update(str(image.shape).encode() + image.tobytes())
+        if kind == "inpainting":
+            digest.update(mask.tobytes())
+    if failed:
+        more = f" ({len(failed) - 1} more of the {inputs.count} inputs cannot be used either)" if failed[1:] else ""
+        raise BenchError(failed[0] + more)
     digest.update((estimator_weights or "").encode())
     return digest.hexdigest()[:16]
 
@@ -148,9 +235,11 @@ def _to_pil(images: Pixels) -> list[Image.Image]:
     return [Image.fromarray(image) for image in images]
 
 
-def _read(path: Path, height: int, width: int) -> Pixels:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow calls a broken PNG a syntax error
-        raise BenchError(f"task.inputs: {path} is no image that can be read ({error}); replace it") from error
+def _is_light(mask: Pixels) -> NDArray[np.bool_]:
+    """Where diffusers paints anew, (h, w)."""
+    return _grey(mask) >= 128
+
+
+def _grey(image: Pixels) -> Pixels:
+    """Luma (h, w), as Pillow and diffusers take it."""
+    return np.asarray(Image.fromarray(image).convert("L"))

@@ -9,38 +9,56 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from bench.generate.image_files import READER, read_image
+from bench.generate.image_folders import check_readable, list_images, say_once
 from bench.mini import world
 from bench.records import BenchError
 
 WORLD = "world"
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 def name_real_images(source: str, count: int) -> str:
     """What the first `count` images of a source are named by: the seeds, or a hash over the files' content.
 
-    Raises BenchError for a folder that does not exist or holds fewer images.
+    Raises BenchError for a folder that does not exist or holds fewer images. Says once what was left out of it, and
+    how many of the images are copies of others.
     """
     if source == WORLD:
         return f"{WORLD}-{world.split_seeds('reference', count)}"
-    digest = hashlib.sha256()
-    for path in _image_files(Path(source), count):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+    folder, names = _image_files(source, count)
+    contents = []
+    for name in names:
+        try:
+            contents.append(hashlib.sha256((folder / name).read_bytes()).digest())
+        except OSError as error:
+            raise BenchError(
+                f"reference.source: {folder / name} cannot be read ({error.strerror}); remove it"
+            ) from error
+    if copies := len(contents) - len(set(contents)):
+        say_once(f"reference.source={source}: {copies} of the {count} images are copies of others among them")
+    return hashlib.sha256(READER.encode() + b"".join(contents)).hexdigest()[:16]
+
+
+def check_real_images(source: str, count: int) -> None:
+    """Decode them all; raises BenchError that names those which cannot be read."""
+    if source != WORLD:
+        folder, names = _image_files(source, count)
+        check_readable(folder, names)
 
 
 def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator[NDArray[np.uint8]]:
-    """Yield the first `count` images of a source (a folder's by name) in batches (n, h, w, 3), uint8, RGB.
+    """Yield the first `count` images of a source in batches (n, h, w, 3), uint8, sRGB (see `bench.generate.image_files`).
 
-    The images of a batch have one size. Raises BenchError for a file that is no image.
+    A folder's images come sorted by their path below it. The images of a batch have one size. Raises BenchError for a
+    file that cannot be read as a picture.
     """
     if source == WORLD:
         seeds = world.split_seeds("reference", count)
         images = (world.render(world.scene(seed)) for seed in seeds)
     else:
-        images = (_read_image(path) for path in _image_files(Path(source), count))
+        folder, names = _image_files(source, count)
+        images = (read_image(folder / name) for name in names)
     for _, alike in groupby(images, lambda image: image.shape):
         batch: list[NDArray[np.uint8]] = []
         for image in alike:
@@ -52,21 +70,16 @@ def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator
             yield np.stack(batch)
 
 
-def _image_files(folder: Path, count: int) -> list[Path]:
+def _image_files(source: str, count: int) -> tuple[Path, tuple[str, ...]]:
+    folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise BenchError(f"reference.source={folder}: there is no such folder; give {WORLD!r} or a folder of images")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if len(files) < count:
+        raise BenchError(f"reference.source={source}: there is no such folder; give {WORLD!r} or a folder of images")
+    found = list_images(folder)
+    if len(found.files) < count:
         raise BenchError(
-            f"reference.source={folder} holds {len(files)} images ({', '.join(sorted(SUFFIXES))}) and {count} were "
-            "asked for; set reference.count to at most what it holds"
+            f"reference.source={source} holds {found} and {count} images were asked for; set reference.count to at most "
+            "what it holds"
         )
-    return files[:count]
-
-
-def _read_image(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow calls a broken PNG a syntax error
-        raise BenchError(f"{path} is no image that can be read ({error}); replace or remove it") from error
+    if found.left_out:
+        say_once(f"reference.source={source} holds {found}")
+    return folder, found.files[:count]
