@@ -26,8 +26,16 @@ KNOWS: dict[str, set[str]] = {
     "bench.experiment": {"bench.records", "bench.request"},
     "bench.generate": {"bench.records"},
     "bench.generate.prompts": {"bench.records", "bench.generate", "bench.mini.world"},
-    "bench.generate.inputs": {"bench.records", "bench.mini.world", "bench.mini.shapes"},
-    "bench.generate.real_images": {"bench.records", "bench.generate", "bench.mini.world"},
+    "bench.generate.inputs": {
+        *("bench.records", "bench.mini.world", "bench.mini.shapes"),
+        *("bench.generate.image_files", "bench.generate.image_folders"),
+    },
+    "bench.generate.image_files": {"bench.records"},
+    "bench.generate.image_folders": {"bench.records", "bench.generate.image_files"},
+    "bench.generate.real_images": {
+        *("bench.records", "bench.mini.world"),
+        *("bench.generate.image_files", "bench.generate.image_folders"),
+    },
     "bench.measure": {"bench.records"},
     "bench.score": {"bench.records"},
     "bench.files": {"bench.records"},

@@ -1,4 +1,4 @@
-"""A picture is read as a colour-managed viewer shows it, whatever mode and format it is stored in, or is refused by name."""
+"""A picture of any mode and format is read as a colour-managed viewer shows it, or is refused by name."""
 
 import io
 import itertools
@@ -222,7 +222,7 @@ def second_reading(data: bytes) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-@pytest.mark.parametrize(("form", "mode", "orientation"), cases())
+@pytest.mark.parametrize(("form", "mode", "orientation"), list(cases()))
 def test_whatever_pillow_writes(read: Reading, form: str, mode: str, orientation: int) -> None:
     options: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
     if form in ORIENTABLE:

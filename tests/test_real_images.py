@@ -1,12 +1,14 @@
 """Real images come in order and in batches of one size, and are named by their content."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bench.generate.real_images import load_real_images, name_real_images
+from bench.generate.image_folders import list_images
+from bench.generate.real_images import check_real_images, load_real_images, name_real_images
 from bench.mini import world
 from bench.records import BenchError
 
@@ -55,5 +57,64 @@ def test_a_folder_that_does_not_exist_is_refused() -> None:
 
 def test_a_broken_image_is_named(folder: Path) -> None:
     (folder / "2.PNG").write_bytes(b"\x89PNG broken")
-    with pytest.raises(BenchError, match=r"2\.PNG is no image"):
+    with pytest.raises(BenchError, match=r"2\.PNG cannot be read as a picture"):
         list(load_real_images(str(folder), 3))
+
+
+def test_pictures_stored_on_their_side_are_the_same_reference(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder in ("upright", "turned"):
+        (tmp_path / folder).mkdir()
+    for i in range(4):
+        image = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        image.save(tmp_path / "upright" / f"{i}.png")
+        note = Image.Exif()
+        note[274] = 6
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned" / f"{i}.png", exif=note)
+    (upright,), (turned,) = (load_real_images(str(tmp_path / folder), 4) for folder in ("upright", "turned"))
+    assert upright.shape == (4, 6, 8, 3)
+    assert np.array_equal(upright, turned)
+
+
+def test_folders_are_searched_in_natural_order_and_what_is_left_out_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, name in enumerate(["10.png", "2.bmp", "b/1.tif", "b/c/1.webp", "._2.png", ".git/1.png", "x.png/1.png"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (i, i, i)).save(tmp_path / name)
+    for name in ("Thumbs.db", "notes.txt", "b/photo.heic"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "b" / "again").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "b" / "c", target_is_directory=True)
+    found = list_images(tmp_path)
+    assert found.files == ("2.bmp", "10.png", "b/1.tif", "b/c/1.webp", "x.png/1.png")
+    batches = list(load_real_images(str(tmp_path), 5))
+    assert [int(image[0, 0, 0]) for batch in batches for image in batch] == [1, 0, 2, 3, 6]
+    name_real_images(str(tmp_path), 5)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    for part in (
+        "5 images",
+        "3 hidden (",
+        "Thumbs.db",
+        "._2.png",
+        ".git/",
+        "2 of other kinds (b/photo.heic, notes.txt)",
+    ):
+        assert part in said[0]
+
+
+def test_copies_are_mentioned_and_all_broken_files_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = name_real_images(str(folder), 5)
+    check_real_images(str(folder), 5, name)
+    for i in (3, 4):
+        shutil.copy(folder / "2.PNG", folder / f"{i}.PNG")
+    assert name_real_images(str(folder), 5) != name
+    assert "2 of the 5 images are copies" in capsys.readouterr().err
+    (folder / "1.PNG").write_bytes(b"")
+    (folder / "3.PNG").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(BenchError, match=r"1\.PNG cannot .*; .*3\.PNG cannot .* git lfs pull; replace or remove them"):
+        check_real_images(str(folder), 5, name_real_images(str(folder), 5))
+    (folder / "5.PNG").symlink_to(folder / "nothing")
+    with pytest.raises(BenchError, match=r"5\.PNG cannot be read"):
+        name_real_images(str(folder), 6)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import load_image
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -45,21 +47,126 @@ def test_inputs_are_named_by_what_they_show() -> None:
     assert name_inputs(still_lifes(Task()), None) is None
 
 
-def test_a_folder_of_images_with_masks(tmp_path: Path) -> None:
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Three images of 64×48 pixels, left halves masked, right halves in the last."""
     (tmp_path / "masks").mkdir()
-    for i in range(2):
-        Image.new("RGB", (50, 40), (i * 100, 0, 0)).save(tmp_path / f"{i}.png")
-        Image.new("L", (50, 40), 255 * i).save(tmp_path / "masks" / f"{i}.png")
-    inputs = still_lifes(source=str(tmp_path), count=2)
-    assert inputs.images.shape == (2, 96, 128, 3)
-    assert [bool(mask.all()) for mask in inputs.masks] == [False, True]
-    with pytest.raises(BenchError, match="holds 2 images and 3 are needed"):
-        _ = still_lifes(source=str(tmp_path), count=3).images
-    (tmp_path / "masks" / "1.png").write_text("no image")
-    with pytest.raises(BenchError, match=r"1.png is no image"):
-        _ = still_lifes(source=str(tmp_path), count=2).masks
+    for i, name in enumerate(["2.png", "10.jpg", "b/1.png"]):
+        for place in (tmp_path / name, tmp_path / "masks" / name):
+            place.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 48), (i * 100, 0, 0)).save(tmp_path / name)
+        mask = np.zeros((48, 64), np.uint8)
+        mask[:, slice(0, 32) if i < 2 else slice(32, 64)] = 255
+        Image.fromarray(mask).save((tmp_path / "masks" / name).with_suffix(".png"))
+    return tmp_path
+
+
+def test_a_folder_of_images_with_masks(pairs: Path) -> None:
+    inputs = still_lifes(source=str(pairs))
+    assert inputs.images.shape == (3, 96, 128, 3)
+    assert [int(image[0, 0, 0]) for image in inputs.images] == pytest.approx([0, 100, 200], abs=2)
+    assert [bool(mask[:, 0].all()) for mask in inputs.masks] == [True, True, False]
+    assert inputs.masks.mean(axis=(1, 2)) == pytest.approx([0.5] * 3, abs=0.01)
+    with pytest.raises(BenchError, match=r"holds 3 images.* and 4 are needed"):
+        name_inputs(still_lifes(source=str(pairs), count=4), None)
+    (pairs / "masks" / "2.png").write_text("no image")
+    (pairs / "10.jpg").write_bytes(b"")
+    with pytest.raises(BenchError, match=r"masks/2.png cannot be read .*1 more of the 3 inputs"):
+        name_inputs(still_lifes(source=str(pairs)), None)
     with pytest.raises(BenchError, match="is no folder"):
-        _ = still_lifes(source=str(tmp_path / "nowhere")).images
+        name_inputs(still_lifes(source=str(pairs / "nowhere")), None)
+
+
+def test_masks_belong_to_images_of_their_name_and_to_no_other(pairs: Path) -> None:
+    whole = name_inputs(still_lifes(source=str(pairs)), None)
+    (pairs / "masks" / "2.png").rename(pairs / "masks" / "2_mask.png")
+    assert name_inputs(still_lifes(source=str(pairs)), None) == whole
+    Image.new("L", (64, 48), 255).save(pairs / "masks" / "0.png")
+    with pytest.raises(BenchError, match=r"masks/0.png has no picture"):
+        name_inputs(still_lifes(source=str(pairs)), None)
+    (pairs / "masks" / "0.png").rename(pairs / "0.png")
+    with pytest.raises(BenchError, match=r"0.png has no mask masks/0"):
+        name_inputs(still_lifes(source=str(pairs)), None)
+    (pairs / "0.png").rename(pairs / "10.png")
+    with pytest.raises(BenchError, match=r"2 pictures are called 10"):
+        name_inputs(still_lifes(source=str(pairs)), None)
+    assert name_inputs(still_lifes(Task("canny"), source=str(pairs), count=4), None)
+
+
+@pytest.mark.parametrize(("level", "said"), [(0, "light nowhere"), (127, "light nowhere"), (255, "light everywhere")])
+def test_a_mask_of_nothing_or_everything_is_refused(pairs: Path, level: int, said: str) -> None:
+    Image.new("L", (64, 48), level).save(pairs / "masks" / "2.png")
+    with pytest.raises(BenchError, match=rf"masks/2.png is {said}"):
+        name_inputs(still_lifes(source=str(pairs)), None)
+
+
+def test_a_mask_is_as_large_as_its_image_and_turns_with_it(pairs: Path) -> None:
+    upright = still_lifes(source=str(pairs)).masks
+    note = Image.Exif()
+    note[274] = 8
+    for place in (pairs / "2.png", pairs / "masks" / "2.png"):
+        Image.open(place).transpose(Image.Transpose.ROTATE_270).save(place, exif=note)
+    assert np.array_equal(still_lifes(source=str(pairs)).masks, upright)
+    Image.open(pairs / "masks" / "2.png").save(pairs / "masks" / "2.png")
+    with pytest.raises(BenchError, match=r"2.png and its mask masks/2.png have 64×48 and 48×64 pixels"):
+        name_inputs(still_lifes(source=str(pairs)), None)
+
+
+def test_a_mask_of_0_and_1_is_one_of_black_and_white(pairs: Path) -> None:
+    wanted = still_lifes(source=str(pairs)).masks
+    for place in (pairs / "masks").rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(place)) // 255).save(place)
+    assert np.array_equal(still_lifes(source=str(pairs)).masks, wanted)
+
+
+def test_another_aspect_ratio_is_refused_cut_or_distorted(tmp_path: Path) -> None:
+    columns = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 3, axis=-1)
+    Image.fromarray(np.repeat(columns, 96, axis=0)).save(tmp_path / "wide.png")
+    shown = {}
+    for fit in ("crop", "stretch"):
+        task = Task("image_prompt", {"scale": 0.5, "fit": fit})
+        shown[fit] = still_lifes(task, str(tmp_path), 1).images[0, 50, :, 0]
+    assert np.array_equal(shown["crop"], np.arange(36, 164))
+    assert shown["stretch"][[0, -1]] == pytest.approx([0, 199], abs=1)
+    with pytest.raises(BenchError, match=r"wide.png has 200×96 pixels, another aspect ratio than the 128×96"):
+        name_inputs(still_lifes(Task("canny"), str(tmp_path), 1), None)
+    Image.new("RGB", (1281, 960)).save(tmp_path / "wide.png")  # less than a pixel off
+    assert name_inputs(still_lifes(Task("canny"), str(tmp_path), 1), None)
+
+
+def test_finished_control_images_are_used_as_they_are(tmp_path: Path, evaluator: Evaluator) -> None:
+    edges = canny_edges(draw_scene(0, 96, 128)[0]).astype(np.uint8) * 255
+    Image.fromarray(edges).save(tmp_path / "0.png")
+    settings = {"conditioning_scale": 0.5, "inputs_are": "control_images"}
+    inputs = still_lifes(Task("canny", settings), str(tmp_path), 1)
+    assert np.array_equal(np.asarray(inputs.arguments([0])["image"][0]), np.repeat(edges[..., None], 3, axis=-1))
+    found = features(evaluator, "canny", inputs, draw_scene(0, 96, 128)[0][None])
+    assert found["edge_agreement"] == [1]
+    photos = still_lifes(Task("canny", {**settings, "inputs_are": "photos"}), str(tmp_path), 1)
+    assert not np.array_equal(photos.conditions, inputs.conditions)
+    depth = np.arange(96 * 128, dtype=np.uint16).reshape(96, 128) * 5
+    Image.fromarray(depth).save(tmp_path / "0.png")
+    inputs = still_lifes(Task("depth", settings), str(tmp_path), 1)
+    assert inputs.depths[0] == pytest.approx(depth / 65535, abs=0.5 / 255 + 1e-6)
+    assert inputs.conditions[0, -1, -1].tolist() == [round(depth[-1, -1] / 257)] * 3
+
+
+def test_inputs_are_made_as_the_guide_makes_them(tmp_path: Path) -> None:
+    """Its `load_image(…).resize(…)`, and what an inpainting pipeline makes of the mask."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "masks").mkdir()
+    image, mask = (Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)) for _ in range(2))
+    image.save(tmp_path / "park.png")
+    mask.resize((25, 19)).resize((400, 300)).save(tmp_path / "masks" / "park_mask.png")
+    inputs = still_lifes(source=str(tmp_path), count=1)
+    guide, guide_mask = (
+        load_image(str(tmp_path / name)).resize((128, 96)) for name in ("park.png", "masks/park_mask.png")
+    )
+    assert np.array_equal(inputs.images[0], np.asarray(guide))
+    processor = VaeImageProcessor(do_normalize=False, do_binarize=True, do_convert_grayscale=True)
+    assert np.array_equal(inputs.masks[0], processor.preprocess(guide_mask)[0, 0].numpy() == 1)
+    given = inputs.arguments([0])
+    assert np.array_equal(processor.preprocess(given["mask_image"]), processor.preprocess(guide_mask))
 
 
 def test_what_a_call_gets_is_that_of_its_rows() -> None:
@@ -76,7 +183,7 @@ def test_what_a_call_gets_is_that_of_its_rows() -> None:
 
 def test_depth_is_near_white() -> None:
     ramp = np.linspace(0, 1, 96 * 128, dtype=np.float32).reshape(1, 96, 128)
-    inputs = still_lifes(Task("depth"), count=1, estimate_depth=lambda images: ramp[: len(images)])
+    inputs = still_lifes(Task("depth"), count=1, estimate_depth=lambda images, *_: ramp[: len(images)])
     assert inputs.conditions[0, -1, -1].tolist() == [255] * 3
     assert inputs.conditions[0, 0, 0].tolist() == [0] * 3
 
@@ -142,7 +249,7 @@ def test_edges_agree_within_a_tolerance(evaluator: Evaluator) -> None:
 
 
 def test_depth_is_compared_with_that_of_the_input(evaluator: Evaluator) -> None:
-    def estimate(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def estimate(images: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         return images[..., 0].astype(np.float32) / 255
 
     inputs = still_lifes(Task("depth"), estimate_depth=estimate)

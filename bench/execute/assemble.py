@@ -18,12 +18,12 @@ from bench.execute.judges import name_judges
 from bench.execute.lanes import Turns
 from bench.execute.launch import Launch
 from bench.execute.looking import Look, look_away, make_evaluator, make_inputs, make_look, name_task_inputs
-from bench.execute.protocol import describe_protocol
+from bench.execute.protocol import describe_pictures, describe_protocol
 from bench.experiment.config import Experiment, Model, check_experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import TASK_SCORES
 from bench.generate.prompts import Prompts, load_prompts
-from bench.generate.real_images import load_real_images, name_real_images
+from bench.generate.real_images import check_real_images, load_real_images, name_real_images
 from bench.generate.weights import ARCHITECTURE, LORA, is_at_hand, name_weights
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.records import BenchError
@@ -50,23 +50,25 @@ class Job:
 
 
 @collector_paused()
-def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
+def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: bool = True) -> Job:
     """Plan an experiment and try its schedulers; raises BenchError for whatever cannot run.
 
-    Loads the libraries that running it takes, but no model.
+    Loads the libraries that running it takes, but no model. `decode` is that of `lay_out`.
     """
-    job = lay_out(experiment, looks)
+    job = lay_out(experiment, looks, decode)
     try_schedulers(job.plan.cells)
     for module in ("bench.execute.runner", *(["bench.score.features"] if experiment.scores else [])):
         import_module(module)
     return job
 
 
-def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
+def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: bool = True) -> Job:
     """Plan an experiment: read its prompts, name its weights, resolve its device. Raises and loads as `prepare` does.
 
-    The schedulers' settings are not tried yet.
+    The schedulers' settings are not tried yet. `decode` reads every reference image to see that it can be read; a
+    worker need not do that again.
     """
+    real_images = find_real_images(experiment, decode)
     models = {name: _resolve(name, model, experiment.weights) for name, model in experiment.models.items()}
     experiment = replace(experiment, models=models)
     asked = experiment.prompts
@@ -95,9 +97,9 @@ def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,)) -> Job:
         claims=tuple(claim.to_claim(name) for name, claim in experiment.claims.items()),
         evaluator=experiment.evaluator.name,
         extractor=extractor,
-        reference=name_reference(experiment),
+        reference=name_reference(experiment, real_images),
         looks=looks,
-        protocol=describe_protocol(experiment) if experiment.scores else {},
+        protocol={**describe_protocol(experiment), **describe_pictures(experiment)} if experiment.scores else {},
     )
     return Job(experiment, prompts, plan, run)
 
@@ -136,7 +138,7 @@ def rebuild(launch: Launch) -> Job:
 
     They are named by weights, prompts and library versions, so a worker whose installation differs cannot take part.
     """
-    job = prepare(check_experiment({**launch.settings}), launch.looks)
+    job = prepare(check_experiment({**launch.settings}), launch.looks, decode=False)
     if strangers := set(launch.cells) - set(job.run.cells):
         raise BenchError(
             f"{len(strangers)} of {len(launch.cells)} cells of this launch are other ones here on {platform.node()}; "
@@ -200,12 +202,23 @@ def name_extractor(experiment: Experiment) -> str:
     return content_hash(identity)
 
 
-def name_reference(experiment: Experiment) -> str | None:
-    """The real images as the evaluator sees them; None where no score needs them."""
+def find_real_images(experiment: Experiment, decode: bool = True) -> str | None:
+    """What the real images are named by; None where no score needs them. Raises BenchError for those of no use."""
     if not any(METRICS[score].needs_reference for score in experiment.scores):
         return None
+    source, count = experiment.reference.source, experiment.reference.count
+    name = name_real_images(source, count)
+    if decode:
+        check_real_images(source, count, name)
+    return name
+
+
+def name_reference(experiment: Experiment, real_images: str | None) -> str | None:
+    """The real images as the evaluator sees them; None where no score needs them."""
+    if real_images is None:
+        return None
     evaluator = [name_weights(experiment.evaluator.source), describe_protocol(experiment)]
-    return content_hash([evaluator, name_real_images(experiment.reference.source, experiment.reference.count)])
+    return content_hash([evaluator, real_images])
 
 
 def make_reference(experiment: Experiment, reference: str | None, store: Store, evaluator: Evaluator) -> None:

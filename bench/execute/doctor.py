@@ -7,15 +7,18 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
-from bench.execute.assemble import find_source, prepare, resolve_device
+from bench.cell import Task
+from bench.execute.assemble import find_real_images, find_source, prepare, resolve_device
 from bench.execute.hub_notes import note_of
 from bench.execute.judges import asked_judges, needed_by
+from bench.execute.looking import make_inputs
 from bench.experiment.config import Experiment
+from bench.generate.inputs import name_inputs
 from bench.generate.weights import local_path, name_weights
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.records import BenchError
@@ -98,8 +101,26 @@ def _needs(experiment: Experiment) -> Iterator[Finding]:
         )
     if experiment.scores:
         yield _checked(f"evaluator {experiment.evaluator.name}", lambda: _weights(experiment.evaluator.source))
+    yield _checked("reference images", lambda: _reference(experiment))
+    if hasattr(experiment.task, "inputs"):
+        yield _checked("task inputs", lambda: _inputs(experiment))
     yield _checked("prompts and plan", lambda: f"{len(prepare(experiment).plan.cells)} cells")
     yield _disk(Path(experiment.results))
+
+
+def _reference(experiment: Experiment) -> str:
+    """Which real images there are, all of which were decoded."""
+    if find_real_images(experiment) is None:
+        return "none are needed"
+    return f"{experiment.reference.count} of {experiment.reference.source}"
+
+
+def _inputs(experiment: Experiment) -> str:
+    """Which input images there are, all of which were decoded."""
+    task = experiment.task
+    inputs = make_inputs(experiment, Task(task.kind, asdict(task)), "cpu")
+    name_inputs(inputs, None)
+    return f"{inputs.count} of {inputs.source}"
 
 
 def _weights(source: str, revision: str | None = None) -> str:

@@ -6,9 +6,16 @@ import json
 from collections.abc import Mapping
 
 from bench.experiment.config import Experiment
+from bench.generate.image_files import READER
+from bench.generate.real_images import WORLD
 from bench.generate.weights import INCEPTION, is_tower, weights_directory
 
 _FLOAT = {"dtype": "float32, scores in float64"}
+
+
+def describe_pictures(experiment: Experiment) -> Mapping[str, str]:
+    """How a folder's real images are read; empty for the procedural world's."""
+    return {} if experiment.reference.source == WORLD else {"pictures": READER}
 
 
 def describe_protocol(experiment: Experiment) -> Mapping[str, str]:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from bench.cell import Task
-from bench.execute.assemble import make_reference, name_extractor, name_reference, resolve_device
+from bench.execute.assemble import find_real_images, make_reference, name_extractor, name_reference, resolve_device
 from bench.execute.looking import Look, make_evaluator, make_inputs, make_look
-from bench.execute.protocol import describe_protocol
+from bench.execute.protocol import describe_pictures, describe_protocol
 from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.rescore import ScoreChoice
 from bench.generate.prompts import WORLD, Prompts, load_prompts
@@ -76,15 +76,17 @@ def _rename(store: Store, run: Run, experiment: Experiment, records: Sequence[Re
         store.has_features(record.key, run.extractor) and needed <= store.features(record.key, run.extractor).keys()
         for record in records
     )
-    same_reference = enough and run.reference and asdict(experiment.reference) == run.settings["reference"]
+    unchanged = enough and asdict(experiment.reference) == run.settings["reference"]
     return replace(
         run,
         settings=asdict(experiment),
         metrics=tuple(experiment.scores),
         evaluator=experiment.evaluator.name,
         extractor=run.extractor if enough else name_extractor(experiment),
-        reference=run.reference if same_reference else name_reference(experiment),
-        protocol=run.protocol if enough else describe_protocol(experiment),
+        reference=run.reference
+        if unchanged and run.reference
+        else name_reference(experiment, find_real_images(experiment)),
+        protocol=run.protocol if unchanged else {**describe_protocol(experiment), **describe_pictures(experiment)},
     )
 
 

@@ -8,6 +8,7 @@ browsers. What viewers do not agree on, or what is not one still picture, is ref
 from __future__ import annotations
 
 import io
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -28,6 +29,7 @@ READER = "version 1: upright by EXIF, sRGB by embedded profiles, transparency on
 WHITE, BLACK = 255, 0
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded; Pillow warns of those."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .mpo .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm".split()  # noqa: SIM905

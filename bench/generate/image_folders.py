@@ -68,8 +68,8 @@ class Listing:
 def list_images(folder: Path, but: Collection[str] = ()) -> Listing:
     """Find the pictures in a folder and all folders below it, numbers in names sorted by value (2.png before 10.png).
 
-    Links to folders are followed, each folder once. Folders named in `but`, directly below, are left out under that name. Raises
-    BenchError for a folder that cannot be read.
+    Links to folders are followed, each folder once. Folders named in `but`, directly below, are left out, under that
+    name. Raises BenchError for a folder that cannot be read.
     """
     files: list[str] = []
     left_out: dict[str, list[str]] = {}

@@ -80,7 +80,7 @@ class Inputs:
     def depths(self) -> NDArray[np.float32]:
         """The inputs' depth, estimated at their own sizes; of finished depth images their grey."""
         if self._finished:
-            return np.stack([_grey(image) for image in self.images]) / np.float32(255)
+            return np.stack([_grey(image).astype(np.float32) / np.float32(255) for image in self.images])
         if self.estimate_depth is None:
             raise BenchError("task.estimator: none was loaded; depth needs one")
         size = (self.height, self.width)
@@ -109,8 +109,9 @@ class Inputs:
             )
         light = _is_light(self._resize(mask[box]))
         if light.all() or not light.any():
+            extent = "everywhere" if light.any() else "nowhere"
             raise BenchError(
-                f"task.inputs: the mask {folder / MASKS / mask_name} is light {'everywhere' if light.any() else 'nowhere'}; "
+                f"task.inputs: the mask {folder / MASKS / mask_name} is light {extent}; "
                 "make it light (grey levels 128 to 255) where the image is to be painted anew, and dark elsewhere"
             )
         return image[box], mask[box]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -40,18 +41,19 @@ def name_real_images(source: str, count: int) -> str:
     return hashlib.sha256(READER.encode() + b"".join(contents)).hexdigest()[:16]
 
 
-def check_real_images(source: str, count: int) -> None:
-    """Decode them all; raises BenchError that names those which cannot be read."""
+@cache
+def check_real_images(source: str, count: int, name: str) -> None:
+    """Decode all that `name` stands for, once; raises BenchError that names those which cannot be read."""
     if source != WORLD:
         folder, names = _image_files(source, count)
         check_readable(folder, names)
 
 
 def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator[NDArray[np.uint8]]:
-    """Yield the first `count` images of a source in batches (n, h, w, 3), uint8, sRGB (see `bench.generate.image_files`).
+    """Yield the first `count` images of a source in batches (n, h, w, 3), uint8, sRGB.
 
-    A folder's images come sorted by their path below it. The images of a batch have one size. Raises BenchError for a
-    file that cannot be read as a picture.
+    A folder's images come sorted by their path below it, and are read as `bench.generate.image_files` says. The images
+    of a batch have one size. Raises BenchError for a file that cannot be read as a picture.
     """
     if source == WORLD:
         seeds = world.split_seeds("reference", count)
@@ -77,8 +79,8 @@ def _image_files(source: str, count: int) -> tuple[Path, tuple[str, ...]]:
     found = list_images(folder)
     if len(found.files) < count:
         raise BenchError(
-            f"reference.source={source} holds {found} and {count} images were asked for; set reference.count to at most "
-            "what it holds"
+            f"reference.source={source} holds {found}; {count} images were asked for, so set reference.count to at "
+            "most what it holds"
         )
     if found.left_out:
         say_once(f"reference.source={source} holds {found}")
