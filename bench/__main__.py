@@ -49,14 +49,16 @@ def run(settings: Settings) -> int:
 
     from bench.execute.assemble import open_store, prepare
     from bench.execute.drive import execute
+    from bench.execute.earlier_looks import without_past_counts
     from bench.execute.outlook import lacking_cells
     from bench.experiment.config import check_experiment
     from bench.experiment.plan import counts_of_looks
     from bench.report.trackers import Trackers
+    from bench.store import Store
 
     experiment = check_experiment(settings)
     trackers = Trackers(experiment.trackers, experiment.name, settings)
-    counts = counts_of_looks(experiment)
+    counts = without_past_counts(counts_of_looks(experiment), Store.of_run(experiment.results))
     for i, count in enumerate(counts, 1):
         fewer = replace(experiment, prompts=replace(experiment.prompts, count=count))
         job = prepare(fewer, tuple(seen / counts[-1] for seen in counts[:i]))

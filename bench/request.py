@@ -84,7 +84,8 @@ class Run:
     `extractor` names what computed the features by content, `reference` likewise the real images they are held against
     (None where no metric needs them). `looks` are the shares of the planned images at which claims were judged so far,
     this run's own last; one look at everything unless the run goes on until its claims are decided. `protocol` says how
-    images are made ready for the evaluator: resizer, antialias, crop, size, dtype.
+    images are made ready for the evaluator: resizer, antialias, crop, size, dtype. `earlier_looks` are those at earlier
+    plans in the same directory, in the order of time: how many images there were, and how many were planned.
     """
 
     name: str
@@ -100,7 +101,14 @@ class Run:
     reference: str | None
     looks: tuple[float, ...] = (1.0,)
     protocol: Mapping[str, str] = field(default_factory=dict)
+    earlier_looks: tuple[tuple[int, int], ...] = ()
     schema: int = SCHEMA_VERSION
+
+    def history(self, images: int) -> tuple[tuple[int, int], ...]:
+        """All looks in the order of time, this run's last, now that there are so many images a cell."""
+        planned = round(images / self.looks[-1])
+        own = ((round(share * planned), planned) for share in self.looks)
+        return (*self.earlier_looks, *own)
 
     def to_json(self) -> str:
         """Indented JSON, for people too."""
@@ -112,6 +120,7 @@ class Run:
         data = to_tuples(json.loads(text))
         check_schema(data, "run.json")
         data["left_out"] = tuple((label, reason) for label, reason in data["left_out"])
+        data["earlier_looks"] = tuple((images, planned) for images, planned in data.get("earlier_looks", ()))
         data["claims"] = tuple(Claim.from_dict(claim) for claim in data["claims"])
         return cls(**data)
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import ndtr, ndtri
 from scipy.stats import binom, t
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.judge.claims import Comparison, Judgement, holm, judge_claims
+from bench.judge.claims import BEYOND_DOUBT, LEVEL, Comparison, Judgement, holm, judge_claims
+from bench.judge.looks import OF_WHAT_IS_LEFT, nominal_level, path_of
 from bench.judge.scores import ScoredCell
 from bench.records import Calls, Latency, Record
 from bench.request import Claim, Run, Side
@@ -61,10 +63,15 @@ def make_claim(metrics: Sequence[str] = ("clip_score",), **changes: Any) -> Clai
     return Claim(**{"name": "c", "text": "TCD wins", "metrics": tuple(metrics), "expect": "better", **sides, **changes})
 
 
-def judge(claims: Claim | Sequence[Claim], *cells: ScoredCell) -> list[Judgement]:
+def judge(claims: Claim | Sequence[Claim], *cells: ScoredCell, **more: Any) -> list[Judgement]:
     """Judge claims over cells."""
     claims = (claims,) if isinstance(claims, Claim) else tuple(claims)
-    return judge_claims(Run("x", {}, (), (), (), {}, (), claims, "mini", "e", "r"), cells)
+    return judge_claims(Run("x", {}, (), (), (), {}, (), claims, "mini", "e", "r", **more), cells)
+
+
+def adjusted(tail: float, times: int = 1) -> float:
+    """A one-sided p-value of a first look, corrected for so many tests."""
+    return min(1.0, times * tail / OF_WHAT_IS_LEFT)
 
 
 def the_comparison(claim: Claim, *cells: ScoredCell) -> Comparison:
@@ -119,7 +126,7 @@ def test_holm_agrees_with_statsmodels() -> None:
 
 @pytest.mark.parametrize(
     ("z", "verdict"),
-    [(3.0, "supported"), (1.9, "undecided"), (0.0, "undecided"), (-1.9, "undecided"), (-3.0, "refuted")],
+    [(3.0, "supported"), (1.7, "undecided"), (0.0, "undecided"), (-1.7, "undecided"), (-3.0, "refuted")],
 )
 def test_a_difference_is_decided_when_it_is_larger_than_chance_makes_it(z: float, verdict: str) -> None:
     (judgement,) = judge(make_claim(), ours(z), theirs())
@@ -140,11 +147,14 @@ def test_better_means_smaller_for_distances_and_larger_for_scores(metric: str, z
     assert better.object_value == 20
 
 
-def test_a_comparison_says_what_was_compared_with_its_unadjusted_interval() -> None:
+def test_a_comparison_says_what_was_compared_with_both_its_intervals() -> None:
     comparison = the_comparison(make_claim(["fid"]), ours(-1.0, "fid"), theirs("fid"))
     half = STUDENT.ppf(0.975) * UNIT
     assert comparison.interval == pytest.approx((UNIT - half, UNIT + half))
-    assert comparison.p_value == pytest.approx(2 * STUDENT.sf(1.0))
+    assert comparison.p_value == pytest.approx(adjusted(STUDENT.sf(1.0)))
+    wide = STUDENT.isf(OF_WHAT_IS_LEFT * LEVEL) * UNIT
+    assert comparison.adjusted_interval == pytest.approx((UNIT - wide, UNIT + wide))
+    assert comparison.error == pytest.approx(UNIT)
     assert (comparison.model, comparison.metric, comparison.n) == ("mini", "fid", N)
     assert (comparison.subject, comparison.object) == ("mini tcd 4 steps", "mini dpmpp_2s 4 steps")
 
@@ -154,7 +164,7 @@ def test_noise_that_both_sides_share_does_not_count() -> None:
     subject = scored("tcd", {"clip_score": Estimate(20 + 3 * UNIT, loud + NOISE)})
     comparison = the_comparison(make_claim(), subject, scored("dpmpp_2s", {"clip_score": Estimate(20.0, loud)}))
     assert comparison.verdict == "supported"
-    assert comparison.p_value == pytest.approx(2 * STUDENT.sf(3.0))
+    assert comparison.p_value == pytest.approx(adjusted(STUDENT.sf(3.0)))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +172,8 @@ def test_noise_that_both_sides_share_does_not_count() -> None:
     [
         ("better", 8.0, "supported"),
         ("better", 5.5, "undecided"),
-        ("better", 2.0, "refuted"),
+        ("better", 3.5, "undecided"),
+        ("better", 3.0, "refuted"),
         ("not_worse", 0.0, "supported"),
         ("not_worse", -2.0, "supported"),
         ("not_worse", -4.5, "undecided"),
@@ -206,14 +217,66 @@ def test_a_claim_holds_if_all_comparisons_do_and_falls_with_any(zs: tuple[float,
 
 def test_p_values_are_adjusted_over_all_claims_of_the_run() -> None:
     claims = [make_claim(name="a"), *(make_claim(name=f"{s}", object=Side("dpmpp_2s", (s,))) for s in (8, 16))]
-    cells = ours(2.2), theirs(), theirs(steps=8), theirs(steps=16)
+    cells = ours(2.0), theirs(), theirs(steps=8), theirs(steps=16)
     alone = the_comparison(claims[0], *cells)
     together = judge(claims, *cells)
     assert alone.verdict == "supported"
-    assert alone.p_value == pytest.approx(2 * STUDENT.sf(2.2))
+    assert alone.p_value == pytest.approx(adjusted(STUDENT.sf(2.0)))
     for judgement in together:
         assert judgement.verdict == "undecided"
-        assert judgement.comparisons[0].p_value == pytest.approx(3 * 2 * STUDENT.sf(2.2))
+        assert judgement.p_value == judgement.comparisons[0].p_value == pytest.approx(adjusted(STUDENT.sf(2.0), 3))
+
+
+def at_step_counts(*zs: float, **changes: Any) -> tuple[Claim, list[ScoredCell]]:
+    """A claim over several step counts, and its cells, with the subject so many standard errors ahead at each."""
+    steps = tuple(range(1, len(zs) + 1))
+    cells = [cell for z, s in zip(zs, steps, strict=True) for cell in (ours(z, steps=s), theirs(steps=s))]
+    return make_claim(subject=Side("tcd", steps), object=Side("dpmpp_2s", steps), **changes), cells
+
+
+def test_support_takes_the_largest_p_value_as_it_is_and_refutation_the_smallest_times_their_number() -> None:
+    claim, cells = at_step_counts(2.5, 1.9, 2.2)
+    (judgement,) = judge(claim, *cells)
+    assert judgement.verdict == "supported"
+    assert judgement.p_value == pytest.approx(adjusted(STUDENT.sf(1.9)))
+    assert [c.verdict for c in judgement.comparisons] == ["supported"] * 3
+    for z, verdict in ((-1.9, "undecided"), (-2.4, "refuted")):
+        claim, cells = at_step_counts(9.0, 0.5, z)
+        (judgement,) = judge(claim, *cells)
+        assert judgement.verdict == judgement.comparisons[-1].verdict == verdict
+        assert judgement.p_value == pytest.approx(adjusted(STUDENT.sf(-z), 3))
+        assert [c.verdict for c in judgement.comparisons[:2]] == ["supported", "undecided"]
+
+
+@pytest.mark.parametrize("first", [4.2, 6.0])
+def test_a_claim_hands_its_share_of_the_level_on_only_where_it_is_beyond_doubt(first: float) -> None:
+    claims = [make_claim(name=f"{s}", subject=Side("tcd", (s,)), object=Side("dpmpp_2s", (s,))) for s in (2, 4)]
+    cells = [ours(first, steps=2), theirs(steps=2), ours(1.9, steps=4), theirs(steps=4)]
+    decided, other = judge(claims, *cells)
+    beyond = STUDENT.sf(first) / OF_WHAT_IS_LEFT < BEYOND_DOUBT
+    assert beyond == (first == 6.0)
+    assert decided.verdict == "supported"
+    assert decided.p_value == pytest.approx(adjusted(STUDENT.sf(first), 2))
+    assert other.p_value == pytest.approx(adjusted(STUDENT.sf(1.9), 1 if beyond else 2))
+    assert other.verdict == ("supported" if beyond else "undecided")
+
+
+@pytest.mark.parametrize("expect", ["better", "not_worse", "equivalent"])
+@pytest.mark.parametrize("looks", [(1.0,), (0.25, 0.5, 1.0)])
+def test_a_verdict_stands_beside_an_adjusted_interval_that_says_the_same(expect: str, looks: tuple[float, ...]) -> None:
+    margin = 3 * UNIT
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        claim, cells = at_step_counts(*rng.uniform(-9, 9, 2), expect=expect, margins={"clip_score": margin})
+        for comparison in judge([claim, make_claim()], *cells, looks=looks)[0].comparisons:
+            assert comparison.adjusted_interval is not None
+            low, high = comparison.adjusted_interval
+            if expect == "equivalent":
+                inside, outside = -margin < low and high < margin, low > margin or high < -margin
+            else:
+                inside, outside = low > comparison.threshold, high < comparison.threshold
+            assert comparison.verdict == ("supported" if inside else "refuted" if outside else "undecided")
+            assert (comparison.p_value < LEVEL) == (inside or outside)
 
 
 def test_each_claim_keeps_its_own_comparisons() -> None:
@@ -304,13 +367,38 @@ def test_a_run_without_claims_or_cells_has_nothing_to_say() -> None:
     assert [judgement.verdict for judgement in judge(make_claim())] == ["not tested"]
 
 
-def test_an_undecided_comparison_says_how_many_images_would_decide_it() -> None:
-    comparison = the_comparison(make_claim(), ours(1.0), theirs())
-    assert comparison.images_needed == pytest.approx(100 * 1.96**2, rel=0.02)
-    needed = comparison.images_needed + comparison.images_needed % 2
-    longer = scored("tcd", {"clip_score": Estimate(20 + UNIT, np.tile([1.0, -1.0], needed // 2))})
-    other = scored("dpmpp_2s", {"clip_score": Estimate(20.0, np.zeros(needed))})
-    assert the_comparison(make_claim(), longer, other).verdict == "supported"
+def chance_of_a_verdict(claims: Sequence[Claim], comparison: Comparison, images: int, looks: Sequence[int]) -> float:
+    """In how many of simulated runs the last claim's only comparison is decided at the last look, and at no other."""
+    rng = np.random.default_rng(images)
+    decided, runs = 0, 2000
+    excess = comparison.gain - comparison.threshold
+    assert comparison.error is not None
+    level = nominal_level(LEVEL / len(claims), path_of([(n, n) for n in (*looks, images)]))
+    for _ in range(runs):
+        error = comparison.error * np.sqrt(comparison.n / images)
+        z = (excess + error * rng.normal()) / error
+        decided += ndtr(-abs(z)) < level and z * excess > 0
+    return decided / runs
+
+
+@pytest.mark.parametrize("z", [1.0, -0.7])
+def test_an_undecided_comparison_says_how_many_images_would_decide_it_with_which_chance(z: float) -> None:
+    claims = [make_claim(name="a"), make_claim(name="b", metrics=("kid",))]
+    subject = scored("tcd", {**ours(z).estimates, **ours(0.1, "kid").estimates})
+    other = scored("dpmpp_2s", {**theirs().estimates, **theirs("kid").estimates})
+    comparison = judge(claims, subject, other)[0].comparisons[0]
+    assert comparison.images_needed is not None
+    for images, chance in zip(comparison.images_needed, (0.5, 0.8), strict=True):
+        assert chance_of_a_verdict(claims, comparison, images, [N]) == pytest.approx(chance, abs=0.03)
+
+
+def test_images_needed_of_a_closed_form() -> None:
+    """Far away, the next look has nothing in common with the one before, and spends its own share."""
+    comparison = the_comparison(make_claim(), ours(0.05), theirs())
+    assert comparison.images_needed is not None
+    bound = -ndtri(LEVEL * OF_WHAT_IS_LEFT * (1 - OF_WHAT_IS_LEFT))
+    half, most = (N * ((bound + ndtri(chance)) / 0.05) ** 2 for chance in (0.5, 0.8))
+    assert comparison.images_needed == pytest.approx((half, most), rel=0.02)
 
 
 def test_a_decided_comparison_needs_no_more_images_and_no_number_of_them_decides_a_tie() -> None:
@@ -318,32 +406,51 @@ def test_a_decided_comparison_needs_no_more_images_and_no_number_of_them_decides
     assert the_comparison(make_claim(), ours(0.0), theirs()).images_needed is None
 
 
-def test_true_null_comparisons_get_a_false_verdict_in_at_most_5_percent_of_runs() -> None:
-    runs, images = 500, 400
-    rng = np.random.default_rng(0)
-    metrics = ("fid", "clip_score")
-    steps = (2, 4, 8)
-    claims = [make_claim(metrics, subject=Side("tcd", (s,)), object=Side("dpmpp_2s", (s,))) for s in steps]
+def simulated_verdicts(
+    rng: np.random.Generator, means: Sequence[Sequence[float]], correlation: float, images: int = 400
+) -> list[Judgement]:
+    """A run with one claim for each row of `means`, true gains in standard errors; noise is shared by `correlation`."""
+    claims, cells = [], []
+    shared = rng.normal(size=images)
+    for i, row in enumerate(means):
+        steps = tuple(100 * i + k for k in range(1, len(row) + 1))
+        claims.append(make_claim(name=f"{i}", subject=Side("tcd", steps), object=Side("dpmpp_2s", steps)))
+        for mean, s in zip(row, steps, strict=True):
+            noise = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * rng.normal(size=images)
+            values = mean / np.sqrt(images) + noise
+            estimate = Estimate(float(values.mean()), values - values.mean())
+            cells += [scored("tcd", {"clip_score": estimate}, steps=s)]
+            cells += [scored("dpmpp_2s", {"clip_score": Estimate(0.0, np.zeros(images))}, steps=s)]
+    return judge(claims, *cells)
 
-    def estimate() -> Estimate:
-        values = rng.normal(size=images)
-        return Estimate(float(values.mean()), values - values.mean())
 
-    def any_verdict() -> bool:
-        methods = "tcd", "dpmpp_2s"
-        cells = [scored(method, {m: estimate() for m in metrics}, steps=s) for method in methods for s in steps]
-        judgements = judge(claims, *cells)
-        return any(
-            comparison.verdict != "undecided" for judgement in judgements for comparison in judgement.comparisons
-        )
-
-    false = sum(any_verdict() for _ in range(runs))
-    assert binom.ppf(0.001, runs, 0.05) < false <= binom.ppf(0.99, runs, 0.05)
+@pytest.mark.parametrize(
+    ("means", "correlation"),
+    [
+        ([[0.0]], 0.0),
+        ([[0.0]] * 6, 0.0),
+        ([[0.325], [0.0]], 1.0),
+        ([[9.0], [9.0], [0.0]], 0.5),
+        ([[0.0, 9.0], [9.0, 0.0, 9.0]], 0.0),
+    ],
+    ids=["one", "six", "alike", "two obvious", "one of several"],
+)
+def test_gains_at_their_thresholds_get_a_false_verdict_in_at_most_5_percent_of_runs(
+    means: list[list[float]], correlation: float
+) -> None:
+    runs, rng = 500, np.random.default_rng(0)
+    false = 0
+    for _ in range(runs):
+        verdicts = [judgement.verdict for judgement in simulated_verdicts(rng, means, correlation)]
+        truths = ["supported" if min(row) > 0 else "refuted" for row in means]
+        false += any(verdict not in (truth, "undecided") for verdict, truth in zip(verdicts, truths, strict=True))
+    assert false <= binom.ppf(0.99, runs, 0.05)
+    assert false > binom.ppf(0.001, runs, 0.02)
 
 
 def test_a_doubtful_distance_is_decided_by_what_stands_in_for_it_and_says_so() -> None:
     def doubtful(method: str, kernel: float) -> ScoredCell:
-        stand_in = Estimate(kernel, NOISE * kernel)
+        stand_in = Estimate(kernel, NOISE * kernel)  # of 9 against 1
         return scored(method, {"fid": replace(
             Estimate(5.0, NOISE), problem="too few images", stand_in=lambda: stand_in, stand_in_name="kernel distance"
         )})  # fmt: skip
@@ -352,15 +459,18 @@ def test_a_doubtful_distance_is_decided_by_what_stands_in_for_it_and_says_so() -
     assert comparison.verdict == "supported"
     assert comparison.gain == 8.0
     assert comparison.note == "kernel distance instead: too few images"
+    assert (comparison.metric, comparison.compared) == ("fid", "kid")
+    assert (comparison.subject_value, comparison.object_value) == (1.0, 9.0)
     with_margin = make_claim(["fid"], margins={"fid": 0.5})
     comparison = the_comparison(with_margin, doubtful("tcd", 1.0), doubtful("dpmpp_2s", 9.0))
     assert comparison.verdict == "undecided"
     assert comparison.note == "no interval: too few images"
-    assert comparison.interval == (-np.inf, np.inf)
+    assert (comparison.interval, comparison.adjusted_interval, comparison.error) == (None, None, None)
+    assert (comparison.subject_value, comparison.object_value) == (5.0, 5.0)
 
 
 @pytest.mark.parametrize(
-    ("z", "verdict"), [(0.0, "supported"), (2.9, "undecided"), (4.1, "undecided"), (7.0, "refuted")]
+    ("z", "verdict"), [(0.0, "supported"), (2.9, "undecided"), (5.9, "undecided"), (7.0, "refuted")]
 )
 def test_equivalence_is_supported_inside_the_margin_and_refuted_beyond_it(z: float, verdict: str) -> None:
     claim = make_claim(expect="equivalent", margins={"clip_score": 4 * UNIT})
@@ -372,7 +482,7 @@ def test_a_margin_that_noise_may_cross_makes_nothing_equivalent() -> None:
     claim = make_claim(expect="equivalent", margins={"clip_score": 1.5 * UNIT})
     comparison = the_comparison(claim, ours(0.0), theirs())
     assert comparison.verdict == "undecided"
-    assert comparison.p_value == pytest.approx(2 * STUDENT.sf(1.5))
+    assert comparison.p_value == pytest.approx(adjusted(STUDENT.sf(1.5), 2)), "by both ways not to be equivalent"
 
 
 def with_cost(cell: ScoredCell, evaluations: int, seconds: float) -> ScoredCell:

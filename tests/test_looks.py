@@ -1,52 +1,109 @@
 """Looking more than once costs what the theory says, by simulation and by published boundaries."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from bench.judge.looks import nominal_level, overall_p_value
+from bench.execute.earlier_looks import with_earlier_looks, without_past_counts
+from bench.judge.looks import OF_WHAT_IS_LEFT, Look, nominal_level, overall_p_value, path_of
+from bench.request import Claim, Run, Side
+from bench.store import Store
+
+FIVE = [(n, 500) for n in (100, 200, 300, 400, 500)]
+DOUBLED = [(n, n) for n in (512, 1024, 2048, 4096)]
 
 
-def test_one_look_at_everything_changes_nothing() -> None:
-    assert overall_p_value(0.03, (1.0,)) == 0.03
-    assert nominal_level(0.05, (1.0,)) == pytest.approx(0.05, rel=1e-9)
+def test_a_first_plan_that_is_judged_once_leaves_a_fifth_for_images_that_nobody_planned() -> None:
+    path = path_of([(512, 512)])
+    assert path == ((512.0, OF_WHAT_IS_LEFT),)
+    assert overall_p_value(0.03, path) == pytest.approx(0.0375)
+    assert nominal_level(0.05, path) == pytest.approx(0.04)
 
 
 def test_a_first_look_spends_the_square_of_its_share() -> None:
-    assert nominal_level(0.05, (0.4,)) == pytest.approx(0.05 * 0.16, rel=1e-9)
-    assert overall_p_value(0.008, (0.4,)) == pytest.approx(0.05, rel=1e-3)
+    path = path_of([(200, 500)])
+    assert nominal_level(0.05, path) == pytest.approx(0.8 * 0.05 * 0.16, rel=1e-9)
+    assert overall_p_value(0.0064, path) == pytest.approx(0.05, rel=1e-3)
 
 
 def test_the_last_of_two_looks_is_that_of_a_double_integral() -> None:
-    """P(|Z2| > c, |Z1| < b) by quadrature on another grid."""
-    first = -float(ndtri(0.05 * 0.25 / 2))
-    z = np.linspace(-first, first, 20_001)
+    """P(Z2 > c, Z1 < b) by quadrature on another grid."""
+    first = -float(ndtri(0.8 * 0.05 * 0.25))
+    z = np.linspace(-12, first, 40_001)
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
 
     def crossing(c: float) -> float:
-        rest = np.sqrt(0.5)
-        tails = ndtr((-c - np.sqrt(0.5) * z) / rest) + ndtr((np.sqrt(0.5) * z - c) / rest)
-        return float(np.trapezoid(density * tails, z))
+        return float(np.trapezoid(density * ndtr((np.sqrt(0.5) * z - c) / np.sqrt(0.5)), z))
 
-    level = nominal_level(0.05, (0.5, 1.0))
-    assert crossing(-float(ndtri(level / 2))) == pytest.approx(0.05 * 0.75, rel=1e-5)
+    level = nominal_level(0.05, path_of([(50, 100), (100, 100)]))
+    assert crossing(-float(ndtri(level))) == pytest.approx(0.8 * 0.05 * 0.75, rel=1e-5)
 
 
-@pytest.mark.parametrize("looks", [(0.2, 0.4, 0.6, 0.8, 1.0), (0.1, 1.0), (0.5, 0.75, 1.0)])
-def test_a_true_hypothesis_is_rejected_at_some_look_as_often_as_allowed(looks: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    ("history", "spent"),
+    [
+        (FIVE, 0.8),
+        ([(10, 100), (100, 100)], 0.8),
+        (DOUBLED, 1 - 0.2**4),
+        ([(100, 500), (200, 500), (1000, 1000)], 0.128 + 0.8 * 0.872),
+        ([*FIVE, (600, 1000), (1000, 1000)], 0.96),
+        ([(512, 512), (256, 256), (1024, 1024)], 1 - 0.2**3),
+    ],
+    ids=["planned", "early", "doubled", "plan changed", "grown in looks", "fewer"],
+)
+def test_a_true_hypothesis_is_rejected_at_some_look_as_often_as_allowed(history: list[Look], spent: float) -> None:
+    counts = np.array([images for images, _ in history], float)
+    order = np.argsort(counts)
     rng = np.random.default_rng(0)
-    increments = rng.normal(size=(200_000, len(looks))) * np.sqrt(np.diff([0.0, *looks]))
-    z = increments.cumsum(axis=1) / np.sqrt(looks)
-    p = 2 * ndtr(-np.abs(z))
-    levels = [nominal_level(0.05, looks[: k + 1]) for k in range(len(looks))]
-    assert (p < levels).any(axis=1).mean() == pytest.approx(0.05, abs=0.0015)
-    naive = (p < 0.05).any(axis=1).mean()
-    assert naive > 0.07, "peeking without a plan is not free"
+    increments = rng.normal(size=(200_000, len(history))) * np.sqrt(np.diff([0.0, *counts[order]]))
+    z = np.empty_like(increments)
+    z[:, order] = increments.cumsum(axis=1) / np.sqrt(counts[order])
+    levels = [nominal_level(0.05, path_of(history[: k + 1])) for k in range(len(history))]
+    found = (ndtr(-z) < levels).any(axis=1).mean()
+    in_order = bool((np.diff(counts) > 0).all())
+    assert found == pytest.approx(0.05 * spent, abs=0.0015) if in_order else found < 0.05 * spent
+    if in_order:
+        assert (ndtr(-z) < 0.05).any(axis=1).mean() > 0.06, "peeking without a plan is not free"
 
 
-def test_the_overall_p_value_undoes_the_level() -> None:
-    looks = (0.25, 0.5, 0.75)
+def test_a_look_at_as_many_images_as_before_is_the_same_look() -> None:
+    assert path_of([(512, 512), (512, 512)]) == path_of([(512, 512)])
+    assert path_of([*DOUBLED, (1024, 4096)]) == path_of(DOUBLED[:2])
+    assert path_of([*DOUBLED[:1], (300, 1000), (500, 1000), (700, 1000), (300, 1000)]) == (
+        (300.0, pytest.approx(0.16)),
+    )
+
+
+@pytest.mark.parametrize("history", [FIVE[:3], DOUBLED[:2], DOUBLED])
+def test_the_overall_p_value_undoes_the_level(history: Sequence[Look]) -> None:
+    path = path_of(history)
     for error in (1e-6, 0.001, 0.05, 0.3):
-        assert overall_p_value(nominal_level(error, looks), looks) == pytest.approx(error, rel=0.02)
-    assert overall_p_value(1.0, looks) == 1.0
-    assert overall_p_value(1e-40, looks) == pytest.approx(1e-40 / (0.75**2 - 0.5**2))
+        assert overall_p_value(nominal_level(error, path), path) == pytest.approx(error, rel=0.02)
+    assert overall_p_value(1.0, path) == 1.0
+    assert overall_p_value(1e-40, path) == pytest.approx(1e-40 / path[-1][1])
+
+
+def test_a_directory_remembers_at_how_many_images_its_claims_were_looked_at(tmp_path: Path) -> None:
+    claim = Claim("c", "", Side("a", (1,)), Side("b", (1,)), ("kid",), "better")
+    store = Store(tmp_path)
+    run = Run("x", {}, (), (), (), {}, (), (claim,), "mini", "e", "r")
+
+    def look(count: int, *shares: float) -> Run:
+        asked = replace(run, prompts=("p",) * count, looks=shares)
+        store.save_run(with_earlier_looks(asked, store))
+        return store.run()
+
+    assert look(64, 1.0).earlier_looks == ()
+    assert look(64, 1.0).earlier_looks == (), "the same look"
+    assert look(128, 1.0).history(128) == ((64, 64), (128, 128))
+    assert look(200, 0.5).history(200) == ((64, 64), (128, 128), (200, 400))
+    assert look(400, 0.5, 1.0).history(400) == ((64, 64), (128, 128), (200, 400), (400, 400))
+    assert without_past_counts((100, 300, 400, 500), store) == (400, 500)
+    assert without_past_counts((100, 200), store) == (200,)
+    stopped = replace(run, cells=("never-sampled",), prompts=("p",) * 800)
+    store.save_run(with_earlier_looks(stopped, store))
+    assert look(500, 1.0).history(500)[-2:] == ((400, 400), (500, 500)), "nobody saw verdicts of what was not finished"

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import norm
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.judge.claims import Comparison, Judgement, judge_claims
@@ -23,7 +24,7 @@ from bench.report.axes import legend_below, log_axis
 from bench.report.pairs import HEIGHT, differences
 from bench.report.pictures import Picture, open_picture, to_data_uri
 from bench.report.plots import STYLE
-from bench.report.power import draw_power, power
+from bench.report.power import draw_power, power, power_of_claim
 from bench.report.write import write_report
 from bench.request import Claim, Run, Side
 from bench.store import Store, image_name
@@ -252,19 +253,28 @@ def test_a_legend_fits_below_its_plots_and_names_what_any_of_them_shows(width: f
 
 
 def test_power_is_the_share_of_runs_that_would_decide() -> None:
-    interval = (0.3 - 1.96 * 0.2, 0.3 + 1.96 * 0.2)
-    comparison = Comparison("mini", "clip_score", "a", "b", 1, 0, 0.3, interval, 0.0, 100, 1.0)
+    comparison = Comparison("mini", "clip_score", "a", "b", 1, 0, 0.3, None, 0.0, 100, error=0.2, level=0.025)
     counts = np.array([100.0, 400.0])
     rng = np.random.default_rng(0)
     errors = 0.2 * np.sqrt(100 / counts)
-    simulated = [np.mean(0.3 + rng.normal(size=200_000) * error > 2.2414 * error) for error in errors]
-    assert power(comparison, counts, tests=2) == pytest.approx(simulated, abs=0.005)
-    unknown = replace(comparison, interval=(-np.inf, np.inf))
-    assert power(unknown, counts, 2) is None
+    bound = norm.isf(0.8 * 0.025)
+    simulated = [np.mean(0.3 + rng.normal(size=200_000) * error > bound * error) for error in errors]
+    assert power(comparison, counts) == pytest.approx(simulated, abs=0.005)
+    unknown = replace(comparison, error=None)
+    assert power(unknown, counts) is None
     claims = [Judgement(CLAIM, "undecided", (comparison, other), ()) for other in (comparison, unknown)]
     assert draw_power(claims[1:]) is None, "what has no interval is not decided"
     assert draw_power(claims) is not None
     equal = replace(comparison, gain=0.0, threshold=1.0, expect="equivalent")
-    found = power(equal, counts, tests=1)
+    found = power(equal, counts)
     assert found is not None
-    assert found[0] == pytest.approx(2 * 0.99882 - 1, abs=1e-3)
+    assert found[0] == pytest.approx(2 * norm.cdf(5 - bound) - 1, abs=1e-3)
+
+
+def test_a_claim_is_as_hard_to_decide_as_its_hardest_comparison_or_as_easy_as_what_refutes_it() -> None:
+    counts = np.array([100.0])
+    easy, hard, against = (
+        Comparison("mini", "clip_score", "a", "b", 1, 0, gain, None, 0.0, 100, error=0.2) for gain in (0.6, 0.3, -0.4)
+    )
+    for comparisons, decisive in (((easy, hard), hard), ((easy, hard, against), against)):
+        assert power_of_claim(Judgement(CLAIM, "undecided", comparisons, ()), counts) == power(decisive, counts)

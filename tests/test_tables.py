@@ -68,7 +68,9 @@ COMPARISON = Comparison(
     threshold=0.0,
     n=512,
     p_value=0.0749,
-    images_needed=616,
+    images_needed=(616, 1234),
+    adjusted_interval=(-0.5, 5.5),
+    error=1.4,
 )
 CLAIM = Claim("c", "TCD wins", Side("tcd", (4,)), Side("dpmpp_2s", (4,)), ("fid",), "better")
 
@@ -156,7 +158,7 @@ def test_names_given_by_people_come_out_in_every_form_as_they_are() -> None:
     assert read_markdown(to_markdown(table).splitlines()[4])[:2] == [NASTY, NASTY]
     assert [NASTY, NASTY] in [read_latex(line)[:2] for line in to_latex(table).splitlines() if line.endswith(r"\\")]
     claim = replace(CLAIM, text=NASTY)
-    verdicts = verdict_table([Judgement(claim, "undecided", (COMPARISON,), ())])
+    verdicts = verdict_table(RUN, [Judgement(claim, "undecided", (COMPARISON,), ())])
     assert read_markdown(to_markdown(verdicts).splitlines()[4])[0] == NASTY
 
 
@@ -215,7 +217,7 @@ def test_memory_that_the_machine_cannot_tell_is_a_dash_and_a_measured_zero_is_a_
 
 
 def test_a_verdict_says_its_gain_interval_and_how_many_images_would_decide() -> None:
-    (row,) = in_columns(verdict_table([Judgement(CLAIM, "undecided", (COMPARISON,), ())]))
+    (row,) = in_columns(verdict_table(RUN, [Judgement(CLAIM, "undecided", (COMPARISON,), ())]))
     assert row == {
         "Claim": "TCD wins",
         "Verdict": "undecided",
@@ -226,21 +228,45 @@ def test_a_verdict_says_its_gain_interval_and_how_many_images_would_decide() -> 
         "its value ": "12.50",
         "Gain [95% interval]": "+2.50 [-0.25, +5.25]",
         "must exceed": "+0",
-        "p (Holm)": "0.075",
+        "adjusted interval": "[-0.50, +5.50]",
+        "p (adjusted)": "0.075",
         "n": "512",
-        "Comparison": "undecided (about 616 images would decide)",
+        "Comparison": "undecided; about 616 images with a chance of 50% and 1,230 images with a chance of 80% "
+        "would decide if this gain is the true one",
     }
+
+
+def test_a_verdict_says_what_was_compared_and_that_there_is_no_interval() -> None:
+    instead = replace(COMPARISON, compared="kid", images_needed=None, note="kernel distance instead: too few")
+    none = replace(COMPARISON, interval=None, adjusted_interval=None, images_needed=None, note="no interval: too few")
+    first, second = in_columns(verdict_table(RUN, [Judgement(CLAIM, "undecided", (instead, none), ())]))
+    assert first["Metric"] == "kid (for fid)"
+    assert first["Gain [95% interval]"] == "+2.500 [-0.250, +5.250]"
+    assert first["Comparison"] == "undecided; kernel distance instead: too few"
+    assert second["Gain [95% interval]"] == "+2.50 no interval"
+    assert second["adjusted interval"] == "no interval"
+
+
+def test_images_that_would_decide_are_told_with_their_prompts_where_prompts_repeat() -> None:
+    (row,) = in_columns(verdict_table(RUN, [Judgement(CLAIM, "undecided", (replace(COMPARISON, prompts=32),), ())]))
+    assert "about 616 images of 38 prompts with a chance of 50%" in row["Comparison"].replace("38.5", "38")
+
+
+def test_verdicts_say_which_look_they_are_of() -> None:
+    judged = [Judgement(CLAIM, "undecided", (COMPARISON,), ())]
+    assert "look" not in verdict_table(RUN, judged).note
+    assert "This is look 3 " in verdict_table(replace(RUN, earlier_looks=((64, 64), (128, 128))), judged).note
 
 
 def test_a_claim_that_lacks_cells_says_which_and_has_dashes_for_numbers() -> None:
     lacking = Judgement(CLAIM, "not tested", (), ("mini tcd 4 steps", "mini dpmpp_2s 4 steps"))
-    (row,) = verdict_table([lacking]).rows
+    (row,) = verdict_table(RUN, [lacking]).rows
     assert row[:3] == ("TCD wins", "not tested", "needs mini tcd 4 steps, mini dpmpp_2s 4 steps")
     assert set(row[3:]) == {NONE}
 
 
 def test_a_claim_that_could_not_be_tested_at_all_still_has_a_row() -> None:
-    (row,) = verdict_table([Judgement(CLAIM, "not tested", (), ())]).rows
+    (row,) = verdict_table(RUN, [Judgement(CLAIM, "not tested", (), ())]).rows
     assert row[:2] == ("TCD wins", "not tested")
 
 

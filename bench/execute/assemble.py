@@ -14,6 +14,7 @@ import numpy as np
 from bench.cell import Cell, content_hash
 from bench.collector import collector_paused
 from bench.execute.allocator import keep_freed_memory
+from bench.execute.earlier_looks import with_earlier_looks
 from bench.execute.judges import name_judges
 from bench.execute.lanes import Turns
 from bench.execute.launch import Launch
@@ -111,7 +112,7 @@ def _versions() -> Mapping[str, str]:
 def open_store(job: Job) -> Store:
     """The run's store, with what is asked for written into it; raises BenchError where it cannot be written."""
     store = Store(job.experiment.results, patience_s=job.experiment.executor.patience_s)
-    store.save_run(job.run)
+    store.save_run(with_earlier_looks(job.run, store))
     return store
 
 

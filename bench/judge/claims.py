@@ -1,41 +1,60 @@
 """Claims → verdicts, by paired differences over the same prompts and latents.
 
-Each claim becomes one comparison for every base model, metric and pair of cells. p-values are adjusted over all
-comparisons of the run (Holm 1979, step-down), so that a run of true null claims yields a false verdict in at most 5% of
-cases. A comparison is decided when its adjusted two-sided p-value is below 0.05; a claim is supported when all of its
-comparisons are, refuted when any is refuted, undecided otherwise. Equivalence is supported by two one-sided tests
-(Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657) and refuted by a difference beyond the margin. Where a run looked
-more than once, p-values are those of all its looks together (see `bench.judge.looks`).
+Each claim becomes one comparison for every base model, metric and pair of cells. A comparison asks on which side of its
+threshold the true gain lies, and tests both answers one-sided: that the gain is not above it, whose rejection supports,
+and that it is, whose rejection refutes. One of the two is true, so that one test at a level errs no more often than the
+level says, and p-values need no doubling (Finner and Strassburger 2002, Ann. Statist. 30:1194). Equivalence is
+supported by two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657) and refuted by a gain beyond the
+margin on either side.
+
+A claim is supported when the largest of its comparisons' p-values is small enough, which needs no correction
+(intersection–union test: Berger 1982, Technometrics 24:295), and refuted when the smallest one is, times how many there
+are (Bonferroni). A run judges its claims at 5% together. Each of m claims gets 5%/m of that. Holm's procedure (1979,
+Scand. J. Statist. 6:65) would hand the share of every decided claim on to the others; for one-sided pairs that is too
+much, since a claim that was decided rightly may, near its threshold, as well have been decided wrongly (Shaffer 1980,
+Ann. Statist. 8:1342): two claims that say nearly the same come to a false verdict in up to 6.1% of runs. So a claim
+hands on its share only where its p-value is below `BEYOND_DOUBT`. Such a claim is, but for a chance of that size, far
+from its threshold, and what it hands on it does not need: by a union bound the error stays at 5% (and m × that chance)
+however claims depend on each other. scripts/calibrate_claims.py simulates it.
+
+A comparison within a claim that is not supported counts as decided by the same correction as a refutation. Where a run
+looked more than once, p-values are those of all its looks together (see `bench.judge.looks`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
-from scipy.special import ndtri
-
-from bench.judge.looks import overall_p_value
+from bench.judge.looks import Look, nominal_level, overall_p_value, path_of
+from bench.judge.power import Effect, images_needed
 from bench.judge.scores import ScoredCell, cost_of
 from bench.request import Claim, Run, Side
 from bench.score.estimate import Estimate, paired_difference
 from bench.score.metrics import METRICS
 
 LEVEL = 0.05
+BEYOND_DOUBT = 1e-5
+"""Below which p-value a claim leaves its share of the level to the others."""
 LATENCY_LEEWAY = 0.1
 """By what share a cell may take longer than another and still count as equally fast."""
+STAND_INS = {"fid": "kid", "masked_fid": "kid"}
+"""Which metric an estimate's stand-in is of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Subject against object by one metric; positive `gain` means that the subject is better.
 
-    `threshold` is what the gain must exceed (for equivalence: what it must stay within, on either side), `interval` its
-    95% interval (not adjusted), `p_value` adjusted by Holm.
-    Values, gain and interval are without bias. `note` says why there is no interval and what stands in for the metric.
-    `images_needed` estimates how many images would decide an undecided comparison.
+    `threshold` is what the gain must exceed (for equivalence: what it must stay within, on either side). `interval` is
+    its 95% interval, not adjusted; `adjusted_interval` and `p_value` are those that the verdict goes by: an undecided
+    comparison's adjusted interval holds a threshold, a decided one's does not. `error` is the standard
+    error of the gain over `n` images of `prompts` different prompts, `level` the one-sided level of a verdict in the
+    direction of the gain, over all looks. Values, gain and interval are without bias, and of the metric `compared`,
+    which stands in for `metric` where that has no interval; `note` says why. `images_needed` are the numbers of images
+    that would decide an undecided comparison with the chances `bench.judge.power.CHANCES`. Intervals and error are None
+    where there is no interval.
     """
 
     model: str
@@ -45,37 +64,125 @@ class Comparison:
     subject_value: float
     object_value: float
     gain: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     threshold: float
     n: int
-    p_value: float
+    p_value: float = 1.0
     expect: str = "better"
     note: str | None = None
     verdict: str = "undecided"
-    images_needed: int | None = None
+    images_needed: tuple[int, ...] | None = None
+    adjusted_interval: tuple[float, float] | None = None
+    error: float | None = None
+    level: float = LEVEL
+    prompts: int | None = None
+    compared: str = ""
+
+    @property
+    def effect(self) -> Effect | None:
+        """What is needed to say how many images it takes; None where there is no interval."""
+        if self.error is None:
+            return None
+        return Effect(self.gain, self.error, self.n, self.threshold, self.expect == "equivalent")
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A claim with its verdict; `missing` says which cells it needs and does not find."""
+    """A claim with its verdict and adjusted p-value; `missing` says which cells it needs and does not find."""
 
     claim: Claim
     verdict: str
     comparisons: tuple[Comparison, ...]
     missing: tuple[str, ...]
+    p_value: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A comparison with the p-values of both sides, over all looks; `gain` is None where nothing can be tested."""
+
+    comparison: Comparison
+    gain: Estimate | None
+    supports: float = 1.0
+    refutes: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A claim with its tests, and the p-value of each verdict before other claims are thought of."""
+
+    claim: Claim
+    tests: tuple[_Tested, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def corrections(self) -> int:
+        """By how many a refutation is corrected: there are two ways not to be equivalent."""
+        return len(self.tests) * (2 if self.claim.expect == "equivalent" else 1)
+
+    @property
+    def supports(self) -> float:
+        return max((test.supports for test in self.tests), default=1.0) if not self.missing else 1.0
+
+    @property
+    def refutes(self) -> float:
+        return min(1.0, self.corrections * min((test.refutes for test in self.tests), default=1.0))
 
 
 def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
     """Judge all claims of a run."""
     compared = [(claim, *_compare(claim, cells)) for claim in run.claims]
-    everything = [comparison for _, found, _ in compared for comparison in found]
-    overall = [replace(c, p_value=overall_p_value(c.p_value, run.looks)) for c in everything]
-    adjusted = iter(_decide(overall))
-    judgements = []
-    for claim, found, missing in compared:
-        decided = tuple(next(adjusted) for _ in found)
-        judgements.append(Judgement(claim, _verdict(decided, missing), decided, missing))
-    return judgements
+    n = max((test.comparison.n for _, found, _ in compared for test in found), default=0)
+    if not n:
+        return [Judgement(claim, "not tested", (), missing) for claim, _, missing in compared]
+    history = run.history(n)
+    tried = [
+        _Tried(claim, tuple(_test(t, claim, history) for t in found), missing) for claim, found, missing in compared
+    ]
+    open_ = [bool(t.tests) and min(t.supports, t.refutes) >= BEYOND_DOUBT for t in tried]
+    return [_judge(t, 1 + sum(open_) - is_open, history) for t, is_open in zip(tried, open_, strict=True)]
+
+
+def _test(tested: _Tested, claim: Claim, history: Sequence[Look]) -> _Tested:
+    """With the p-values of both sides."""
+    gain, threshold = tested.gain, tested.comparison.threshold
+    if gain is None:
+        return tested
+    above, below = (gain.scaled(sign, -threshold * sign) for sign in (1.0, -1.0))
+    supports, refutes = above.p_value("greater"), below.p_value("greater")
+    if claim.expect == "equivalent":
+        supports = max(gain.scaled(sign, threshold).p_value("greater") for sign in (1.0, -1.0))
+        refutes = min(gain.scaled(sign, -threshold).p_value("greater") for sign in (1.0, -1.0))
+    path = path_of(history)
+    return replace(tested, supports=overall_p_value(supports, path), refutes=overall_p_value(refutes, path))
+
+
+def _judge(tried: _Tried, claims: int, history: Sequence[Look]) -> Judgement:
+    """The verdict where the level is shared with so many claims, this one among them."""
+    if not tried.tests:
+        return Judgement(tried.claim, "not tested", (), tried.missing)
+    p_value = min(1.0, claims * min(tried.supports, tried.refutes))
+    verdict = "undecided"
+    if p_value < LEVEL:
+        verdict = "refuted" if tried.refutes < tried.supports else "supported"
+    shared = claims * (1 if verdict == "supported" else tried.corrections)
+    decided = tuple(_decide(test, shared, claims, history) for test in tried.tests)
+    return Judgement(tried.claim, verdict, decided, tried.missing, p_value)
+
+
+def _decide(test: _Tested, shared: int, claims: int, history: Sequence[Look]) -> Comparison:
+    """The comparison with its verdict; `shared` is by how many its p-values are corrected."""
+    effect, gain = test.comparison.effect, test.gain
+    if gain is None or effect is None:
+        return test.comparison
+    p_value = min(1.0, shared * min(test.supports, test.refutes))
+    nominal = nominal_level(LEVEL / shared, path_of(history))
+    enough_for_its_claim = claims * test.supports < LEVEL
+    level = LEVEL / (claims if effect.excess > 0 and not enough_for_its_claim else shared)
+    adjusted = replace(test.comparison, p_value=p_value, level=level, adjusted_interval=gain.interval(1 - 2 * nominal))
+    if p_value < LEVEL:
+        return replace(adjusted, verdict="supported" if test.supports < test.refutes else "refuted")
+    return replace(adjusted, images_needed=images_needed(effect, level, history))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -88,17 +195,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _verdict(comparisons: Sequence[Comparison], missing: Sequence[str]) -> str:
-    verdicts = {comparison.verdict for comparison in comparisons}
-    if "refuted" in verdicts:
-        return "refuted"
-    if not comparisons:
-        return "not tested"
-    return "supported" if verdicts == {"supported"} and not missing else "undecided"
-
-
-def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[Comparison], tuple[str, ...]]:
-    found: list[Comparison] = []
+def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], tuple[str, ...]]:
+    found: list[_Tested] = []
     missing: list[str] = []
     for model in dict.fromkeys(cell.record.cell.base.name for cell in cells):
         for mine, yours in _pairs(claim):
@@ -168,55 +266,39 @@ def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> Sc
     return matches[0] if matches[0].record.status == "ok" else "failed"
 
 
-def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: ScoredCell) -> Comparison:
+def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: ScoredCell) -> _Tested:
+    """What is compared, before it is known with how many other claims."""
     margin = claim.margins.get(metric, 0.0)
-    threshold = -margin if claim.expect == "not_worse" else margin
-    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
-    difference = paired_difference(mine.estimates[metric], yours.estimates[metric])
-    gain, note = difference.scaled(sign), None
-    if gain.doubt:
-        stands_in = gain.stand_in is not None and not margin  # a margin is in the metric's own unit
-        note = f"{gain.stand_in_name} instead: {gain.doubt}" if stands_in else f"no interval: {gain.doubt}"
-        gain = gain.meant if stands_in else gain
-    return Comparison(
+    ours, theirs, compared, note = mine.estimates[metric], yours.estimates[metric], metric, None
+    difference = paired_difference(ours, theirs)
+    if difference.doubt:
+        stands_in = None not in (difference.stand_in, ours.stand_in, theirs.stand_in)
+        if stands_in and not margin:  # a margin is in the metric's own unit
+            note = f"{difference.stand_in_name} instead: {difference.doubt}"
+            compared = STAND_INS[metric]
+            difference, ours, theirs = (estimate.stand_in() for estimate in (difference, ours, theirs))  # type: ignore[misc]
+    if difference.doubt:
+        note = f"no interval: {difference.doubt}"
+    gain = difference.scaled(1.0 if METRICS[metric].higher_is_better else -1.0)
+    groups = getattr(gain, "groups", None)
+    comparison = Comparison(
         model=model,
         metric=metric,
         subject=mine.record.cell.label,
         object=yours.record.cell.label,
-        subject_value=mine.estimates[metric].best,
-        object_value=yours.estimates[metric].best,
+        subject_value=ours.best,
+        object_value=theirs.best,
         gain=gain.best,
-        interval=gain.interval(1 - LEVEL) if gain.doubt is None else (-math.inf, math.inf),
-        threshold=threshold,
+        interval=None if difference.doubt else gain.interval(1 - LEVEL),
+        threshold=-margin if claim.expect == "not_worse" else margin,
         n=gain.n,
-        p_value=_p_value(gain, claim.expect, threshold) if gain.doubt is None else 1.0,
         expect=claim.expect,
         note=note,
+        error=None if difference.doubt else gain.standard_error,
+        compared=compared,
+        prompts=None if groups is None else groups.count,
     )
-
-
-def _p_value(gain: Estimate, expect: str, threshold: float) -> float:
-    """Two-sided, of the hypothesis that the gain is at the threshold, or for equivalence at one of its two ends."""
-    if expect != "equivalent":
-        return gain.scaled(1.0, -threshold).p_value()
-    within = max(gain.scaled(sign, threshold).p_value("greater") for sign in (1.0, -1.0))
-    beyond = min(gain.scaled(sign, -threshold).p_value("greater") for sign in (1.0, -1.0))
-    return min(1.0, 2 * min(within, beyond))
-
-
-def _decide(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    adjusted = holm([comparison.p_value for comparison in comparisons])
-    return [_with_verdict(comparison, p) for comparison, p in zip(comparisons, adjusted, strict=True)]
-
-
-def _with_verdict(comparison: Comparison, p_value: float) -> Comparison:
-    within = comparison.threshold - abs(comparison.gain)
-    excess = within if comparison.expect == "equivalent" else comparison.gain - comparison.threshold
-    if p_value < LEVEL:
-        return replace(comparison, p_value=p_value, verdict="supported" if excess > 0 else "refuted")
-    factor = float(ndtri(1 - p_value / 2) / ndtri(1 - LEVEL / 2)) if p_value < 1 else 0.0
-    needed = math.ceil(comparison.n / factor**2) if factor > 1e-3 else None
-    return replace(comparison, p_value=p_value, images_needed=needed)
+    return _Tested(comparison, None if difference.doubt else gain)
 
 
 def _side_label(side: Side, steps: int | None) -> str:

@@ -1,12 +1,17 @@
-"""What a p-value is worth when data are looked at more than once.
+"""What a p-value is worth when data are looked at more than once, and when there is more of it than was planned.
 
-A run that goes on until its claims are decided looks at them at growing numbers of images, and would find something by
-chance too often. Of the error that a test may make, a share t² is spent by the time a share t of the planned images is
-there (the power family with exponent 2: Lan and DeMets 1983, Biometrika 70:659; Kim and DeMets 1987, Biometrika
-74:149). Boundaries follow from the joint law of the statistics, whose increments are independent, by numerical
-integration (Armitage, McPherson and Rowe 1969, J. R. Stat. Soc. A 132:235). `overall_p_value` turns that round: the
-smallest error at which the test would have stopped at this look. Holm's procedure on such p-values keeps the error of a
-whole family (Maurer and Bretz 2013, Stat. Biopharm. Res. 5:311).
+A run that goes on until its claims are decided looks at them at growing numbers of images, and a run that is given more
+images afterwards has been looked at before. Either would find something by chance too often. So every look spends a
+share of the error that a test may make, and what is spent is gone: a plan may spend `OF_WHAT_IS_LEFT` of what no
+earlier plan has spent, of that the share t² by the time a share t of the images that the plan adds is there (the power
+family with exponent 2: Lan and DeMets 1983, Biometrika 70:659; Kim and DeMets 1987, Biometrika 74:149). A first plan
+that is judged once thus leaves a fifth of the error for images that nobody had planned.
+
+Boundaries follow from the joint law of the statistics, whose increments are independent, by numerical integration
+(Armitage, McPherson and Rowe 1969, J. R. Stat. Soc. A 132:235), for one-sided tests. `overall_p_value` turns that
+round: the smallest error at which the test would have rejected at its last look. Procedures for several hypotheses that
+compare p-values with levels keep the error of the whole family on such p-values (Maurer and Bretz 2013, Stat. Biopharm.
+Res. 5:311).
 """
 
 from __future__ import annotations
@@ -14,73 +19,101 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+OF_WHAT_IS_LEFT = 0.8
 NODES = 128
+FARTHEST = 9.0
+"""Standard deviations beyond which a sum below its boundary is not followed."""
 SMALLEST = 1e-12
 
+Look = tuple[int, int]
+"""At how many images a claim was judged, and how many were planned then."""
+Path = tuple[tuple[float, float], ...]
+"""Of each look that counts, at growing numbers of images: how many images, and the share of the error it spends."""
 
-def overall_p_value(p_value: float, fractions: Sequence[float]) -> float:
-    """The two-sided p-value of one look as that of the whole design.
 
-    `fractions` are the shares of the planned images at this look and at all before it, growing, at most 1; one look at
-    everything leaves the p-value as it is.
+def path_of(history: Sequence[Look]) -> Path:
+    """The looks that lead to the last one of a history, which is in the order of time.
+
+    A look at as many images as before learns nothing new and spends nothing. One at fewer images than before spends
+    like a plan of its own, and nothing is credited for what it has in common with the others.
     """
-    shares = tuple(fractions)
-    if shares == (1.0,):
-        return p_value
-    last = _spent(1.0, shares)[-1]
+    path: list[tuple[float, float]] = []
+    aside: dict[int, float] = {}
+    plan, start, room, left = 0, 0.0, 1.0, 1.0
+    for images, planned in history:
+        if images in aside or any(images == had for had, _ in path):
+            continue
+        if path and images < path[-1][0]:
+            aside[images] = OF_WHAT_IS_LEFT * left
+            left -= aside[images]
+            continue
+        if planned != plan:
+            plan, start, room = planned, path[-1][0] if path else 0.0, OF_WHAT_IS_LEFT * left
+        before = path[-1][0] if path else 0.0
+        whole = max(planned, images) - start
+        spend = room * (((images - start) / whole) ** 2 - ((before - start) / whole) ** 2)
+        left -= spend
+        path.append((float(images), spend))
+    last = history[-1][0]
+    return ((float(last), aside[last]),) if last in aside else tuple(step for step in path if step[0] <= last)
+
+
+def overall_p_value(p_value: float, path: Path) -> float:
+    """The one-sided p-value of the path's last look as that of the whole design."""
+    if len(path) == 1:
+        return min(1.0, p_value / path[0][1])
     if p_value < SMALLEST:
-        return min(1.0, p_value / last)  # so small that no look before could have stopped
-    errors, levels = _table(shares)
+        return min(1.0, p_value / path[-1][1])  # so small that no look before could have rejected
+    errors, levels = _table(path)
     found = float(np.exp(np.interp(math.log(p_value), np.log(levels), np.log(errors))))
     return 1.0 if p_value >= levels[-1] else min(1.0, found)
 
 
-def nominal_level(error: float, fractions: Sequence[float]) -> float:
-    """The two-sided level that a test keeps at its last look when `error` is spent over all of them."""
-    spent = _spent(error, fractions)
-    nodes, weights = np.zeros(1), np.ones(1)  # where the sum stands, and with which probability, nothing crossed yet
+@lru_cache(maxsize=4096)
+def nominal_level(error: float, path: Path) -> float:
+    """The one-sided level that a test keeps at its last look when `error` is spent along the path."""
+    if len(path) == 1:
+        return error * path[0][1]
+    nodes, weights = np.zeros(1), np.ones(1)  # where the sum stands, and with which probability, nothing rejected yet
     before, bound = 0.0, math.inf
-    for share, spend in zip(fractions, spent, strict=True):
+    last = path[-1][0]
+    for images, spend in path:
+        share = images / last
         sigma = math.sqrt(share - before)
-        bound = _bound(nodes, weights, sigma, spend)
+        bound = _bound(nodes, weights, sigma, error * spend)
         before = share
         x, w = np.polynomial.legendre.leggauss(NODES)
-        ahead = bound * x
+        half = (bound + FARTHEST * math.sqrt(share)) / 2
+        ahead = bound - half + half * x
         density = np.exp(-0.5 * ((ahead[:, None] - nodes) / sigma) ** 2) @ weights / (sigma * math.sqrt(2 * math.pi))
-        nodes, weights = ahead, bound * w * density
-    return float(2 * ndtr(-bound / math.sqrt(before)))
-
-
-def _spent(error: float, fractions: Sequence[float]) -> list[float]:
-    """What is spent at each look."""
-    squares = [0.0, *(share**2 for share in fractions)]
-    return [error * (b - a) for a, b in pairwise(squares)]
+        nodes, weights = ahead, half * w * density
+    return float(ndtr(-bound / math.sqrt(before)))
 
 
 def _bound(nodes: NDArray[np.float64], weights: NDArray[np.float64], sigma: float, spend: float) -> float:
-    """How far from zero the sum must stand to stop, so that it does with probability `spend`."""
+    """What the sum must exceed to be rejected, so that it does with probability `spend`."""
     from scipy.optimize import brentq  # takes its time, and most runs look once
 
-    def crossing(bound: float) -> float:
-        return float(weights @ (ndtr((-bound - nodes) / sigma) + ndtr((nodes - bound) / sigma)))
+    def excess(bound: float) -> float:
+        return float(weights @ ndtr((nodes - bound) / sigma)) - spend
 
-    if crossing(0.0) <= spend:
-        return 1e-9
-    farthest = -float(ndtri(max(spend, 1e-300) / 4)) * (sigma + float(np.abs(nodes).max())) + 10 * sigma
-    found: float = brentq(lambda bound: crossing(bound) - spend, 0.0, farthest, xtol=1e-12)
-    return max(found, 1e-9)
+    reach = sigma * (FARTHEST - float(ndtri(max(spend, 1e-300) / 2)))
+    low, high = float(nodes.min()) - reach, float(nodes.max()) + reach
+    if excess(low) <= 0:
+        return low
+    found: float = brentq(excess, low, high, xtol=1e-12)
+    return found
 
 
 @lru_cache(maxsize=32)
-def _table(fractions: tuple[float, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _table(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Overall errors, growing, and the levels at the last look that belong to them."""
     errors = np.geomspace(SMALLEST / 10, 1.0, 48)
-    levels = np.maximum.accumulate([nominal_level(float(error), fractions) for error in errors])
+    levels = np.maximum.accumulate([nominal_level(float(error), path) for error in errors])
     keep = np.concatenate([[True], np.diff(levels) > 0])
     return errors[keep], levels[keep]

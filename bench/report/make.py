@@ -35,7 +35,7 @@ def make_report(store: Store, inputs: str) -> str:
     tables = {
         table.name: table
         for table in (
-            *(verdict_table(judgements), score_table(run, cells), cost_table(run, cells)),
+            *(verdict_table(run, judgements), score_table(run, cells), cost_table(run, cells)),
             beside_table(run, pairs),
         )
         if table.rows and (table.name != "scores" or run.metrics)

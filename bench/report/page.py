@@ -11,6 +11,7 @@ import jinja2
 
 from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
+from bench.report.comparisons import looks_in_words, metric_of, would_decide
 from bench.report.grid import PromptGrid
 from bench.report.pairs import HEIGHT, WIDTH, Difference
 from bench.report.pictures import to_data_uri
@@ -72,6 +73,9 @@ def templates() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["picture"] = to_data_uri
+    environment.filters["metric_of"] = metric_of
+    environment.filters["would_decide"] = would_decide
+    environment.filters["looks_in_words"] = looks_in_words
     return environment
 
 

@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
-from bench.judge.claims import LEVEL, Comparison, Judgement
+from bench.judge.claims import Comparison, Judgement
+from bench.judge.looks import OF_WHAT_IS_LEFT
 from bench.report.axes import legend_below, log_axis
 from bench.report.series import COLOURS
 
 
-def power(comparison: Comparison, counts: NDArray[np.float64], tests: int) -> NDArray[np.float64] | None:
-    """Chance that a comparison is decided with so many images, at the level that Bonferroni leaves each of `tests`.
+def power(comparison: Comparison, counts: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Chance that a comparison is decided by a run of its own of so many images, judged once.
 
-    None where there is no interval. Standard errors shrink like 1/√n.
+    At the level that this run's other claims leave it. None where there is no interval.
     """
-    half = (comparison.interval[1] - comparison.interval[0]) / 2
-    if not math.isfinite(half) or half <= 0:
+    effect = comparison.effect
+    if effect is None or not effect.error > 0:
         return None
-    errors = half / -float(ndtri(LEVEL / 2)) * np.sqrt(comparison.n / counts)
-    needed = -float(ndtri(LEVEL / tests / 2))
-    if comparison.expect == "equivalent":
-        inside = sum(ndtr((comparison.threshold + sign * comparison.gain) / errors - needed) for sign in (1, -1)) - 1
-        outside = ndtr((abs(comparison.gain) - comparison.threshold) / errors - needed)
-        return np.asarray(np.clip(np.maximum(inside, outside), 0, 1))
-    return np.asarray(ndtr(abs(comparison.gain - comparison.threshold) / errors - needed))
+    return np.array([effect.chance(float(count), OF_WHAT_IS_LEFT * comparison.level) for count in counts])
+
+
+def power_of_claim(judgement: Judgement, counts: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """That of its hardest comparison; where gains contradict the claim, of the one that refutes it most easily.
+
+    None where a comparison has no interval.
+    """
+    lines = [power(comparison, counts) for comparison in judgement.comparisons]
+    known = [line for line in lines if line is not None]
+    if not known or len(known) < len(lines):
+        return None
+    effects = [comparison.effect for comparison in judgement.comparisons]
+    against = [line for line, effect in zip(known, effects, strict=True) if effect and effect.excess < 0]
+    return np.asarray(np.max(against, axis=0) if against else np.min(known, axis=0))
 
 
 def draw_power(judgements: Sequence[Judgement]) -> Figure | None:
-    """One line a claim, its hardest comparison; none for a claim with one that has no interval. None without a line."""
+    """One line a claim; none for a claim with a comparison that has no interval. None without a line."""
     comparisons = [c for judgement in judgements for c in judgement.comparisons]
     if not comparisons:
         return None
@@ -42,17 +49,16 @@ def draw_power(judgements: Sequence[Judgement]) -> Figure | None:
     figure = Figure(figsize=(10.4, 3.4), layout="constrained")
     axes = figure.subplots()
     for i, judgement in enumerate(judgements):
-        lines = [power(c, counts, len(comparisons)) for c in judgement.comparisons]
-        known = [line for line in lines if line is not None]
-        if known and len(known) == len(lines):
+        line = power_of_claim(judgement, counts)
+        if line is not None:
             colour = COLOURS[i % len(COLOURS)]
             style = "-" if i < len(COLOURS) else "--"
-            axes.plot(counts, np.min(known, axis=0), style, color=colour, label=judgement.claim.text, linewidth=1.3)
+            axes.plot(counts, line, style, color=colour, label=judgement.claim.text, linewidth=1.3)
     if not axes.lines:
         return None
     axes.axvline(most, color="#888888", linewidth=0.8, linestyle=":")
     log_axis(axes, counts)
-    axes.set_xlabel("images a cell (dotted: this run)")
+    axes.set_xlabel("images a cell of a run judged once (dotted: this run)")
     axes.set_ylabel("chance of a verdict")
     legend_below(figure)
     return figure

@@ -11,6 +11,7 @@ from statistics import median, quantiles
 
 from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
+from bench.report.comparisons import digits_of, interval_in_words, looks_in_words, metric_of, would_decide
 from bench.request import Run
 from bench.score.estimate import Estimate
 from bench.score.metrics import METRICS
@@ -113,45 +114,44 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
     )
 
 
-def verdict_table(judgements: Sequence[Judgement]) -> Table:
+def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
     """One row a comparison, the claim's verdict first."""
     rows: list[tuple[str, ...]] = []
     for judgement in judgements:
         for c in judgement.comparisons:
-            digits = METRICS[c.metric].digits
-            low, high = c.interval
+            digits = digits_of(c)
             rows.append(
                 (
                     judgement.claim.text,
                     judgement.verdict,
-                    c.metric,
+                    metric_of(c),
                     c.subject,
                     f"{c.subject_value:.{digits}f}",
                     c.object,
                     f"{c.object_value:.{digits}f}",
-                    f"{c.gain:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
+                    f"{c.gain:+.{digits}f} {interval_in_words(c.interval, digits)}",
                     f"within ±{c.threshold:g}" if c.expect == "equivalent" else f"{c.threshold:+g}",
+                    interval_in_words(c.adjusted_interval, digits),
                     f"{c.p_value:.2g}",
                     str(c.n),
-                    c.verdict
-                    + (f" (about {c.images_needed} images would decide)" if c.images_needed else "")
-                    + (f" ({c.note})" if c.note else ""),
+                    "; ".join(filter(None, (c.verdict, would_decide(c), c.note))),
                 )
             )
         if judgement.missing or not judgement.comparisons:
             lacking = "needs " + (", ".join(judgement.missing) or "cells")
-            rows.append((judgement.claim.text, judgement.verdict, lacking, *[NONE] * 9))
+            rows.append((judgement.claim.text, judgement.verdict, lacking, *[NONE] * 10))
     return Table(
         "verdicts",
         "Verdicts",
         (
             *("Claim", "Verdict", "Metric", "Subject", "its value", "Object", "its value ", "Gain [95% interval]"),
-            *("must exceed", "p (Holm)", "n", "Comparison"),
+            *("must exceed", "adjusted interval", "p (adjusted)", "n", "Comparison"),
         ),
         tuple(rows),
-        (False, False, False, False, True, False, True, True, True, True, True, False),
+        (False, False, False, False, True, False, True, True, True, True, True, True, False),
         "Gain: how much better the subject is, paired over the same prompts and latents; positive is better. Values "
-        "and gains are without the bias of a finite number of images.",
+        "and gains are without the bias of a finite number of images. A verdict goes by the adjusted interval and "
+        f"p-value, which count all claims of the run.{looks_in_words(run)}",
     )
 
 

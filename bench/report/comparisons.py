@@ -1,0 +1,54 @@
+"""A comparison in words: what was compared, the interval that its verdict goes by, how many images would decide it."""
+
+from __future__ import annotations
+
+from bench.judge.claims import Comparison
+from bench.judge.power import CHANCES
+from bench.request import Run
+from bench.score.metrics import METRICS
+
+
+def metric_of(comparison: Comparison) -> str:
+    """The metric that the numbers are of: `fid`, or `kid (for fid)` where that stands in."""
+    name = comparison.compared or comparison.metric
+    return name if name == comparison.metric else f"{name} (for {comparison.metric})"
+
+
+def digits_of(comparison: Comparison) -> int:
+    """Decimals of values and gains."""
+    return METRICS[comparison.compared or comparison.metric].digits
+
+
+def interval_in_words(interval: tuple[float, float] | None, digits: int) -> str:
+    """`[-0.25, +5.25]`, or that there is none."""
+    return "no interval" if interval is None else f"[{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
+
+
+def would_decide(comparison: Comparison) -> str:
+    """How many images would decide an undecided comparison; empty where there is no such number."""
+    if comparison.images_needed is None:
+        return ""
+    counts = [f"{_rounded(images)} images{_of_prompts(comparison, images)}" for images in comparison.images_needed]
+    chances = [f"{count} with a chance of {chance:.0%}" for count, chance in zip(counts, CHANCES, strict=True)]
+    return f"about {' and '.join(chances)} would decide if this gain is the true one"
+
+
+def _of_prompts(comparison: Comparison, images: int) -> str:
+    """Of how many prompts they are, where prompts have several images each."""
+    if comparison.prompts in (None, comparison.n):
+        return ""
+    return f" of {_rounded(images * (comparison.prompts or 0) / comparison.n)} prompts"
+
+
+def looks_in_words(run: Run) -> str:
+    """Which look at its claims this run is; empty where it is the first and only one."""
+    looks = len(set(run.history(len(run.prompts))))
+    if looks == 1:
+        return ""
+    return (
+        f" This is look {looks} at these claims in this directory; p-values and adjusted intervals count all of them."
+    )
+
+
+def _rounded(count: float) -> str:
+    return f"{float(f'{count:.3g}'):,.0f}"
