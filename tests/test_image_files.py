@@ -236,11 +236,33 @@ def test_whatever_pillow_writes(read: Reading, form: str, mode: str, orientation
     assert np.abs(found.astype(int) - wanted).max() <= (1 if mode in ("RGBA", "LA", "CMYK") else 0)
 
 
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4"])
+def test_tiff_of_every_compression(read: Reading, compression: str, orientation: int) -> None:
+    image = in_mode("1" if compression == "group4" else "RGB")
+    note = Image.Exif()
+    note[274] = orientation
+    data = saved(image, "TIFF", compression=compression, exif=note)
+    upright = TURNED[orientation](np.asarray(image.convert("RGB")))
+    wanted = second_reading(data) if compression == "jpeg" else upright
+    assert np.array_equal(read(data, "a.tif"), wanted)
+    with pytest.raises(BenchError, match="cannot be read"):
+        read(data[: len(data) * 9 // 10], "a.tif")
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM"])
 def test_opencv_sees_the_same(read: Reading, form: str) -> None:
     data = saved(in_mode("RGB").resize((64, 48)), form, **({"lossless": True} if form == "WEBP" else {}))
     theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert np.abs(read(data).astype(int) - theirs).max() <= (3 if form == "JPEG" else 0)  # another inverse DCT
+
+
+def test_ink_is_that_of_browsers(read: Reading) -> None:
+    data = saved(in_mode("CMYK"), "JPEG", quality=100)
+    theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.abs(read(data, "a.jpg").astype(int) - theirs).max() <= 1
+    cyan = saved(Image.new("CMYK", (8, 8), (255, 0, 0, 0)), "TIFF")
+    assert read(cyan, "a.tif")[0, 0].tolist() == [0, 255, 255]
 
 
 def test_hidden_colours_stay_hidden(read: Reading) -> None:

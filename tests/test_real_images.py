@@ -1,16 +1,22 @@
 """Real images come in order and in batches of one size, and are named by their content."""
 
 import shutil
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bench.__main__ import main
+from bench.generate.image_files import READER
 from bench.generate.image_folders import list_images
 from bench.generate.real_images import check_real_images, load_real_images, name_real_images
 from bench.mini import world
 from bench.records import BenchError
+from bench.store import Store
 
 
 @pytest.fixture
@@ -84,6 +90,9 @@ def test_folders_are_searched_in_natural_order_and_what_is_left_out_is_said_once
         Image.new("RGB", (4, 4), (i, i, i)).save(tmp_path / name)
     for name in ("Thumbs.db", "notes.txt", "b/photo.heic"):
         (tmp_path / name).write_text("x")
+    (tmp_path / "results" / "images").mkdir(parents=True)
+    (tmp_path / "results" / "run.json").write_text("{}")
+    shutil.copy(tmp_path / "10.png", tmp_path / "results" / "images")
     (tmp_path / "b" / "again").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "linked").symlink_to(tmp_path / "b" / "c", target_is_directory=True)
     found = list_images(tmp_path)
@@ -118,3 +127,27 @@ def test_copies_are_mentioned_and_all_broken_files_are_named(folder: Path, capsy
     (folder / "5.PNG").symlink_to(folder / "nothing")
     with pytest.raises(BenchError, match=r"5\.PNG cannot be read"):
         name_real_images(str(folder), 6)
+
+
+def test_a_picture_that_cannot_be_read_is_refused_before_anything_runs(
+    overrides: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(15):
+        Image.new("RGB", (64, 64), (i, 9 * i, 90)).save(photos / f"{i}.png")
+    head = b"IHDR" + struct.pack(">IIBBBBB", 20000, 10000, 8, 0, 0, 0, 0)
+    whole = (photos / "0.png").read_bytes()
+    (photos / "bomb.png").write_bytes(whole[:12] + head + struct.pack(">I", zlib.crc32(head)) + whole[33:])
+    command = overrides("method=[tcd]", "claim=[]", "measure.latency=false", f"reference.source={photos}")
+    for verb in ("plan", "run"):
+        assert main([verb, *command]) == 2
+        said = capsys.readouterr().err
+        assert "bomb.png cannot be read as a picture: it has more than" in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+    assert main(["doctor", *command]) == 1
+    assert "MISSING  reference images" in capsys.readouterr().out
+    Image.new("RGB", (64, 64)).save(photos / "bomb.png")
+    assert main(["run", *command, "methods.tcd.steps=[1]", "methods.tcd.eta=[0]"]) == 0
+    assert Store(tmp_path / "run").run().protocol["pictures"] == READER

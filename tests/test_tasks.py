@@ -10,8 +10,10 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import load_image
 from numpy.typing import NDArray
 from PIL import Image
+from transformers import DPTForDepthEstimation, DPTImageProcessor
 
 from bench.cell import Task
+from bench.generate.depth import load_depth_estimator
 from bench.generate.inputs import Inputs, canny_edges, draw_scene, name_inputs
 from bench.records import BenchError
 from bench.score.features import Evaluator, encode_captions, images_to_features
@@ -186,6 +188,25 @@ def test_depth_is_near_white() -> None:
     inputs = still_lifes(Task("depth"), count=1, estimate_depth=lambda images, *_: ramp[: len(images)])
     assert inputs.conditions[0, -1, -1].tolist() == [255] * 3
     assert inputs.conditions[0, 0, 0].tolist() == [0] * 3
+
+
+def test_depth_maps_are_those_of_the_guide(tmp_path: Path) -> None:
+    from standins import build_hub
+
+    hub = build_hub(tmp_path / "hub", ["Intel/dpt-hybrid-midas"])
+    (model,) = hub.glob("models--Intel--dpt-hybrid-midas/snapshots/*")
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    small.resize((400, 300), Image.Resampling.BICUBIC).save(tmp_path / "room.png")
+    processor, estimator = DPTImageProcessor.from_pretrained(model), DPTForDepthEstimation.from_pretrained(model)
+    pixels = processor(images=load_image(str(tmp_path / "room.png")), return_tensors="pt").pixel_values
+    with torch.no_grad():
+        depth = estimator(pixels).predicted_depth
+    depth = torch.nn.functional.interpolate(depth[None], size=(96, 128), mode="bicubic", align_corners=False)[0, 0]
+    guide = ((depth - depth.min()) / (depth.max() - depth.min()) * 255.0).numpy().clip(0, 255).astype(np.uint8)
+    inputs = still_lifes(Task("depth"), str(tmp_path), 1, estimate_depth=load_depth_estimator(str(model), "cpu"))
+    assert np.array_equal(inputs.conditions[0], np.repeat(guide[..., None], 3, axis=-1))
+    assert len(np.unique(guide)) > 20
 
 
 class Tower:

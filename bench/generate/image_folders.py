@@ -106,6 +106,10 @@ def _walk(folder: Path, but: Collection[str], left_out: dict[str, list[str]]) ->
         seen.add((here.st_dev, here.st_ino))
         prefix = Path(place).relative_to(folder).as_posix()
         prefix = "" if prefix == "." else f"{prefix}/"
+        if prefix and "run.json" in names:  # whose images would become its own next reference
+            left_out.setdefault("results of a run", []).append(prefix)
+            folders.clear()
+            continue
         for name in sorted(folders):
             if name.startswith(".") or name == "__MACOSX":
                 left_out.setdefault("hidden", []).append(f"{prefix}{name}/")
