@@ -178,7 +178,8 @@ class Score:
 
     `value` is what other tools print (for the Fréchet distance a number that falls as n grows, the same way for all
     tools); `debiased` is the value without its bias, equal to it where there is none, and the 95% `interval` (low,
-    high) is around it. `n` counts images. `fallback` is None unless theory gives no interval: then `standard_error`,
+    high) is around it. `n` counts images, `groups` the prompts that they are of, which are the independent units (None
+    where each image has one of its own). `fallback` is None unless theory gives no interval: then `standard_error`,
     `debiased` and `interval` are None, and it says why and what stands in.
     """
 
@@ -188,6 +189,12 @@ class Score:
     interval: tuple[float, float] | None
     n: int
     fallback: Fallback | None
+    groups: int | None = None
+
+    @property
+    def sample(self) -> str:
+        """What it was taken from: "512 images", or "512 images of 32 prompts"."""
+        return f"{self.n} images" + ("" if self.groups is None else f" of {self.groups} prompts")
 
 
 @dataclass(frozen=True, slots=True)

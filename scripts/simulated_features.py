@@ -41,9 +41,15 @@ class World:
     change: Floats
     noise: float
 
-    def draw(self, rng: Generator, n: int) -> tuple[Floats, Floats]:
-        """Paired features (n, d) of the two methods."""
+    def draw(self, rng: Generator, n: int, per_prompt: int = 1, correlation: float = 0.0) -> tuple[Floats, Floats]:
+        """Paired features (n, d) of the two methods; `per_prompt` rows after one another share part of their variance.
+
+        That share is `correlation`; moments are the same whatever it is.
+        """
         ours = self.draw_one(rng, n)
+        if per_prompt > 1:
+            shared = np.repeat(self.draw_one(rng, n // per_prompt), per_prompt, axis=0)
+            ours = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * ours
         return ours, ours @ self.change + self.noise * rng.standard_normal((n, self.d)) + 0.02
 
     def draw_one(self, rng: Generator, n: int) -> Floats:

@@ -1,12 +1,16 @@
 """Estimates: means, intervals, p-values and paired differences are those of the textbook."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+import bench
+from bench.judge.scores import prompt_groups
 from bench.score.estimate import Estimate, mean_estimate, paired_difference, unpaired_difference
+from bench.score.groups import Groups
 
 VALUES = np.array([1.0, 2.0, 4.0, 9.0])
 
@@ -97,10 +101,19 @@ def test_the_interval_of_a_square_is_the_square_of_the_interval_of_its_root(root
     assert replace(square, growth=0.0).interval() == pytest.approx(replace(square, growth=None).interval())
 
 
-def test_images_that_all_say_the_same_leave_no_doubt() -> None:
-    same = np.zeros(3)
+def test_images_that_all_say_the_same_tell_nothing_about_others() -> None:
+    same = np.zeros(30)
     assert Estimate(0.0, same).p_value() == 1.0
-    assert Estimate(0.5, same).p_value() == 0.0
+    assert Estimate(0.5, same).p_value() == 1.0
+    assert Estimate(0.5, same).doubt == "all of 30 images say the same, which tells nothing about others"
+    values = np.random.default_rng(4).uniform(20, 30, 64)
+    rounded = paired_difference(mean_estimate(values), mean_estimate(values + 1e-15))
+    assert rounded.doubt is not None
+    assert rounded.p_value() == 1.0
+    single = values.astype(np.float32)
+    shifted = paired_difference(mean_estimate(single), mean_estimate(np.nextafter(single, np.float32(99))))
+    assert shifted.p_value() == 1.0
+    assert paired_difference(mean_estimate(values), mean_estimate(values + np.linspace(0, 1e-9, 64))).p_value() < 1e-6
 
 
 def test_a_paired_difference_is_the_mean_of_the_differences() -> None:
@@ -129,3 +142,88 @@ def test_a_95_percent_interval_covers_the_truth_in_95_percent_of_draws() -> None
     intervals = [mean_estimate(rng.exponential(2.0, 200)).interval() for _ in range(1000)]
     covered = np.mean([low < 2.0 < high for low, high in intervals])
     assert 0.92 < covered < 0.97
+
+
+def draw_clusters(
+    rng: np.random.Generator, prompts: int, images: int, correlation: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values (prompts × images,) of mean 0 and variance 1, and the prompt of each."""
+    labels = np.repeat(np.arange(prompts), images)
+    shared, own = rng.standard_normal(prompts)[labels], rng.standard_normal(len(labels))
+    return np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own, labels
+
+
+def test_the_squared_error_of_clusters_is_that_of_the_sums_by_prompt() -> None:
+    values, labels = draw_clusters(np.random.default_rng(5), 30, 4, 0.5)
+    labels[:5] = 7
+    found, sums = mean_estimate(values, Groups.of(labels, 120)), []
+    for prompt in np.unique(labels):
+        sums.append((values - values.mean())[labels == prompt].sum())
+    count = len(sums)
+    assert found.standard_error**2 == pytest.approx(count / (count - 1) * np.square(sums).sum() / 120**2, rel=1e-12)
+    assert found.degrees_of_freedom <= count - 1
+    assert found.sample.startswith(f"120 images of {count} prompts")
+
+
+def test_prompts_that_all_differ_change_no_bit() -> None:
+    values = np.random.default_rng(6).standard_normal(64)
+    names = [f"prompt {i}" for i in range(64)]
+    assert bench.mean_score(values, groups=names) == bench.mean_score(values)
+    assert bench.mean_score(values).groups is None
+
+
+def test_32_prompts_with_16_images_each_are_no_512_images() -> None:
+    rng = np.random.default_rng(7)
+    drawn = [draw_clusters(rng, 32, 16, 0.6) for _ in range(400)]
+    spread = np.std([values.mean() for values, _ in drawn])
+    before = np.mean([bench.mean_score(values).standard_error for values, _ in drawn])
+    scores = [bench.mean_score(values, labels) for values, labels in drawn]
+    assert 2.4 < spread / before < 3.9
+    assert np.mean([score.standard_error for score in scores]) == pytest.approx(spread, rel=0.1)
+    assert 0.92 < np.mean([score.interval[0] < 0 < score.interval[1] for score in scores]) < 0.98  # type: ignore[index]
+    assert scores[0].sample == "512 images of 32 prompts"
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6])
+def test_with_fixed_prompts_the_error_is_that_of_new_noise(correlation: float) -> None:
+    rng = np.random.default_rng(8)
+    labels = np.repeat(np.arange(24), rng.integers(2, 5, 24))
+    levels = np.sqrt(correlation) * rng.standard_normal(24)[labels]
+    drawn = [levels + np.sqrt(1 - correlation) * rng.standard_normal(len(labels)) for _ in range(400)]
+    scores = [bench.mean_score(values, labels, fixed_prompts=True) for values in drawn]
+    errors, spread = [score.standard_error for score in scores], np.std([values.mean() for values in drawn])
+    assert np.mean(errors) == pytest.approx(spread, rel=0.1)  # type: ignore[arg-type]
+    covered = np.mean([score.interval[0] < levels.mean() < score.interval[1] for score in scores])  # type: ignore[index]
+    assert 0.92 < covered < 0.98
+    assert scores[0].groups == 24
+
+
+def test_fixed_prompts_need_two_images_of_each() -> None:
+    with pytest.raises(ValueError, match="needs 2 or more of each prompt"):
+        bench.mean_score(np.arange(30.0), [*range(28), 28, 28], fixed_prompts=True)
+
+
+def test_a_prompt_with_most_of_the_images_counts_as_few() -> None:
+    labels = np.concatenate([np.zeros(300, int), np.arange(1, 40)])
+    score = bench.mean_score(np.random.default_rng(9).standard_normal(339), labels)
+    assert score.interval is None
+    assert "339 images of 40 prompts (as much as 1, some have many more" in str(score.fallback)
+
+
+def test_images_of_prompts_with_equal_text_are_one_group_in_a_run() -> None:
+    features = {"image": np.zeros((4, 2)), "clip_score": np.zeros(4)}
+    run = SimpleNamespace(prompts=("a cat", "a dog", "a cat", "a hen", "a dog"))
+    groups = prompt_groups(run, features)  # type: ignore[arg-type]
+    assert groups is not None
+    assert groups.labels.tolist() == [0, 1, 0, 2]
+    assert prompt_groups(SimpleNamespace(prompts=("a", "b", "c", "d", "a")), features) is None  # type: ignore[arg-type]
+
+
+def test_groups_are_one_an_image_and_equal_in_a_pair() -> None:
+    with pytest.raises(ValueError, match=r"groups of shape \(3,\) were given for 4 images"):
+        bench.mean_score(VALUES, [1, 2, 3])
+    ours, theirs = (mean_estimate(VALUES, Groups.of(labels, 4)) for labels in ([0, 0, 1, 2], [0, 1, 1, 2]))
+    with pytest.raises(ValueError, match="give both the same groups"):
+        paired_difference(ours, theirs)
+    apart = bench.mean_difference(np.arange(40.0), np.arange(44.0), paired=False, groups_b=np.repeat(np.arange(22), 2))
+    assert apart.interval is not None

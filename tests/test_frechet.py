@@ -7,9 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
+from bench.score import frechet
 from bench.score.deletion import Spectrum
 from bench.score.estimate import paired_difference
 from bench.score.frechet import Reference, bare_distance, frechet_estimate
+from bench.score.groups import Groups
 from bench.score.kernel import kernel_estimate
 from bench.score.moments import features_to_moments
 
@@ -266,3 +268,59 @@ def test_values_that_are_not_finite_are_refused(broken: float) -> None:
 def test_too_few_rows_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="moments need at least 2 rows"):
         features_to_moments(np.zeros(shape))
+
+
+def test_with_clusters_prompts_are_left_out_one_and_two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frechet, "FEWEST", 50)
+    rng = np.random.default_rng(24)
+    count, each, d = 60, 5, 20
+    labels = np.repeat(np.arange(count), each)
+    ours = draw(rng, count * each, d) + draw(rng, count, d)[labels]
+    reference = Reference.of(draw(rng, 400, d))
+    value = bare_distance(ours, reference)
+    one = np.array([bare_distance(ours[labels != g], reference) for g in range(count)])
+    two = np.zeros((count, count))
+    for g, h in itertools.combinations(range(count), 2):
+        two[g, h] = two[h, g] = bare_distance(ours[(labels != g) & (labels != h)], reference)
+    others = two.sum(axis=1) / (count - 1)
+    second = (count**2 * value - 2 * (count - 1) ** 2 * one.mean() + (count - 2) ** 2 * others.mean()) / 2
+    groups = Groups.of(labels, len(labels))
+    assert groups is not None
+    estimate = frechet_estimate(ours, reference, groups=groups)
+    error = estimate.standard_error
+    assert value - second > 0.15 * error
+    assert estimate.value == pytest.approx(value)
+    assert estimate.debiased == pytest.approx(second, abs=0.02 * error)
+    assert estimate.best - estimate.correction == pytest.approx(count * value - (count - 1) * one.mean(), rel=1e-6)
+    pseudo = -(count - 1) * ((count - 1) * one - (count - 2) * others)
+    assert (groups.units(estimate.influence) - pseudo + pseudo.mean()).std() < 0.05 * pseudo.std()
+
+
+def test_groups_of_one_image_are_left_out_as_images_are() -> None:
+    rng = np.random.default_rng(25)
+    ours, reference = draw(rng, 240, 12, scale=1.3), Reference.of(draw(rng, 300, 12))
+    moments, each = features_to_moments(ours), frechet_estimate(ours, reference)
+    alone = frechet._leave_out(ours, moments, reference, Groups(np.arange(240), 240))
+    assert alone is not None
+    assert alone.best == pytest.approx(each.best, abs=0.002 * each.standard_error)
+    assert alone.standard_error == pytest.approx(each.standard_error, rel=0.02)
+    assert np.corrcoef(alone.influence, each.influence)[0, 1] > 0.9999
+
+
+def test_the_interval_of_clusters_covers_and_few_prompts_have_none() -> None:
+    rng = np.random.default_rng(26)
+    count, each, d = 200, 3, 16
+    labels = np.repeat(np.arange(count), each)
+    labels[:80] = np.repeat(np.arange(40), 2)
+    groups, reference = Groups.of(labels, len(labels)), Reference.of(draw(rng, 2000, d))
+    endless = frechet_estimate(np.sqrt(2) * draw(rng, 100_000, d), reference).best
+    found = [
+        frechet_estimate(draw(rng, len(labels), d) + draw(rng, count, d)[labels], reference, groups=groups)
+        for _ in range(60)
+    ]
+    values, errors = np.array([(e.best, e.standard_error) for e in found]).T
+    assert abs(values.mean() - endless) < 0.5 * errors.mean()
+    assert errors.mean() == pytest.approx(values.std(), rel=0.3)
+    rows = np.arange(512)
+    few = frechet_estimate(draw(rng, 512, 4), Reference.of(draw(rng, 400, 4)), groups=Groups.of(rows // 16, 512))
+    assert few.doubt == "512 images of 32 prompts are too few for an interval: it takes 200 prompts or more"

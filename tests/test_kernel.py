@@ -10,6 +10,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from bench.score import kernel
 from bench.score.estimate import paired_difference
+from bench.score.groups import Groups
 from bench.score.kernel import KernelReference, cmmd_estimate, kernel_estimate
 
 Floats = NDArray[np.float64]
@@ -115,3 +116,37 @@ def test_cmmd_is_the_authors_formula_and_its_unbiased_form() -> None:
     assert cmmd_estimate(3 * ours, KernelReference.of_directions(real)).value == pytest.approx(estimate.value, rel=1e-9)
     with pytest.raises(ValueError, match="of length 0"):
         cmmd_estimate(np.zeros((60, 16)), KernelReference.of_directions(real))
+
+
+def test_with_clusters_the_distance_is_over_pairs_of_different_prompts_and_its_error_is_by_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernel, "TILE", 16)
+    rng = np.random.default_rng(10)
+    labels = rng.integers(0, 25, 90)
+    ours, real = draw(rng, 90, 4, shift=0.3) + 0.5 * rng.standard_normal((25, 4))[labels], draw(rng, 60, 4)
+    kernels = (ours @ ours.T / 4 + 1) ** 3
+    apart = labels[:, None] != labels
+    level = kernel_estimate(ours, KernelReference(real)).value - (kernels.sum() - np.trace(kernels)) / (90 * 89)
+    found = kernel_estimate(ours, KernelReference(real), groups=Groups.of(labels, 90))
+    assert found.value == pytest.approx(kernel_estimate(ours, KernelReference(real)).value, rel=1e-9)
+    assert found.debiased == pytest.approx(kernels[apart].mean() + level, rel=1e-9)
+    each = kernel_estimate(ours, KernelReference(real))
+    single = kernel_estimate(ours, KernelReference(real), groups=Groups(np.arange(90), 90))
+    assert single.standard_error == pytest.approx(each.standard_error, rel=1e-9)
+    assert single.growth == pytest.approx(each.growth, rel=1e-9)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_the_standard_error_of_clusters_is_the_spread_over_draws(noise: bool) -> None:
+    rng = np.random.default_rng(11)
+    labels = np.repeat(np.arange(50), 4)
+    groups = Groups.of(labels, 200)
+    fixed, found = KernelReference(draw(rng, 300, 4)), []
+    for _ in range(200):
+        ours = 0.7 * draw(rng, 200, 4) + 0.7 * draw(rng, 50, 4)[labels] + 0.1
+        real = KernelReference(draw(rng, 100, 4)) if noise else fixed
+        found.append(kernel_estimate(ours, real, noise, groups))
+    spread = np.std([estimate.best for estimate in found], ddof=1)
+    assert np.sqrt(np.mean([estimate.standard_error**2 for estimate in found])) == pytest.approx(spread, rel=0.2)
+    assert np.mean([estimate.value - estimate.best for estimate in found]) > 0.1 * spread  # of pairs within prompts

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bench.score.groups import Groups
 from bench.score.neighbours import (
     Neighbourhood,
     coverage_estimate,
@@ -83,3 +84,20 @@ def test_bad_features_are_refused(name: str) -> None:
         ESTIMATES[name](draw(7, 20)[:, :3], real)
     with pytest.raises(ValueError, match="6 images were given; scores of nearest neighbours need more than 6"):
         ESTIMATES[name](draw(8, 6), Neighbourhood(draw(9, 6)))
+
+
+@pytest.mark.parametrize("name", ["precision", "density", "coverage"])
+def test_with_clusters_the_influence_of_a_prompt_is_what_leaving_all_its_images_out_changes(name: str) -> None:
+    labels = np.repeat(np.arange(20), 3)
+    ours, real = draw(3, 60, 0.8) + np.repeat(draw(5, 20), 3, axis=0), draw(4, 50)
+    groups = Groups.of(labels, 60)
+    assert groups is not None
+    without = np.array([plain(ours[labels != g], real)[name] for g in range(20)])
+    found = ESTIMATES[name](ours, Neighbourhood(real), groups)
+    assert groups.units(found.influence) == pytest.approx(19 * (without.mean() - without), abs=1e-9)
+    assert found.value == pytest.approx(plain(ours, real)[name])
+
+
+def test_recall_of_clusters_has_no_interval() -> None:
+    found = recall_estimate(draw(3, 60), Neighbourhood(draw(4, 50)), Groups.of(np.repeat(np.arange(30), 2), 60))
+    assert "images of one prompt lie close" in str(found.doubt)

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
+from typing import Any
+
+from numpy.typing import NDArray
 
 from bench.cell import content_hash
 from bench.judge.forked import map_forked
 from bench.records import BenchError, Record
 from bench.request import Run
 from bench.score.estimate import Estimate
+from bench.score.groups import Groups
 from bench.score.metrics import METRICS, RealImages
 from bench.store import Store, to_arrays, to_bytes
 
@@ -86,7 +90,8 @@ def _with_stand_ins(store: Store, run: Run, real: RealImages | None, scored: Sco
     """With what stands in for estimates of another process, which could not be sent."""
 
     def found_again(short: str) -> Estimate:
-        again = METRICS[short].of(store.features(scored.record.key, run.extractor), real)
+        features = store.features(scored.record.key, run.extractor)
+        again = METRICS[short].of(features, real, prompt_groups(run, features))
         return again.stand_in() if again.stand_in else again
 
     for short, estimate in scored.estimates.items():
@@ -95,14 +100,20 @@ def _with_stand_ins(store: Store, run: Run, real: RealImages | None, scored: Sco
     return scored
 
 
+def prompt_groups(run: Run, features: Mapping[str, NDArray[Any]]) -> Groups | None:
+    """Which images have prompts of equal text, in the order of a cell's features; None where all texts differ."""
+    n = len(features["image"])
+    return Groups.of(run.prompts[:n], n) if len(run.prompts) >= n else None
+
+
 def _score(store: Store, run: Run, record: Record, real: RealImages | None) -> ScoredCell:
     if record.status != "ok" or not store.has_features(record.key, run.extractor):
         return ScoredCell(record, {})
     features = store.features(record.key, run.extractor)
-    estimates, problems = {}, {}
+    estimates, problems, groups = {}, {}, prompt_groups(run, features)
     for short in run.metrics:
         try:
-            estimates[short] = METRICS[short].of(features, real)
+            estimates[short] = METRICS[short].of(features, real, groups)
         except ValueError as error:
             problems[short] = str(error)
     cut = int(features["caption_cut"].sum()) if "caption_cut" in features else 0

@@ -8,6 +8,9 @@ Leaving out rows i and j changes it by rank two. With g_ij = c_iᵀ (S + τ)⁻�
 ε = 1/(n − 2) and p_i = 1 − (1 + ε) g_ii, the determinant is p_i p_j − 2 ε g_ij − (1 + 2ε) g_ij² − ε² g_ii g_jj. Its
 logarithm, averaged over j, is taken to second order in g_ij². Its means need Σ_j g_ij² = c_iᵀ (S + τ)⁻¹ S
 (S + τ)⁻¹ c_i alone, known for every row, if g_ij² is in proportion to those of i and of j, and g_ij normal.
+
+Groups of rows are left out in the same way: g_ii becomes the k × k matrix G of inner products within a group, 1 − g_ii
+the determinant of 1 − G, and g_ij² the trace of K X K' Xᵀ, K = (1 − G)⁻¹, X the inner products of the two groups.
 """
 
 from __future__ import annotations
@@ -18,8 +21,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.score.groups import Groups
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+GROUPS = 96
+"""How many groups stand for all of them in what pairs of groups add to the variance."""
 STEP = 0.4
 """Step in log t. The integrand is analytic within π/2 of the real line: relative error about exp(−π²/STEP), 2e-11."""
 
@@ -108,3 +115,73 @@ class Spectrum:
         own = np.square(rows) @ (0.5 / roots)
         pairs: Floats = 2 * products @ (1 / roots) + np.einsum("pa,pa->p", products @ self._differences, products)
         return pairs - own.take(first) - own.take(second) + 0.5 * float(roots.sum())
+
+    def group_deletions(self, rows: Floats, groups: Groups) -> Deletions:
+        """The same (count,) without each group of rows (n, r), which are sorted by group, and without it and another.
+
+        Of two groups, X Xᵀ summed over the others is known, and K' is taken to be in proportion to their mean.
+        """
+        n, count, sizes = len(rows), groups.count, groups.sizes
+        found = [self._of_group(rows[at : at + k], n) for at, k in zip(groups.starts, sizes, strict=True)]
+        change, own, crossing, weighed, others, shape = (np.array(part) for part in zip(*found, strict=True))
+        left = n - sizes - (n - sizes) / (count - 1)  # rows that are left without another group of mean size too
+        total, weights = others.sum(axis=0), self.weights
+        reach, mean_shape = weighed.sum(axis=0) / total, shape.mean(axis=0)  # reach: K' over 1
+        # normal X have a mean trace of (X Xᵀ)² of that of X Xᵀ, squared, times the sum of both shapes and their product
+        fourth = np.square(weighed) * (np.square(weighed).sum(axis=0) / np.square(total))
+        fourth = fourth * (shape + mean_shape + shape * mean_shape) / 2
+        pairs = (weighed * reach + fourth) @ weights / (count - 1)
+        logs = own @ weights
+        # what the mean's move adds: log(1 − ε y), y = Σ (1 − Γ)⁻¹ − 1 over both groups' inner products Γ
+        moved, crossed, turned = np.moveaxis(crossing, 1, 0)
+        alone = moved + turned * reach / (count - 1)
+        both = alone + (alone.sum(axis=0) - alone) / (count - 1) - 2 * crossed / (count - 1)
+        mean = np.log(np.maximum(1 - both / left[:, None], 1e-15)) @ weights
+        changes = logs + (logs.sum() - logs) / (count - 1) - pairs + mean
+        return Deletions(
+            np.sqrt((n - 1) / (n - sizes - 1)) * (self.root_trace + change @ weights),
+            np.sqrt((n - 1) / (left - 1)) * (self.root_trace + changes),
+        )
+
+    def _of_group(self, rows: Floats, n: int) -> tuple[Floats, ...]:
+        """Of a group of rows (k, r), at each node: what its deletion changes, log det(1 − G), and what pairs need."""
+        k = len(rows)
+        forms = np.empty((k, k, 2 * len(self.weights)))
+        for i in range(k):
+            forms[i] = (rows[i] * rows) @ self._products / (n - 1)
+        inner, outer = np.moveaxis(forms, 2, 0)[: len(self.weights)], np.moveaxis(forms, 2, 0)[len(self.weights) :]
+        values, vectors = np.linalg.eigh(inner)
+        values = np.minimum(values, 1 - 1e-12)
+        kept = 1 / (1 - values)
+        ones = np.square(vectors.sum(axis=1))  # (1ᵀ v)²
+        own = np.log1p(-values).sum(axis=1)
+        moved, crossed = (ones * (kept - 1)).sum(axis=1), (ones * values * np.square(kept)).sum(axis=1)
+        change = own + np.log(np.maximum(1 - moved / (n - k), 1e-15))
+        others = outer - inner @ inner
+        direction = (vectors @ (kept * vectors.sum(axis=1))[:, :, None])[:, :, 0]  # K 1
+        reached = np.einsum("ti,tij,tj->t", direction, others, direction)
+        root = vectors * np.sqrt(kept)[:, None, :]
+        turned = np.swapaxes(root, 1, 2) @ others @ root
+        weighed = np.trace(turned, axis1=1, axis2=2)
+        shape = np.square(turned).sum(axis=(1, 2)) / np.maximum(np.square(weighed), 1e-300)
+        return change, own, np.array([moved, crossed, reached]), weighed, np.trace(others, axis1=1, axis2=2), shape
+
+    def group_interactions(self, rows: Floats, groups: Groups) -> Floats:
+        """As `interactions`, summed over the rows of two groups, for all pairs of up to GROUPS groups drawn at random.
+
+        Rows (n, r) are sorted by group.
+        """
+        roots, count = np.sqrt(self.values), groups.count
+        chosen = np.sort(np.random.default_rng(count).permutation(count)[:GROUPS])
+        parts = [rows[groups.starts[g] : groups.starts[g] + groups.sizes[g]] for g in chosen]
+        sizes = groups.sizes[chosen].astype(np.float64)
+        sums = np.array([part.sum(axis=0) for part in parts])
+        table = 2 * (sums / roots) @ sums.T
+        for a in range(len(roots)):  # Σ_b w_ab M_ab M'_ab, M the scatter of a group
+            scatter = np.array([part[:, a] @ part for part in parts])
+            table += (scatter * self._differences[a]) @ scatter.T
+        own = np.array([float((np.square(part) @ (0.5 / roots)).sum()) for part in parts])
+        table -= np.outer(own, sizes) + np.outer(sizes, own)
+        table += 0.5 * float(roots.sum()) * np.outer(sizes, sizes)
+        pairs: Floats = table[np.triu_indices(len(chosen), 1)]
+        return pairs

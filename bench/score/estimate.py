@@ -5,6 +5,10 @@ sd(influence)/√n, and two methods on the same prompts and latents differ with 
 sd(influence_a − influence_b)/√n, whatever the score is (delta method). All parts of an estimate are linear in it, so
 that a difference of estimates is an estimate again.
 
+Several images of one prompt depend on each other. Where prompts repeat, influences are summed by prompt, and the sums
+are the independent values (bench.score.groups). Intervals speak about new prompts and new noise together, with the
+reference images and the evaluator as they are; those of `within_prompts` speak about new noise for the same prompts.
+
 Influence values that were got by leaving one image out count what pairs of images do together twice (Efron and Stein
 1981, Ann. Statist. 9:586, eq. 2.8). `interactions` samples that part, and it is taken off; too much of it means that
 the interval does not hold.
@@ -28,9 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.records import Fallback, Score
+from bench.score.groups import Groups, describe, independent
 
 Floats = NDArray[np.float64]
 NONE: Floats = np.empty(0)
+ROUNDING = 16.0
+"""How many units of the last digit of the largest value influences may differ by and be called equal."""
 FEWEST = 20
 """Fewer images than this have no interval of a mean: of skewed values, 16 cover 92%."""
 LARGEST_INTERACTION = 0.35
@@ -43,15 +50,16 @@ LARGEST_CORRECTION = 1.5
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the influence (n,) of each image on it.
+    """A value and the influence (n,) of each image on it; `groups` says which images are of one prompt, if any are.
 
     `debiased` is the value without its bias, None where the value has none. `correction` is the part of `debiased` that
     the last step of the bias correction made. `plug_in` is given for a squared distance: what the images' own
     distribution has, at least zero. `others` (n_b,) are the influences of a second, unpaired set of images,
     `reference` (m,) those of the reference images where their noise counts. The mean squares of `interactions` are the
-    variances that pairs of images add (see above), by kind of pair; `exact` says that they are known
-    exactly. `growth` is by how much the variance is larger where the true value is, per unit. `problem` says why there
-    is no interval, whatever the numbers; `stand_in` gives the estimate that is used instead.
+    variances that pairs of images add (see above), by kind of pair; `exact` says that they are known exactly.
+    `growth` is by how much the variance is larger where the true value is, per unit. `resolution` is the size below
+    which influences are rounding errors. `strata` counts the prompts of an estimate for fixed prompts. `problem` says
+    why there is no interval, whatever the numbers; `stand_in` gives the estimate that is used instead.
     """
 
     value: float
@@ -59,10 +67,14 @@ class Estimate:
     debiased: float | None = None
     correction: float = 0.0
     plug_in: float | None = None
+    groups: Groups | None = None
     others: Floats = field(default_factory=lambda: NONE)
+    other_groups: Groups | None = None
     reference: Floats = field(default_factory=lambda: NONE)
     interactions: Mapping[str, Floats] = field(default_factory=dict)
     growth: float | None = None
+    resolution: float = 0.0
+    strata: int = 0
     exact: bool = False
     problem: str | None = None
     stand_in: Callable[[], Estimate] | None = None
@@ -78,6 +90,11 @@ class Estimate:
         return len(self.influence)
 
     @property
+    def sample(self) -> str:
+        """What it was taken from: "512 images", or "512 images of 32 prompts"."""
+        return describe(self.groups, self.n) + (f" of {self.strata} prompts" if self.strata else "")
+
+    @property
     def best(self) -> float:
         """The value without its bias: what intervals are around and what is tested."""
         return self.value if self.debiased is None else self.debiased
@@ -91,9 +108,11 @@ class Estimate:
     @cached_property
     def degrees_of_freedom(self) -> float:
         """Of the variance: 2 n s⁴/(m₄ − s⁴) of a set, at most n − 1; of several sets Satterthwaite's (1946) sum."""
-        shares = [(float(np.var(rows, ddof=1)) / len(rows), _freedom(rows)) for rows in self._sets]
+        shares = [(float(np.var(rows, ddof=1)) / len(rows), _freedom(rows, self.strata)) for rows in self._sets]
         total = sum(variance for variance, _ in shares)
-        return total**2 / sum(v**2 / freedom for v, freedom in shares) if total > 0 else float(max(self.n - 1, 1))
+        if total == 0:
+            return float(max(len(self._sets[0]) - 1, 1))
+        return total**2 / sum(v**2 / freedom for v, freedom in shares)
 
     @property
     def whole_variance(self) -> float:
@@ -105,16 +124,26 @@ class Estimate:
         whole = sum(float(np.var(rows, ddof=1)) / len(rows) for rows in self._sets)
         return whole, sum(float(np.mean(np.square(pairs))) for pairs in self.interactions.values() if len(pairs))
 
-    @property
+    @cached_property
     def _sets(self) -> list[Floats]:
-        """The independent sets of images."""
-        return [rows for rows in (self.influence, self.others, self.reference) if len(rows)]
+        """The influences of independent units, images or prompts, by independent set."""
+        sets = (self.influence, self.groups), (self.others, self.other_groups), (self.reference, None)
+        return [rows if groups is None else groups.units(rows) for rows, groups in sets if len(rows)]
+
+    @cached_property
+    def is_constant(self) -> bool:
+        """Whether no unit differs from another by more than rounding."""
+        return all(float(np.ptp(rows)) <= self.resolution for rows in self._sets)
 
     @cached_property
     def doubt(self) -> str | None:
         """Why the interval would not hold, in words; None where it holds."""
-        if self.problem is not None or self.exact:
+        if self.problem is not None:
             return self.problem
+        if self.is_constant:
+            return f"all of {self.sample} say the same, which tells nothing about others"
+        if self.exact:
+            return None
         whole, together = self._variances
         if whole > 0 and together > LARGEST_INTERACTION * whole:
             return (
@@ -123,7 +152,7 @@ class Estimate:
             )
         if abs(self.correction) > LARGEST_CORRECTION * self.standard_error:
             return (
-                f"{self.n} images are too few to take the bias off: the last step of its correction is "
+                f"{self.sample} are too few to take the bias off: the last step of its correction is "
                 f"{abs(self.correction) / self.standard_error:.1f} standard errors"
             )
         return None
@@ -160,15 +189,15 @@ class Estimate:
         return self.best - low, high - self.best
 
     def p_value(self, alternative: str = "two-sided") -> float:
-        """p-value of the hypothesis that the true value is zero; 1.0 when nothing differs.
+        """p-value of the hypothesis that the true value is zero; 1.0 where no image differs from another.
 
         `alternative` is "two-sided", or "greater" for the hypothesis that it is not above zero.
         """
         from scipy.special import stdtr
 
         error = self.standard_error
-        if error == 0:
-            return 0.0 if self.best > 0 or (self.best < 0 and alternative == "two-sided") else 1.0
+        if self.is_constant:
+            return 1.0  # what does not vary tells nothing
         t, freedom = self.best / error, self.degrees_of_freedom
         return float(stdtr(freedom, -t)) if alternative == "greater" else float(2 * stdtr(freedom, -abs(t)))
 
@@ -186,21 +215,48 @@ class Estimate:
             reference=factor * self.reference,
             interactions={kind: factor * pairs for kind, pairs in self.interactions.items()},
             growth=None if self.growth is None else factor * self.growth,
+            resolution=abs(factor) * self.resolution,
             stand_in=None if offset or stand_in is None else lambda: stand_in().scaled(factor),
+        )
+
+    def within_prompts(self) -> Estimate:
+        """Of the same prompts with new noise: what prompts differ by is no part of the error. For means alone.
+
+        Raises ValueError where a prompt has one image.
+        """
+        if self.groups is None or self.groups.sizes.min() < 2:
+            raise ValueError(f"{self.sample} were given; an interval for fixed prompts needs 2 or more of each prompt")
+        groups, sizes = self.groups, self.groups.sizes
+        centred = self.influence - (np.bincount(groups.labels, self.influence) / sizes)[groups.labels]
+        unbiased = np.sqrt(sizes / (sizes - 1) * (self.n - 1) / self.n)[groups.labels]
+        few = f"{self.sample} are too few for an interval for fixed prompts: it takes {FEWEST} images more than prompts"
+        return replace(
+            self,
+            influence=centred * unbiased,
+            groups=None,
+            strata=groups.count,
+            problem=few if self.n - groups.count < FEWEST else None,
         )
 
     def to_score(self) -> Score:
         """As the plain data that a person gets; where there is a doubt, without error and with what stands in."""
         if self.doubt is None:
-            return Score(self.value, self.standard_error, self.best, self.interval(), self.n, None)
+            return Score(self.value, self.standard_error, self.best, self.interval(), self.n, None, self._prompts)
         other = self.meant.to_score() if self.stand_in else None
-        return Score(self.value, None, None, None, self.n, Fallback(self.stand_in_name, self.doubt, other))
+        fallback = Fallback(self.stand_in_name, self.doubt, other)
+        return Score(self.value, None, None, None, self.n, fallback, self._prompts)
+
+    @property
+    def _prompts(self) -> int | None:
+        return self.groups.count if self.groups else self.strata or None
 
 
 def paired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
-    """ours − theirs over the same prompts and latents; raises ValueError when the numbers of images differ."""
+    """ours − theirs over the same prompts and latents; raises ValueError where images or groups differ in number."""
     if ours.n != theirs.n:
         raise ValueError(f"{ours.n} and {theirs.n} images cannot be paired; sample the same prompts in both cells")
+    if ours.strata != theirs.strata or not (ours.groups is theirs.groups or _equal(ours.groups, theirs.groups)):
+        raise ValueError(f"{ours.sample} and {theirs.sample} cannot be paired row by row; give both the same groups")
     difference = _difference(ours, theirs, paired_difference)
     kinds = ours.interactions.keys() & theirs.interactions.keys()
     return replace(
@@ -221,26 +277,38 @@ def unpaired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
     }
     if "reference" in ours.interactions and "reference" in theirs.interactions:
         apart["reference"] = ours.interactions["reference"] - theirs.interactions["reference"]
-    return replace(difference, others=-theirs.influence, interactions=apart)
+    return replace(difference, others=-theirs.influence, other_groups=theirs.groups, interactions=apart)
 
 
-def mean_estimate(values: NDArray[np.floating]) -> Estimate:
+def mean_estimate(values: NDArray[np.floating], groups: Groups | None = None) -> Estimate:
     """The mean of a per-image number (n,); raises ValueError for fewer than two, or values not finite."""
-    rows = np.asarray(values, np.float64)
+    given = np.asarray(values)
+    rows = given.astype(np.float64)
     if rows.ndim != 1 or len(rows) < 2 or not np.isfinite(rows).all():
         raise ValueError(
             f"values of shape {rows.shape} were given; a mean with an error needs at least 2 values (n,), all finite"
         )
     mean = float(rows.mean())
-    few = f"{len(rows)} images are too few for an interval of their mean: it takes {FEWEST} or more"
-    return Estimate(mean, rows - mean, problem=few if len(rows) < FEWEST else None)
+    kind = given.dtype if given.dtype in (np.float16, np.float32) else np.float64
+    few = f"{describe(groups, len(rows))} are too few for an interval of their mean: it takes {FEWEST} or more"
+    return Estimate(
+        mean,
+        rows - mean,
+        groups=groups,
+        resolution=ROUNDING * float(np.finfo(kind).eps) * float(np.abs(rows).max()),
+        problem=few if independent(groups, len(rows)) < FEWEST else None,
+    )
 
 
-def _freedom(rows: Floats) -> float:
-    """Degrees of freedom of the variance of one set of influences."""
+def _equal(ours: Groups | None, theirs: Groups | None) -> bool:
+    return ours is not None and ours.same_as(theirs)
+
+
+def _freedom(rows: Floats, strata: int = 0) -> float:
+    """Degrees of freedom of the variance of one set of influences, of which each stratum's mean took one."""
     squares = np.square(rows - rows.mean())
     spread = float(np.var(squares))
-    most = float(max(len(rows) - 1, 1))
+    most = float(max(len(rows) - (strata or 1), 1))
     return most if spread == 0 else max(1.0, min(most, 2 * len(rows) * float(squares.mean()) ** 2 / spread))
 
 
@@ -255,7 +323,10 @@ def _difference(ours: Estimate, theirs: Estimate, subtract: Callable[[Estimate, 
         ours.influence,
         ours.best - theirs.best if biased else None,
         ours.correction - theirs.correction,
+        groups=ours.groups,
         reference=ours.reference - theirs.reference,
+        resolution=max(ours.resolution, theirs.resolution),
+        strata=ours.strata,
         exact=ours.exact and theirs.exact,
         problem=ours.problem or theirs.problem,
         stand_in=_both(*stand_ins, subtract),

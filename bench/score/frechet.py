@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from bench.score.deletion import Deletions, Spectrum
 from bench.score.estimate import Estimate
+from bench.score.groups import Groups, describe, independent
 from bench.score.kernel import KernelReference, kernel_estimate, random_pairs
-from bench.score.moments import Moments, check_features, features_to_moments, float64_blocks
+from bench.score.moments import BLOCK, Moments, check_features, features_to_moments, float64_blocks
 
 Floats = NDArray[np.float64]
 Images = NDArray[np.floating]
@@ -99,7 +100,9 @@ class Reference:
         return KernelReference(self.features)
 
 
-def frechet_estimate(features: Images, reference: Reference, reference_noise: bool = False) -> Estimate:
+def frechet_estimate(
+    features: Images, reference: Reference, reference_noise: bool = False, groups: Groups | None = None
+) -> Estimate:
     """The squared Fréchet (2-Wasserstein) distance of the Gaussians that fit features (n, d) and the reference (m, d).
 
     The reference is held fixed unless `reference_noise`: then its images are left out in turn as well. tr((S S_r)^½) is
@@ -108,14 +111,16 @@ def frechet_estimate(features: Images, reference: Reference, reference_noise: bo
     values not finite, or another dimension than the reference's.
     """
     check_features(features, d=reference.d)
-    stand_in = _kernel_in_its_place(features, reference, reference_noise)
-    n, rank = len(features), reference.factor.shape[1]
-    ours = _distance(features, reference)
+    stand_in = _kernel_in_its_place(features, reference, reference_noise, groups)
+    n, rank, units = len(features), reference.factor.shape[1], " prompts" if groups else ""
+    ours = _distance(features, reference, groups)
     if isinstance(ours, float):
-        problem = f"{n} images are too few for a covariance of rank {rank}: it takes more than {_fewest(rank)}"
-        ours = Estimate(ours, np.zeros(n), problem=problem)
-    elif n < FEWEST:
-        ours = replace(ours, problem=f"{n} images are too few for an interval: it takes {FEWEST} or more")
+        sample, fewest = describe(groups, n), _fewest(rank)
+        problem = f"{sample} are too few for a covariance of rank {rank}: it takes more than {fewest}{units}"
+        ours = Estimate(ours, np.zeros(n), groups=groups, problem=problem)
+    elif independent(groups, n) < FEWEST:
+        problem = f"{describe(groups, n)} are too few for an interval: it takes {FEWEST}{units} or more"
+        ours = replace(ours, problem=problem)
     estimate = replace(ours, stand_in=stand_in, stand_in_name="kernel distance")
     if not reference_noise or estimate.problem:
         return estimate
@@ -136,12 +141,13 @@ def _fewest(rank: int) -> int:
     return 2 * (rank + 2)
 
 
-def _distance(features: Images, reference: Reference) -> Estimate | float:
+def _distance(features: Images, reference: Reference, groups: Groups | None = None) -> Estimate | float:
     """The estimate with the reference held fixed, or the bare value where images are too few for more."""
     rank = reference.factor.shape[1]
-    if len(features) <= _fewest(rank) or rank == 0:
+    if independent(groups, len(features)) <= _fewest(rank) or rank == 0:
         return bare_distance(features, reference)
-    return _leave_out(features, features_to_moments(features), reference) or bare_distance(features, reference)
+    moments = features_to_moments(features)
+    return _leave_out(features, moments, reference, groups) or bare_distance(features, reference)
 
 
 def bare_distance(features: Images, reference: Reference) -> float:
@@ -156,8 +162,10 @@ def bare_distance(features: Images, reference: Reference) -> float:
     return _squared_shift(moments, reference) + _traces(moments, reference) - 2 * float(roots.sum())
 
 
-def _leave_out(features: Images, moments: Moments, reference: Reference) -> Estimate | None:
-    """The distance with one image left out, and two; None where the covariance has not the reference's full rank."""
+def _leave_out(
+    features: Images, moments: Moments, reference: Reference, groups: Groups | None = None
+) -> Estimate | None:
+    """The distance with one image or group left out, and two; None where the covariance lacks the reference's rank."""
     n, factor = len(features), reference.factor
     values, vectors = np.linalg.eigh(factor.T @ moments.covariance @ factor)
     if not _positive(values).all():
@@ -166,6 +174,8 @@ def _leave_out(features: Images, moments: Moments, reference: Reference) -> Esti
     shift, trace = moments.mean - reference.mean, float(np.trace(moments.covariance))
     fixed = reference.trace
     value = _squared_shift(moments, reference) + trace + fixed - 2 * spectrum.root_trace
+    if groups is not None:
+        return _leave_out_groups(features, moments, spectrum, basis, shift, fixed, groups)
     forms, norms, along, pairs = [], [], [], []
     for block in float64_blocks(features):
         block -= moments.mean
@@ -188,6 +198,55 @@ def _leave_out(features: Images, moments: Moments, reference: Reference) -> Esti
         debiased - first_step,
         plug_in=value,
         interactions={"images": np.concatenate(pairs) / (np.sqrt(2) * n)},
+    )
+
+
+def _leave_out_groups(
+    features: Images, moments: Moments, spectrum: Spectrum, basis: Floats, shift: Floats, fixed: float, groups: Groups
+) -> Estimate:
+    """The same with all images of a group left out, and all of two: a group is a unit as an image is elsewhere.
+
+    Where sizes differ, the jackknife is weighted: Σ_g (1 − m_g/n) (F_without − F) takes the place of (n − 1) times the
+    mean (Busing, Meijer and van der Leeden 1999, Stat. Comput. 9:3).
+    """
+    n, count, sizes = len(features), groups.count, groups.sizes.astype(np.float64)
+    rows, norms = np.zeros((n, basis.shape[1])), np.zeros(count)
+    sums = np.zeros((count, features.shape[1]))
+    for begun, block in zip(range(0, n, BLOCK), float64_blocks(features[groups.order]), strict=True):
+        block -= moments.mean
+        rows[begun : begun + len(block)] = block @ basis
+        of_block = groups.labels[groups.order[begun : begun + len(block)]]
+        norms += np.bincount(of_block, np.square(block).sum(axis=1), count)
+        np.add.at(sums, of_block, block)
+    constant = fixed + float(shift @ shift)
+    value = constant + float(np.trace(moments.covariance)) - 2 * spectrum.root_trace
+    deletions = spectrum.group_deletions(rows, groups)
+    own, along, total = np.square(sums).sum(axis=1), sums @ shift, float(norms.sum())
+    left = n - sizes
+    traces = (total - norms - own / left) / (left - 1)
+    one = own / left**2 - 2 / left * along + traces - 2 * deletions.one
+    fewer = left - left / (count - 1)  # without another group too, of mean size
+    both = own + (float(own.sum()) - own) / (count - 1) - 2 * own / (count - 1)  # |s + s'|², mean over the others s'
+    traces = (total - norms - (total - norms) / (count - 1) - both / fewer) / (fewer - 1)
+    two = both / fewer**2 - 2 / fewer * along * (1 - 1 / (count - 1)) + traces - 2 * deletions.two
+    first_weights, second_weights = 1 - sizes / n, 1 - sizes / n - (1 - sizes / n) / (count - 1)
+    one, two = (without + constant - value for without in (one, two))
+    after_one = one - (count - 2) * (two - one)  # of the value without its first-order bias
+    units = -count * first_weights * (after_one - after_one.mean())
+    first_step = value - float(first_weights @ one)
+    debiased = (
+        value
+        - (count - 1) * float(first_weights @ one)
+        + (count - 2) ** 2 / 2 * float(second_weights @ two) / float(second_weights.sum())
+    )
+    return Estimate(
+        value,
+        groups.spread(units - units.mean()),
+        debiased,
+        debiased - first_step,
+        plug_in=value,
+        groups=groups,
+        interactions={"images": spectrum.group_interactions(rows, groups) / (np.sqrt(2) * n**2 / count)},
     )
 
 
@@ -220,5 +279,7 @@ def _traces(moments: Moments, reference: Reference) -> float:
     return float(np.trace(moments.covariance)) + reference.trace
 
 
-def _kernel_in_its_place(features: Images, reference: Reference, reference_noise: bool) -> Callable[[], Estimate]:
-    return lambda: kernel_estimate(features, reference.kernel, reference_noise)
+def _kernel_in_its_place(
+    features: Images, reference: Reference, reference_noise: bool, groups: Groups | None
+) -> Callable[[], Estimate]:
+    return lambda: kernel_estimate(features, reference.kernel, reference_noise, groups)

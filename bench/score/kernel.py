@@ -11,6 +11,9 @@ With δ what the two mean embeddings differ by and Σ the covariance of the imag
 Where the noise in δ makes the estimate too low, it makes this too low as well: the regression of one on the other has
 the slope (4/n) δᵀΣ²δ/δᵀΣδ, which is the `growth` of the variance that intervals take into account. Σδ is the mean of
 embeddings weighted by influences, so δᵀΣ²δ is a mean over pairs of images.
+
+Where prompts repeat, the mean over pairs of images of different prompts has no bias, that over all pairs has one. All
+of the above then holds with the sums of kernels over the images of either prompt in place of kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.score.estimate import NONE, Estimate
+from bench.score.estimate import NONE, ROUNDING, Estimate
+from bench.score.groups import Groups, describe, independent
 from bench.score.moments import check_features
 
 Floats = NDArray[np.float64]
@@ -76,7 +80,7 @@ class KernelReference:
         return cls(to_unit_length(features), gaussian)
 
 
-def cmmd_estimate(features: Images, reference: KernelReference) -> Estimate:
+def cmmd_estimate(features: Images, reference: KernelReference, groups: Groups | None = None) -> Estimate:
     """CMMD of features (n, d) of any length from `KernelReference.of_directions`.
 
     `value` is the V-statistic that the authors' code prints, `debiased` the U-statistic. Raises ValueError as
@@ -84,10 +88,10 @@ def cmmd_estimate(features: Images, reference: KernelReference) -> Estimate:
     """
     _check(features, reference)
     unit = to_unit_length(features)
-    own = _among(unit, gaussian)
-    found = _estimate(unit, own, reference, reference_noise=False)
+    own = _among(unit, gaussian, groups)
+    found = _estimate(unit, own, reference, False, groups)
     value = found.value + own.lift + reference.among.lift
-    return replace(found, value=value, debiased=found.value).scaled(CMMD_SCALE)
+    return replace(found, value=value, debiased=found.best).scaled(CMMD_SCALE)
 
 
 def to_unit_length(features: Images) -> Floats:
@@ -100,13 +104,16 @@ def to_unit_length(features: Images) -> Floats:
     return unit
 
 
-def kernel_estimate(features: Images, reference: KernelReference, reference_noise: bool = False) -> Estimate:
+def kernel_estimate(
+    features: Images, reference: KernelReference, reference_noise: bool = False, groups: Groups | None = None
+) -> Estimate:
     """MMD² of features (n, d) and a reference (m, d), which is held fixed unless `reference_noise`.
 
-    Raises ValueError for fewer than two images, values not finite, or another dimension than the reference's.
+    `value` is over all pairs of images, `debiased` over those of different `groups`, if there are any. Raises
+    ValueError for fewer than two images, values not finite, or another dimension than the reference's.
     """
     _check(features, reference)
-    return _estimate(features, _among(features, reference.kernel), reference, reference_noise)
+    return _estimate(features, _among(features, reference.kernel, groups), reference, reference_noise, groups)
 
 
 def _check(features: Images, reference: KernelReference) -> None:
@@ -114,25 +121,33 @@ def _check(features: Images, reference: KernelReference) -> None:
     check_features(features, d=reference.features.shape[1])
 
 
-def _estimate(features: Images, own: Among, reference: KernelReference, reference_noise: bool) -> Estimate:
+def _estimate(
+    features: Images, own: Among, reference: KernelReference, reference_noise: bool, groups: Groups | None
+) -> Estimate:
     n, m = len(features), len(reference.features)
-    theirs, across = reference.among, _across(features, reference)
-    value = own.mean + theirs.mean - 2 * float(across.by_image.mean())
+    theirs, across = reference.among, _across(features, reference, groups)
+    level = theirs.mean - 2 * float(across.by_image.mean())
     problem = None
-    if min(n, m if reference_noise else n) < FEWEST:
-        problem = f"{n} images and {m} reference images were given; an interval needs at least {FEWEST}"
+    if min(independent(groups, n), m if reference_noise else n) < FEWEST:
+        problem = (
+            f"{describe(groups, n)} and {m} reference images were given; an interval needs at least {FEWEST}"
+            f"{' prompts' if groups else ''}"
+        )
     interactions = {"images": own.pairs}
     if reference_noise:
         interactions |= {"reference": theirs.pairs, "cross": across.pairs}
     influence = 2 * (own.influence - across.by_image + across.by_image.mean())
     return Estimate(
-        value,
+        own.mean + level,
         influence,
+        groups=groups,
+        debiased=None if groups is None else own.apart + level,
         reference=2 * (theirs.influence - across.by_reference + across.by_reference.mean())
         if reference_noise
         else NONE,
         interactions=interactions,
-        growth=_growth(influence, own.centred) * (1 + n / m if reference_noise else 1),
+        growth=_growth(influence, own, groups) * (1 + n / m if reference_noise else 1),
+        resolution=ROUNDING * float(np.finfo(np.float64).eps) * (abs(own.mean) + abs(theirs.mean)),
         exact=True,
         problem=problem,
     )
@@ -153,11 +168,13 @@ def random_pairs(n: int, m: int, count: int) -> tuple[Rows, Rows]:
 class Among:
     """Kernels of a set with itself: mean over pairs, influence (n,) on half of it, what pairs add to its variance.
 
-    `centred` are the kernels of `random_pairs` less what single images explain, which `pairs` are in another scale.
+    `apart` is the mean over pairs of different groups, which the rest is about. `centred` are the kernels of
+    `random_pairs` of units (images, or groups) less what single units explain, which `pairs` are in another scale.
     `lift` is by how much the mean over all n², an image with itself counted, is above the mean over pairs.
     """
 
     mean: float
+    apart: float
     influence: Floats
     centred: Floats
     pairs: Floats
@@ -173,7 +190,9 @@ class Across:
     pairs: Floats
 
 
-def _among(features: Images, kernel_of: Kernel) -> Among:
+def _among(features: Images, kernel_of: Kernel, groups: Groups | None = None) -> Among:
+    if groups is not None:
+        return _among_groups(np.asarray(features, np.float64)[groups.order], kernel_of, groups)
     n, d = features.shape
     rows, squares, own = np.zeros(n), 0.0, 0.0
     whole = np.asarray(features, np.float64)
@@ -191,42 +210,113 @@ def _among(features: Images, kernel_of: Kernel) -> Among:
     mean = total / (n * (n - 1))
     lift = (own / n - mean) / n
     if n < 4:
-        return Among(mean, np.zeros(n), NONE, NONE, lift)
-    power = squares - 2 * float(rows @ rows) / (n - 2) + total**2 / ((n - 1) * (n - 2))
+        return Among(mean, mean, np.zeros(n), NONE, NONE, lift)
     first, second = random_pairs(n, n, PAIRS)
     apart = kernel_of(_products(whole[first], whole[second]), d)
+    return _hoeffding(mean, rows, squares, apart, lift)
+
+
+def _hoeffding(mean: float, rows: Floats, squares: float, apart: Floats, lift: float) -> Among:
+    """From the kernel of n units: sums `rows` (n,) and sum of `squares` off its diagonal, and those of random pairs."""
+    n, total = len(rows), float(rows.sum())
+    power = squares - 2 * float(rows @ rows) / (n - 2) + total**2 / ((n - 1) * (n - 2))
+    first, second = random_pairs(n, n, PAIRS)
     centred = apart - (rows[first] + rows[second]) / (n - 2) + total / ((n - 1) * (n - 2))
     doubled = 4 / (n * (n - 2)) - 2 / (n * (n - 1))  # what s²(influence)/n has of η² too much
     pairs = _scaled(centred, doubled * power / (n * (n - 3)))
-    return Among(mean, (rows - rows.mean()) / (n - 2), centred, pairs, lift)
+    return Among(mean, mean, (rows - rows.mean()) / (n - 2), centred, pairs, lift)
 
 
-def _across(features: Images, reference: KernelReference) -> Across:
+def _among_groups(ordered: Floats, kernel_of: Kernel, groups: Groups) -> Among:
+    """As `_among` of features sorted by group, with the sums of kernels over two groups as the kernel of the two.
+
+    On the scale of one pair of images, and less the mean over pairs of different groups, so that sizes may differ.
+    """
+    (n, d), count, sizes = ordered.shape, groups.count, groups.sizes.astype(np.float64)
+    rows, squares, crossed, within, own = np.zeros(count), 0.0, 0.0, 0.0, 0.0
+    first, second = random_pairs(count, count, PAIRS)
+    apart = np.zeros(PAIRS)
+    tiles = groups.tiles(TILE)
+    for number, (i, a) in enumerate(tiles):
+        for j, b in tiles[number:]:
+            kernel = kernel_of(ordered[i] @ ordered[j].T, d)
+            if i == j:
+                own += float(np.trace(kernel))
+            sums = np.add.reduceat(kernel, groups.starts[a] - i.start, axis=0)
+            sums = np.add.reduceat(sums, groups.starts[b] - j.start, axis=1)
+            if i == j:
+                within += float(np.trace(sums))
+                np.fill_diagonal(sums, 0.0)
+            else:
+                rows[b] += sums.sum(axis=0)
+            rows[a] += sums.sum(axis=1)
+            times = 1 if i == j else 2
+            squares += times * float(np.vdot(sums, sums))
+            crossed += times * float(sizes[a] @ sums @ sizes[b])
+            for one, other in ((first, second), (second, first)):
+                here = _within(one, a) & _within(other, b)
+                apart[here] = sums[one[here] - a.start, other[here] - b.start]
+    total, of_sizes = float(rows.sum()), float(np.square(sizes).sum())
+    mean, found = (total + within - own) / (n * (n - 1)), total / (n**2 - of_sizes) if count > 1 else 0.0
+    lift = (own / n - mean) / n
+    if count < 4:
+        return Among(mean, found, np.zeros(n), NONE, NONE, lift)
+    scale = (count / n) ** 2  # of one pair of images, where groups are of one size
+    squares += found**2 * (of_sizes**2 - float((sizes**4).sum())) - 2 * found * crossed
+    rows = scale * (rows - found * sizes * (n - sizes))
+    apart = scale * (apart - found * sizes[first] * sizes[second])
+    units = _hoeffding(mean, rows, scale**2 * squares, apart, lift)
+    return replace(units, apart=found, influence=groups.spread(units.influence))
+
+
+def _across(features: Images, reference: KernelReference, groups: Groups | None = None) -> Across:
     n, m, d = len(features), len(reference.features), features.shape[1]
     by_image, by_reference, squares = np.zeros(n), np.zeros(m), 0.0
     whole = np.asarray(reference.features, np.float64)
-    for i in _tiles(n):
-        ours = np.asarray(features[i], np.float64)
+    count = n if groups is None else groups.count
+    first, second = random_pairs(count, m, PAIRS)
+    apart = np.zeros(PAIRS)
+    order = None if groups is None else groups.order
+    for i, units in [(i, i) for i in _tiles(n)] if groups is None else groups.tiles(TILE):
+        rows = i if order is None else order[i]
+        ours = np.asarray(features[rows], np.float64)
         for j in _tiles(m):
             kernel = reference.kernel(ours @ whole[j].T, d)
-            by_image[i] += kernel.sum(axis=1) / m
+            by_image[rows] += kernel.sum(axis=1) / m
             by_reference[j] += kernel.sum(axis=0) / n
+            if groups is not None:
+                kernel = np.add.reduceat(kernel, groups.starts[units] - i.start, axis=0) * (count / n)
+                here = np.flatnonzero(
+                    (first >= units.start) & (first < units.stop) & (second >= j.start) & (second < j.stop)
+                )
+                apart[here] = kernel[first[here] - units.start, second[here] - j.start]
             squares += float(np.vdot(kernel, kernel))
     mean = float(by_image.mean())
-    centred = squares - m * float(by_image @ by_image) - n * float(by_reference @ by_reference) + n * m * mean**2
-    first, second = random_pairs(n, m, PAIRS)
-    apart = reference.kernel(_products(np.asarray(features[first], np.float64), whole[second]), d)
-    pairs = apart - by_image[first] - by_reference[second] + mean
+    by_unit = by_image
+    if groups is None:
+        apart = reference.kernel(_products(np.asarray(features[first], np.float64), whole[second]), d)
+    else:
+        by_unit = groups.units(by_image)
+    n = count
+    centred = squares - m * float(by_unit @ by_unit) - n * float(by_reference @ by_reference) + n * m * mean**2
+    pairs = apart - by_unit[first] - by_reference[second] + mean
     return Across(by_image, by_reference, _scaled(pairs, 4 / (n * m) * centred / ((n - 1) * (m - 1))))
 
 
-def _growth(influence: Floats, centred: Floats) -> float:
+def _growth(influence: Floats, own: Among, groups: Groups | None) -> float:
     """By how much the variance grows with the true value (see above), at least 0."""
-    n, variance = len(influence), float(np.var(influence))
-    if not len(centred) or variance == 0:
+    units = influence if groups is None else groups.units(influence)
+    n, variance = len(units), float(np.var(units))
+    if not len(own.centred) or variance == 0:
         return 0.0
     first, second = random_pairs(n, n, PAIRS)
-    return max(4 / n * float(np.mean(influence[first] * influence[second] * centred)) / variance, 0.0)
+    return max(4 / n * float(np.mean(units[first] * units[second] * own.centred)) / variance, 0.0)
+
+
+def _within(rows: Rows, part: slice) -> NDArray[np.bool_]:
+    """Which rows are in a slice."""
+    inside: NDArray[np.bool_] = (rows >= part.start) & (rows < part.stop)
+    return inside
 
 
 def _tiles(count: int, start: int = 0) -> list[slice]:

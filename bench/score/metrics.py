@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bench.score.estimate import Estimate, mean_estimate
 from bench.score.frechet import Reference, frechet_estimate
+from bench.score.groups import Groups
 from bench.score.kernel import KernelReference, cmmd_estimate, kernel_estimate
 from bench.score.neighbours import (
     Neighbourhood,
@@ -59,56 +60,65 @@ class Metric:
     title: str
     higher_is_better: bool
     needs: tuple[str, ...]
-    estimate: Callable[[Features, RealImages | None], Estimate]
+    estimate: Callable[[Features, RealImages | None, Groups | None], Estimate]
     digits: int
     needs_reference: bool = False
     judge: str | None = None
 
-    def of(self, features: Features, real: RealImages | None) -> Estimate:
-        """The estimate from a cell's features; raises ValueError where they lack something, or are not fit for it."""
+    def of(self, features: Features, real: RealImages | None, groups: Groups | None = None) -> Estimate:
+        """The estimate from a cell's features, whose rows have prompts as `groups` says (None: all different ones).
+
+        Raises ValueError where features lack something, or are not fit for it.
+        """
         if lacking := [name for name in self.needs if name not in features]:
             raise ValueError(f"the stored features lack {', '.join(lacking)}; add them with `tcd-bench score`")
-        return self.estimate(features, real)
+        return self.estimate(features, real, groups)
 
     def name(self, evaluator: str, n: int) -> str:
         """For instance `fid_mini_n512`."""
         return f"{self.short}_{self.judge or evaluator}_n{n}"
 
 
-def _accuracy(features: Features, _: RealImages | None) -> Estimate:
+def _accuracy(features: Features, _: RealImages | None, groups: Groups | None) -> Estimate:
     named = features["attributes_named"]
     if not named.all():
         raise ValueError("a prompt names no attribute; attribute accuracy needs at least one in each")
-    return mean_estimate(features["attributes_right"] / named)
+    return mean_estimate(features["attributes_right"] / named, groups)
 
 
-def _fid(features: Features, real: RealImages | None) -> Estimate:
-    return frechet_estimate(features["image"], _given(real).reference)
+def _fid(features: Features, real: RealImages | None, groups: Groups | None) -> Estimate:
+    return frechet_estimate(features["image"], _given(real).reference, groups=groups)
 
 
-def _kid(features: Features, real: RealImages | None) -> Estimate:
-    return kernel_estimate(features["image"], _given(real).reference.kernel)
+def _kid(features: Features, real: RealImages | None, groups: Groups | None) -> Estimate:
+    return kernel_estimate(features["image"], _given(real).reference.kernel, groups=groups)
 
 
-def _cmmd(features: Features, real: RealImages | None) -> Estimate:
-    return cmmd_estimate(features["image"], _given(real).directions)
+def _cmmd(features: Features, real: RealImages | None, groups: Groups | None) -> Estimate:
+    return cmmd_estimate(features["image"], _given(real).directions, groups)
 
 
-def _masked_fid(features: Features, _: RealImages | None) -> Estimate:
-    return frechet_estimate(features["image_masked"], Reference.of(features["real_masked"]))
+def _masked_fid(features: Features, _: RealImages | None, groups: Groups | None) -> Estimate:
+    return frechet_estimate(features["image_masked"], Reference.of(features["real_masked"]), groups=groups)
 
 
 def _mean_of(short: str, title: str, higher_is_better: bool, digits: int, judge: str | None = None) -> Metric:
     """A score that is the mean of one number an image."""
-    return Metric(short, title, higher_is_better, (short,), lambda f, _: mean_estimate(f[short]), digits, judge=judge)
-
-
-def _among_real(short: str, title: str, estimate: Callable[[NDArray[Any], Neighbourhood], Estimate]) -> Metric:
-    """A score of where the images lie among the real ones."""
     return Metric(
-        *(short, title, True, ("image",), lambda f, real: estimate(f["image"], _given(real).neighbourhood), 3),
-        needs_reference=True,
+        *(short, title, higher_is_better, (short,), lambda f, _, groups: mean_estimate(f[short], groups), digits),
+        judge=judge,
     )
+
+
+def _among_real(
+    short: str, title: str, estimate: Callable[[NDArray[Any], Neighbourhood, Groups | None], Estimate]
+) -> Metric:
+    """A score of where the images lie among the real ones."""
+
+    def found(features: Features, real: RealImages | None, groups: Groups | None) -> Estimate:
+        return estimate(features["image"], _given(real).neighbourhood, groups)
+
+    return Metric(short, title, True, ("image",), found, 3, needs_reference=True)
 
 
 def _given(real: RealImages | None) -> RealImages:

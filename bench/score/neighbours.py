@@ -13,13 +13,14 @@ average (Efron and Stein 1981, Ann. Statist. 9:586).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.score.estimate import Estimate, mean_estimate
+from bench.score.groups import Groups
 from bench.score.moments import BLOCK, check_features
 
 Floats = NDArray[np.float64]
@@ -58,29 +59,45 @@ class Neighbourhood:
         return self.nearest[0][:, k - 1]
 
 
-def precision_estimate(features: Images, real: Neighbourhood) -> Estimate:
+def precision_estimate(features: Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
     """Share of features (n, d) that lie in a ball of a real image; raises ValueError as all of these do: NaN, too few,
     or another dimension than the real ones'."""
-    return mean_estimate(np.concatenate([block.any(axis=1) for block in _inside(features, real, K_OF_PRECISION)]))
+    inside = _inside(features, real, K_OF_PRECISION)
+    return mean_estimate(np.concatenate([block.any(axis=1) for block in inside]), groups)
 
 
-def density_estimate(features: Images, real: Neighbourhood) -> Estimate:
+def density_estimate(features: Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
     """Mean number of real balls that an image is in, over k; above 1 where images crowd about the densest real ones."""
     k = K_OF_DENSITY
-    return mean_estimate(np.concatenate([block.sum(axis=1) / k for block in _inside(features, real, k)]))
+    return mean_estimate(np.concatenate([block.sum(axis=1) / k for block in _inside(features, real, k)]), groups)
 
 
-def coverage_estimate(features: Images, real: Neighbourhood) -> Estimate:
+def coverage_estimate(features: Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
     """Share of the real images' balls that hold an image."""
     n, m = len(features), len(real.features)
+    if groups is not None:
+        return _coverage_of_groups(features, real, groups)
     inside = list(_inside(features, real, K_OF_DENSITY))
     counts = np.sum([block.sum(axis=0) for block in inside], axis=0)
     lost = np.concatenate([block[:, counts == 1].sum(axis=1) for block in inside])
     return _left_out(float((counts > 0).mean()), lost / m, n)
 
 
-def recall_estimate(features: Images, real: Neighbourhood) -> Estimate:
-    """Share of the real images that lie in a ball of a generated one."""
+def _coverage_of_groups(features: Images, real: Neighbourhood, groups: Groups) -> Estimate:
+    """Each group is left out as a whole: a ball is lost that only its images are in."""
+    holds = np.zeros((groups.count, len(real.features)), bool)
+    start = 0
+    for block in _inside(features, real, K_OF_DENSITY):
+        np.logical_or.at(holds, groups.labels[start : start + len(block)], block)
+        start += len(block)
+    counts = holds.sum(axis=0)
+    lost = holds[:, counts == 1].sum(axis=1) / len(real.features)
+    units = (1 - groups.sizes / len(features)) * groups.count * lost
+    return Estimate(float((counts > 0).mean()), groups.spread(units - units.mean()), groups=groups)
+
+
+def recall_estimate(features: Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
+    """Share of the real images that lie in a ball of a generated one; without an interval where there are `groups`."""
     k, ours = K_OF_PRECISION, Neighbourhood(features)
     check_features(features, d=real.features.shape[1])
     n, m = len(features), len(real.features)
@@ -98,7 +115,9 @@ def recall_estimate(features: Images, real: Neighbourhood) -> Estimate:
                 lost[saving] -= 1
             elif (only := int(np.argmax(within[row]))) not in saving:
                 lost[only] += 1
-    return _left_out(covered / m, lost / m, n)
+    found = _left_out(covered / m, lost / m, n)
+    alike = "images of one prompt lie close to each other, and make the balls of recall smaller: no interval is known"
+    return found if groups is None else replace(found, groups=groups, problem=alike)
 
 
 def _left_out(value: float, lost: Floats, n: int) -> Estimate:

@@ -70,7 +70,7 @@ def exceeds(gain: Estimate, limit: float) -> float:
     Where the normal interval does not hold, by Cantelli's inequality, which holds for any distribution:
     P(X − μ ≥ k) ≤ σ²/(σ² + k²), with the whole variance, nothing taken off for interactions.
     """
-    if gain.problem is not None:
+    if gain.problem is not None or (gain.is_constant and abs(gain.best) > gain.resolution):
         return 1.0
     if gain.doubt is None:
         return gain.scaled(1.0, -limit).p_value("greater")

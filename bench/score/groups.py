@@ -1,0 +1,99 @@
+"""Clusters of images: those of one prompt depend on each other, so the prompts are the independent units. numpy only.
+
+A sum of influences within each group is one independent value, and the squared standard error of a score is
+G/(G − 1) Σ_g (Σ_{i∈g} ψ_i)²/n² (Liang and Zeger 1986, Biometrika 73:13, CR1 in the words of econometrics).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Which group each image belongs to: `labels` (n,), integers from 0 to `count` − 1, each of which occurs."""
+
+    labels: Rows
+    count: int
+
+    @classmethod
+    def of(cls, labels: ArrayLike | Groups | None, n: int) -> Groups | None:
+        """From any labels (n,) that can be sorted; None where every image is a group of its own.
+
+        Raises ValueError for another number of labels than images.
+        """
+        if labels is None:
+            return None
+        given = labels.labels if isinstance(labels, Groups) else np.asarray(labels)
+        if given.shape != (n,):
+            raise ValueError(
+                f"groups of shape {given.shape} were given for {n} images; name the group (the prompt) of each, ({n},)"
+            )
+        names, numbers = np.unique(given, return_inverse=True)
+        return None if len(names) == n else cls(numbers.astype(np.intp), len(names))
+
+    @cached_property
+    def sizes(self) -> Rows:
+        """Images in each group, (count,)."""
+        return np.bincount(self.labels, minlength=self.count).astype(np.intp)
+
+    @cached_property
+    def order(self) -> Rows:
+        """The images sorted by group, (n,)."""
+        return np.argsort(self.labels, kind="stable")
+
+    @cached_property
+    def starts(self) -> Rows:
+        """Where each group begins in `order`, (count,)."""
+        return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.intp)
+
+    @cached_property
+    def effective(self) -> float:
+        """n²/Σ m², m the sizes: how many groups of equal size have as much information; `count` where all are."""
+        return float(len(self.labels) ** 2 / np.square(self.sizes, dtype=np.float64).sum())
+
+    def tiles(self, rows: int) -> list[tuple[slice, slice]]:
+        """Whole groups of together `rows` images or a little more: slices of `order`, and of the groups."""
+        ends = self.starts + self.sizes
+        found, begun = [], 0
+        while begun < self.count:
+            last = min(int(np.searchsorted(ends, self.starts[begun] + rows)) + 1, self.count)
+            found.append((slice(int(self.starts[begun]), int(ends[last - 1])), slice(begun, last)))
+            begun = last
+        return found
+
+    def units(self, influence: Floats) -> Floats:
+        """The influence (count,) of each group on a scale on which s²/count is the squared standard error."""
+        units: Floats = np.zeros(self.count)
+        np.add.at(units, self.labels, influence * (self.count / len(self.labels)))
+        return units
+
+    def spread(self, units: Floats) -> Floats:
+        """Influences (n,) of images, equal within a group, whose `units` are those."""
+        share: Floats = len(self.labels) / (self.count * self.sizes.astype(np.float64))
+        return (units * share)[self.labels]
+
+    def same_as(self, other: Groups | None) -> bool:
+        """Whether both put the same images together."""
+        return other is not None and self.count == other.count and bool(np.array_equal(self.labels, other.labels))
+
+
+def independent(groups: Groups | None, n: int) -> int:
+    """How many independent units there are for the floors of intervals: images, or groups of equal size in effect."""
+    return n if groups is None else int(groups.effective + 1e-9)
+
+
+def describe(groups: Groups | None, n: int) -> str:
+    """For people: "512 images", or "512 images of 32 prompts", which says also how many those are in effect."""
+    if groups is None:
+        return f"{n} images"
+    effective = independent(groups, n)
+    unequal = "" if effective == groups.count else f" (as much as {effective}, some have many more images than others)"
+    return f"{n} images of {groups.count} prompt{'s' if groups.count != 1 else ''}{unequal}"
