@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench.gate import accept, gate
+from bench.printable import printable
 from bench.records import BenchError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run(settings: Settings) -> int:
     report(settings)
     trackers.end(store)
     for record in failed:
-        print(f"failed: {record.cell.label}: {record.failure and record.failure.message}", file=sys.stderr)
+        print(printable(f"failed: {record.cell.label}: {record.failure and record.failure.message}"), file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -209,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
             verb, f"tcd-bench {verb}: {VERBS[verb].__doc__}", rest, VERBS[verb], CONFIGS.get(verb, "config")
         )
     except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

@@ -25,12 +25,21 @@ from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import TASK_SCORES
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.real_images import check_real_images, load_real_images, name_real_images
-from bench.generate.weights import ARCHITECTURE, LORA, is_at_hand, name_weights
+from bench.generate.weights import (
+    ARCHITECTURE,
+    INCEPTION,
+    LORA,
+    is_at_hand,
+    is_tower,
+    name_weights,
+    weights_directory,
+)
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.records import BenchError
+from bench.redact import settings_without_secrets, without_secrets
 from bench.request import Run
+from bench.score.evaluator_files import check_open_clip
 from bench.score.metrics import METRICS
-from bench.secrets import settings_without_secrets
 from bench.store import Store
 
 if TYPE_CHECKING:
@@ -93,9 +102,12 @@ def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: b
         cells=tuple(cell.key for cell in plan.cells),
         left_out=tuple((entry.label, entry.reason) for entry in plan.left_out),
         prompts=prompts.texts,
-        labels={name: method.label for name, method in experiment.methods.items()},
+        labels={name: without_secrets(method.label) for name, method in experiment.methods.items()},
         metrics=tuple(experiment.scores),
-        claims=tuple(claim.to_claim(name) for name, claim in experiment.claims.items()),
+        claims=tuple(
+            replace(claim := choice.to_claim(name), text=without_secrets(claim.text))
+            for name, choice in experiment.claims.items()
+        ),
         evaluator=experiment.evaluator.name,
         extractor=extractor,
         reference=name_reference(experiment, real_images),
@@ -194,7 +206,10 @@ def name_extractor(experiment: Experiment) -> str:
     """What computes the features, by content: the evaluator, and what a task's own scores depend on."""
     if not experiment.scores:
         return "none"
-    identity: list[object] = [experiment.evaluator.name, name_weights(experiment.evaluator.source)]
+    source = experiment.evaluator.source
+    identity: list[object] = [experiment.evaluator.name, name_weights(source)]
+    if source != INCEPTION and not is_tower(directory := weights_directory(source)):
+        check_open_clip(directory)
     identity.append(describe_protocol(experiment))
     if own := sorted(set(experiment.scores) & TASK_SCORES):
         identity += [own, getattr(experiment.task, "style", None)]

@@ -22,7 +22,9 @@ from bench.execute.member import Member, signals_stop
 from bench.execute.overview import ENDED, look_over
 from bench.experiment.executors import Local, Ray
 from bench.measure.environment import nvidia_devices
-from bench.records import Record
+from bench.printable import printable
+from bench.records import BenchError, Record
+from bench.redact import secret_settings, settings_without_secrets
 from bench.store import Store
 
 LOOK_EVERY_S = 1.0
@@ -51,10 +53,18 @@ def _is_complete(job: Job, store: Store, cell: Cell) -> bool:
 def _do(job: Job, store: Store, todo: Sequence[Cell], tell: Callable[[Record], object]) -> Iterator[Record]:
     """Yield the records that were ended in this process; others lie in the store."""
     keys = tuple(cell.key for cell in todo)
-    launch = Launch(new_launch_name(), asdict(job.experiment), job.run.looks, keys, len(job.prompts.texts), time.time())
-    launch.save(store.files)
+    settings = asdict(job.experiment)
     executor = job.experiment.executor
-    if isinstance(executor, Local) and executor.workers == 1 and executor.limit_s is None:
+    here = isinstance(executor, Local) and executor.workers == 1 and executor.limit_s is None
+    if not here and (secret := secret_settings(settings)):
+        raise BenchError(
+            f"{secret[0]} holds a secret, which workers would read from the store; put it into the environment"
+        )
+    launch = Launch(
+        new_launch_name(), settings_without_secrets(settings), job.run.looks, keys, len(job.prompts.texts), time.time()
+    )
+    launch.save(store.files)
+    if here:
         for record in _do_here(job, store, launch, todo[0].device):
             tell(record)
             yield record
@@ -125,6 +135,6 @@ def _progress(images: int) -> tqdm[None]:
 
 def _announce(record: Record, number: int, total: int, quiet: bool) -> None:
     if record.failure:
-        tqdm.write(f"failed: {record.cell.label}: {record.failure.message}", file=sys.stderr)
+        tqdm.write(printable(f"failed: {record.cell.label}: {record.failure.message}"), file=sys.stderr)
     elif not quiet:
         print(f"[{number}/{total}] {record.cell.label}: {record.sampling_s:.1f} s", file=sys.stderr, flush=True)

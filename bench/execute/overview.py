@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.execute.launch import Launch, WorkerState
+from bench.printable import printable
 from bench.records import Record
 from bench.store import FAILED, GOOD, Store
 
@@ -70,7 +71,7 @@ def describe(overview: Overview, now: float | None = None) -> str:
     if overview.failed:
         lines += ["", "failed:"]
         lines += [f"  {r.cell.label}: {r.failure.message if r.failure else ''}" for r in overview.failed]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _rest(overview: Overview, now: float) -> str:

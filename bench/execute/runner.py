@@ -27,7 +27,7 @@ from bench.generate.prompts import hash_texts
 from bench.generate.sampling import Sampler
 from bench.measure.environment import machine_fingerprint
 from bench.records import CellError, Failure, Images, Record, StoreError
-from bench.secrets import without_secrets
+from bench.redact import without_secrets
 from bench.store import Store, StoredBatch, hash_images
 
 GRID_IMAGES = 8

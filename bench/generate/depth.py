@@ -26,7 +26,9 @@ def load_depth_estimator(source: str, device: str) -> Estimate:
     from transformers import AutoImageProcessor, DPTForDepthEstimation
 
     path = local_path(source)
-    options = {"local_files_only": True} | ({} if path else {"revision": name_weights(source)})
+    options = {"local_files_only": True, "trust_remote_code": False} | (
+        {} if path else {"revision": name_weights(source)}
+    )
     processor = AutoImageProcessor.from_pretrained(str(path or source), **options)
     model = DPTForDepthEstimation.from_pretrained(str(path or source), use_safetensors=True, **options)
     model = model.to(device).eval()

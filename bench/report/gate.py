@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from bench.judge.gate.cells import Pair, Side
 from bench.judge.gate.images import displacements
 from bench.judge.gate.outcome import FAILS, INCOMPLETE, NOT_COMPARABLE, PASS, REGRESSION, GateReport, Outcome
+from bench.printable import printable
 from bench.records import BenchError
 from bench.report.page import templates
 from bench.report.pictures import Picture
@@ -29,6 +29,8 @@ QUIET = ("unchanged", "known")
 """Verdicts that are counted and folded away."""
 LISTED = 12
 """How many outcomes a level that do not fail the gate are listed on a terminal."""
+COMMENT_CHARACTERS = 60_000
+"""What gate.md may have; GitHub takes 65,536 characters as a comment."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +95,33 @@ def _loud_and_quiet(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Ou
 
 
 def to_comment(report: GateReport) -> str:
-    """Markdown for a pull request: the answer, one line a level, what is not fine as a table, the rest folded away."""
+    """Markdown for a pull request: the answer, one line per level, what is not fine as a table, the rest folded away.
+
+    Cut at `COMMENT_CHARACTERS`, saying how much is missing; mentions and references in what is quoted notify nobody.
+    """
     parts = [f"## tcd-bench gate {ANSWERS[report.exit_code]}", ""]
     parts += [f"- **{level}**: {_count(outcomes)}" for level, outcomes in report.levels.items()]
+    room = COMMENT_CHARACTERS - len("\n".join(parts)) - 1000
     for level, outcomes in report.levels.items():
         loud, quiet = _loud_and_quiet(outcomes)
         if loud:
-            parts += ["", to_markdown(outcome_table(level, loud)).replace("## ", "### ", 1)]
+            shown = _cut(to_markdown(outcome_table(level, loud)).replace("## ", "### ", 1), room)
+            parts += ["", shown]
+            room -= len(shown)
         if quiet:
-            table = to_markdown(outcome_table(level, quiet)).split("\n", 2)[2]
-            parts += ["", f"<details><summary>{level}: {_count(quiet)}</summary>", "", table, "</details>"]
+            shown = _cut(to_markdown(outcome_table(level, quiet)).split("\n", 2)[2], room)
+            parts += ["", f"<details><summary>{level}: {_count(quiet)}</summary>", "", shown, "</details>"]
+            room -= len(shown)
     return "\n".join([*parts, ""])
+
+
+def _cut(table: str, room: int) -> str:
+    """A table's first lines that fit, without notifying anybody who is named in them."""
+    lines = table.replace("@", "@\u200b").split("\n")
+    while sum(map(len, lines)) + len(lines) > max(room, 0) and len(lines) > 1:
+        del lines[max(len(lines) * 3 // 4, 1) :]
+    left = table.count("\n| ") - sum(line.startswith("| ") for line in lines[1:])
+    return "\n".join(lines) + (f"\n\n… and {left} more rows: gate.html has them all.\n" if left > 0 else "")
 
 
 def to_junit(report: GateReport) -> str:
@@ -117,13 +135,13 @@ def to_junit(report: GateReport) -> str:
         }
         suite = ET.SubElement(root, "testsuite", {"name": level, **{name: str(n) for name, n in counts.items()}})
         for outcome in outcomes:
-            case = ET.SubElement(suite, "testcase", classname=f"{level}.{outcome.quantity}", name=outcome.subject)
+            case = ET.SubElement(suite, "testcase", classname=f"{level}.{outcome.subject}", name=outcome.quantity)
             if outcome.verdict in FAILS:
-                ET.SubElement(case, "failure", message=_printable(f"{outcome.verdict}: {in_words(outcome)}"))
+                ET.SubElement(case, "failure", message=f"{outcome.verdict}: {in_words(outcome)}")
             elif outcome.verdict in _OPEN:
-                ET.SubElement(case, "skipped", message=_printable(f"{outcome.verdict}: {outcome.note}"))
+                ET.SubElement(case, "skipped", message=f"{outcome.verdict}: {outcome.note}")
     ET.indent(root)
-    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    return printable(ET.tostring(root, encoding="unicode", xml_declaration=True)) + "\n"
 
 
 def to_json(report: GateReport) -> str:
@@ -198,11 +216,6 @@ def in_words(outcome: Outcome) -> str:
 
 def _number(value: float | None) -> str:
     return NONE if value is None else f"{value:.4g}"
-
-
-def _printable(text: str) -> str:
-    """Without the control characters that XML cannot hold."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
 
 
 def write_gate(report: GateReport, images: Sequence[BeforeAfter], directory: Path) -> list[Path]:

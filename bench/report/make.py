@@ -11,6 +11,7 @@ from bench.judge.claims import Judgement, judge_claims
 from bench.judge.forked import map_forked
 from bench.judge.published import Beside, load_published, set_beside
 from bench.judge.scores import ScoredCell, score_run
+from bench.printable import printable, spreadsheet_text
 from bench.report.beside import beside_table, draw_beside
 from bench.report.grid import draw_grid, prompt_grids
 from bench.report.page import Plot, render_page
@@ -40,7 +41,10 @@ def make_report(store: Store, inputs: str) -> str:
         )
         if table.rows and (table.name != "scores" or run.metrics)
     }
-    store.write_text("scores.csv", scores_to_frame(run, cells).to_csv(index=False, lineterminator="\n"))
+    frame = scores_to_frame(run, cells)
+    texts: list[str] = list(frame.select_dtypes("str").columns)
+    frame[texts] = frame[texts].map(spreadsheet_text, na_action="ignore")
+    store.write_text("scores.csv", frame.to_csv(index=False, lineterminator="\n"))
     for table in tables.values():
         for suffix, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
             store.write_text(f"tables/{table.name}.{suffix}", write(table))
@@ -97,4 +101,4 @@ def _to_svg(figure: Figure) -> bytes:
 
     content = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
-    return content.getvalue()
+    return printable(content.getvalue().decode()).encode()

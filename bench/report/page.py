@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
+from bench.printable import printable
 from bench.report.comparisons import looks_in_words, metric_of, would_decide
 from bench.report.grid import PromptGrid
 from bench.report.pairs import HEIGHT, WIDTH, Difference
@@ -71,12 +75,24 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters["picture"] = to_data_uri
     environment.filters["metric_of"] = metric_of
     environment.filters["would_decide"] = would_decide
     environment.filters["looks_in_words"] = looks_in_words
+    script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+    environment.globals.update(script=Markup(script), policy=_policy(script))  # noqa: S704
     return environment
+
+
+def _policy(script: str) -> str:
+    """The content security policy of all pages: what lies in the page itself, and of scripts this one alone."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{digest}'"
+    )
 
 
 def _machines(cells: Sequence[ScoredCell]) -> list[Mapping[str, Any]]:

@@ -11,6 +11,7 @@ from statistics import median, quantiles
 
 from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
+from bench.printable import spreadsheet_text
 from bench.report.comparisons import digits_of, interval_in_words, looks_in_words, metric_of, would_decide
 from bench.request import Run
 from bench.score.estimate import Estimate
@@ -181,7 +182,9 @@ def to_latex(table: Table) -> str:
 def to_csv(table: Table) -> str:
     """The texts as they stand in the other forms; Unix line ends."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
+    csv.writer(text, lineterminator="\n").writerows(
+        [*map(spreadsheet_text, row)] for row in (table.columns, *table.rows)
+    )
     return text.getvalue()
 
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from bench.experiment.trackers import MLflow, TensorBoard, TrackerChoice, WeightsAndBiases
 from bench.judge.scores import cost_of
 from bench.records import BenchError, Record
-from bench.secrets import settings_without_secrets
+from bench.redact import settings_without_secrets
 from bench.store import Store
 
 EXTRAS = {"tensorboard": "track", "mlflow": "mlflow", "wandb": "track"}

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 from torchvision.transforms import Normalize
+from transformers import dynamic_module_utils
 
+from bench.records import BenchError
+from bench.score.evaluator_files import check_open_clip
 from bench.score.features_of_pixels import complexity
 
 Array = NDArray[Any]
@@ -52,9 +55,22 @@ class Evaluator:
 
 
 def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
-    """Load the OpenCLIP model of a directory (`open_clip_config.json`, safetensors), in float32."""
+    """Load the OpenCLIP model of a directory (`open_clip_config.json`, safetensors), in float32.
+
+    Nothing that comes with the model is executed. Raises BenchError for one that cannot be loaded so.
+    """
+    check_open_clip(directory)
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # transformers would ask on the terminal whether to run foreign code
     source = f"local-dir:{directory}"
-    model, _, transform = open_clip.create_model_and_transforms(source, device=device, precision="fp32")
+    try:
+        model, _, transform = open_clip.create_model_and_transforms(source, device=device, precision="fp32")
+        tokenize = open_clip.get_tokenizer(source)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BenchError(
+            f"evaluator.source={directory} cannot be loaded ({reason}); give an OpenCLIP model of safetensors that "
+            "needs no code of its own"
+        ) from error
     model.eval()
     normalise = Normalize(model.visual.image_mean, model.visual.image_std)
     size = model.visual.image_size
@@ -66,7 +82,7 @@ def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
             return pixels
         return torch.stack([transform(Image.fromarray(image)) for image in images])
 
-    return Evaluator(name, model, preprocess, open_clip.get_tokenizer(source), torch.device(device))
+    return Evaluator(name, model, preprocess, tokenize, torch.device(device))
 
 
 @dataclass(frozen=True)

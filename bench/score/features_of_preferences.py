@@ -35,7 +35,7 @@ def load_pick_score(directory: Path, device: str) -> Judge:
     from transformers import AutoTokenizer, CLIPModel
 
     model = CLIPModel.from_pretrained(directory, use_safetensors=True).to(device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     prepare = _preparation(model.config.vision_config.image_size)
 
     @torch.inference_mode()

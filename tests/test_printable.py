@@ -1,0 +1,88 @@
+"""Texts of others do nothing where they are shown: no terminal codes, no broken XML, no formulas, no notifications."""
+
+import base64
+import hashlib
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.judge.gate.outcome import GateReport, Outcome
+from bench.printable import printable, spreadsheet_text
+from bench.report.gate import COMMENT_CHARACTERS, to_comment, to_junit, to_page
+from bench.report.page import templates
+from bench.report.tables import Table, to_csv
+
+NASTY = "a\x1b[31m\x00\x0b\x9b1mb\u202e\ufffe c"
+
+
+def report_of(*subjects: str) -> GateReport:
+    return GateReport(
+        "a", "b", tuple(Outcome("quality", subject, "fid", "regressed", 1.0, 2.0) for subject in subjects)
+    )
+
+
+@settings(derandomize=True, database=None, max_examples=300, deadline=None)
+@given(st.text())
+def test_printable_text_is_valid_xml_and_has_no_terminal_codes(text: str) -> None:
+    shown = printable(text)
+    root = ET.Element("x", name=shown)
+    root.text = shown
+    ET.fromstring(ET.tostring(root))  # noqa: S314
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
+    assert len(shown) == len(text)
+
+
+@pytest.mark.parametrize("text", ["a cat", "Käfer, 三只鸟 🐦", "±1.5 → η", "tab\tand\nline"])
+def test_ordinary_text_is_as_it_was(text: str) -> None:
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1"])
+def test_no_field_of_a_csv_is_a_formula(text: str) -> None:
+    assert spreadsheet_text(text).startswith("'")
+    table = Table("t", "T", ("a",), ((text,),), (False,))
+    assert f"'{text[0]}" in to_csv(table)
+
+
+@pytest.mark.parametrize("text", ["-1.5", "+0.3", "1e-5", "-inf", "a=b", "tcd"])
+def test_numbers_and_words_of_a_csv_stay(text: str) -> None:
+    assert spreadsheet_text(text) == text
+
+
+def test_junit_is_valid_xml_whatever_is_in_it() -> None:
+    root = ET.fromstring(to_junit(report_of(NASTY)))  # noqa: S314
+    case = next(root.iter("testcase"))
+    assert (case.get("classname"), case.get("name")) == (f"quality.{printable(NASTY)}", "fid")
+
+
+def test_a_comment_notifies_nobody_and_fits_where_it_is_posted() -> None:
+    comment = to_comment(report_of(*(f"@somebody {i}" for i in range(3000))))
+    assert "@somebody" not in comment
+    assert len(comment) <= COMMENT_CHARACTERS
+    assert re.search(r"… and \d+ more rows: gate.html has them all", comment)
+    left = re.search(r"and (\d+) more rows", comment)
+    assert left is not None
+    assert comment.count("somebody") + int(left[1]) == 3000
+    assert "more rows" not in to_comment(report_of("one"))
+
+
+def test_a_page_shows_control_characters_as_what_they_are() -> None:
+    page = to_page(report_of(NASTY), [])
+    assert "\x1b" not in page
+    assert "\x00" not in page
+    assert printable(NASTY) in page
+
+
+def test_pages_forbid_all_that_is_not_in_them() -> None:
+    environment = templates()
+    policy = environment.globals["policy"]
+    assert policy.startswith("default-src 'none'")
+    script = re.search(r"'sha256-([^']+)'", policy)
+    assert script is not None
+    text = (Path(__file__).parents[1] / "bench" / "report" / "page.js").read_text()
+    assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() == script[1]
+    assert "Content-Security-Policy" in to_page(report_of("x"), [])
