@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -163,9 +162,10 @@ def doctor(settings: Settings) -> int:
 
 def conform(settings: Settings) -> int:
     """Check a scheduler against exact solutions; 1 when it deviates in a way that the baseline does not know."""
+    from bench.experiment.conform import check_conform
     from bench.judge.conformance.verb import run_verb
 
-    return run_verb(settings)
+    return run_verb(check_conform(settings))
 
 
 VERBS: dict[str, Callable[[Settings], int]] = {
@@ -198,8 +198,6 @@ def main(arguments: list[str] | None = None) -> int:
     verb, *rest = arguments
     if verb == "gate" and rest[:1] == ["accept"]:
         verb, rest = "gate accept", rest[1:]
-    if verb == "gate":
-        rest = [re.sub(r"""^((?:candidate_)?ref)=([^'"].*)$""", r"\1='\2'", text) for text in rest]  # Hydra stops at ==
     if verb not in VERBS:
         print(f"error: there is no verb {verb!r}; choose one of {', '.join(VERBS)}, or --help", file=sys.stderr)
         return 2

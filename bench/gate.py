@@ -43,7 +43,7 @@ def gate(settings: dict[str, Any]) -> int:
         outcomes += compare_ratios(old, new, ratios.limit)
     if runs:
         before, after = (Store(path, writable=False) for path in runs)
-        compared = compare_stores(before, after, choice.images, choice.quality, choice.cost)
+        compared = compare_stores(before, after, choice.images, choice.limits(), choice.cost)
         outcomes += compared.outcomes
         if compared.sides:
             images += worst_images(compared.pairs, *compared.sides)

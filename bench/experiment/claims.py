@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.values import STRICT, Eta, GuidanceScale, OneOrMore, ScoreName, Steps
-from bench.records import BenchError
+from bench.experiment.values import STRICT, Distinct, Eta, GuidanceScale, OneOrMore, ScoreName, Steps
 from bench.request import Claim, Side
 
 
@@ -28,15 +28,19 @@ class SideChoice:
 
 @dataclass(config=STRICT)
 class ClaimChoice:
-    """A claim as YAML: what is compared, by which metrics, and what is expected."""
+    """A claim as YAML: what is compared, by which metrics, and what is expected.
+
+    One that is `optional` is left out where the grid lacks what it compares; any other claim is refused there.
+    """
 
     text: str
     subject: SideChoice
     object: SideChoice
-    metrics: Annotated[list[ScoreName], OneOrMore, Field(min_length=1)]
+    metrics: Annotated[list[ScoreName], OneOrMore, Field(min_length=1), Distinct]
     expect: Literal["better", "not_worse", "equivalent"] = "better"
     equal: Literal["steps", "evaluations", "latency"] = "steps"
     margins: dict[ScoreName, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    optional: bool = False
 
     def to_claim(self, name: str) -> Claim:
         """As the frozen data that records are judged with."""
@@ -52,19 +56,45 @@ class ClaimChoice:
         )
 
 
-def check_sides(name: str, claim: ClaimChoice) -> None:
-    """Refuse step counts that do not say which cells are compared."""
+def claim_problems(name: str, claim: ClaimChoice) -> Iterator[str]:
+    """Step counts that do not say which cells are compared, and margins that equivalence needs."""
     matched = claim.equal != "steps"
     if matched and claim.object.steps:
-        raise BenchError(
+        yield (
             f"claims.{name}.object.steps={claim.object.steps} was given, but equal={claim.equal} finds the object by "
             "its cost; leave the steps out, or set equal=steps"
         )
-    for side in ("subject",) if matched else ("subject", "object"):
-        if not getattr(claim, side).steps:
-            raise BenchError(f"claims.{name}.{side}.steps=[] was given; give at least one step count, as in [2,4]")
-    if not matched and len({len(side.steps) for side in (claim.subject, claim.object)} - {1}) > 1:
-        raise BenchError(
+    empty = [side for side in ("subject", *([] if matched else ["object"])) if not getattr(claim, side).steps]
+    for side in empty:
+        yield f"claims.{name}.{side}.steps=[] was given; give at least one step count, as in [2,4]"
+    if not matched and not empty and len({len(side.steps) for side in (claim.subject, claim.object)} - {1}) > 1:
+        yield (
             f"claims.{name}: {len(claim.subject.steps)} and {len(claim.object.steps)} step counts were given; "
             "they go pairwise, so give as many on either side, or one"
         )
+    if claim.expect == "equivalent" and (open_ := [m for m in claim.metrics if not claim.margins.get(m)]):
+        yield (
+            f"claims.{name}.margins: none was given for {', '.join(open_)}; equivalence needs one above 0 for "
+            "each metric"
+        )
+
+
+def what_the_grid_lacks(claim: ClaimChoice, methods: Mapping[str, Any], scores: Sequence[str]) -> Iterator[str]:
+    """Of what a claim compares, what no cell of the grid has, each with what there is instead."""
+    for side in ("subject", "object"):
+        wanted: SideChoice = getattr(claim, side)
+        method = methods.get(wanted.method)
+        if method is None:
+            yield f"{side}.method={wanted.method}: the grid has {', '.join(methods)}"
+            continue
+        steps = [count for count in method.steps if method.max_steps is None or count <= method.max_steps]
+        if absent := [count for count in wanted.steps if count not in steps]:
+            yield f"{side}.steps={absent}: {wanted.method} runs {steps}"
+        for axis in ("eta", "guidance_scale"):
+            value, there = getattr(wanted, axis), getattr(method, axis)
+            if value is not None and value not in there:
+                yield f"{side}.{axis}={value:g}: {wanted.method} has {there or 'none'}"
+            elif value is None and len(there) > 1:
+                yield f"{side}.{axis}, which was not given: {wanted.method} has {there}, say which"
+    if unscored := [metric for metric in claim.metrics if metric not in scores]:
+        yield f"metrics={unscored}: the scores are {[*scores]}"

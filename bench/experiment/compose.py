@@ -1,46 +1,124 @@
-"""Hydra's edge: command-line overrides over conf/ → plain settings. Nothing behind it knows Hydra or OmegaConf."""
+"""Hydra's edge: command-line overrides over conf/ → plain settings. Nothing behind it knows Hydra or OmegaConf.
+
+Hydra chooses and merges files; what they and the command line hold is read by the typed schema.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-from pathlib import Path
-from string import Template
-from tempfile import TemporaryDirectory
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.experiment.refusals import explain
+from bench.experiment.conf_files import (
+    GROUPS,
+    PLURALS,
+    conf_directories,
+    config_groups,
+    find_file,
+    package_of,
+    read_config,
+)
+from bench.experiment.overrides import Override, chosen, read_arguments
+from bench.experiment.refusals import explain_composition, in_one_message, unknown_setting
+from bench.experiment.schema import Types, narrow, types_at, value_at
+from bench.experiment.yaml_reader import read_value
 from bench.records import BenchError
 
 Settings = dict[str, Any]
 
+CHOSEN = "<file>"
+"""Marks, while files are merged, what a chosen file of a group brought."""
+MISSING_VALUE = "???"
+HELP = """\
+{summary}
 
-def conf_directories() -> list[Path]:
-    """Where configurations are looked for, first match wins: the user's ./conf, then the project's own."""
-    package = Path(__file__).parents[1]
-    own = next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
-    users = Path.cwd() / "conf"
-    return [users, own] if users.is_dir() and users != own else [own]
+{groups}{choice}Every setting with its value; each may be overridden, as in {example}:
+
+{settings}
+A text is taken as it is written; lists are written [a,b], tables {{a: b}}. Names with brackets, blanks or $ need quotes
+in most shells. {flags}
+"""
 
 
-def config_groups() -> dict[str, list[str]]:
-    """What may be chosen, as in method=[tcd]: the names in each folder of `conf_directories`, sorted."""
-    files = [path for directory in conf_directories() for path in directory.glob("*/*.yaml")]
-    return {
-        group: sorted({path.stem for path in files if path.parent.name == group})
-        for group in sorted({path.parent.name for path in files})
-    }
+def schema_of(config_name: str) -> type[Any]:
+    """The typed settings that a file of conf/ holds: config, conform, gate or score."""
+    if config_name == "gate":
+        from bench.experiment.gate import GateChoice
+
+        return GateChoice
+    if config_name == "score":
+        from bench.experiment.rescore import ScoreChoice
+
+        return ScoreChoice
+    if config_name == "conform":
+        from bench.experiment.conform import ConformChoice
+
+        return ConformChoice
+    from bench.experiment.config import Experiment
+
+    return Experiment
+
+
+def groups_of(config_name: str) -> dict[str, list[str]]:
+    """The groups of files that a verb chooses from, with their names."""
+    own = {"config": GROUPS.keys() - {"scheduler"}, "conform": {"scheduler"}}.get(config_name, set())
+    return {group: names for group, names in config_groups().items() if group in own}
+
+
+class ConfFiles(ConfigSource):
+    """Hydra's access to one of `conf_directories`."""
+
+    def __init__(self, provider: str, path: str) -> None:
+        super().__init__(provider, path)
+        self.directory = next(folder for folder in conf_directories() if str(folder) == self.path)
+
+    @staticmethod
+    def scheme() -> str:
+        """How its paths begin."""
+        return "tcd-bench"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """A file's settings, checked by the schema, with where they belong."""
+        path = find_file(self.directory, config_path)
+        if path is None:  # Hydra asks `is_config` first
+            raise BenchError(f"{config_path} is no file of {self.directory}")
+        group = config_path.partition("/")[0] if "/" in config_path else ""
+        schema = schema_of("conform" if group == "scheduler" else "config" if group else config_path)
+        with path.open(encoding="utf-8", errors="replace") as file:
+            package = package_of(config_path, self._get_header_dict(file.read(512))["package"])
+        settings = read_config(path, config_path, package, (schema,))
+        if group in PLURALS.values():
+            settings[CHOSEN] = True
+        config = OmegaConf.create(settings)
+        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, {"package": package})
+
+    def is_group(self, config_path: str) -> bool:
+        """Whether there is a folder of files to choose from."""
+        return config_path.partition("/")[0] in ("", *GROUPS) and (self.directory / config_path).is_dir()
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether there is a file; the user's directory has none that holds all settings of a verb."""
+        return find_file(self.directory, config_path) is not None
+
+    def available(self) -> bool:
+        """Whether the directory is there."""
+        return self.directory.is_dir()
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """The files of a group."""
+        return config_groups().get(config_path, []) if results_filter != ObjectType.GROUP else []
 
 
 class ConfDirectories(SearchPathPlugin):
@@ -49,131 +127,174 @@ class ConfDirectories(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append them in order."""
         for directory in conf_directories():
-            search_path.append(provider="tcd-bench", path=f"file://{directory}")
+            search_path.append(provider="tcd-bench", path=f"{ConfFiles.scheme()}://{directory}")
 
 
 def run_application(
     verb: str, summary: str, arguments: Sequence[str], task: Callable[[Settings], int], config_name: str = "config"
 ) -> int:
-    """Run `task` as a Hydra application over a file of conf/: overrides, `--help`, `--cfg job`, `-m` and the like.
+    """Run `task` with the settings that the arguments of a verb describe; with -m once for each of several values.
 
-    Returns the largest exit code of its jobs. Raises BenchError, in one sentence, for whatever Hydra refuses.
+    Returns the largest exit code of the jobs. Raises BenchError for whatever is refused, before any job runs.
     """
+    asked = read_arguments(verb, arguments)
+    if asked.help:
+        print(_help(verb, summary, _compose(asked.overrides, config_name, whole=False), config_name), end="")
+        return 0
+    jobs = [_compose(overrides, config_name, whole=not asked.show) for overrides in asked.jobs()]
     codes = [0]
     refusals: list[BenchError] = []
-    begun: list[bool] = []
-    refused: Exception | None = None
-
-    def job(config: DictConfig) -> None:
-        settings: Settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-        begun.append(True)
+    for settings in jobs:
+        if asked.show:
+            print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
+            continue
         try:
-            _forget_unchosen(settings, given)
             codes.append(task(settings))
-        except BenchError as error:  # Hydra would add words of its own
+        except BenchError as error:  # the other jobs run
             refusals.append(error)
-
-    if ConfDirectories not in Plugins.instance().discover(SearchPathPlugin):
-        Plugins.instance().register(ConfDirectories)
-    given = [text for text in arguments if text[:1] in "~+" or (text[:1] != "-" and "=" in text)]
-    flags = [text for text in arguments if text not in given]  # argparse wants them apart
-    overrides = [f"++{text}" if _is_optional(text) else text for text in given]
-    header = summary.replace("'", "\\'")
-    described = [*overrides, f"hydra.help.header='{header}'"]
-    try:
-        if flags in (["--help"], ["-h"]):
-            print(_help(described, config_name))
-        elif flags or any(text.lstrip("+~").startswith("hydra") for text in given):
-            _run_hydra([f"tcd-bench {verb}", *flags, *described], job, config_name)
-        else:  # Hydra would compose twice, the first time to find out whether it shall sweep
-            with hydra.initialize(version_base="1.3", config_path=None):
-                composed = hydra.compose(config_name, overrides)
-            job(composed)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if begun and not isinstance(error, HydraException | OmegaConfBaseException):
-            raise  # the task's own
-        refused = error
-    if refused is not None:
-        said = explain(refused, config_groups(), lambda: compose_settings((), config_name))
-        raise BenchError(f"{said}; see tcd-bench {verb} --help") from refused
     if refusals:
-        raise BenchError("; ".join(dict.fromkeys(map(str, refusals)))) from refusals[0]
+        raise BenchError("\n".join(dict.fromkeys(map(str, refusals)))) from refusals[0]
     return max(codes)
 
 
-def _help(overrides: list[str], config_name: str) -> str:
-    """What Hydra's --help says, without a look at each of its own groups, which takes as long as all the rest."""
-    with hydra.initialize(version_base="1.3", config_path=None):
-        config = hydra.compose(config_name, overrides, return_hydra_config=True)
-    template = Template(config.hydra.help.template)
-    with open_dict(config):
-        del config.hydra
-    groups = "".join(f"{name}: {', '.join(choices)}\n" for name, choices in config_groups().items())
-    return template.substitute(APP_CONFIG_GROUPS=groups, CONFIG=OmegaConf.to_yaml(config))
-
-
-def _run_hydra(arguments: list[str], job: Callable[[DictConfig], None], config_name: str) -> None:
-    """Let Hydra read a command line with flags of its own."""
-    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
-    try:
-        with TemporaryDirectory(prefix="tcd-bench-") as scratch:  # where a sweep leaves its own configuration
-            sys.argv = [*arguments, f"hydra.sweep.dir={scratch}"]
-            hydra.main(version_base="1.3", config_path=None, config_name=config_name)(job)()
-    finally:
-        sys.argv = before[0]
-        if before[1] is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = before[1]
-
-
-def _is_optional(override: str) -> bool:
-    """Whether it sets what models and methods may have though their file does not name it, as levers."""
-    group, _, rest = override.partition("=")[0].partition(".")
-    if group not in ("models", "methods"):
-        return False
-    from bench.experiment.config import Method, Model
-
-    own = fields(Model if group == "models" else Method)
-    return rest.partition(".")[2].partition(".")[0] in {field.name for field in own}
-
-
-def _forget_unchosen(settings: Settings, overrides: Sequence[str]) -> None:
-    """Remove what an experiment sets for a method or model that the command line did not choose.
-
-    Such an entry lacks what its own file would bring. One that an override with + adds stays, and is refused as
-    incomplete; one that another override means raises BenchError.
-    """
-    for group, essential in (("methods", "scheduler"), ("models", "source")):
-        for name, entry in list(settings.get(group, {}).items()):
-            if not isinstance(entry, dict) or essential in entry:
-                continue
-            meant = next((text for text in overrides if text.lstrip("+").startswith(f"{group}.{name}.")), None)
-            if meant is None:
-                del settings[group][name]
-            elif meant[0] != "+":
-                chosen = ", ".join(other for other, its in settings[group].items() if essential in its) or "none"
-                raise BenchError(
-                    f"{meant.partition('=')[0]} was given, but {name} is not among the chosen {group} ({chosen}); "
-                    f"choose it with '{group[:-1]}=[{name}]', or mend the name"
-                )
-
-
 def compose_settings(overrides: Sequence[str], config_name: str = "config") -> Settings:
-    """The settings that overrides describe, for use from Python, also while a verb is running; raises BenchError for
-    what Hydra refuses.
-    """
-    found: list[Settings] = []
+    """The settings that overrides describe, for use from Python; raises BenchError for what is refused."""
+    return _compose(read_arguments("plan", overrides).overrides, config_name, whole=True)
 
-    def keep(settings: Settings) -> int:
-        found.append(settings)
-        return 0
 
-    running = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()  # Hydra runs once at a time
+def _compose(overrides: Sequence[Override], config_name: str, *, whole: bool) -> Settings:
+    """Choose files, merge them, set values; `whole` refuses settings that have no value yet."""
+    schema, groups = (schema_of(config_name),), groups_of(config_name)
+    choices = [override for override in overrides if override.name in groups]
+    settings = _merge_files(config_name, list(chosen(choices, groups)), groups)
+    _forget_unchosen(settings, schema, groups)
+    _let_claims_go(settings, overrides)
+    problems = []
+    for override in overrides:
+        if override not in choices:
+            try:
+                _set(settings, override, schema, groups)
+            except BenchError as error:
+                problems.append(str(error))
+    if problems:
+        raise BenchError(in_one_message(problems))
+    if whole and (missing := [name for name, value in settings.items() if value == MISSING_VALUE]):
+        raise BenchError(
+            in_one_message([f"{name} was not given; it has no default, so set it, as in {name}=…" for name in missing])
+        )
     try:
-        run_application("plan", "compose", overrides, keep, config_name)
+        resolved: Settings = OmegaConf.to_container(OmegaConf.create(settings), resolve=whole)  # type: ignore[assignment]
+    except (OmegaConfBaseException, ValueError) as error:
+        raise BenchError(explain_composition(error, groups)) from error
+    return resolved
+
+
+def _merge_files(config_name: str, choices: list[str], groups: Mapping[str, Sequence[str]]) -> Settings:
+    """What Hydra makes of the files that are chosen, references not resolved."""
+    for plugin in (ConfDirectories, ConfFiles):
+        if plugin not in Plugins.instance().discover(plugin.__bases__[0]):
+            Plugins.instance().register(plugin)
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()  # Hydra runs once at a time; somebody else's may be at work
+    try:
+        with hydra.initialize(version_base="1.3", config_path=None):
+            merged: Settings = OmegaConf.to_container(hydra.compose(config_name, choices))  # type: ignore[assignment]
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        raise BenchError(explain_composition(error, groups)) from error
     finally:
         GlobalHydra.instance().hydra = running
-    return found[0]
+    return merged
+
+
+def _forget_unchosen(settings: Settings, schema: Types, groups: Mapping[str, Sequence[str]]) -> None:
+    """Remove what an experiment sets for a file of a group that was not chosen: it lacks what that file would bring."""
+    for plural, group in PLURALS.items():
+        for name, entry in list(settings.get(plural, {}).items()):
+            if not isinstance(entry, dict) or entry.pop(CHOSEN, False) or name not in groups.get(group, ()):
+                continue
+            if any(needed not in entry for needed in _needed(types_at(schema, (plural, name)))):
+                del settings[plural][name]
+
+
+def _needed(types: Types) -> set[str]:
+    """The settings without a default; of several dataclasses, what tells them apart."""
+    if len(types) > 1:
+        return {"kind"}
+    return {field.name for field in fields(types[0]) if field.default is MISSING and field.default_factory is MISSING}
+
+
+def _let_claims_go(settings: Settings, overrides: Sequence[Override]) -> None:
+    """The claims of an experiment whose grid the command line changes are judged where they can be."""
+    given = {override.path[0] for override in overrides}
+    if given & {"model", "method", "methods", "scores", "measure"} and not given & {"claim", "claims"}:
+        for claim in settings.get("claims", {}).values():
+            claim.setdefault("optional", True)
+
+
+def _set(settings: Settings, override: Override, schema: Types, groups: Mapping[str, Sequence[str]]) -> None:
+    """Set or remove one value; raises BenchError where there is no such setting."""
+    path = override.path
+    types = types_at(schema, path, settings)
+    *above, last = path
+    if not types or not all(path):
+        raise BenchError(unknown_setting(override.name, schema, settings, [*groups]))
+    if len(path) > 2 and path[0] in PLURALS and override.sign[:1] != "+":
+        there = settings.get(path[0]) or {}
+        if path[1] not in there:
+            group, names = PLURALS[path[0]], ", ".join(there) or "none"
+            raise BenchError(
+                f"{override.name} was given, but {path[1]} is not among the chosen {path[0]} ({names}); choose it with "
+                f"'{group}=[{path[1]}]', or mend the name"
+            )
+    if override.sign == "~":
+        inner = value_at(settings, above)
+        if override.text is not None or not isinstance(inner, dict) or last not in inner:
+            said = "was given, but a removal takes no value" if override.text is not None else "has no value to remove"
+            raise BenchError(f"~{override.name} {said}; write ~name for a setting that has one")
+        del inner[last]
+        return
+    value = read_value(override.text or "", narrow(types, value_at(settings, path)), override.name)
+    inner = settings
+    for name in above:
+        if not isinstance(inner.get(name), dict):
+            inner[name] = {}
+        inner = inner[name]
+    inner[last] = _merged(inner.get(last), value)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """A table is laid over the one that is there, anything else replaces it."""
+    if not isinstance(old, dict) or not isinstance(new, dict) or new.get("kind", old.get("kind")) != old.get("kind"):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+
+
+def _help(verb: str, summary: str, settings: Settings, config_name: str) -> str:
+    """What --help shows: what may be chosen, and every setting with its value."""
+    groups = "".join(f"{name}: {', '.join(choices)}\n" for name, choices in groups_of(config_name).items())
+    return HELP.format(
+        summary=summary,
+        groups=groups and f"Choose from conf/ and from ./conf, as in {_EXAMPLES[config_name][0]}:\n\n",
+        choice=groups and f"{groups}\n",
+        example=_EXAMPLES[config_name][1],
+        settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        flags=f"--cfg job shows the composed settings, -m runs once for each of several values.{_NOTES[config_name]}",
+    )
+
+
+_EXAMPLES = {
+    "config": ("experiment=smoke or 'method=[tcd,ddim]'", "prompts.count=64"),
+    "conform": ("scheduler=ddim", "scheduler._target_=my_fork.TCDScheduler"),
+    "gate": ("", "images.share=0.05"),
+    "score": ("", "'scores=[cmmd,precision,recall]'"),
+}
+_NOTES = {
+    "config": "\nWith -m a comma separates values; quote a text that holds one.",
+    "conform": "\nExit codes: 0 conforms, or deviates only as the baseline knows; 1 deviates; 2 bad input.",
+    "gate": (
+        "\nExit codes: 0 pass; 1 something got worse, changed or does not run any more; 2 bad input, or runs that "
+        "cannot be\ncompared; 3 records are missing, or nothing could be decided.\n"
+        "tcd-bench gate accept candidate=… baseline=… author=… reason=… makes the candidate the baseline."
+    ),
+    "score": "\nWhat it lacks is read off kept images (keep=all); where they are gone too, nothing is changed.",
+}

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.claims import ClaimChoice, check_sides
+from bench.experiment.claims import ClaimChoice, claim_problems, what_the_grid_lacks
 from bench.experiment.executors import Executor, Local
-from bench.experiment.tasks import Task, TextToImage, check_task
+from bench.experiment.refusals import explain_validation, in_one_message, written
+from bench.experiment.tasks import Task, TextToImage, task_problems
 from bench.experiment.trackers import TrackerChoice
 from bench.experiment.values import (
     SCORES,
     STRICT,
     AnyNumber,
     Count,
+    Distinct,
     Eta,
     GuidanceScale,
     JudgeName,
@@ -104,10 +108,10 @@ class Method:
 
     label: str
     scheduler: dict[str, Any]
-    steps: Annotated[list[Steps], OneOrMore, Field(min_length=1)]
-    guidance_scale: Annotated[list[GuidanceScale], OneOrMore, Field(min_length=1)]
-    eta: Annotated[list[Eta], OneOrMore] = Field(default_factory=list)
-    adapter: Annotated[list[str], AnyNumber] = Field(default_factory=list)
+    steps: Annotated[list[Steps], OneOrMore, Field(min_length=1), Distinct]
+    guidance_scale: Annotated[list[GuidanceScale], OneOrMore, Field(min_length=1), Distinct]
+    eta: Annotated[list[Eta], OneOrMore, Distinct] = Field(default_factory=list)
+    adapter: Annotated[list[str], AnyNumber, Distinct] = Field(default_factory=list)
     fused: bool = True
     max_steps: int | None = None
     role: Literal["student", "teacher", "reference"] = "teacher"
@@ -174,7 +178,7 @@ class Experiment:
     evaluator: EvaluatorChoice = Field(default_factory=EvaluatorChoice)
     judges: dict[JudgeName, str] = Field(default_factory=dict)
     measure: Measure = Field(default_factory=Measure)
-    scores: Annotated[list[ScoreName], OneOrMore] = Field(default_factory=lambda: [*SCORES])
+    scores: Annotated[list[ScoreName], OneOrMore, Distinct] = Field(default_factory=lambda: [*SCORES])
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 64
     lanes: Lanes = "auto"
@@ -190,85 +194,104 @@ class Experiment:
 
 
 def check_settings(kind: type[_T], settings: Mapping[str, Any]) -> _T:
-    """Plain settings as typed data; raises BenchError, in one sentence, for the first thing that is wrong."""
+    """Plain settings as typed data; raises BenchError with a sentence for each that is wrong."""
+    failed: ValidationError | None = None
     try:
-        return TypeAdapter(kind).validate_python(dict(settings))
+        checked = TypeAdapter(kind).validate_python(dict(settings))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"]]
-        if place[0] in ("task", "executor", "trackers"):
-            tag = 2 if place[0] == "trackers" else 1
-            del place[tag : tag + 1]  # the kind, which is no setting
-        where = ".".join(place)
-        if first["type"] in ("missing", "missing_argument"):
-            raise BenchError(f"{where} was not given; it has no default, so set it") from error
-        raise BenchError(f"{where}={_brief(first['input'])} was given; {_allowed(first)}") from error
+        failed = error
+    if problems := explain_validation(failed, (kind,), settings):
+        raise BenchError(in_one_message(problems)) from failed
+    return checked
 
 
 def check_experiment(settings: Mapping[str, Any]) -> Experiment:
-    """Return the experiment that plain settings describe; raises BenchError naming the first thing that is wrong."""
+    """Return the experiment that plain settings describe; raises BenchError with a sentence for each fault.
+
+    Claims that are optional and compare what the grid lacks are left out, which is said on stderr.
+    """
     experiment = check_settings(Experiment, settings)
-    for kind in ("models", "methods"):
-        if not getattr(experiment, kind):
-            raise BenchError(f"{kind}: none was chosen; name at least one, as in {kind[:-1]}=[{_EXAMPLES[kind]}]")
-    for name, method in experiment.methods.items():
-        if not isinstance(method.scheduler.get("_target_"), str):
-            raise BenchError(
-                f"methods.{name}.scheduler: no _target_ was given; name a class, such as diffusers.TCDScheduler"
-            )
-    if experiment.until == "decided" and not experiment.claims:
-        raise BenchError("until=decided was given and no claim to decide; choose some, as in claim=[tcd_few_steps]")
-    if experiment.weights == "architecture":
-        _check_architecture(experiment)
-    if experiment.evaluator.source == "inception://" and (read := set(experiment.scores) & _OF_CAPTIONS):
-        raise BenchError(
-            f"evaluator.source=inception:// was given with scores={sorted(read)}, which need captions; leave them out, "
-            "or take an OpenCLIP model"
-        )
-    check_task(experiment.task, {**experiment.models}, [*experiment.scores])
-    for name, claim in experiment.claims.items():
-        check_sides(name, claim)
-        if claim.equal == "latency" and not experiment.measure.latency:
-            raise BenchError(f"claims.{name}.equal=latency needs measured latencies; set measure.latency=true")
-        if claim.expect == "equivalent" and (open_ := [m for m in claim.metrics if not claim.margins.get(m)]):
-            raise BenchError(
-                f"claims.{name}.margins: none was given for {', '.join(open_)}; equivalence needs one above 0 for "
-                "each metric"
-            )
-        if absent := [metric for metric in claim.metrics if metric not in experiment.scores]:
-            raise BenchError(
-                f"claims.{name}.metrics={absent} was given, but scores={experiment.scores} leaves that out; add it to "
-                "scores, or leave the claim out"
-            )
+    kept, left_out, problems = _fitting_claims(experiment)
+    experiment = replace(experiment, claims=kept)
+    problems = [*_problems(experiment), *(problems if experiment.methods else ())]
+    if problems:
+        raise BenchError(in_one_message(problems))
+    if left_out:
+        count = len(left_out) + len(kept)
+        print(f"{len(left_out)} of {count} claims compare what is not run: {'; '.join(left_out)}", file=sys.stderr)
     return experiment
 
 
-def _check_architecture(experiment: Experiment) -> None:
+def _problems(experiment: Experiment) -> Iterator[str]:
+    for kind in ("models", "methods"):
+        if not getattr(experiment, kind):
+            yield f"{kind}: none was chosen; name at least one, as in {kind[:-1]}=[{_EXAMPLES[kind]}]"
+    labels: dict[str, str] = {}
+    for name, method in experiment.methods.items():
+        if not isinstance(method.scheduler.get("_target_"), str):
+            yield f"methods.{name}.scheduler: no _target_ was given; name a class, such as diffusers.TCDScheduler"
+        if method.label.startswith("_") or not method.label.strip() or not method.label.isprintable():
+            yield (
+                f"methods.{name}.label={written(method.label)} was given; plots leave out what begins with _ or shows "
+                "nothing, give another label"
+            )
+        if (other := labels.setdefault(method.label, name)) != name:
+            yield (
+                f"methods.{name}.label={method.label} was given, and {other} has the same; give each a label of its own"
+            )
+    for name, model in experiment.models.items():
+        for side in ("height", "width"):
+            if (pixels := getattr(model, side)) and pixels % 8:
+                yield (
+                    f"models.{name}.{side}={pixels} was given; the models' latents are an eighth as large, so give a "
+                    f"multiple of 8, as {max(8, round(pixels / 8) * 8)}"
+                )
+    if experiment.until == "decided" and not experiment.claims:
+        yield "until=decided was given and no claim to decide; choose some, as in claim=[tcd_few_steps]"
+    if experiment.weights == "architecture":
+        yield from _check_architecture(experiment)
+    if experiment.evaluator.source == "inception://" and (read := set(experiment.scores) & _OF_CAPTIONS):
+        yield (
+            f"evaluator.source=inception:// was given with scores={written(sorted(read))}, which need captions; leave "
+            "them out, or take an OpenCLIP model"
+        )
+    yield from task_problems(experiment.task, {**experiment.models}, [*experiment.scores])
+
+
+def _fitting_claims(experiment: Experiment) -> tuple[dict[str, ClaimChoice], list[str], list[str]]:
+    """The claims that the grid can answer, those left out with the reason, and what is wrong with the others."""
+    kept: dict[str, ClaimChoice] = {}
+    left_out, problems = list[str](), list[str]()
+    for name, claim in experiment.claims.items():
+        if found := [*claim_problems(name, claim)]:
+            problems += found
+            continue
+        lacks = [*what_the_grid_lacks(claim, experiment.methods, experiment.scores)]
+        if claim.equal == "latency" and not experiment.measure.latency:
+            lacks.append("equal=latency: measure.latency is false")
+        if not lacks:
+            kept[name] = claim
+        elif claim.optional:
+            left_out.append(f"{name} ({lacks[0]})")
+        else:
+            problems += [
+                f"claims.{name}.{lack}; change the claim or the grid, or leave the claim out" for lack in lacks
+            ]
+    return kept, left_out, problems
+
+
+def _check_architecture(experiment: Experiment) -> Iterator[str]:
     if experiment.scores:
-        raise BenchError(
-            f"weights=architecture was given with scores={experiment.scores}; random weights tell costs and nothing "
-            "else, so set scores=[] and claim=[]"
+        yield (
+            f"weights=architecture was given with scores={written(experiment.scores)}; random weights tell costs and "
+            "nothing else, so set scores=[] and claim=[]"
         )
     if experiment.task.kind != "text_to_image":
-        raise BenchError(f"weights=architecture builds text-to-image pipelines, not task={experiment.task.kind}")
+        yield f"weights=architecture builds text-to-image pipelines, not task={experiment.task.kind}"
     for name, model in experiment.models.items():
         if model.architecture is None:
-            raise BenchError(f"models.{name}.architecture was not given; weights=architecture needs sd15, sd21 or sdxl")
+            yield f"models.{name}.architecture was not given; weights=architecture needs sd15, sd21 or sdxl"
 
 
 _OF_CAPTIONS = {"clip_score", "attribute_accuracy", "style_similarity"}
 _EXAMPLES = {"models": "mini", "methods": "tcd,dpmpp_2s"}
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _allowed(error: Mapping[str, Any]) -> str:
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return "there is no such setting: remove it, or look at --help for its right name"
-    if error["type"] == "too_short":
-        return "it takes at least one value"
-    message = str(error["msg"])
-    return message[:1].lower() + message[1:]

@@ -7,20 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.compose import conf_directories
+from bench.experiment.conf_files import conf_directories, read_config
 from bench.experiment.config import check_settings
-from bench.experiment.values import SCORES
+from bench.experiment.conform import ConformChoice
+from bench.experiment.values import STRICT, ScoreName
 from bench.records import BenchError
 from bench.request import CostLimits, Limit, Movement
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
 
-
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class ConformanceChoice:
     """A directory of baselines, and which of them; all where none is named."""
 
@@ -28,7 +26,7 @@ class ConformanceChoice:
     only: list[str]
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class SideBySideChoice:
     """What both installations run where one is named by `ref`; schedulers alone where `run` is false."""
 
@@ -38,7 +36,7 @@ class SideBySideChoice:
     rounds: Annotated[int, Field(ge=0)]
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class PerformanceChoice:
     """A directory of what benchmarks wrote, the one that it is held against, and how much a ratio may rise."""
 
@@ -47,7 +45,7 @@ class PerformanceChoice:
     limit: Limit
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class GateChoice:
     """Everything that `tcd-bench gate` takes."""
 
@@ -60,11 +58,15 @@ class GateChoice:
     output: str
     conformance: ConformanceChoice
     images: Movement
-    quality: dict[str, Limit]
+    quality: dict[ScoreName, Limit]
     cost: CostLimits
     performance: PerformanceChoice
     author: str | None
     reason: str | None
+
+    def limits(self) -> dict[str, Limit]:
+        """How much worse each score may get."""
+        return {str(score): limit for score, limit in self.quality.items()}
 
 
 def check_gate(settings: Mapping[str, Any]) -> GateChoice:
@@ -94,7 +96,8 @@ def chosen_schedulers(only: Sequence[str]) -> dict[str, Any]:
     files = {path.stem: path for conf in reversed(conf_directories()) for path in conf.glob("scheduler/*.yaml")}
     if unknown := [name for name in only if name not in files]:
         raise BenchError(f"conformance.only={unknown[0]} was given; choose among {', '.join(sorted(files))}")
-    return {name: yaml.safe_load(files[name].read_text(encoding="utf-8")) for name in only or sorted(files)}
+    schema = (ConformChoice,)
+    return {name: read_config(files[name], f"scheduler/{name}", "scheduler", schema) for name in only or sorted(files)}
 
 
 def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:
@@ -107,8 +110,6 @@ def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:
 
 
 def _check_limits(gate: GateChoice) -> None:
-    if unknown := sorted(gate.quality.keys() - set(SCORES)):
-        raise BenchError(f"quality.{unknown[0]} was given; there is no such score, choose among {', '.join(SCORES)}")
     limits = {f"quality.{name}": limit for name, limit in gate.quality.items()}
     limits |= {"cost.latency": gate.cost.latency, "cost.memory": gate.cost.memory}
     limits |= {"cost.latency_in_turn": gate.cost.latency_in_turn, "performance.limit": gate.performance.limit}

@@ -1,47 +1,116 @@
-"""What Hydra refuses, in one sentence of our own: what came, what there is instead."""
+"""What Hydra, OmegaConf and pydantic refuse, in sentences of our own: what came, what is allowed, what to do."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
 
-def explain(
-    error: BaseException, groups: Mapping[str, Sequence[str]], settings: Callable[[], Mapping[str, Any]]
-) -> str:
-    """The sentence; a nearly right name is found among `groups`, with what is in them, and the default `settings`."""
+from bench.experiment.schema import Types, misfits, nearest, types_at, value_at
+
+
+def in_one_message(problems: Sequence[str], what: str = "settings") -> str:
+    """One sentence, or a line for each of several below a line that counts them."""
+    lines = list(dict.fromkeys(line for problem in problems for line in problem.splitlines()))
+    if len(lines) == 1:
+        return lines[0]
+    return "\n".join([f"{len(lines)} {what} are wrong:", *(f"  {line}" for line in lines)])
+
+
+def explain_composition(error: BaseException, groups: Mapping[str, Sequence[str]]) -> str:
+    """What Hydra and OmegaConf say of files and of ${...}; choices of the command line were checked before."""
     said = _one_sentence(error)
-    if found := re.search(r"Could not (?:load|find) '([\w/]+)/([^'/]+)'", said):
+    if found := re.search(r"(?:Could not (?:load|find)|In '[^']*': Could not find) '([\w/]+)/([^'/]+)'", said):
         group, name = found.groups()
-        there = ", ".join(groups.get(group, ()))
-        return f"{group}={name} was given, but conf/{group} has no such file; choose from {there}"
-    if found := re.search(r"Could not override '([^']+)'", said):
-        name = found[1]
-        nearest = _nearest(name, [*groups, *_names(settings())])
-        return f"{name} was given, but there is no such setting" + (f"; did you mean {nearest}?" if nearest else "")
-    if found := re.search(r"Ambiguous value for argument '\+*([^=]+)=(.*?)' 1\. To", said):
-        name, values = found.groups()
-        return f"{name}={values} was given; write a list as '{name}=[{values}]', or sweep over its values with -m"
-    if "advanced/override_grammar" in said:
-        return f"an override cannot be read ({said.partition(' See ')[0]}); write name=value, lists as 'name=[a,b]'"
+        there = ", ".join(groups.get(group, ())) or "nothing"
+        return f"a list of defaults names {group}/{name}, but conf/{group} has no such file; choose from {there}"
+    if found := re.search(r"Interpolation key '([^']+)' not found", said):
+        return (
+            f"${{{found[1]}}} was given, but there is no setting {found[1]}; write \\${{ where a text has these signs"
+        )
+    if found := re.search(r"Environment variable '([^']+)' not found", said):
+        return f"${{oc.env:{found[1]}}} was given, but there is no environment variable {found[1]}"
     return said
 
 
-def _nearest(name: str, names: list[str]) -> str | None:
-    """The dotted name whose last part is much like that of `name`, and of these the one most like it in all."""
-    last = {known: known.rpartition(".")[2] for known in names}
-    alike = set(get_close_matches(name.rpartition(".")[2], list(last.values()), 3, 0.7))
-    return next(iter(get_close_matches(name, [known for known in names if last[known] in alike], 1, 0.0)), None)
+def unknown_setting(name: str, schema: Types, settings: Mapping[str, Any], groups: Sequence[str]) -> str:
+    """That there is no such setting, with the nearest that there is."""
+    path = name.split(".")
+    if others := [parent for parent in types_at(schema, path[:-1]) if types_at((parent,), path[-1:])]:
+        kinds = sorted(kind for parent in others for kind in _kinds(parent))
+        above = ".".join(path[:-1])
+        own = value_at(settings, [*path[:-1], "kind"])
+        return f"{name} was given, but {above}={own} has no such setting; {above}={' or '.join(kinds)} has"
+    near = nearest(schema, path, settings, groups)
+    return f"{name} was given, but there is no such setting" + (f"; did you mean {near}?" if near else "")
 
 
-def _names(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """All dotted names of nested settings."""
-    for key, value in settings.items():
-        yield f"{above}{key}"
-        if isinstance(value, Mapping):
-            yield from _names(value, f"{above}{key}.")
+def explain_validation(error: ValidationError | None, schema: Types, settings: Mapping[str, Any]) -> list[str]:
+    """A sentence for each setting that is missing, unknown or of a wrong type or range."""
+    said: dict[tuple[str, ...], str] = {}
+    for path, value, complaint in misfits(schema, settings):
+        said[path] = f"{'.'.join(path)}={written(value)} was given; {complaint}"
+    for problem in error.errors() if error else ():
+        path = tuple(_real_path(problem, schema))
+        where = ".".join(path)
+        if any(path[: len(other)] == other for other in said):
+            continue
+        if problem["type"] in ("missing", "missing_argument"):
+            said[path] = f"{where} was not given; it has no default, so set it"
+        elif problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            near = nearest(schema, path, settings)
+            meant = f"did you mean {near}?" if near else "remove it, or look at --help for its right name"
+            said[path] = f"{where}={written(problem['input'])} was given; there is no such setting: {meant}"
+        else:
+            said[path] = f"{where}={written(problem['input'])} was given; {_allowed(problem)}"
+    return list(said.values())
+
+
+def written(value: object) -> str:
+    """A value as a person writes it, cut at 80 letters."""
+    text = _written(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _written(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower() if value is not None else "null"
+    if isinstance(value, str):
+        return value if value.isprintable() else json.dumps(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_written(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    return str(value)
+
+
+def _real_path(problem: Mapping[str, Any], schema: Types) -> Iterator[str]:
+    """Where an error is, without what pydantic adds for the variants of a union and for keys."""
+    path: list[str] = []
+    unknown = problem["type"] in ("unexpected_keyword_argument", "extra_forbidden")
+    for i, part in enumerate(map(str, problem["loc"])):
+        if types_at(schema, (*path, part)) or (unknown and i == len(problem["loc"]) - 1):
+            path.append(part)
+            yield part
+        elif i + 1 < len(problem["loc"]) and problem["loc"][i + 1] == "[key]":
+            yield part
+            return
+
+
+def _allowed(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "too_short":
+        return "it takes at least one value"
+    message = str(problem["msg"])
+    if isinstance(problem["input"], str) and "," in problem["input"]:
+        message += f"; write a list as [{problem['input']}], or run once for each value with -m"
+    return message[:1].lower() + message[1:]
+
+
+def _kinds(parent: Any) -> tuple[str, ...]:
+    return tuple(choice for member in types_at((parent,), ("kind",)) for choice in getattr(member, "__args__", ()))
 
 
 def _one_sentence(error: BaseException) -> str:

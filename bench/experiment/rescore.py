@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.values import STRICT, AnyNumber, Count, JudgeName, ScoreName
+from bench.experiment.values import STRICT, AnyNumber, Count, Distinct, JudgeName, ScoreName
 
 
 @dataclass(config=STRICT)
@@ -31,7 +31,7 @@ class ScoreChoice:
     """Everything that `tcd-bench score` takes."""
 
     results: str
-    scores: Annotated[list[ScoreName], AnyNumber] = Field(default_factory=list)
+    scores: Annotated[list[ScoreName], AnyNumber, Distinct] = Field(default_factory=list)
     evaluator: OtherEvaluator = Field(default_factory=OtherEvaluator)
     reference: OtherReference = Field(default_factory=OtherReference)
     judges: dict[JudgeName, str] = Field(default_factory=dict)

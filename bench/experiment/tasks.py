@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from bench.experiment.values import STRICT
-from bench.records import BenchError
 
 Scale = Annotated[float, Field(ge=0, le=2)]
 Fit = Literal["exact", "crop", "stretch"]
@@ -90,36 +90,34 @@ TASK_SCORES = {*SCORES_OF_TASK, "style_similarity"}
 """Scores that need more than the image and its prompt."""
 
 
-def check_task(task: Any, models: dict[str, Any], scores: list[Any]) -> None:
-    """Refuse models and scores that do not fit the task; raises BenchError."""
+def task_problems(task: Any, models: dict[str, Any], scores: list[Any]) -> Iterator[str]:
+    """Models and scores that do not fit the task, a sentence for each."""
     for name, model in models.items():
         part = NEEDED_PART.get(task.kind)
         if part is not None and part not in model.parts:
-            raise BenchError(f"models.{name}.parts has no {part}, and task={task.kind} needs one; choose another model")
+            yield f"models.{name}.parts has no {part}, and task={task.kind} needs one; choose another model"
         if idle := sorted(set(model.parts) - {part}):
-            raise BenchError(
-                f"models.{name}.parts has a {idle[0]}, of no use to task={task.kind}; choose another model"
-            )
+            yield f"models.{name}.parts has a {idle[0]}, of no use to task={task.kind}; choose another model"
         if (task.kind == "inpainting") != ("Inpaint" in model.pipeline):
-            raise BenchError(
+            yield (
                 f"models.{name}.pipeline={model.pipeline} does not fit task={task.kind}; choose a model with "
                 f"{'an inpainting' if task.kind == 'inpainting' else 'another'} pipeline"
             )
     finished = getattr(task, "inputs_are", "photos") == "control_images"
     if finished and task.inputs == "world":
-        raise BenchError(
+        yield (
             "task.inputs_are=control_images was given and task.inputs=world has none; give a folder of control images"
         )
     if task.kind == "depth" and task.estimator is None and (not finished or "depth_error" in scores):
-        raise BenchError("task.estimator was not given; task=depth needs a hub id, such as Intel/dpt-hybrid-midas")
+        yield ("task.estimator was not given; task=depth needs a hub id, such as Intel/dpt-hybrid-midas")
     sizes = {(model.height, model.width) for model in models.values()}
     if hasattr(task, "inputs") and len(sizes) > 1:
-        raise BenchError(
+        yield (
             f"models have {len(sizes)} sizes and task={task.kind} has inputs of one; give all the same height and width"
         )
     for score in scores:
         wanted = SCORES_OF_TASK.get(score)
         if wanted is not None and wanted != task.kind:
-            raise BenchError(f"scores: {score} belongs to task={wanted}, and task={task.kind} was given; leave it out")
+            yield f"scores: {score} belongs to task={wanted}, and task={task.kind} was given; leave it out"
     if "style_similarity" in scores and getattr(task, "style", None) is None:
-        raise BenchError("task.style was not given; style_similarity needs it, as in task.style='papercut'")
+        yield "task.style was not given; style_similarity needs it, as in task.style='papercut'"

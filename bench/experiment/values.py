@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -13,6 +21,13 @@ STRICT = ConfigDict(extra="forbid", frozen=True)
 def _listed(value: object) -> object:
     """One value stands for a list of one."""
     return value if isinstance(value, list | tuple) or value is None else [value]
+
+
+def _distinct(values: list[object]) -> list[object]:
+    """Cells that occur twice would be compared with themselves."""
+    if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+        raise PydanticCustomError("twice", "{value} is there twice, give it once", {"value": str(twice[0])})
+    return values
 
 
 def _lanes(value: object, check: ValidatorFunctionWrapHandler) -> object:
@@ -24,6 +39,7 @@ def _lanes(value: object, check: ValidatorFunctionWrapHandler) -> object:
 
 
 OneOrMore = BeforeValidator(_listed)
+Distinct = AfterValidator(_distinct)
 AnyNumber = BeforeValidator(lambda value: _listed(value) or [])
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Eta = Annotated[float, Field(ge=0, le=1)]

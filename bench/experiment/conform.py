@@ -1,0 +1,39 @@
+"""The settings of `tcd-bench conform` as typed, checked data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic.dataclasses import dataclass
+
+from bench.experiment.config import check_settings
+from bench.experiment.values import STRICT
+from bench.records import BenchError
+
+
+@dataclass(config=STRICT)
+class ConformChoice:
+    """Everything that `tcd-bench conform` takes: a scheduler's class and its settings, the method whose it claims to
+    be, the baseline that deviations are compared with, and where to write a new one.
+    """
+
+    scheduler: dict[str, Any]
+    family: str | None = None
+    baseline: str | None = None
+    write: str | None = None
+
+
+def check_conform(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, if a scheduler can be examined with them; raises BenchError naming what is wrong."""
+    choice = check_settings(ConformChoice, settings)
+    if choice.baseline and not Path(choice.baseline).is_file():
+        what = "is a directory" if Path(choice.baseline).is_dir() else "does not exist"
+        raise BenchError(
+            f"baseline={choice.baseline} {what}; give a JSON file, as results/conformance/tcd.json, or make one with "
+            "write="
+        )
+    if choice.write and Path(choice.write).is_dir():
+        raise BenchError(f"write={choice.write} is a directory; give the name of a file in it, as tcd.json")
+    return {"scheduler": choice.scheduler, "family": choice.family, "baseline": choice.baseline, "write": choice.write}

@@ -1,0 +1,165 @@
+"""The command line of a verb: flags, and settings as name=value, +name=value or ~name.
+
+A value's text is kept as it was written; what it means depends on the setting (see `bench.experiment.yaml_reader`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from bench.experiment.conf_files import GROUPS
+from bench.experiment.yaml_reader import unquoted
+from bench.records import BenchError
+
+FLAGS = "--help, --cfg job (shows the composed settings) and -m (a run for each of several values)"
+MOST_JOBS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One argument: `sign` is +, ++, ~ or nothing, `text` the value as it was written, None where none was."""
+
+    sign: str
+    name: str
+    text: str | None
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether it chooses files of a group."""
+        return self.name in GROUPS
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The name's parts."""
+        return tuple(self.name.split("."))
+
+    def names(self) -> list[str]:
+        """What a choice chooses."""
+        text = (self.text or "").strip()
+        inner = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
+        names = [unquoted(part.strip()) for part in split(inner)]
+        return [] if names in ([""], ["null"]) or self.sign == "~" else names
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What was asked for: help, the composed settings, or jobs, of which -m makes several."""
+
+    overrides: tuple[Override, ...]
+    help: bool = False
+    show: bool = False
+    sweep: bool = False
+
+    def jobs(self) -> list[tuple[Override, ...]]:
+        """The overrides of each job; raises BenchError for too many."""
+        if not self.sweep:
+            return [self.overrides]
+        choices = [alternatives(override) for override in self.overrides]
+        jobs = [job for job, _ in zip(product(*choices), range(MOST_JOBS + 1), strict=False)]
+        if len(jobs) > MOST_JOBS:
+            raise BenchError(f"-m was given and would run more than {MOST_JOBS} jobs; name fewer values")
+        return jobs
+
+
+def read_arguments(verb: str, arguments: Sequence[str]) -> CommandLine:
+    """What the arguments of a verb say; raises BenchError for whatever is neither a flag of ours nor a setting."""
+    overrides: list[Override] = []
+    flags: set[str] = set()
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument in ("-h", "--help"):
+            flags.add("help")
+        elif argument in ("-m", "--multirun"):
+            flags.add("sweep")
+        elif argument in ("-c", "--cfg", "--cfg=job", "-cjob"):
+            if argument[-3:] != "job" and (what := next(waiting, None)) != "job":
+                raise BenchError(f"{argument} {what or ''}".rstrip() + " was given; write --cfg job")
+            flags.add("show")
+        else:
+            overrides.append(_override(verb, argument))
+    return CommandLine(tuple(overrides), **dict.fromkeys(flags, True))
+
+
+def alternatives(override: Override) -> list[Override]:
+    """The overrides that one with several values stands for in a sweep: a,b or range(1,4); a quoted comma is text."""
+    if override.text is None:
+        return [override]
+    if found := re.fullmatch(r"range\((-?\d{1,9}),\s*(-?\d{1,9})(?:,\s*(-?[1-9]\d{0,8}))?\)", override.text):
+        first, last, step = (int(text or 1) for text in found.groups())
+        texts = [str(number) for number, _ in zip(range(first, last, step), range(MOST_JOBS + 1), strict=False)]
+    else:
+        texts = [part.strip() for part in split(override.text)] if "," in override.text else [override.text]
+    return [Override(override.sign, override.name, text) for text in texts]
+
+
+def split(text: str) -> list[str]:
+    """The parts between commas that stand in no brackets and no quotes."""
+    parts, depth, quote = [""], 0, ""
+    for before, letter in zip(f" {text}", text, strict=False):
+        if quote:
+            quote = "" if letter == quote and before != "\\" else quote
+        elif letter in "'\"" and not parts[-1].strip(" [{:"):
+            quote = letter
+        elif letter in "[{":
+            depth += 1
+        elif letter in "]}":
+            depth -= 1
+        elif letter == "," and depth <= 0:
+            parts.append("")
+            continue
+        parts[-1] += letter
+    return parts
+
+
+def _override(verb: str, argument: str) -> Override:
+    found = re.fullmatch(r"(\+\+|\+|~)?([^=]*)(?:=(.*))?", argument, re.DOTALL)
+    sign, name, text = found.groups(default=None) if found else ("", argument, None)
+    if argument[:1] == "-" or not name or (text is None and sign != "~"):
+        bare = argument.lstrip("-")
+        meant = f"; settings are written without dashes, as {bare}" if argument[:1] == "-" and "=" in bare[1:] else ""
+        raise BenchError(
+            f"{argument or repr(argument)} was given; tcd-bench {verb} takes settings, as name=value, and "
+            f"{FLAGS}{meant}"
+        )
+    if re.match(r"hydra\b", name):
+        raise BenchError(f"{argument} was given; Hydra's own settings are not read by tcd-bench, leave it out")
+    return Override(sign or "", name, text)
+
+
+def chosen(overrides: Sequence[Override], groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """The choices among files as Hydra reads them; raises BenchError for names that no group has."""
+    problems = []
+    for override in overrides:
+        names, known = override.names(), groups[override.name]
+        given = f"{override.name}={override.text}"
+        if unknown := [name for name in names if name not in known]:
+            problems.append(_no_such_file(override.name, unknown[0], known))
+        elif len(names) > 1 and not _takes_several(override.name):
+            problems.append(f"{given} was given; choose one of {', '.join(known)}")
+        elif twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            problems.append(f"{given} was given; {twice[0]} is there twice, name it once")
+        elif _takes_several(override.name):
+            yield f"{override.name}=[{','.join(map(_quoted, names))}]"
+        else:
+            yield f"{override.name}={_quoted(names[0])}" if names else f"~{override.name}"
+    if problems:
+        raise BenchError("\n".join(problems))
+
+
+def _takes_several(group: str) -> bool:
+    return "*" in GROUPS[group]
+
+
+def _quoted(name: str) -> str:
+    return "'" + name.replace("'", "\\'") + "'"
+
+
+def _no_such_file(group: str, name: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, 1, 0.6)
+    meant = f"did you mean {near[0]}? There are" if near else "choose from"
+    return f"{group}={name} was given, but conf/{group} has no such file; {meant} {', '.join(known)}"

@@ -1,0 +1,161 @@
+"""The tree of all settings of a verb, read from its typed dataclasses: what may be set where, and of which type.
+
+A type is a class, a Literal, `list[...]`, `dict[...]` or Any; several stand for a union. Paths are tuples of names, as
+("methods", "tcd", "steps").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_type_hints
+from typing import get_origin as _origin_of
+
+Types = tuple[Any, ...]
+Path = tuple[str, ...]
+
+
+def types_at(types: Types, path: Sequence[str], settings: object = None) -> Types:
+    """The types that the setting at `path` below one of `types` may have; none where there is no such setting.
+
+    Where a setting is one of several dataclasses, its `kind` in `settings` says which.
+    """
+    found = types
+    for key in path:
+        found = tuple(
+            dict.fromkeys(member for parent in narrow(found, settings) for member in types_below(parent, key))
+        )
+        settings = settings.get(key) if isinstance(settings, Mapping) else None
+    return found
+
+
+def types_below(parent: Any, key: str) -> Types:
+    """The types of what a value of type `parent` holds under `key`; an index stands for any element of a list."""
+    if parent is Any:
+        return (Any,)
+    if _has_fields(parent):
+        return _members(_hints(parent).get(key, ()))
+    if origin(parent) is dict:
+        names, values = get_args(parent)
+        return _members(values) if origin(names) is not Literal or key in get_args(names) else ()
+    if origin(parent) in (list, tuple) and key.isdigit():
+        return _members(get_args(parent)[0])
+    return ()
+
+
+def elements(types: Types) -> Types:
+    """The types of the elements of those types that are lists."""
+    return tuple(member for parent in types for member in types_below(parent, "0") if origin(parent) is list)
+
+
+def origin(member: Any) -> Any:
+    """What a type is made of: list, dict, Literal, or None for a plain class."""
+    return _origin_of(member)
+
+
+def is_text(types: Types) -> bool:
+    """Whether a setting of these types is text, or none: a value of it is taken as it was written."""
+    return bool(types) and all(takes_text(member) or member is NoneType for member in types)
+
+
+def takes_text(member: Any) -> bool:
+    """Whether a type is text."""
+    return member is str or (origin(member) is Literal and all(isinstance(choice, str) for choice in get_args(member)))
+
+
+def is_table(member: Any) -> bool:
+    """Whether a value of a type has settings of its own."""
+    return _has_fields(member) or origin(member) is dict
+
+
+def names_below(types: Types, settings: object, above: Path = ()) -> Iterator[Path]:
+    """All settings that there are: fields of dataclasses, and keys that `settings` holds where any may be set."""
+    found = narrow(types, settings)
+    keys = dict.fromkeys(key for parent in found if _has_fields(parent) for key in _hints(parent))
+    if isinstance(settings, Mapping):
+        keys |= {str(key): None for key in settings if any(types_below(parent, str(key)) for parent in found)}
+    for parent in found:
+        if origin(parent) is dict and origin(get_args(parent)[0]) is Literal:
+            keys |= dict.fromkeys(get_args(get_args(parent)[0]))
+    for key in keys:
+        yield (*above, key)
+        inner = settings.get(key) if isinstance(settings, Mapping) else None
+        below = tuple(member for parent in found for member in types_below(parent, key))
+        if below and Any not in below:
+            yield from names_below(below, inner, (*above, key))
+
+
+def nearest(types: Types, path: Sequence[str], settings: object, groups: Sequence[str] = ()) -> str | None:
+    """The dotted name of a real setting, or a group, that is most like one that does not exist.
+
+    Sought first beside where the path leaves the tree, then anywhere by its last part.
+    """
+    known = [*names_below(types, settings), *((group,) for group in groups)]
+    depth = next(i for i in range(len(path) + 1) if i == len(path) or not types_at(types, path[: i + 1], settings))
+    if depth < len(path):
+        above = tuple(path[:depth])
+        siblings = [name[depth] for name in known if name[:depth] == above and len(name) == depth + 1]
+        siblings = [name for name in siblings if name != path[depth]]
+        for sibling in get_close_matches(path[depth], siblings, 1, 0.6):
+            mended = (*path[:depth], sibling, *path[depth + 1 :])
+            return ".".join(mended if types_at(types, mended, settings) else mended[: depth + 1])
+    last = get_close_matches(path[-1], [name[-1] for name in known], 3, 0.7) if path else []
+    alike = [".".join(name) for name in known if name[-1] in last]
+    return next(iter(get_close_matches(".".join(path), alike, 1, 0.0)), None)
+
+
+def value_at(settings: object, path: Sequence[str]) -> object:
+    """What plain settings hold at `path`; None where there is nothing."""
+    for key in path:
+        settings = settings.get(key) if isinstance(settings, Mapping) else None
+    return settings
+
+
+def misfits(types: Types, value: object, path: Path = ()) -> Iterator[tuple[Path, object, str]]:
+    """Place, value and complaint of what pydantic would convert without a word: truth values that stand for numbers,
+    empty texts, and numbers that are infinite or none.
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            below = tuple(member for parent in narrow(types, value) for member in types_below(parent, str(key)))
+            yield from misfits(below, inner, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        below = elements(types) or tuple(member for member in types if member is Any)
+        for i, inner in enumerate(value):
+            yield from misfits(below, inner, (*path, str(i)))
+    elif isinstance(value, bool) and {int, float} & {*types, *elements(types)} and not {bool, Any} & {*types}:
+        yield path, value, "give a number"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, value, "give a finite number"
+    elif value == "" and str in (*types, *elements(types)):
+        yield path, value, "it is empty; leave the setting out, or give a text"
+
+
+def _has_fields(member: Any) -> bool:
+    return is_dataclass(member)
+
+
+def _members(annotation: Any) -> Types:
+    if annotation == ():
+        return ()
+    if origin(annotation) in (Union, UnionType):
+        return tuple(dict.fromkeys(member for part in get_args(annotation) for member in _members(part)))
+    return (NoneType if annotation is None else annotation,)
+
+
+def narrow(types: Types, settings: object) -> Types:
+    """The types, without those of several dataclasses that the `kind` in `settings` rules out."""
+    tag = settings.get("kind") if isinstance(settings, Mapping) else None
+    variants = [member for member in types if _has_fields(member) and "kind" in _hints(member)]
+    fitting = [member for member in variants if tag in get_args(_hints(member)["kind"])]
+    return tuple(member for member in types if member not in variants or member in fitting) if fitting else types
+
+
+@cache
+def _hints(dataclass: Any) -> dict[str, Any]:
+    hints = get_type_hints(dataclass)
+    return {field.name: hints[field.name] for field in fields(dataclass)}
