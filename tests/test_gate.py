@@ -432,7 +432,7 @@ def test_a_damaged_run_is_not_accepted(
         (["gate", "baseline=x", "candidate=y"], "baseline=x holds no run"),
         (["gate", "conformance.directory=nowhere"], "holds no baseline"),
         (["gate", "quality.fid.relative=-1", "conformance.directory=x"], "quality.fid.relative=-1.0 was given"),
-        (["gate", "+quality.beauty={relative: 0, absolute: 0}", "conformance.directory=x"], "no such score"),
+        (["gate", "+quality.beauty={relative: 0, absolute: 0}", "conformance.directory=x"], "no such setting"),
         (["gate", "cost.latency.typo=1"], "typo"),
         (["gate", "+cost.latency.typo=1", "conformance.directory=x"], "no such setting"),
         (["gate", "ref=nowhere"], "ref=nowhere was given; give a Python"),

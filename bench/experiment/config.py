@@ -274,9 +274,7 @@ def _fitting_claims(experiment: Experiment) -> tuple[dict[str, ClaimChoice], lis
         elif claim.optional:
             left_out.append(f"{name} ({lacks[0]})")
         else:
-            problems += [
-                f"claims.{name}.{lack}; change the claim or the grid, or leave the claim out" for lack in lacks
-            ]
+            problems.append(f"claims.{name}.{', '.join(lacks)}; change the claim or the grid, or leave the claim out")
     return kept, left_out, problems
 
 

@@ -92,20 +92,21 @@ def names_below(types: Types, settings: object, above: Path = ()) -> Iterator[Pa
 def nearest(types: Types, path: Sequence[str], settings: object, groups: Sequence[str] = ()) -> str | None:
     """The dotted name of a real setting, or a group, that is most like one that does not exist.
 
-    Sought first beside where the path leaves the tree, then anywhere by its last part.
+    Sought beside where the path leaves the tree, then anywhere by its last part; close likeness goes first.
     """
     known = [*names_below(types, settings), *((group,) for group in groups)]
-    depth = next(i for i in range(len(path) + 1) if i == len(path) or not types_at(types, path[: i + 1], settings))
-    if depth < len(path):
-        above = tuple(path[:depth])
-        siblings = [name[depth] for name in known if name[:depth] == above and len(name) == depth + 1]
-        siblings = [name for name in siblings if name != path[depth]]
-        for sibling in get_close_matches(path[depth], siblings, 1, 0.6):
-            mended = (*path[:depth], sibling, *path[depth + 1 :])
+    depth = next(i for i in range(len(path)) if not types_at(types, path[: i + 1], settings))
+    above, wrong = tuple(path[:depth]), path[depth]
+    siblings = [name[depth] for name in known if name[:depth] == above and len(name) == depth + 1]
+    for likeness in (0.75, 0.6):
+        for sibling in get_close_matches(wrong, [name for name in siblings if name != wrong], 1, likeness):
+            mended = (*above, sibling, *path[depth + 1 :])
             return ".".join(mended if types_at(types, mended, settings) else mended[: depth + 1])
-    last = get_close_matches(path[-1], [name[-1] for name in known], 3, 0.7) if path else []
-    alike = [".".join(name) for name in known if name[-1] in last]
-    return next(iter(get_close_matches(".".join(path), alike, 1, 0.0)), None)
+        last = get_close_matches(path[-1], [name[-1] for name in known], 3, likeness + 0.1)
+        alike = [".".join(name) for name in known if name[-1] in last]
+        for name in get_close_matches(".".join(path), alike, 1, 0.0):
+            return name
+    return None
 
 
 def value_at(settings: object, path: Sequence[str]) -> object:
