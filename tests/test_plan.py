@@ -25,7 +25,13 @@ TCD: dict[str, Any] = {
     "adapter": "tcd",
     "max_steps": 50,
 }
-LCM: dict[str, Any] = {**TCD, "label": "LCM", "scheduler": {"_target_": "diffusers.LCMScheduler"}, "eta": [], "adapter": "lcm"}
+LCM: dict[str, Any] = {
+    **TCD,
+    "label": "LCM",
+    "scheduler": {"_target_": "diffusers.LCMScheduler"},
+    "eta": [],
+    "adapter": "lcm",
+}
 DPMPP: dict[str, Any] = {
     "label": "DPM-Solver++(2S)",
     "scheduler": {"_target_": "diffusers.DPMSolverSinglestepScheduler"},
@@ -100,7 +106,9 @@ def test_a_method_without_an_adapter_has_nothing_to_fuse() -> None:
 
 def test_a_loaded_pipeline_is_used_up_before_the_next_is_loaded() -> None:
     models = {"one": make_model("teacher", "tcd", "lcm"), "two": make_model("other", "tcd")}
-    found = plan({"dpmpp_2s": DPMPP, "tcd": TCD, "dpmpp_again": {**DPMPP, "steps": 4, "label": "again"}, "lcm": LCM}, models)
+    found = plan(
+        {"dpmpp_2s": DPMPP, "tcd": TCD, "dpmpp_again": {**DPMPP, "steps": 4, "label": "again"}, "lcm": LCM}, models
+    )
     loaded = [cell.pipeline_key for cell in found.cells]
     loads = [key for key, before in zip(loaded, [None, *loaded], strict=False) if key != before]
     assert len(loads) == len(set(loads)) == 5
