@@ -1,11 +1,12 @@
 """Prompts come in order with a hash of their text; a file that cannot be used is refused in one clear sentence."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from bench.generate.prompts import load_prompts
+from bench.generate.prompts import load_prompts, shuffled
 from bench.mini import world
 from bench.records import BenchError
 
@@ -148,3 +149,42 @@ def test_a_data_set_lies_in_the_local_hub_cache(tmp_path: Path, monkeypatch: pyt
     (root / "snapshots" / "abc" / "data").mkdir(parents=True)
     write(root / "snapshots" / "abc" / "data" / "x.tsv", "Prompt\na cat\n")
     assert load_prompts(source, 1).texts == ("a cat",)
+
+
+SORTED = [f"{topic} {i}" for topic in ("cats", "dogs", "cars", "trees") for i in range(250)]
+
+
+def sorted_file(tmp_path: Path) -> str:
+    return write(tmp_path / "sorted.txt", "\n".join(SORTED))
+
+
+def test_with_a_seed_prompts_of_a_file_come_in_an_order_that_begins_with_every_topic(tmp_path: Path) -> None:
+    source = sorted_file(tmp_path)
+    found = load_prompts(source, 100, seed=0)
+    assert Counter(text.split()[0] for text in found.texts) == {"cats": 26, "dogs": 25, "cars": 23, "trees": 26}
+    assert found.texts == tuple(SORTED[row] for row in found.rows)
+    assert load_prompts(source, 100).texts == tuple(SORTED[:100]), "without one they are the first"
+    assert load_prompts("world", 5, seed=3) == load_prompts("world", 5), "scenes of the world are independent"
+
+
+def test_more_prompts_begin_with_those_that_fewer_were(tmp_path: Path) -> None:
+    source = sorted_file(tmp_path)
+    everything = load_prompts(source, 1000, seed=5)
+    assert sorted(everything.texts) == sorted(SORTED)
+    for count in (1, 100, 999):
+        assert load_prompts(source, count, seed=5).texts == everything.texts[:count]
+    assert load_prompts(source, 1000, seed=6).identity != everything.identity, "the order is part of the identity"
+
+
+def test_the_order_of_a_seed_is_the_same_on_every_machine() -> None:
+    assert shuffled(8, 0) == (4, 0, 6, 7, 2, 1, 5, 3)
+    assert shuffled(4, None) == (0, 1, 2, 3)
+    orders = Counter(shuffled(3, seed) for seed in range(600))
+    assert len(orders) == 6
+    assert min(orders.values()) > 70, "each order is as likely as any other"
+
+
+def test_only_rows_that_have_an_input_are_taken(tmp_path: Path) -> None:
+    found = load_prompts(sorted_file(tmp_path), 10, seed=0, among=20)
+    assert sorted(found.rows)[-1] < 20
+    assert sorted(load_prompts(sorted_file(tmp_path), 10, seed=0, among=3).rows) == list(range(10))

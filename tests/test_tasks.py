@@ -79,6 +79,16 @@ def test_a_folder_of_images_with_masks(pairs: Path) -> None:
         name_inputs(still_lifes(source=str(pairs / "nowhere")), None)
 
 
+def test_files_of_inputs_go_with_the_rows_of_their_prompts(pairs: Path) -> None:
+    in_order = still_lifes(source=str(pairs), count=3)
+    turned = still_lifes(source=str(pairs), count=3, rows=(2, 1, 0))
+    np.testing.assert_array_equal(turned.images, in_order.images[::-1])
+    np.testing.assert_array_equal(turned.masks, in_order.masks[::-1])
+    assert name_inputs(turned, None) != name_inputs(in_order, None)
+    with pytest.raises(BenchError, match="10 are needed"):
+        _ = still_lifes(source=str(pairs), count=1, rows=(9,)).images
+
+
 def test_masks_belong_to_images_of_their_name_and_to_no_other(pairs: Path) -> None:
     whole = name_inputs(still_lifes(source=str(pairs)), None)
     (pairs / "masks" / "2.png").rename(pairs / "masks" / "2_mask.png")

@@ -18,12 +18,20 @@ from bench.execute.earlier_looks import with_earlier_looks
 from bench.execute.judges import name_judges
 from bench.execute.lanes import Turns
 from bench.execute.launch import Launch
-from bench.execute.looking import Look, look_away, make_evaluator, make_inputs, make_look, name_task_inputs
+from bench.execute.looking import (
+    Look,
+    look_away,
+    make_evaluator,
+    make_inputs,
+    make_look,
+    name_task_inputs,
+    prompts_of,
+)
 from bench.execute.protocol import describe_pictures, describe_protocol
 from bench.experiment.config import Experiment, Model, check_experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import TASK_SCORES
-from bench.generate.prompts import Prompts, load_prompts
+from bench.generate.prompts import Prompts
 from bench.generate.real_images import check_real_images, load_real_images, name_real_images
 from bench.generate.weights import (
     ARCHITECTURE,
@@ -81,8 +89,7 @@ def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: b
     real_images = find_real_images(experiment, decode)
     models = {name: _resolve(name, model, experiment.weights) for name, model in experiment.models.items()}
     experiment = replace(experiment, models=models)
-    asked = experiment.prompts
-    prompts = load_prompts(asked.source, asked.count, asked.template, asked.column, asked.quoted)
+    prompts = prompts_of(experiment, experiment.prompts.count)
     if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
         raise BenchError(
             "scores: attribute_accuracy needs prompts whose truth is known; use prompts.source=world, or leave it out"
@@ -91,7 +98,8 @@ def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: b
     weights = _name_all_weights(experiment)
     extractor = name_extractor(experiment)
     plan = plan_experiment(
-        experiment, Surroundings(device, _versions(), weights, prompts.identity, name_task_inputs(experiment))
+        experiment,
+        Surroundings(device, _versions(), weights, prompts.identity, name_task_inputs(experiment, prompts.rows)),
     )
     if not plan.cells:
         reasons = "; ".join(f"{entry.label}: {entry.reason}" for entry in plan.left_out)
@@ -179,7 +187,7 @@ def equip(
     wanted = set(launch.cells)
     cells = [cell for cell in job.plan.cells if cell.key in wanted]
     device = cells[0].device
-    inputs = make_inputs(experiment, cells[0].task, device)
+    inputs = make_inputs(experiment, cells[0].task, device, job.prompts.rows)
     look: Look = look_away
     if experiment.scores:
         evaluator = make_evaluator(experiment, device)

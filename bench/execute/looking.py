@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from bench.cell import Task
 from bench.execute.judges import load_judges
 from bench.execute.lanes import spread
 from bench.experiment.config import Experiment
-from bench.generate.inputs import PROMPT_IMAGE_SIZE, Estimate, Inputs, canny_edges, name_inputs
-from bench.generate.prompts import Prompts
+from bench.generate.image_folders import MASKS, list_images
+from bench.generate.inputs import PROMPT_IMAGE_SIZE, WORLD, Estimate, Inputs, canny_edges, name_inputs
+from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.weights import INCEPTION, is_tower, name_weights, weights_directory
 from bench.mini import world
 from bench.score.manifest import check_file
@@ -22,20 +24,45 @@ from bench.score.manifest import check_file
 if TYPE_CHECKING:
     from bench.score.features import Evaluator
 
+PAIRED = ("inpainting", "canny", "depth")
+"""Tasks with an input for each prompt."""
 Look = Callable[[NDArray[np.uint8], int], Mapping[str, NDArray[Any]]]
 """A batch's images (n, h, w, 3) and the number of its first one → features by name, a row an image."""
 
 
-def make_inputs(experiment: Experiment, task: Task, device: str) -> Inputs:
-    """The inputs of an experiment's task, one a prompt; its base models must have one size."""
+def prompts_of(experiment: Experiment, count: int) -> Prompts:
+    """The first so many prompts of an experiment; raises BenchError as `load_prompts` does."""
+    asked = experiment.prompts
+    return load_prompts(
+        *(asked.source, count, asked.template, asked.column, asked.quoted),
+        seed=experiment.seed if asked.shuffle else None,
+        among=paired_inputs(experiment),
+    )
+
+
+def make_inputs(experiment: Experiment, task: Task, device: str, rows: tuple[int, ...] = ()) -> Inputs:
+    """The inputs of an experiment's task, one a prompt; its base models must have one size.
+
+    `rows` are the prompts' rows in their file, which files of inputs go with.
+    """
     model = next(iter(experiment.models.values()))
     size = (PROMPT_IMAGE_SIZE,) * 2 if task.kind == "image_prompt" else (model.height, model.width)
     source, estimator = getattr(experiment.task, "inputs", ""), getattr(experiment.task, "estimator", None)
     count = 1 if task.kind == "image_prompt" else experiment.prompts.count
-    return Inputs(task, source, count, *size, _Estimator(estimator, device) if estimator else None)
+    chosen = rows if task.kind in PAIRED else ()
+    return Inputs(task, source, count, *size, _Estimator(estimator, device) if estimator else None, chosen)
 
 
-def name_task_inputs(experiment: Experiment) -> str | None:
+def paired_inputs(experiment: Experiment) -> int | None:
+    """How many files of inputs there are to go with prompts; None where none do."""
+    task = experiment.task
+    source = getattr(task, "inputs", WORLD)
+    if task.kind not in PAIRED or source == WORLD or not (folder := Path(source).expanduser()).is_dir():
+        return None
+    return len(list_images(folder, but=[MASKS]).files)
+
+
+def name_task_inputs(experiment: Experiment, rows: tuple[int, ...]) -> str | None:
     """What the inputs are named by; raises BenchError where images or the weights of a judge are missing."""
     estimator = getattr(experiment.task, "estimator", None)
     weights = name_weights(estimator) if estimator else None
@@ -43,7 +70,8 @@ def name_task_inputs(experiment: Experiment) -> str | None:
         from bench.score.features_of_tasks import lpips_weights
 
         lpips_weights()
-    return name_inputs(make_inputs(experiment, Task(experiment.task.kind, asdict(experiment.task)), "cpu"), weights)
+    task = Task(experiment.task.kind, asdict(experiment.task))
+    return name_inputs(make_inputs(experiment, task, "cpu", rows), weights)
 
 
 def make_evaluator(experiment: Experiment, device: str) -> Evaluator:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.cell import Task
 from bench.execute.assemble import find_real_images, make_reference, name_extractor, name_reference, resolve_device
-from bench.execute.looking import Look, make_evaluator, make_inputs, make_look
+from bench.execute.looking import Look, make_evaluator, make_inputs, make_look, paired_inputs, prompts_of
 from bench.execute.protocol import describe_pictures, describe_protocol
 from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.rescore import ScoreChoice
@@ -45,7 +45,7 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
         if lacking:
             prompts = _prompts(run, experiment)
             task = lacking[0].cell.task
-            inputs = make_inputs(experiment, Task(task.kind, task.settings), str(evaluator.device))
+            inputs = make_inputs(experiment, Task(task.kind, task.settings), str(evaluator.device), prompts.rows)
             look = make_look(experiment, prompts, evaluator, inputs)
             for i, record in enumerate(lacking, 1):
                 store.save_features(record.key, scored.extractor, _read(store, record, look))
@@ -92,10 +92,15 @@ def _rename(store: Store, run: Run, experiment: Experiment, records: Sequence[Re
 
 def _prompts(run: Run, experiment: Experiment) -> Prompts:
     """The run's prompts, with the truth about them where they are of the procedural world."""
-    asked = experiment.prompts
-    if asked.source == WORLD:
-        return load_prompts(asked.source, len(run.prompts), asked.template, asked.column, asked.quoted)
-    return Prompts(load_prompts(WORLD, 1).identity, run.prompts, None)
+    if experiment.prompts.source != WORLD and paired_inputs(experiment) is None:
+        return Prompts(load_prompts(WORLD, 1).identity, run.prompts, None)
+    prompts = prompts_of(experiment, len(run.prompts))
+    if prompts.texts != run.prompts:
+        raise BenchError(
+            f"prompts.source={experiment.prompts.source} does not hold the run's prompts any more, and inputs go with "
+            "them by their rows; put the file back as it was"
+        )
+    return prompts
 
 
 def _has_images(store: Store, record: Record) -> bool:

@@ -124,10 +124,12 @@ class Prompts:
     A .txt holds one prompt per line; of a .csv, .tsv, .jsonl, .json or .parquet `column` names the column, which is
     prompt, caption or text by default. `quoted` says whether fields may be quoted: by default in a .csv they may, in a
     .tsv quotation marks belong to the prompt. Each prompt is put into `template` in place of its {}.
+    With `shuffle` the prompts of a file are taken in an order that the experiment's seed decides, not from its top.
     """
 
     source: str = "world"
     count: Count = 512
+    shuffle: bool = True
     template: Annotated[str, Field(pattern=r"\{\}")] = "{}"
     column: str | None = None
     quoted: bool | None = None

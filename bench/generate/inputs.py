@@ -40,7 +40,8 @@ class Estimate(Protocol):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The first `count` input images (n, h, w, 3) of a task, and what is made of them.
+    """The first `count` input images (n, h, w, 3) of a task, or those of a folder that `rows` names, and what is made
+    of them.
 
     Files are read as `bench.generate.image_files` says and resized as the TCD guide does, bicubically.
     """
@@ -51,6 +52,7 @@ class Inputs:
     height: int
     width: int
     estimate_depth: Estimate | None = None
+    rows: tuple[int, ...] = ()
 
     @cached_property
     def images(self) -> Pixels:
@@ -95,7 +97,7 @@ class Inputs:
             image, where = draw_scene(row, self.height, self.width)
             return image, np.repeat(where[..., None] * np.uint8(255), 3, axis=-1)
         folder = Path(self.source).expanduser()
-        name, mask_name = self._files[row]
+        name, mask_name = self._files[self.rows[row] if self.rows else row]
         image = read_image(folder / name)
         box = self._box(folder / name, *image.shape[:2])
         if mask_name is None:
@@ -143,17 +145,18 @@ class Inputs:
             if not place.is_dir():
                 raise BenchError(f"task.inputs: {place} is no folder; give {WORLD!r}, or a folder of images")
         found = list_images(folder, but=[MASKS])
-        if len(found.files) < self.count:
+        needed = max(self.rows, default=self.count - 1) + 1
+        if len(found.files) < needed:
             raise BenchError(
-                f"task.inputs: {folder} holds {found} and {self.count} are needed, one a prompt; add some, or set "
+                f"task.inputs: {folder} holds {found} and {needed} are needed, one a prompt; add some, or set "
                 "prompts.count to what there is"
             )
         if found.left_out.keys() - ({MASKS} if masked else ()):
             say_once(f"task.inputs={self.source} holds {found}")
         if not masked:
-            return [(name, None) for name in found.files[: self.count]]
+            return [(name, None) for name in found.files[:needed]]
         pairs: list[tuple[str, str | None]] = [*pair_masks(found.files, list_images(folder / MASKS).files)]
-        return pairs[: self.count]
+        return pairs[:needed]
 
     def _box(self, path: Path, height: int, width: int) -> tuple[slice, slice]:
         """The part of an image that is used, as `fit` says."""

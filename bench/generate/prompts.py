@@ -16,17 +16,31 @@ WORLD = "world"
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompts in order; `scenes` holds the truth about each for the procedural world, and is None for other sources."""
+    """Prompts in order; `scenes` holds the truth about each for the procedural world, and is None for other sources.
+
+    `rows` are the numbers that prompts of a file have there, the first is 0.
+    """
 
     identity: PromptSet
     texts: tuple[str, ...]
     scenes: tuple[world.Scene, ...] | None
+    rows: tuple[int, ...] = ()
 
 
 def load_prompts(
-    source: str, count: int, template: str = "{}", column: str | None = None, quoted: bool | None = None
+    source: str,
+    count: int,
+    template: str = "{}",
+    column: str | None = None,
+    quoted: bool | None = None,
+    *,
+    seed: int | None = None,
+    among: int | None = None,
 ) -> Prompts:
-    """Return the first `count` prompts of a source: `world`, or a file (see `bench.generate.prompt_files`).
+    """Return `count` prompts of a source: `world`, or a file (see `bench.generate.prompt_files`).
+
+    Of a file they are the first ones, or with a `seed` the first ones of `shuffled` rows, since files are often sorted
+    by topic. `among` says that only so many of the first rows may be taken. The world draws its scenes independently.
 
     Each is put into `template` in place of its {}. `bench://` begins the path of a file in this package, such as
     `bench://generate/everyday.txt` (64 prompts), `dataset://owner/name/` that of one in the local hub cache.
@@ -36,6 +50,7 @@ def load_prompts(
     if count < 1:
         raise BenchError(f"prompts.count={count} was given; ask for at least 1")
     scenes = None
+    rows: tuple[int, ...] = ()
     if source == WORLD:
         if column is not None or quoted is not None:
             raise BenchError("prompts.source=world has no columns; remove prompts.column and prompts.quoted")
@@ -48,9 +63,17 @@ def load_prompts(
                 f"prompts.source={source} holds {len(texts)} prompts and {count} were asked for; "
                 f"set prompts.count to at most {len(texts)}"
             )
-        texts = texts[:count]
+        rows = shuffled(min(len(texts), max(count, among or len(texts))), seed)[:count]
+        texts = tuple(texts[row] for row in rows)
     texts = tuple(template.replace("{}", text) for text in texts)
-    return Prompts(PromptSet(source, len(texts), hash_texts(texts)), texts, scenes)
+    return Prompts(PromptSet(source, len(texts), hash_texts(texts)), texts, scenes, rows)
+
+
+def shuffled(count: int, seed: int | None) -> tuple[int, ...]:
+    """The rows 0 to count − 1 in an order that only the seed decides, on every machine; as they are without a seed."""
+    if seed is None:
+        return tuple(range(count))
+    return tuple(sorted(range(count), key=lambda row: hashlib.sha256(f"{seed}/{row}".encode()).digest()))
 
 
 def hash_texts(texts: Sequence[str]) -> str:
