@@ -1,5 +1,6 @@
 """Estimates: means, intervals, p-values and paired differences are those of the textbook."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ def test_half_precision_values_are_averaged_in_double_precision() -> None:
 
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
 def test_the_interval_is_students_at_the_level_asked_for(level: float) -> None:
-    estimate = mean_estimate(VALUES)
+    estimate = Estimate(4.0, VALUES - 4.0)
     expected = stats.t.interval(level, 3, loc=4.0, scale=stats.sem(VALUES))
     assert estimate.interval(level) == pytest.approx(expected, rel=1e-12)
 
@@ -137,11 +138,71 @@ def test_unequal_numbers_of_images_cannot_be_paired() -> None:
         paired_difference(mean_estimate(VALUES), mean_estimate(VALUES[:3]))
 
 
-def test_a_95_percent_interval_covers_the_truth_in_95_percent_of_draws() -> None:
-    rng = np.random.default_rng(0)
-    intervals = [mean_estimate(rng.exponential(2.0, 200)).interval() for _ in range(1000)]
-    covered = np.mean([low < 2.0 < high for low, high in intervals])
-    assert 0.92 < covered < 0.97
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+
+
+def attributes(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Shares (n,) of four attributes that are right, 95% of them in truth."""
+    found: np.ndarray = rng.binomial(4, rng.beta(3.8, 0.2, n)) / 4
+    return found
+
+
+@pytest.mark.parametrize("n", [20, 50, 200])
+@pytest.mark.parametrize(
+    ("draw", "truth", "shares"),
+    [
+        (lambda rng, n: rng.exponential(2.0, n), 2.0, False),
+        (lambda rng, n: -rng.gamma(0.5, 1.0, n), -0.5, False),
+        (lambda rng, n: rng.lognormal(0.0, 1.0, n), np.exp(0.5), False),
+        (attributes, 0.95, True),
+        (lambda rng, n: (rng.random(n) < 0.8).astype(float), 0.8, True),
+        (lambda rng, n: (rng.random(n) < 0.95).astype(float), 0.95, True),
+    ],
+)
+def test_a_95_percent_interval_covers_the_truth_in_95_percent_of_draws_or_is_not_given(
+    draw: Draw, truth: float, shares: bool, n: int
+) -> None:
+    rng = np.random.default_rng(10)
+    found = [mean_estimate(draw(rng, n), shares=shares) for _ in range(1500)]
+    intervals = [estimate.interval() for estimate in found if estimate.doubt is None]
+    covered = np.array([low < truth < high for low, high in intervals])
+    if len(covered) > 750:
+        assert 0.92 < covered.mean() < 0.98
+    assert (~covered).sum() < 0.08 * len(found)
+    assert not shares or all(0 <= low < high <= 1 for low, high in intervals)
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    answers = np.repeat([1.0, 0.0], [54, 10])
+    score = bench.mean_score(answers, shares=True)
+    z, share, n = stats.t.ppf(0.975, 63), 54 / 64, 63  # the error has divisor n − 1
+    ends = [(share + z**2 / (2 * n) + s * z * np.sqrt(share * (1 - share) / n + (z / 2 / n) ** 2)) for s in (-1, 1)]
+    assert score.interval == pytest.approx([end / (1 + z**2 / n) for end in ends])
+    assert mean_estimate(answers, shares=True).scaled(-2.0, 1.0).interval() == pytest.approx(
+        sorted(1 - 2 * end for end in score.interval or ())
+    )
+    with pytest.raises(ValueError, match="from -1 to 1 were given; shares are from 0 to 1"):
+        bench.mean_score(answers * 2 - 1, shares=True)
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_values_that_are_nearly_all_the_same_have_no_interval(shares: bool) -> None:
+    perfect, nearly = np.ones(200), np.repeat([1.0, 0.0], [196, 4])
+    assert bench.mean_score(perfect, shares=shares).interval is None
+    said = str(bench.mean_score(nearly, shares=shares).fallback)
+    assert said == "no interval: 4 of 200 images say something else than all others; it takes 5 images"
+    close = bench.mean_difference(perfect, nearly)
+    assert close.interval is None
+    assert bench.mean_difference(perfect, np.repeat([1.0, 0.0], [190, 10])).interval is not None
+
+
+def test_near_ties_of_shares_give_false_verdicts_in_five_percent_at_most() -> None:
+    rng, wrong = np.random.default_rng(11), 0
+    for _ in range(2000):
+        change = rng.choice([-1.0, 0.0, 1.0], 100, p=[0.03, 0.94, 0.03])
+        score = paired_difference(mean_estimate(change), mean_estimate(np.zeros(100)))
+        wrong += score.doubt is None and score.p_value() < 0.05
+    assert wrong < 0.05 * 2000
 
 
 def draw_clusters(

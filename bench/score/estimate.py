@@ -13,13 +13,17 @@ Influence values that were got by leaving one image out count what pairs of imag
 1981, Ann. Statist. 9:586, eq. 2.8). `interactions` samples that part, and it is taken off; too much of it means that
 the interval does not hold.
 
-Intervals and tests are Student's, with as many degrees of freedom as the variance of the influences has: n − 1 of
-normal ones, fewer where their tails are heavy. A squared distance has a first-order variance that grows with it, so
-that a low estimate would come with too short an interval. Where it grows in proportion, the interval holds all values
-that are not too far from the estimate by their own standard errors (as Wilson's does for a share: 1927, J. Am. Stat.
-Assoc. 22:209); where `growth` is known, it is Student's on the scale of the root, on which the variance is constant
-(Bartlett 1947, Biometrics 3:39): right where all noise is in one direction, too long where it is in many.
-scripts/calibrate_scores.py measures that all of this covers.
+A mean of skewed values has Hall's interval (1992, J. R. Stat. Soc. B 54:221), a mean of shares Wilson's (1927, J. Am.
+Stat. Assoc. 22:209), with as many independent yes and no answers as its error amounts to (Korn and Graubard 1998, Surv.
+Methodol. 24:193). Where nearly all units say the same, a mean has no interval, and a difference has none either.
+
+All other intervals, and tests, are Student's, with as many degrees of freedom as the variance of the influences has:
+n − 1 of normal ones, fewer where their tails are heavy. A squared distance has a first-order variance that grows with
+it, so that a low estimate would come with too short an interval. Where it grows in proportion, the interval holds all
+values that are not too far from the estimate by their own standard errors, as Wilson's does; where `growth` is known,
+it is Student's on the scale of the root, on which the variance is constant (Bartlett 1947, Biometrics 3:39): right
+where all noise is in one direction, too long where it is in many. scripts/calibrate_scores.py measures that all of this
+covers.
 """
 
 from __future__ import annotations
@@ -39,7 +43,9 @@ NONE: Floats = np.empty(0)
 ROUNDING = 16.0
 """How many units of the last digit of the largest value influences may differ by and be called equal."""
 FEWEST = 20
-"""Fewer images than this have no interval of a mean: of skewed values, 16 cover 92%."""
+"""Fewer images (prompts, where they repeat) than this have no interval of a mean: of log-normal values 20 cover 93%."""
+FEWEST_APART = 5
+"""Fewer images (or prompts) that differ from the most common value have no interval: 5 of 64 or of 1,000 cover 94%."""
 LARGEST_INTERACTION = 0.35
 """Largest share of the variance that interactions may have; it is 1/2 where the first order vanishes (S = S_r)."""
 SMALLEST_VARIANCE = 0.75
@@ -58,8 +64,10 @@ class Estimate:
     `reference` (m,) those of the reference images where their noise counts. The mean squares of `interactions` are the
     variances that pairs of images add (see above), by kind of pair; `exact` says that they are known exactly.
     `growth` is by how much the variance is larger where the true value is, per unit. `resolution` is the size below
-    which influences are rounding errors. `strata` counts the prompts of an estimate for fixed prompts. `problem` says
-    why there is no interval, whatever the numbers; `stand_in` gives the estimate that is used instead.
+    which influences are rounding errors. `mean_of` says of what it is a mean: "values", "differences", or "shares" from
+    0 to 1 on the scale of `unit` (slope, offset); None of other scores. `strata` counts the prompts of an estimate for
+    fixed prompts. `problem` says why there is no interval, whatever the numbers; `stand_in` gives the estimate that is
+    used instead.
     """
 
     value: float
@@ -75,6 +83,8 @@ class Estimate:
     growth: float | None = None
     resolution: float = 0.0
     strata: int = 0
+    mean_of: str | None = None
+    unit: tuple[float, float] = (1.0, 0.0)
     exact: bool = False
     problem: str | None = None
     stand_in: Callable[[], Estimate] | None = None
@@ -136,12 +146,20 @@ class Estimate:
         return all(float(np.ptp(rows)) <= self.resolution for rows in self._sets)
 
     @cached_property
+    def _apart(self) -> int:
+        """How many units differ from the most common value, or half of them and more."""
+        return sum(int((np.abs(rows - np.median(rows)) > self.resolution).sum()) for rows in self._sets)
+
+    @cached_property
     def doubt(self) -> str | None:
         """Why the interval would not hold, in words; None where it holds."""
         if self.problem is not None:
             return self.problem
         if self.is_constant:
             return f"all of {self.sample} say the same, which tells nothing about others"
+        if self.mean_of and self._apart < FEWEST_APART:
+            units = "prompts" if self.groups else "images"
+            return f"{self._apart} of {self.sample} say something else than all others; it takes {FEWEST_APART} {units}"
         if self.exact:
             return None
         whole, together = self._variances
@@ -163,15 +181,21 @@ class Estimate:
         return self.stand_in() if self.doubt and self.stand_in else self
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Student's interval around the best value that covers with probability `level`, if there is no doubt.
+        """The interval around the best value that covers with probability `level`, if there is no doubt.
 
+        Student's, of means Hall's or Wilson's (see above).
         Of a squared distance it holds the t with (best − t)² ≤ q² (SE² + growth (t − best)): longer above than below.
         Where `growth` is given, it holds (r + u √growth / 2)² for all u from −q to q, with r² = best + growth / 4 and
         r² growth the whole variance.
         """
         from scipy.special import stdtrit  # takes its time, and a plan needs none of it
 
+        if self.mean_of == "shares":
+            return self._wilson(float(stdtrit(len(self._sets[0]) - (self.strata or 1), 0.5 + level / 2)))
         quantile = float(stdtrit(self.degrees_of_freedom, 0.5 + level / 2))
+        if self.mean_of == "values":
+            low, high = (self.best - self._unskewed(q) * self.standard_error for q in (quantile, -quantile))
+            return low, high
         if self.growth is not None:
             step = float(np.copysign(np.sqrt(self.whole_variance), self.growth))
             nearest = min(quantile, 2 * step / self.growth) if self.growth else quantile
@@ -181,6 +205,25 @@ class Estimate:
         middle = self.best + quantile**2 * growth / 2
         half = quantile * float(np.hypot(self.standard_error, quantile * growth / 2))
         return middle - half, middle + half
+
+    def _unskewed(self, quantile: float) -> float:
+        """The quantile of a mean's t statistic whose skewness is that of the units: the inverse of Hall's cubic."""
+        rows = self._sets[0] - self._sets[0].mean()
+        skewness = float(np.mean(rows**3) / np.mean(rows**2) ** 1.5 / np.sqrt(len(rows)))
+        if abs(skewness) < 1e-6:
+            return quantile
+        return float(3 / skewness * (np.cbrt(1 + skewness * (quantile - skewness / 6)) - 1))
+
+    def _wilson(self, quantile: float) -> tuple[float, float]:
+        """Wilson's interval of a share, with the share times its complement over the squared error as their number."""
+        slope, offset = self.unit
+        share, squared = (self.best - offset) / slope, (self.standard_error / slope) ** 2
+        inverse = squared / (share * (1 - share)) * quantile**2  # q² over the effective number
+        middle = share + inverse / 2
+        half = quantile * float(np.sqrt(squared + (inverse / (2 * quantile)) ** 2))
+        ends = (offset + slope * (middle + sign * half) / (1 + inverse) for sign in (-1, 1))
+        low, high = sorted(ends)
+        return low, high
 
     @property
     def whiskers(self) -> tuple[float, float]:
@@ -216,6 +259,7 @@ class Estimate:
             interactions={kind: factor * pairs for kind, pairs in self.interactions.items()},
             growth=None if self.growth is None else factor * self.growth,
             resolution=abs(factor) * self.resolution,
+            unit=(factor * self.unit[0], factor * self.unit[1] + offset),
             stand_in=None if offset or stand_in is None else lambda: stand_in().scaled(factor),
         )
 
@@ -280,14 +324,19 @@ def unpaired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
     return replace(difference, others=-theirs.influence, other_groups=theirs.groups, interactions=apart)
 
 
-def mean_estimate(values: NDArray[np.floating], groups: Groups | None = None) -> Estimate:
-    """The mean of a per-image number (n,); raises ValueError for fewer than two, or values not finite."""
+def mean_estimate(values: NDArray[np.floating], groups: Groups | None = None, shares: bool = False) -> Estimate:
+    """The mean of a per-image number (n,), or of `shares` from 0 to 1.
+
+    Raises ValueError for fewer than two, values not finite, or shares beyond 0 and 1.
+    """
     given = np.asarray(values)
     rows = given.astype(np.float64)
     if rows.ndim != 1 or len(rows) < 2 or not np.isfinite(rows).all():
         raise ValueError(
             f"values of shape {rows.shape} were given; a mean with an error needs at least 2 values (n,), all finite"
         )
+    if shares and (rows.min() < 0 or rows.max() > 1):
+        raise ValueError(f"values from {rows.min():g} to {rows.max():g} were given; shares are from 0 to 1")
     mean = float(rows.mean())
     kind = given.dtype if given.dtype in (np.float16, np.float32) else np.float64
     few = f"{describe(groups, len(rows))} are too few for an interval of their mean: it takes {FEWEST} or more"
@@ -296,6 +345,7 @@ def mean_estimate(values: NDArray[np.floating], groups: Groups | None = None) ->
         rows - mean,
         groups=groups,
         resolution=ROUNDING * float(np.finfo(kind).eps) * float(np.abs(rows).max()),
+        mean_of="shares" if shares else "values",
         problem=few if independent(groups, len(rows)) < FEWEST else None,
     )
 
@@ -327,6 +377,7 @@ def _difference(ours: Estimate, theirs: Estimate, subtract: Callable[[Estimate, 
         reference=ours.reference - theirs.reference,
         resolution=max(ours.resolution, theirs.resolution),
         strata=ours.strata,
+        mean_of="differences" if ours.mean_of and theirs.mean_of else None,
         exact=ours.exact and theirs.exact,
         problem=ours.problem or theirs.problem,
         stand_in=_both(*stand_ins, subtract),

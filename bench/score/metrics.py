@@ -83,7 +83,7 @@ def _accuracy(features: Features, _: RealImages | None, groups: Groups | None) -
     named = features["attributes_named"]
     if not named.all():
         raise ValueError("a prompt names no attribute; attribute accuracy needs at least one in each")
-    return mean_estimate(features["attributes_right"] / named, groups)
+    return mean_estimate(features["attributes_right"] / named, groups, shares=True)
 
 
 def _fid(features: Features, real: RealImages | None, groups: Groups | None) -> Estimate:
@@ -102,12 +102,15 @@ def _masked_fid(features: Features, _: RealImages | None, groups: Groups | None)
     return frechet_estimate(features["image_masked"], Reference.of(features["real_masked"]), groups=groups)
 
 
-def _mean_of(short: str, title: str, higher_is_better: bool, digits: int, judge: str | None = None) -> Metric:
-    """A score that is the mean of one number an image."""
-    return Metric(
-        *(short, title, higher_is_better, (short,), lambda f, _, groups: mean_estimate(f[short], groups), digits),
-        judge=judge,
-    )
+def _mean_of(
+    short: str, title: str, higher_is_better: bool, digits: int, judge: str | None = None, shares: bool = False
+) -> Metric:
+    """A score that is the mean of one number an image, or of one share from 0 to 1."""
+
+    def found(features: Features, _: RealImages | None, groups: Groups | None) -> Estimate:
+        return mean_estimate(features[short], groups, shares)
+
+    return Metric(short, title, higher_is_better, (short,), found, digits, judge=judge)
 
 
 def _among_real(
@@ -157,7 +160,7 @@ METRICS: dict[str, Metric] = {
             _mean_of("image_similarity", "Similarity to the image prompt", True, 2),
             _mean_of("background_psnr", "PSNR outside the mask [dB]", True, 2, "pixels"),
             _mean_of("background_lpips", "LPIPS outside the mask", False, 4, "alexnet"),
-            _mean_of("edge_agreement", "Agreement of edges", True, 3, "canny"),
+            _mean_of("edge_agreement", "Agreement of edges", True, 3, "canny", shares=True),
             _mean_of("depth_error", "Error of depth", False, 4, "dpt"),
             _mean_of("temporal_consistency", "Consistency in time", True, 2),
             _mean_of("flicker", "Flicker [levels]", False, 3, "pixels"),

@@ -63,7 +63,7 @@ def precision_estimate(features: Images, real: Neighbourhood, groups: Groups | N
     """Share of features (n, d) that lie in a ball of a real image; raises ValueError as all of these do: NaN, too few,
     or another dimension than the real ones'."""
     inside = _inside(features, real, K_OF_PRECISION)
-    return mean_estimate(np.concatenate([block.any(axis=1) for block in inside]), groups)
+    return mean_estimate(np.concatenate([block.any(axis=1) for block in inside]), groups, shares=True)
 
 
 def density_estimate(features: Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:

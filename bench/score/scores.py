@@ -87,13 +87,17 @@ def kernel_difference(
     return _subtract(ours, _kernel(features_b, reference, reference_noise, of_b), paired).to_score()
 
 
-def mean_score(values: ArrayLike, groups: ArrayLike | None = None, fixed_prompts: bool = False) -> Score:
+def mean_score(
+    values: ArrayLike, groups: ArrayLike | None = None, fixed_prompts: bool = False, shares: bool = False
+) -> Score:
     """Mean of a per-image metric (n,), such as CLIP score; `groups` (n,) names the prompt of each image, if any repeat.
 
     The interval is for new prompts and new noise, or for the same prompts with new noise where `fixed_prompts`, which
-    takes two or more images of each. Raises ValueError for fewer than two values, or NaN.
+    takes two or more images of each. `shares` says that values are from 0 to 1, or yes and no: their interval stays
+    within these bounds, and needs some values that are not at the bound. Raises ValueError for fewer than two values,
+    NaN, or shares beyond 0 and 1.
     """
-    return _mean(values, groups, fixed_prompts).to_score()
+    return _mean(values, groups, fixed_prompts, shares).to_score()
 
 
 def mean_difference(
@@ -112,9 +116,9 @@ def mean_difference(
     return _subtract(ours, _mean(values_b, groups if paired else groups_b, fixed_prompts), paired).to_score()
 
 
-def _mean(values: ArrayLike, groups: ArrayLike | None, fixed_prompts: bool) -> Estimate:
+def _mean(values: ArrayLike, groups: ArrayLike | None, fixed_prompts: bool, shares: bool = False) -> Estimate:
     rows = _floats(values)
-    estimate = mean_estimate(rows, Groups.of(groups, len(rows)))
+    estimate = mean_estimate(rows, Groups.of(groups, len(rows)), shares)
     return estimate.within_prompts() if fixed_prompts else estimate
 
 
