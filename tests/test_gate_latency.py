@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
-from bench.judge.gate.latency import compare_latencies
+from bench.judge.gate.latency import compare_latencies, compare_turns
 from bench.judge.gate.outcome import Outcome
-from bench.records import Latency
+from bench.records import Latency, Turns
 from bench.request import Limit
 
 LIMIT = Limit(0.05, 0.0)
@@ -89,3 +90,42 @@ def test_without_a_yardstick_the_samples_are_compared_as_they_are() -> None:
     slower = [Latency(1, 1, "clock", (0.11,) * 10, (), (), ()) for _ in range(2)]
     assert [outcome.verdict for outcome in compare(untimed, untimed)] == ["unchanged"] * 3
     assert [outcome.verdict for outcome in compare(untimed, slower)] == ["regressed"] * 3
+
+
+def at_the_limit(rng: np.random.Generator, in_turn: bool) -> list[Outcome]:
+    """Outcomes where every cell got slower by just the limit, which is let pass."""
+    slower = 1 + LIMIT.relative
+    if in_turn:
+        usual = np.full((CELLS, 8, 1), 0.05)
+        before, after = (usual * side * rng.lognormal(0, 0.01, usual.shape) for side in (1, slower))
+        sides = ([[tuple(row) for row in cell] for cell in side.tolist()] for side in (before, after))
+        return compare_turns(
+            [Turns(f"cell {i}", 1, tuple(b), tuple(a)) for i, (b, a) in enumerate(zip(*sides, strict=True))],
+            LIMIT,
+        )
+    sides = tuple(
+        [Latency(1, 1, "clock", tuple(0.05 * side * rng.lognormal(0, 0.01, 20)), (), (), ()) for _ in range(CELLS)]
+        for side in (1, slower)
+    )
+    return compare(*sides)
+
+
+@pytest.mark.parametrize(("in_turn", "repeats"), [(True, 250), (False, 80)])
+def test_slower_by_the_limit_is_called_a_regression_in_at_most_5_percent_of_comparisons(
+    in_turn: bool, repeats: int
+) -> None:
+    """Cells and all of them together are one family."""
+    rng = np.random.default_rng(3)
+    false = sum(any(outcome.verdict == "regressed" for outcome in at_the_limit(rng, in_turn)) for _ in range(repeats))
+    assert false <= binom.ppf(0.99, repeats, 0.05)
+    assert false >= binom.ppf(0.001, repeats, 0.03)
+
+
+def test_all_cells_together_have_half_of_the_level_and_leave_it_to_the_cells() -> None:
+    from bench.judge.claims import holm
+
+    weights = [1.0] * 4 + [4.0]
+    assert holm([0.02, 0.9, 0.9, 0.9, 0.9], weights)[0] == pytest.approx(0.02 * 8)
+    assert holm([0.9, 0.9, 0.9, 0.9, 0.02], weights)[-1] == pytest.approx(0.02 * 2)
+    assert holm([0.01, 0.9, 0.9, 0.9, 0.001], weights)[:1] == pytest.approx([0.01 * 4]), "what was left to them"
+    assert holm([0.01, 0.04, 0.03, 0.005], [3.0] * 4) == pytest.approx(holm([0.01, 0.04, 0.03, 0.005]))

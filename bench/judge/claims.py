@@ -185,12 +185,14 @@ def _decide(test: _Tested, shared: int, claims: int, history: Sequence[Look]) ->
     return replace(adjusted, images_needed=images_needed(effect, level, history))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the given order."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+    """Holm's adjusted p-values, in the given order; with weights, shares of the level are in proportion to them."""
+    shares = weights or [1.0] * len(p_values)
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i] / shares[i])
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, p_values[i] * (len(p_values) - rank)))
+        left = sum(shares[j] for j in order[rank:])
+        largest = max(largest, min(1.0, p_values[i] * left / shares[i]))
         adjusted[i] = largest
     return adjusted
 
