@@ -95,7 +95,7 @@ def plan(settings: Settings) -> int:
     from bench.experiment.config import check_experiment
     from bench.store import Store
 
-    job = lay_out(check_experiment(settings))
+    job = lay_out(check_experiment(settings), weights_needed=False)
     store = Store.of_run(job.experiment.results)
     print(describe_outline(job, store) + "\n", flush=True)  # what follows imports diffusers
     print(describe_cells(job, store, try_schedulers(job.plan.cells)))

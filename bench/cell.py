@@ -64,6 +64,9 @@ class Base:
     """A base model and how it is loaded; everything in it can change an image.
 
     `levers` are the settings that trade time for memory or the reverse; those left at their default are not in it.
+    `noise_schedule` is the checkpoint's; where a deliberate override replaced it, `checkpoint_schedule` holds the
+    checkpoint's own. `config` is the directory or hub id that describes a model in a single file; its content is part
+    of `weights`.
     """
 
     name: str
@@ -79,6 +82,8 @@ class Base:
     channels_last: bool = False
     parts: tuple[Part, ...] = ()
     levers: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint_schedule: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,7 @@ class Cell:
         """The cell's name: 16 hexadecimal digits over everything above except the names given by people."""
         identity = fields_of(self, but=("method",))
         parts = [fields_of(part, but=("source",)) for part in self.base.parts]
-        identity["base"] = {**fields_of(self.base, but=("name", "source")), "parts": parts}
+        identity["base"] = {**fields_of(self.base, but=("name", "source", "config")), "parts": parts}
         identity["adapters"] = [fields_of(adapter, but=("name", "source")) for adapter in self.adapters]
         identity["prompts"] = fields_of(self.prompts, but=("source",))
         return content_hash(identity)

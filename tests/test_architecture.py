@@ -25,7 +25,10 @@ KNOWS: dict[str, set[str]] = {
     "bench.mini": set(),
     "bench.mini.training": {"bench.mini", "bench.execute.lanes"},
     "bench.experiment": {"bench.records", "bench.request"},
+    "bench.checkpoints": {"bench.records", "bench.experiment", "bench.generate.weights", "bench.score.manifest"},
     "bench.generate": {"bench.records"},
+    "bench.generate.single_file": {"bench.records", "bench.checkpoints.headers"},
+    "bench.generate.pipelines": {"bench.records", "bench.generate"},
     "bench.generate.prompts": {"bench.records", "bench.generate", "bench.mini.world"},
     "bench.generate.inputs": {
         *("bench.records", "bench.mini.world", "bench.mini.shapes"),
@@ -46,6 +49,7 @@ KNOWS: dict[str, set[str]] = {
             "bench.records",
             "bench.request",
             "bench.experiment",
+            "bench.checkpoints",
             "bench.generate",
             "bench.measure",
             "bench.score",

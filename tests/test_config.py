@@ -91,11 +91,6 @@ REFUSED = {
     "half a step": (f"{TCD}/steps", 4.5, ("methods.tcd.steps", "4.5", "valid integer")),
     "steps in words": (f"{TCD}/steps", "four", ("methods.tcd.steps", "=four", "valid integer")),
     "empty steps": (f"{TCD}/steps", [], ("methods.tcd.steps", "steps=[]", "at least one")),
-    "empty guidance": (
-        f"{TCD}/guidance_scale",
-        [],
-        ("methods.tcd.guidance_scale", "guidance_scale=[]", "at least one"),
-    ),
     "guidance below zero": (f"{TCD}/guidance_scale", -1, ("methods.tcd.guidance_scale", "-1", "equal to 0")),
     "misspelt setting": (
         f"{TCD}/step",

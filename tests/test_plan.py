@@ -13,7 +13,14 @@ SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085}
 SURROUNDINGS = Surroundings(
     device="cpu",
     versions={"torch": "2.11"},
-    weights={"teacher": "w1", "other": "w2", "tcd-lora": "a1", "lcm-lora": "a2"},
+    weights={
+        **{"models.mini": "w1", "models.one": "w1", "models.two": "w2"},
+        **{
+            f"models.{name}.adapters.{adapter}": f"a-{adapter}"
+            for name in ("mini", "one", "two")
+            for adapter in ("tcd", "lcm")
+        },
+    },
     prompts=PromptSet("world", 10, "t"),
 )
 TCD: dict[str, Any] = {
@@ -43,7 +50,10 @@ DPMPP: dict[str, Any] = {
 def make_model(source: str = "teacher", *adapters: str) -> dict[str, Any]:
     """A base model with the adapters that fit it."""
     choices = {name: {"source": f"{name}-lora", "scale": 0.5} for name in adapters}
-    return {"source": source, "height": 64, "width": 48, "noise_schedule": SCHEDULE, "adapters": choices}
+    return {
+        **{"source": source, "height": 64, "width": 48, "noise_schedule": SCHEDULE, "adapters": choices},
+        "pipeline": "StableDiffusionPipeline",
+    }
 
 
 def make_experiment(methods: dict[str, Any], models: dict[str, Any] | None = None, **more: object) -> Experiment:
@@ -79,7 +89,7 @@ def test_a_cell_says_everything_that_can_change_its_images() -> None:
             task=Task(),
             method="tcd",
             scheduler=SchedulerSpec("diffusers.TCDScheduler", {**SCHEDULE, "original_inference_steps": 50}),
-            adapters=(Adapter("tcd", "tcd-lora", "pytorch_lora_weights.safetensors", "a1", 0.5),),
+            adapters=(Adapter("tcd", "tcd-lora", "", "a-tcd", 0.5),),
             fused=True,
             steps=4,
             eta=0.3,
@@ -159,11 +169,10 @@ def test_every_combination_is_planned_or_left_out() -> None:
 
 
 def test_cells_are_named_by_what_the_weights_are_and_not_by_where_they_lie() -> None:
-    moved = replace(SURROUNDINGS, weights={**SURROUNDINGS.weights, "elsewhere": "w1"})
-    retrained = replace(SURROUNDINGS, weights={**SURROUNDINGS.weights, "teacher": "w9"})
+    retrained = replace(SURROUNDINGS, weights={**SURROUNDINGS.weights, "models.mini": "w9"})
     methods = {"dpmpp_2s": DPMPP}
     before = [cell.key for cell in plan(methods).cells]
-    there = plan_experiment(make_experiment(methods, {"mini": make_model("elsewhere")}), moved)
+    there = plan_experiment(make_experiment(methods, {"mini": make_model("elsewhere")}), SURROUNDINGS)
     assert [cell.key for cell in there.cells] == before
     again = plan_experiment(make_experiment(methods), retrained)
     assert not set(before) & {cell.key for cell in again.cells}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import save_file
 
 import bench
 from bench.__main__ import main
@@ -82,23 +85,37 @@ def test_fetch_asks_the_hub_for_what_is_missing_and_for_nothing_that_could_hold_
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     asked = []
 
-    def download(repository: str, **options: object) -> str:
-        asked.append((repository, options["allow_patterns"], options["ignore_patterns"]))
+    def download(repository: str, **options: Any) -> str:
+        if options.get("local_files_only"):
+            return whole(repository, **options)
+        asked.append((repository, options["allow_patterns"]))
         if repository == "openai/clip-vit-large-patch14":
             raise OSError("no network")
+        root = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+        (root / "refs").mkdir(parents=True, exist_ok=True)
+        (root / "refs" / "main").write_text("a" * 40)
+        for name in options["allow_patterns"]:
+            path = root / "snapshots" / ("a" * 40) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".safetensors":
+                save_file({"x": np.zeros(1)}, path)
+            else:
+                path.write_text("{}")
         return f"/cache/{repository}"
 
+    whole = huggingface_hub.snapshot_download
+    names = ["config.json", "model.safetensors", "pytorch_model.bin", "evil.py", "vocab.txt", "ImageReward.pt", "x.md"]
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: names)
     command = ["fetch", *overrides("claim=[]", "scores=[fid,pick_score,image_reward,aesthetic_score]")]
     assert main(command) == 1
-    assert {repository: patterns for repository, patterns, _ in asked} == {
-        "yuvalkirstain/PickScore_v1": None,
+    assert dict(asked) == {
+        "yuvalkirstain/PickScore_v1": ["config.json", "model.safetensors", "vocab.txt"],
         "THUDM/ImageReward": ["ImageReward.pt"],
         "google-bert/bert-base-uncased": ["vocab.txt"],
-        "openai/clip-vit-large-patch14": None,
+        "openai/clip-vit-large-patch14": ["config.json", "model.safetensors", "vocab.txt"],
     }
-    assert all("*.bin" in ignored and "*.ckpt" in ignored for *_, ignored in asked)
     said = capsys.readouterr().out
     assert "MISSING  aesthetic_score_tower" in said
-    assert "sac+logos+ava1-l14-linearMSE.pth; fetch it with `curl -LO https://" in said
+    assert "sac+logos+ava1-l14-linearMSE.pth; fetch it with `curl -fLO 'https://" in said
     assert "ok       pick_score" in said

@@ -11,12 +11,14 @@ import torch
 import yaml
 
 from bench.cell import SchedulerSpec
+from bench.checkpoints.noise_schedule import schedule_of
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule, scheduler_class_of
 from bench.records import BenchError
 
 CONF = Path(__file__).parents[1] / "conf"
 METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "method").glob("*.yaml"))}
-NOISE_SCHEDULE = yaml.safe_load((CONF / "model" / "mini.yaml").read_text())["noise_schedule"]
+TEACHER = CONF.parent / "bench" / "mini" / "weights" / "teacher" / "scheduler" / "scheduler_config.json"
+NOISE_SCHEDULE = schedule_of(json.loads(TEACHER.read_text()), "the miniature")
 
 
 def method_scheduler(method: str) -> Any:

@@ -30,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (repository / "snapshots" / commit).mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT)
-    (repository / "refs" / "v1").write_text(OTHER_COMMIT + "\n")
+    (repository / "refs" / "v1").write_text(OTHER_COMMIT)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -99,13 +99,20 @@ def test_bytes_that_move_from_one_file_to_the_next_change_the_name(tmp_path: Pat
 
 def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
     source = str(tmp_path / "nowhere")
-    with pytest.raises(BenchError, match=f"^{source}: there is no such directory; give a directory with a model"):
+    with pytest.raises(BenchError, match=f"^{source}: no such file or directory$"):
         name_weights(source)
 
 
-def test_a_file_in_place_of_a_directory_is_refused(model: Path) -> None:
-    with pytest.raises(BenchError, match="there is no such directory"):
-        name_weights(str(model / "model_index.json"))
+def test_a_file_is_named_by_its_content_alone(model: Path) -> None:
+    file = model / "unet" / "weights.safetensors"
+    name = name_weights(str(file))
+    assert name_weights(str(file.rename(model / "other.safetensors"))) == name
+
+
+@pytest.mark.parametrize("source", ["~/nowhere", "a/b/c", "./x", "models/x.safetensors", "two words", "x/"])
+def test_what_looks_like_a_path_is_never_looked_for_on_the_hub(source: str) -> None:
+    with pytest.raises(BenchError, match=r": no such file or directory$"):
+        name_weights(source)
 
 
 def test_an_empty_directory_is_refused(tmp_path: Path) -> None:
@@ -115,7 +122,7 @@ def test_an_empty_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_packaged_weights_are_refused_by_the_name_that_was_given() -> None:
-    with pytest.raises(BenchError, match=r"^bench://mini/nowhere: there is no such directory"):
+    with pytest.raises(BenchError, match=r"^bench://mini/nowhere: no such file or directory"):
         name_weights("bench://mini/nowhere")
 
 
@@ -140,12 +147,12 @@ def test_a_cached_hub_model_is_named_by_its_commit(cache: Path, revision: str | 
 
 
 def test_a_hub_model_that_is_not_cached_is_refused(cache: Path) -> None:
-    message = "^owner/other: neither a directory nor in the local hub cache; .*`hf download owner/other`$"
+    message = "^owner/other: no such directory, and not in the local hub cache; .*`hf download owner/other`$"
     with pytest.raises(BenchError, match=message):
         name_weights("owner/other")
 
 
 @pytest.mark.parametrize("revision", ["v2", "a" * 40])
 def test_a_revision_that_is_not_cached_is_refused(cache: Path, revision: str) -> None:
-    with pytest.raises(BenchError, match="neither a directory nor in the local hub cache"):
+    with pytest.raises(BenchError, match="not in the local hub cache"):
         name_weights("owner/model", revision)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bench.cell import Cell, content_hash
+from bench.checkpoints.judges import name_judges
+from bench.checkpoints.survey import NOT_FETCHED, settle_models, survey
 from bench.collector import collector_paused
 from bench.execute.allocator import keep_freed_memory
 from bench.execute.earlier_looks import with_earlier_looks
-from bench.execute.judges import name_judges
 from bench.execute.lanes import Turns
 from bench.execute.launch import Launch
 from bench.execute.looking import (
@@ -30,18 +31,10 @@ from bench.execute.looking import (
 from bench.execute.protocol import describe_pictures, describe_protocol
 from bench.experiment.config import Experiment, Model, check_experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
-from bench.experiment.tasks import TASK_SCORES
+from bench.experiment.tasks import TASK_SCORES, task_problems
 from bench.generate.prompts import Prompts
 from bench.generate.real_images import check_real_images, load_real_images, name_real_images
-from bench.generate.weights import (
-    ARCHITECTURE,
-    INCEPTION,
-    LORA,
-    is_at_hand,
-    is_tower,
-    name_weights,
-    weights_directory,
-)
+from bench.generate.weights import ARCHITECTURE, INCEPTION, LORA, is_tower, name_weights, weights_directory
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.records import BenchError
 from bench.redact import settings_without_secrets, without_secrets
@@ -65,6 +58,8 @@ class Job:
     prompts: Prompts
     plan: Plan
     run: Run
+    absent: tuple[str, ...] = ()
+    """Weights that are not fetched yet, each in words; the cells' identities are provisional then."""
 
 
 @collector_paused()
@@ -80,14 +75,16 @@ def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: b
     return job
 
 
-def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: bool = True) -> Job:
-    """Plan an experiment: read its prompts, name its weights, resolve its device. Raises and loads as `prepare` does.
+def lay_out(
+    experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: bool = True, weights_needed: bool = True
+) -> Job:
+    """Plan an experiment: read its prompts, look at its weights, resolve its device. Raises and loads as `prepare`.
 
     The schedulers' settings are not tried yet. `decode` reads every reference image to see that it can be read; a
-    worker need not do that again.
+    worker need not do that again. With `weights_needed` false weights that can still be fetched may be absent.
     """
     real_images = find_real_images(experiment, decode)
-    models = {name: _resolve(name, model, experiment.weights) for name, model in experiment.models.items()}
+    models = {name: resolve_source(name, model, experiment.weights) for name, model in experiment.models.items()}
     experiment = replace(experiment, models=models)
     prompts = prompts_of(experiment, experiment.prompts.count)
     if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
@@ -95,11 +92,19 @@ def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: b
             "scores: attribute_accuracy needs prompts whose truth is known; use prompts.source=world, or leave it out"
         )
     device = resolve_device(experiment.device, experiment.executor.kind == "local")
-    weights = _name_all_weights(experiment)
-    extractor = name_extractor(experiment)
+    seen = survey(experiment)
+    seen.check(tolerate_absent=not weights_needed)
+    settled = settle_models(experiment, seen)
+    experiment = settled.experiment
+    for line in settled.told:
+        print(line, file=sys.stderr)
+    if problems := list(task_problems(experiment.task, {**experiment.models}, [*experiment.scores])):
+        raise BenchError("; ".join(problems))
+    whole = not seen.faults
+    scored = bool(experiment.scores) and whole
+    inputs = name_task_inputs(experiment, prompts.rows) if whole else NOT_FETCHED
     plan = plan_experiment(
-        experiment,
-        Surroundings(device, _versions(), weights, prompts.identity, name_task_inputs(experiment, prompts.rows)),
+        experiment, Surroundings(device, _versions(), settled.weights, prompts.identity, inputs, settled.overridden)
     )
     if not plan.cells:
         reasons = "; ".join(f"{entry.label}: {entry.reason}" for entry in plan.left_out)
@@ -117,12 +122,12 @@ def lay_out(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: b
             for name, choice in experiment.claims.items()
         ),
         evaluator=experiment.evaluator.name,
-        extractor=extractor,
-        reference=name_reference(experiment, real_images),
+        extractor=name_extractor(experiment) if whole else NOT_FETCHED,
+        reference=name_reference(experiment, real_images) if whole else None,
         looks=looks,
-        protocol={**describe_protocol(experiment), **describe_pictures(experiment)} if experiment.scores else {},
+        protocol={**describe_protocol(experiment), **describe_pictures(experiment)} if scored else {},
     )
-    return Job(experiment, prompts, plan, run)
+    return Job(experiment, prompts, plan, run, tuple(seen.absent()))
 
 
 def _versions() -> Mapping[str, str]:
@@ -269,46 +274,27 @@ def find_source(model: Model) -> str:
     """Where a base model's weights are: its source, or the first mirror that is at hand where the source is not."""
     for source in (model.source, *model.mirrors):
         try:
-            name_weights(source, model.revision if source == model.source else None)
+            weights_directory(source, model.revision if source == model.source else None)
         except BenchError:
             continue
         return source
     return model.source
 
 
-def _resolve(name: str, model: Model, weights: str) -> Model:
+def resolve_source(name: str, model: Model, weights: str) -> Model:
     """The model at the source where it was found; a mirror is said aloud, and stands in the record.
 
     With weights=architecture it has random weights, as have its adapters.
     """
     if weights == "architecture":
-        adapters = {key: replace(a, source=LORA, revision=None) for key, a in model.adapters.items()}
+        adapters = {key: replace(a, source=LORA, file=None, revision=None) for key, a in model.adapters.items()}
         source = f"{ARCHITECTURE}{model.architecture}"
-        return replace(model, source=source, revision=None, variant=None, adapters=adapters)
+        return replace(model, source=source, config=None, revision=None, variant=None, adapters=adapters)
     found = find_source(model)
     if found == model.source:
         return model
     print(f"models.{name}: {model.source} is not at hand; its mirror {found} is used", file=sys.stderr)
     return replace(model, source=found, revision=None)
-
-
-def _name_all_weights(experiment: Experiment) -> Mapping[str, str]:
-    weights = {}
-    wanted = {name for method in experiment.methods.values() for name in method.adapter}
-    for name, model in experiment.models.items():
-        chosen = {f"models.{name}.adapters.{a}": choice for a, choice in model.adapters.items() if a in wanted}
-        for place, source, revision in (
-            (f"models.{name}", model.source, model.revision),
-            *((f"models.{name}.parts.{role}", part.source, part.revision) for role, part in model.parts.items()),
-            *((place, choice.source, choice.revision) for place, choice in chosen.items()),
-        ):
-            weights[source] = name_weights(source, revision)
-            if experiment.strict and not is_at_hand(source) and revision != weights[source]:
-                raise BenchError(
-                    f"{place}.revision={revision} was given and strict=true wants a commit; {source} is at hand as "
-                    f"{weights[source]}, so set {place}.revision to it, or strict=false"
-                )
-    return weights
 
 
 def try_schedulers(cells: tuple[Cell, ...]) -> Mapping[str, int]:

@@ -7,19 +7,21 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from bench.cell import Task
-from bench.execute.assemble import find_real_images, find_source, prepare, resolve_device
+from bench.checkpoints.inspect import Found, inspect
+from bench.checkpoints.required import Required, is_random, required
+from bench.checkpoints.survey import settle_models, survey
+from bench.execute.assemble import find_real_images, prepare, resolve_device, resolve_source
 from bench.execute.hub_notes import note_of
-from bench.execute.judges import asked_judges, needed_by
 from bench.execute.looking import make_inputs
 from bench.experiment.config import Experiment
 from bench.generate.inputs import name_inputs
-from bench.generate.weights import local_path, name_weights
+from bench.generate.weights import NotFetchedError, local_path
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.records import BenchError
 
@@ -71,40 +73,22 @@ def _libraries() -> Iterator[Finding]:
 
 def _needs(experiment: Experiment) -> Iterator[Finding]:
     yield _checked("device", lambda: resolve_device(experiment.device))
-    models = {} if experiment.weights == "architecture" else experiment.models
-    if not models:
+    models = {name: resolve_source(name, model, experiment.weights) for name, model in experiment.models.items()}
+    experiment = replace(experiment, models=models)
+    if experiment.weights == "architecture":
         yield Finding("weights", "random ones, for costs alone; nothing to fetch")
-    for name, model in models.items():
-        found = find_source(model)
-        yield _checked(f"model {name}", lambda found=found, model=model: _weights(found, model.revision))  # type: ignore[misc]
-        for role, part in model.parts.items():
-            yield _checked(
-                f"{role} {name}",
-                lambda part=part: _weights(part.source, part.revision),  # type: ignore[misc]
-            )
-        for adapter, choice in model.adapters.items():
-            if any(adapter in method.adapter for method in experiment.methods.values()):
-                yield _checked(
-                    f"adapter {name} {adapter}",
-                    lambda choice=choice: _weights(choice.source, choice.revision),  # type: ignore[misc]
-                )
-    if estimator := getattr(experiment.task, "estimator", None):
-        yield _checked("depth estimator", lambda: _weights(estimator))
-    if "background_lpips" in experiment.scores:
-        from bench.score.features_of_tasks import lpips_weights
-
-        yield _checked("LPIPS", lambda: str(lpips_weights()))
-    for judge in asked_judges(experiment):
-        yield _checked(
-            judge,
-            lambda judge=judge: ", ".join(f"{n.source} ({n.identity()})" for n in needed_by(experiment, judge)),  # type: ignore[misc]
-        )
-    if experiment.scores:
-        yield _checked(f"evaluator {experiment.evaluator.name}", lambda: _weights(experiment.evaluator.source))
+    fine = True
+    for entry in required(experiment):
+        if not is_random(entry):
+            finding = _checked(entry.subject, lambda entry=entry: _state(entry))  # type: ignore[misc]
+            fine = fine and finding.fine
+            yield finding
+    yield _checked("settings", lambda: _settings(experiment))
     yield _checked("reference images", lambda: _reference(experiment))
-    if hasattr(experiment.task, "inputs"):
-        yield _checked("task inputs", lambda: _inputs(experiment))
-    yield _checked("prompts and plan", lambda: f"{len(prepare(experiment).plan.cells)} cells")
+    if fine and hasattr(experiment.task, "inputs"):
+        yield _checked("task inputs", lambda: _inputs(settle_models(experiment, survey(experiment)).experiment))
+    if fine:
+        yield _checked("prompts and plan", lambda: f"{len(prepare(experiment).plan.cells)} cells")
     yield _disk(Path(experiment.results))
 
 
@@ -123,21 +107,22 @@ def _inputs(experiment: Experiment) -> str:
     return f"{inputs.count} of {inputs.source}"
 
 
-def _weights(source: str, revision: str | None = None) -> str:
+def _settings(experiment: Experiment) -> str:
+    settle_models(experiment, survey(experiment))
+    return "fit the weights"
+
+
+def _state(entry: Required) -> str:
     """Where the weights lie, how large they are, and what they are named by."""
-    path = local_path(source)
     try:
-        identity = name_weights(source, revision)
-    except BenchError as error:
-        if path is not None:
+        found: Found = inspect(entry)
+    except NotFetchedError as error:
+        if entry.manifest is not None or local_path(entry.source) is not None:
             raise
-        note = note_of(source)
-        command = f"hf download {source} {note.only}".rstrip() + (f" --revision {revision}" if revision else "")
-        raise BenchError(f"{source} is not in the local hub cache ({note}); fetch it: {command}") from error
-    if path is None:
-        return f"{source} at {identity[:12]}"
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return f"{source}, {size / 2**20:.1f} MiB, {identity}"
+        raise BenchError(f"{error} ({note_of(entry.source)})") from error
+    if local_path(entry.source) is None and entry.manifest is None:
+        return f"{entry.source} at {found.identity[:12]}"
+    return f"{entry.source}, {found.size / 2**20:.1f} MiB, {found.identity}"
 
 
 def _checked(subject: str, look: Callable[[], str]) -> Finding:

@@ -46,7 +46,7 @@ def make_inputs(experiment: Experiment, task: Task, device: str, rows: tuple[int
     `rows` are the prompts' rows in their file, which files of inputs go with.
     """
     model = next(iter(experiment.models.values()))
-    size = (PROMPT_IMAGE_SIZE,) * 2 if task.kind == "image_prompt" else (model.height, model.width)
+    size = (PROMPT_IMAGE_SIZE,) * 2 if task.kind == "image_prompt" else (model.height or 0, model.width or 0)
     source, estimator = getattr(experiment.task, "inputs", ""), getattr(experiment.task, "estimator", None)
     count = 1 if task.kind == "image_prompt" else experiment.prompts.count
     chosen = rows if task.kind in PAIRED else ()

@@ -27,6 +27,7 @@ from bench.experiment.values import (
     Lanes,
     OneOrMore,
     ScoreName,
+    Source,
     Steps,
 )
 from bench.records import BenchError
@@ -36,19 +37,22 @@ _T = TypeVar("_T")
 
 @dataclass(config=STRICT)
 class AdapterChoice:
-    """Where a base model's adapter of some name comes from."""
+    """A LoRA for a base model: a file, or a directory or hub id with the name of a `file` in it.
 
-    source: str
-    file: str = "pytorch_lora_weights.safetensors"
+    Without a name it is pytorch_lora_weights.safetensors, or else the only .safetensors there.
+    """
+
+    source: Source
+    file: str | None = None
     scale: float = 1.0
     revision: str | None = None
 
 
 @dataclass(config=STRICT)
 class PartChoice:
-    """Where a model beside the base comes from; `file` is for one that is a single file."""
+    """A model beside the base: a directory or hub id; `file` is for one that is a single file."""
 
-    source: str
+    source: Source
     revision: str | None = None
     variant: str | None = None
     subfolder: str | None = None
@@ -74,7 +78,13 @@ class Levers:
 
 @dataclass(config=STRICT)
 class Model:
-    """A base model: a directory or hub id with its noise schedule, and the adapters that fit it.
+    """A base model: a directory, hub id or single file, and the adapters that fit it. Only `source` is needed.
+
+    What is left out is what the checkpoint says: `pipeline`, `height` and `width`, `noise_schedule`. A noise schedule
+    that is given is an assertion: one that differs from the checkpoint's is refused, unless `noise_schedule_override`
+    says that the weights are meant to be sampled otherwise than they were trained. `guidance_scale` is that of methods
+    which set none of their own; without it the pipeline's default in diffusers. `config` describes a single file: a
+    directory or hub id of the same architecture with its model_index.json, configurations and tokenizers.
 
     `mirrors` are other hub ids of the same weights, for a repository that is gone.
     `channels_last` lays out the denoiser's and the VAE's tensors with channels last, which is faster on many devices.
@@ -82,11 +92,14 @@ class Model:
     denoiser once, in seconds by kind of device, for `plan` to estimate with.
     """
 
-    source: str
-    height: Count
-    width: Count
-    noise_schedule: dict[str, Any]
-    pipeline: str = "StableDiffusionPipeline"
+    source: Source
+    height: Count | None = None
+    width: Count | None = None
+    noise_schedule: dict[str, Any] = Field(default_factory=dict)
+    noise_schedule_override: bool = False
+    pipeline: str | None = None
+    guidance_scale: GuidanceScale | None = None
+    config: Source | None = None
     mirrors: list[str] = Field(default_factory=list)
     revision: str | None = None
     variant: str | None = None
@@ -103,13 +116,14 @@ class Model:
 class Method:
     """A scheduler with its own axes. Lists are axes; `eta` stays empty where the scheduler has none.
 
-    `adapter` names what is laid over the base model: none, one, or several together.
+    `adapter` names what is laid over the base model: none, one, or several together. `guidance_scale` left empty is the
+    model's own.
     """
 
     label: str
     scheduler: dict[str, Any]
     steps: Annotated[list[Steps], OneOrMore, Field(min_length=1), Distinct]
-    guidance_scale: Annotated[list[GuidanceScale], OneOrMore, Field(min_length=1), Distinct]
+    guidance_scale: Annotated[list[GuidanceScale], AnyNumber, Distinct] = Field(default_factory=list)
     eta: Annotated[list[Eta], OneOrMore, Distinct] = Field(default_factory=list)
     adapter: Annotated[list[str], AnyNumber, Distinct] = Field(default_factory=list)
     fused: bool = True
@@ -127,7 +141,7 @@ class Prompts:
     With `shuffle` the prompts of a file are taken in an order that the experiment's seed decides, not from its top.
     """
 
-    source: str = "world"
+    source: Source = "world"
     count: Count = 512
     shuffle: bool = True
     template: Annotated[str, Field(pattern=r"\{\}")] = "{}"
@@ -139,7 +153,7 @@ class Prompts:
 class Reference:
     """The real images that Fréchet and kernel distances compare with: `world`, or a folder of images."""
 
-    source: str = "world"
+    source: Source = "world"
     count: Count = 2048
 
 
@@ -148,7 +162,7 @@ class EvaluatorChoice:
     """The OpenCLIP model that images are scored with; its `name` becomes part of every score's name."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] = "mini"
-    source: str = "bench://mini/weights/evaluator"
+    source: Source = "bench://mini/weights/evaluator"
 
 
 @dataclass(config=STRICT)
@@ -173,12 +187,12 @@ class Experiment:
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     models: dict[str, Model]
     methods: dict[str, Method]
-    results: Annotated[str, Field(min_length=1)]
+    results: Annotated[Source, Field(min_length=1)]
     task: Task = Field(default_factory=lambda: TextToImage("text_to_image"))
     prompts: Prompts = Field(default_factory=Prompts)
     reference: Reference = Field(default_factory=Reference)
     evaluator: EvaluatorChoice = Field(default_factory=EvaluatorChoice)
-    judges: dict[JudgeName, str] = Field(default_factory=dict)
+    judges: dict[JudgeName, Source] = Field(default_factory=dict)
     measure: Measure = Field(default_factory=Measure)
     scores: Annotated[list[ScoreName], OneOrMore, Distinct] = Field(default_factory=lambda: [*SCORES])
     seed: Annotated[int, Field(ge=0)] = 0

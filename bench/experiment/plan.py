@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
+from typing import Any
 
 from bench.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
 from bench.experiment.config import Experiment, Levers, Method, Model
@@ -36,10 +37,12 @@ class Surroundings:
     device: str
     versions: Mapping[str, str]
     weights: Mapping[str, str]
-    """Content hash or commit by source, for base models, adapters and parts."""
+    """Content hash or commit by the setting that names the weights, as in `models.mini.adapters.tcd`."""
     prompts: PromptSet
     inputs: str | None = None
     """What the task's input images are named by."""
+    overridden: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By model, the checkpoint's own noise schedule where a deliberate override replaced it."""
 
 
 def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
@@ -80,35 +83,39 @@ def _cells_of(
     method_name: str,
     method: Method,
 ) -> Iterator[Cell]:
+    place, weights = f"models.{model_name}", surroundings.weights
     base = Base(
         name=model_name,
         source=model.source,
-        weights=surroundings.weights[model.source],
-        pipeline=model.pipeline,
+        weights=weights[place],
+        pipeline=model.pipeline or "",
         dtype=model.dtype,
-        height=model.height,
-        width=model.width,
+        height=model.height or 0,
+        width=model.width or 0,
         noise_schedule=model.noise_schedule,
         revision=model.revision,
         variant=model.variant,
         channels_last=model.channels_last,
         parts=tuple(
-            Part(role, part.source, surroundings.weights[part.source], part.subfolder, part.file, part.variant)
+            Part(role, part.source, weights[f"{place}.parts.{role}"], part.subfolder, part.file, part.variant)
             for role, part in sorted(model.parts.items())
         ),
         levers={name: value for name, value in asdict(model.levers).items() if value != getattr(Levers(), name)},
+        checkpoint_schedule=surroundings.overridden.get(model_name, {}),
+        config=model.config,
     )
     chosen = {name: value for name, value in asdict(experiment.task).items() if name not in _NOT_OF_IMAGES}
     task = Task(experiment.task.kind, chosen, surroundings.inputs)
     adapters = tuple(
-        Adapter(name, choice.source, choice.file, surroundings.weights[choice.source], choice.scale)
+        Adapter(name, choice.source, choice.file or "", weights[f"{place}.adapters.{name}"], choice.scale)
         for name in method.adapter
         for choice in [model.adapters[name]]
     )
     settings = dict(method.scheduler)
     scheduler = SchedulerSpec(target=settings.pop("_target_"), settings={**model.noise_schedule, **settings})
     etas: list[float | None] = [*method.eta] or [None]
-    for steps, eta, guidance in product(method.steps, etas, method.guidance_scale):
+    scales = method.guidance_scale or [model.guidance_scale or 0.0]
+    for steps, eta, guidance in product(method.steps, etas, scales):
         yield Cell(
             base=base,
             task=task,

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.values import STRICT, AnyNumber, Count, Distinct, JudgeName, ScoreName
+from bench.experiment.values import STRICT, AnyNumber, Count, Distinct, JudgeName, ScoreName, Source
 
 
 @dataclass(config=STRICT)
@@ -15,14 +15,14 @@ class OtherEvaluator:
     """Another evaluator than the run's own."""
 
     name: str | None = None
-    source: str | None = None
+    source: Source | None = None
 
 
 @dataclass(config=STRICT)
 class OtherReference:
     """Other real images than the run's own."""
 
-    source: str | None = None
+    source: Source | None = None
     count: Count | None = None
 
 
@@ -30,9 +30,9 @@ class OtherReference:
 class ScoreChoice:
     """Everything that `tcd-bench score` takes."""
 
-    results: str
+    results: Source
     scores: Annotated[list[ScoreName], AnyNumber, Distinct] = Field(default_factory=list)
     evaluator: OtherEvaluator = Field(default_factory=OtherEvaluator)
     reference: OtherReference = Field(default_factory=OtherReference)
-    judges: dict[JudgeName, str] = Field(default_factory=dict)
+    judges: dict[JudgeName, Source] = Field(default_factory=dict)
     device: str = "auto"

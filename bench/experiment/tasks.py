@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.values import STRICT
+from bench.experiment.values import STRICT, Source
 
 Scale = Annotated[float, Field(ge=0, le=2)]
 Fit = Literal["exact", "crop", "stretch"]
@@ -29,7 +29,7 @@ class Inpainting:
 
     kind: Literal["inpainting"]
     strength: Annotated[float, Field(gt=0, lt=1)]
-    inputs: str = "world"
+    inputs: Source = "world"
     fit: Fit = "exact"
 
 
@@ -42,10 +42,10 @@ class ControlNet:
 
     kind: Literal["canny", "depth"]
     conditioning_scale: Scale
-    inputs: str = "world"
+    inputs: Source = "world"
     inputs_are: Literal["photos", "control_images"] = "photos"
     fit: Fit = "exact"
-    estimator: str | None = None
+    estimator: Source | None = None
 
 
 @dataclass(config=STRICT)
@@ -54,7 +54,7 @@ class ImagePrompt:
 
     kind: Literal["image_prompt"]
     scale: Scale
-    inputs: str = "world"
+    inputs: Source = "world"
     fit: Fit = "exact"
 
 
@@ -98,7 +98,7 @@ def task_problems(task: Any, models: dict[str, Any], scores: list[Any]) -> Itera
             yield f"models.{name}.parts has no {part}, and task={task.kind} needs one; choose another model"
         if idle := sorted(set(model.parts) - {part}):
             yield f"models.{name}.parts has a {idle[0]}, of no use to task={task.kind}; choose another model"
-        if (task.kind == "inpainting") != ("Inpaint" in model.pipeline):
+        if model.pipeline and (task.kind == "inpainting") != ("Inpaint" in model.pipeline):
             yield (
                 f"models.{name}.pipeline={model.pipeline} does not fit task={task.kind}; choose a model with "
                 f"{'an inpainting' if task.kind == 'inpainting' else 'another'} pipeline"
@@ -110,7 +110,7 @@ def task_problems(task: Any, models: dict[str, Any], scores: list[Any]) -> Itera
         )
     if task.kind == "depth" and task.estimator is None and (not finished or "depth_error" in scores):
         yield ("task.estimator was not given; task=depth needs a hub id, such as Intel/dpt-hybrid-midas")
-    sizes = {(model.height, model.width) for model in models.values()}
+    sizes = {(model.height, model.width) for model in models.values() if model.height and model.width}
     if hasattr(task, "inputs") and len(sizes) > 1:
         yield (
             f"models have {len(sizes)} sizes and task={task.kind} has inputs of one; give all the same height and width"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -38,12 +39,24 @@ def _lanes(value: object, check: ValidatorFunctionWrapHandler) -> object:
         raise PydanticCustomError("lanes", "input should be auto, or a whole number from 1") from None
 
 
+def expand_home(text: str) -> str:
+    """A path with its leading ~ replaced by the home directory; any other text as it is."""
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        raise PydanticCustomError("home", "the home directory that ~ stands for is not known; write it out") from None
+
+
 OneOrMore = BeforeValidator(_listed)
 Distinct = AfterValidator(_distinct)
 AnyNumber = BeforeValidator(lambda value: _listed(value) or [])
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Eta = Annotated[float, Field(ge=0, le=1)]
 GuidanceScale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Source = Annotated[str, AfterValidator(expand_home)]
+"""A path, or a name that stands for something else, such as a hub id. ~ is expanded."""
 Count = Annotated[int, Field(ge=1)]
 Lanes = Annotated[Literal["auto"] | Count, WrapValidator(_lanes)]
 ScoreName = Literal[

@@ -17,7 +17,9 @@ from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter
 
 from bench.cell import Adapter, Base, Cell, Part
 from bench.generate.architectures import add_lora, build_pipeline
-from bench.generate.weights import ARCHITECTURE, LORA, local_path
+from bench.generate.lora import load_lora, overhear
+from bench.generate.single_file import load_single_file
+from bench.generate.weights import ARCHITECTURE, LORA, local_path, weights_directory
 from bench.records import BenchError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -57,27 +59,35 @@ def _load_base(base: Base, device: str) -> Any:
     if base.source.startswith(ARCHITECTURE):
         name = base.source.removeprefix(ARCHITECTURE)
         return build_pipeline(name, pipeline_class, dict(base.noise_schedule), DTYPES[base.dtype], device)
-    options = {**_where(base.source, base.weights, base.variant), "dtype": DTYPES[base.dtype], "use_safetensors": True}
     parts = {part.role: _load_part(part, base) for part in base.parts if part.role in _PART_CLASSES}
-    pipeline: Any = pipeline_class.from_pretrained(options.pop("source"), **options, **parts)
+    root = weights_directory(base.source, _revision(base.source, base.weights))
+    with _whole(f"models.{base.name}"):
+        if root.is_file():
+            config = weights_directory(str(base.config))
+            pipeline: Any = load_single_file(pipeline_class, root, config, DTYPES[base.dtype], parts)
+        else:
+            pipeline = pipeline_class.from_pretrained(
+                str(root), **_options(base.variant), dtype=DTYPES[base.dtype], use_safetensors=True, **parts
+            )
     if "controlnet" in parts:
         _check_family(base, parts["controlnet"], pipeline.unet)
-    for name, expected in base.noise_schedule.items():
+    schedule = base.checkpoint_schedule or base.noise_schedule
+    for name, expected in schedule.items():
         found = pipeline.scheduler.config.get(name)
         if found != expected:
             raise BenchError(
                 f"models.{base.name}.noise_schedule.{name}={expected!r}, but the checkpoint says {found!r}; "
-                "set it to the checkpoint's value"
+                "leave the setting out"
             )
     return pipeline
 
 
 def _load_part(part: Part, base: Base) -> Any:
-    options = _where(part.source, part.weights, part.variant)
-    if part.subfolder:
-        options["subfolder"] = part.subfolder
+    options = _options(part.variant) | ({"subfolder": part.subfolder} if part.subfolder else {})
     loader: Any = _PART_CLASSES[part.role]
-    return loader.from_pretrained(options.pop("source"), **options, dtype=DTYPES[base.dtype], use_safetensors=True)
+    root = weights_directory(part.source, _revision(part.source, part.weights))
+    with _whole(f"models.{base.name}.parts.{part.role}"):
+        return loader.from_pretrained(str(root), **options, dtype=DTYPES[base.dtype], use_safetensors=True)
 
 
 def _check_family(base: Base, controlnet: Any, unet: Any) -> None:
@@ -91,10 +101,10 @@ def _check_family(base: Base, controlnet: Any, unet: Any) -> None:
 
 
 def _load_image_adapter(pipeline: Any, part: Part, scale: float) -> None:
-    options = _where(part.source, part.weights, None)
+    root = weights_directory(part.source, _revision(part.source, part.weights))
     try:
         pipeline.load_ip_adapter(
-            options.pop("source"), subfolder=part.subfolder or "", weight_name=part.file, **options
+            str(root), subfolder=part.subfolder or "", weight_name=part.file, local_files_only=True
         )
     except (RuntimeError, ValueError) as error:
         raise BenchError(
@@ -107,20 +117,9 @@ def _load_adapter(pipeline: Any, adapter: Adapter) -> None:
     if adapter.source == LORA:
         add_lora(pipeline, adapter.name)
         return
-    options = _where(adapter.source, adapter.weights, None)
-    source, which = options.pop("source"), f"adapter {adapter.name} ({adapter.source})"
-    with _overhear("diffusers") as heard:  # it warns of every part that an adapter leaves alone
-        try:
-            pipeline.load_lora_weights(
-                source, weight_name=adapter.file, adapter_name=adapter.name, use_safetensors=True, **options
-            )
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise BenchError(f"{which}: it does not fit the model; it was made for another base ({reason})") from error
-    if strangers := [message for message in heard if "unexpected keys" in message]:
-        raise BenchError(f"{which}: it was made for another base; {strangers[0][:300]}")
-    if adapter.name not in {name for names in pipeline.get_list_adapters().values() for name in names}:
-        raise BenchError(f"{which}: none of its keys match the model; it was made for another base")
+    root = weights_directory(adapter.source, _revision(adapter.source, adapter.weights))
+    path = root if root.is_file() else root / adapter.file
+    load_lora(pipeline, path, adapter.name, f"adapter {adapter.name} ({adapter.source})")
 
 
 def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
@@ -156,11 +155,25 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
     return found
 
 
-def _where(source: str, weights: str, variant: str | None) -> dict[str, Any]:
-    """`source` and the arguments that find exactly these weights, in a directory or the local hub cache."""
-    path = local_path(source)
-    found: dict[str, Any] = {"source": str(path or source), "local_files_only": True}
-    return found if path is not None else {**found, "revision": weights, **({"variant": variant} if variant else {})}
+def _options(variant: str | None) -> dict[str, Any]:
+    return {"local_files_only": True, **({"variant": variant} if variant else {})}
+
+
+def _revision(source: str, weights: str) -> str | None:
+    """The commit that weights of the hub are named by; None for a directory."""
+    return None if local_path(source) is not None else weights
+
+
+@contextmanager
+def _whole(place: str) -> Iterator[None]:
+    """Refuse a model some of whose weights were not in its files, or not used: the libraries only warn of it."""
+    with overhear("diffusers", "transformers") as heard:
+        yield
+    if said := [message for message in heard if any(mark in message for mark in _PARTLY)]:
+        raise BenchError(f"{place}: its files do not fit its configuration; {' '.join(said[0].split())[:400]}")
+
+
+_PARTLY = ("newly initialized", "not initialized", "not used when initializing", "MISSING", "UNEXPECTED")
 
 
 class _Once(logging.Filter):
@@ -175,20 +188,3 @@ class _Once(logging.Filter):
         new = message not in self._seen
         self._seen.add(message)
         return new
-
-
-@contextmanager
-def _overhear(logger_name: str) -> Iterator[list[str]]:
-    """Keep a library's warnings to ourselves, as a list."""
-    heard: list[str] = []
-    logger = logging.getLogger(logger_name)
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
-    before = logger.handlers[:], logger.level
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.WARNING)
-    try:
-        yield heard
-    finally:
-        logger.handlers[:] = before[0]
-        logger.setLevel(before[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,12 +21,26 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The network of published FIDs, where torch-fidelity and torchmetrics keep it: among torch's own downloads."""
 
 
+WEIGHT_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
+
+
+class NotFetchedError(BenchError):
+    """Weights of the hub that are not in the local cache, or not all of them; `tcd-bench fetch` brings them."""
+
+
 def local_path(source: str) -> Path | None:
-    """The directory that a source names, or None for a hub id; `bench://x` is the package's own data."""
+    """The directory or file that a source names, or None for a hub id; `bench://x` is the package's own data.
+
+    A source that looks like a path is one, whether anything is there or not.
+    """
     if source.startswith(PACKAGED):
         return Path(str(resources.files("bench"))) / source.removeprefix(PACKAGED)
-    path = Path(source)
-    return path if path.is_absolute() or source.startswith(".") or path.is_dir() else None
+    path = Path(source).expanduser()
+    is_path = path.is_absolute() or source.startswith(".") or source.endswith((*WEIGHT_FILES, "/"))
+    return path if is_path or not _HUB_ID.fullmatch(source) or path.exists() else None
+
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def is_at_hand(source: str) -> bool:
@@ -34,14 +49,18 @@ def is_at_hand(source: str) -> bool:
 
 
 def weights_directory(source: str, revision: str | None = None) -> Path:
-    """The directory that a source's files lie in, a hub repository's in the local cache; of Inception the file.
+    """The directory that a source's files lie in, a hub repository's in the local cache; the file where it is one.
 
-    Raises BenchError when there is nothing there.
+    Raises BenchError when there is nothing there, for a hub repository NotFetchedError.
     """
     if source == INCEPTION:
         return _inception()
     path = local_path(source)
-    return path if path is not None else _repository(source) / "snapshots" / _cached_commit(source, revision)
+    if path is None:
+        return _snapshot(source, revision)
+    if not path.exists():
+        raise BenchError(f"{source}: no such file or directory")
+    return path
 
 
 def name_weights(source: str, revision: str | None = None) -> str:
@@ -53,18 +72,24 @@ def name_weights(source: str, revision: str | None = None) -> str:
         return _name_architecture(source)
     if source == INCEPTION:
         return hashlib.sha256(weights_directory(source).read_bytes()).hexdigest()[:16]
-    path = local_path(source)
-    if path is None:
-        return _cached_commit(source, revision)
-    if not path.is_dir():
-        raise BenchError(f"{source}: there is no such directory; give a directory with a model, or a hub id")
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    root = weights_directory(source, revision)
+    if local_path(source) is None:
+        return root.name
+    if root.is_file():
+        return name_files([root], root.parent)
+    files = sorted(file for file in root.rglob("*") if file.is_file())
     if not files:
         raise BenchError(f"{source}: the directory is empty; it must hold a model as save_pretrained writes it")
+    return name_files(files, root)
+
+
+def name_files(files: list[Path], root: Path) -> str:
+    """A hash over files and their names below `root`; a single file is named by its content alone."""
     digest = hashlib.sha256()
     for file in files:
         state = file.stat()
-        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        if len(files) > 1:
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0")
         digest.update(_hash_file(file, state.st_size, state.st_mtime_ns))
     return digest.hexdigest()[:16]
 
@@ -91,10 +116,7 @@ def torch_checkpoints() -> Path:
 def _inception() -> Path:
     path = torch_checkpoints() / INCEPTION_FILE
     if not path.is_file():
-        raise BenchError(
-            f"evaluator.source={INCEPTION}: {path} is not there; fetch it with "
-            '`python -c "import torchmetrics.image as t; t.FrechetInceptionDistance()"`'
-        )
+        raise NotFetchedError(f"evaluator.source={INCEPTION}: {path} is not there; fetch it with `tcd-bench fetch`")
     return path
 
 
@@ -110,24 +132,17 @@ def _name_architecture(source: str) -> str:
         raise BenchError(f"{source}: there is no such architecture; choose one of {known}") from error
 
 
-def _repository(source: str) -> Path:
-    from huggingface_hub.constants import HF_HUB_CACHE
+def _snapshot(source: str, revision: str | None) -> Path:
+    """A repository's files in the local hub cache; their directory is named by the commit."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    return Path(HF_HUB_CACHE) / f"models--{source.replace('/', '--')}"
-
-
-def _cached_commit(source: str, revision: str | None) -> str:
-    repository = _repository(source)
-    reference = repository / "refs" / (revision or "main")
-    if revision and (repository / "snapshots" / revision).is_dir():
-        return revision
-    if not reference.is_file():
+    try:
+        found = snapshot_download(source, revision=revision, cache_dir=constants.HF_HUB_CACHE, local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError) as error:
         wanted = f" --revision {revision}" if revision else ""
-        raise BenchError(
-            f"{source}: neither a directory nor in the local hub cache; give a directory that exists, or fetch it with "
-            f"`hf download {source}{wanted}`"
-        )
-    commit = reference.read_text().strip()
-    if not (repository / "snapshots" / commit).is_dir():
-        raise BenchError(f"{source}: the local hub cache names commit {commit} and lacks it; fetch it again")
-    return commit
+        raise NotFetchedError(
+            f"{source}: no such directory, and not in the local hub cache; give a directory that exists, or fetch it "
+            f"with `tcd-bench fetch`, or `hf download {source}{wanted}`"
+        ) from error
+    return Path(found)

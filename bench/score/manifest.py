@@ -24,6 +24,8 @@ class Weights:
     file: str = ""
     sha256: str | None = None
     licence: str | None = None
+    by_hand: str | None = None
+    """What a person must do where no command fetches the file."""
 
     @property
     def is_hub_id(self) -> bool:
@@ -32,11 +34,17 @@ class Weights:
 
     @property
     def command(self) -> str:
-        """What fetches it."""
+        """What fetches it into the current directory, or the hub's cache; where no command does, what to do."""
+        if self.by_hand is not None:
+            return self.by_hand
         if not self.is_hub_id:
-            return f"curl -LO {self.source}"
+            return f"`curl -fLO '{self.source}'`"
         only = self.file or "--exclude '*.bin' '*.msgpack' '*.h5'"
-        return f"hf download {self.source} {only}"
+        return f"`hf download {self.source} {only}`"
+
+    def command_into(self, path: Path) -> str:
+        """What fetches a single file to where it is looked for."""
+        return f"`curl -fL --create-dirs -o '{path}' '{self.source}'`"
 
 
 MANIFEST: dict[str, Weights] = {
@@ -58,7 +66,11 @@ MANIFEST: dict[str, Weights] = {
         licence="Apache-2.0",
     ),
     "aesthetic_score_tower": Weights("openai/clip-vit-large-patch14"),
-    "image_complexity": Weights("https://github.com/tinglyfeng/IC9600", "ck.pth"),
+    "image_complexity": Weights(
+        "https://github.com/tinglyfeng/IC9600",
+        "ck.pth",
+        by_hand="the link in the README of https://github.com/tinglyfeng/IC9600, in a browser",
+    ),
     "dinov2": Weights("facebook/dinov2-large", licence="Apache-2.0"),
 }
 """By score, by evaluator, or by what a score needs besides. ICNet's checkpoint is behind a link of its repository."""
@@ -71,12 +83,12 @@ def check_file(path: Path, name: str) -> str:
     """A file's hash, 16 digits; raises BenchError where it is not there or not the one of the manifest."""
     weights = MANIFEST[name]
     if not path.is_file():
-        raise BenchError(f"{path} is not there, and {name} needs it; fetch it with `{weights.command}`")
+        raise BenchError(f"{path} is not there, and {name} needs it; fetch it with {weights.command}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if weights.sha256 is not None and not found.startswith(weights.sha256):
         raise BenchError(
             f"{path} has the hash {found[:16]}…, and the manifest's begins with {weights.sha256[:16]}; it is another "
-            f"file or a broken one, so fetch it again with `{weights.command}`"
+            f"file or a broken one, so fetch it again with {weights.command}"
         )
     return found[:16]

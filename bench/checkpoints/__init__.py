@@ -1,0 +1,1 @@
+"""The checkpoints that an experiment needs: which, where they are, what their files say. No torch."""

@@ -1,0 +1,141 @@
+"""What a base model's folder says of itself: pipeline class, size, noise schedule. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bench.checkpoints.noise_schedule import NEUTRAL, Schedule, settle
+from bench.experiment.config import Model
+from bench.records import BenchError
+
+_SD, _XL = "Stable Diffusion", "Stable Diffusion XL"
+FAMILIES = {
+    "StableDiffusionPipeline": _SD,
+    "StableDiffusionImg2ImgPipeline": _SD,
+    "StableDiffusionInpaintPipeline": _SD,
+    "StableDiffusionControlNetPipeline": _SD,
+    "AnimateDiffPipeline": _SD,
+    "LatentConsistencyModelPipeline": _SD,
+    "StableDiffusionXLPipeline": _XL,
+    "StableDiffusionXLImg2ImgPipeline": _XL,
+    "StableDiffusionXLInpaintPipeline": _XL,
+    "StableDiffusionXLControlNetPipeline": _XL,
+    "AnimateDiffSDXLPipeline": _XL,
+}
+"""Architecture by pipeline class: a checkpoint's parts serve every class of its architecture."""
+_OF_TASK = {
+    "inpainting": {_SD: "StableDiffusionInpaintPipeline", _XL: "StableDiffusionXLInpaintPipeline"},
+    "controlnet": {_SD: "StableDiffusionControlNetPipeline", _XL: "StableDiffusionXLControlNetPipeline"},
+    "motion_adapter": {_SD: "AnimateDiffPipeline", _XL: "AnimateDiffSDXLPipeline"},
+    "text": {_SD: "StableDiffusionPipeline", _XL: "StableDiffusionXLPipeline"},
+}
+GUIDANCE = {
+    **dict.fromkeys([name for name, family in FAMILIES.items() if family == _SD], 7.5),
+    **dict.fromkeys([name for name, family in FAMILIES.items() if family == _XL], 5.0),
+    "StableDiffusionXLInpaintPipeline": 7.5,
+    "LatentConsistencyModelPipeline": 8.5,
+}
+"""The guidance scale that a pipeline takes when none is given: the default of its `__call__` in diffusers 0.42."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the folder of a base model says; `pipeline` is its own class, `inpaints` if its denoiser takes a mask."""
+
+    pipeline: str
+    height: int | None
+    width: int | None
+    noise_schedule: Schedule = field(default_factory=dict)
+    inpaints: bool = False
+    variant: str | None = None
+
+
+def size_of(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Height and width in pixels: the denoiser's own size times what the VAE scales by; None where it has none."""
+    sample = unet.get("sample_size")
+    factor = 2 ** (len(vae.get("block_out_channels") or [0]) - 1)
+    if isinstance(sample, int):
+        return sample * factor, sample * factor
+    if isinstance(sample, list) and len(sample) == 2:
+        return int(sample[0]) * factor, int(sample[1]) * factor
+    return None, None
+
+
+def complete(name: str, model: Model, task: str, facts: Facts, guidance_open: bool) -> tuple[Model, list[str]]:
+    """The model with everything that the checkpoint decides, and what a person should be told of it.
+
+    `guidance_open` says that a method takes the model's guidance scale.
+
+    Raises BenchError where a setting contradicts the checkpoint, or neither says what is needed.
+    """
+    told: list[str] = []
+    place = f"models.{name}"
+    pipeline = _pipeline(place, model, task, facts)
+    height, width = model.height or facts.height, model.width or facts.width
+    if height is None or width is None:
+        raise BenchError(
+            f"{place}.height and {place}.width were not given and the checkpoint does not say its size; set both"
+        )
+    schedule = settle(name, model.noise_schedule, facts.noise_schedule, model.noise_schedule_override)
+    if schedule != facts.noise_schedule:
+        told.append(f"{place}: sampled with {_shown(schedule, facts)}, as noise_schedule_override=true allows")
+    guidance = model.guidance_scale
+    if guidance is None:
+        guidance = GUIDANCE.get(pipeline, 7.5)
+        if guidance_open:
+            told.append(
+                f"{place}.guidance_scale was not given; methods that set none of their own take {guidance:g}, the "
+                f"default of {pipeline} in diffusers"
+            )
+    if model.variant is not None and facts.variant is None:
+        told.append(
+            f"{place}: there are no files of the variant {model.variant}; the plain ones are read as {model.dtype}"
+        )
+    model = replace(
+        model,
+        pipeline=pipeline,
+        height=height,
+        width=width,
+        noise_schedule=schedule,
+        guidance_scale=guidance,
+        variant=facts.variant,
+    )
+    return model, told
+
+
+def _pipeline(place: str, model: Model, task: str, facts: Facts) -> str:
+    family = FAMILIES.get(facts.pipeline)
+    if family is None:
+        raise BenchError(
+            f"{place}: the checkpoint was made for {facts.pipeline}; only Stable Diffusion's and Stable Diffusion XL's "
+            "are sampled, so choose another model"
+        )
+    given = model.pipeline
+    if given is not None:
+        if given not in FAMILIES:
+            raise BenchError(
+                f"{place}.pipeline={given} was given; choose one of {', '.join(FAMILIES)}, or leave it out"
+            )
+        if FAMILIES[given] != family:
+            raise BenchError(
+                f"{place}.pipeline={given} was given, but the checkpoint is {family}'s ({facts.pipeline}); leave the "
+                "setting out"
+            )
+        return given
+    part = next((role for role in ("controlnet", "motion_adapter") if role in model.parts), None)
+    kind = "inpainting" if task == "inpainting" else part or "text"
+    if facts.inpaints and kind != "inpainting":
+        raise BenchError(f"{place}: the checkpoint was made for inpainting; choose task=inpainting, or another model")
+    return _OF_TASK[kind][family]
+
+
+def _shown(schedule: Mapping[str, Any], facts: Facts) -> str:
+    parts = {**NEUTRAL, **facts.noise_schedule, **schedule}
+    others = [p for p in parts if schedule.get(p, NEUTRAL.get(p)) != facts.noise_schedule.get(p, NEUTRAL.get(p))]
+    return " and ".join(
+        f"{p}={schedule.get(p, NEUTRAL.get(p))!r} where the checkpoint says "
+        f"{facts.noise_schedule.get(p, NEUTRAL.get(p))!r}"
+        for p in others
+    )

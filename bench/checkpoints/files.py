@@ -1,0 +1,105 @@
+"""Which of a directory's or repository's files are read: for the doctor what must be there, for fetching what to bring.
+
+Works on names alone, so that a listing of the hub does as well as one of a disk. Code is never among them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from bench.checkpoints.required import PUBLISHED_LORA, Required
+from bench.records import BenchError
+
+_STEMS = ("diffusion_pytorch_model", "model", "open_clip_model")
+_PICKLED_STEMS = ("pytorch_model", "open_clip_pytorch_model")
+_SIDE_FILES = (".json", ".txt", ".model")
+"""Configurations and vocabularies."""
+_MAY_BE_PICKLED = ("depth_estimator", "file")
+"""Kinds that are read with `weights_only=True` where a repository holds no safetensors."""
+
+
+def wanted_files(entry: Required, names: Iterable[str]) -> list[str]:
+    """The files of `names` (paths with /, relative to the root) that an entry reads, in the order of `names`.
+
+    Raises BenchError where a single file is meant and it is not clear which.
+    """
+    names = list(names)
+    wanted: set[str] = set()
+    if entry.kind == "lora":
+        return [single_file(entry, names)]
+    if entry.kind == "image_adapter":
+        folder = _join(entry.subfolder, "image_encoder")
+        wanted = {single_file(entry, names), *_side_files(folder, names), *weights_in(folder, names, None)[0]}
+    elif entry.kind in ("pipeline", "config"):
+        folders = {str(PurePosixPath(name).parent) for name in names if name.count("/") == 1}
+        wanted = {name for name in names if name == "model_index.json"}
+        for folder in folders:
+            wanted |= {*_side_files(folder, names)}
+            if entry.kind == "pipeline":
+                wanted |= {*weights_in(folder, names, entry.variant)[0]}
+    elif entry.file is not None:
+        wanted = {single_file(entry, names)}
+    else:
+        folder = entry.subfolder or "."
+        weights = weights_in(folder, names, entry.variant, pickled=entry.kind in _MAY_BE_PICKLED)[0]
+        wanted = {*_side_files(folder, names), *weights}
+    return [name for name in names if name in wanted]
+
+
+def single_file(entry: Required, names: Sequence[str]) -> str:
+    """The one file that is meant: the named one, or of the only .safetensors; a .bin gives way to its .safetensors.
+
+    Raises BenchError where there is none, or several and no name was given.
+    """
+    if entry.file is not None:
+        name = _join(entry.subfolder, entry.file)
+        twin = f"{name.removesuffix('.bin')}.safetensors"
+        found = twin if name.endswith(".bin") and twin in names else name
+        if found not in names:
+            there = [other for other in names if other.endswith((".safetensors", ".bin"))]
+            listed = f"; there are {_listed(there)}" if there else ", nor any other weights file"
+            raise BenchError(f"{entry.place}.file={entry.file} was given, but {entry.source} has no such file{listed}")
+        return found
+    if PUBLISHED_LORA in names:
+        return PUBLISHED_LORA
+    there = [name for name in names if name.endswith(".safetensors")]
+    if len(there) != 1:
+        found = f"{len(there)} ({_listed(there)})" if there else "none"
+        raise BenchError(
+            f"{entry.place}: {entry.source} must hold one .safetensors file and holds {found}; name it with "
+            f"{entry.place}.file=…"
+        )
+    return there[0]
+
+
+def weights_in(
+    folder: str, names: Iterable[str], variant: str | None, pickled: bool = False
+) -> tuple[list[str], str | None]:
+    """A model's weights files in a folder, of the variant where it has them, else the plain ones; and which it was."""
+    inside = [name for name in names if str(PurePosixPath(name).parent) == folder]
+    for which in dict.fromkeys((variant, None)):
+        infix = re.escape(f".{which}") if which else ""
+        stems = "|".join(_STEMS)
+        numbers = r"-\d{5}-of-\d{5}"
+        pattern = re.compile(rf"({stems})({infix}|{infix}{numbers}|{numbers}{infix})\.safetensors")
+        if found := [name for name in inside if pattern.fullmatch(PurePosixPath(name).name)]:
+            return found, which
+    if pickled:
+        pattern = re.compile(rf"({'|'.join(_PICKLED_STEMS)})(-\d{{5}}-of-\d{{5}})?\.bin")
+        return [name for name in inside if pattern.fullmatch(PurePosixPath(name).name)], None
+    return [], None
+
+
+def _side_files(folder: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if str(PurePosixPath(name).parent) == folder and name.endswith(_SIDE_FILES)]
+
+
+def _join(*parts: str | None) -> str:
+    return "/".join(part for part in parts if part)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(names[:6]) + more

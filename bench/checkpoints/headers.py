@@ -1,0 +1,129 @@
+"""Headers of safetensors files: which tensors a file holds, and whether the file is whole. No tensor is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from bench.records import BenchError
+
+_BITS = {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64},
+    **{"F16": 16, "BF16": 16, "F32": 32, "F64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "C64": 64},
+    **{"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
+}
+"""Bits per element of the format's types (github.com/huggingface/safetensors, tensor.rs)."""
+_LIMIT = 100_000_000
+"""The format's own limit of a header, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Shapes of a file's tensors by name, and its free text metadata."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """A safetensors file's header; raises BenchError, naming the file, where it is missing, cut or of another kind."""
+    state = check_payload(path)
+    return _read(path, *state)
+
+
+def check_payload(path: Path) -> tuple[int, int]:
+    """Size and time of change of a weights file; raises BenchError where it is absent, empty, or a text in its place.
+
+    Git LFS leaves a pointer in place of a file that it did not fetch, a download that failed often leaves a web page.
+    """
+    try:
+        state = path.stat()
+        if not path.is_file():
+            raise BenchError(f"{path} is not a file; a weights file is needed there")
+        with path.open("rb") as file:
+            beginning = file.read(256)
+    except FileNotFoundError as error:
+        what = "a link to nothing" if path.is_symlink() else "missing"
+        raise BenchError(f"{path} is {what}; fetch or copy it again") from error
+    except OSError as error:
+        raise BenchError(f"{path} cannot be read ({error.strerror})") from error
+    if not beginning:
+        raise BenchError(f"{path} is empty; fetch or copy it again")
+    if beginning.startswith(b"version https://git-lfs"):
+        raise BenchError(
+            f"{path} is a pointer of Git LFS and not the file itself; run `git lfs pull`, or fetch it again"
+        )
+    if beginning.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise BenchError(f"{path} is a web page and not a weights file; fetch it again")
+    return state.st_size, state.st_mtime_ns
+
+
+@cache
+def _read(path: Path, size: int, changed_ns: int) -> Header:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > _LIMIT:
+            raise BenchError(f"{path} is not a safetensors file; give one that is, or fetch it again")
+        if 8 + length > size:
+            raise BenchError(_cut(path, size, 8 + length))
+        text = file.read(length)
+    try:
+        entries: dict[str, Any] = json.loads(text)
+        metadata = {str(key): str(value) for key, value in (entries.pop("__metadata__", None) or {}).items()}
+        shapes, spans = {}, []
+        for name, entry in entries.items():
+            shapes[name] = tuple(int(extent) for extent in entry["shape"])
+            begin, end = entry["data_offsets"]
+            bits = _BITS.get(entry["dtype"])
+            if bits is not None and (end - begin) * 8 != prod(shapes[name]) * bits:
+                raise BenchError(f"{path} is damaged: the size of {name} does not fit its shape; fetch it again")
+            spans.append((begin, end))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BenchError(f"{path} is not a safetensors file, or damaged: its header cannot be read") from error
+    position = 0
+    for begin, end in sorted(spans):
+        if begin != position or end < begin:
+            raise BenchError(f"{path} is damaged: its tensors overlap or leave gaps; fetch it again")
+        position = end
+    if 8 + length + position != size:
+        raise BenchError(_cut(path, size, 8 + length + position))
+    return Header(shapes, metadata)
+
+
+def _cut(path: Path, size: int, wanted: int) -> str:
+    kind = "cut off" if size < wanted else "longer than it says"
+    return f"{path} is {kind}: it has {size:,} bytes and its header says {wanted:,}; fetch or copy it again"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises BenchError, naming the file, where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BenchError(f"{path} is missing; fetch or copy it again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BenchError(f"{path} cannot be read as JSON; fetch or copy it again") from error
+    if not isinstance(found, dict):
+        raise BenchError(f"{path} holds no JSON object; fetch or copy it again")
+    return found
+
+
+def layout_of(header: Header) -> str | None:
+    """How a single-file model names its tensors: "original", "parts" (unet.*, vae.*, text_encoder.*), or None."""
+    first = {name.partition(".")[0] for name in header.shapes}
+    if {"unet", "vae", "text_encoder"} <= first:
+        return "parts"
+    if {"model", "first_stage_model"} <= first and first & {"cond_stage_model", "conditioner"}:
+        return "original"
+    return None
+
+
+def predicts_v(header: Header) -> bool:
+    """Whether a single file says that its denoiser predicts v: an entry that trainers leave for other programs."""
+    said = header.metadata.get("modelspec.prediction_type", "")
+    return "v_pred" in header.shapes or said in ("v", "v_prediction", "v-prediction")

