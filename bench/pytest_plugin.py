@@ -1,10 +1,4 @@
-"""A pytest plugin: every outcome of the gate as a test of its own.
-
-    pytest --tcd-bench-baseline=results/conformance                     each scheduler against its baseline
-    pytest --tcd-bench-baseline=BASELINE --tcd-bench-candidate=RUN      a run against an accepted baseline
-
-Without the first option it does nothing.
-"""
+"""The tests of the pytest plugin, which is `tcd_bench_pytest` at the top level: an outcome of the gate each."""
 
 from __future__ import annotations
 
@@ -21,29 +15,13 @@ if TYPE_CHECKING:
 Outcomes = Sequence["Outcome"]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The plugin's options."""
-    group = parser.getgroup("tcd-bench", "scheduler and image regressions (tcd-bench)")
-    group.addoption(
-        "--tcd-bench-baseline",
-        metavar="DIR",
-        help="baselines of `tcd-bench conform`, or with --tcd-bench-candidate an accepted baseline of `tcd-bench gate`",
-    )
-    group.addoption("--tcd-bench-candidate", metavar="DIR", help="the run that is held against the baseline")
-
-
-def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add the gate's tests to whatever else was collected."""
-    baseline, candidate = config.getoption("--tcd-bench-baseline"), config.getoption("--tcd-bench-candidate")
-    if baseline is None:
-        if candidate is not None:
-            raise pytest.UsageError("--tcd-bench-candidate needs --tcd-bench-baseline")
-        return
+def gate_items(session: pytest.Session, baseline: Path, candidate: Path | None) -> list[pytest.Item]:
+    """A test per outcome; raises pytest.UsageError for bad input."""
     from bench.records import BenchError
 
     try:
-        found = _runs(Path(baseline), Path(candidate)) if candidate else _schedulers(Path(baseline))
-        items += [GateItem.from_parent(session, name=name, judge=judge) for name, judge in found]
+        found = _runs(baseline, candidate) if candidate else _schedulers(baseline)
+        return [GateItem.from_parent(session, name=name, judge=judge) for name, judge in found]
     except BenchError as error:
         raise pytest.UsageError(str(error)) from error
 

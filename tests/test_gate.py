@@ -23,7 +23,6 @@ from bench.request import CostLimits, Limit, Movement, Run
 from bench.score.estimate import Estimate
 from bench.store import Store
 
-pytest_plugins = ["pytester"]
 N, D = 400, 4
 LIMITS = (
     Movement(0.1, 0.02),
@@ -494,16 +493,3 @@ def test_every_text_is_escaped() -> None:
     assert "<b>a" not in page
     assert "<script>" not in to_comment(report)
     ET.fromstring(to_junit(report))  # noqa: S314
-
-
-def test_the_plugin_makes_a_test_of_every_outcome(make: Make, pytester: pytest.Pytester) -> None:
-    same, worse = make("same", sha256="s"), make("worse", clip_gain=-2.0)
-    pytester.makepyfile("def test_own(): pass")
-    arguments = ["-p", "no:cacheprovider", f"--tcd-bench-baseline={same.location}"]
-    run = pytester.runpytest_inprocess(*arguments, f"--tcd-bench-candidate={same.location}")
-    run.assert_outcomes(passed=6)
-    run = pytester.runpytest_inprocess(*arguments, f"--tcd-bench-candidate={worse.location}")
-    run.assert_outcomes(passed=5, failed=1)
-    run.stdout.fnmatch_lines(["*regressed: mini tcd 2 steps eta 0.3: clip_score*"])
-    run = pytester.runpytest_inprocess("--tcd-bench-candidate=x")
-    assert run.ret == pytest.ExitCode.USAGE_ERROR

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.execute.leases import Leases, bury, new_worker_name
-from bench.files import Files, LocalFiles
+from bench.files import Files, LocalFiles, PatientFiles
 
 NAME = "cells/k/lease-00000"
 
@@ -178,13 +178,62 @@ def test_who_got_further_before_it_died_counts_the_deaths_anew(files: Files) -> 
     assert counted == [0, 1, 2, 1, 2, 1]
 
 
-def test_a_lease_that_is_garbage_is_waited_for_like_a_silent_one(files: Files) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"\x00garbage", b"\xff", b"null", b"[]", b"{}", b"1e999", b"[" * 100_000),
+        *({name: value} for name in ("pid", "born", "deaths", "progress", "state", "machine") for value in ("x", [1])),
+        *({"pid": None}, {"pid": -1}, {"pid": 10**30}, {"deaths": None}, {"deaths": 1.5}, {"born": None}),
+    ],
+)
+def test_a_malformed_lease_is_waited_for_like_a_silent_one(files: Files, content: bytes | dict[str, object]) -> None:
     clock = Clock()
-    files.write(f"{NAME}.0", b"\x00garbage")
-    elsewhere_ = Leases(files, "a", lease_s=1, clock=clock)
-    assert elsewhere_.take(NAME) is None
+    lease = Leases(files, "a").take(NAME)
+    assert lease is not None
+    if isinstance(content, dict):
+        note = json.loads(files.read(lease.file))
+        content = json.dumps({**note, "machine": "elsewhere", **content}).encode()
+    files.write(lease.file, content)
+    other = Leases(files, "b", lease_s=1, clock=clock)
+    assert other.take(NAME) is None
+    bury(files, "a")
     clock.now = 2.0
-    assert elsewhere_.take(NAME) is not None
+    taken = other.take(NAME)
+    assert taken is not None
+    other.release(taken, done=True)
+    assert list(files.tree("cells")) == []
+
+
+@pytest.mark.parametrize("pid", [-1, 2**31, 10**30])
+def test_a_process_that_cannot_be_is_dead(files: Files, pid: int) -> None:
+    lease = Leases(files, "a").take(NAME)
+    assert lease is not None
+    files.write(lease.file, json.dumps({**json.loads(files.read(lease.file)), "pid": pid}).encode())
+    assert Leases(files, "b").take(NAME) is not None
+
+
+@pytest.mark.parametrize("name", ["lease-00000.²", "lease-00000.x", "lease-00000.", f"lease-00000.{10**30}"])
+def test_a_file_that_is_no_lease_is_left_alone(files: Files, name: str) -> None:
+    files.write(f"cells/k/{name}", b"")
+    leases = Leases(files, "a")
+    lease = leases.take(NAME)
+    assert lease is not None
+    leases.release(lease, done=True)
+    assert list(files.tree("cells")) == [f"cells/k/{name}"]
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 1.0])
+def test_a_folder_in_place_of_a_lease_is_garbage(tmp_path: Path, patience_s: float) -> None:
+    files: Files = PatientFiles(LocalFiles(tmp_path), patience_s) if patience_s else LocalFiles(tmp_path)
+    (tmp_path / f"{NAME}.0").mkdir(parents=True)
+    clock = Clock()
+    leases = Leases(files, "a", lease_s=1, clock=clock)
+    assert leases.take(NAME) is None
+    clock.now = 2.0
+    lease = leases.take(NAME)
+    assert lease is not None
+    leases.release(lease, done=True)
+    assert list((tmp_path / "cells" / "k").iterdir()) == []
 
 
 def test_workers_have_names_of_their_own() -> None:

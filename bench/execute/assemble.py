@@ -32,6 +32,7 @@ from bench.execute.protocol import describe_pictures, describe_protocol
 from bench.experiment.config import Experiment, Model, check_experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import TASK_SCORES, task_problems
+from bench.generate.own_code import hash_own
 from bench.generate.prompts import Prompts
 from bench.generate.real_images import check_real_images, load_real_images, name_real_images
 from bench.generate.weights import ARCHITECTURE, INCEPTION, LORA, is_tower, name_weights, weights_directory
@@ -103,9 +104,16 @@ def lay_out(
     whole = not seen.faults
     scored = bool(experiment.scores) and whole
     inputs = name_task_inputs(experiment, prompts.rows) if whole else NOT_FETCHED
-    plan = plan_experiment(
-        experiment, Surroundings(device, _versions(), settled.weights, prompts.identity, inputs, settled.overridden)
+    surroundings = Surroundings(
+        device,
+        _versions(),
+        settled.weights,
+        prompts.identity,
+        inputs,
+        settled.overridden,
+        code=_hash_own_code(experiment),
     )
+    plan = plan_experiment(experiment, surroundings)
     if not plan.cells:
         reasons = "; ".join(f"{entry.label}: {entry.reason}" for entry in plan.left_out)
         raise BenchError(f"no cell is left to run ({reasons})")
@@ -128,6 +136,11 @@ def lay_out(
         protocol={**describe_protocol(experiment), **describe_pictures(experiment)} if scored else {},
     )
     return Job(experiment, prompts, plan, run, tuple(seen.absent()))
+
+
+def _hash_own_code(experiment: Experiment) -> Mapping[str, str]:
+    targets = {str(method.scheduler["_target_"]) for method in experiment.methods.values()}
+    return {target: digest for target in targets if (digest := hash_own(target)) is not None}
 
 
 def _versions() -> Mapping[str, str]:

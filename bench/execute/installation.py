@@ -19,7 +19,9 @@ _OLD = {24: ("peft==0.6.2",), 31: ("huggingface_hub==0.24.7", "numpy==1.26.4")}
 """What diffusers before 0.N needs beside it: those releases break with later ones, which they mostly do not say."""
 _PACKAGE = Path(__file__).parents[1]
 _PROBE = """
-import json, sys
+import sys
+sys.path[:] = [path for path in sys.path if path]  # before Python 3.11 the current directory comes first
+import json
 try:
     import diffusers, torch
     where = diffusers.__file__
@@ -50,18 +52,24 @@ class Installation:
     python: str
     paths: tuple[str, ...] = ()
 
-    def command(self, module: str, *arguments: str) -> list[str]:
-        """What runs a module there."""
-        return [self.python, "-m", module, *arguments]
+    def command(self, module: str, *arguments: str, attached: bool = False) -> list[str]:
+        """What runs a module there; `attached`, as a process that ends when its standard input does."""
+        return [self.python, "-m", *(["bench.execute.attached"] if attached else []), module, *arguments]
 
     def environment(self) -> dict[str, str]:
-        """The environment variables there; this very package is run on both sides, and the current directory is not
-        searched for others."""
-        inherited = os.environ.get("PYTHONPATH")
-        paths = [*self.paths, *([inherited] if inherited else [])]
-        if not any((Path(path) / "bench").exists() for path in self.paths):
-            paths.insert(len(self.paths), str(_PACKAGE.parent))
+        """The environment variables there: this very package is run; the current directory is not on the import path.
+
+        An empty entry of PYTHONPATH would mean the current directory and is left out.
+        """
+        inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        lacks_us = not any((Path(path) / "bench").exists() for path in self.paths)
+        paths = [*self.paths, *(package_paths() if lacks_us else []), *inherited]
         return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+
+
+def package_paths() -> list[str]:
+    """Where this package lies unless it is installed: what another process of this Python needs to find it."""
+    return [] if str(_PACKAGE.parent) in _own_packages() else [str(_PACKAGE.parent)]
 
 
 def this_installation() -> Installation:
@@ -156,7 +164,7 @@ def _install(ref: str, wanted: list[str], target: Path) -> None:
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     uv = shutil.which("uv")
-    tool = [uv, "pip", "install", "--python", sys.executable] if uv else [sys.executable, "-m", "pip", "install"]
+    tool = [uv, "pip", "install", "--python", sys.executable] if uv else [sys.executable, "-P", "-m", "pip", "install"]
     command = [*tool, "--quiet", "--no-deps", "--target", str(partial), *wanted]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if re.search(r"from versions: (?!none)|there is no version of", done.stderr):

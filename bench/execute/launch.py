@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+from pydantic import TypeAdapter
 
 from bench.cell import Cell
 from bench.execute.leases import new_worker_name
@@ -39,18 +41,29 @@ class Launch:
 
     @classmethod
     def load(cls, files: Files, name: str) -> Self:
-        """The launch of that name; raises BenchError where there is none."""
+        """The launch of that name; raises BenchError where there is none, or what is there is damaged."""
         try:
-            data = json.loads(files.read(f"launches/{name}.json"))
+            return _read_as(cls, files.read(f"launches/{name}.json"))
         except FileNotFoundError as error:
-            raise BenchError(f"results={files.location} knows no launch {name}; start the run again") from error
-        return cls(**{**data, "looks": tuple(data["looks"]), "cells": tuple(data["cells"])})
+            raise BenchError(f"results={files.location} has no launch {name}; start the run again") from error
+        except (IsADirectoryError, ValueError) as error:
+            raise BenchError(
+                f"results={files.location}: launches/{name}.json is damaged; start the run again"
+            ) from error
 
     @classmethod
     def latest(cls, files: Files) -> Self | None:
         """The launch that began last; None where there was none."""
-        names = files.names("launches")
+        names = [name for name in files.names("launches") if name.endswith(".json") and not name.startswith(".")]
         return cls.load(files, names[-1].removesuffix(".json")) if names else None
+
+
+_Data = TypeVar("_Data")
+
+
+def _read_as(kind: type[_Data], content: bytes) -> _Data:
+    """A dataclass from JSON; raises ValueError for fields of other names or types."""
+    return TypeAdapter(kind).validate_json(content)
 
 
 def new_launch_name() -> str:
@@ -77,8 +90,8 @@ class WorkerState:
         """The workers of a launch."""
         found = []
         for name in files.names("workers"):
-            with suppress(FileNotFoundError, ValueError, TypeError):
-                state = cls(**json.loads(files.read(f"workers/{name}")))
+            with suppress(FileNotFoundError, IsADirectoryError, ValueError):
+                state = _read_as(cls, files.read(f"workers/{name}"))
                 if state.launch == launch:
                     found.append(state)
         return found

@@ -27,7 +27,7 @@ import psutil
 from bench.cell import content_hash
 from bench.execute.pulse import every
 from bench.files import Files
-from bench.records import BenchError
+from bench.records import BenchError, StoreError
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Leases:
         """Which leases a folder holds, and the newest generation of each."""
         found: dict[str, int] = {}
         for file in self.files.names(folder):
-            name, _, number = file.rpartition(".")
-            if name.startswith("lease-") and number.isdigit():
-                found[f"{folder}/{name}"] = max(int(number), found.get(f"{folder}/{name}", 0))
+            name, number = _split(file)
+            if name.startswith("lease-") and number is not None:
+                found[f"{folder}/{name}"] = max(number, found.get(f"{folder}/{name}", 0))
         return found
 
     def take(
@@ -110,6 +110,10 @@ class Leases:
             content = self.files.read(file)
         except FileNotFoundError:
             return 0
+        except (OSError, StoreError) as error:
+            if not any(isinstance(reason, IsADirectoryError) for reason in (error, error.__cause__)):
+                raise
+            content = b""  # a folder in place of a lease is like any other garbage
         note = _parse(content)
         deaths = int(note.get("deaths", 0)) if note.get("progress") == reached else 0
         if note.get("state") == "released":
@@ -127,8 +131,11 @@ class Leases:
         if not done:
             self.files.write(lease.file, self._content(lease, "released"), durable=False)
             return
-        for number in range(int(lease.file.rpartition(".")[2]) + 1):
-            self.files.remove(f"{lease.name}.{number}")
+        folder, own = lease.file.rpartition("/")[0], _split(lease.file)[1] or 0
+        for file in self.files.names(folder):
+            name, number = _split(file)
+            if f"{folder}/{name}" == lease.name and number is not None and number <= own:
+                self.files.remove(f"{folder}/{file}")
 
     def beat(self) -> None:
         """Write into the leases that are held, so that others see them alive."""
@@ -169,12 +176,32 @@ def new_worker_name() -> str:
     return f"{platform.node() or 'host'}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
 
+def _split(file: str) -> tuple[str, int | None]:
+    """Name and generation of a lease's file; the generation is None where the file is no lease."""
+    name, _, number = file.rpartition(".")
+    return name, int(number) if number.isascii() and number.isdigit() and len(number) < 10 else None
+
+
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "machine": str,
+    "pid": int,
+    "born": (int, float),
+    "worker": str,
+    "state": str,
+    "deaths": int,
+    "progress": (int, type(None)),
+    "beat": int,
+}
+
+
 def _parse(content: bytes) -> Mapping[str, Any]:
+    """What a lease says; nothing where that is not what `_content` writes."""
     try:
         note = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return note if isinstance(note, dict) else {}
+    whole = isinstance(note, dict) and all(isinstance(note.get(name, ...), kind) for name, kind in _KINDS.items())
+    return note if whole else {}
 
 
 def _died(note: Mapping[str, Any]) -> bool:
@@ -182,8 +209,10 @@ def _died(note: Mapping[str, Any]) -> bool:
     if not _is_here(note):
         return False
     try:
-        return bool(psutil.Process(int(note["pid"])).create_time() != note["born"])
-    except (psutil.NoSuchProcess, KeyError, ValueError):
+        return bool(psutil.Process(note["pid"]).create_time() != note["born"])
+    except psutil.AccessDenied:
+        return False
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
         return True
 
 

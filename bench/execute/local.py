@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.execute.attached import GRACE_S
+from bench.execute.installation import this_installation
 from bench.execute.member import REAL_WORK
-
-GRACE_S = 20.0
 
 
 @dataclass
 class Process:
-    """A worker as a process of this machine; what it prints goes into a file."""
+    """A worker as a process of this machine, which ends when this one does; what it prints goes into a file."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -59,16 +58,21 @@ class ThisMachine:
         return [self._start(name, first + i) for i, name in enumerate(names)]
 
     def _start(self, name: str, first: int) -> Process:
-        environment = dict(os.environ)
+        installation = this_installation()
+        environment = installation.environment()
         if self._on_gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(first % self._on_gpus)
         elif self._workers > 1:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self._workers)))
         log = Path(self._logs.name) / f"{name}.log"
-        command = [sys.executable, "-m", "bench.execute.member", self._location, self._launch, name, str(first)]
+        arguments = (self._location, self._launch, name, str(first), self._work)
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603
-                [*command, self._work], stdout=output, stderr=subprocess.STDOUT, env=environment
+                installation.command("bench.execute.member", *arguments, attached=True),
+                stdin=subprocess.PIPE,  # open for as long as this process lives
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
             )
         return Process(name, process, log)
 

@@ -1,6 +1,7 @@
-"""Cells on a Ray cluster: one actor a GPU, which is one worker and keeps its pipeline until nothing is left.
+"""Cells on a Ray cluster: one actor per GPU, which is one worker and keeps its pipeline until nothing is left.
 
-A cluster that is started here asks for a token (RAY_AUTH_MODE=token) and listens on one interface alone.
+A cluster that is started here asks for a token (RAY_AUTH_MODE=token) and listens on the loopback interface alone. Ray
+ends actors when their driver is gone.
 """
 
 from __future__ import annotations
@@ -8,10 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
+import sys
 from collections.abc import Sequence
+from contextlib import chdir
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from bench.execute.installation import package_paths
 from bench.execute.member import REAL_WORK, take_part
 from bench.experiment.executors import Ray
 from bench.records import BenchError
@@ -22,8 +27,14 @@ KILLED = -9
 class Actor:
     """What Ray runs in a process of its own."""
 
-    def work(self, location: str, launch: str, name: str, first: int, work: str) -> int:
-        """Take part in a launch; returns the exit code that a process of its own would have."""
+    def work(self, directory: str, location: str, launch: str, name: str, first: int, work: str) -> int:
+        """Take part in a launch; returns the exit code that a process of its own would have.
+
+        `directory` is the driver's current directory, to which relative paths refer; it is not searched for modules.
+        """
+        os.environ["PYTHONSAFEPATH"] = "1"  # for what this process starts
+        if Path(directory).is_dir():
+            os.chdir(directory)
         return take_part(location, launch, name, first, work)
 
 
@@ -64,16 +75,19 @@ class RayCluster:
     """Room for as many actors as the cluster's GPUs, or processors, allow at the moment."""
 
     def __init__(self, location: str, launch: str, choice: Ray, device: str, work: str = REAL_WORK) -> None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads both when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads all of these when it is imported
         if choice.address is None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # everywhere: a node's address is 127.0.0.1
         try:
             ray: Any = importlib.import_module("ray")
         except ImportError as error:
             raise BenchError(
                 "executor=ray needs Ray; install it with `pip install tcd-bench[ray]`, or use executor=local"
             ) from error
-        self._ray, self._choice, self._arguments = ray, choice, (location, launch)
+        if "://" not in location:
+            location = str(Path(location).absolute())
+        self._ray, self._choice, self._arguments = ray, choice, (str(Path.cwd()), location, launch)
         self._work, self._on_gpu, self._started_here = work, device.startswith("cuda"), not ray.is_initialized()
         if self._started_here:
             self._connect()
@@ -81,16 +95,15 @@ class RayCluster:
     def _connect(self) -> None:
         choice = self._choice
         quiet = {"log_to_driver": False, "configure_logging": False}
+        here = {"address": "local", "include_dashboard": False}
         try:
-            if choice.address is None:
-                self._ray.init(address="local", _node_ip_address=choice.node_ip, include_dashboard=False, **quiet)
-            else:
-                self._ray.init(address=choice.address, **quiet)
+            with chdir(next(iter(package_paths()), sys.prefix)):  # Ray has workers import from the current directory
+                self._ray.init(**(here if choice.address is None else {"address": choice.address}), **quiet)
         except Exception as error:
-            where = choice.address or f"here, on {choice.node_ip}"
+            where = choice.address or "null"
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BenchError(
-                f"executor.address={where}: no Ray cluster could be joined ({first}); start one with "
+                f"executor.address={where}: no Ray cluster could be started or joined ({first}); start one with "
                 "`ray start --head`, and give its address and RAY_AUTH_TOKEN"
             ) from error
 

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,10 @@ def run_sides(
 def survey_there(installation: Installation, schedulers: Mapping[str, Mapping[str, Any]], directory: Path) -> Path:
     """Have an installation examine schedulers by name, in one process; returns `directory`, with their baselines."""
     print(f"Examining {len(schedulers)} schedulers in {installation.name} ...", file=sys.stderr)
-    module = "bench.judge.conformance.survey"
-    run_there(installation, module, str(directory.absolute()), told=json.dumps(schedulers))
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    asked = directory.with_suffix(".asked.json")
+    asked.write_text(json.dumps(schedulers), encoding="utf-8")
+    run_there(installation, "bench.judge.conformance.survey", str(directory.absolute()), str(asked.absolute()))
     return directory
 
 
@@ -57,15 +58,15 @@ def time_sides(
     return turns
 
 
-def run_there(installation: Installation, module: str, *arguments: str, told: str | None = None) -> None:
-    """Run a module in an installation to its end, its own words passed on.
+def run_there(installation: Installation, module: str, *arguments: str) -> None:
+    """Run a module in an installation to its end, or to this process's; what it prints is passed on.
 
     Exit code 1 is an answer (a cell failed) unless it is Python's own for an exception; any other than 0 raises
     InstallationError with the last thing it said.
     """
     environment = {**installation.environment(), "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(  # noqa: S603
-        installation.command(module, *arguments),
+        installation.command(module, *arguments, attached=True),
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -73,11 +74,7 @@ def run_there(installation: Installation, module: str, *arguments: str, told: st
         text=True,
     )
     said: list[str] = []
-    if process.stdin is None or process.stderr is None:
-        raise InstallationError(installation.name, "cannot be talked to")
-    with suppress(BrokenPipeError), process.stdin as stdin:
-        stdin.write(told or "")
-    for line in process.stderr:
+    for line in process.stderr or ():
         print(line, end="", file=sys.stderr)
         said += [line.strip()] if line.strip() else []
     broke = any(line.startswith("Traceback (most recent call last)") for line in said)

@@ -1,10 +1,12 @@
 """Cells in a Slurm job array, through submitit: a task is a worker, put back into the queue when its time is up.
 
 Nothing that submitit pickles is ever read here: squeue says whether a task is in the queue, the store how it ended.
+Tasks go on when the driver is killed, by design: they belong to Slurm, and `scancel` ends them.
 """
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import time
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.execute.installation import this_installation
 from bench.execute.launch import WorkerState
 from bench.execute.member import DONE, REAL_WORK, STOPPED, take_part
 from bench.experiment.executors import Slurm
@@ -121,8 +124,10 @@ class JobArray:
             raise BenchError(
                 f"executor=slurm: this machine has no Slurm ({error}); start the run where sbatch works"
             ) from error
+        environment = this_installation().environment()
         self._executor.update_parameters(
             job_name="tcd-bench",
+            setup=[f"export {name}={shlex.quote(environment[name])}" for name in ("PYTHONSAFEPATH", "PYTHONPATH")],
             time=choice.minutes,
             cpus_per_task=choice.cpus,
             signal_delay_s=min(WARNING_S, 20 * choice.minutes),

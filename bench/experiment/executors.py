@@ -39,11 +39,10 @@ class Local(Common):
 
 @dataclass(config=STRICT)
 class Ray(Common):
-    """One actor a GPU of the cluster at `address`, or of this machine where none is given.
+    """One actor per GPU of the cluster at `address`, or of one on this machine alone where none is given.
 
     `gpus` is an actor's share of a GPU, 0 on a cluster of processors; `cpus` its share of a machine's. `workers` limits
-    the actors, whose number else follows the cluster as it grows. `node_ip` is the interface that a cluster started
-    here is bound to.
+    the actors, whose number else follows the cluster as it grows.
     """
 
     kind: Literal["ray"] = "ray"
@@ -51,7 +50,6 @@ class Ray(Common):
     workers: Count | None = None
     gpus: Share | None = None
     cpus: Share = 1.0
-    node_ip: str = "127.0.0.1"
 
 
 @dataclass(config=STRICT)

@@ -43,6 +43,8 @@ class Surroundings:
     """What the task's input images are named by."""
     overridden: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By model, the checkpoint's own noise schedule where a deliberate override replaced it."""
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Content hash of the user's own code by scheduler class."""
 
 
 def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
@@ -113,6 +115,7 @@ def _cells_of(
     )
     settings = dict(method.scheduler)
     scheduler = SchedulerSpec(target=settings.pop("_target_"), settings={**model.noise_schedule, **settings})
+    own = {target.partition(".")[0]: surroundings.code[target] for target in {scheduler.target} & {*surroundings.code}}
     etas: list[float | None] = [*method.eta] or [None]
     scales = method.guidance_scale or [model.guidance_scale or 0.0]
     for steps, eta, guidance in product(method.steps, etas, scales):
@@ -130,7 +133,7 @@ def _cells_of(
             seed=experiment.seed,
             batch_size=experiment.batch_size,
             device=surroundings.device,
-            versions=surroundings.versions,
+            versions={**surroundings.versions, **own},
         )
 
 

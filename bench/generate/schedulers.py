@@ -11,6 +11,7 @@ from typing import Any
 from diffusers import SchedulerMixin
 
 from bench.cell import Cell, SchedulerSpec
+from bench.generate.own_code import load_own
 from bench.records import BenchError
 
 
@@ -82,15 +83,20 @@ def has_eta(scheduler: Any) -> bool:
 
 
 def scheduler_class_of(target: str) -> type[Any]:
-    """Return the class that a dotted path names: `diffusers.TCDScheduler`, or one of your own checkout."""
+    """The class that a dotted path names: `diffusers.TCDScheduler`, or `my_fork.MyScheduler` of one's own.
+
+    See `bench.generate.own_code` for where it is looked for. Raises BenchError where it cannot be imported.
+    """
     module_name, _, class_name = target.rpartition(".")
     try:
+        load_own(module_name)
         found: type[Any] = getattr(importlib.import_module(module_name), class_name)
         usable = inspect.isclass(found) and hasattr(found, "step") and hasattr(found, "set_timesteps")
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever a module does when it is imported
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise BenchError(
-            f"scheduler {target!r} cannot be imported ({' '.join(str(error).split())}); give the dotted path of a "
-            "class, such as diffusers.TCDScheduler"
+            f"scheduler {target!r} cannot be imported ({reason}); give the dotted path of a class, such as "
+            "diffusers.TCDScheduler, that is installed or in a module of the current directory"
         ) from error
     if not usable:
         raise BenchError(f"{target} is no scheduler: it needs the methods set_timesteps and step")

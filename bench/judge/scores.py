@@ -102,7 +102,7 @@ def _with_stand_ins(store: Store, run: Run, real: RealImages | None, scored: Sco
 
 def prompt_groups(run: Run, features: Mapping[str, NDArray[Any]]) -> Groups | None:
     """Which images have prompts of equal text, in the order of a cell's features; None where all texts differ."""
-    n = len(features["image"])
+    n = len(next(iter(features.values())))
     return Groups.of(run.prompts[:n], n) if len(run.prompts) >= n else None
 
 

@@ -1,8 +1,8 @@
 """Many schedulers examined in one process, each kept as a baseline: what the gate asks of another installation.
 
-    python -m bench.judge.conformance.survey DIRECTORY
+    python -m bench.judge.conformance.survey DIRECTORY SCHEDULERS.json
 
-Standard input: `{"tcd": {"_target_": "diffusers.TCDScheduler", …}, …}`. It needs neither Hydra nor pydantic, and takes
+The file holds `{"tcd": {"_target_": "diffusers.TCDScheduler", …}, …}`. It needs neither Hydra nor pydantic, and takes
 releases of diffusers that lack a scheduler or some of its settings: they are listed in DIRECTORY.json.
 """
 
@@ -76,4 +76,4 @@ def survey(schedulers: Mapping[str, Mapping[str, Any]], directory: Path) -> Surv
 
 
 if __name__ == "__main__":
-    survey(json.load(sys.stdin), Path(sys.argv[1]))
+    survey(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), Path(sys.argv[1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ def spec_of(entry: Any) -> SchedulerSpec:
 
 def examine(settings: Mapping[str, Any]) -> ConformanceReport:
     """The report on the scheduler that the settings name."""
-    if str(Path.cwd()) not in sys.path:  # the user's own checkout
-        sys.path.insert(0, str(Path.cwd()))
     spec, family = spec_of(settings["scheduler"]), settings.get("family")
     if family is not None and family not in FAMILIES:
         raise BenchError(f"family {family!r} is not known; choose one of {', '.join(sorted(FAMILIES))}")

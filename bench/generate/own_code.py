@@ -1,0 +1,70 @@
+"""A user's own scheduler: the module that its dotted name leads to, found in the current directory, loaded and hashed.
+
+Installed modules come first. The current directory does not become part of the import path: only the module or package
+that was named is loaded from it, so what lies beside it is not imported and shadows nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import sysconfig
+from importlib.machinery import SOURCE_SUFFIXES, ModuleSpec, PathFinder
+from pathlib import Path
+
+from bench.cell import content_hash
+
+PACKAGES = {"diffusers"}
+"""Not hashed: their versions are in the identity of a cell already."""
+
+
+def load_own(target: str) -> None:
+    """Load the module that a dotted name begins with, if it is one of the current directory and not loaded yet."""
+    name = target.partition(".")[0]
+    if name in sys.modules or not name or importlib.util.find_spec(name) is not None:
+        return
+    spec = _find_here(name)
+    if spec is None:
+        return
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        if spec.loader is not None:  # else a folder without __init__.py
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def hash_own(target: str) -> str | None:
+    """16 hexadecimal digits over the source files of a user's own module or package; None for what is installed.
+
+    Nothing is imported. Own code is what lies outside this Python's installation.
+    """
+    name = target.partition(".")[0]
+    try:
+        spec = (importlib.util.find_spec(name) if name else None) or _find_here(name)
+    except ValueError:  # a module without a spec, such as __main__
+        return None
+    if name in PACKAGES or spec is None:
+        return None
+    files: dict[str, Path] = {}
+    for folder in map(Path, spec.submodule_search_locations or ()):
+        sources = (path for path in sorted(folder.rglob("*")) if path.suffix in SOURCE_SUFFIXES)
+        files |= {path.relative_to(folder).as_posix(): path for path in sources}
+    if not files and spec.has_location and spec.origin:
+        files = {name: Path(spec.origin)}
+    if not files or any(path.is_relative_to(place) for path in files.values() for place in _installation()):
+        return None
+    return content_hash({name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()})
+
+
+def _find_here(name: str) -> ModuleSpec | None:
+    PathFinder.invalidate_caches()
+    return PathFinder.find_spec(name, [str(Path.cwd())]) if name else None
+
+
+def _installation() -> list[Path]:
+    paths = sysconfig.get_paths()
+    return [Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")]

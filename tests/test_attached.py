@@ -1,0 +1,136 @@
+"""Child processes end with the one that started them and import nothing from the current directory."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from sleeping import make_launch
+
+import bench.execute.attached
+from bench.execute.attached import GRACE_S, ORPHANED, end_with_parent
+from bench.execute.crew import Crew
+from bench.execute.installation import this_installation
+from bench.execute.local import ThisMachine
+from bench.store import Store
+
+DRIVER = """
+import sys, time
+from bench.execute.local import ThisMachine
+place = ThisMachine(sys.argv[1], "launch", 2, "cpu", 0, "sleeping:make_work")
+workers = place.start(["a", "b"], 0)
+print(*(worker.process.pid for worker in workers), flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    return Store(tmp_path / "run")
+
+
+def test_workers_end_when_their_driver_is_killed(store: Store, tmp_path: Path) -> None:
+    make_launch(store, tmp_path / "log", 100, seconds=0.1, wait_for=2)
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, store.location], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    workers = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
+    assert len(workers) == 2
+    driver.kill()
+    driver.wait()
+    _, alive = psutil.wait_procs(workers, timeout=120)
+    assert alive == []
+    assert sum(record.status == "ok" for record in store.records()) < 100, "they did not just come to their end"
+
+
+def test_a_child_that_does_not_end_by_itself_is_ended_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    did: list[object] = []
+    monkeypatch.setattr(bench.execute.attached.os, "kill", lambda pid, number: did.append((pid, number)))
+    thread = end_with_parent(read, sleep=did.append, end=did.append)
+    os.write(write, b"what is written does not matter")
+    assert did == []
+    os.close(write)
+    thread.join(60)
+    assert did == [(os.getpid(), signal.SIGTERM), GRACE_S, ORPHANED]
+    os.close(read)
+
+
+def test_a_module_runs_as_ever() -> None:
+    here = this_installation()
+    command = here.command("platform", "--terse", attached=True)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=here.environment(), stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said = process.stdout.read(), process.stderr.read()
+        assert process.wait() == 0
+    assert said[0].strip()
+    assert said[1] == ""
+
+
+HOSTILE = "from pathlib import Path\nPath({mark!r}).touch()\nraise ImportError('of the current directory')\n"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory holds modules of well-known names, which leave a mark when imported; returns the mark."""
+    directory, mark = tmp_path / "cwd", tmp_path / "imported"
+    (directory / "bench").mkdir(parents=True)
+    for name in ("tqdm.py", "bench/__init__.py", "json.py", "numpy.py", "psutil.py", "pip.py", "ray.py", "torch.py"):
+        (directory / name).write_text(HOSTILE.format(mark=str(mark)))
+    monkeypatch.chdir(directory)
+    return mark
+
+
+def test_workers_import_nothing_from_the_current_directory(
+    store: Store, tmp_path: Path, hostile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}")  # the empty entry is this directory
+    launch = make_launch(store, tmp_path / "log", 2)
+    crew = Crew(ThisMachine(store.location, launch.name, 2, "cpu", 0, "sleeping:make_work"), store, launch.name)
+    try:
+        while crew.tend(2):
+            pass
+    finally:
+        crew.close()
+    assert [record.status for record in store.records()] == ["ok", "ok"]
+    assert not hostile.exists()
+
+
+def addresses(process: psutil.Process) -> set[str]:
+    """What a process listens on; nothing where it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        found = process.net_connections("inet")
+        return {each.laddr.ip.removeprefix("::ffff:") for each in found if each.status == psutil.CONN_LISTEN}
+    return set()
+
+
+def test_a_ray_cluster_started_here_is_reached_from_this_machine_alone_and_imports_nothing_of_the_current_directory(
+    tmp_path: Path, hostile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs Ray")
+    from bench.execute.ray import RayCluster
+    from bench.experiment.executors import Ray
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    store = Store("run")  # relative to a directory that is not on the workers' import path
+    launch = make_launch(store, tmp_path / "log", 2)
+    place = RayCluster(store.location, launch.name, Ray(workers=1, cpus=0.5), "cpu", "sleeping:make_work")
+    crew = Crew(place, store, launch.name)
+    try:
+        while crew.tend(2):
+            time.sleep(0.05)
+        listening = {address for process in psutil.Process().children(recursive=True) for address in addresses(process)}
+    finally:
+        crew.close()
+    assert [record.status for record in store.records()] == ["ok", "ok"]
+    assert listening == {"127.0.0.1"}
+    assert not hostile.exists()
