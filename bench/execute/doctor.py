@@ -18,7 +18,7 @@ from bench.checkpoints.required import Required, is_random, required
 from bench.checkpoints.survey import settle_models, survey
 from bench.execute.assemble import find_real_images, prepare, resolve_device, resolve_source
 from bench.execute.hub_notes import note_of
-from bench.execute.looking import make_inputs
+from bench.execute.looking import make_inputs, prompts_of
 from bench.experiment.config import Experiment
 from bench.generate.inputs import name_inputs
 from bench.generate.weights import NotFetchedError, local_path
@@ -101,8 +101,8 @@ def _reference(experiment: Experiment) -> str:
 
 def _inputs(experiment: Experiment) -> str:
     """Which input images there are, all of which were decoded."""
-    task = experiment.task
-    inputs = make_inputs(experiment, Task(task.kind, asdict(task)), "cpu")
+    task, rows = experiment.task, prompts_of(experiment, experiment.prompts.count).rows
+    inputs = make_inputs(experiment, Task(task.kind, asdict(task)), "cpu", rows)
     name_inputs(inputs, None)
     return f"{inputs.count} of {inputs.source}"
 

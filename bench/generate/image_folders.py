@@ -140,6 +140,7 @@ def pair_masks(pictures: Sequence[str], masks: Sequence[str]) -> list[tuple[str,
             problems.append(f"{picture} has {len(found) or 'no'} mask{'s' if found else ''} {MASKS}/{name}.*")
     problems += [f"{MASKS}/{mask} has no picture" for name in by_name.keys() - set(names) for mask in by_name[name]]
     if problems:
+        problems[0] = f"task.inputs: {problems[0]}"
         refuse(problems, f"give each picture one mask of its own name in {MASKS}/, and each mask a picture")
     return [(picture, by_name[name][0]) for picture, name in zip(pictures, names, strict=True)]
 

@@ -186,19 +186,21 @@ def name_inputs(inputs: Inputs, estimator_weights: str | None) -> str | None:
     if kind in ("text_to_image", "animation"):
         return None
     digest = hashlib.sha256(str((inputs.count, inputs.height, inputs.width)).encode())
-    failed = []
+    failed: dict[str, None] = {}
     for row in range(inputs.count):
         try:
             image, mask = inputs.original(row)
         except BenchError as error:
-            failed.append(str(error))
+            failed.setdefault(str(error))
             continue
         digest.update(str(image.shape).encode() + image.tobytes())
         if kind == "inpainting":
             digest.update(mask.tobytes())
     if failed:
-        more = f" ({len(failed) - 1} more of the {inputs.count} inputs cannot be used either)" if failed[1:] else ""
-        raise BenchError(failed[0] + more)
+        more = (
+            f" ({len(failed) - 1} more of the {inputs.count} inputs cannot be used either)" if len(failed) > 1 else ""
+        )
+        raise BenchError(next(iter(failed)) + more)
     digest.update((estimator_weights or "").encode())
     return digest.hexdigest()[:16]
 
