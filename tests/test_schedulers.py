@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ def test_something_else_than_a_scheduler_is_refused(target: str) -> None:
 
 
 def test_a_setting_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(BenchError, match=r"has no setting 'orignal_inference_steps'; it takes .*") as caught:
+    with pytest.raises(
+        BenchError, match=r"scheduler.orignal_inference_steps was given, and .* did you mean scheduler.original_inference_steps\?"
+    ) as caught:
         make_scheduler(SchedulerSpec("diffusers.TCDScheduler", {"orignal_inference_steps": 50}))
     assert "original_inference_steps" in str(caught.value)
     assert "self" not in str(caught.value)
@@ -73,12 +76,24 @@ def test_a_setting_that_does_not_exist_is_refused_with_those_that_do() -> None:
     [
         ("diffusers.TCDScheduler", {"beta_schedule": "quadratic"}),
         ("diffusers.TCDScheduler", {"beta_start": "small"}),
+        ("diffusers.TCDScheduler", {"beta_start": math.inf}),
+        ("diffusers.TCDScheduler", {"trained_betas": []}),
+        ("diffusers.TCDScheduler", {"original_inference_steps": None}),
+        ("diffusers.TCDScheduler", {"num_train_timesteps": True}),
+        ("diffusers.TCDScheduler", {"prediction_type": "noise"}),
         ("diffusers.DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver+++"}),
+        ("diffusers.DPMSolverSinglestepScheduler", {"solver_order": -1}),
+        ("diffusers.DPMSolverSinglestepScheduler", {"lower_order_final": "no"}),
     ],
 )
 def test_a_value_that_a_scheduler_refuses_is_named_as_such(target: str, settings: dict[str, object]) -> None:
-    with pytest.raises(BenchError, match=f"^{target} refuses its settings: ."):
+    with pytest.raises(BenchError, match=rf"^scheduler(: {target} refuses its settings|\.{next(iter(settings))}=)"):
         make_scheduler(SchedulerSpec(target, settings))
+
+
+def test_a_default_is_allowed_whatever_its_declared_type() -> None:
+    make_scheduler(SchedulerSpec("diffusers.DPMSolverMultistepScheduler", {"lambda_min_clipped": -math.inf}))
+    make_scheduler(SchedulerSpec("diffusers.TCDScheduler", {"trained_betas": [0.1, 0.2]}))
 
 
 @pytest.mark.parametrize(

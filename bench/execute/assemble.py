@@ -325,7 +325,8 @@ def try_schedulers(cells: tuple[Cell, ...]) -> Mapping[str, int]:
             try:
                 tried[which] = try_scheduler(cell.scheduler, cell.steps, cell.eta)
             except BenchError as error:
-                raise BenchError(f"methods.{cell.method}: {error}") from error
+                joint = "." if str(error).startswith("scheduler") else ": "
+                raise BenchError(f"methods.{cell.method}{joint}{error}") from error
         evaluations[cell.key] = expected_evaluations(cell, tried[which])
         if not evaluations[cell.key]:
             raise BenchError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from typing import Any
 
 import hydra
@@ -32,7 +33,7 @@ from bench.experiment.conf_files import (
 )
 from bench.experiment.overrides import Override, chosen, read_arguments
 from bench.experiment.refusals import explain_composition, in_one_message, unknown_setting
-from bench.experiment.schema import Types, narrow, types_at, value_at
+from bench.experiment.schema import Types, narrow, references, types_at, value_at
 from bench.experiment.yaml_reader import read_value
 from bench.records import BenchError
 
@@ -184,9 +185,19 @@ def _compose(overrides: Sequence[Override], config_name: str, *, whole: bool) ->
         )
     try:
         resolved: Settings = OmegaConf.to_container(OmegaConf.create(settings), resolve=whole)  # type: ignore[assignment]
-    except (OmegaConfBaseException, ValueError) as error:
-        raise BenchError(explain_composition(error, groups)) from error
+    except (OmegaConfBaseException, ValueError, RecursionError) as error:
+        said = explain_composition(error, groups)
+        names = [".".join(path) for path, text in references(settings) if not _can_be_read(text)]
+        raise BenchError(f"{names[0]}: {said}; write \\${{ where a text has these signs" if names else said) from error
     return resolved
+
+
+def _can_be_read(text: str) -> bool:
+    try:
+        OmegaConf.create({"text": text})
+    except OmegaConfBaseException:
+        return False
+    return True
 
 
 def _merge_files(config_name: str, choices: list[str], groups: Mapping[str, Sequence[str]]) -> Settings:
@@ -242,9 +253,12 @@ def _set(settings: Settings, override: Override, schema: Types, groups: Mapping[
         there = settings.get(path[0]) or {}
         if path[1] not in there:
             group, names = PLURALS[path[0]], ", ".join(there) or "none"
+            near = get_close_matches(path[1], there, 1, 0.6)
+            meant = f"did you mean {'.'.join((path[0], near[0], *path[2:]))}?" if near else "mend the name"
+            known = path[1] in groups.get(group, ())
             raise BenchError(
-                f"{override.name} was given, but {path[1]} is not among the chosen {path[0]} ({names}); choose it with "
-                f"'{group}=[{path[1]}]', or mend the name"
+                f"{override.name} was given, but {path[1]} is not among the chosen {path[0]} ({names}); "
+                + (f"choose it with '{group}=[{path[1]}]', or mend the name" if known else meant)
             )
     if override.sign == "~":
         inner = value_at(settings, above)

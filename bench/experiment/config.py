@@ -23,14 +23,19 @@ from bench.experiment.values import (
     Distinct,
     Eta,
     GuidanceScale,
+    Images,
     JudgeName,
     Lanes,
     OneOrMore,
     ScoreName,
+    Seed,
     Source,
     Steps,
 )
 from bench.records import BenchError
+
+MOST_PIXELS = 8192
+"""Of a side of an image; no base model of today makes larger ones in one piece."""
 
 _T = TypeVar("_T")
 
@@ -142,7 +147,7 @@ class Prompts:
     """
 
     source: Source = "world"
-    count: Count = 512
+    count: Images = 512
     shuffle: bool = True
     template: Annotated[str, Field(pattern=r"\{\}")] = "{}"
     column: str | None = None
@@ -154,7 +159,7 @@ class Reference:
     """The real images that Fréchet and kernel distances compare with: `world`, or a folder of images."""
 
     source: Source = "world"
-    count: Count = 2048
+    count: Images = 2048
 
 
 @dataclass(config=STRICT)
@@ -195,7 +200,7 @@ class Experiment:
     judges: dict[JudgeName, Source] = Field(default_factory=dict)
     measure: Measure = Field(default_factory=Measure)
     scores: Annotated[list[ScoreName], OneOrMore, Distinct] = Field(default_factory=lambda: [*SCORES])
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     batch_size: Count = 64
     lanes: Lanes = "auto"
     device: str = "auto"
@@ -257,10 +262,10 @@ def _problems(experiment: Experiment) -> Iterator[str]:
             )
     for name, model in experiment.models.items():
         for side in ("height", "width"):
-            if (pixels := getattr(model, side)) and pixels % 8:
+            if (pixels := getattr(model, side)) and (pixels % 8 or pixels > MOST_PIXELS):
                 yield (
-                    f"models.{name}.{side}={pixels} was given; the models' latents are an eighth as large, so give a "
-                    f"multiple of 8, as {max(8, round(pixels / 8) * 8)}"
+                    f"models.{name}.{side}={pixels} was given; latents are an eighth as large, so give a multiple of "
+                    f"8, up to {MOST_PIXELS}, as {min(max(8, round(pixels / 8) * 8), MOST_PIXELS)}"
                 )
     if experiment.until == "decided" and not experiment.claims:
         yield "until=decided was given and no claim to decide; choose some, as in claim=[tcd_few_steps]"

@@ -103,10 +103,22 @@ def _real_path(problem: Mapping[str, Any], schema: Types) -> Iterator[str]:
 def _allowed(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "too_short":
         return "it takes at least one value"
+    if problem["type"] in _PLAIN:
+        return _PLAIN[problem["type"]]
     message = str(problem["msg"])
     if isinstance(problem["input"], str) and "," in problem["input"]:
         message += f"; write a list as [{problem['input']}], or run once for each value with -m"
     return message[:1].lower() + message[1:]
+
+
+_PLAIN = {
+    "dataclass_type": "give a table of settings, as {name: value}",
+    "dict_type": "give a table, as {name: value}",
+    "model_attributes_type": "give a table of settings, as {name: value}",
+    "list_type": "give a list, as [a,b]",
+    "string_type": "give a text",
+    "union_tag_not_found": "its kind was not given",
+}
 
 
 def _kinds(parent: Any) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.values import STRICT, AnyNumber, Count, Distinct, JudgeName, ScoreName, Source
+from bench.experiment.values import STRICT, AnyNumber, Distinct, Images, JudgeName, ScoreName, Source
 
 
 @dataclass(config=STRICT)
@@ -23,7 +23,7 @@ class OtherReference:
     """Other real images than the run's own."""
 
     source: Source | None = None
-    count: Count | None = None
+    count: Images | None = None
 
 
 @dataclass(config=STRICT)

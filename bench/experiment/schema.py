@@ -15,6 +15,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_type_hints
 from typing import get_origin as _origin_of
 
+PROSE = {"text", "label", "template", "style", "reason", "author"}
+"""Settings that are text for people; any other text may name a file."""
+
 Types = tuple[Any, ...]
 Path = tuple[str, ...]
 
@@ -97,7 +100,8 @@ def nearest(types: Types, path: Sequence[str], settings: object, groups: Sequenc
     known = [*names_below(types, settings), *((group,) for group in groups)]
     depth = next(i for i in range(len(path)) if not types_at(types, path[: i + 1], settings))
     above, wrong = tuple(path[:depth]), path[depth]
-    siblings = [name[depth] for name in known if name[:depth] == above and len(name) == depth + 1]
+    beside = names_below(types_at(types, above, settings), value_at(settings, above))
+    siblings = [*dict.fromkeys(name[0] for name in beside), *(() if above else groups)]
     for likeness in (0.75, 0.6):
         for sibling in get_close_matches(wrong, [name for name in siblings if name != wrong], 1, likeness):
             mended = (*above, sibling, *path[depth + 1 :])
@@ -116,6 +120,18 @@ def value_at(settings: object, path: Sequence[str]) -> object:
     return settings
 
 
+def references(settings: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """The texts that refer to other settings or to the environment, each with its place."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            yield from references(value, (*path, str(key)))
+    elif isinstance(settings, list):
+        for i, value in enumerate(settings):
+            yield from references(value, (*path, str(i)))
+    elif isinstance(settings, str) and "${" in settings:
+        yield path, settings
+
+
 def misfits(types: Types, value: object, path: Path = ()) -> Iterator[tuple[Path, object, str]]:
     """Place, value and complaint of what pydantic would convert without a word: truth values that stand for numbers,
     empty texts, and numbers that are infinite or none.
@@ -132,8 +148,13 @@ def misfits(types: Types, value: object, path: Path = ()) -> Iterator[tuple[Path
         yield path, value, "give a number"
     elif isinstance(value, float) and not math.isfinite(value):
         yield path, value, "give a finite number"
-    elif value == "" and str in (*types, *elements(types)):
-        yield path, value, "it is empty; leave the setting out, or give a text"
+    elif isinstance(value, str) and str in (*types, *elements(types)):
+        if not value:
+            yield path, value, "it is empty; leave the setting out, or give a text"
+        elif "\0" in value or (
+            not PROSE & {*path} and any(len(part.encode(errors="replace")) > 255 for part in value.split("/"))
+        ):
+            yield path, value, "no file can have such a name, give a shorter one"
 
 
 def _has_fields(member: Any) -> bool:

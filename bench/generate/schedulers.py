@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import re
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diffusers import SchedulerMixin
 
@@ -19,13 +23,20 @@ def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
     """Return a fresh scheduler; raises BenchError for a class or setting that does not exist."""
     scheduler_class = scheduler_class_of(spec.target)
     allowed = settings_of(scheduler_class)
-    for name in spec.settings:
+    types = _annotations(scheduler_class)
+    for name, value in spec.settings.items():
         if name not in allowed:
-            raise BenchError(f"{spec.target} has no setting {name!r}; it takes {', '.join(allowed)}")
+            near = get_close_matches(name, allowed, 1, 0.6)
+            meant = f"did you mean scheduler.{near[0]}? It" if near else "it"
+            raise BenchError(
+                f"scheduler.{name} was given, and {spec.target} has no such setting; {meant} takes {', '.join(allowed)}"
+            )
+        if value != _default(scheduler_class, name) and (wanted := _refused(name, value, types.get(name, Any))):
+            raise BenchError(f"scheduler.{name}={_written(value)} was given; {spec.target} takes {wanted}")
     try:
         return scheduler_class(**spec.settings)
-    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-        raise BenchError(f"{spec.target} refuses its settings: {' '.join(str(error).split())}") from error
+    except Exception as error:  # whatever a class of anybody's makes of its settings
+        raise BenchError(f"scheduler: {spec.target} refuses its settings ({_said(error)})") from error
 
 
 def settings_of(scheduler_class: type[Any]) -> tuple[str, ...]:
@@ -59,8 +70,10 @@ def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None) -> Schedul
         raise BenchError(f"{spec.target} has no eta, and {eta:g} was given; leave it empty, eta=[]")
     try:
         scheduler.set_timesteps(steps)
-    except (ValueError, IndexError, AssertionError) as error:
-        raise BenchError(f"{spec.target} refuses {steps} steps: {error}") from error
+    except Exception as error:
+        raise BenchError(
+            f"scheduler: {spec.target} refuses {steps} steps with these settings ({_said(error)})"
+        ) from error
     return scheduler
 
 
@@ -75,6 +88,70 @@ def expected_evaluations(cell: Cell, scheduler: Any) -> int:
     left_out = cell.steps - min(int(cell.steps * strength), cell.steps)
     calls = len(scheduler.timesteps[left_out * int(getattr(scheduler, "order", 1)) :])
     return calls * (2 if cell.guidance_scale > 1 else 1)
+
+
+def _annotations(scheduler_class: type[Any]) -> dict[str, Any]:
+    """The declared types of a class's settings; none for those that cannot be read."""
+    types: dict[str, Any] = {}
+    for base in reversed(scheduler_class.__mro__):
+        if "__init__" in vars(base):
+            with suppress(Exception):  # names that only a type checker knows
+                types |= get_type_hints(inspect.unwrap(vars(base)["__init__"]))
+    return types
+
+
+def _default(scheduler_class: type[Any], name: str) -> Any:
+    parameter = inspect.signature(scheduler_class).parameters.get(name)
+    return parameter.default if parameter else inspect.Parameter.empty
+
+
+def _refused(name: str, value: Any, annotation: Any) -> str | None:
+    """What a setting takes instead of a value; None where it takes that."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if isinstance(value, int) and not isinstance(value, bool) and int in members:
+        least = 1 if name.endswith("_order") or name in ("num_train_timesteps", "original_inference_steps") else 0
+        return None if least <= value < 2**31 else f"a whole number from {least}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if name == "prediction_type" and value not in PREDICTIONS:
+        return f"one of {', '.join(PREDICTIONS)}"
+    if any(_fits(value, member) for member in members):
+        return None
+    containers = [member for member in members if member not in _NAMES and get_origin(member) is not Literal]
+    if str not in members and containers:
+        return " or ".join(["a list of numbers", *(["null"] if NoneType in members else [])])
+    named = (
+        f"one of {', '.join(map(str, get_args(m)))}" if get_origin(m) is Literal else _NAMES.get(m, "") for m in members
+    )
+    return " or ".join(filter(None, named)) or "something else"
+
+
+def _fits(value: Any, member: Any) -> bool:
+    if get_origin(member) is Literal:
+        return value in get_args(member)
+    if member in (bool, str, NoneType):
+        return isinstance(value, member)
+    if member in (int, float):
+        return isinstance(value, int if member is int else int | float) and not isinstance(value, bool)
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(entry, int | float | str) for entry in value)
+    return member is Any or not isinstance(value, bool | int | float | str | NoneType)
+
+
+PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
+"""What a denoiser can be trained to predict, as diffusers calls it."""
+
+_NAMES = {bool: "true or false", str: "a text", int: "a whole number", float: "a number", NoneType: "null"}
+
+
+def _written(value: Any) -> str:
+    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _said(error: Exception) -> str:
+    text = re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}" if not isinstance(error, ValueError | NotImplementedError) else text
 
 
 def has_eta(scheduler: Any) -> bool:
