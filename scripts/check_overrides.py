@@ -268,7 +268,7 @@ def faults(verb: str, arguments: list[str], code: int | None, said: str) -> list
     if "Traceback (most recent call last)" in said or code not in CODES:
         found.append("traceback")
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    ours = "\n".join(lines)
+    ours = said[said.find("error: ") :] if lines else ""
     for argument in arguments:  # is repeated in the answer
         ours = ours.replace(argument, "")
     if code == 2 and not lines:
