@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from bench.gate import accept, gate
@@ -11,6 +11,7 @@ from bench.printable import printable
 from bench.records import BenchError
 
 if TYPE_CHECKING:
+    from bench.request import Run
     from bench.store import Store
 
 Settings = dict[str, Any]
@@ -47,28 +48,31 @@ def run(settings: Settings) -> int:
     """Run what has no good record yet, then report."""
     from dataclasses import replace
 
-    from bench.execute.assemble import open_store, prepare
+    from bench.execute.assemble import prepare
     from bench.execute.drive import execute
-    from bench.execute.earlier_looks import without_past_counts
     from bench.execute.outlook import lacking_cells
+    from bench.execute.ownership import close_run, join, open_store, whole_run
     from bench.experiment.config import check_experiment
     from bench.experiment.plan import counts_of_looks
     from bench.report.trackers import Trackers
-    from bench.store import Store
 
-    experiment = check_experiment(settings)
+    experiment = join(check_experiment(settings))
     trackers = Trackers(experiment.trackers, experiment.name, settings)
-    counts = without_past_counts(counts_of_looks(experiment), Store.of_run(experiment.results))
-    for i, count in enumerate(counts, 1):
+    counts, most = counts_of_looks(experiment), _most_looked_at(experiment.results, experiment.claims)
+    todo = [count for count in counts if count >= most or count == counts[-1]]  # no verdict is taken back
+    for count in todo:
         fewer = replace(experiment, prompts=replace(experiment.prompts, count=count))
-        job = prepare(fewer, tuple(seen / counts[-1] for seen in counts[:i]))
-        if i == 1:
-            for claim in job.run.claims:
-                for lacking in lacking_cells(claim, job.plan.cells):
-                    print(f"claims.{claim.name} cannot be supported: {lacking}", file=sys.stderr)
+        job = prepare(fewer, (count / counts[-1],))
+        for claim in job.run.claims if count == todo[0] else ():
+            for lacking in lacking_cells(claim, job.plan.cells):
+                print(f"claims.{claim.name} cannot be supported: {lacking}", file=sys.stderr)
         store = open_store(job)
         failed = [record for record in execute(job, store, trackers.cell) if record.status != "ok"]
-        if failed or (len(counts) > 1 and _all_decided(store, f"look {i} of {len(counts)}, {count} images a cell")):
+        where = f"look {counts.index(count) + 1} of {len(counts)}, {count} images a cell"
+        decided = len(counts) > 1 and not failed and _all_decided(store, whole_run(store, job), where)
+        is_last = bool(failed) or decided or count == counts[-1]
+        close_run(job, store, is_last)
+        if is_last:
             break
     report(settings)
     trackers.end(store)
@@ -77,14 +81,26 @@ def run(settings: Settings) -> int:
     return 1 if failed else 0
 
 
-def _all_decided(store: Store, where: str) -> bool:
+def _most_looked_at(results: str, claims: Iterable[str]) -> int:
+    """The largest number of images per cell at which these claims were judged before; 0 where they were not."""
+    from bench.looked import looks_of
+    from bench.store import Store
+
+    store = Store.of_run(results)
+    names = [*claims]
+    return max((look.images for look in looks_of(store) if look.concerns(names)), default=0) if store else 0
+
+
+def _all_decided(store: Store, run: Run, where: str) -> bool:
+    """Judge the claims at a look, write down that it was made, and say how many are decided."""
     from bench.judge.claims import judge_claims
     from bench.judge.scores import score_run
+    from bench.looked import note_look
 
-    run = store.run()
-    verdicts = [judgement.verdict for judgement in judge_claims(run, score_run(store, run))]
-    open_ = verdicts.count("undecided")
-    print(f"{where}: {len(verdicts) - open_} of {len(verdicts)} claims decided", file=sys.stderr)
+    judgements = judge_claims(run, score_run(store, run))
+    note_look(store, run, [judgement.claim for judgement in judgements if judgement.comparisons])
+    open_ = sum(judgement.verdict == "undecided" for judgement in judgements)
+    print(f"{where}: {len(judgements) - open_} of {len(judgements)} claims decided", file=sys.stderr)
     return not open_
 
 
@@ -92,10 +108,11 @@ def plan(settings: Settings) -> int:
     """Print the plan."""
     from bench.execute.assemble import lay_out, try_schedulers
     from bench.execute.outlook import describe_cells, describe_outline
+    from bench.execute.ownership import join
     from bench.experiment.config import check_experiment
     from bench.store import Store
 
-    job = lay_out(check_experiment(settings), weights_needed=False)
+    job = lay_out(join(check_experiment(settings), weights_needed=False), weights_needed=False)
     store = Store.of_run(job.experiment.results)
     print(describe_outline(job, store) + "\n", flush=True)  # what follows imports diffusers
     print(describe_cells(job, store, try_schedulers(job.plan.cells)))

@@ -44,9 +44,11 @@ KNOWS: dict[str, set[str]] = {
     "bench.score": {"bench.records"},
     "bench.files": {"bench.records"},
     "bench.store": {"bench.records", "bench.request", "bench.files"},
+    "bench.looked": {"bench.records", "bench.request", "bench.store"},
     "bench.execute": {
         *(
             "bench.records",
+            "bench.looked",
             "bench.request",
             "bench.experiment",
             "bench.checkpoints",
@@ -65,7 +67,8 @@ KNOWS: dict[str, set[str]] = {
     "bench.judge.gate": {"bench.records", "bench.request", "bench.store", "bench.judge", *NUMPY_HALF},
     "bench.judge.conformance": {"bench.records", "bench.generate.schedulers"},
     "bench.report": {
-        *("bench.records", "bench.request", "bench.store", "bench.judge", "bench.collector", "bench.printable"),
+        *("bench.records", "bench.request", "bench.store", "bench.judge", "bench.collector", "bench.looked"),
+        *("bench.printable",),
         *NUMPY_HALF,
     },
     "bench.report.trackers": {

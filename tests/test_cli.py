@@ -207,13 +207,13 @@ def test_plan_shows_what_claims_compare_and_lack_before_anything_runs(
 def test_a_run_says_before_it_samples_which_claims_cannot_be_supported(
     overrides: Overrides, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bench.execute.assemble
+    import bench.execute.ownership
     from bench.records import BenchError
 
     def stop(_: object) -> None:
         raise BenchError("before it samples")
 
-    monkeypatch.setattr(bench.execute.assemble, "open_store", stop)
+    monkeypatch.setattr(bench.execute.ownership, "open_store", stop)
     assert main(["run", *overrides("claim=[tcd_few_steps]", *NO_ADAPTER)]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "claims.tcd_few_steps cannot be supported: mini_bf16: tcd 2 steps eta 0.3 is not in the grid",

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from bench.execute.earlier_looks import with_earlier_looks, without_past_counts
 from bench.judge.looks import OF_WHAT_IS_LEFT, Look, nominal_level, overall_p_value, path_of
+from bench.looked import note_look, with_looks
 from bench.request import Claim, Run, Side
 from bench.store import Store
 
@@ -88,22 +88,19 @@ def test_the_overall_p_value_undoes_the_level(history: Sequence[Look]) -> None:
 
 
 def test_a_directory_remembers_at_how_many_images_its_claims_were_looked_at(tmp_path: Path) -> None:
-    claim = Claim("c", "", Side("a", (1,)), Side("b", (1,)), ("kid",), "better")
+    claim, other = (Claim(name, "", Side("a", (1,)), Side("b", (1,)), ("kid",), "better") for name in "cd")
     store = Store(tmp_path)
     run = Run("x", {}, (), (), (), {}, (), (claim,), "mini", "e", "r")
 
-    def look(count: int, *shares: float) -> Run:
-        asked = replace(run, prompts=("p",) * count, looks=shares)
-        store.save_run(with_earlier_looks(asked, store))
-        return store.run()
+    def look(count: int, share: float) -> tuple[tuple[int, int], ...]:
+        found = with_looks(store, replace(run, prompts=("p",) * count, looks=(share,)))
+        note_look(store, found, found.claims)
+        return found.history(count)
 
-    assert look(64, 1.0).earlier_looks == ()
-    assert look(64, 1.0).earlier_looks == (), "the same look"
-    assert look(128, 1.0).history(128) == ((64, 64), (128, 128))
-    assert look(200, 0.5).history(200) == ((64, 64), (128, 128), (200, 400))
-    assert look(400, 0.5, 1.0).history(400) == ((64, 64), (128, 128), (200, 400), (400, 400))
-    assert without_past_counts((100, 300, 400, 500), store) == (400, 500)
-    assert without_past_counts((100, 200), store) == (200,)
-    stopped = replace(run, cells=("never-sampled",), prompts=("p",) * 800)
-    store.save_run(with_earlier_looks(stopped, store))
-    assert look(500, 1.0).history(500)[-2:] == ((400, 400), (500, 500)), "nobody saw verdicts of what was not finished"
+    assert look(64, 1.0) == look(64, 1.0) == ((64, 64),), "the same look"
+    assert look(128, 1.0) == ((64, 64), (128, 128))
+    assert look(200, 0.5) == ((64, 64), (128, 128), (200, 400))
+    assert look(400, 1.0) == ((64, 64), (128, 128), (200, 400), (400, 400))
+    asked = replace(run, prompts=("p",) * 800, claims=(other,))
+    assert with_looks(store, asked).history(800) == ((800, 800),), "another claim was not looked at"
+    assert look(300, 1.0)[-2:] == ((400, 400), (300, 300)), "in the order of time"

@@ -58,6 +58,9 @@ def test_another_evaluator_reads_the_kept_images_anew(finished: Path, models: Pa
     after = scores(finished)
     assert {name for _, name in after.index} == {"fid_other_n6", "clip_score_other_n6"}
     assert set(after["protocol"]).isdisjoint(before["protocol"]), "scores of another extractor are not comparable"
+    (earlier,) = (finished / "earlier").iterdir()
+    assert "fid_mini_n6" in (earlier / "scores.csv").read_text(encoding="utf-8"), "the first scores are kept"
+    assert "fid_mini_n6" in (earlier / "report.html").read_text(encoding="utf-8")
     ours, theirs = (
         frame.xs(name, level="score")["value"] for frame, name in ((before, "fid_mini_n6"), (after, "fid_other_n6"))
     )

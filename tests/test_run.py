@@ -76,31 +76,49 @@ def test_what_is_asked_for_later_is_added_to_the_records(overrides: Overrides, t
         assert richer[label].reproducible() == record.reproducible()
 
 
-def test_changed_weights_are_not_served_from_old_records(overrides: Overrides, tmp_path: Path, models: Path) -> None:
-    import shutil
-
-    assert main(["run", *overrides(*QUICK)]) == 0
-    other = tmp_path / "teacher"
-    shutil.copytree(models / "teacher", other)
-    (other / "note.txt").write_text("another model")
-    assert main(["run", *overrides(*QUICK, f"models.mini.source={other}")]) == 0
-    assert len(list(Store(tmp_path / "run", writable=False).records())) == 8
-
-
-def test_another_evaluator_reads_the_kept_images_anew(
-    overrides: Overrides, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_experiment_in_the_directory_is_refused_and_the_first_report_stays(
+    overrides: Overrides, tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
 
-    import bench.execute.runner
-
     assert main(["run", *overrides(*QUICK)]) == 0
+    outputs = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     other = tmp_path / "evaluator"
     shutil.copytree(models / "evaluator", other)
     (other / "note.txt").write_text("another evaluator")
-    monkeypatch.setattr(bench.execute.runner, "Loaded", lambda _: pytest.fail("a model was loaded"))
-    assert main(["run", *overrides(*QUICK, f"evaluator.source={other}", "evaluator.name=other")]) == 0
-    assert "fid_other_n6" in (tmp_path / "run" / "scores.csv").read_text()
+    for override, said in (
+        ("seed=1", "seed is 0 there and 1 here"),
+        (f"evaluator.source={other}", f"evaluator.source is {models}/evaluator there and {other} here"),
+    ):
+        for verb in ("plan", "run"):
+            capsys.readouterr()
+            assert main([verb, *overrides(*QUICK, override)]) == 2
+            shown = capsys.readouterr()
+            assert shown.out == ""
+            assert len(shown.err.splitlines()) == 1
+            assert said in shown.err
+    assert outputs == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_what_is_asked_for_no_more_stays_in_every_output(overrides: Overrides, tmp_path: Path) -> None:
+    assert main(["run", *overrides(*QUICK, "scores=[fid,sharpness]", "claim=[]")]) == 0
+    first = (tmp_path / "run" / "scores.csv").read_text().splitlines()
+    assert main(["run", *overrides(*QUICK, "scores=[kid]", "claim=[]", "method=[ddim]", "methods.ddim.steps=[2]")]) == 0
+    after = (tmp_path / "run" / "scores.csv").read_text().splitlines()
+    assert set(first) <= set(after)
+    assert len(after) == len(first) + 4 * 1 + 3, "a score more for four cells, and a cell with three scores"
+    assert len((tmp_path / "run" / "records.jsonl").read_text().splitlines()) == 5
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "sharpness_pixels_n6" in page
+
+
+def test_looks_at_claims_are_counted_as_the_images_grow(overrides: Overrides, tmp_path: Path) -> None:
+    looks = []
+    for count in (5, 10, 20):
+        assert main(["run", *overrides(*QUICK, f"prompts.count={count}")]) == 0
+        assert main(["report", f"results={tmp_path}/run"]) == 0
+        looks.append(Store(tmp_path / "run", writable=False).run().history(count))
+    assert looks == [((5, 5),), ((5, 5), (10, 10)), ((5, 5), (10, 10), (20, 20))]
 
 
 def test_a_failed_cell_is_recorded_the_others_run_and_the_next_run_tries_again(
@@ -211,7 +229,8 @@ def test_what_an_earlier_look_sampled_is_not_sampled_again(
     sampled: list[int] = []
     begin = Sampler.begin
     monkeypatch.setattr(Sampler, "begin", lambda self, start: sampled.append(start) or begin(self, start))
-    monkeypatch.setattr(bench.__main__, "_all_decided", lambda *_: False)
+    judge = bench.__main__._all_decided
+    monkeypatch.setattr(bench.__main__, "_all_decided", lambda *asked: judge(*asked) and False)
     assert main(["run", *overrides(*UNTIL_DECIDED)]) == 0
     run = Store(tmp_path / "run", writable=False).run()
     assert run.looks == (0.4, 0.6, 1.0)

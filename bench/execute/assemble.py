@@ -16,7 +16,6 @@ from bench.checkpoints.judges import name_judges
 from bench.checkpoints.survey import NOT_FETCHED, settle_models, survey
 from bench.collector import collector_paused
 from bench.execute.allocator import keep_freed_memory
-from bench.execute.earlier_looks import with_earlier_looks
 from bench.execute.lanes import Turns
 from bench.execute.launch import Launch
 from bench.execute.looking import (
@@ -145,13 +144,6 @@ def _hash_own_code(experiment: Experiment) -> Mapping[str, str]:
 
 def _versions() -> Mapping[str, str]:
     return {name: version for name, version in library_versions().items() if name in IMAGE_LIBRARIES}
-
-
-def open_store(job: Job) -> Store:
-    """The run's store, with what is asked for written into it; raises BenchError where it cannot be written."""
-    store = Store(job.experiment.results, patience_s=job.experiment.executor.patience_s)
-    store.save_run(with_earlier_looks(job.run, store))
-    return store
 
 
 def resolve_device(wanted: str, here: bool = True) -> str:

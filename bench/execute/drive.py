@@ -39,9 +39,7 @@ def execute(job: Job, store: Store, tell: Callable[[Record], object] = lambda _:
         print(f"{done} of {len(job.plan.cells)} cells are done already", file=sys.stderr)
     fresh = {record.key: record for record in _do(job, store, todo, tell)} if todo else {}
     records = [fresh.get(cell.key) or store.record(cell.key) for cell in job.plan.cells]
-    found = [record for record in records if record is not None]
-    store.write_text("records.jsonl", "".join(record.to_json() + "\n" for record in found))
-    return found
+    return [record for record in records if record is not None]
 
 
 def _is_complete(job: Job, store: Store, cell: Cell) -> bool:

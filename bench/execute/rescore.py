@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.cell import Task
+from bench.cell import Task, content_hash
 from bench.execute.assemble import find_real_images, make_reference, name_extractor, name_reference, resolve_device
 from bench.execute.looking import Look, make_evaluator, make_inputs, make_look, paired_inputs, prompts_of
 from bench.execute.protocol import describe_pictures, describe_protocol
@@ -50,8 +50,34 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
             for i, record in enumerate(lacking, 1):
                 store.save_features(record.key, scored.extractor, _read(store, record, look))
                 print(f"[{i}/{len(lacking)}] {record.cell.label}", file=sys.stderr, flush=True)
+    if _replaces(run, scored):
+        _set_outputs_aside(store, run)
     store.save_run(scored)
     return scored
+
+
+def _replaces(run: Run, scored: Run) -> bool:
+    """Whether a score that the run had is another number now: by other features, or of other real images."""
+    known: Mapping[str, str] = run.settings.get("judges", {})
+    moved = any(path != scored.settings["judges"].get(name) for name, path in known.items())
+    evaluators = run.settings.get("evaluator") != scored.settings["evaluator"]
+    real = run.reference is not None and run.settings["reference"] != scored.settings["reference"]
+    return evaluators or real or moved
+
+
+def _set_outputs_aside(store: Store, run: Run) -> None:
+    """Copy run.json, scores.csv, the tables and the page to a folder of their own: scores are never replaced unseen."""
+    folder = f"earlier/{run.evaluator}-{content_hash([run.extractor, run.reference], 8)}"
+    names = ["run.json", "scores.csv", "report.html", *store.files.tree("tables")]
+    for name in names:
+        content = store.read_bytes(name)
+        if content is not None:
+            store.write_bytes(f"{folder}/{name}", content)
+    print(
+        f"The scores by evaluator {run.evaluator} are no longer part of the report; they stay in "
+        f"{store.location}/{folder}",
+        file=sys.stderr,
+    )
 
 
 def _as_asked(run: Run, choice: ScoreChoice) -> Experiment:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.cell import content_hash
 from bench.execute.assemble import prepare
 from bench.execute.contest import take_turns
 from bench.execute.installation import Installation, InstallationError
@@ -23,11 +24,14 @@ def run_sides(
 ) -> tuple[Path, Path]:
     """Run an experiment on both sides, without latencies; returns the directories of the runs.
 
-    A side that ran before goes on where it was. Raises BenchError for overrides that describe no experiment, and
-    InstallationError when a side cannot run at all.
+    A side that ran before goes on where it was; another installation or experiment has a directory of its own. Raises
+    BenchError for overrides that describe no experiment, and InstallationError when a side cannot run at all.
     """
     check_experiment(compose_settings(overrides))
-    sides = (before, directory / "before"), (after, directory / "after")
+    sides = [
+        (installation, directory / f"{side}-{content_hash([installation.name, *overrides], 8)}")
+        for side, installation in (("before", before), ("after", after))
+    ]
     for installation, results in sides:
         print(f"Running the experiment in {installation.name} ...", file=sys.stderr)
         run_there(installation, "bench", "run", *overrides, f"results='{results.absolute()}'", "measure.latency=false")

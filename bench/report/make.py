@@ -11,6 +11,7 @@ from bench.judge.claims import Judgement, judge_claims
 from bench.judge.forked import map_forked
 from bench.judge.published import Beside, load_published, set_beside
 from bench.judge.scores import ScoredCell, score_run
+from bench.looked import note_look
 from bench.printable import printable, spreadsheet_text
 from bench.report.beside import beside_table, draw_beside
 from bench.report.grid import draw_grid, prompt_grids
@@ -32,6 +33,7 @@ def make_report(store: Store, inputs: str) -> str:
     run = store.run()
     cells = score_run(store, run)
     judgements = judge_claims(run, cells)
+    note_look(store, run, [judgement.claim for judgement in judgements if judgement.comparisons])
     pairs = set_beside(run, cells, load_published())
     tables = {
         table.name: table

@@ -1,0 +1,322 @@
+"""A results directory belongs to one experiment, which may grow: more images, methods, steps, scores or claims.
+
+`experiment.json` says what the directory's numbers depend on. The first run creates it, and every later one is compared
+with it before anything is sampled. What may grow is not in it, or is compared only where both have it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from bench.cell import Cell, canonical_json, content_hash, fields_of
+from bench.checkpoints.judges import name_judges
+from bench.execute.assemble import Job, lay_out
+from bench.execute.protocol import describe_protocol
+from bench.experiment.config import Experiment
+from bench.generate.prompts import hash_texts
+from bench.generate.weights import name_weights
+from bench.looked import define, looks_of, planned_images, with_looks
+from bench.records import SCHEMA_VERSION, BenchError
+from bench.redact import without_secrets
+from bench.request import Run
+from bench.store import Store
+
+OWNER = "experiment.json"
+SHOWN = 3
+"""How many differences a refusal names."""
+Facts = dict[str, Any]
+"""By setting: its value as `is`, and as `shown` how a person knows it where the value is a hash."""
+
+
+def join(experiment: Experiment, weights_needed: bool = True) -> Experiment:
+    """The experiment with the scores that its directory has already, which stay in every output.
+
+    Raises BenchError where the directory belongs to another experiment, before anything is loaded. With
+    `weights_needed` false nothing is compared where weights are absent.
+    """
+    store = Store.of_run(experiment.results)
+    if store is None:
+        return experiment
+    job = lay_out(experiment, decode=False, weights_needed=weights_needed)
+    if job.absent:
+        return experiment
+    _check(store, job)
+    before = _last_run(store)
+    if before is None or before.evaluator != experiment.evaluator.name:
+        return experiment
+    scores: list[Any] = list(dict.fromkeys([*before.metrics, *experiment.scores]))
+    if added := [name for name in scores if name not in experiment.scores]:
+        print(f"results={store.location} has these scores already, they stay: {', '.join(added)}", file=sys.stderr)
+    judges = {**before.settings.get("judges", {}), **experiment.judges}
+    return replace(experiment, scores=scores, judges=judges)
+
+
+def open_store(job: Job) -> Store:
+    """The run's store, with what is asked for written into it.
+
+    Raises BenchError where it cannot be written or belongs to another experiment.
+    """
+    store = Store(job.experiment.results, patience_s=job.experiment.executor.patience_s)
+    _take(store, job)
+    before = _last_run(store)
+    run = whole_run(store, job)
+    if kept := [claim.name for claim in run.claims if claim not in job.run.claims]:
+        print(f"results={store.location} has these claims already, they stay: {', '.join(kept)}", file=sys.stderr)
+    if before is None or len(before.prompts) <= len(job.run.prompts):  # else another run is at a later look
+        store.save_run(run)
+    return store
+
+
+def close_run(job: Job, store: Store, is_last: bool) -> None:
+    """Write down all that the directory holds of the experiment by now, other runs' cells included.
+
+    `is_last` says that no larger number of images will follow, so that nothing of a later look is left in its place.
+    """
+    before = _last_run(store)
+    if is_last or before is None or len(before.prompts) <= len(job.run.prompts):
+        run = whole_run(store, job)
+        store.save_run(run)
+        records = [record for key in run.cells if (record := store.record(key)) is not None]
+        store.write_text("records.jsonl", "".join(record.to_json() + "\n" for record in records))
+
+
+def whole_run(store: Store, job: Job) -> Run:
+    """The job's run with what the directory has besides: looks, claims that were judged, and finished cells.
+
+    A claim that was judged once counts among the tests of the run. Cells of another number of images are no part of it.
+    """
+    run, before = job.run, _last_run(store)
+    if before is None:
+        return with_looks(store, run)
+    judged = {name for look in looks_of(store) for name in look.claims or ()} - {claim.name for claim in run.claims}
+    kept_claims = tuple(claim for claim in before.claims if claim.name in judged)
+    settings = {**run.settings}
+    if kept_claims:
+        asked = {claim.name: before.settings.get("claims", {}).get(claim.name) for claim in kept_claims}
+        settings["claims"] = {**settings["claims"], **{name: claim for name, claim in asked.items() if claim}}
+    kept: list[str] = []
+    if before.prompts == run.prompts:
+        kept = [key for key in before.cells if key not in set(run.cells) and _is_finished(store, key, run.extractor)]
+    if kept:
+        settings["models"] = {**before.settings["models"], **settings["models"]}
+        settings["methods"] = _all_axes(before.settings["methods"], settings["methods"])
+    run = replace(
+        run,
+        cells=(*run.cells, *kept),
+        claims=(*run.claims, *kept_claims),
+        settings=settings,
+        labels={**before.labels, **run.labels} if kept else run.labels,
+    )
+    return with_looks(store, run)
+
+
+def _is_finished(store: Store, key: str, extractor: str) -> bool:
+    record = store.record(key)
+    return record is not None and record.status == "ok" and store.has_features(key, extractor)
+
+
+def _all_axes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Methods with the values of both on each axis."""
+    methods = {**before, **now}
+    for name in before.keys() & now.keys():
+        axes = {
+            axis: list(dict.fromkeys([*now[name][axis], *before[name][axis]]))
+            for axis in ("steps", "eta", "guidance_scale")
+        }
+        methods[name] = {**now[name], **axes}
+    return methods
+
+
+def _last_run(store: Store) -> Run | None:
+    """What was asked for last; None where that is not known. Raises BenchError for another version's directory."""
+    try:
+        return store.run()
+    except BenchError as error:
+        if "schema version" in str(error):
+            raise BenchError(
+                f"results={store.location} holds the run of another version of tcd-bench (this one writes schema "
+                f"version {SCHEMA_VERSION}); {_WAYS_OUT}"
+            ) from error
+        return None
+
+
+def _take(store: Store, job: Job) -> None:
+    """Make the directory the experiment's own, or add to what is known of it; raises BenchError as `join`."""
+    _check(store, job)
+    facts, lengths = _facts(job), _prompt_hashes(job.run.prompts)
+    if store.files.create(OWNER, _seal(facts, lengths)):
+        return
+    _check(store, job)  # who was first may be another
+    known = _read(store) or ({}, {})
+    store.files.write(OWNER, _seal({**known[0], **facts}, {**known[1], **lengths}))
+
+
+def _check(store: Store, job: Job) -> None:
+    """Raise BenchError where a directory belongs to another experiment, or has more images than are planned now."""
+    known = _read(store) or _from_records(store)
+    where = f"results={store.location}"
+    if known is not None:
+        differences = list(_differences(known[0], _facts(job)))
+        if (row := _other_prompts(known[1], job.run.prompts)) is not None:
+            asked = job.experiment.prompts.source
+            differences.append(f"the first {row} prompts of prompts.source={asked} are not those that it has")
+        if differences:
+            more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+            raise BenchError(
+                f"{where} belongs to another experiment: {'; '.join(differences[:SHOWN])}{more}; {_WAYS_OUT}"
+            )
+    own = {claim.name: define(claim) for claim in job.run.claims}
+    for look in looks_of(store):
+        changed = [name for name, known_as in (look.claims or {}).items() if own.get(name, known_as) != known_as]
+        if changed:
+            raise BenchError(
+                f"{where}: claims.{changed[0]} was judged there with another definition; give the changed claim a name "
+                f"of its own, or {_WAYS_OUT}"
+            )
+    before, planned = _last_run(store), planned_images(job.run)
+    if before is not None and len(before.prompts) > planned and _has_records(store, before):
+        raise BenchError(
+            f"prompts.count={planned} was given, but {where} has {len(before.prompts)} images per cell already; give "
+            "at least as many, or another directory with results=…"
+        )
+
+
+_WAYS_OUT = "choose another directory with results=…, or remove or archive that one"
+
+
+def _has_records(store: Store, run: Run) -> bool:
+    return any((record := store.record(key)) is not None and record.status == "ok" for key in run.cells)
+
+
+def _seal(facts: Facts, prompts: Mapping[str, str]) -> bytes:
+    data = {"facts": facts, "prompts": dict(prompts)}
+    return (json.dumps({**data, "digest": content_hash(data)}, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _read(store: Store) -> tuple[Facts, Mapping[str, str]] | None:
+    """What `experiment.json` says; None where it is missing or is not what was written."""
+    content = store.read_bytes(OWNER)
+    try:
+        data = json.loads(content or b"")
+        if data.pop("digest") == content_hash(data):
+            return data["facts"], data["prompts"]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        pass
+    return None
+
+
+def _from_records(store: Store) -> tuple[Facts, Mapping[str, str]] | None:
+    """The same from run.json and the records, where `experiment.json` was lost."""
+    run = _last_run(store)
+    if run is None:
+        return None
+    cells = [record.cell for key in run.cells if (record := store.record(key)) is not None]
+    facts = _plain({"name": run.name, **_facts_of_cells(cells)})
+    if run.metrics:
+        facts |= _plain({"evaluator.name": run.evaluator})
+    return facts, _prompt_hashes(run.prompts)
+
+
+def _facts(job: Job) -> Facts:
+    """What the numbers of a job depend on."""
+    experiment, run = job.experiment, job.run
+    facts: dict[str, Any] = {"name": experiment.name, **_facts_of_cells(job.plan.cells)}
+    facts |= {f"task.{name}": value for name, value in asdict(experiment.task).items()}
+    if experiment.measure.latency or experiment.measure.memory:
+        facts["measure.batch_size"] = experiment.measure.batch_size
+    if experiment.scores:
+        source = experiment.evaluator.source
+        facts["evaluator.name"] = experiment.evaluator.name
+        facts["evaluator.source"] = _Named([name_weights(source), describe_protocol(experiment)], source)
+    for name, weights in name_judges(experiment).items():
+        facts[f"judges.{name}"] = weights
+    if run.reference is not None:
+        asked = experiment.reference
+        facts["reference"] = _Named(run.reference, f"{asked.count} images of {asked.source}")
+    return _plain(facts)
+
+
+def _facts_of_cells(cells: Sequence[Cell]) -> dict[str, Any]:
+    """What cells have in common by now, and must keep."""
+    facts: dict[str, Any] = {}
+    for cell in cells:
+        base = cell.base
+        facts |= {"seed": cell.seed, "batch_size": cell.batch_size, "device": cell.device, "task": cell.task.kind}
+        facts |= {f"task.{name}": value for name, value in cell.task.settings.items()}
+        if cell.task.inputs is not None:  # their name says how many of them are taken
+            facts[f"task.inputs of {cell.prompts.count} images"] = _Named(cell.task.inputs, "the folder")
+        facts |= {f"the version of {name}": version for name, version in cell.versions.items()}
+        facts[f"models.{base.name}.source"] = _Named(base.weights, base.source)
+        for name, value in fields_of(base, but=("name", "source", "weights", "parts", "revision")).items():
+            facts[f"models.{base.name}.{name}"] = value
+        for part in base.parts:
+            identity = fields_of(part, but=("source",))
+            facts[f"models.{base.name}.parts.{part.role}"] = _Named(identity, part.source)
+        for adapter in cell.adapters:
+            identity = fields_of(adapter, but=("name", "source", "scale"))
+            facts[f"models.{base.name}.adapters.{adapter.name}"] = _Named(identity, adapter.source)
+            facts[f"models.{base.name}.adapters.{adapter.name}.scale"] = adapter.scale
+        schedule = base.noise_schedule
+        own = {name: value for name, value in cell.scheduler.settings.items() if schedule.get(name, ...) != value}
+        facts[f"methods.{cell.method}.scheduler"] = {"_target_": cell.scheduler.target, **own}
+        names = [adapter.name for adapter in cell.adapters]
+        facts[f"methods.{cell.method}.adapter"] = names
+        facts[f"methods.{cell.method}.fused"] = cell.fused
+    return facts
+
+
+class _Named:
+    """A value that is a hash, and how a person knows it."""
+
+    def __init__(self, value: object, shown: str) -> None:
+        self.value, self.shown = content_hash(value), shown
+
+
+def _plain(facts: Mapping[str, Any]) -> Facts:
+    """As JSON gives it back."""
+    return {
+        name: {"is": value.value, "shown": without_secrets(value.shown)}
+        if isinstance(value, _Named)
+        else {"is": json.loads(canonical_json(value))}
+        for name, value in facts.items()
+    }
+
+
+def _differences(there: Facts, here: Facts) -> Iterator[str]:
+    """Each fact that both know and that is another, in words."""
+    for name, mine in here.items():
+        theirs = there.get(name)
+        if theirs is None or theirs["is"] == mine["is"]:
+            continue
+        old, new = theirs["is"], mine["is"]
+        if isinstance(old, dict) and isinstance(new, dict):
+            for key in sorted(old.keys() | new.keys()):
+                if old.get(key) != new.get(key):
+                    yield f"{name}.{key} is {_show(old.get(key))} there and {_show(new.get(key))} here"
+        elif "shown" not in mine:
+            yield f"{name} is {_show(old)} there and {_show(new)} here"
+        elif theirs["shown"] == mine["shown"]:
+            yield f"{name} ({mine['shown']}) has other content than it had"
+        else:
+            yield f"{name} is {theirs['shown']} there and {mine['shown']} here"
+
+
+def _show(value: object) -> str:
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _prompt_hashes(texts: Sequence[str]) -> dict[str, str]:
+    """Hashes of the first 1, 2, 4, … prompts and of all: a larger set that begins alike has them too."""
+    lengths = {len(texts)} | {2**i for i in range(len(texts).bit_length())}
+    return {str(length): hash_texts(texts[:length]) for length in sorted(lengths)}
+
+
+def _other_prompts(known: Mapping[str, str], texts: Sequence[str]) -> int | None:
+    """The smallest number of first prompts that are not the known ones; None where all that both have are."""
+    lengths = sorted(length for length in map(int, known) if length <= len(texts))
+    return next((length for length in lengths if hash_texts(texts[:length]) != known[str(length)]), None)

@@ -1,0 +1,239 @@
+"""A results directory belongs to one experiment: it may grow, and another one is refused before anything is sampled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.execute.assemble import Job, lay_out
+from bench.execute.ownership import OWNER, close_run, join, open_store, whole_run
+from bench.experiment.compose import compose_settings
+from bench.experiment.config import Experiment, check_experiment
+from bench.looked import Look, define, looks_of, note_look
+from bench.records import BenchError, Images, Record
+from bench.store import Store
+
+Overrides = Callable[..., list[str]]
+Ask = Callable[..., Experiment]
+
+
+@pytest.fixture
+def ask(overrides: Overrides, models: Path, tmp_path: Path) -> Ask:
+    """The small experiment with more overrides; {tmp} and {models} stand for directories."""
+
+    def make(*more: str) -> Experiment:
+        known = {"tmp": str(tmp_path), "models": str(models)}
+        given = [text.format(**known) if "{tmp}" in text or "{models}" in text else text for text in more]
+        return check_experiment(compose_settings(overrides(*given)))
+
+    return make
+
+
+def begin(experiment: Experiment, *, done: bool = False) -> tuple[Job, Store]:
+    """Open the experiment's directory, as a run does; `done` leaves records and features, none of them sampled."""
+    job = lay_out(join(experiment))
+    store = open_store(job)
+    for cell in job.plan.cells if done else ():
+        count = len(job.run.prompts)
+        store.commit(Record(cell.key, cell, "ok", {}, 1.0, images=Images(count, 64, 64, "x")))
+        store.save_features(cell.key, job.run.extractor, {"image": np_zeros(count)})
+    if done:
+        close_run(job, store, is_last=True)
+    return job, store
+
+
+def np_zeros(count: int) -> object:
+    import numpy as np
+
+    return np.zeros((count, 4))
+
+
+OTHERS = {
+    "seed=1": "seed is 0 there and 1 here",
+    "name=other": "name is smoke there and other here",
+    "batch_size=2": "batch_size is 4 there and 2 here",
+    "models.mini.source={tmp}/teacher": "models.mini.source is {models}/teacher there and {tmp}/teacher here",
+    "models.mini.adapters.tcd.scale=0.5": "models.mini.adapters.tcd.scale is 1.0 there and 0.5 here",
+    "models.mini.dtype=float16": "models.mini.dtype is float32 there and float16 here",
+    "models.mini.levers.vae_tiling=true": "models.mini.levers.vae_tiling is not given there and True here",
+    "methods.tcd.scheduler.original_inference_steps=25": (
+        "methods.tcd.scheduler.original_inference_steps is 50 there and 25 here"
+    ),
+    "methods.tcd.fused=false": "methods.tcd.fused is True there and False here",
+    "prompts.template='a picture of {{}}'": "prompts of prompts.source=world are not those that it has",
+    "prompts.source={tmp}/prompts.txt": "prompts of prompts.source={tmp}/prompts.txt are not those",
+    "reference.count=17": "reference is 16 images of world there and 17 images of world here",
+    "evaluator.name=other": "evaluator.name is mini there and other here",
+    "evaluator.source={tmp}/evaluator": "evaluator.source is {models}/evaluator there and {tmp}/evaluator here",
+    "measure.batch_size=2": "measure.batch_size is 1 there and 2 here",
+}
+
+
+@pytest.mark.parametrize("override", OTHERS)
+def test_another_experiment_is_refused_with_what_differs_and_both_ways_out(
+    override: str, ask: Ask, models: Path, tmp_path: Path
+) -> None:
+    _, store = begin(ask("scores=[fid,clip_score]", "claim=[]"))
+    for name in ("teacher", "evaluator"):
+        shutil.copytree(models / name, tmp_path / name)
+        (tmp_path / name / "note.txt").write_text("another one")
+    texts = list(store.run().prompts)
+    (tmp_path / "prompts.txt").write_text("\n".join([*texts[:2], "another one", *texts[3:]]))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    given = override.replace("{{}}", "{}") if "{tmp}" not in override else override
+    with pytest.raises(BenchError) as refused:
+        join(ask("scores=[fid,clip_score]", "claim=[]", given))
+    said = str(refused.value)
+    assert said.startswith(f"results={tmp_path}/run belongs to another experiment: ")
+    assert OTHERS[override].replace("{tmp}", str(tmp_path)).replace("{models}", str(models)) in said
+    assert said.endswith("; choose another directory with results=…, or remove or archive that one")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+GROWTH = [
+    "prompts.count=12",
+    "method=[tcd,dpmpp_2s,ddim]",
+    "methods.tcd.steps=[2,4,8]",
+    "methods.tcd.eta=[0,0.3]",
+    "methods.dpmpp_2s.guidance_scale=[1,3]",
+    "scores=[fid,clip_score,precision]",
+    "scores=[clip_score]",
+    "claim=[tcd_few_steps]",
+    "claim=[]",
+    "measure.latency=false",
+    "measure.repeats=3",
+    "executor.workers=2",
+    "keep=grid",
+    "lanes=1",
+    "strict=false",
+]
+
+
+@pytest.mark.parametrize("override", GROWTH)
+def test_what_an_experiment_grows_by_is_welcome_in_its_directory(override: str, ask: Ask) -> None:
+    scores = ("scores=[fid,clip_score]", "claim=[]")
+    begin(ask(*scores), done=True)
+    begin(ask(*scores, override) if "claim=[tcd" not in override else ask(override))
+
+
+def test_other_weights_at_the_same_place_are_another_experiment(ask: Ask, models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "teacher", tmp_path / "own")
+    own = f"models.mini.source={tmp_path}/own"
+    begin(ask(own))
+    (tmp_path / "own" / "note.txt").write_text("trained for longer")
+    with pytest.raises(BenchError, match=rf"models.mini.source \({tmp_path}/own\) has other content than it had"):
+        join(ask(own))
+
+
+def test_the_same_weights_at_another_place_are_the_same_experiment(ask: Ask, models: Path, tmp_path: Path) -> None:
+    begin(ask())
+    shutil.copytree(models / "teacher", tmp_path / "moved")
+    assert join(ask(f"models.mini.source={tmp_path}/moved"))
+
+
+def test_other_versions_of_the_libraries_are_named(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.execute import assemble
+
+    begin(ask())
+    monkeypatch.setattr(assemble, "library_versions", lambda: {"torch": "1.0", "diffusers": "0.1"})
+    with pytest.raises(BenchError, match=r"the version of diffusers is [\d.]+ there and 0.1 here"):
+        join(ask())
+
+
+@pytest.mark.parametrize("harm", ["removed", "damaged", "emptied"])
+def test_where_the_note_of_the_owner_is_lost_the_records_say_whose_they_are(harm: str, ask: Ask) -> None:
+    _, store = begin(ask(), done=True)
+    owner = Path(store.location) / OWNER
+    if harm == "removed":
+        owner.unlink()
+    else:
+        owner.write_bytes(owner.read_bytes().replace(b'"seed": {', b'"sead": {') if harm == "damaged" else b"")
+    with pytest.raises(BenchError, match="seed is 0 there and 1 here"):
+        join(ask("seed=1"))
+    with pytest.raises(BenchError, match="seed is 0 there and 1 here"):
+        open_store(lay_out(ask("seed=1")))
+    begin(ask())
+    assert json.loads(owner.read_text())["facts"]["seed"] == {"is": 0}
+
+
+def test_of_two_experiments_that_begin_at_once_one_is_refused(ask: Ask) -> None:
+    jobs = [lay_out(ask(f"seed={seed}")) for seed in range(4)]
+
+    def try_to(job: Job) -> str:
+        try:
+            open_store(job)
+        except BenchError as error:
+            return str(error)
+        return "opened"
+
+    with ThreadPoolExecutor(4) as pool:
+        said = sorted(pool.map(try_to, jobs))
+    assert said.count("opened") == 1
+    assert all("belongs to another experiment: seed is" in text for text in said if text != "opened")
+
+
+def test_two_runs_of_one_experiment_share_its_directory(ask: Ask) -> None:
+    (one, store), (other, _) = begin(ask()), begin(ask())
+    assert one.run == other.run == store.run()
+
+
+def test_fewer_images_than_are_there_are_refused(ask: Ask) -> None:
+    begin(ask("prompts.count=12"))
+    begin(ask())  # nothing was sampled yet, so nothing is lost
+    begin(ask("prompts.count=12"), done=True)
+    with pytest.raises(BenchError, match=r"prompts.count=6 was given, but .* has 12 images per cell already"):
+        join(ask())
+
+
+def test_scores_and_cells_of_the_first_run_stay(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(ask("scores=[fid,clip_score,precision]", "claim=[]", "method=[tcd,dpmpp_2s]"), done=True)
+    job, store = begin(ask("scores=[clip_score,recall]", "claim=[]", "method=[tcd,ddim]"), done=True)
+    said = capsys.readouterr().err
+    assert f"results={store.location} has these scores already, they stay: fid, precision" in said
+    assert job.run.metrics == ("fid", "clip_score", "precision", "recall")
+    run = store.run()
+    assert run.metrics == job.run.metrics
+    found = [record.cell.method for key in run.cells if (record := store.record(key))]
+    assert sorted(set(found)) == ["ddim", "dpmpp_2s", "tcd"]
+    assert len(run.cells) == len(set(run.cells)) == len(found)
+    assert {"tcd", "dpmpp_2s", "ddim"} == set(run.settings["methods"]) == set(run.labels)
+    written = (Path(store.location) / "records.jsonl").read_text().splitlines()
+    assert [Record.from_json(line).key for line in written] == list(run.cells)
+
+
+def test_claims_that_were_judged_stay_and_do_not_change(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [f"methods.{name}.steps=[2,4,8]" for name in ("tcd", "dpmpp_2s")]
+    both = ("claim=[tcd_few_steps,tcd_8_steps]", "scores=[fid,attribute_accuracy]", *steps)
+    job, store = begin(ask(*both), done=True)
+    seen, unseen = job.run.claims
+    note_look(store, job.run, [seen])
+    again, _ = begin(ask("claim=[]", "scores=[fid]"))
+    assert whole_run(store, again).claims == store.run().claims == (seen,), "one that was never judged need not stay"
+    assert f"has these claims already, they stay: {seen.name}" in capsys.readouterr().err
+    begin(ask(*both, f"claims.{unseen.name}.metrics=[fid]"))
+    begin(ask(*both, f"claims.{seen.name}.text='said otherwise'"))
+    with pytest.raises(BenchError, match=f"claims.{seen.name} was judged there with another definition; give the"):
+        join(ask(*both, f"claims.{seen.name}.metrics=[fid]"))
+
+
+def test_looks_are_remembered_with_their_claims(ask: Ask) -> None:
+    job, store = begin(ask())
+    (claim,) = job.run.claims
+    assert looks_of(store) == []
+    note_look(store, job.run, [])
+    assert looks_of(store) == [], "nothing was judged"
+    for _ in range(2):
+        note_look(store, replace(job.run, looks=(0.25, 0.5)), [claim])
+    note_look(store, replace(job.run, prompts=job.run.prompts * 3), [replace(claim, name="more")])
+    known = {claim.name: define(claim)}
+    assert looks_of(store)[0] == Look(6, 12, 1, known)
+    assert [(look.images, look.concerns([claim.name])) for look in looks_of(store)] == [(6, True), (18, False)]
+    path = Path(store.location) / "looks" / "18.json"
+    path.write_bytes(path.read_bytes().replace(b"more", b"less"))
+    assert looks_of(store)[0].concerns([claim.name]), "a damaged one counts for all"
