@@ -44,7 +44,7 @@ def check(found: int, wanted: int) -> None:
 def place_of(kind: str, store: Store, launch: Launch, workers: int) -> Place:
     """Room for so many workers."""
     if kind == "processes":
-        return ThisMachine(store.location, launch.name, workers, "cpu", 0, WORK)
+        return ThisMachine(store.location, launch.name, workers, (), WORK)
     from bench.execute.ray import RayCluster
 
     return RayCluster(store.location, launch.name, Ray(workers=workers, cpus=0.0), "cpu", WORK)

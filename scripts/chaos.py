@@ -57,7 +57,7 @@ def drive(kind: str, location: str, name: str, folder: str) -> None:
     launch = Launch.load(store.files, name)
     place: Place
     if kind == "processes":
-        place = ThisMachine(location, name, 3, "cpu", 0, WORK)
+        place = ThisMachine(location, name, 3, (), WORK)
     elif kind == "ray":
         from bench.execute.ray import RayCluster
 

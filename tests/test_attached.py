@@ -23,7 +23,7 @@ from bench.store import Store
 DRIVER = """
 import sys, time
 from bench.execute.local import ThisMachine
-place = ThisMachine(sys.argv[1], "launch", 2, "cpu", 0, "sleeping:make_work")
+place = ThisMachine(sys.argv[1], "launch", 2, (), "sleeping:make_work")
 workers = place.start(["a", "b"], 0)
 print(*(worker.process.pid for worker in workers), flush=True)
 time.sleep(3600)
@@ -94,7 +94,7 @@ def test_workers_import_nothing_from_the_current_directory(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}")  # the empty entry is this directory
     launch = make_launch(store, tmp_path / "log", 2)
-    crew = Crew(ThisMachine(store.location, launch.name, 2, "cpu", 0, "sleeping:make_work"), store, launch.name)
+    crew = Crew(ThisMachine(store.location, launch.name, 2, (), "sleeping:make_work"), store, launch.name)
     try:
         while crew.tend(2):
             pass

@@ -103,7 +103,7 @@ def test_a_store_that_is_out_of_reach_for_a_while_costs_time_alone(
 ) -> None:
     store = Store("s3://bucket/outage", patience_s=120)
     launch = make_launch(store, tmp_path / "log", 8, seconds=0.2, common={"patience_s": 120.0, "lease_s": 60.0})
-    crew = Crew(ThisMachine(store.location, launch.name, 2, "cpu", 0, WORK), store, launch.name)
+    crew = Crew(ThisMachine(store.location, launch.name, 2, (), WORK), store, launch.name)
     crew.tend(8)
     while not (tmp_path / "log").exists():
         time.sleep(0.1)

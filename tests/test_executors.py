@@ -162,7 +162,7 @@ def test_trouble_of_the_store_is_no_failure_of_a_cell(store: Store, tmp_path: Pa
 
 
 def this_machine(store: Store, launch: Launch, workers: int) -> Place:
-    return ThisMachine(store.location, launch.name, workers, "cpu", 0, WORK)
+    return ThisMachine(store.location, launch.name, workers, (), WORK)
 
 
 def ray_here(store: Store, launch: Launch, workers: int) -> Place:
@@ -220,7 +220,7 @@ def test_a_cell_that_hangs_is_ended_with_the_stack_of_what_it_was_at(store: Stor
 def test_workers_that_cannot_begin_end_the_run_with_what_they_said(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 2)
     with pytest.raises(BenchError, match=r"3 workers in a row died before they began; the last one said: .*no_such"):
-        oversee(ThisMachine(store.location, launch.name, 1, "cpu", 0, "no_such:work"), store, launch)
+        oversee(ThisMachine(store.location, launch.name, 1, (), "no_such:work"), store, launch)
 
 
 def test_a_worker_that_is_asked_to_stop_ends_by_itself_and_another_goes_on(store: Store, tmp_path: Path) -> None:

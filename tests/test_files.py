@@ -2,15 +2,12 @@
 
 import errno
 import os
-import stat
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.execute.device_lock import alone_on, beside_others_on
 from bench.files import Files, LocalFiles, PatientFiles, open_files
 from bench.records import BenchError, StoreError
 
@@ -166,41 +163,6 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         assert files.read("b") == b"y" * 60_000
     finally:
         subprocess.run(["umount", str(disk)], check=True)  # noqa: S607
-
-
-def test_who_measures_is_alone_and_samplers_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("bench.execute.device_lock.PATIENCE_S", 0.05)
-    order: list[str] = []
-    inside, leave = threading.Event(), threading.Event()
-
-    def sample() -> None:
-        with beside_others_on("cpu"), beside_others_on("cpu"):
-            inside.set()
-            leave.wait(10)
-            order.append("sampled")
-
-    def measure() -> None:
-        with alone_on("cpu"):
-            order.append("measured")
-
-    sampler, measurer = threading.Thread(target=sample), threading.Thread(target=measure)
-    sampler.start()
-    inside.wait(10)
-    measurer.start()
-    measurer.join(0.3)
-    assert order == [], "who measures waits for who samples"
-    assert "another process of this user samples or measures on cpu" in capsys.readouterr().err
-    with alone_on("cuda:1"):
-        pass  # another device is another matter
-    leave.set()
-    for thread in (sampler, measurer):
-        thread.join(10)
-    assert order == ["sampled", "measured"]
-    folder = next(tmp_path.iterdir())
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_the_kind_of_files_follows_from_the_location(tmp_path: Path) -> None:

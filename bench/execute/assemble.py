@@ -35,7 +35,7 @@ from bench.generate.own_code import hash_own
 from bench.generate.prompts import Prompts
 from bench.generate.real_images import check_real_images, load_real_images, name_real_images
 from bench.generate.weights import ARCHITECTURE, INCEPTION, LORA, is_tower, name_weights, weights_directory
-from bench.measure.environment import library_versions, nvidia_devices
+from bench.measure.environment import cuda_devices, library_versions
 from bench.records import BenchError
 from bench.redact import settings_without_secrets, without_secrets
 from bench.request import Run
@@ -147,13 +147,17 @@ def _versions() -> Mapping[str, str]:
 
 
 def resolve_device(wanted: str, here: bool = True) -> str:
-    """`auto` is CUDA where a GPU is seen, else the CPU; `here` says whether it must be on this very machine."""
+    """`auto` is CUDA where torch can use a GPU, else the CPU; `here` says whether it must be on this very machine."""
     if wanted == "auto":
-        return "cuda" if nvidia_devices() else "cpu"
+        return "cuda" if cuda_devices() else "cpu"
     if wanted.partition(":")[0] not in ("cpu", "cuda"):
         raise BenchError(f"device={wanted} was given; choose auto, cpu, cuda or cuda:<index>")
-    if here and wanted.startswith("cuda") and not nvidia_devices():
-        raise BenchError(f"device={wanted} was asked for, but no NVIDIA GPU is seen; use device=cpu or device=auto")
+    _, _, index = wanted.partition(":")
+    if wanted != "cpu" and (wanted.startswith("cpu") or (":" in wanted and not index.isdecimal())):
+        raise BenchError(f"device={wanted} was given; choose auto, cpu, cuda or cuda:<index>")
+    if here and wanted.startswith("cuda") and (count := cuda_devices()) <= int(index or 0):
+        seen = f"{count} GPUs, numbered from 0" if count else "no GPU (see tcd-bench doctor)"
+        raise BenchError(f"device={wanted} was given, but torch can use {seen}; use device=cpu or device=auto")
     return wanted
 
 

@@ -1,27 +1,35 @@
-"""Latency is measured alone: while one process times calls on a device, no other one samples on it.
+"""Latency is measured alone: while one run times calls on a device, no other run that measures samples on it.
 
-Locks of the operating system on two small files a device, common to all runs of one user on one machine; they end with
-their process, however it ends. The second file keeps a stream of samplers from shutting out who wants to measure.
+Locks of the operating system on two small files per device, common to all runs of one user on one machine; they end
+with their process, however it ends. The second file keeps a stream of samplers from shutting out who wants to measure.
+Each file names the process that got it last, so that a wait can say for whom.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bench.execute.pulse import every
+import psutil
+
+from bench.measure.environment import gpu_of
+from bench.records import BenchError
 
 try:
     import fcntl
 except ImportError:  # no such locks on Windows
     fcntl = None  # type: ignore[assignment]
 
-PATIENCE_S = 60.0
-"""A wait longer than this is said aloud, again and again: whom one waits for may be asleep."""
+_said: set[str] = set()
+"""What was said of waits, so that one of a process's threads says it, once."""
+_saying = threading.Lock()
 
 
 @contextmanager
@@ -54,15 +62,25 @@ def _locked(device: str, part: str, shared: bool) -> Iterator[None]:
 def _open(device: str, part: str, shared: bool) -> int | None:
     if fcntl is None:
         return None
-    handle = os.open(_path(device, part), os.O_RDWR | os.O_CREAT, 0o600)
+    name = f"{lock_name(device)}-{part}.lock"
+    folder = _folder()
+    try:
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+    except OSError as error:
+        raise BenchError(f"the lock {_place() / name} cannot be opened ({error.strerror}); remove it") from error
+    finally:
+        os.close(folder)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        doing = "measures" if shared else "samples or measures"
-        waiting = f"Waiting: another process of this user {doing} on {device} (it holds {_path(device, part)})"
-        with every(PATIENCE_S, lambda: print(waiting, file=sys.stderr, flush=True)):
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _tell(handle, f"{'measures' if shared else 'samples or measures'} on {device}")
             fcntl.flock(handle, kind)
+        _sign(handle)
+    except BaseException:
+        os.close(handle)
+        raise
     return handle
 
 
@@ -71,15 +89,58 @@ def _close(handle: int | None) -> None:
         os.close(handle)
 
 
-def _path(device: str, part: str) -> Path:
-    """One file a physical device: CUDA_VISIBLE_DEVICES says which one `cuda:0` is."""
-    kind, _, index = device.partition(":")
-    name = kind
-    if kind == "cuda":
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        number = int(index or 0)
-        name = f"cuda-{visible[number] if number < len(visible) and visible[number] else number}"
+def _sign(handle: int) -> None:
+    note = json.dumps({"pid": os.getpid(), "born": psutil.Process().create_time()}).encode()
+    with suppress(OSError):  # a full disk; the lock holds all the same
+        os.pwrite(handle, note.ljust(80), 0)
+
+
+def _tell(handle: int, doing: str) -> None:
+    """Say for whom this process waits: the one that got the lock last, once; nothing where that is this process."""
+    who = "another process of this user"
+    with suppress(OSError, ValueError, KeyError, TypeError, OverflowError, psutil.Error):
+        note = json.loads(os.pread(handle, 80, 0))
+        process = psutil.Process(note["pid"])
+        if process.create_time() == note["born"]:
+            who = f"process {process.pid} ({' '.join(shlex.join(process.cmdline()).split())[:200]})"
+            if process.pid == os.getpid():
+                return
+    with _saying:
+        if (said := f"Waiting: {who} {doing}") not in _said:
+            _said.add(said)
+            print(said, file=sys.stderr, flush=True)
+
+
+def lock_name(device: str) -> str:
+    """One name per physical device: `cpu`, or the GPU's UUID, whatever CUDA_VISIBLE_DEVICES makes of its number."""
+    if not device.startswith("cuda"):
+        return device
+    gpu = gpu_of(device)
+    return "".join(c if c.isalnum() or c == "-" else "_" for c in str(gpu["uuid"] if gpu else device))
+
+
+def _place() -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "user"
-    folder = Path(tempfile.gettempdir()) / f"tcd-bench-{user}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder / f"{name.replace('/', '_')}-{part}.lock"
+    return Path(tempfile.gettempdir()) / f"tcd-bench-{user}"
+
+
+def _folder() -> int:
+    """The open folder of this user's locks; raises BenchError where it is a link or another user's."""
+    place = _place()
+    try:
+        with suppress(FileExistsError):
+            place.mkdir(mode=0o700)
+        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise BenchError(
+            f"the folder of device locks {place} cannot be used ({error.strerror}); remove it, or set TMPDIR to a "
+            "directory of your own"
+        ) from error
+    if (owner := os.fstat(folder).st_uid) != os.getuid():
+        os.close(folder)
+        raise BenchError(
+            f"the folder of device locks {place} belongs to another user (number {owner}); set TMPDIR to another "
+            "directory"
+        )
+    os.fchmod(folder, 0o700)
+    return folder

@@ -21,7 +21,7 @@ from bench.execute.loop import Stopped
 from bench.execute.member import Member, signals_stop
 from bench.execute.overview import ENDED, look_over
 from bench.experiment.executors import Local, Ray
-from bench.measure.environment import nvidia_devices
+from bench.measure.environment import visible_gpus
 from bench.printable import printable
 from bench.records import BenchError, Record
 from bench.redact import secret_settings, settings_without_secrets
@@ -76,8 +76,8 @@ def find_place(job: Job, store: Store, launch: Launch, device: str) -> Place:
     if isinstance(executor, Local):
         from bench.execute.local import ThisMachine
 
-        gpus = len(nvidia_devices())
-        return ThisMachine(store.location, launch.name, executor.workers, device, gpus)
+        gpus = visible_gpus() if device == "cuda" else []
+        return ThisMachine(store.location, launch.name, executor.workers, gpus)
     if isinstance(executor, Ray):
         from bench.execute.ray import RayCluster
 

@@ -42,11 +42,16 @@ class Process:
 
 
 class ThisMachine:
-    """Room for a fixed number of processes, which share the processor, or take the GPUs in turn."""
+    """Room for a fixed number of processes, which share the processor, or take the GPUs in turn.
 
-    def __init__(self, location: str, launch: str, workers: int, device: str, gpus: int, work: str = REAL_WORK) -> None:
+    `gpus` are values of CUDA_VISIBLE_DEVICES; none where cells run on the processor, or on one GPU that they name.
+    """
+
+    def __init__(
+        self, location: str, launch: str, workers: int, gpus: Sequence[str] = (), work: str = REAL_WORK
+    ) -> None:
         self._location, self._launch, self._workers, self._work = location, launch, workers, work
-        self._on_gpus = gpus if device == "cuda" else 0
+        self._gpus = gpus
         self._logs = TemporaryDirectory(prefix="tcd-bench-workers-")
 
     def room(self) -> int:
@@ -60,8 +65,8 @@ class ThisMachine:
     def _start(self, name: str, first: int) -> Process:
         installation = this_installation()
         environment = installation.environment()
-        if self._on_gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(first % self._on_gpus)
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[first % len(self._gpus)]
         elif self._workers > 1:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self._workers)))
         log = Path(self._logs.name) / f"{name}.log"

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -253,7 +254,8 @@ class _CellWork:
         return StoredBatch(start, self.runner.look(images, start), self.good.calls, 0.0, hash_images(images)), images
 
     def _make(self, start: int) -> tuple[StoredBatch, NDArray[np.uint8]]:
-        with beside_others_on(self.cell.device):
+        measures = self.runner.measure.latency or self.runner.measure.memory
+        with beside_others_on(self.cell.device) if measures else nullcontext():
             sampler = self.sampler  # what loading takes is not sampling
             with self.runner.turns.turn():
                 begun = time.perf_counter()

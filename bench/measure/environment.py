@@ -1,4 +1,7 @@
-"""The fingerprint of a machine and of the libraries on it. No torch is imported."""
+"""The fingerprint of a machine and of the libraries on it.
+
+Torch is imported only where NVML sees a GPU and the question is what CUDA makes of it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ def library_versions() -> dict[str, str]:
 
 
 def nvidia_devices() -> list[dict[str, Any]]:
-    """Name, total memory and driver of each NVIDIA GPU; empty where there is none, or no driver."""
+    """Name, total memory, driver and UUID of each NVIDIA GPU; empty where there is none, or no driver.
+
+    In NVML's order, which is not CUDA's, and with those that CUDA_VISIBLE_DEVICES hides.
+    """
     with suppress(Exception):  # NVML raises its own errors for every way of not being there
         import pynvml
 
@@ -35,20 +41,54 @@ def nvidia_devices() -> list[dict[str, Any]]:
                 "name": pynvml.nvmlDeviceGetName(handle),
                 "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
                 "driver": pynvml.nvmlSystemGetDriverVersion(),
+                "uuid": pynvml.nvmlDeviceGetUUID(handle),
             }
             for handle in handles
         ]
     return []
 
 
+def cuda_devices() -> int:
+    """How many GPUs torch can use: 0 with a build for processors, or where CUDA_VISIBLE_DEVICES hides them all."""
+    if not nvidia_devices():
+        return 0  # said without torch, whose import takes seconds
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, each as a value of CUDA_VISIBLE_DEVICES that gives a child that one alone.
+
+    Numbers, UUIDs or names of MIG instances, as they were given. As CUDA does, what follows an invalid one is left out.
+    """
+    count = cuda_devices()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(i) for i in range(count)] if given is None else [name.strip() for name in given.split(",")]
+    return names[:count]
+
+
+def gpu_of(device: str) -> dict[str, Any] | None:
+    """Name, total memory, driver and UUID of the GPU that torch calls `device`; None for a processor."""
+    if not device.startswith("cuda") or not cuda_devices():
+        return None
+    import torch
+
+    found = torch.cuda.get_device_properties(torch.device(device))
+    uuid = str(found.uuid).removeprefix("GPU-")
+    same = [gpu for gpu in nvidia_devices() if gpu["uuid"].removeprefix("GPU-") == uuid]
+    return same[0] if same else {"name": found.name, "memory_bytes": found.total_memory, "driver": None, "uuid": uuid}
+
+
 def machine_fingerprint(device: str, threads: int | None = None) -> Mapping[str, Any]:
-    """What a latency depends on besides the code: processor, GPU, threads, versions."""
+    """What a latency depends on besides the code: processor, the GPU in use, threads, versions."""
+    gpu = gpu_of(device)
     return {
         "device": device,
         "processor": _processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": threads,
-        "gpus": nvidia_devices() if device.startswith("cuda") else [],
+        "gpus": [] if gpu is None else [{name: value for name, value in gpu.items() if name != "uuid"}],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": library_versions(),
