@@ -34,6 +34,7 @@ from bench.experiment.conf_files import (
 from bench.experiment.overrides import Override, chosen, read_arguments
 from bench.experiment.refusals import explain_composition, in_one_message, unknown_setting
 from bench.experiment.schema import Types, narrow, references, types_at, value_at
+from bench.experiment.sweeps import give_directories, label_jobs, summarise
 from bench.experiment.yaml_reader import read_value
 from bench.records import BenchError
 
@@ -142,17 +143,25 @@ def run_application(
     if asked.help:
         print(_help(verb, summary, _compose(asked.overrides, config_name, whole=False), config_name), end="")
         return 0
-    jobs = [_compose(overrides, config_name, whole=not asked.show) for overrides in asked.jobs()]
+    given = asked.jobs()
+    labels = label_jobs(given)
+    jobs = [_compose(overrides, config_name, whole=not asked.show) for overrides in given]
+    jobs = give_directories(jobs, labels) if len(jobs) > 1 else jobs
     codes = [0]
     refusals: list[BenchError] = []
+    outcomes: list[str] = []
     for settings in jobs:
         if asked.show:
             print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
             continue
         try:
             codes.append(task(settings))
+            outcomes.append("done" if codes[-1] == 0 else f"exit code {codes[-1]}")
         except BenchError as error:  # the other jobs run
             refusals.append(error)
+            outcomes.append("refused")
+    if len(outcomes) > 1:
+        print(summarise(labels, jobs, outcomes))
     if refusals:
         raise BenchError("\n".join(dict.fromkeys(map(str, refusals)))) from refusals[0]
     return max(codes)

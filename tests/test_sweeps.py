@@ -1,0 +1,71 @@
+"""A sweep's jobs never share a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.experiment.compose import run_application
+from bench.records import BenchError
+
+Overrides = Callable[..., list[str]]
+
+
+def sweep(*arguments: str) -> list[str]:
+    """Where the jobs of a sweep write."""
+    found: list[dict[str, Any]] = []
+    run_application("run", "", ["-m", *arguments], lambda settings: found.append(settings) or 0)
+    return [settings["results"] for settings in found]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "directories"),
+    [
+        (("seed=0,1",), ["results/mini-seed=0", "results/mini-seed=1"]),
+        (("seed=range(0,2)", "results=here/"), ["here-seed=0", "here-seed=1"]),
+        (("seed=0,1", "results=s3://bucket/run"), ["s3://bucket/run-seed=0", "s3://bucket/run-seed=1"]),
+        (("name=a,b",), ["results/a", "results/b"]),
+        (("seed=0,1", "results='x/${{seed}}'".replace("{{", "{").replace("}}", "}")), ["x/0", "x/1"]),
+        (("results=x,y",), ["x", "y"]),
+        (("name=a,b", "seed=0,1"), [f"results/{name}-seed={seed}" for name in "ab" for seed in (0, 1)]),
+        (("methods.tcd.steps=[2,4],[8]", "claim=[]"), [f"results/mini-methods.tcd.steps={n}" for n in ("2,4", "8")]),
+        (("seed=0",), ["results/mini"]),
+        (("experiment=mini,smoke",), ["results/mini", "results/smoke"]),
+    ],
+)
+def test_each_job_has_a_directory_of_its_own(arguments: tuple[str, ...], directories: list[str]) -> None:
+    assert sweep(*arguments) == directories
+
+
+def test_the_same_job_twice_is_refused() -> None:
+    with pytest.raises(BenchError, match="two of its 3 jobs would write to results=results/mini-seed=0; give each"):
+        sweep("seed=0,1,0")
+
+
+def test_the_jobs_are_named_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    def task(settings: dict[str, Any]) -> int:
+        if settings["seed"] == 2:
+            raise BenchError("no")
+        return int(settings["seed"])
+
+    with pytest.raises(BenchError, match="no"):
+        run_application("run", "", ["-m", "seed=0,1,2", "results=x"], task)
+    assert capsys.readouterr().out.splitlines() == [
+        "3 jobs:",
+        "  seed=0: x-seed=0 (done)",
+        "  seed=1: x-seed=1 (exit code 1)",
+        "  seed=2: x-seed=2 (refused)",
+    ]
+
+
+def test_two_seeds_leave_two_reports(overrides: Overrides, tmp_path: Path) -> None:
+    from bench.__main__ import main
+
+    quick = ("measure.latency=false", "measure.memory=false", "method=[tcd]", "methods.tcd.steps=[2]", "claim=[]")
+    assert main(["run", "-m", *overrides(*quick, "prompts.count=2", "scores=[fid]", "seed=0,1")]) == 0
+    for seed in (0, 1):
+        assert f"seed {seed}" in (tmp_path / f"run-seed={seed}" / "report.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "run").exists()
