@@ -88,18 +88,39 @@ def test_the_interval_of_a_squared_distance_holds_what_is_near_by_its_own_standa
     assert paired_difference(squared, squared.scaled(0.5)).plug_in is None
 
 
-@pytest.mark.parametrize("root", [2.0, 0.02])
+@pytest.mark.parametrize("root", [2.0, 0.6])
 def test_the_interval_of_a_square_is_the_square_of_the_interval_of_its_root(root: float) -> None:
     noise = 0.3 * np.random.default_rng(3).standard_normal(400)
     error = np.std(noise, ddof=1) / 20
-    square = Estimate(root**2 - error**2, 2 * root * noise, growth=4 * error**2)
+    pairs = {"images": np.array([np.sqrt(2) * error**2])}
+    square = Estimate(root**2 - error**2, 2 * root * noise, growth=4 * error**2, interactions=pairs, exact=True)
     reach = stats.t.ppf(0.975, square.degrees_of_freedom) * error
+    assert square.interval() == pytest.approx(((root - reach) ** 2, (root + reach) ** 2), rel=1e-3)
     low, high = square.interval()
-    assert low == pytest.approx(max(root - reach, 0) ** 2, abs=1e-12)
-    assert high == pytest.approx((root + reach) ** 2)
     assert square.scaled(-2.0, 1.0).interval() == pytest.approx((1 - 2 * high, 1 - 2 * low))
     assert paired_difference(square, square.scaled(0.5)).growth is None
-    assert replace(square, growth=0.0).interval() == pytest.approx(replace(square, growth=None).interval())
+    many = replace(square, growth=1e-9).interval()
+    assert many == pytest.approx(replace(square, growth=0.0).interval(), rel=1e-6)
+
+
+@pytest.mark.parametrize("directions", [1, 3, 30])
+@pytest.mark.parametrize("length", [0.0, 2.0, 8.0])
+def test_the_interval_of_a_squared_length_covers_in_any_number_of_directions(directions: int, length: float) -> None:
+    rng, covered = np.random.default_rng(12), []
+    shape = np.sign(rng.standard_normal(400))
+    shape -= shape.mean()
+    for _ in range(400):
+        squared = float(np.sum((np.append(length, np.zeros(directions - 1)) + rng.standard_normal(directions)) ** 2))
+        square = Estimate(
+            squared - directions,
+            shape * np.sqrt(4 * squared * 399) / np.sqrt(np.mean(shape**2)) / 1.0,
+            growth=4.0,
+            interactions={"images": np.array([np.sqrt(2 * directions)])},
+            exact=True,
+        )
+        low, high = square.interval()
+        covered.append(low <= length**2 + 1e-9 and length**2 <= high)
+    assert 0.92 < np.mean(covered) < (0.995 if length == 0 else 0.98)
 
 
 def test_images_that_all_say_the_same_tell_nothing_about_others() -> None:

@@ -324,3 +324,23 @@ def test_the_interval_of_clusters_covers_and_few_prompts_have_none() -> None:
     rows = np.arange(512)
     few = frechet_estimate(draw(rng, 512, 4), Reference.of(draw(rng, 400, 4)), groups=Groups.of(rows // 16, 512))
     assert few.doubt == "512 images of 32 prompts are too few for an interval: it takes 200 prompts or more"
+
+
+@pytest.mark.parametrize("alike", [0.9, 0.5])
+def test_the_paired_difference_of_close_generators_near_the_reference_has_an_interval_that_covers(alike: float) -> None:
+    rng = np.random.default_rng(27)
+    d, n = 16, 320
+    stretch = np.exp(0.05 * rng.standard_normal(d))
+    reference = Reference.of(draw(rng, 4000, d) * stretch)
+    large = draw(rng, 200_000, d)
+    truth = frechet_estimate(large, reference).best - frechet_estimate(large + 0.05, reference).best
+    found, doubted = [], 0
+    for _ in range(150):
+        ours = draw(rng, n, d)
+        theirs = alike * ours + np.sqrt(1 - alike**2) * draw(rng, n, d) + 0.05
+        pair = frechet_estimate(ours, reference), frechet_estimate(theirs, reference)
+        doubted += pair[0].doubt is not None
+        found.append(paired_difference(*pair))
+    assert doubted > 10, "the values alone are too close to the reference"
+    assert np.mean([estimate.doubt is not None for estimate in found]) < 0.05
+    assert 0.9 < np.mean([low < truth < high for low, high in (estimate.interval() for estimate in found)]) < 0.99

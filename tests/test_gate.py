@@ -310,7 +310,7 @@ def test_library_versions_and_settings_may_differ(make: Make) -> None:
 
 def test_without_a_normal_interval_the_bound_holds_for_any_distribution() -> None:
     rows = np.tile([1.0, -1.0], 50)
-    doubtful = Estimate(1.0, rows, interactions={"images": np.full(50, 0.09)})
+    doubtful = Estimate(1.0, rows, correction=1.0, interactions={"images": np.full(50, 0.09)})
     assert doubtful.doubt
     assert exceeds(doubtful, 0.0) == pytest.approx(doubtful.whole_variance / (doubtful.whole_variance + 1))
     assert exceeds(doubtful, 2.0) == 1.0

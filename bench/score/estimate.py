@@ -20,10 +20,10 @@ Methodol. 24:193). Where nearly all units say the same, a mean has no interval, 
 All other intervals, and tests, are Student's, with as many degrees of freedom as the variance of the influences has:
 n − 1 of normal ones, fewer where their tails are heavy. A squared distance has a first-order variance that grows with
 it, so that a low estimate would come with too short an interval. Where it grows in proportion, the interval holds all
-values that are not too far from the estimate by their own standard errors, as Wilson's does; where `growth` is known,
-it is Student's on the scale of the root, on which the variance is constant (Bartlett 1947, Biometrics 3:39): right
-where all noise is in one direction, too long where it is in many. scripts/calibrate_scores.py measures that all of this
-covers.
+values that are not too far from the estimate by their own standard errors, as Wilson's does. Where `growth` is known,
+the estimate is a squared length whose noise has variance growth/4 in each of several directions, as many as the
+variance of pairs amounts to, and the interval is that of a noncentral χ² (bench.score.noncentral). In one direction it
+is Student's on the scale of the root, in very many Student's. scripts/calibrate_scores.py measures what covers.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from bench.records import Fallback, Score
 from bench.score.groups import Groups, describe, independent
+from bench.score.noncentral import noncentrality
 
 Floats = NDArray[np.float64]
 NONE: Floats = np.empty(0)
@@ -46,8 +47,13 @@ FEWEST = 20
 """Fewer images (prompts, where they repeat) than this have no interval of a mean: of log-normal values 20 cover 93%."""
 FEWEST_APART = 5
 """Fewer images (or prompts) that differ from the most common value have no interval: 5 of 64 or of 1,000 cover 94%."""
+MANY_DIRECTIONS = 1e5
+"""Noise in so many directions is normal."""
 LARGEST_INTERACTION = 0.35
-"""Largest share of the variance that interactions may have; it is 1/2 where the first order vanishes (S = S_r)."""
+"""Largest share of the variance that interactions may have; it is 1/2 where the first order vanishes (S = S_r).
+
+Of distances alone: differences are as often too large as too small, and their intervals cover whatever the share is.
+"""
 SMALLEST_VARIANCE = 0.75
 """Smallest variance, in that of the interactions: 1 in truth, less because estimates are kept from below only."""
 LARGEST_CORRECTION = 1.5
@@ -163,7 +169,7 @@ class Estimate:
         if self.exact:
             return None
         whole, together = self._variances
-        if whole > 0 and together > LARGEST_INTERACTION * whole:
+        if self.plug_in is not None and together > LARGEST_INTERACTION * whole:
             return (
                 f"pairs of images make {together / whole:.0%} of the variance, so the covariances are too close, or "
                 "the images too few, for an interval"
@@ -185,8 +191,6 @@ class Estimate:
 
         Student's, of means Hall's or Wilson's (see above).
         Of a squared distance it holds the t with (best − t)² ≤ q² (SE² + growth (t − best)): longer above than below.
-        Where `growth` is given, it holds (r + u √growth / 2)² for all u from −q to q, with r² = best + growth / 4 and
-        r² growth the whole variance.
         """
         from scipy.special import stdtrit  # takes its time, and a plan needs none of it
 
@@ -196,11 +200,8 @@ class Estimate:
         if self.mean_of == "values":
             low, high = (self.best - self._unskewed(q) * self.standard_error for q in (quantile, -quantile))
             return low, high
-        if self.growth is not None:
-            step = float(np.copysign(np.sqrt(self.whole_variance), self.growth))
-            nearest = min(quantile, 2 * step / self.growth) if self.growth else quantile
-            low, high = sorted(self.best + (1 + u**2) * self.growth / 4 + u * step for u in (-nearest, quantile))
-            return low, high
+        if self.growth:
+            return self._of_square(quantile)
         growth = self.whole_variance / self.plug_in if self.plug_in else 0.0
         middle = self.best + quantile**2 * growth / 2
         half = quantile * float(np.hypot(self.standard_error, quantile * growth / 2))
@@ -222,6 +223,26 @@ class Estimate:
         middle = share + inverse / 2
         half = quantile * float(np.sqrt(squared + (inverse / (2 * quantile)) ** 2))
         ends = (offset + slope * (middle + sign * half) / (1 + inverse) for sign in (-1, 1))
+        low, high = sorted(ends)
+        return low, high
+
+    def _of_square(self, quantile: float) -> tuple[float, float]:
+        """The interval of a squared length in D directions, of what moves the variance; the rest has no noise.
+
+        With s = growth/4: V₂ = 2 s² D of pairs, whole variance 4 s (|δ + ε|²), so that D = V₂/(2 s²). Where not even a
+        length of 0 is too small for the estimate, the lower end is Student's if that is lower.
+        """
+        whole, together = self._variances
+        scale = (self.growth or 0.0) / 4
+        freedom = max(together / (2 * scale**2), 1.0)
+        student = quantile * self.standard_error
+        if freedom > MANY_DIRECTIONS:
+            return self.best - student, self.best + student
+        value = whole / (4 * scale**2)
+        low, high = (noncentrality(value, freedom, q) for q in (quantile, -quantile))
+        reach = [abs(scale) * (noncentral - (value - freedom)) for noncentral in (low, high)]
+        reach[0] = min(reach[0], -student) if low == 0 else reach[0]
+        ends = (self.best + float(np.copysign(1.0, scale)) * far for far in reach)
         low, high = sorted(ends)
         return low, high
 

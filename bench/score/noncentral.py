@@ -1,0 +1,37 @@
+"""The interval of a squared length from a noisy one: a noncentral χ² read backwards. numpy only.
+
+|δ + ε|² with normal ε of equal variance s in D directions is s times a noncentral χ² of D degrees of freedom with
+noncentrality |δ|²/s. Its quantiles by Sankaran's (1963, Biometrika 50:199) normal power, which also takes a D that is
+not whole.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def noncentrality(value: float, freedom: float, quantile: float) -> float:
+    """The noncentrality at which a normal deviate of `value` ≥ 0 is `quantile`; at least 0."""
+
+    def excess(noncentral: float) -> float:
+        return _deviate(value, freedom, noncentral) - quantile
+
+    if excess(0.0) <= 0:
+        return 0.0
+    from scipy.optimize import brentq  # takes its time, and a plan needs none of it
+
+    high = max(value, 1.0)
+    while excess(high) > 0:
+        high *= 2
+    found: float = brentq(excess, 0.0, high, xtol=1e-9 * high)
+    return found
+
+
+def _deviate(value: float, freedom: float, noncentral: float) -> float:
+    """The standard normal deviate of a noncentral χ²."""
+    mean, half_variance, third = freedom + noncentral, freedom + 2 * noncentral, freedom + 3 * noncentral
+    power = 1 - 2 / 3 * mean * third / half_variance**2
+    p, m = half_variance / mean**2, (power - 1) * (1 - 3 * power)
+    middle = 1 + power * p * (power - 1 - 0.5 * (2 - power) * m * p)
+    deviate: float = ((value / mean) ** power - middle) / (power * math.sqrt(2 * p) * (1 + 0.5 * m * p))
+    return deviate
