@@ -120,11 +120,16 @@ def plan(settings: Settings) -> int:
 
 
 def report(settings: Settings) -> int:
-    """Write the report of the run that lies in `results`."""
+    """Write the report of the run that lies in `results`, and print what it found."""
     from bench.report.write import write_report
     from bench.store import Store
 
-    print(f"Report: {write_report(Store(str(settings['results']), writable=False))}")
+    store = Store(str(settings["results"]), writable=False)
+    page = write_report(store)
+    found = (store.read_bytes("summary.txt") or b"").decode(errors="replace")
+    encoding = sys.stdout.encoding or "utf-8"
+    print(found.encode(encoding, "replace").decode(encoding))
+    print(f"Report: {page}")
     return 0
 
 

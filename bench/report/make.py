@@ -18,6 +18,7 @@ from bench.report.grid import draw_grid, prompt_grids
 from bench.report.page import Plot, render_page
 from bench.report.pairs import differences
 from bench.report.tables import cost_table, score_table, to_csv, to_latex, to_markdown, verdict_table
+from bench.report.terminal import SUMMARY, summarise
 from bench.request import Run
 from bench.store import Store
 
@@ -43,6 +44,7 @@ def make_report(store: Store, inputs: str) -> str:
         )
         if table.rows and (table.name != "scores" or run.metrics)
     }
+    store.write_text(SUMMARY, summarise(run, cells, judgements))
     frame = scores_to_frame(run, cells)
     texts: list[str] = list(frame.select_dtypes("str").columns)
     frame[texts] = frame[texts].map(spreadsheet_text, na_action="ignore")

@@ -1,0 +1,103 @@
+"""What a terminal shows of a run: a short table and one line for each claim."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from test_report import store
+
+from bench.__main__ import main
+from bench.judge.claims import Comparison, Judgement, judge_claims
+from bench.judge.scores import score_run
+from bench.report.terminal import MOST_CELLS, WIDTH, summarise
+from bench.request import Claim, Side
+from bench.store import Store
+
+assert store  # a fixture
+CLAIM = Claim("c", "TCD at 2 steps beats TCD at 4", Side("tcd", (2,), 0.0), Side("tcd", (4,), 0.0), ("fid",), "better")
+
+
+def compared(gain: float, p_value: float, verdict: str, metric: str = "fid") -> Comparison:
+    return Comparison(
+        *("mini", metric, "a", "b", 1.0, 2.0, gain, (gain - 1, gain + 1), 0.0, 40, p_value, "better", None, verdict),
+        adjusted_interval=(gain - 2, gain + 2),
+        compared=metric,
+    )
+
+
+def test_the_table_has_a_line_for_each_cell_and_says_what_failed_or_waits(store: Store) -> None:
+    run = store.run()
+    shown = summarise(run, score_run(store, run), []).splitlines()
+    assert shown[0].split() == ["method", "eta", "steps", "fid", "↓", "clip_score", "↑", "latency"]
+    assert len(shown) == 1 + 6 + 1
+    assert shown[1].startswith("TCD & <friends> $\\frac{1$")
+    assert shown[1].endswith(" 200 ms")
+    assert "(no ±)" in shown[1], "40 images are too few"
+    assert "(failed)" in shown[6]
+    assert shown[-1] == "1 cells have not been run yet"
+
+
+def test_a_score_is_shown_without_bias_with_its_standard_error(store: Store) -> None:
+    estimate: Any = SimpleNamespace(value=5.0, best=4.0, standard_error=0.25, doubt=None)
+    (cell, *_) = score_run(store, store.run())
+    shown = summarise(store.run(), [replace(cell, estimates={"fid": estimate})], [])
+    assert "  4.00 ± 0.25  " in shown
+
+
+def test_no_line_is_longer_than_a_terminal_and_many_cells_are_cut(store: Store) -> None:
+    run = store.run()
+    cells = score_run(store, run) * 10
+    wide = replace(run, metrics=("fid", "clip_score") * 6, labels={"tcd": "T" * 200})
+    text = replace(CLAIM, text="very " * 50)
+    judged = [Judgement(text, "supported", (compared(3.0, 0.01, "supported"),), ())]
+    shown = summarise(wide, cells, judged).splitlines()
+    assert max(map(len, shown)) <= WIDTH
+    assert f"… and {60 - MOST_CELLS} more in the report" in shown
+    assert shown[-1].startswith("supported   very very")
+    assert shown[-1].endswith("…: fid +3.00 [+1.00, +5.00]")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "comparisons", "shown"),
+    [
+        ("supported", [(3.0, 0.001, "supported"), (2.0, 0.04, "supported")], "fid +2.00 [+0.00, +4.00] and 1 more"),
+        ("refuted", [(3.0, 0.001, "supported"), (-4.0, 0.002, "refuted")], "fid -4.00 [-6.00, -2.00] and 1 more"),
+        ("undecided", [(1.0, 0.5, "undecided")], "fid +1.00 [-1.00, +3.00]"),
+    ],
+)
+def test_a_verdict_names_the_comparison_that_it_hangs_on(
+    verdict: str, comparisons: list[tuple[float, float, str]], shown: str, store: Store
+) -> None:
+    judged = Judgement(CLAIM, verdict, tuple(compared(*found) for found in comparisons), ())
+    line = summarise(store.run(), [], [judged]).splitlines()[-1]
+    assert line == f"{verdict:<10}  TCD at 2 steps beats TCD at 4: {shown}"
+
+
+def test_a_claim_that_was_not_tested_says_what_it_needs(store: Store) -> None:
+    run = replace(store.run(), claims=(replace(CLAIM, subject=Side("tcd", (99,), 0.0)),))
+    shown = summarise(run, [], judge_claims(run, score_run(store, run))).splitlines()[-1]
+    assert shown == "not tested  TCD at 2 steps beats TCD at 4: needs mini tcd 99 steps eta 0 (not run)"
+
+
+def test_report_prints_the_table_the_verdicts_and_the_page(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    store.save_run(replace(store.run(), claims=(CLAIM,)))
+    for _ in range(2):  # made, and found up to date
+        assert main(["report", f"results={store.location}"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("method ")
+        assert any(line.startswith(("supported", "refuted", "undecided")) for line in lines)
+        assert lines[-1] == f"Report: {store.location}/report.html"
+
+
+def test_a_terminal_without_these_characters_gets_the_table_all_the_same(store: Store) -> None:
+    command = [sys.executable, "-m", "bench", "report", f"results={store.location}"]
+    environment = {"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[1])}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    assert "fid ?" in ran.stdout
