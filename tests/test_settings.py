@@ -314,3 +314,8 @@ def test_a_scheduler_that_is_none_is_not_called(tmp_path: Path, capsys: pytest.C
 
 def test_the_gates_schedulers_are_read_the_same_way() -> None:
     assert chosen_schedulers(["tcd"])["tcd"]["beta_start"] == 0.00085
+
+
+def test_fetch_says_that_a_path_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", *SMOKE, "models.mini.source=a/b/c"]) == 1
+    assert " ".join(capsys.readouterr().out.split()) == "MISSING model mini a/b/c: no such file or directory"

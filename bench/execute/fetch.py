@@ -11,7 +11,7 @@ from bench.checkpoints.judges import Needed
 from bench.checkpoints.required import Required, is_random, required
 from bench.execute.hub_notes import note_of
 from bench.experiment.config import Experiment
-from bench.generate.weights import INCEPTION, NotFetchedError, is_at_hand, torch_checkpoints
+from bench.generate.weights import INCEPTION, NotFetchedError, is_at_hand, local_path, torch_checkpoints
 from bench.records import BenchError
 from bench.score.manifest import MANIFEST, check_file
 
@@ -24,6 +24,8 @@ def fetch_needs(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
     for entry in required(experiment):
         if entry.source in (INCEPTION, "lpips://"):
             yield entry.subject, *_outcome(lambda entry=entry: _fetch_file(entry))  # type: ignore[misc]
+        elif (path := local_path(entry.source)) is not None and not path.exists():
+            yield entry.subject, f"{entry.source}: no such file or directory", False
         elif not is_random(entry) and not is_at_hand(entry.source):
             yield entry.subject, *_outcome(lambda entry=entry: _fetch_repository(entry))  # type: ignore[misc]
         elif "://" in entry.source and entry.manifest is not None:
