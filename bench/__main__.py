@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.gate import accept, gate
 from bench.printable import printable
-from bench.records import BenchError
+from bench.records import BenchError, Damaged
 
 if TYPE_CHECKING:
     from bench.request import Run
@@ -49,7 +50,7 @@ def run(settings: Settings) -> int:
     from dataclasses import replace
 
     from bench.execute.assemble import prepare
-    from bench.execute.drive import execute
+    from bench.execute.drive import execute, healed
     from bench.execute.outlook import lacking_cells
     from bench.execute.ownership import close_run, join, open_store, whole_run
     from bench.experiment.config import check_experiment
@@ -69,12 +70,13 @@ def run(settings: Settings) -> int:
         store = open_store(job)
         failed = [record for record in execute(job, store, trackers.cell) if record.status != "ok"]
         where = f"look {counts.index(count) + 1} of {len(counts)}, {count} images a cell"
-        decided = len(counts) > 1 and not failed and _all_decided(store, whole_run(store, job), where)
+        judge = partial(_all_decided, store, whole_run(store, job), where)
+        decided = len(counts) > 1 and not failed and healed(job, store, judge)
         is_last = bool(failed) or decided or count == counts[-1]
         close_run(job, store, is_last)
         if is_last:
             break
-    report(settings)
+    healed(job, store, partial(_show_report, store))
     trackers.end(store)
     for record in failed:
         print(printable(f"failed: {record.cell.label}: {record.failure and record.failure.message}"), file=sys.stderr)
@@ -121,16 +123,29 @@ def plan(settings: Settings) -> int:
 
 def report(settings: Settings) -> int:
     """Write the report of the run that lies in `results`, and print what it found."""
-    from bench.report.write import write_report
     from bench.store import Store
 
     store = Store(str(settings["results"]), writable=False)
+    while True:
+        try:
+            _show_report(store)
+        except Damaged as error:
+            if not error.name.endswith(".png"):
+                raise
+            store.set_aside(error.name, error.why)  # a picture alone: no number depends on it
+        else:
+            return 0
+
+
+def _show_report(store: Store) -> None:
+    """Write the report where it is not up to date, and print what it found; raises Damaged."""
+    from bench.report.write import write_report
+
     page = write_report(store)
     found = (store.read_bytes("summary.txt") or b"").decode(errors="replace")
     encoding = sys.stdout.encoding or "utf-8"
     print(found.encode(encoding, "replace").decode(encoding))
     print(f"Report: {page}")
-    return 0
 
 
 def score(settings: Settings) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from bench.cell import content_hash
+from bench.files import read_sealed, seal
+from bench.records import Corrupt
 from bench.request import Claim, Run
 from bench.store import Store
 
@@ -55,8 +57,8 @@ def note_look(store: Store, run: Run, judged: Iterable[Claim]) -> None:
         if claims.items() <= before.claims.items():
             return
         look = replace(before, claims={**before.claims, **claims})
-    data = asdict(look)
-    store.write_text(f"looks/{images}.json", json.dumps({**data, "digest": content_hash(data)}))
+    name = f"looks/{images}.json"
+    store.write_bytes(name, seal(name, json.dumps(asdict(look)).encode()))
 
 
 def with_looks(store: Store, run: Run) -> Run:
@@ -78,15 +80,12 @@ def looks_of(store: Store) -> list[Look]:
     for name in store.files.names("looks"):
         images = name.removesuffix(".json")
         if images.isdecimal():
-            found.append(_read(store.files.read(f"looks/{name}"), int(images)))
+            found.append(_read(store, f"looks/{name}", int(images)))
     return sorted(found, key=lambda look: (look.number, look.images))
 
 
-def _read(content: bytes, images: int) -> Look:
+def _read(store: Store, name: str, images: int) -> Look:
     try:
-        data = json.loads(content)
-        digest = data.pop("digest")
-        look = Look(**data)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return Look(**json.loads(read_sealed(store.files, name)))
+    except (FileNotFoundError, Corrupt, ValueError, TypeError):
         return Look(images, images, 0, None)
-    return look if digest == content_hash(data) and look.images == images else Look(images, images, 0, None)

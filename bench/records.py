@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from bench.cell import Cell, content_hash
+from bench.cell import Cell
 
 SCHEMA_VERSION = 3
 
@@ -26,6 +26,17 @@ class StoreError(BenchError):
 
 class Corrupt(Exception):  # noqa: N818
     """What was read is not what was written."""
+
+
+class Damaged(BenchError):  # noqa: N818
+    """A stored file that is needed is missing or is not what was written; `tcd-bench run` can make it again."""
+
+    def __init__(self, location: str, name: str, why: str) -> None:
+        super().__init__(
+            f"results={location}: {name} is damaged ({why}); start the same tcd-bench run again, it makes that file "
+            "again and keeps the rest"
+        )
+        self.name, self.why = name, why
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +114,16 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """The images of a cell: how many, their size in pixels, and a hash over the bytes of all of them in order."""
+    """The images of a cell: how many, their size in pixels, and a hash over the pixels of all of them in order.
+
+    `hashes` are those of the images that were kept, the first rows; empty where a picture could not be made again.
+    """
 
     count: int
     height: int
     width: int
     sha256: str
+    hashes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +155,14 @@ class Record:
     failure: Failure | None = None
     schema: int = SCHEMA_VERSION
 
+    @property
+    def images_hash(self) -> str:
+        """The hash over all images, to which features are bound; empty where there are none."""
+        return "" if self.images is None else self.images.sha256
+
     def to_json(self) -> str:
-        """One line of JSON, with a hash over all of it as `digest`."""
-        data = asdict(self)
-        return json.dumps({**data, "digest": content_hash(data)}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        """One line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -151,18 +170,14 @@ class Record:
         try:
             data = json.loads(text)
             check_schema(data, "a record")
-        except (ValueError, AttributeError) as error:
-            raise Corrupt("it is no record") from error
-        if data.pop("digest", None) != content_hash(data):
-            raise Corrupt("its content does not have the hash that it was written with")
-        data["cell"] = Cell.from_dict(data["cell"])
-        parts = {"calls": Calls, "images": Images, "latency": Latency, "memory": Memory, "failure": Failure}
-        if data["latency"]:
-            data["latency"].pop("yardstick_s", None)  # of before paces were timed; it told little about the calls
-        for name, kind in parts.items():
-            if data[name] is not None:
-                data[name] = kind(**to_tuples(data[name]))
-        return cls(**data)
+            data["cell"] = Cell.from_dict(data["cell"])
+            parts = {"calls": Calls, "images": Images, "latency": Latency, "memory": Memory, "failure": Failure}
+            for name, kind in parts.items():
+                if data[name] is not None:
+                    data[name] = kind(**to_tuples(data[name]))
+            return cls(**data)
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            raise Corrupt("it is not a record") from error
 
     def reproducible(self) -> dict[str, Any]:
         """The part that an undisturbed run on the same machine repeats exactly: no times, no memory."""
@@ -215,7 +230,7 @@ def check_schema(data: Mapping[str, Any], what: str, version: int = SCHEMA_VERSI
     if data.get("schema") != version:
         raise BenchError(
             f"{what} has schema version {data.get('schema')!r}; this tcd-bench reads {version}: "
-            "run the experiment again, or read it with the version that wrote it"
+            "run the experiment again in another directory (results=…), or read it with the version that wrote it"
         )
 
 

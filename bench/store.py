@@ -3,18 +3,17 @@
 A run's directory, or a URL that fsspec knows, holds `run.json` (what was asked for) and, for each cell, `cells/<key>/`:
 `record.json` (written last: a cell is done when it is there), or `failure.json` where the last try failed,
 `features-<extractor>.npz` and `images/00000.png` …; while the cell is at work, `batches-<extractor>/00000.npz` marks
-each finished batch and `lease-…` says who is at it. What is found damaged goes to `damaged/` and is made again.
+each finished batch and `lease-…` says who is at it. Every JSON file and every array carries a hash that each reading
+checks (see `bench.files.sealed`); images are checked against their record or batch. What is found damaged goes to
+`damaged/` and is made again.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import io
 import json
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,25 +21,27 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from bench.files import Files, LocalFiles, PatientFiles, open_files
-from bench.records import BenchError, Calls, Corrupt, Record
+from bench.files import Files, LocalFiles, PatientFiles, open_files, read_sealed, seal
+from bench.files.arrays import Arrays, hash_array, pack_arrays, read_arrays
+from bench.files.png import hash_images, read_known_png, read_png, to_png
+from bench.records import BenchError, Calls, Corrupt, Damaged, Record, StoreError
 from bench.request import Run
 
-Features = Mapping[str, NDArray[Any]]
-GOOD, FAILED = "record.json", "failure.json"
+Features = Arrays
+GOOD, FAILED, RUN = "record.json", "failure.json", "run.json"
+PROBE = ".tcd-bench-probe"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """A finished batch of an unfinished cell; `sha256` is of its images' pixels."""
+    """A finished batch of an unfinished cell; `hashes` are of its images' pixels, one for each."""
 
     start: int
     features: Features
     calls: Calls
     sampling_s: float
-    sha256: str
+    hashes: tuple[str, ...]
 
     @property
     def count(self) -> int:
@@ -59,14 +60,15 @@ class Store:
             raise BenchError("results is empty; name a directory or a URL, as in results=results/mini")
         files = open_files(location)
         self._local = files if isinstance(files, LocalFiles) else None
-        self.files: Files = PatientFiles(files, patience_s) if patience_s else files
+        self.files: Files = PatientFiles(files, patience_s)
         if writable:
             try:
                 if self._local:
                     self._local.check_writable()
                     self._local.sweep()
                 else:
-                    files.write("probe", b"")
+                    files.write(PROBE, b"")
+                    files.remove(PROBE)
             except OSError as error:
                 raise BenchError(
                     f"results={location} cannot be written ({error.strerror}); choose another directory with results=…"
@@ -92,11 +94,11 @@ class Store:
 
     def has_run(self) -> bool:
         """Whether anything was ever run here."""
-        return any(self.files.exists(name) for name in ("run.json", "cells", "launches"))
+        return any(self.files.exists(name) for name in (RUN, "cells", "launches"))
 
     def cell_keys(self) -> list[str]:
-        """The cells that something is known of, in order."""
-        return self.files.names("cells")
+        """The cells that something is known of, in order; what other programs left there is not among them."""
+        return [name for name in self.files.names("cells") if not name.startswith(".")]
 
     def records(self) -> Iterator[Record]:
         """All records, ordered by key."""
@@ -106,24 +108,77 @@ class Store:
                 yield record
 
     def record(self, key: str) -> Record | None:
-        """A cell's record: the good one, else that of its last failure, else None. A damaged one is as if not there."""
+        """A cell's record: the good one, else that of its last failure, else None. A damaged one is as if not there.
+
+        Raises BenchError for a record of another schema version.
+        """
         for name in (GOOD, FAILED):
             with suppress(FileNotFoundError, Corrupt):
-                return Record.from_json(self.files.read(f"cells/{key}/{name}").decode(errors="replace"))
+                return self.read_record(key, name)
         return None
 
+    def read_record(self, key: str, name: str) -> Record:
+        """One of a cell's records; raises FileNotFoundError, Corrupt, and BenchError for another schema version."""
+        content = read_sealed(self.files, f"cells/{key}/{name}")
+        return Record.from_json(content.decode(errors="replace"))
+
     def run(self) -> Run:
-        """What was asked for last; raises BenchError when that was never written."""
+        """What was asked for last; raises BenchError when that was never written, Damaged where it was changed."""
         try:
-            return Run.from_json(self.files.read("run.json").decode())
+            return Run.from_json(read_sealed(self.files, RUN).decode(errors="replace"))
         except FileNotFoundError as error:
             raise BenchError(
                 f"results={self.location} holds no run.json; start the run again, what it finished is kept"
             ) from error
+        except (Corrupt, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Damaged(self.location, RUN, str(error)) from error
 
     def save_run(self, run: Run) -> None:
-        """Write what is asked for, in place of what was."""
-        self.write_text("run.json", run.to_json())
+        """Write what is asked for, in place of what was. Raises BenchError for a store of another schema version."""
+        try:
+            read_sealed(self.files, RUN)
+        except FileNotFoundError:
+            pass
+        except Corrupt as error:
+            self.set_aside(RUN, str(error))
+        self._put(RUN, seal(RUN, run.to_json().encode()))
+
+    def _put(self, name: str, content: bytes, durable: bool = True) -> None:
+        """Write a file of the run; a folder in its place, or a file in the place of its folder, is set aside."""
+        for _ in range(name.count("/") + 1):
+            try:
+                return self.files.write(name, content, durable)
+            except StoreError as error:
+                if not isinstance(error.__cause__, (IsADirectoryError, NotADirectoryError, FileExistsError)):
+                    raise
+                self._clear_way(name)
+        return self.files.write(name, content, durable)
+
+    def _clear_way(self, name: str) -> None:
+        parts = name.split("/")
+        for depth in range(1, len(parts)):
+            above = "/".join(parts[:depth])
+            with suppress(FileNotFoundError, Corrupt):
+                self.files.read(above)
+                return self.set_aside(above, "a file lies in the place of a folder")
+        return self.set_aside(name, "a folder lies in its place")
+
+    def set_aside(self, name: str, why: str) -> None:
+        """Move what is not what was written to `damaged/`, and say so."""
+        target = f"damaged/{name.replace('/', '-')}"
+        for number in range(1, 1000):
+            if not self.files.exists(target):
+                break
+            target = f"damaged/{name.replace('/', '-')}.{number}"
+        try:
+            self.files.move(name, target)
+        except FileNotFoundError:
+            return
+        print(
+            f"results={self.location}: {name} is damaged ({why}); it lies in damaged/ now and tcd-bench run makes it "
+            "again",
+            file=sys.stderr,
+        )
 
     def write_text(self, name: str, text: str) -> str:
         """Write a file of the run as UTF-8, whole or not at all; returns where it lies."""
@@ -144,38 +199,62 @@ class Store:
         """Whether `features` will find something."""
         return self.files.exists(_features_name(key, extractor))
 
-    def features(self, key: str, extractor: str) -> dict[str, NDArray[Any]]:
+    def features(self, key: str, extractor: str, images: str = "") -> dict[str, NDArray[Any]]:
         """A finished cell's per-image features by name, rows in the order of the prompts.
 
-        Raises BenchError where they are damaged.
+        `images` is the hash of the cell's images that they have to be of. Raises Damaged where they are anything else.
         """
         name = _features_name(key, extractor)
         try:
-            return to_arrays(self.files.read(name))
-        except (ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise BenchError(
-                f"results={self.location}: {name} is damaged ({error}); start the run again, it makes that file anew"
-            ) from error
+            return read_arrays(self.files, name, images)
+        except (Corrupt, FileNotFoundError) as error:
+            raise Damaged(self.location, name, _why(error)) from error
 
-    def save_features(self, key: str, extractor: str, features: Features) -> None:
-        """Write a cell's features, whole or not at all."""
-        self.files.write(_features_name(key, extractor), to_bytes(features))
+    def features_of(self, record: Record, extractor: str) -> dict[str, NDArray[Any]]:
+        """The features of a record's own images; raises Damaged."""
+        return self.features(record.key, extractor, record.images_hash)
+
+    def save_features(self, key: str, extractor: str, features: Features, images: str = "") -> None:
+        """Write a cell's features, whole or not at all, bound to the hash of the images they were computed from."""
+        name = _features_name(key, extractor)
+        self._put(name, pack_arrays(name, features, images))
 
     def drop_features(self, key: str, extractor: str) -> None:
         """Remove a cell's features."""
         self.files.remove(_features_name(key, extractor))
 
+    def has_reference(self, reference: str) -> bool:
+        """Whether `load_reference` will find something."""
+        return self.files.exists(_reference_name(reference))
+
     def load_reference(self, reference: str) -> NDArray[np.floating] | None:
-        """Features of the reference images (m, d), or None while there are none."""
-        content = self.read_bytes(f"reference-{reference}.npz")
-        return None if content is None else to_arrays(content)["image"]
+        """Features of the reference images (m, d), or None while there are none; raises Damaged."""
+        name = _reference_name(reference)
+        try:
+            return read_arrays(self.files, name)["image"]
+        except FileNotFoundError:
+            return None
+        except Corrupt as error:
+            raise Damaged(self.location, name, _why(error)) from error
 
     def save_reference(self, reference: str, features: NDArray[np.floating]) -> None:
         """Write the features of the reference images."""
-        self.files.write(f"reference-{reference}.npz", to_bytes({"image": features}))
+        name = _reference_name(reference)
+        self._put(name, pack_arrays(name, {"image": features}))
+
+    def load_derived(self, reference: str, embeddings: NDArray[Any]) -> Features | None:
+        """What was computed from reference features before; None where it was not, or is not what was written."""
+        with suppress(FileNotFoundError, Corrupt):
+            return read_arrays(self.files, _derived_name(reference), hash_array(embeddings))
+        return None
+
+    def save_derived(self, reference: str, embeddings: NDArray[Any], derived: Features) -> None:
+        """Keep what takes long to compute from reference features; it is of use for exactly these."""
+        name = _derived_name(reference)
+        self._put(name, pack_arrays(name, derived, hash_array(embeddings)))
 
     def image(self, key: str, row: int) -> bytes | None:
-        """A kept image as PNG; None where it is missing."""
+        """A kept image as PNG, not verified; None where it is missing."""
         return self.read_bytes(image_name(key, row))
 
     def has_image(self, key: str, row: int) -> bool:
@@ -183,13 +262,40 @@ class Store:
         return self.files.exists(image_name(key, row))
 
     def images(self, key: str, rows: range) -> NDArray[np.uint8] | None:
-        """Kept images, (n, h, w, 3); None when one of them is missing or broken."""
+        """Kept images, (n, h, w, 3), not verified; None when one of them is missing or broken."""
         try:
-            return np.stack([np.asarray(Image.open(io.BytesIO(self.files.read(image_name(key, row))))) for row in rows])
-        except (OSError, ValueError, SyntaxError) as error:
-            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
-                raise  # the disk's trouble, not the image's
-            return None  # Pillow calls a broken PNG a syntax error
+            return np.stack([read_png(self.files.read(image_name(key, row))) for row in rows])
+        except (FileNotFoundError, Corrupt, ValueError):
+            return None
+
+    def kept_image(self, record: Record, row: int) -> bytes:
+        """An image of a finished cell as PNG; raises Damaged where it is not the one that the record is about."""
+        return self._kept(record, row)[0]
+
+    def kept_images(self, record: Record, rows: range) -> NDArray[np.uint8] | None:
+        """Images of a finished cell (n, h, w, 3); None where one was not kept or is gone, else as `kept_image`."""
+        hashes = () if record.images is None else record.images.hashes
+        if not all(row < len(hashes) and hashes[row] and self.has_image(record.key, row) for row in rows):
+            return None
+        return np.stack([self._kept(record, row)[1] for row in rows])
+
+    def _kept(self, record: Record, row: int) -> tuple[bytes, NDArray[np.uint8]]:
+        name, hashes = image_name(record.key, row), () if record.images is None else record.images.hashes
+        try:
+            content = self.files.read(name)
+            return content, read_known_png(content, hashes[row] if row < len(hashes) else "")
+        except (FileNotFoundError, Corrupt) as error:
+            raise Damaged(self.location, name, _why(error)) from error
+
+    def missing_images(self, record: Record) -> list[int]:
+        """Rows of kept images that are gone; none where the whole folder is, which people remove to make room."""
+        hashes = () if record.images is None else record.images.hashes
+        there = set(self.files.names(f"cells/{record.key}/images")) if hashes else set()
+        return [row for row, known in enumerate(hashes) if there and known and f"{row:05d}.png" not in there]
+
+    def save_image(self, key: str, row: int, image: NDArray[np.uint8]) -> None:
+        """Write one image (h, w, 3)."""
+        self._put(image_name(key, row), to_png(image))
 
     def save_batch(
         self,
@@ -203,25 +309,31 @@ class Store:
 
         `each` is `map`, or one in threads.
         """
-        for offset, content in enumerate(() if images is None else each(_to_png, images)):
-            self.files.write(image_name(key, batch.start + offset), content, durable=False)
-        note = json.dumps({"sha256": batch.sha256, "calls": asdict(batch.calls), "sampling_s": batch.sampling_s})
+        for offset, content in enumerate(() if images is None else each(to_png, images)):
+            self._put(image_name(key, batch.start + offset), content, durable=False)
+        note = json.dumps({"hashes": batch.hashes, "calls": asdict(batch.calls), "sampling_s": batch.sampling_s})
         arrays = {**batch.features, "note": np.frombuffer(note.encode(), np.uint8)}
-        self.files.write(_batch_name(key, extractor, batch.start), to_bytes(arrays))
+        name = _batch_name(key, extractor, batch.start)
+        self._put(name, pack_arrays(name, arrays))
 
     def load_batch(self, key: str, extractor: str, start: int) -> StoredBatch | None:
-        """A batch that was finished before; None if it is missing or damaged. Its images are not looked at."""
+        """A batch that was finished before, or None; a damaged one is set aside. Its images are not looked at."""
+        name = _batch_name(key, extractor, start)
         try:
-            arrays = to_arrays(self.files.read(_batch_name(key, extractor, start)))
-            note = json.loads(arrays.pop("note").tobytes())
-            return StoredBatch(start, arrays, Calls.from_dict(note["calls"]), note["sampling_s"], note["sha256"])
-        except (FileNotFoundError, ValueError, KeyError, zipfile.BadZipFile):
+            arrays = read_arrays(self.files, name)
+        except FileNotFoundError:
             return None
+        except Corrupt as error:
+            self.set_aside(name, str(error))
+            return None
+        note = json.loads(arrays.pop("note").tobytes())
+        calls = Calls.from_dict(note["calls"])
+        return StoredBatch(start, arrays, calls, note["sampling_s"], tuple(note["hashes"]))
 
     def is_whole(self, key: str, batch: StoredBatch) -> bool:
         """Whether a batch's images are there as they were saved, bit for bit."""
         images = self.images(key, range(batch.start, batch.start + batch.count))
-        return images is not None and hash_images(images) == batch.sha256
+        return images is not None and hash_images(images) == batch.hashes
 
     def commit(self, record: Record, keep_images: int | None = None) -> bool:
         """Make a cell done, or note its failure. The first good record wins: False where another was there before.
@@ -229,24 +341,29 @@ class Store:
         A failure never hides a good record. `keep_images` keeps the first so many images only.
         """
         folder = f"cells/{record.key}"
-        content = record.to_json().encode() + b"\n"
         if record.status != "ok":
-            self.files.write(f"{folder}/{FAILED}", content)
+            self._put(f"{folder}/{FAILED}", seal(f"{folder}/{FAILED}", record.to_json().encode()))
             return not self.files.exists(f"{folder}/{GOOD}")
-        if not self.files.create(f"{folder}/{GOOD}", content):
+        if not self.files.create(f"{folder}/{GOOD}", seal(f"{folder}/{GOOD}", record.to_json().encode())):
             return False
         self.files.remove(f"{folder}/{FAILED}")
         self.clear_traces(record.key)
         if self._local:
             self._local.sweep(folder)
-        if keep_images is not None and record.images is not None:
-            for row in range(keep_images, record.images.count):
-                self.files.remove(image_name(record.key, row))
+        if keep_images is not None:
+            self.drop_images(record.key, keep_images)
         return True
+
+    def drop_images(self, key: str, first: int) -> None:
+        """Remove a cell's images from row `first` on."""
+        for name in self.files.names(f"cells/{key}/images"):
+            if (found := re.fullmatch(r"([0-9]{5,9})\.png", name)) and int(found[1]) >= first:
+                self.files.remove(f"cells/{key}/images/{name}")
 
     def replace(self, record: Record) -> None:
         """Write a good record that says more in place of the one that is there."""
-        self.files.write(f"cells/{record.key}/{GOOD}", record.to_json().encode() + b"\n")
+        name = f"cells/{record.key}/{GOOD}"
+        self._put(name, seal(name, record.to_json().encode()))
 
     def clear_traces(self, key: str) -> None:
         """Remove what only work on a cell needs: marks of finished batches, leases."""
@@ -257,22 +374,11 @@ class Store:
     def batch_starts(self, key: str, extractor: str) -> set[int]:
         """The first rows of all batches that are marked finished."""
         names = self.files.names(f"cells/{key}/batches-{extractor}")
-        return {int(name.removesuffix(".npz")) for name in names if name.endswith(".npz")}
+        return {int(name.removesuffix(".npz")) for name in names if re.fullmatch(r"[0-9]{5,9}\.npz", name)}
 
     def drop_batch(self, key: str, extractor: str, start: int) -> None:
         """Forget that a batch was finished."""
         self.files.remove(_batch_name(key, extractor, start))
-
-
-def _to_png(image: NDArray[np.uint8]) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)  # small and fast
-    return content.getvalue()
-
-
-def hash_images(images: NDArray[np.uint8]) -> str:
-    """SHA-256 of the pixels."""
-    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
 def image_name(key: str, row: int) -> str:
@@ -284,17 +390,17 @@ def _features_name(key: str, extractor: str) -> str:
     return f"cells/{key}/features-{extractor}.npz"
 
 
+def _reference_name(reference: str) -> str:
+    return f"reference-{reference}.npz"
+
+
+def _derived_name(reference: str) -> str:
+    return f"reference-{reference}-parts.npz"
+
+
+def _why(error: Exception) -> str:
+    return "it is gone" if isinstance(error, FileNotFoundError) else str(error)
+
+
 def _batch_name(key: str, extractor: str, start: int) -> str:
     return f"cells/{key}/batches-{extractor}/{start:05d}.npz"
-
-
-def to_bytes(arrays: Features) -> bytes:
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **dict(arrays))
-    return content.getvalue()
-
-
-def to_arrays(content: bytes) -> dict[str, NDArray[Any]]:
-    """Arrays by name as `np.savez` wrote them; raises ValueError, KeyError or BadZipFile for what is damaged."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)

@@ -98,7 +98,7 @@ class Sleeper:
             time.sleep(3600)
         time.sleep(self.settings.get("seconds", 0.0))
         self.check()
-        batch = StoredBatch(chunk.start, {"image": np.full((1, 2), number)}, CALLS, 0.1, "s")
+        batch = StoredBatch(chunk.start, {"image": np.full((1, 2), number)}, CALLS, 0.1, ("s",))
         self.store.save_batch(cell.key, "e", batch, None)
         self.advance(1)
 

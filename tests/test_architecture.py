@@ -44,7 +44,7 @@ KNOWS: dict[str, set[str]] = {
     "bench.score": {"bench.records"},
     "bench.files": {"bench.records"},
     "bench.store": {"bench.records", "bench.request", "bench.files"},
-    "bench.looked": {"bench.records", "bench.request", "bench.store"},
+    "bench.looked": {"bench.records", "bench.request", "bench.store", "bench.files"},
     "bench.execute": {
         *(
             "bench.records",
@@ -67,8 +67,8 @@ KNOWS: dict[str, set[str]] = {
     "bench.judge.gate": {"bench.records", "bench.request", "bench.store", "bench.judge", *NUMPY_HALF},
     "bench.judge.conformance": {"bench.records", "bench.generate.schedulers"},
     "bench.report": {
-        *("bench.records", "bench.request", "bench.store", "bench.judge", "bench.collector", "bench.looked"),
-        *("bench.printable",),
+        *("bench.records", "bench.request", "bench.files", "bench.store", "bench.judge", "bench.collector"),
+        *("bench.looked", "bench.printable"),
         *NUMPY_HALF,
     },
     "bench.report.trackers": {

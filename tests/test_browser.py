@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import store
+from test_report import keep, store
 
 from bench.report.write import write_report
-from bench.store import Store, image_name
+from bench.store import Store
 
 __all__ = ["store"]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -39,10 +39,7 @@ def after(page: str, script: str) -> str:
 def page(store: Store) -> str:
     for record in store.records():
         if record.status == "ok":
-            for row in range(2):
-                path = Path(store.location) / image_name(record.key, row)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (8, 8), (40 * record.cell.steps, 0, 0)).save(path)
+            keep(store, record, [Image.new("RGB", (8, 8), (40 * record.cell.steps, 0, 0))] * 2)
     return Path(write_report(store)).read_text(encoding="utf-8")
 
 

@@ -1,15 +1,19 @@
 """Files on a disk, in an object store, and where the disk is full or the store out of reach."""
 
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from bench.files import Files, LocalFiles, PatientFiles, open_files
-from bench.records import BenchError, StoreError
+from bench.files import Files, LocalFiles, PatientFiles, open_files, seal, unseal
+from bench.files.arrays import pack_arrays
+from bench.files.local import PARTIAL
+from bench.records import BenchError, Corrupt, StoreError
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -156,7 +160,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"No space left"):
             files.write("b", b"y" * 60_000)
         assert list(files.tree("")) == ["a"]
-        assert not list(disk.glob("*.partial")), "a full disk needs the room"
+        assert not list(disk.glob("*partial")), "a full disk needs the room"
         clock = Clock()
         waits = PatientFiles(files, 60, lambda _: files.remove("a"), lambda: clock.now)
         waits.write("b", b"y" * 60_000)
@@ -169,3 +173,157 @@ def test_the_kind_of_files_follows_from_the_location(tmp_path: Path) -> None:
     kinds: list[Callable[[], Files]] = [lambda: open_files(tmp_path), lambda: open_files(str(tmp_path))]
     assert all(isinstance(make(), LocalFiles) for make in kinds)
     assert open_files("memory://bucket/run/").location == "memory://bucket/run"
+
+
+def test_several_files_are_written_together_or_not_at_all(files: Files) -> None:
+    files.write_all({"a": b"1", "b/c": b"2"})
+    assert (files.read("a"), files.read("b/c")) == (b"1", b"2")
+
+
+@pytest.mark.parametrize("trouble", ["folder", "full"])
+def test_where_one_of_several_files_cannot_be_written_the_old_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    files = PatientFiles(LocalFiles(tmp_path), 0)
+    files.write_all({"a": b"old", "b": b"old"})
+    new = {"a": b"new", "b": b"new", "c": b"new"}
+    if trouble == "folder":
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "mine").touch()
+    else:
+        written: list[int] = []
+
+        def fill(_: int) -> None:
+            written.append(1)
+            if len(written) == 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", fill)
+    with pytest.raises(StoreError, match="c is a folder" if trouble == "folder" else "No space left") as refusal:
+        files.write_all(new)
+    assert "\n" not in str(refusal.value)
+    assert (files.read("a"), files.read("b")) == (b"old", b"old")
+    assert not list(tmp_path.rglob("*partial"))
+
+
+def test_a_file_is_moved_with_its_content_and_a_folder_with_all_that_is_in_it(files: Files) -> None:
+    files.write("a/b", b"x")
+    files.write("c", b"y")
+    files.move("c", "d/e")
+    files.move("a", "d/a")
+    assert sorted(files.tree("")) == ["d/a/b", "d/e"]
+
+
+@pytest.mark.parametrize("operation", ["write", "create", "remove", "move"])
+def test_nothing_is_changed_through_a_link_that_leads_elsewhere(tmp_path: Path, operation: str) -> None:
+    root, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    (elsewhere / "images").mkdir(parents=True)
+    (elsewhere / "images" / "thesis.png").write_text("mine")
+    (root / "cells").mkdir(parents=True)
+    (root / "cells" / "a").symlink_to(elsewhere, target_is_directory=True)
+    files = PatientFiles(LocalFiles(root), 60)
+    act: dict[str, Callable[[], object]] = {
+        "write": lambda: files.write("cells/a/record.json", b"{}"),
+        "create": lambda: files.create("cells/a/record.json", b"{}"),
+        "remove": lambda: files.remove("cells/a/images"),
+        "move": lambda: files.move("cells/a/images", "damaged/images"),
+    }
+    with pytest.raises(StoreError, match="a link leads out of the results there"):
+        act[operation]()
+    assert [path.relative_to(elsewhere).as_posix() for path in elsewhere.rglob("*")] == ["images", "images/thesis.png"]
+    files.remove("cells/a")
+    assert (elsewhere / "images" / "thesis.png").exists(), "the link is removed, and not what it leads to"
+    assert files.names("cells") == []
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_the_root_may_be_one(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to("disk", target_is_directory=True)
+    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "disk" / "a").symlink_to(tmp_path / "thesis.txt")
+    files = LocalFiles(tmp_path / "run")
+    files.write("a", b"x")
+    assert (tmp_path / "disk" / "a").read_bytes() == b"x"
+    assert not (tmp_path / "disk" / "a").is_symlink()
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_only_what_a_killed_writer_of_ours_left_is_swept(tmp_path: Path) -> None:
+    ours = f"record.json.elsewhere-1-{'0' * 32}{PARTIAL}"
+    foreign = (
+        *("film.mp4.partial", f"x{PARTIAL}", f"a.elsewhere-1-{'0' * 32}.partial", "a-b-c.partial"),
+        *(f"mine/{ours}", f"cells/a/notes{PARTIAL}"),
+    )
+    for name in (f"cells/a/{ours}", ours, *foreign):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / "cells" / "link").symlink_to(tmp_path / "mine", target_is_directory=True)
+    LocalFiles(tmp_path).sweep()
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left - {f"cells/link/{ours}"} == set(foreign)
+
+
+def test_a_folder_in_the_place_of_a_file_is_known_and_a_file_in_the_place_of_a_folder_holds_nothing(
+    tmp_path: Path,
+) -> None:
+    files = LocalFiles(tmp_path)
+    files.write("a/b", b"x")
+    with pytest.raises(Corrupt, match="a folder lies in its place"):
+        files.read("a")
+    with pytest.raises(FileNotFoundError):
+        files.read("a/b/c")
+    assert files.names("a/b") == []
+    with pytest.raises(NotADirectoryError):
+        files.write("a/b/c", b"x")
+
+
+ABOUT = "ab" * 32
+
+
+def sealed_samples() -> dict[str, tuple[bytes, str]]:
+    """Sealed content by name, with what it is about."""
+    arrays = {"image": np.arange(6.0).reshape(2, 3), "n": np.arange(2)}
+    text = b'{\n "name": "\xc3\xa4",\n "sha256": 1,\n "n": [1.5, 2]\n}\n'
+    return {
+        "run.json": (seal("run.json", text), ""),
+        "cells/a/record.json": (seal("cells/a/record.json", b'{"a": 1}'), ""),
+        "cells/a/features-e.npz": (pack_arrays("cells/a/features-e.npz", arrays, ABOUT), ABOUT),
+        "reference-r.npz": (pack_arrays("reference-r.npz", arrays), ""),
+    }
+
+
+@pytest.mark.parametrize("name", sealed_samples())
+def test_what_is_sealed_can_be_read_by_anyone_and_is_only_taken_as_it_was_written(name: str, tmp_path: Path) -> None:
+    content, about = sealed_samples()[name]
+    found = unseal(name, content, about)
+    if name.endswith(".json"):
+        assert json.loads(content)["sha256"] != json.loads(found).get("sha256")
+    else:
+        (tmp_path / "a.npz").write_bytes(content)
+        with np.load(tmp_path / "a.npz") as arrays:
+            assert arrays["image"].shape == (2, 3)
+    if about:
+        with pytest.raises(Corrupt, match="other images"):
+            unseal(name, content, "cd" * 32)
+    with pytest.raises(Corrupt, match="hash that it was written with"):
+        unseal(name.replace("cells/a", "cells/b").replace("r", "s", 1), content, about)
+    for changed in (content[:-1], content[1:], content + b" ", content[: len(content) // 2], b"", content * 2):
+        with pytest.raises(Corrupt):
+            unseal(name, changed, about)
+
+
+@pytest.mark.parametrize("name", sealed_samples())
+def test_no_flipped_bit_is_taken(name: str) -> None:
+    content, about = sealed_samples()[name]
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(Corrupt):
+            unseal(name, bytes(flipped), about)
+
+
+def test_only_objects_and_archives_are_sealed() -> None:
+    for name, content in (("a.json", b"[1]"), ("a.npz", b"x"), ("a.npz", sealed_samples()["reference-r.npz"][0])):
+        with pytest.raises(ValueError, match=name):
+            seal(name, content)

@@ -302,7 +302,7 @@ def test_cells_are_read_from_any_mapping_which_stays_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda text: text[:-9], lambda text: text.replace('"unet_samples": ', '"unet_samples": 1'), lambda _: "[]"],
+    [lambda text: text[:-9], lambda text: text.replace('"unet_samples": ', '"unet_sample": '), lambda _: "[]"],
 )
 def test_a_record_that_is_not_what_was_written_is_known_as_such(damage: Callable[[str], str]) -> None:
     text = FULL.to_json()

@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from PIL import Image
 from scipy.stats import norm
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.files.png import hash_image
 from bench.judge.claims import Comparison, Judgement, judge_claims
 from bench.judge.scores import score_run
-from bench.records import Calls, Failure, Images, Latency, Memory, Record
+from bench.records import BenchError, Calls, Damaged, Failure, Images, Latency, Memory, Record
 from bench.report.axes import legend_below, log_axis
 from bench.report.pairs import HEIGHT, differences
 from bench.report.pictures import Picture, open_picture, to_data_uri
@@ -125,6 +127,96 @@ def test_the_page_is_made_anew_only_when_its_inputs_changed(store: Store) -> Non
     assert Path(write_report(store)).stat().st_mtime_ns != before
 
 
+def contents(store: Store) -> dict[str, bytes]:
+    """All files of the run."""
+    root = Path(store.location)
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_report_whose_files_were_changed_or_lost_is_made_again(store: Store) -> None:
+    write_report(store)
+    before = contents(store)
+    page, table, plot, scores = (Path(store.location) / name for name in (
+        "report.html", "tables/scores.md", "plots/mini-memory.svg", "scores.csv",
+    ))  # fmt: skip
+    damages: list[Callable[[], object]] = [
+        lambda: page.write_bytes(page.read_bytes()[:2000]),
+        lambda: scores.write_bytes(scores.read_bytes()[:-40]),
+        lambda: (plot.unlink(), table.write_text("FID 0.0")),
+        lambda: (Path(store.location) / "report.json").write_text("{}"),
+    ]
+    for damage in damages:
+        damage()
+        write_report(store)
+        assert contents(store) == before
+
+
+def test_a_report_that_cannot_be_written_is_one_sentence_and_the_old_one_stays(store: Store) -> None:
+    write_report(store)
+    store.commit(make_record("tcd", 16, 0.0))
+    plot = Path(store.location) / "plots" / "mini-memory.png"
+    plot.unlink()
+    plot.mkdir()
+    before = contents(store)
+    with pytest.raises(BenchError, match=r"cannot be written \(plots/mini-memory\.png is a folder\)") as refusal:
+        write_report(store)
+    assert "\n" not in str(refusal.value)
+    assert contents(store) == before
+
+
+def test_plots_of_an_earlier_report_go_and_what_others_put_there_stays(store: Store) -> None:
+    write_report(store)
+    plots = Path(store.location) / "plots"
+    (plots / "mine.png").touch()
+    (plots / "mini-eta.svg").write_text("edited")
+    store.save_run(replace(store.run(), cells=(make_record("<b>ddim</b>", 4, None).key,)))
+    write_report(store)
+    assert {path.name for path in plots.iterdir() if "eta" in path.name or "mine" in path.name} == {
+        *("mine.png", "mini-eta.svg")
+    }
+
+
+def test_a_damaged_image_is_never_shown_and_a_lost_one_is_said(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = keep(store, next(r for r in store.records() if r.status == "ok"), [Image.new("RGB", (8, 8))] * 2)
+    write_report(store)
+    complete = contents(store)
+    path = Path(store.location) / image_name(record.key, 1)
+    Image.new("RGB", (8, 8), "red").save(path)
+    write_report(store)
+    assert {**contents(store), image_name(record.key, 1): b""} == {**complete, image_name(record.key, 1): b""}
+    (Path(store.location) / "report.html").unlink()
+    with pytest.raises(Damaged, match="not the image that was sampled") as refusal:
+        write_report(store)
+    store.set_aside(refusal.value.name, refusal.value.why)
+    capsys.readouterr()
+    write_report(store)
+    assert "1 kept images are gone" in capsys.readouterr().err
+    lacking = contents(store)["report.html"]
+    assert lacking != complete["report.html"]
+    write_report(store)
+    assert capsys.readouterr().err == "", "it is left as it is"
+    store.save_image(record.key, 1, np.zeros((8, 8, 3), np.uint8))
+    write_report(store)
+    assert contents(store)["report.html"] == complete["report.html"]
+
+
+@pytest.mark.parametrize("name", ["run.json", "reference-r.npz", "cells/KEY/features-e.npz"])
+def test_no_report_is_made_from_what_is_damaged(store: Store, name: str) -> None:
+    path = Path(store.location) / name.replace("KEY", make_record("tcd", 2, 0.0).key)
+    path.write_bytes(path.read_bytes()[:-100] + b"x" * 100)
+    with pytest.raises(Damaged, match="start the same tcd-bench run again") as refusal:
+        write_report(store)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_reference_of_other_rows_than_the_run_says_is_noticed(store: Store) -> None:
+    store.save_reference("r", np.ones((16, 4)))
+    with pytest.raises(BenchError, match=r"16 reference images where run\.json says 100"):
+        write_report(store)
+
+
 def test_a_page_that_is_up_to_date_is_found_so_without_loading_what_makes_it(store: Store) -> None:
     write_report(store)
     code = (
@@ -166,13 +258,21 @@ def test_a_run_whose_scores_need_no_reference_has_a_report(store: Store) -> None
     assert "fid_mini" not in page
 
 
+def keep(store: Store, record: Record, images: Sequence[Image.Image]) -> Record:
+    """The record with these images kept, as it is in the store then."""
+    pixels = [np.asarray(image) for image in images]
+    assert record.images is not None
+    kept = replace(record, images=replace(record.images, hashes=tuple(hash_image(image) for image in pixels)))
+    for row, image in enumerate(pixels):
+        store.save_image(record.key, row, image)
+    store.replace(kept)
+    return kept
+
+
 def stored(tmp_path: Path, image: Image.Image) -> Picture:
     """An image as a store keeps it."""
-    content = io.BytesIO()
-    image.save(content, "PNG")
     store = Store(tmp_path / "kept")
-    store.files.write(image_name("key", 0), content.getvalue())
-    return Picture(store, "key", 0)
+    return Picture(store, keep(store, make_record("tcd", 2, 0.0), [image]), 0)
 
 
 def test_a_film_becomes_an_animation_and_its_middle_frame_a_picture(tmp_path: Path) -> None:
@@ -200,18 +300,15 @@ def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) 
     for eta, record in cells.items():
         scores = np.arange(40.0) if eta else np.arange(40.0)[::-1]
         store.save_features(record.key, "e", {**store.features(record.key, "e"), "clip_score": scores})
-        for row in range(40):
-            path = Path(store.location) / image_name(record.key, row)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (6 * row, 0, 0)).save(path)
+        cells[eta] = keep(store, record, [Image.new("RGB", (8, 8), (6 * row, 0, 0)) for row in range(40)])
     store.save_run(replace(store.run(), claims=(CLAIM,)))
     run = store.run()
     scored = score_run(store, run)
     (found,) = differences(store, run, scored, judge_claims(run, scored))
     assert [pair.gain for pair in found.best] == [39, 37, 35]
     assert [pair.gain for pair in found.worst] == [-39, -37, -35]
-    assert found.best[0].subject == Picture(store, cells[1.0].key, 39)
-    assert found.worst[0].object == Picture(store, cells[0.0].key, 0)
+    assert found.best[0].subject == Picture(store, cells[1.0], 39)
+    assert found.worst[0].object == Picture(store, cells[0.0], 0)
     assert found.share == 0.5
     assert found.zero == HEIGHT / 2
     page = Path(write_report(store)).read_text(encoding="utf-8")

@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.execute.damage import set_damaged_aside
-from bench.records import BenchError, Calls, Failure, Images, Record
+from bench.execute.damage import set_damaged_features_aside, set_damaged_records_aside
+from bench.execute.launch import Launch, Reporter, WorkerState
+from bench.files import seal
+from bench.files.png import hash_images
+from bench.records import BenchError, Calls, Damaged, Failure, Images, Record
 from bench.request import Run
-from bench.store import Store, StoredBatch, hash_images, image_name
+from bench.store import Store, StoredBatch, image_name
 
 CELL = Cell(
     base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 16, 24),
@@ -137,6 +140,12 @@ def scribbled(path: Path) -> None:
     path.write_bytes(content[: start - 4] + (100).to_bytes(4, "big") + content[start:])
 
 
+def as_folder(path: Path) -> None:
+    """A folder in its place."""
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGES: tuple[Callable[[Path], None], ...] = (
     *(Path.unlink, repainted, truncated, scribbled),
     *(lambda path: path.write_bytes(b""), lambda path: Image.new("RGB", (8, 8)).save(path)),
@@ -174,7 +183,8 @@ def test_kept_images_come_back_by_row_and_not_at_all_when_one_is_missing(store: 
 def test_the_hash_of_images_depends_on_pixels_and_their_order_only() -> None:
     images = make_images()
     assert hash_images(images) == hash_images(np.asfortranarray(images))
-    assert hash_images(images) != hash_images(images[::-1])
+    assert hash_images(images[::-1]) == hash_images(images)[::-1]
+    assert len({*hash_images(images), *hash_images(images.transpose(0, 2, 1, 3))}) == 6, "the layout counts"
 
 
 def test_a_record_is_there_once_it_is_committed(store: Store) -> None:
@@ -252,7 +262,7 @@ def dead_pid() -> int:
 
 
 def leave(store: Store, name: str, host: str, pid: int) -> Path:
-    path = folder(store) / f"{name}.{host}-{pid}-{'0' * 32}.partial"
+    path = folder(store) / f"{name}.{host}-{pid}-{'0' * 32}.tcd-bench-partial"
     path.write_bytes(b"half of it")
     return path
 
@@ -484,28 +494,183 @@ def test_a_record_whose_content_changed_is_found_by_its_hash_and_set_aside(
     store.commit(replace(GOOD, key="other"))
     overwrite(folder(store) / "record.json", b'"steps": 4', b'"steps": 5')
     assert store.record(KEY) is None
-    assert set_damaged_aside(store) == [f"cells/{KEY}/record.json"]
+    assert set_damaged_records_aside(store, [KEY, "other"]) == [f"cells/{KEY}/record.json"]
     assert "is damaged (its content does not have the hash that it was written with)" in capsys.readouterr().err
     assert (Path(store.location) / "damaged" / f"cells-{KEY}-record.json").exists()
     assert not (folder(store) / "record.json").exists()
     assert [record.key for record in store.records()] == ["other"]
     assert store.commit(GOOD)
-    assert set_damaged_aside(store) == []
+    assert set_damaged_records_aside(store, [KEY, "other"]) == []
 
 
-@pytest.mark.parametrize("damage", [truncated, lambda path: overwrite(path, b"\x07" * 8, b"\x08" * 8)])
-def test_damaged_features_are_set_aside_and_named_in_one_sentence(store: Store, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("damage", [truncated, lambda path: overwrite(path, b"\x07" * 8, b"\x08" * 8), as_folder])
+def test_damaged_features_are_named_in_one_sentence_and_set_aside(store: Store, damage: Callable[[Path], None]) -> None:
+    store.save_run(RUN)
+    store.commit(GOOD)
     store.save_features(KEY, "e", {"image": np.full((4, 8), 7, np.uint8)})
     damage(folder(store) / "features-e.npz")
-    with pytest.raises(BenchError, match=r"features-e\.npz is damaged .* start the run again"):
+    with pytest.raises(Damaged, match=r"features-e\.npz is damaged .* start the same tcd-bench run again"):
         store.features(KEY, "e")
-    assert set_damaged_aside(store) == [f"cells/{KEY}/features-e.npz"]
+    assert set_damaged_features_aside(store, RUN) == [f"cells/{KEY}/features-e.npz"]
     assert not store.has_features(KEY, "e")
+    assert [path.name for path in (Path(store.location) / "damaged").iterdir()] == [f"cells-{KEY}-features-e.npz"]
 
 
-def test_a_record_of_another_version_is_no_damage(store: Store) -> None:
+def test_features_are_of_the_images_that_the_record_is_about(store: Store) -> None:
     store.commit(GOOD)
-    overwrite(folder(store) / "record.json", b'"schema": ', b'"schema": 9')
-    assert set_damaged_aside(store) == []
-    with pytest.raises(BenchError, match="schema version"):
-        store.record(KEY)
+    for images, fine in (("s", True), ("0" * 64, False)):
+        store.save_features(KEY, "e", {"image": np.ones((6, 2))}, images)
+        if fine:
+            assert store.features_of(GOOD, "e").keys() == {"image"}
+        else:
+            with pytest.raises(Damaged, match="other images"):
+                store.features_of(GOOD, "e")
+
+
+def test_a_record_of_another_version_is_refused_and_stays_where_it_is(store: Store) -> None:
+    old = GOOD.to_json().replace('"schema": ', '"schema": 9')
+    for text in (old, seal(f"cells/{KEY}/record.json", old.encode()).decode()):
+        (folder(store)).mkdir(parents=True, exist_ok=True)
+        (folder(store) / "record.json").write_text(text)
+        assert set_damaged_records_aside(store, [KEY]) == []
+        with pytest.raises(BenchError, match="schema version 9"):
+            store.record(KEY)
+
+
+def test_what_another_version_asked_for_is_not_written_over(store: Store) -> None:
+    path = Path(store.location) / "run.json"
+    path.write_text(RUN.to_json().replace('"schema": ', '"schema": 9'))
+    before = path.read_bytes()
+    for use in (store.run, lambda: store.save_run(RUN)):
+        with pytest.raises(BenchError, match=r"run\.json has schema version 9"):
+            use()
+    assert path.read_bytes() == before
+
+
+def swapped(name: str) -> str:
+    """Another place of the store where a file of the same kind lies."""
+    return name.replace(KEY, "other").replace("-e", "-other").replace("-r", "-other").replace("00000", "00003")
+
+
+PLACES = (
+    f"cells/{KEY}/record.json",
+    f"cells/{KEY}/features-e.npz",
+    "reference-r.npz",
+    f"cells/{KEY}/batches-e/00000.npz",
+)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_file_that_was_copied_from_elsewhere_in_the_store_is_not_taken(store: Store, name: str) -> None:
+    save(store)
+    store.commit(FAILED)
+    store.save_features(KEY, "e", make_batch().features)
+    store.save_reference("r", np.ones((3, 2)))
+    if name.endswith("record.json"):
+        store.commit(GOOD)
+    root, target = Path(store.location), swapped(name)
+    (root / target).parent.mkdir(parents=True, exist_ok=True)
+    (root / target).write_bytes((root / name).read_bytes())
+    assert store.record("other") is None
+    assert store.load_batch("other", "other", 3) is None
+    for read in (lambda: store.features("other", "other"), lambda: store.load_reference("other")):
+        with suppress(Damaged):
+            assert read() is None
+
+
+def test_kept_images_are_those_that_the_record_is_about(store: Store) -> None:
+    save(store)
+    images = make_images()
+    record = replace(GOOD, images=Images(3, 16, 24, "s", (*hash_images(images)[:2], "")))
+    kept = store.kept_images(record, range(2))
+    assert kept is not None
+    assert np.array_equal(kept, images[:2])
+    assert store.kept_images(record, range(1, 3)) is None, "a picture that was given up"
+    assert store.kept_images(record, range(2, 5)) is None
+    image_path(store, 0).write_bytes(image_path(store, 1).read_bytes())
+    with pytest.raises(Damaged, match=r"00000\.png is damaged \(it is not the image that was sampled\)"):
+        store.kept_images(record, range(2))
+    image_path(store, 0).unlink()
+    assert store.kept_images(record, range(2)) is None
+    assert store.missing_images(record) == [0]
+    for row in (1, 2):
+        image_path(store, row).unlink()
+    assert store.missing_images(record) == [], "somebody made room"
+
+
+def test_a_damaged_or_stray_batch_is_made_again(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    save(store)
+    batches = folder(store) / "batches-e"
+    for name in ("notes.npz", ".00000.npz.swp", "._00000.npz"):
+        (batches / name).write_bytes(b"x")
+    assert store.batch_starts(KEY, "e") == {0}
+    for damage in (truncated, as_folder):
+        damage(batches / "00000.npz")
+        assert store.load_batch(KEY, "e", 0) is None
+        assert store.batch_starts(KEY, "e") == set()
+        save(store)
+    assert capsys.readouterr().err.count("is damaged") == 2
+    assert len(list((Path(store.location) / "damaged").iterdir())) == 2, "the first one was not overwritten"
+
+
+@pytest.mark.parametrize("in_the_way", ["cells", f"cells/{KEY}", f"cells/{KEY}/images", f"cells/{KEY}/batches-e"])
+def test_a_file_in_the_place_of_a_folder_is_set_aside(store: Store, in_the_way: str) -> None:
+    path = Path(store.location) / in_the_way
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    assert store.record(KEY) is None
+    batch = save(store)
+    assert store.is_whole(KEY, batch)
+    assert [kept.read_text() for kept in (Path(store.location) / "damaged").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", [f"cells/{KEY}/images/00001.png", f"cells/{KEY}/features-e.npz", "run.json"])
+def test_a_folder_in_the_place_of_a_file_is_set_aside(store: Store, name: str) -> None:
+    (Path(store.location) / name).mkdir(parents=True)
+    (Path(store.location) / name / "mine").touch()
+    batch = save(store)
+    store.save_features(KEY, "e", batch.features)
+    store.save_run(RUN)
+    assert store.is_whole(KEY, batch)
+    assert store.features(KEY, "e").keys() == batch.features.keys()
+    assert store.run() == RUN
+    assert len(list((Path(store.location) / "damaged").glob("*/mine"))) == 1
+
+
+def test_what_other_programs_leave_in_the_store_is_passed_over(store: Store) -> None:
+    store.commit(GOOD)
+    store.save_run(RUN)
+    for name in (
+        "cells/.DS_Store",
+        "cells/notes.txt",
+        "launches/.DS_Store",
+        "workers/.DS_Store",
+        f"cells/{KEY}/.DS_Store",
+    ):
+        (Path(store.location) / name).parent.mkdir(exist_ok=True)
+        (Path(store.location) / name).write_bytes(b"\0\1")
+    assert list(store.records()) == [GOOD]
+    assert store.record(".DS_Store") is None
+    assert set_damaged_records_aside(store, store.cell_keys()) == []
+    assert Launch.latest(store.files) is None
+    assert WorkerState.all_of(store.files, "x") == []
+
+
+def test_damaged_launches_and_worker_states_are_passed_over_and_said(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        Launch(name, {}, (1.0,), (KEY,), 3, 0.0).save(store.files)
+    state = WorkerState("w", "a", "host", "cpu", "done", None, 0.0, 0.0, 3)
+    reporter = Reporter(store.files, "a", "w", "cpu")
+    reporter.say()
+    assert [found.worker for found in WorkerState.all_of(store.files, "a")] == [state.worker]
+    for folder_ in ("launches/b", "workers/w"):
+        overwrite(Path(store.location) / f"{folder_}.json", b'"images": ', b'"images": 1')
+    latest = Launch.latest(store.files)
+    assert latest is not None
+    assert latest.name == "a"
+    assert "launches/b.json is damaged" in capsys.readouterr().err
+    with pytest.raises(BenchError, match="is damaged"):
+        Launch.load(store.files, "b")
+    assert WorkerState.all_of(store.files, "a") == []

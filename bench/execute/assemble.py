@@ -36,7 +36,7 @@ from bench.generate.prompts import Prompts
 from bench.generate.real_images import check_real_images, load_real_images, name_real_images
 from bench.generate.weights import ARCHITECTURE, INCEPTION, LORA, is_tower, name_weights, weights_directory
 from bench.measure.environment import cuda_devices, library_versions
-from bench.records import BenchError
+from bench.records import BenchError, Damaged
 from bench.redact import settings_without_secrets, without_secrets
 from bench.request import Run
 from bench.score.evaluator_files import check_open_clip
@@ -259,9 +259,27 @@ def name_reference(experiment: Experiment, real_images: str | None) -> str | Non
     return content_hash([evaluator, real_images])
 
 
+def restore_reference(job: Job, store: Store) -> None:
+    """Compute the features of a finished run's reference images again where they are lost."""
+    reference, experiment = job.run.reference, job.experiment
+    if reference is None or store.has_reference(reference):
+        return
+    print(f"results={store.location}: the reference's features are gone and are computed again", file=sys.stderr)
+    make_reference(experiment, reference, store, make_evaluator(experiment, job.plan.cells[0].device))
+
+
+def has_whole_reference(store: Store, reference: str | None) -> bool:
+    """Whether nothing is left to compute of the reference; damaged features are set aside."""
+    try:
+        return reference is None or store.load_reference(reference) is not None
+    except Damaged as error:
+        store.set_aside(error.name, error.why)
+        return False
+
+
 def make_reference(experiment: Experiment, reference: str | None, store: Store, evaluator: Evaluator) -> None:
     """Write the reference images' features into the store unless they are there, or not needed."""
-    if reference is None or store.load_reference(reference) is not None:
+    if reference is None or has_whole_reference(store, reference):
         return
     source, count = experiment.reference.source, experiment.reference.count
     features, sizes = [], set()

@@ -1,42 +1,44 @@
-"""Files of the store that are not what was written: found by their hashes, set aside, so that they are made anew."""
+"""Stored files that are not what was written: found by their hashes and set aside, so that they are made again."""
 
 from __future__ import annotations
 
-import sys
-import zipfile
+from collections.abc import Sequence
 
-from bench.records import BenchError, Corrupt, Record
-from bench.store import FAILED, GOOD, Store, to_arrays
+from bench.records import BenchError, Corrupt, Damaged
+from bench.request import Run
+from bench.store import FAILED, GOOD, Store
 
 
-def set_damaged_aside(store: Store) -> list[str]:
-    """Move damaged records and features to `damaged/`, saying so; returns the names that they had."""
+def set_damaged_records_aside(store: Store, keys: Sequence[str]) -> list[str]:
+    """Move damaged records of these cells to `damaged/`, saying so; returns the names that they had."""
     found = []
-    for name in store.files.tree("cells"):
-        folder, _, file = name.rpartition("/")
-        if folder.count("/") != 1 or not (file in (GOOD, FAILED) or file.startswith("features-")):
-            continue
-        content = store.files.read(name)
-        if (why := _damage(file, content)) is not None:
-            store.files.write(f"damaged/{name.replace('/', '-')}", content)
-            store.files.remove(name)
-            print(
-                f"results={store.location}: {name} is damaged ({why}); it lies in damaged/ now and is made anew",
-                file=sys.stderr,
-            )
-            found.append(name)
+    for key in keys:
+        for name in (GOOD, FAILED):
+            try:
+                store.read_record(key, name)
+            except (FileNotFoundError, BenchError):
+                pass  # not there, or another version's and whole
+            except Corrupt as error:
+                store.set_aside(f"cells/{key}/{name}", str(error))
+                found.append(f"cells/{key}/{name}")
     return found
 
 
-def _damage(file: str, content: bytes) -> str | None:
-    """What is wrong with a record or features; None where nothing is. Arrays carry checksums of their own."""
+def set_damaged_features_aside(store: Store, run: Run) -> list[str]:
+    """The same for the features that a run is scored by and for its reference's, all of which are read for it."""
+    found = []
+    for key in run.cells:
+        record = store.record(key)
+        try:
+            if record is not None and store.has_features(key, run.extractor):
+                store.features_of(record, run.extractor)
+        except Damaged as error:
+            found.append(error)
     try:
-        if file.endswith(".json"):
-            Record.from_json(content.decode())
-        else:
-            to_arrays(content)
-    except BenchError:
-        return None  # another version's, and whole
-    except (Corrupt, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        return str(error) or type(error).__name__
-    return None
+        if run.reference is not None:
+            store.load_reference(run.reference)
+    except Damaged as error:
+        found.append(error)
+    for damaged in found:
+        store.set_aside(damaged.name, damaged.why)
+    return [damaged.name for damaged in found]

@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from bench.cell import Cell
-from bench.execute.assemble import Job, equip
+from bench.execute.assemble import Job, equip, restore_reference
 from bench.execute.crew import Crew, Place
-from bench.execute.damage import set_damaged_aside
+from bench.execute.damage import set_damaged_features_aside, set_damaged_records_aside
 from bench.execute.launch import Launch, new_launch_name
 from bench.execute.leases import new_worker_name
 from bench.execute.loop import Stopped
@@ -23,23 +24,40 @@ from bench.execute.overview import ENDED, look_over
 from bench.experiment.executors import Local, Ray
 from bench.measure.environment import visible_gpus
 from bench.printable import printable
-from bench.records import BenchError, Record
+from bench.records import BenchError, Damaged, Record
 from bench.redact import secret_settings, settings_without_secrets
 from bench.store import Store
 
 LOOK_EVERY_S = 1.0
+Result = TypeVar("Result")
 
 
 def execute(job: Job, store: Store, tell: Callable[[Record], object] = lambda _: None) -> list[Record]:
     """Do what the store lacks and return a record for every cell, in the plan's order; `tell` of each that ends."""
-    set_damaged_aside(store)
+    set_damaged_records_aside(store, job.run.cells)
     todo = [cell for cell in job.plan.cells if not _is_complete(job, store, cell)]
     done = len(job.plan.cells) - len(todo)
     if done:
         print(f"{done} of {len(job.plan.cells)} cells are done already", file=sys.stderr)
+    if not todo:
+        restore_reference(job, store)
     fresh = {record.key: record for record in _do(job, store, todo, tell)} if todo else {}
     records = [fresh.get(cell.key) or store.record(cell.key) for cell in job.plan.cells]
     return [record for record in records if record is not None]
+
+
+def healed(job: Job, store: Store, read: Callable[[], Result]) -> Result:
+    """What `read` returns. A stored file that turns out damaged there is set aside and made again, each once."""
+    seen: set[str] = set()
+    while True:
+        try:
+            return read()
+        except Damaged as error:
+            if error.name in seen:
+                raise
+            seen |= {error.name, *set_damaged_features_aside(store, job.run)}
+            store.set_aside(error.name, error.why)
+            execute(job, store)
 
 
 def _is_complete(job: Job, store: Store, cell: Cell) -> bool:

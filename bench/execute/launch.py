@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,8 @@ from pydantic import TypeAdapter
 from bench.cell import Cell
 from bench.execute.leases import new_worker_name
 from bench.execute.pulse import every
-from bench.files import Files
-from bench.records import BenchError
+from bench.files import Files, read_sealed, seal
+from bench.records import BenchError, Corrupt, StoreError
 
 STATE_S = 5.0
 """How often a worker says what it is at, at least."""
@@ -37,25 +38,33 @@ class Launch:
 
     def save(self, files: Files) -> None:
         """Write it where workers and `status` find it."""
-        files.write(f"launches/{self.name}.json", json.dumps(asdict(self), ensure_ascii=False).encode())
+        name = f"launches/{self.name}.json"
+        files.write(name, seal(name, json.dumps(asdict(self), ensure_ascii=False).encode()))
 
     @classmethod
     def load(cls, files: Files, name: str) -> Self:
         """The launch of that name; raises BenchError where there is none, or what is there is damaged."""
         try:
-            return _read_as(cls, files.read(f"launches/{name}.json"))
+            return _read_as(cls, read_sealed(files, f"launches/{name}.json"))
         except FileNotFoundError as error:
             raise BenchError(f"results={files.location} has no launch {name}; start the run again") from error
-        except (IsADirectoryError, ValueError) as error:
+        except (Corrupt, ValueError) as error:
             raise BenchError(
                 f"results={files.location}: launches/{name}.json is damaged; start the run again"
             ) from error
 
     @classmethod
     def latest(cls, files: Files) -> Self | None:
-        """The launch that began last; None where there was none."""
-        names = [name for name in files.names("launches") if name.endswith(".json") and not name.startswith(".")]
-        return cls.load(files, names[-1].removesuffix(".json")) if names else None
+        """The launch that began last and can be read; None where there was none. Says which cannot be read."""
+        for name in reversed(files.names("launches")):
+            if not name.startswith(".") and name.endswith(".json"):
+                try:
+                    return cls.load(files, name.removesuffix(".json"))
+                except StoreError:
+                    raise
+                except BenchError as error:
+                    print(f"{error}; it is passed over", file=sys.stderr)
+        return None
 
 
 _Data = TypeVar("_Data")
@@ -90,8 +99,8 @@ class WorkerState:
         """The workers of a launch."""
         found = []
         for name in files.names("workers"):
-            with suppress(FileNotFoundError, IsADirectoryError, ValueError):
-                state = _read_as(cls, files.read(f"workers/{name}"))
+            with suppress(FileNotFoundError, Corrupt, ValueError):
+                state = _read_as(cls, read_sealed(files, f"workers/{name}"))
                 if state.launch == launch:
                     found.append(state)
         return found
@@ -134,8 +143,9 @@ class Reporter:
             images=self.images,
         )
         with self._write_lock, suppress(OSError, BenchError):
+            name = f"workers/{self._worker}.json"
             content = json.dumps(asdict(state), ensure_ascii=False).encode()
-            self._files.write(f"workers/{self._worker}.json", content, durable=False)
+            self._files.write(name, seal(name, content), durable=False)
 
     @contextmanager
     def saying(self) -> Iterator[None]:

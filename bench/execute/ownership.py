@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,10 +18,11 @@ from bench.checkpoints.judges import name_judges
 from bench.execute.assemble import Job, lay_out
 from bench.execute.protocol import describe_protocol
 from bench.experiment.config import Experiment
+from bench.files import read_sealed, seal
 from bench.generate.prompts import hash_texts
 from bench.generate.weights import name_weights
 from bench.looked import define, looks_of, planned_images, with_looks
-from bench.records import SCHEMA_VERSION, BenchError
+from bench.records import SCHEMA_VERSION, BenchError, Corrupt
 from bench.redact import without_secrets
 from bench.request import Run
 from bench.store import Store
@@ -148,6 +150,12 @@ def _take(store: Store, job: Job) -> None:
     """Make the directory the experiment's own, or add to what is known of it; raises BenchError as `join`."""
     _check(store, job)
     facts, lengths = _facts(job), _prompt_hashes(job.run.prompts)
+    try:
+        read_sealed(store.files, OWNER)
+    except FileNotFoundError:
+        pass
+    except Corrupt as error:
+        store.set_aside(OWNER, str(error))
     if store.files.create(OWNER, _seal(facts, lengths)):
         return
     _check(store, job)  # who was first may be another
@@ -194,18 +202,14 @@ def _has_records(store: Store, run: Run) -> bool:
 
 def _seal(facts: Facts, prompts: Mapping[str, str]) -> bytes:
     data = {"facts": facts, "prompts": dict(prompts)}
-    return (json.dumps({**data, "digest": content_hash(data)}, indent=1, ensure_ascii=False) + "\n").encode()
+    return seal(OWNER, json.dumps(data, indent=1, ensure_ascii=False).encode())
 
 
 def _read(store: Store) -> tuple[Facts, Mapping[str, str]] | None:
     """What `experiment.json` says; None where it is missing or is not what was written."""
-    content = store.read_bytes(OWNER)
-    try:
-        data = json.loads(content or b"")
-        if data.pop("digest") == content_hash(data):
-            return data["facts"], data["prompts"]
-    except (ValueError, KeyError, AttributeError, TypeError):
-        pass
+    with suppress(FileNotFoundError, Corrupt, ValueError, KeyError, TypeError):
+        data = json.loads(read_sealed(store.files, OWNER))
+        return data["facts"], data["prompts"]
     return None
 
 

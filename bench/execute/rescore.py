@@ -10,13 +10,20 @@ from typing import Any
 import numpy as np
 
 from bench.cell import Task, content_hash
-from bench.execute.assemble import find_real_images, make_reference, name_extractor, name_reference, resolve_device
+from bench.execute.assemble import (
+    find_real_images,
+    has_whole_reference,
+    make_reference,
+    name_extractor,
+    name_reference,
+    resolve_device,
+)
 from bench.execute.looking import Look, make_evaluator, make_inputs, make_look, paired_inputs, prompts_of
 from bench.execute.protocol import describe_pictures, describe_protocol
 from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.rescore import ScoreChoice
 from bench.generate.prompts import WORLD, Prompts, load_prompts
-from bench.records import BenchError, Record
+from bench.records import BenchError, Damaged, Record
 from bench.request import Run
 from bench.score.metrics import METRICS
 from bench.store import Store
@@ -31,15 +38,14 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
     experiment = _as_asked(run, choice)
     records = [record for key in run.cells if (record := store.record(key)) is not None and record.status == "ok"]
     scored = _rename(store, run, experiment, records)
-    lacking = [record for record in records if not store.has_features(record.key, scored.extractor)]
+    lacking = [record for record in records if _features(store, record, scored.extractor) is None]
     blind = [record.cell.label for record in lacking if not _has_images(store, record)]
     if blind:
         raise BenchError(
             f"{len(blind)} of {len(records)} cells have neither the features nor their images ({blind[0]} for one); "
             "run the experiment again with these scores and keep=all"
         )
-    no_reference = scored.reference is not None and store.load_reference(scored.reference) is None
-    if lacking or no_reference:
+    if lacking or not has_whole_reference(store, scored.reference):
         evaluator = make_evaluator(experiment, resolve_device(choice.device))
         make_reference(experiment, scored.reference, store, evaluator)
         if lacking:
@@ -48,7 +54,8 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
             inputs = make_inputs(experiment, Task(task.kind, task.settings), str(evaluator.device), prompts.rows)
             look = make_look(experiment, prompts, evaluator, inputs)
             for i, record in enumerate(lacking, 1):
-                store.save_features(record.key, scored.extractor, _read(store, record, look))
+                found = _read(store, record, look)
+                store.save_features(record.key, scored.extractor, found, record.images_hash)
                 print(f"[{i}/{len(lacking)}] {record.cell.label}", file=sys.stderr, flush=True)
     if _replaces(run, scored):
         _set_outputs_aside(store, run)
@@ -99,7 +106,7 @@ def _rename(store: Store, run: Run, experiment: Experiment, records: Sequence[Re
     same = all(asdict(experiment)[name] == run.settings.get(name, {}) for name in own)
     needed = {name for score in experiment.scores for name in METRICS[score].needs}
     enough = same and all(
-        store.has_features(record.key, run.extractor) and needed <= store.features(record.key, run.extractor).keys()
+        (features := _features(store, record, run.extractor)) is not None and needed <= features.keys()
         for record in records
     )
     unchanged = enough and asdict(experiment.reference) == run.settings["reference"]
@@ -129,9 +136,19 @@ def _prompts(run: Run, experiment: Experiment) -> Prompts:
     return prompts
 
 
+def _features(store: Store, record: Record, extractor: str) -> Mapping[str, Any] | None:
+    """A cell's features; None where there are none, or damaged ones, which are set aside."""
+    try:
+        return store.features_of(record, extractor) if store.has_features(record.key, extractor) else None
+    except Damaged as error:
+        store.set_aside(error.name, error.why)
+        return None
+
+
 def _has_images(store: Store, record: Record) -> bool:
-    count = 0 if record.images is None else record.images.count
-    return count > 0 and all(store.has_image(record.key, row) for row in range(count))
+    count = 0 if record.images is None else len(record.images.hashes)
+    whole = record.images is not None and count == record.images.count and "" not in record.images.hashes
+    return whole and all(store.has_image(record.key, row) for row in range(count))
 
 
 def _read(store: Store, record: Record, look: Look) -> Mapping[str, Any]:
@@ -139,10 +156,15 @@ def _read(store: Store, record: Record, look: Look) -> Mapping[str, Any]:
     count, batch = 0 if record.images is None else record.images.count, record.cell.batch_size
     rows = []
     for start in range(0, count, batch):
-        images = store.images(record.key, range(start, min(start + batch, count)))
+        try:
+            images = store.kept_images(record, range(start, min(start + batch, count)))
+        except Damaged as error:
+            store.set_aside(error.name, error.why)
+            images = None
         if images is None:
             raise BenchError(
-                f"images of {record.cell.label} are damaged; run the experiment again, it samples them anew"
+                f"images of {record.cell.label} are damaged or gone; start the same tcd-bench run again, it samples "
+                "them again, then add the scores"
             )
         rows.append(look(images, start))
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,14 +22,15 @@ from bench.execute.looking import Look
 from bench.execute.loop import Piece
 from bench.execute.measuring import measured
 from bench.experiment.config import Measure
+from bench.files.png import hash_all, hash_image, hash_images
 from bench.generate.inputs import Inputs
 from bench.generate.loaded import Loaded
 from bench.generate.prompts import hash_texts
-from bench.generate.sampling import Sampler
+from bench.generate.sampling import Batch, Sampler
 from bench.measure.environment import machine_fingerprint
-from bench.records import CellError, Failure, Images, Record, StoreError
+from bench.records import Damaged, Failure, Images, Record, StoreError
 from bench.redact import without_secrets
-from bench.store import Store, StoredBatch, hash_images
+from bench.store import GOOD, Features, Store, StoredBatch
 
 GRID_IMAGES = 8
 CHUNK_IMAGES = 1024
@@ -42,6 +43,7 @@ def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> boo
         record is not None
         and record.status == "ok"
         and store.has_features(key, extractor)
+        and not store.missing_images(record)
         and not (measure.latency and record.latency is None)
         and not (measure.memory and record.memory is None)
     )
@@ -74,8 +76,6 @@ class Runner:
     _smaller: dict[str, Record] | None = None
     _loaded: Loaded | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
-    _distrusted: set[str] = field(default_factory=set)
-    """Cells whose kept images turned out to be others than they were."""
     _trusted: set[tuple[str, int]] = field(default_factory=set)
     """Batches of this process, whose images need no second look."""
 
@@ -126,17 +126,20 @@ class Runner:
             batches = self._gather(cell, work.good is None)
             if batches is None:
                 return None
-            images, features = _join(cell, batches)
-            if record is not None and record.images != images:
-                self._doubt(cell)
+            images, features = _join(cell, batches, GRID_IMAGES if self.keep == "grid" else None)
+            if record is not None and record.images_hash != images.sha256:
+                why = "its images cannot be made again as they were; the cell is"
+                self.store.set_aside(f"cells/{cell.key}/{GOOD}", why)
                 return None
-            self.store.save_features(cell.key, self.extractor, features)
+            self.store.save_features(cell.key, self.extractor, features, images.sha256)
             calls = min((batch.calls for batch in batches), key=lambda found: found.batch_size)
             spent = sum(batch.sampling_s for batch in batches)
             record = record or Record(cell.key, cell, "ok", self._environment(cell), spent, calls, images)
         if record is None:
             self.store.drop_features(cell.key, self.extractor)  # of a record that was lost
             return None
+        if work.good is not None:
+            record = self._mend_images(work, record)
         kin, prompts = self.smaller(cell), len(self.prompts)
         record = measured(record, self.measure, prompts, lambda: work.sampler, self.beside_bytes, kin)
         if work.good is None:
@@ -144,15 +147,28 @@ class Runner:
         else:
             self.store.replace(record)
             self.store.clear_traces(cell.key)
+            if record.images is not None and record.images.hashes:
+                self.store.drop_images(cell.key, len(record.images.hashes))
         return record
 
-    def _doubt(self, cell: Cell) -> None:
-        """The images of a finished cell are not what its record says: sample them again, once."""
-        if cell.key in self._distrusted:
-            raise CellError("sampling the cell again gave other images than its record says")
-        print(f"{cell.label}: kept images are damaged; all of its images are made anew", file=sys.stderr)
-        self._distrusted.add(cell.key)
-        self.store.clear_traces(cell.key)
+    def _mend_images(self, work: _CellWork, record: Record) -> Record:
+        """Sample kept images again that are gone; those that come out otherwise are given up, which the record says."""
+        rows, images = set(self.store.missing_images(record)), record.images
+        if not rows or images is None:
+            return record
+        label, size, hashes = record.cell.label, record.cell.batch_size, list(images.hashes)
+        print(f"{label}: {len(rows)} kept images are gone and are sampled again", file=sys.stderr)
+        for start in sorted({row // size * size for row in rows}):
+            with work.beside_others():
+                batch, _ = work.sample(start)
+            for row, image in enumerate(batch.images, start):
+                if row in rows and hash_image(image) == hashes[row]:
+                    self.store.save_image(record.key, row, image)
+                elif row in rows:
+                    hashes[row] = ""
+        if lost := hashes.count(""):
+            print(f"{label}: {lost} kept images come out otherwise here and stay away", file=sys.stderr)
+        return replace(record, images=replace(images, hashes=tuple(hashes)))
 
     def fail(self, cell: Cell, error: Exception) -> Record:
         """See `bench.execute.loop.Work`. A good record stays; the failure is returned all the same."""
@@ -180,7 +196,8 @@ class Runner:
             if batch is None or not (trusted or self.store.is_whole(cell.key, batch)):
                 self.store.drop_batch(cell.key, self.extractor, start)
                 self._trusted.discard((cell.key, start))
-                print(f"{cell.label}: the batch of image {start} was damaged and is made anew", file=sys.stderr)
+                if batch is not None:
+                    print(f"{cell.label}: images from {start} on are damaged and are made again", file=sys.stderr)
                 return None
             batches.append(batch)
         return batches
@@ -222,6 +239,7 @@ class _CellWork:
         self.good = record if record is not None and record.status == "ok" else None
         self.failed: dict[int, Exception] = {}
         self._own = threading.local()
+        self._known: Features | None = None
 
     @property
     def sampler(self) -> Sampler:
@@ -239,46 +257,69 @@ class _CellWork:
             return stored
         stop = min(start + self.cell.batch_size, len(runner.prompts))
         kin = runner.smaller(self.cell)
-        batch, images = (self._keep(start, stop) or (kin and self._take(kin, start, stop))) or self._make(start)
-        kept = self.good is not None and key not in runner._distrusted
+        kept = self._keep(start, stop)
+        batch, images = kept or (kin and self._take(kin, start, stop)) or self._make(start)
         runner.store.save_batch(key, runner.extractor, batch, None if kept else images, spread)
         return batch
 
     def _keep(self, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
-        """A batch of a finished cell whose images were kept: it is looked at anew."""
-        if self.good is None or self.good.calls is None or self.cell.key in self.runner._distrusted:
+        """A batch of a finished cell whose images were kept: features are computed from them."""
+        if self.good is None or self.good.calls is None:
             return None
-        images = self.runner.store.images(self.cell.key, range(start, stop))
+        images = self._verified(self.good, range(start, stop))
         if images is None:
             return None
         return StoredBatch(start, self.runner.look(images, start), self.good.calls, 0.0, hash_images(images)), images
 
-    def _make(self, start: int) -> tuple[StoredBatch, NDArray[np.uint8]]:
+    def _verified(self, record: Record, rows: range) -> NDArray[np.uint8] | None:
+        """Kept images; one that is damaged is set aside, and there are none then."""
+        try:
+            return self.runner.store.kept_images(record, rows)
+        except Damaged as error:
+            self.runner.store.set_aside(error.name, error.why)
+            return None
+
+    def beside_others(self) -> AbstractContextManager[None]:
+        """The right to sample while nobody measures on the device, where this run measures anything itself."""
         measures = self.runner.measure.latency or self.runner.measure.memory
-        with beside_others_on(self.cell.device) if measures else nullcontext():
-            sampler = self.sampler  # what loading takes is not sampling
-            with self.runner.turns.turn():
-                begun = time.perf_counter()
-                asked = sampler.begin(start)
-            batch = asked()
-            elapsed = self.runner.turns.spent(begun, time.perf_counter())
+        return beside_others_on(self.cell.device) if measures else nullcontext()
+
+    def sample(self, start: int) -> tuple[Batch, float]:
+        """A batch as the pipeline gives it, and how long that took in seconds. The caller has the device."""
+        sampler = self.sampler  # what loading takes is not sampling
+        with self.runner.turns.turn():
+            begun = time.perf_counter()
+            asked = sampler.begin(start)
+        batch = asked()
+        return batch, self.runner.turns.spent(begun, time.perf_counter())
+
+    def _make(self, start: int) -> tuple[StoredBatch, NDArray[np.uint8]]:
+        with self.beside_others():
+            batch, elapsed = self.sample(start)
             features = self.runner.look(batch.images, start)
         return StoredBatch(start, features, batch.calls, elapsed, hash_images(batch.images)), batch.images
 
     def _take(self, kin: Record, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
         """A batch from a smaller cell that was sampled before: its images are the same."""
         runner, count = self.runner, kin.cell.prompts.count
-        images = runner.store.images(kin.key, range(start, stop)) if stop <= count else None
+        images = self._verified(kin, range(start, stop)) if stop <= count else None
         if images is None or kin.calls is None:
             return None
         calls = replace(kin.calls, unet_samples=kin.calls.unet_evaluations * len(runner.prompts))
-        if runner.store.has_features(kin.key, runner.extractor):
-            known = runner.store.features(kin.key, runner.extractor)
-            features: Mapping[str, NDArray[Any]] = {name: rows[start:stop] for name, rows in known.items()}
-        else:
-            features = runner.look(images, start)
+        known = self._known_of(kin)
+        features = {name: rows[start:stop] for name, rows in known.items()} if known else runner.look(images, start)
         spent = kin.sampling_s * (stop - start) / count
         return StoredBatch(start, features, calls, spent, hash_images(images)), images
+
+    def _known_of(self, kin: Record) -> Features:
+        """The features of a smaller cell, read once; empty where there are none, or damaged ones."""
+        if self._known is None:
+            store, extractor = self.runner.store, self.runner.extractor
+            self._known = {}
+            with suppress(Damaged):  # who reads that cell for its own sake says it
+                if store.has_features(kin.key, extractor):
+                    self._known = store.features_of(kin, extractor)
+        return self._known
 
 
 def _attempt(asked: tuple[_CellWork, int, bool]) -> tuple[_CellWork, StoredBatch | None, bool]:
@@ -293,10 +334,9 @@ def _attempt(asked: tuple[_CellWork, int, bool]) -> tuple[_CellWork, StoredBatch
         return work, None, is_last
 
 
-def _join(cell: Cell, batches: Sequence[StoredBatch]) -> tuple[Images, dict[str, NDArray[Any]]]:
-    """What a cell's images are, and their features, all rows in order."""
+def _join(cell: Cell, batches: Sequence[StoredBatch], kept: int | None) -> tuple[Images, dict[str, NDArray[Any]]]:
+    """What a cell's images are, the first `kept` of which stay, and their features, all rows in order."""
     features = {name: np.concatenate([batch.features[name] for batch in batches]) for name in batches[0].features}
-    combined = hash_images(np.frombuffer("".join(batch.sha256 for batch in batches).encode(), np.uint8))
+    hashes = [known for batch in batches for known in batch.hashes]
     height = cell.base.height * int(cell.task.settings.get("frames", 1))
-    count = sum(batch.count for batch in batches)
-    return Images(count, height, cell.base.width, combined), features
+    return Images(len(hashes), height, cell.base.width, hash_all(hashes), tuple(hashes[:kept])), features

@@ -7,8 +7,9 @@ from pathlib import Path
 from bench.files.local import LocalFiles
 from bench.files.named import Files
 from bench.files.patient import PatientFiles
+from bench.files.sealed import read_sealed, seal, unseal
 
-__all__ = ["Files", "LocalFiles", "PatientFiles", "open_files"]
+__all__ = ["Files", "LocalFiles", "PatientFiles", "open_files", "read_sealed", "seal", "unseal"]
 
 
 def open_files(location: str | Path) -> Files:

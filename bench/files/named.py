@@ -5,12 +5,15 @@ A name is a path with slashes, as in `cells/0123/record.json`. This is all that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 
 class Files(Protocol):
-    """Where names lead to bytes. What is not there is a FileNotFoundError; other trouble is another OSError."""
+    """Where names lead to bytes. What is not there is a FileNotFoundError; other trouble is another OSError.
+
+    Nothing is written, moved or removed through a link that leads out of the root.
+    """
 
     @property
     def location(self) -> str:
@@ -18,11 +21,15 @@ class Files(Protocol):
         ...
 
     def read(self, name: str) -> bytes:
-        """All bytes of a file."""
+        """All bytes of a file; raises Corrupt where a folder lies in its place."""
         ...
 
     def write(self, name: str, content: bytes, durable: bool = True) -> None:
         """In place of what was there, whole or not at all; `durable` files outlast a power cut."""
+        ...
+
+    def write_all(self, contents: Mapping[str, bytes]) -> None:
+        """As `write` for several files; where one cannot be written, all that were there before stay."""
         ...
 
     def create(self, name: str, content: bytes, durable: bool = True) -> bool:
@@ -39,6 +46,10 @@ class Files(Protocol):
 
     def tree(self, folder: str) -> Iterator[str]:
         """All files below a folder, as names below the root."""
+        ...
+
+    def move(self, name: str, to: str) -> None:
+        """Give a file or a folder another name, which nothing has yet."""
         ...
 
     def remove(self, name: str) -> None:

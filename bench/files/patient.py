@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from bench.files.named import Files
 from bench.records import StoreError
 
 Result = TypeVar("Result")
-LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP)
+LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, *IN_THE_WAY)
 """What waiting does not mend."""
 LONGEST_PAUSE_S = 10.0
 
@@ -36,33 +37,41 @@ class PatientFiles:
 
     def read(self, name: str) -> bytes:
         """See `bench.files.named.Files`."""
-        return self._try(lambda: self.inner.read(name))
+        return self._try(name, lambda: self.inner.read(name))
 
     def write(self, name: str, content: bytes, durable: bool = True) -> None:
         """See `bench.files.named.Files`."""
-        self._try(lambda: self.inner.write(name, content, durable))
+        self._try(name, lambda: self.inner.write(name, content, durable))
+
+    def write_all(self, contents: Mapping[str, bytes]) -> None:
+        """See `bench.files.named.Files`."""
+        self._try("", lambda: self.inner.write_all(contents))
 
     def create(self, name: str, content: bytes, durable: bool = True) -> bool:
         """See `bench.files.named.Files`."""
-        return self._try(lambda: self.inner.create(name, content, durable))
+        return self._try(name, lambda: self.inner.create(name, content, durable))
 
     def exists(self, name: str) -> bool:
         """See `bench.files.named.Files`."""
-        return self._try(lambda: self.inner.exists(name))
+        return self._try(name, lambda: self.inner.exists(name))
 
     def names(self, folder: str) -> list[str]:
         """See `bench.files.named.Files`."""
-        return self._try(lambda: self.inner.names(folder))
+        return self._try(folder, lambda: self.inner.names(folder))
 
     def tree(self, folder: str) -> Iterator[str]:
         """See `bench.files.named.Files`."""
-        return iter(self._try(lambda: list(self.inner.tree(folder))))
+        return iter(self._try(folder, lambda: list(self.inner.tree(folder))))
+
+    def move(self, name: str, to: str) -> None:
+        """See `bench.files.named.Files`."""
+        self._try(name, lambda: self.inner.move(name, to))
 
     def remove(self, name: str) -> None:
         """See `bench.files.named.Files`."""
-        self._try(lambda: self.inner.remove(name))
+        self._try(name, lambda: self.inner.remove(name))
 
-    def _try(self, operation: Callable[[], Result]) -> Result:
+    def _try(self, name: str, operation: Callable[[], Result]) -> Result:
         begun, pause, said = self._clock(), 0.1, False
         while True:
             try:
@@ -72,10 +81,7 @@ class PatientFiles:
             except OSError as error:
                 waited = self._clock() - begun
                 if error.errno in LASTING or waited >= self._patience_s:
-                    raise StoreError(
-                        f"results={self.location} cannot be used ({error.strerror or error}) after {waited:.0f} s; "
-                        "make room or bring it back, then start the same command again: what it finished is kept"
-                    ) from error
+                    raise StoreError(self._refusal(name, error, waited)) from error
                 if not said:
                     print(
                         f"results={self.location}: {error.strerror or error}; trying again for up to "
@@ -89,3 +95,14 @@ class PatientFiles:
                 if said:
                     print(f"results={self.location}: back again, going on", file=sys.stderr)
                 return result
+
+    def _refusal(self, name: str, error: OSError, waited: float) -> str:
+        reason = error.strerror or str(error)
+        at = f"{self.location}/{name}" if name else f"{self.location}"
+        if error.errno in IN_THE_WAY:
+            return f"results={at} cannot be written ({reason}); move away what lies there, then start the command again"
+        after = f" after {waited:.0f} s" if waited >= 1 else ""
+        return (
+            f"results={at} cannot be used ({reason}){after}; make room or bring it back, then start the same command "
+            "again: what it finished is kept"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,6 +49,11 @@ class RemoteFiles:
         """See `bench.files.named.Files`."""
         _call(self._system.pipe_file, self._path(name), content)
 
+    def write_all(self, contents: Mapping[str, bytes]) -> None:
+        """See `bench.files.named.Files`. Objects do not fail half written, but a set of them may."""
+        for name, content in contents.items():
+            self.write(name, content)
+
     def create(self, name: str, content: bytes, durable: bool = True) -> bool:
         """See `bench.files.named.Files`."""
         try:
@@ -74,6 +79,10 @@ class RemoteFiles:
         with suppress(FileNotFoundError):
             for path in sorted(_call(self._system.find, self._path(folder))):
                 yield path.lstrip("/").removeprefix(f"{self._root}/")
+
+    def move(self, name: str, to: str) -> None:
+        """See `bench.files.named.Files`."""
+        _call(self._system.mv, self._path(name), self._path(to), recursive=True)
 
     def remove(self, name: str) -> None:
         """See `bench.files.named.Files`."""

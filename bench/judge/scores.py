@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 from bench.cell import content_hash
 from bench.judge.forked import map_forked
-from bench.records import BenchError, Record
+from bench.records import BenchError, Record, StoreError
 from bench.request import Run
 from bench.score.estimate import Estimate
 from bench.score.groups import Groups
 from bench.score.metrics import METRICS, RealImages
-from bench.store import Store, to_arrays, to_bytes
+from bench.store import Store
 
+NO_FEATURES = "its features are not there; the same tcd-bench run again computes them"
 WORTH_KEEPING = 256
 """Dimensions from which on a reference's factor takes longer to compute than to read."""
 
@@ -64,15 +66,22 @@ def _load_reference(store: Store, run: Run, reference: str) -> RealImages:
     embeddings = store.load_reference(reference)
     if embeddings is None:
         raise BenchError(
-            f"results={store.location} holds no reference features; start the run again, what it has is kept"
+            f"results={store.location} holds no reference features; start the same tcd-bench run again, it computes "
+            "them again and keeps the rest"
         )
-    name = f"reference-{reference}-parts.npz"
-    content = store.read_bytes(name)
-    if content is not None:
-        return RealImages(run.evaluator, embeddings, to_arrays(content))
-    real = RealImages(run.evaluator, embeddings)
-    if "fid" in run.metrics and embeddings.shape[1] >= WORTH_KEEPING:
-        store.write_bytes(name, to_bytes(real.reference.to_parts()))
+    wanted = run.settings.get("reference", {}).get("count", len(embeddings))
+    if len(embeddings) != wanted:
+        raise BenchError(
+            f"results={store.location} holds features of {len(embeddings)} reference images where run.json says "
+            f"{wanted}; remove reference-{reference}.npz and start the same tcd-bench run again"
+        )
+    if "fid" not in run.metrics or embeddings.shape[1] < WORTH_KEEPING:
+        return RealImages(run.evaluator, embeddings)
+    derived = store.load_derived(reference, embeddings)
+    real = RealImages(run.evaluator, embeddings, derived)
+    if derived is None:
+        with suppress(StoreError):  # somebody else's run may be read only
+            store.save_derived(reference, embeddings, real.reference.to_parts())
     return real
 
 
@@ -90,7 +99,7 @@ def _with_stand_ins(store: Store, run: Run, real: RealImages | None, scored: Sco
     """With what stands in for estimates of another process, which could not be sent."""
 
     def found_again(short: str) -> Estimate:
-        features = store.features(scored.record.key, run.extractor)
+        features = store.features_of(scored.record, run.extractor)
         again = METRICS[short].of(features, real, prompt_groups(run, features))
         return again.stand_in() if again.stand_in else again
 
@@ -107,9 +116,11 @@ def prompt_groups(run: Run, features: Mapping[str, NDArray[Any]]) -> Groups | No
 
 
 def _score(store: Store, run: Run, record: Record, real: RealImages | None) -> ScoredCell:
-    if record.status != "ok" or not store.has_features(record.key, run.extractor):
+    if record.status != "ok":
         return ScoredCell(record, {})
-    features = store.features(record.key, run.extractor)
+    if not store.has_features(record.key, run.extractor):
+        return ScoredCell(record, {}, dict.fromkeys(run.metrics, NO_FEATURES))
+    features = store.features_of(record, run.extractor)
     estimates, problems, groups = {}, {}, prompt_groups(run, features)
     for short in run.metrics:
         try:

@@ -186,9 +186,9 @@ def worst_images(pairs: Sequence[Pair], baseline: Side, candidate: Side) -> list
             continue
         distances = displacements(pair, baseline, candidate)
         for row, moved in enumerate(() if distances is None else distances):
-            before = Picture(baseline.store, pair.before.record.key, row)
-            after = Picture(candidate.store, pair.after.record.key, row)
-            if before.exists() and after.exists():
+            before = Picture(baseline.store, pair.before.record, row)
+            after = Picture(candidate.store, pair.after.record, row)
+            if before.is_whole() and after.is_whole():
                 found.append(BeforeAfter(pair.label, candidate.run.prompts[row], float(moved), before, after))
     return sorted(found, key=lambda entry: -entry.moved)[:SHOWN]
 

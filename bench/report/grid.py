@@ -40,7 +40,7 @@ def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int
         for row, prompt in enumerate(run.prompts[:count]):
             rows = []
             for line in series:
-                paths = {s.record.cell.steps: Picture(store, s.record.key, row) for s in line.cells}
+                paths = {s.record.cell.steps: Picture(store, s.record, row) for s in line.cells}
                 rows.append((line.label, tuple(p if (p := paths.get(n)) and p.exists() else None for n in steps)))
             if any(path for _, paths in rows for path in paths):
                 frames = own[0].record.cell.task.settings.get("frames", 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.collector import collector_paused
@@ -20,15 +22,23 @@ from bench.report.pairs import differences
 from bench.report.tables import cost_table, score_table, to_csv, to_latex, to_markdown, verdict_table
 from bench.report.terminal import SUMMARY, summarise
 from bench.request import Run
-from bench.store import Store
+from bench.store import Store, image_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@dataclass(frozen=True)
+class Made:
+    """The files of a report by name, and the kept images that are gone and that it might have shown otherwise."""
+
+    files: Mapping[str, bytes]
+    lacks: Sequence[str]
+
+
 @collector_paused()
-def make_report(store: Store, inputs: str) -> str:
-    """Write everything; returns where the page lies, which carries the hash of its `inputs`."""
+def make_report(store: Store, inputs: str) -> Made:
+    """Make everything; the page carries the hash of its `inputs`. Raises Damaged for a feature file or an image."""
     from bench.report.frame import scores_to_frame  # pandas takes its time
 
     run = store.run()
@@ -44,25 +54,37 @@ def make_report(store: Store, inputs: str) -> str:
         )
         if table.rows and (table.name != "scores" or run.metrics)
     }
-    store.write_text(SUMMARY, summarise(run, cells, judgements))
     frame = scores_to_frame(run, cells)
     texts: list[str] = list(frame.select_dtypes("str").columns)
     frame[texts] = frame[texts].map(spreadsheet_text, na_action="ignore")
-    store.write_text("scores.csv", frame.to_csv(index=False, lineterminator="\n"))
+    files = {"scores.csv": frame.to_csv(index=False, lineterminator="\n").encode()}
+    files[SUMMARY] = summarise(run, cells, judgements).encode()
     for table in tables.values():
         for suffix, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
-            store.write_text(f"tables/{table.name}.{suffix}", write(table))
+            files[f"tables/{table.name}.{suffix}"] = write(table).encode()
     plots = _draw_plots(run, cells, judgements, pairs)
     for plot in plots:
-        store.write_bytes(f"plots/{plot.name}.png", plot.png)
-        store.write_bytes(f"plots/{plot.name}.svg", plot.svg)
+        files |= {f"plots/{plot.name}.png": plot.png, f"plots/{plot.name}.svg": plot.svg}
     grids = prompt_grids(store, run, cells)
     if grids:
         picture = io.BytesIO()
         draw_grid(grids).save(picture, format="PNG")
-        store.write_bytes("grid.png", picture.getvalue())
+        files["grid.png"] = picture.getvalue()
     behind = differences(store, run, cells, judgements)
-    return store.write_text("report.html", render_page(run, cells, judgements, tables, plots, grids, behind, inputs))
+    page = render_page(run, cells, judgements, tables, plots, grids, behind, inputs)
+    return Made({**files, "report.html": page.encode()}, _missing_images(store, cells))
+
+
+def _missing_images(store: Store, cells: Sequence[ScoredCell]) -> list[str]:
+    """Names of kept images that are gone, at most a hundred; says how many there are."""
+    gone = [image_name(s.record.key, row) for s in cells for row in store.missing_images(s.record)]
+    if gone:
+        print(
+            f"results={store.location}: {len(gone)} kept images are gone ({gone[0]} for one); the same tcd-bench run "
+            "samples them again",
+            file=sys.stderr,
+        )
+    return gone[:100]
 
 
 def _draw_plots(

@@ -78,7 +78,7 @@ def _difference(
             Pair(
                 run.prompts[row],
                 float(gains[row]),
-                *(Picture(store, cell.record.key, row) for cell in (mine, yours)),
+                *(Picture(store, cell.record, row) for cell in (mine, yours)),
             )
             for row in rows
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from bench.records import Damaged, Record
 from bench.store import Store
 
 LONGEST_SIDE = 512
@@ -19,19 +20,24 @@ class Picture:
     """A kept image of the store: image `row` of a cell. It is read when it is shown."""
 
     store: Store
-    key: str
+    record: Record
     row: int
 
     def exists(self) -> bool:
         """Whether it was kept."""
-        return self.store.has_image(self.key, self.row)
+        known = () if self.record.images is None else self.record.images.hashes
+        return self.row < len(known) and known[self.row] != "" and self.store.has_image(self.record.key, self.row)
+
+    def is_whole(self) -> bool:
+        """Whether it was kept and is the image that was sampled."""
+        try:
+            return self.exists() and self.read() != b""
+        except Damaged:
+            return False
 
     def read(self) -> bytes:
-        """As PNG; raises FileNotFoundError where it is gone."""
-        content = self.store.image(self.key, self.row)
-        if content is None:
-            raise FileNotFoundError(f"image {self.row} of cell {self.key}")
-        return content
+        """As PNG; raises Damaged where it is not the image that was sampled."""
+        return self.store.kept_image(self.record, self.row)
 
 
 def open_picture(picture: Picture, frames: int = 1) -> Image.Image:

@@ -1,26 +1,70 @@
-"""The report of a run, made anew only where what it is made of has changed."""
+"""The report of a run, made again only where what it is made of has changed, or what was made of it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bench.cell import content_hash
-from bench.store import FAILED, GOOD, Store
+from bench.files import read_sealed, seal
+from bench.records import BenchError, Corrupt
+from bench.store import FAILED, GOOD, RUN, Store
+
+NOTE = "report.json"
+"""Says what the report was made of, the hash of each of its files, and which images it lacks."""
+PAGE = "report.html"
 
 
 def write_report(store: Store) -> str:
     """Write scores.csv, tables/, plots/, grid.png and report.html into the run; returns where the page lies.
 
-    A page that was made from the same inputs by the same code is left as it is.
+    All of them are replaced together, or none where one cannot be written. A report that was made from the same inputs
+    by the same code is left as it is, unless one of its files was changed or lost since. Raises Damaged, and StoreError
+    where the report cannot be written.
     """
     inputs = _fingerprint(store)
-    page = store.read_bytes("report.html")
-    if page is not None and f'content="{inputs}"'.encode() in page[:600]:
-        return f"{store.location}/report.html"
-    from bench.report.make import make_report  # scipy and matplotlib take their time
+    before = _read_note(store)
+    if not _is_whole(store, inputs, before):
+        from bench.report.make import make_report  # scipy and matplotlib are slow to import
 
-    return make_report(store, inputs)
+        made = make_report(store, inputs)
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in made.files.items()}
+        note = {"inputs": inputs, "files": hashes, "lacks": made.lacks}
+        store.files.write_all({**made.files, NOTE: seal(NOTE, json.dumps(note, indent=1).encode())})
+        for name in before.get("files", {}).keys() - hashes.keys():
+            if _has(store, name, before["files"][name]):
+                store.files.remove(name)  # of an earlier report, and nobody's since
+    return f"{store.location}/{PAGE}"
+
+
+def is_current(store: Store) -> bool:
+    """Whether `write_report` would leave the report as it is."""
+    return _is_whole(store, _fingerprint(store), _read_note(store))
+
+
+def _is_whole(store: Store, inputs: str, note: Mapping[str, Any]) -> bool:
+    return (
+        note.get("inputs") == inputs
+        and all(_has(store, name, known) for name, known in note["files"].items())
+        and not any(store.files.exists(name) for name in note["lacks"])
+    )
+
+
+def _has(store: Store, name: str, known: str) -> bool:
+    with suppress(FileNotFoundError, Corrupt):
+        return hashlib.sha256(store.files.read(name)).hexdigest() == known
+    return False
+
+
+def _read_note(store: Store) -> Mapping[str, Any]:
+    with suppress(FileNotFoundError, Corrupt, BenchError):
+        note: Mapping[str, Any] = json.loads(read_sealed(store.files, NOTE))
+        return note
+    return {}
 
 
 def _fingerprint(store: Store) -> str:
@@ -30,6 +74,12 @@ def _fingerprint(store: Store) -> str:
         path for name in ("score", "judge", "report") for path in (package / name).iterdir() if path.is_file()
     )
     said = [f"cells/{key}/{name}" for key in store.cell_keys() for name in (GOOD, FAILED)]
-    contents = [store.read_bytes(name) for name in ("run.json", *said)]
+    contents = [_read(store, name) for name in (RUN, *said)]
     contents += [path.read_bytes() for path in code]
     return content_hash([hashlib.sha256(content).hexdigest() for content in contents if content is not None])
+
+
+def _read(store: Store, name: str) -> bytes | None:
+    with suppress(Corrupt):
+        return store.read_bytes(name)
+    return None

@@ -74,13 +74,14 @@ def _copy(candidate: Store, run: Run, records: list[Record], directory: Path) ->
     """What the gate reads, through the store, which writes down what it needs to verify it."""
     fresh = Store(directory)
     for record in records:
-        fresh.save_features(record.key, run.extractor, candidate.features(record.key, run.extractor))
+        features = candidate.features_of(record, run.extractor)
+        fresh.save_features(record.key, run.extractor, features, record.images_hash)
         for row in range(KEPT_IMAGES):
             if (image := candidate.image(record.key, row)) is not None:
                 fresh.write_bytes(image_name(record.key, row), image)
         fresh.commit(record)
-    if run.reference is not None and (features := candidate.load_reference(run.reference)) is not None:
-        fresh.save_reference(run.reference, features)
+    if run.reference is not None and (reference := candidate.load_reference(run.reference)) is not None:
+        fresh.save_reference(run.reference, reference)
     fresh.save_run(run)
 
 

@@ -59,8 +59,8 @@ def displacements(pair: Pair, baseline: Side, candidate: Side) -> NDArray[np.flo
 
     None where the runs were made without an evaluator.
     """
-    before = baseline.store.features(pair.before.record.key, baseline.run.extractor).get("image")
-    after = candidate.store.features(pair.after.record.key, candidate.run.extractor).get("image")
+    before = baseline.store.features_of(pair.before.record, baseline.run.extractor).get("image")
+    after = candidate.store.features_of(pair.after.record, candidate.run.extractor).get("image")
     if before is None or after is None:
         return None
     old, new = before.astype(np.float64), after.astype(np.float64)

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bench.records import BenchError, Corrupt, Record
+from bench.records import BenchError, Corrupt, Damaged, Record
 from bench.request import Run
 from bench.store import FAILED, GOOD, Store
 
@@ -33,10 +33,8 @@ def read_whole(store: Store) -> Run:
         raise DamagedRunError(store.location, {"run.json": "it is missing, so nothing says which cells the run has"})
     try:
         run = store.run()
-    except BenchError:
-        raise
-    except UNREADABLE as error:
-        raise DamagedRunError(store.location, {"run.json": _cannot_read(error)}) from error
+    except Damaged as error:
+        raise DamagedRunError(store.location, {"run.json": f"it cannot be read: {error.why}"}) from error
     damage: dict[str, str] = {}
     for key in run.cells:
         damage |= _damage_of_cell(store, run, key)
@@ -66,7 +64,7 @@ def _damage_of_cell(store: Store, run: Run, key: str) -> dict[str, str]:
         return {}
     if not store.has_features(key, run.extractor):
         return {features: "it is missing: the features that the cell is scored by"}
-    found, why = _try(lambda: store.features(key, run.extractor))
+    found, why = _try(lambda: store.features_of(record, run.extractor))
     why = why or _short(record, found)
     return {} if why is None else {features: why}
 
@@ -85,4 +83,5 @@ def _try(read: Callable[[], Any]) -> tuple[Any, str | None]:
 
 
 def _cannot_read(error: BaseException) -> str:
-    return f"it cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+    reason = error.why if isinstance(error, Damaged) else " ".join(str(error).split())
+    return f"it cannot be read: {reason or type(error).__name__}"
