@@ -27,7 +27,7 @@ import psutil
 from bench.cell import content_hash
 from bench.execute.pulse import every
 from bench.files import Files
-from bench.records import BenchError, StoreError
+from bench.records import BenchError, Corrupt
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,7 @@ class Leases:
             content = self.files.read(file)
         except FileNotFoundError:
             return 0
-        except (OSError, StoreError) as error:
-            if not any(isinstance(reason, IsADirectoryError) for reason in (error, error.__cause__)):
-                raise
+        except Corrupt:
             content = b""  # a folder in place of a lease is like any other garbage
         note = _parse(content)
         deaths = int(note.get("deaths", 0)) if note.get("progress") == reached else 0
