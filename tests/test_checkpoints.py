@@ -483,3 +483,19 @@ def test_a_depth_estimator_may_be_a_pickle_where_there_is_nothing_else(tmp_path:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
     assert inspect(Required("task.estimator", "depth", "depth_estimator", str(tmp_path))).size > 0
+
+
+def test_the_doctor_says_how_to_get_what_no_hub_has(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    few = ["experiment=smoke", "claim=[]", "device=cpu", f"results={tmp_path}/run"]
+    assert main(["doctor", *few, "evaluator.source=inception://", "scores=[fid,image_complexity]"]) == 1
+    shown = capsys.readouterr().out
+    assert "hf download inception" not in shown
+    assert (
+        f"curl -fL --create-dirs -o '{tmp_path}/hub/checkpoints/weights-inception-2015-12-05-6726825d.pth' '" in shown
+    )
+    assert "the link in the README of https://github.com/tinglyfeng/IC9600" in shown
+    assert "judges.image_complexity=./ck.pth" in shown
+    assert "curl" not in shown[shown.index("image_complexity") :]

@@ -88,6 +88,7 @@ CHANGES_IMAGES: dict[str, Cell] = {
     "Base.height": replace(CELL, base=replace(BASE, height=72)),
     "Base.width": replace(CELL, base=replace(BASE, width=64)),
     "Base.noise_schedule": replace(CELL, base=replace(BASE, noise_schedule={**SCHEDULE, "beta_start": 0.001})),
+    "Base.checkpoint_schedule": replace(CELL, base=replace(BASE, checkpoint_schedule={"beta_start": 0.1})),
     "Base.revision": replace(CELL, base=replace(BASE, revision="main")),
     "Base.variant": replace(CELL, base=replace(BASE, variant="fp16")),
     "Base.channels_last": replace(CELL, base=replace(BASE, channels_last=True)),
@@ -124,6 +125,7 @@ CHANGES_IMAGES: dict[str, Cell] = {
 NAMES_FOR_PEOPLE: dict[str, Cell] = {
     "Base.name": replace(CELL, base=replace(BASE, name="my model")),
     "Base.source": replace(CELL, base=replace(BASE, source="/elsewhere/teacher")),
+    "Base.config": replace(CELL, base=replace(BASE, config="/elsewhere/configuration")),
     "Part.source": replace(CELL, base=replace(BASE, parts=(replace(PART, source="/elsewhere"),))),
     "Adapter.name": replace(CELL, adapters=(replace(ADAPTER, name="my adapter"),)),
     "Adapter.source": replace(CELL, adapters=(replace(ADAPTER, source="/elsewhere/lora"),)),

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from bench.cell import Cell, content_hash
 from bench.checkpoints.judges import name_judges
-from bench.checkpoints.survey import NOT_FETCHED, settle_models, survey
+from bench.checkpoints.survey import NOT_FETCHED, Survey, settle_models, survey
 from bench.collector import collector_paused
 from bench.execute.allocator import keep_freed_memory
 from bench.execute.lanes import Turns
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from bench.execute.runner import Runner
     from bench.score.features import Evaluator
 
+_T = TypeVar("_T")
 IMAGE_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy")
 
 
@@ -83,17 +84,13 @@ def lay_out(
     The schedulers' settings are not tried yet. `decode` reads every reference image to see that it can be read; a
     worker need not do that again. With `weights_needed` false weights that can still be fetched may be absent.
     """
-    real_images = find_real_images(experiment, decode)
     models = {name: resolve_source(name, model, experiment.weights) for name, model in experiment.models.items()}
     experiment = replace(experiment, models=models)
-    prompts = prompts_of(experiment, experiment.prompts.count)
+    real_images, prompts, device, seen = _look(experiment, decode, weights_needed)
     if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
         raise BenchError(
             "scores: attribute_accuracy needs prompts whose truth is known; use prompts.source=world, or leave it out"
         )
-    device = resolve_device(experiment.device, experiment.executor.kind == "local")
-    seen = survey(experiment)
-    seen.check(tolerate_absent=not weights_needed)
     settled = settle_models(experiment, seen)
     experiment = settled.experiment
     for line in settled.told:
@@ -140,6 +137,27 @@ def lay_out(
 def _hash_own_code(experiment: Experiment) -> Mapping[str, str]:
     targets = {str(method.scheduler["_target_"]) for method in experiment.methods.values()}
     return {target: digest for target in targets if (digest := hash_own(target)) is not None}
+
+
+def _look(experiment: Experiment, decode: bool, weights_needed: bool) -> tuple[str | None, Prompts, str, Survey]:
+    """Names of real images, prompts, device and weights; raises BenchError that says all that is missing at once."""
+    problems: list[str] = []
+
+    def tried(look: Callable[[], _T]) -> _T | None:
+        try:
+            return look()
+        except BenchError as error:
+            problems.append(str(error))
+            return None
+
+    real_images = tried(lambda: find_real_images(experiment, decode))
+    prompts = tried(lambda: prompts_of(experiment, experiment.prompts.count))
+    device = tried(lambda: resolve_device(experiment.device, experiment.executor.kind == "local"))
+    seen = survey(experiment)
+    tried(lambda: seen.check(tolerate_absent=not weights_needed))
+    if problems or prompts is None or device is None:
+        raise BenchError("; ".join(problems))
+    return real_images, prompts, device, seen
 
 
 def _versions() -> Mapping[str, str]:

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from bench.experiment.conf_files import conf_directories, read_config
 from bench.experiment.config import check_settings
 from bench.experiment.conform import ConformChoice
-from bench.experiment.values import STRICT, ScoreName
+from bench.experiment.values import STRICT, ScoreName, Source
 from bench.records import BenchError
 from bench.request import CostLimits, Limit, Movement
 
@@ -22,7 +22,7 @@ from bench.request import CostLimits, Limit, Movement
 class ConformanceChoice:
     """A directory of baselines, and which of them; all where none is named."""
 
-    directory: str | None
+    directory: Source | None
     only: list[str]
 
 
@@ -40,7 +40,7 @@ class SideBySideChoice:
 class PerformanceChoice:
     """A directory of what benchmarks wrote, the one that it is held against, and how much a ratio may rise."""
 
-    directory: str | None
+    directory: Source | None
     baseline: str
     limit: Limit
 
@@ -49,13 +49,13 @@ class PerformanceChoice:
 class GateChoice:
     """Everything that `tcd-bench gate` takes."""
 
-    baseline: str | None
-    candidate: str | None
+    baseline: Source | None
+    candidate: Source | None
     ref: str | None
     candidate_ref: str | None
-    installations: str
+    installations: Source
     side_by_side: SideBySideChoice
-    output: str
+    output: Source
     conformance: ConformanceChoice
     images: Movement
     quality: dict[ScoreName, Limit]

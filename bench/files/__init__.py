@@ -18,4 +18,4 @@ def open_files(location: str | Path) -> Files:
         from bench.files.remote import RemoteFiles
 
         return RemoteFiles(location)
-    return LocalFiles(Path(location))
+    return LocalFiles(Path(location).expanduser())

@@ -48,6 +48,8 @@ def _from_parts(pipeline_class: Any, path: Path, config: Path, dtype: torch.dtyp
         else:
             model_class = getattr(transformers, kind)
             model = model_class(model_class.config_class.from_pretrained(str(config), subfolder=name))
+            if not hasattr(model, "text_model"):  # transformers before 5.6 had one more level
+                own = {key.removeprefix("text_model."): tensor for key, tensor in own.items()}
         model.load_state_dict(own)
         models[name] = model.to(dtype).eval()
     return pipeline_class.from_pretrained(str(config), local_files_only=True, **models, **parts)

@@ -54,6 +54,7 @@ def render_page(
             failed=[cell.record for cell in cells if cell.record.failure],
             unscored=[cell for cell in cells if cell.problems],
             waiting=len(run.cells) - len(cells),
+            overridden=_overridden(cells),
             judgements=judgements,
             tables=tables,
             plots=plots,
@@ -95,6 +96,25 @@ def _policy(script: str) -> str:
     )
 
 
+def _overridden(cells: Sequence[ScoredCell]) -> list[str]:
+    """Base models that were sampled by another noise schedule than their checkpoint's, with both."""
+    found = []
+    for base in {cell.record.cell.base.name: cell.record.cell.base for cell in cells}.values():
+        if own := base.checkpoint_schedule:
+            parts = [part for part in {**own, **base.noise_schedule} if own.get(part) != base.noise_schedule.get(part)]
+            pairs = [f"{part} {base.noise_schedule.get(part)}, trained with {own.get(part)}" for part in parts]
+            found.append(f"{base.name} ({'; '.join(pairs)})")
+    return found
+
+
+def _noise_schedules(cells: Sequence[ScoredCell]) -> str:
+    """What the base models' predictions were read by."""
+    bases = {cell.record.cell.base.name: cell.record.cell.base.noise_schedule for cell in cells}
+    return "; ".join(
+        f"{name}: {', '.join(f'{k} {v}' for k, v in schedule.items())}" for name, schedule in bases.items()
+    )
+
+
 def _machines(cells: Sequence[ScoredCell]) -> list[Mapping[str, Any]]:
     """Every different environment that cells were run in, one entry each."""
     found: dict[str, Mapping[str, Any]] = {}
@@ -110,6 +130,7 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
     return [
         ("Task", settings["task"]["kind"].replace("_", " ")),
         ("Base models", ", ".join(settings["models"])),
+        ("Noise schedules", _noise_schedules(cells)),
         ("Methods", ", ".join(run.labels.get(name, name) for name in settings["methods"])),
         ("Cells", f"{len(good)} of {len(run.cells)} done"),
         (
