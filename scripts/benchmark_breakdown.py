@@ -45,7 +45,6 @@ PARTS = {
     "real images": ["bench.execute.assemble.make_reference"],
     "report": ["bench.report.make.make_report"],
 }
-REPLAYS = "bench.generate.replay.Replayed._call"
 WAITING = "bench.execute.runner.side_by_side"
 LEAST = {"cpu": 0.90, "cuda": 0.95}
 
@@ -156,7 +155,6 @@ def main() -> int:
     for name, paths in PARTS.items():
         for path in paths:
             clocks.wrap(name, path)
-    clocks.wrap(lambda replayed, *_, **__: "UNet" if "UNet" in type(replayed.module).__name__ else "VAE", REPLAYS)
     clocks.wrap_waiting(WAITING, "sampling, the rest")
     if on_gpu:
         (base := torch.cuda.Event(enable_timing=True)).record()

@@ -10,7 +10,6 @@ import torch
 from bench.cell import Cell
 from bench.generate.inputs import Inputs
 from bench.generate.pipelines import load_pipeline
-from bench.generate.replay import replay_models
 from bench.generate.sampling import Embeddings, Sampler
 from bench.generate.shared import SharedEvaluations, room_on
 
@@ -22,7 +21,6 @@ class Loaded:
         gc.collect()  # models and what stands before them hold one another, so the last ones may still be there
         self._before = torch.cuda.memory_allocated(cell.device) if cell.device.startswith("cuda") else 0
         self.key, self.pipeline = cell.pipeline_key, load_pipeline(cell)
-        replay_models(self.pipeline, cell)
         self._embeddings, self._shared = Embeddings(), SharedEvaluations(self.pipeline.unet, room_on(cell.device))
 
     def sampler(self, cell: Cell, prompts: Sequence[str], inputs: Inputs) -> Sampler:

@@ -20,7 +20,6 @@ import torch
 from bench.cell import Cell
 from bench.generate.images import Images, quantise
 from bench.generate.inputs import Inputs
-from bench.generate.replay import replaying
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule
 from bench.generate.shared import SharedEvaluations
 from bench.records import Calls, CellError
@@ -178,7 +177,7 @@ class Sampler:
                     text = self._embeddings.of(
                         self.pipeline, [self.prompts[row] for row in part], self.cell.guidance_scale > 1
                     )
-                with replaying(), self._shared(at, self.cell.steps):
+                with self._shared(at, self.cell.steps):
                     done.append(self._call(part, text))
             except torch.OutOfMemoryError as error:
                 self._shrink(len(part), error)
