@@ -123,12 +123,31 @@ def test_the_worker_answers_every_line(cell: Cell) -> None:
     assert "JSONDecodeError" in wrong["error"]
 
 
-def test_two_installations_take_turns(cell: Cell) -> None:
-    here = this_installation()
-    (turns,) = take_turns(here, here, [cell], ["a red circle"], sittings=2, rounds=2, warmup=0)
+STUB = """#!{python}
+import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    with open({log!r}, "a") as log:
+        print({name!r}, *request, file=log)
+    answer = {{"ready": {{}}}} if "cell" in request else {{"seconds": [{seconds}] * request["calls"]}}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def test_two_installations_take_turns(cell: Cell, tmp_path: Path) -> None:
+    """Their processes are stubs; `serve` above is what answers in their place."""
+    log, sides = tmp_path / "log", []
+    for name, seconds in (("old", 1.0), ("new", 2.0)):
+        python = tmp_path / name
+        python.write_text(STUB.format(python=sys.executable, log=str(log), name=name, seconds=seconds))
+        python.chmod(0o755)
+        sides.append(Installation(name, str(python)))
+    (turns,) = take_turns(*sides, [cell], ["a red circle"], sittings=2, rounds=2, warmup=0)
     assert (turns.cell, turns.batch_size) == (cell.label, 1)
-    for side in (turns.before_s, turns.after_s):
-        assert [len(seconds) for seconds in side] == [2 * CALLS, 2 * CALLS]
+    assert turns.before_s == ((1.0,) * 2 * CALLS,) * 2
+    assert turns.after_s == ((2.0,) * 2 * CALLS,) * 2
+    asked = [line.split()[0] for line in log.read_text().splitlines() if "calls" in line]
+    assert asked == ["old", "new", "new", "old", "new", "old", "old", "new"], "A B B A, the other first in odd sittings"
 
 
 def test_an_installation_that_cannot_run_is_named(cell: Cell, tmp_path: Path) -> None:
