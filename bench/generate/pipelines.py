@@ -5,7 +5,6 @@ The one exception is an IP-Adapter published as .bin, which diffusers reads with
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter
 from bench.cell import Adapter, Base, Cell, Part
 from bench.generate.architectures import add_lora, build_pipeline
 from bench.generate.lora import load_lora, overhear
+from bench.generate.quiet import quiet_libraries
 from bench.generate.single_file import load_single_file
 from bench.generate.weights import ARCHITECTURE, LORA, local_path, weights_directory
 from bench.records import BenchError
@@ -33,8 +33,7 @@ def load_pipeline(cell: Cell) -> DiffusionPipeline:
     """
     diffusers.logging.disable_progress_bar()  # a run draws its own
     transformers.logging.disable_progress_bar()
-    for handler in logging.getLogger("diffusers").handlers:
-        handler.filters[:] = [_Once()]
+    quiet_libraries(afresh=True)
     pipeline = _load_base(cell.base, cell.device)
     if not cell.base.levers.get("offload"):
         pipeline.to(cell.device)  # adapters are fused where matrix products are fast, in half precision too
@@ -174,17 +173,3 @@ def _whole(place: str) -> Iterator[None]:
 
 
 _PARTLY = ("newly initialized", "not initialized", "not used when initializing", "MISSING", "UNEXPECTED")
-
-
-class _Once(logging.Filter):
-    """Lets each of a library's warnings through once a pipeline, and not at every call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        new = message not in self._seen
-        self._seen.add(message)
-        return new

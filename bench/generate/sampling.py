@@ -87,7 +87,7 @@ class Embeddings:
     One thread encodes at a time, whichever object it asks: a tokenizer sets its padding as a state of its own.
     """
 
-    _encoding = threading.Lock()
+    encoding = threading.Lock()
     NAMES = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 
     def __init__(self, limit_bytes: int = 2**29) -> None:
@@ -98,7 +98,7 @@ class Embeddings:
     def of(self, pipeline: Any, prompts: Sequence[str], guided: bool) -> Mapping[str, torch.Tensor]:
         """What the pipeline's own call would make of the prompts, as keyword arguments of that call."""
         key = (tuple(prompts), guided)
-        with self._encoding:
+        with self.encoding:
             found = self._kept.get(key)
             if found is None:
                 encoded = pipeline.encode_prompt(

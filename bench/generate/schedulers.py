@@ -16,6 +16,7 @@ from diffusers import SchedulerMixin
 
 from bench.cell import Cell, SchedulerSpec
 from bench.generate.own_code import load_own
+from bench.generate.quiet import quiet_libraries
 from bench.records import BenchError
 
 
@@ -33,6 +34,7 @@ def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
             )
         if value != _default(scheduler_class, name) and (wanted := _refused(name, value, types.get(name, Any))):
             raise BenchError(f"scheduler.{name}={_written(value)} was given; {spec.target} takes {wanted}")
+    quiet_libraries()
     try:
         return scheduler_class(**spec.settings)
     except Exception as error:  # whatever a class of anybody's makes of its settings

@@ -1,0 +1,74 @@
+"""Libraries' warnings that were asked for or are said better are not shown; all others are, once."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_sampling import PROMPTS, make_cell, pipeline
+
+from bench.generate.inputs import Inputs
+from bench.generate.loaded import Loaded, cut_prompts
+from bench.generate.quiet import NOISE, quiet_libraries
+
+assert pipeline  # a fixture
+LONG = "a red circle and " * 60
+
+
+@pytest.fixture
+def shown() -> Any:
+    """What the handlers of both libraries print."""
+    heard: list[str] = []
+    kept = {name: logging.getLogger(name).handlers[:] for name in ("diffusers", "transformers")}
+    for name in kept:
+        handler = logging.Handler()
+        handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger(name).handlers[:] = [handler]
+    yield heard
+    for name, handlers in kept.items():
+        logging.getLogger(name).handlers[:] = handlers
+
+
+def test_only_what_is_listed_is_left_out_and_the_rest_is_shown_once(shown: list[str]) -> None:
+    quiet_libraries()
+    for library in ("diffusers.x", "transformers.y"):
+        for begin in NOISE:
+            logging.getLogger(library).warning("%s …", begin)
+        for _ in range(2):
+            logging.getLogger(library).warning("missing keys")
+    assert shown == ["missing keys"] * 2
+    quiet_libraries(afresh=True)
+    logging.getLogger("diffusers.x").warning("missing keys")
+    assert shown == ["missing keys"] * 3
+
+
+def test_the_libraries_still_word_these_warnings_so(
+    models: Path, pipeline: Any, shown: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers import TCDScheduler
+
+    pipeline.tokenizer([LONG])
+    pipeline.encode_prompt([LONG], "cpu", 1, False)
+    TCDScheduler().set_timesteps(timesteps=[900, 403, 400])
+    pipeline.unet.half()
+    try:
+        pipeline.to("cpu")
+    finally:
+        pipeline.unet.float()
+    assert sum(any(text.startswith(begin) for text in shown) for begin in NOISE) == len(NOISE) - 1, shown
+    quiet_libraries()
+    shown.clear()
+    cell = make_cell(models)
+    loaded, inputs = Loaded(cell), Inputs(cell.task, "world", 8, 64, 64)
+    for _ in range(2):
+        loaded.sampler(cell, (LONG, *PROMPTS), inputs).sample(0)
+    assert shown == []
+    said = capsys.readouterr().err
+    limit = pipeline.tokenizer.model_max_length
+    assert said.count(f"mini: 1 of 8 prompts are longer than the {limit} tokens that the text encoder reads") == 1
+
+
+def test_prompts_that_are_read_whole_are_no_news(pipeline: Any) -> None:
+    assert cut_prompts(pipeline, PROMPTS) is None
