@@ -193,9 +193,11 @@ class Score:
 
     `value` is what other tools print (for the Fréchet distance a number that falls as n grows, the same way for all
     tools); `debiased` is the value without its bias, equal to it where there is none, and the 95% `interval` (low,
-    high) is around it. `n` counts images, `groups` the prompts that they are of, which are the independent units (None
-    where each image has one of its own). `fallback` is None unless theory gives no interval: then `standard_error`,
-    `debiased` and `interval` are None, and it says why and what stands in.
+    high) is around it. `n` counts images, `groups` the prompts that they are of, which are the independent units
+    (None where each image has one of its own). `reference_bias` is what the reference set's own size adds to a
+    Fréchet distance, where its noise is counted: `debiased` is without it then, and with it elsewhere. `fallback`
+    is None unless theory gives no interval: then `standard_error`, `debiased` and `interval` are None, and it says
+    why and what stands in.
     """
 
     value: float
@@ -205,6 +207,7 @@ class Score:
     n: int
     fallback: Fallback | None
     groups: int | None = None
+    reference_bias: float | None = None
 
     @property
     def sample(self) -> str:

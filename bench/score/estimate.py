@@ -67,13 +67,14 @@ class Estimate:
     `debiased` is the value without its bias, None where the value has none. `correction` is the part of `debiased` that
     the last step of the bias correction made. `plug_in` is given for a squared distance: what the images' own
     distribution has, at least zero. `others` (n_b,) are the influences of a second, unpaired set of images,
-    `reference` (m,) those of the reference images where their noise counts. The mean squares of `interactions` are the
-    variances that pairs of images add (see above), by kind of pair; `exact` says that they are known exactly.
+    `reference` (m,) those of the reference images where their noise counts. The mean squares of `interactions` are
+    the variances that pairs of images add (see above), by kind of pair; `exact` says that they are known exactly.
     `growth` is by how much the variance is larger where the true value is, per unit. `resolution` is the size below
-    which influences are rounding errors. `mean_of` says of what it is a mean: "values", "differences", or "shares" from
-    0 to 1 on the scale of `unit` (slope, offset); None of other scores. `strata` counts the prompts of an estimate for
-    fixed prompts. `problem` says why there is no interval, whatever the numbers; `stand_in` gives the estimate that is
-    used instead.
+    which influences are rounding errors. `reference_bias` is what the reference's own number of images adds, where
+    `debiased` is without it. `mean_of` says of what it is a mean: "values", "differences", or "shares" from 0 to 1
+    on the scale of `unit` (slope, offset); None of other scores. `strata` counts the prompts of an estimate for
+    fixed prompts. `problem` says why there is no interval, whatever the numbers; `stand_in` gives the estimate that
+    is used instead.
     """
 
     value: float
@@ -88,6 +89,7 @@ class Estimate:
     interactions: Mapping[str, Floats] = field(default_factory=dict)
     growth: float | None = None
     resolution: float = 0.0
+    reference_bias: float | None = None
     strata: int = 0
     mean_of: str | None = None
     unit: tuple[float, float] = (1.0, 0.0)
@@ -280,6 +282,7 @@ class Estimate:
             interactions={kind: factor * pairs for kind, pairs in self.interactions.items()},
             growth=None if self.growth is None else factor * self.growth,
             resolution=abs(factor) * self.resolution,
+            reference_bias=None if self.reference_bias is None else factor * self.reference_bias,
             unit=(factor * self.unit[0], factor * self.unit[1] + offset),
             stand_in=None if offset or stand_in is None else lambda: stand_in().scaled(factor),
         )
@@ -306,7 +309,8 @@ class Estimate:
     def to_score(self) -> Score:
         """As the plain data that a person gets; where there is a doubt, without error and with what stands in."""
         if self.doubt is None:
-            return Score(self.value, self.standard_error, self.best, self.interval(), self.n, None, self._prompts)
+            sure = self.standard_error, self.best, self.interval()
+            return Score(self.value, *sure, self.n, None, self._prompts, self.reference_bias)
         other = self.meant.to_score() if self.stand_in else None
         fallback = Fallback(self.stand_in_name, self.doubt, other)
         return Score(self.value, None, None, None, self.n, fallback, self._prompts)

@@ -20,13 +20,22 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bench.score.deletion import Deletions, Spectrum
-from bench.score.estimate import Estimate
+from bench.score.estimate import ROUNDING, Estimate
 from bench.score.groups import Groups, describe, independent
 from bench.score.kernel import KernelReference, kernel_estimate, random_pairs
-from bench.score.moments import BLOCK, Moments, check_features, features_to_moments, float64_blocks
+from bench.score.moments import (
+    BLOCK,
+    Moments,
+    as_floats,
+    check_features,
+    features_to_moments,
+    float64_blocks,
+    overlap,
+    row_keys,
+)
 
 Floats = NDArray[np.float64]
 Images = NDArray[np.floating]
@@ -48,10 +57,11 @@ class Reference:
     parts: Mapping[str, Floats] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, features: Images, parts: Mapping[str, Floats] | None = None) -> Reference:
-        """From features (m, d); raises ValueError for fewer than two rows or values not finite."""
-        check_features(features, "reference features")
-        return cls(features, parts or {})
+    def of(cls, features: ArrayLike, parts: Mapping[str, Floats] | None = None) -> Reference:
+        """From features (m, d), as the distances take them; raises ValueError for fewer than two rows, or NaN."""
+        rows = as_floats(features)
+        check_features(rows, "reference features")
+        return cls(rows, parts or {})
 
     @property
     def d(self) -> int:
@@ -112,24 +122,19 @@ def frechet_estimate(
     """
     check_features(features, d=reference.d)
     stand_in = _kernel_in_its_place(features, reference, reference_noise, groups)
-    n, rank, units = len(features), reference.factor.shape[1], " prompts" if groups else ""
-    ours = _distance(features, reference, groups)
-    if isinstance(ours, float):
-        sample, fewest = describe(groups, n), _fewest(rank)
-        problem = f"{sample} are too few for a covariance of rank {rank}: it takes more than {fewest}{units}"
-        ours = Estimate(ours, np.zeros(n), groups=groups, problem=problem)
-    elif independent(groups, n) < FEWEST:
-        problem = f"{describe(groups, n)} are too few for an interval: it takes {FEWEST}{units} or more"
-        ours = replace(ours, problem=problem)
+    ours, keys = _distance(features, reference, groups), row_keys(features)
+    problem = overlap(keys, reference.kernel.keys) or ours.problem or _repeats(keys, reference, groups)
+    ours = replace(ours, problem=problem)
     estimate = replace(ours, stand_in=stand_in, stand_in_name="kernel distance")
     if not reference_noise or estimate.problem:
         return estimate
     theirs = _distance(reference.features, Reference.of(features))
-    if isinstance(theirs, float) or len(reference.features) < FEWEST:
-        return replace(estimate, problem=f"{len(reference.features)} reference images are too few to count their noise")
+    if theirs.problem:
+        return replace(estimate, problem=f"the reference's own noise is not known: {theirs.problem}")
     return replace(
         estimate,
         debiased=estimate.best + theirs.best - theirs.value,
+        reference_bias=theirs.value - theirs.best,
         correction=estimate.correction + theirs.correction,
         reference=theirs.influence,
         interactions={**estimate.interactions, "reference": theirs.interactions["images"]},
@@ -141,13 +146,32 @@ def _fewest(rank: int) -> int:
     return 2 * (rank + 2)
 
 
-def _distance(features: Images, reference: Reference, groups: Groups | None = None) -> Estimate | float:
-    """The estimate with the reference held fixed, or the bare value where images are too few for more."""
-    rank = reference.factor.shape[1]
-    if independent(groups, len(features)) <= _fewest(rank) or rank == 0:
-        return bare_distance(features, reference)
-    moments = features_to_moments(features)
-    return _leave_out(features, moments, reference, groups) or bare_distance(features, reference)
+def _distance(features: Images, reference: Reference, groups: Groups | None = None) -> Estimate:
+    """The estimate with the reference held fixed; the bare value with a problem where there cannot be more."""
+    n, rank, units = len(features), reference.factor.shape[1], " prompts" if groups else ""
+    sample, enough = describe(groups, n), independent(groups, n)
+    if rank == 0:
+        problem = "the reference images do not vary"
+    elif enough <= _fewest(rank):
+        problem = f"{sample} are too few for a covariance of rank {rank}: it takes more than {_fewest(rank)}{units}"
+    else:
+        found = _leave_out(features, features_to_moments(features), reference, groups)
+        if isinstance(found, Estimate):
+            few = f"{sample} are too few for an interval: it takes {FEWEST}{units} or more"
+            return replace(found, problem=few if enough < FEWEST else None)
+        problem = (
+            f"the images do not vary in {found} of the {rank} dimensions in which the reference images do; look for "
+            "images that are all alike, or features that are always the same"
+        )
+    return Estimate(bare_distance(features, reference), np.zeros(n), groups=groups, problem=problem)
+
+
+def _repeats(keys: list[int], reference: Reference, groups: Groups | None) -> str | None:
+    """Why images that are equal leave too few different ones."""
+    n, different, fewest = len(keys), len(set(keys)), 2 * _fewest(reference.factor.shape[1])
+    if different == n or (groups is None and different > fewest) or (groups and independent(groups, n) > fewest):
+        return None
+    return f"{n - different} of {n} images are equal to another one; it takes more than {fewest} different ones then"
 
 
 def bare_distance(features: Images, reference: Reference) -> float:
@@ -164,12 +188,12 @@ def bare_distance(features: Images, reference: Reference) -> float:
 
 def _leave_out(
     features: Images, moments: Moments, reference: Reference, groups: Groups | None = None
-) -> Estimate | None:
-    """The distance with one image or group left out, and two; None where the covariance lacks the reference's rank."""
+) -> Estimate | int:
+    """The distance with one image or group left out, and two; or how many of the reference's dimensions are lacking."""
     n, factor = len(features), reference.factor
     values, vectors = np.linalg.eigh(factor.T @ moments.covariance @ factor)
-    if not _positive(values).all():
-        return None
+    if not (kept := _positive(values)).all():
+        return int((~kept).sum())
     spectrum, basis = Spectrum.of(values), factor @ vectors
     shift, trace = moments.mean - reference.mean, float(np.trace(moments.covariance))
     fixed = reference.trace
@@ -197,6 +221,7 @@ def _leave_out(
         debiased,
         debiased - first_step,
         plug_in=value,
+        resolution=_resolution(n, trace + fixed),
         interactions={"images": np.concatenate(pairs) / (np.sqrt(2) * n)},
     )
 
@@ -246,6 +271,7 @@ def _leave_out_groups(
         debiased - first_step,
         plug_in=value,
         groups=groups,
+        resolution=_resolution(n, fixed),
         interactions={"images": spectrum.group_interactions(rows, groups) / (np.sqrt(2) * n**2 / count)},
     )
 
@@ -268,6 +294,11 @@ def _positive(values: Floats) -> NDArray[np.bool_]:
     """Which eigenvalues are not rounding errors of zero."""
     kept: NDArray[np.bool_] = values > max(values.max(initial=0.0), 0.0) * len(values) * np.finfo(np.float64).eps
     return kept
+
+
+def _resolution(n: int, traces: float) -> float:
+    """How far influences are rounding errors: n² times that of the traces, since pairs are left out as well."""
+    return ROUNDING * n**2 * float(np.finfo(np.float64).eps) * traces
 
 
 def _squared_shift(moments: Moments, reference: Reference) -> float:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from bench.score.estimate import NONE, ROUNDING, Estimate
 from bench.score.groups import Groups, describe, independent
-from bench.score.moments import check_features
+from bench.score.moments import check_features, overlap, row_keys
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -68,6 +68,11 @@ class KernelReference:
 
     features: Images
     kernel: Kernel = cubic
+
+    @cached_property
+    def keys(self) -> frozenset[int]:
+        """Of the rows, to find them again among images."""
+        return frozenset(row_keys(self.features))
 
     @cached_property
     def among(self) -> Among:
@@ -127,7 +132,7 @@ def _estimate(
     n, m = len(features), len(reference.features)
     theirs, across = reference.among, _across(features, reference, groups)
     level = theirs.mean - 2 * float(across.by_image.mean())
-    problem = None
+    problem = overlap(row_keys(features), reference.keys)
     if min(independent(groups, n), m if reference_noise else n) < FEWEST:
         problem = (
             f"{describe(groups, n)} and {m} reference images were given; an interval needs at least {FEWEST}"
@@ -147,7 +152,7 @@ def _estimate(
         else NONE,
         interactions=interactions,
         growth=_growth(influence, own, groups) * (1 + n / m if reference_noise else 1),
-        resolution=ROUNDING * float(np.finfo(np.float64).eps) * (abs(own.mean) + abs(theirs.mean)),
+        resolution=ROUNDING**2 * float(np.finfo(np.float64).eps) * (abs(own.mean) + abs(theirs.mean)),
         exact=True,
         problem=problem,
     )

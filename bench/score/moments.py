@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 BLOCK = 1024
@@ -54,3 +55,29 @@ def float64_blocks(features: NDArray[np.floating]) -> Iterator[Floats]:
     """Copies of up to BLOCK rows in float64, in order."""
     for i in range(0, len(features), BLOCK):
         yield features[i : i + BLOCK].astype(np.float64)
+
+
+def as_floats(values: ArrayLike) -> NDArray[np.floating[Any]]:
+    """Float arrays, and tensors on a CPU, as they are, so that nothing is copied; other numbers as float64."""
+    array = np.asarray(values)
+    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
+
+
+def row_keys(features: NDArray[np.floating]) -> list[int]:
+    """A hash of each row in single precision: equal for equal rows, whatever precision they come in."""
+    return [
+        hash(row.tobytes())
+        for i in range(0, len(features), BLOCK)
+        for row in features[i : i + BLOCK].astype(np.float32) + np.float32(0)  # -0 is 0
+    ]
+
+
+def overlap(ours: Collection[int], theirs: frozenset[int]) -> str | None:
+    """Why two sets of `row_keys` are not independent: more than one image in a hundred is in both."""
+    shared = len(theirs.intersection(ours))
+    if shared <= max(0.01 * len(ours), 1):
+        return None
+    return (
+        f"{shared} different images of {len(ours)} are among the reference images too (equal features), so the two "
+        "sets are not independent"
+    )

@@ -10,16 +10,14 @@ in.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from bench.records import Score
 from bench.score.estimate import Estimate, mean_estimate, paired_difference, unpaired_difference
 from bench.score.frechet import Reference, frechet_estimate
 from bench.score.groups import Groups
 from bench.score.kernel import kernel_estimate
+from bench.score.moments import as_floats
 
 
 def frechet_distance(
@@ -31,9 +29,12 @@ def frechet_distance(
     """Squared Fréchet distance of features (n, d) from a reference: features (m, d), or `Reference.of` them.
 
     `value` equals torchmetrics', torch-fidelity's and clean-fid's; `debiased` is what it would be with endless images
-    (Heusel et al. 2017, arXiv 1706.08500, eq. 6; delete-one jackknife, see bench.score.frechet). The reference is held
-    fixed unless `reference_noise`. `groups` (n,) names the prompt of each image where prompts repeat: the interval is
-    for new prompts and new noise. Raises ValueError for fewer than two images, NaN, or other dimensions.
+    (Heusel et al. 2017, arXiv 1706.08500, eq. 6; delete-one jackknife, see bench.score.frechet). The reference is
+    held fixed, with what its own number of images adds to the distance, unless `reference_noise`: then its images
+    are left out in turn too, `debiased` is without the bias of both sets, which `reference_bias` is part of, and
+    the interval is for new reference images as well. `groups` (n,) names the prompt of each image where prompts
+    repeat: the interval is for new prompts and new noise. Raises ValueError for fewer than two images, NaN, or
+    other dimensions.
     """
     return _frechet(features, reference, reference_noise, groups).to_score()
 
@@ -117,7 +118,7 @@ def mean_difference(
 
 
 def _mean(values: ArrayLike, groups: ArrayLike | None, fixed_prompts: bool, shares: bool = False) -> Estimate:
-    rows = _floats(values)
+    rows = as_floats(values)
     estimate = mean_estimate(rows, Groups.of(groups, len(rows)), shares)
     return estimate.within_prompts() if fixed_prompts else estimate
 
@@ -125,14 +126,14 @@ def _mean(values: ArrayLike, groups: ArrayLike | None, fixed_prompts: bool, shar
 def _frechet(
     features: ArrayLike, reference: ArrayLike | Reference, reference_noise: bool, groups: ArrayLike | None
 ) -> Estimate:
-    rows = _floats(features)
+    rows = as_floats(features)
     return frechet_estimate(rows, _reference(reference), reference_noise, Groups.of(groups, len(rows)))
 
 
 def _kernel(
     features: ArrayLike, reference: ArrayLike | Reference, reference_noise: bool, groups: ArrayLike | None
 ) -> Estimate:
-    rows = _floats(features)
+    rows = as_floats(features)
     return kernel_estimate(rows, _reference(reference).kernel, reference_noise, Groups.of(groups, len(rows)))
 
 
@@ -141,10 +142,4 @@ def _subtract(ours: Estimate, theirs: Estimate, paired: bool) -> Estimate:
 
 
 def _reference(reference: ArrayLike | Reference) -> Reference:
-    return reference if isinstance(reference, Reference) else Reference.of(_floats(reference))
-
-
-def _floats(values: ArrayLike) -> NDArray[np.floating[Any]]:
-    """Float arrays as they are, so that nothing is copied; other numbers as float64."""
-    array = np.asarray(values)
-    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
+    return reference if isinstance(reference, Reference) else Reference.of(reference)
