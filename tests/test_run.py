@@ -247,12 +247,12 @@ def test_what_an_earlier_look_sampled_is_not_sampled_again(
 def test_a_run_until_decided_ends_when_all_claims_are(
     overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    easy = ["claims.tcd_few_steps.metrics=[attribute_accuracy]", "claims.tcd_few_steps.expect=not_worse"]
-    margins = "+claims.tcd_few_steps.margins={attribute_accuracy: 100}"
-    more = ("prompts.count=60", "batch_size=20")  # fewer than 20 images have no interval
+    easy = ["claims.tcd_few_steps.metrics=[clip_score]", "claims.tcd_few_steps.expect=not_worse"]
+    margins = "+claims.tcd_few_steps.margins={clip_score: 100}"
+    more = ("prompts.count=90", "batch_size=30")  # fewer than 20 different prompts have no interval
     assert main(["run", *overrides(*UNTIL_DECIDED, *easy, margins, *more)]) == 0
-    assert "look 1 of 3, 20 images a cell: 1 of 1 claims decided" in capsys.readouterr().err
-    assert len(Store(tmp_path / "run", writable=False).run().prompts) == 20
+    assert "look 1 of 3, 30 images a cell: 1 of 1 claims decided" in capsys.readouterr().err
+    assert len(Store(tmp_path / "run", writable=False).run().prompts) == 30
 
 
 def test_until_decided_needs_a_claim(overrides: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
