@@ -5,8 +5,8 @@
 For each comparison of a finished run's claims, taking the measured gain as the true one: `ours` is the mean number of
 images until it is decided, judged at five looks (`until=decided`) by the paired standard error. `theirs` is the number
 that has to be fixed beforehand for the difference of two bootstrap standard errors, each cell's images drawn by itself,
-as papers do that print an error bar. Both at the same level (0.05 over all comparisons, by Bonferroni) and with the
-same chance of a verdict (90%), so that only the design differs; scripts/calibrate_claims.py checks the levels.
+as papers do that print an error bar. Both at the one-sided level that the run's other claims leave the comparison and
+with the same chance of a verdict (90%), so that only the design differs; scripts/calibrate_claims.py checks the levels.
 Seconds are images of both cells times what an image took. Writes verdicts.csv, verdicts.md and verdicts.json; exits
 with 1 where a claim, by its hardest comparison, takes more than a fifth of the images.
 """
@@ -19,6 +19,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ from numpy.typing import NDArray
 from ratios import save_benchmark
 from scipy.special import ndtri
 
-from bench.judge.claims import LEVEL, Comparison, judge_claims
-from bench.judge.looks import nominal_level
+from bench.judge.claims import LEVEL, judge_claims
+from bench.judge.looks import nominal_level, path_of
 from bench.judge.scores import ScoredCell, score_run
 from bench.request import Run
 from bench.score.metrics import METRICS, RealImages
@@ -83,17 +84,16 @@ def compare(store: Store, run: Run, cells: Sequence[ScoredCell], repetitions: in
     judged = [
         (judgement.claim.text, found) for judgement in judge_claims(run, cells) for found in judgement.comparisons
     ]
-    level = LEVEL / len(judged)
-    mean_share, inflation = expected_share(level)
     bootstrap = Bootstrap(store, run, repetitions)
     for claim, found in judged:
-        distance = distance_to_verdict(found)
-        if not math.isfinite(found.interval[0]) or found.note or distance == 0:
+        effect = found.effect
+        if effect is None or found.note or effect.excess == 0:
             continue
+        distance, paired = abs(effect.excess), effect.error
+        mean_share, inflation = expected_share(found.level)
         sides = [by_label[found.subject], by_label[found.object]]
-        paired = (found.interval[1] - found.interval[0]) / 2 / -float(ndtri(LEVEL / 2))
         unpaired = math.hypot(*(bootstrap.error(side, found.metric) for side in sides))
-        needed = -float(ndtri(level / 2)) + float(ndtri(CHANCE))
+        needed = -float(ndtri(found.level)) + float(ndtri(CHANCE))
         at_once = [found.n * (needed * error / distance) ** 2 for error in (paired, unpaired)]
         ours = at_once[0] * inflation * mean_share
         seconds = sum(side.record.sampling_s / found.n for side in sides)
@@ -102,25 +102,20 @@ def compare(store: Store, run: Run, cells: Sequence[ScoredCell], repetitions: in
         yield Row(claim, where, found.gain, paired, unpaired, *numbers)
 
 
-def distance_to_verdict(comparison: Comparison) -> float:
-    """How far the gain lies from what divides the verdicts, in the metric's unit."""
-    if comparison.expect == "equivalent":
-        return abs(comparison.threshold - abs(comparison.gain))
-    return abs(comparison.gain - comparison.threshold)
-
-
+@cache
 def expected_share(level: float, paths: int = 200_000) -> tuple[float, float]:
     """Of a design with looks that has the wanted chance of a verdict: mean share of its images, and how many more it
     plans than a test with one look. By simulated Brownian paths."""
-    bounds = np.array([-ndtri(nominal_level(level, LOOKS[: i + 1]) / 2) for i in range(len(LOOKS))])
+    history = [(round(1000 * share), 1000) for share in LOOKS]
+    bounds = np.array([-ndtri(nominal_level(level, path_of(history[: i + 1]))) for i in range(len(LOOKS))])
     steps = np.sqrt(np.diff([0.0, *LOOKS]))
     noise = np.cumsum(np.random.default_rng(0).standard_normal((paths, len(LOOKS))) * steps, axis=1)
     shares = np.array(LOOKS)
-    drift = -float(ndtri(level / 2)) + float(ndtri(CHANCE))
+    drift = -float(ndtri(level)) + float(ndtri(CHANCE))
     inflation = 1.0
     while True:
         z = (noise + drift * math.sqrt(inflation) * shares) / np.sqrt(shares)
-        crossed = np.abs(z) > bounds
+        crossed = z > bounds
         if crossed.any(axis=1).mean() >= CHANCE:
             ended = np.where(crossed.any(axis=1), shares[crossed.argmax(axis=1)], 1.0)
             return float(ended.mean()), inflation
@@ -160,7 +155,7 @@ def cost(row: Row) -> float:
 def to_markdown(rows: Sequence[Row], hardest: dict[str, Row]) -> Iterator[str]:
     """The claims, by their hardest comparisons, then every comparison."""
     yield "# Images a cell until a verdict\n"
-    yield f"Level {LEVEL} over all comparisons, {CHANCE:.0%} chance of a verdict, the measured gains taken as true.\n"
+    yield f"Level {LEVEL} over all claims, {CHANCE:.0%} chance of a verdict, the measured gains taken as true.\n"
     yield "| claim, by its hardest comparison | ours | theirs | ours / theirs | seconds, ours | theirs |"
     yield "|---|---:|---:|---:|---:|---:|"
     for claim, row in sorted(hardest.items()):

@@ -54,7 +54,7 @@ def to_markdown(found: Mapping[str, Rows]) -> Iterator[str]:
     yield from head("comparison: gain and its 95% interval", *seeds)
     for key in first:
         rows = [rows[key] for rows in found.values()]
-        verdicts = [row["Comparison"].partition(" (")[0] for row in rows]
+        verdicts = [row["Comparison"].partition(";")[0] for row in rows]
         cells = [f"{row['Gain [95% interval]']} {verdict}" for row, verdict in zip(rows, verdicts, strict=True)]
         yield line(f"{key[2]} against {key[3]}, {key[1]}", cells, verdicts)
 

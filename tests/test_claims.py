@@ -17,6 +17,7 @@ from bench.judge.scores import ScoredCell
 from bench.records import Calls, Latency, Record
 from bench.request import Claim, Run, Side
 from bench.score.estimate import Estimate
+from bench.score.groups import Groups
 
 N = 100
 NOISE = np.tile([1.0, -1.0], N // 2)
@@ -392,6 +393,19 @@ def test_an_undecided_comparison_says_how_many_images_would_decide_it_with_which
         assert chance_of_a_verdict(claims, comparison, images, [N]) == pytest.approx(chance, abs=0.03)
 
 
+def test_images_of_one_prompt_are_told_as_such() -> None:
+    groups = Groups.of(np.arange(N) // 4, N)
+    subject, other = (
+        Estimate(value, noise, groups=groups) for value, noise in ((20 + UNIT, np.sort(NOISE)), (20.0, FLAT))
+    )
+    comparison = the_comparison(
+        make_claim(), scored("tcd", {"clip_score": subject}), scored("dpmpp_2s", {"clip_score": other})
+    )
+    assert (comparison.n, comparison.prompts) == (N, N // 4)
+    assert comparison.error == pytest.approx(2 * UNIT, rel=0.02), "four equal images say as much as one"
+    assert the_comparison(make_claim(), ours(1.0), theirs()).prompts is None
+
+
 def test_images_needed_of_a_closed_form() -> None:
     """Far away, the next look has nothing in common with the one before, and spends its own share."""
     comparison = the_comparison(make_claim(), ours(0.05), theirs())
@@ -438,7 +452,7 @@ def simulated_verdicts(
 def test_gains_at_their_thresholds_get_a_false_verdict_in_at_most_5_percent_of_runs(
     means: list[list[float]], correlation: float
 ) -> None:
-    runs, rng = 500, np.random.default_rng(0)
+    runs, rng = 300, np.random.default_rng(0)
     false = 0
     for _ in range(runs):
         verdicts = [judgement.verdict for judgement in simulated_verdicts(rng, means, correlation)]

@@ -231,8 +231,8 @@ def test_a_verdict_says_its_gain_interval_and_how_many_images_would_decide() -> 
         "adjusted interval": "[-0.50, +5.50]",
         "p (adjusted)": "0.075",
         "n": "512",
-        "Comparison": "undecided; about 616 images with a chance of 50% and 1,230 images with a chance of 80% "
-        "would decide if this gain is the true one",
+        "Comparison": "undecided; about 616 (chance 50%) or 1,230 (chance 80%) images would decide if this gain is "
+        "the true one",
     }
 
 
@@ -249,7 +249,7 @@ def test_a_verdict_says_what_was_compared_and_that_there_is_no_interval() -> Non
 
 def test_images_that_would_decide_are_told_with_their_prompts_where_prompts_repeat() -> None:
     (row,) = in_columns(verdict_table(RUN, [Judgement(CLAIM, "undecided", (replace(COMPARISON, prompts=32),), ())]))
-    assert "about 616 images of 38 prompts with a chance of 50%" in row["Comparison"].replace("38.5", "38")
+    assert "about 616 of 38 prompts (chance 50%) or 1,230 of 77 prompts" in row["Comparison"]
 
 
 def test_verdicts_say_which_look_they_are_of() -> None:

@@ -282,7 +282,6 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
     if difference.doubt:
         note = f"no interval: {difference.doubt}"
     gain = difference.scaled(1.0 if METRICS[metric].higher_is_better else -1.0)
-    groups = getattr(gain, "groups", None)
     comparison = Comparison(
         model=model,
         metric=metric,
@@ -292,13 +291,13 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
         object_value=theirs.best,
         gain=gain.best,
         interval=None if difference.doubt else gain.interval(1 - LEVEL),
-        threshold=-margin if claim.expect == "not_worse" else margin,
+        threshold=0.0 - margin if claim.expect == "not_worse" else margin,
         n=gain.n,
         expect=claim.expect,
         note=note,
         error=None if difference.doubt else gain.standard_error,
         compared=compared,
-        prompts=None if groups is None else groups.count,
+        prompts=None if gain.groups is None else gain.groups.count,
     )
     return _Tested(comparison, None if difference.doubt else gain)
 

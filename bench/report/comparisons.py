@@ -7,6 +7,9 @@ from bench.judge.power import CHANCES
 from bench.request import Run
 from bench.score.metrics import METRICS
 
+MOSTLY_DIFFERENT = 0.95
+"""Which share of images with prompts of their own is as good as all of them."""
+
 
 def metric_of(comparison: Comparison) -> str:
     """The metric that the numbers are of: `fid`, or `kid (for fid)` where that stands in."""
@@ -28,16 +31,16 @@ def would_decide(comparison: Comparison) -> str:
     """How many images would decide an undecided comparison; empty where there is no such number."""
     if comparison.images_needed is None:
         return ""
-    counts = [f"{_rounded(images)} images{_of_prompts(comparison, images)}" for images in comparison.images_needed]
-    chances = [f"{count} with a chance of {chance:.0%}" for count, chance in zip(counts, CHANCES, strict=True)]
-    return f"about {' and '.join(chances)} would decide if this gain is the true one"
+    counts = [f"{_rounded(images)}{_of_prompts(comparison, images)}" for images in comparison.images_needed]
+    chances = [f"{count} (chance {chance:.0%})" for count, chance in zip(counts, CHANCES, strict=True)]
+    return f"about {' or '.join(chances)} images would decide if this gain is the true one"
 
 
 def _of_prompts(comparison: Comparison, images: int) -> str:
-    """Of how many prompts they are, where prompts have several images each."""
-    if comparison.prompts in (None, comparison.n):
+    """Of how many prompts they are, where more than a few prompts have several images."""
+    if comparison.prompts is None or comparison.prompts > MOSTLY_DIFFERENT * comparison.n:
         return ""
-    return f" of {_rounded(images * (comparison.prompts or 0) / comparison.n)} prompts"
+    return f" of {_rounded(images * comparison.prompts / comparison.n)} prompts"
 
 
 def looks_in_words(run: Run) -> str:

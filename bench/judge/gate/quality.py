@@ -2,7 +2,8 @@
 
 A metric regressed when its loss exceeds the limit beyond chance, improved when its gain does, and is unchanged when it
 is shown to lie within the limit on either side (two one-sided tests, Schuirmann 1987); else it is undecided. The
-p-values of regressions and of improvements are adjusted over all comparisons (Holm 1979).
+one-sided p-values of regressions are adjusted over all comparisons (Holm 1979), and those of improvements likewise, so
+that no more than 5% of gates call something a regression whose loss is within its limit.
 """
 
 from __future__ import annotations
