@@ -33,6 +33,12 @@ def content_hash(value: object, digits: int = 16) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
 
 
+def plain_number(value: float) -> str:
+    """The shortest text that is read as the same number: `0.3`, `7`, `1e-05`."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """LoRA weights laid over a base model.
@@ -156,9 +162,11 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """A short name for people: `mini tcd 4 steps eta 0.3`."""
-        eta = "" if self.eta is None else f" eta {self.eta:g}"
-        return f"{self.base.name} {self.method} {self.steps} steps{eta}{' (cost only)' if self.cost_only else ''}"
+        """A short name for people: `mini tcd 4 steps eta 0.3`, `mini ddim 4 steps guidance 3` (none is guidance 0)."""
+        eta = "" if self.eta is None else f" eta {plain_number(self.eta)}"
+        guidance = f" guidance {plain_number(self.guidance_scale)}" if self.guidance_scale else ""
+        cost_only = " (cost only)" if self.cost_only else ""
+        return f"{self.base.name} {self.method} {self.steps} steps{eta}{guidance}{cost_only}"
 
     @property
     def cost_only(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any, Self
 
-from bench.cell import Cell
+from bench.cell import Cell, plain_number
 from bench.records import SCHEMA_VERSION, check_schema, to_tuples
 
 
@@ -31,8 +31,8 @@ class Side:
 
     def label(self, steps: int | None) -> str:
         """For people: `tcd 4 steps eta 0.3`."""
-        eta = "" if self.eta is None else f" eta {self.eta:g}"
-        scale = "" if self.guidance_scale is None else f" guidance {self.guidance_scale:g}"
+        eta = "" if self.eta is None else f" eta {plain_number(self.eta)}"
+        scale = "" if self.guidance_scale is None else f" guidance {plain_number(self.guidance_scale)}"
         return f"{self.method}{'' if steps is None else f' {steps} steps'}{eta}{scale}"
 
     @classmethod

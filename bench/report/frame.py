@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.judge.scores import ScoredCell, fingerprint, score_run
+from bench.report.identity import adapters_in_words, scheduler_in_words, task_in_words
 from bench.request import Run
 from bench.score.metrics import METRICS
 from bench.store import Store
@@ -17,6 +18,9 @@ from bench.store import Store
 COLUMNS = {
     **dict.fromkeys(("key", "status", "base", "method"), "str"),
     **{"eta": "Float64", "steps": "Int64", "guidance_scale": "Float64"},
+    **dict.fromkeys(("task", "adapters", "scheduler", "dtype"), "str"),
+    **dict.fromkeys(("height", "width"), "Int64"),
+    "device": "str",
     **dict.fromkeys(("scheduler_steps", "unet_evaluations", "unet_samples"), "Int64"),
     "score": "str",
     **dict.fromkeys(("value", "standard_error", "debiased", "ci_low", "ci_high"), "Float64"),
@@ -56,6 +60,13 @@ def _rows(run: Run, scored: ScoredCell, protocol: Callable[[str, int], str]) -> 
         "eta": cell.eta,
         "steps": cell.steps,
         "guidance_scale": cell.guidance_scale,
+        "task": task_in_words(cell),
+        "adapters": adapters_in_words(cell),
+        "scheduler": scheduler_in_words(cell),
+        "dtype": cell.base.dtype,
+        "height": cell.base.height,
+        "width": cell.base.width,
+        "device": cell.device,
         "scheduler_steps": calls.scheduler_steps if calls else None,
         "unet_evaluations": calls.unet_evaluations if calls else None,
         "unet_samples": calls.unet_samples if calls else None,

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from bench.cell import plain_number
 from bench.judge.scores import ScoredCell, cost_of
 from bench.report.axes import legend_below, log_axis
-from bench.report.series import COLOURS, MARKERS, Series, to_series
+from bench.report.series import COLOURS, MARKERS, EtaPanel, Series, eta_panels, to_series
 from bench.request import Run
 from bench.score.metrics import METRICS, Metric
 
@@ -78,10 +80,10 @@ def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str,
         if any(scored.record.latency for scored in own):
             caption = f"Quality against measured latency, seconds per image{rest}"
             yield 1, "quality-latency", caption, partial(_quality, run, named, others, metrics, "latency")
-        if varied := _methods_that_vary_eta(own):
+        if panels := eta_panels(run, own):
             most = max(1, MOST_PANELS // len(metrics))
-            rest = "" if len(varied) <= most else f" (the first {most} of {len(varied)} methods)"
-            given = run, own, varied[:most], metrics
+            rest = f" (the first {most} of {len(panels)} panels)" if len(panels) > most else ""
+            given = panels[:most], metrics
             yield 3, "eta", f"Quality against eta, one line a step count{rest}", partial(_eta_curves, *given)
             yield 2, "eta-steps", f"Quality by eta and steps; darker is better{rest}", partial(_eta_map, *given)
     bars = [(f"{line.label}, {s.record.cell.steps} steps", s) for line in series for s in line.cells]
@@ -166,72 +168,68 @@ def _quality(
     return figure
 
 
-def _methods_that_vary_eta(cells: Sequence[ScoredCell]) -> list[str]:
-    etas: dict[str, set[float | None]] = {}
-    for scored in cells:
-        etas.setdefault(scored.record.cell.method, set()).add(scored.record.cell.eta)
-    return [method for method, found in etas.items() if len(found) > 1]
-
-
-def _eta_curves(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], metrics: Sequence[Metric]) -> Figure:
-    figure = Figure(figsize=(3.4 * len(metrics), 3.2 * len(varied)), layout="constrained")
-    grid = figure.subplots(len(varied), len(metrics), squeeze=False)
-    for row, method in zip(grid, varied, strict=True):
+def _eta_curves(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure:
+    figure = Figure(figsize=(3.4 * len(metrics), 3.2 * len(panels)), layout="constrained")
+    grid = figure.subplots(len(panels), len(metrics), squeeze=False)
+    for row, panel in zip(grid, panels, strict=True):
+        steps = sorted({s.record.cell.steps for s in panel.cells})
         for axes, metric in zip(row, metrics, strict=True):
-            steps = sorted({s.record.cell.steps for s in cells if s.record.cell.method == method})
             for i, count in enumerate(steps):
-                own = [s for s in cells if s.record.cell.method == method and s.record.cell.steps == count]
-                own = sorted((s for s in own if metric.short in s.estimates), key=lambda s: s.record.cell.eta or 0.0)
+                own = [s for s in panel.cells if s.record.cell.steps == count and metric.short in s.estimates]
+                own.sort(key=lambda s: s.record.cell.eta or 0.0)
                 if own:
                     estimates = [s.estimates[metric.short] for s in own]
                     aside = 0.012 * (i - (len(steps) - 1) / 2)  # so that error bars do not hide one another
+                    style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
                     axes.errorbar(
                         [(s.record.cell.eta or 0.0) + aside for s in own],
                         [e.best for e in estimates],
                         np.transpose([e.whiskers for e in estimates]),
-                        **{
-                            "color": COLOURS[i % 10],
-                            "marker": MARKERS[i % 10],
-                            "capsize": 2,
-                            "label": f"{count} steps",
-                        },
+                        label=f"{count} steps",
+                        **style,
                     )
             axes.set_xlabel("η")
             axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=9, loc="left")
-        row[0].set_ylabel(run.labels.get(method, method))
+        row[0].set_ylabel(panel.label)
         row[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def _eta_map(run: Run, cells: Sequence[ScoredCell], varied: Sequence[str], metrics: Sequence[Metric]) -> Figure:
-    figure = Figure(figsize=(3.0 * len(metrics), 2.6 * len(varied)), layout="constrained")
-    grid = figure.subplots(len(varied), len(metrics), squeeze=False)
-    crowded = len(metrics) * sum(s.record.cell.method in varied for s in cells) > MOST_VALUES
-    for row, method in zip(grid, varied, strict=True):
-        own = [s for s in cells if s.record.cell.method == method and s.record.status == "ok"]
-        steps = sorted({s.record.cell.steps for s in own})
-        etas = sorted({s.record.cell.eta or 0.0 for s in own})
+def _eta_map(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure:
+    figure = Figure(figsize=(3.0 * len(metrics), 2.6 * len(panels)), layout="constrained")
+    grid = figure.subplots(len(panels), len(metrics), squeeze=False)
+    crowded = len(metrics) * sum(len(panel.cells) for panel in panels) > MOST_VALUES
+    for row, panel in zip(grid, panels, strict=True):
+        steps = sorted({s.record.cell.steps for s in panel.cells})
+        etas = sorted({s.record.cell.eta or 0.0 for s in panel.cells})
         for axes, metric in zip(row, metrics, strict=True):
             values = np.full((len(etas), len(steps)), np.nan)
-            for s in own:
+            for s in panel.cells:
                 if metric.short in s.estimates:
                     place = etas.index(s.record.cell.eta or 0.0), steps.index(s.record.cell.steps)
                     values[place] = s.estimates[metric.short].best
-            shades = "Blues" if metric.higher_is_better else "Blues_r"
-            image = axes.imshow(values, cmap=shades, aspect="auto", origin="lower")
-            if crowded:
-                figure.colorbar(image, ax=axes)
-            shade = values if metric.higher_is_better else -values
-            middle = np.nanmean([np.nanmin(shade), np.nanmax(shade)])
-            for (i, j), value in () if crowded else np.ndenumerate(values):
-                colour = "white" if shade[i, j] > middle else "black"
-                axes.text(j, i, f"{value:.{metric.digits}f}", ha="center", va="center", fontsize=7, color=colour)
+            _draw_map(axes, values, metric, crowded)
             axes.set_xticks(range(len(steps)), [str(count) for count in steps])
-            axes.set_yticks(range(len(etas)), [f"{eta:g}" for eta in etas])
+            axes.set_yticks(range(len(etas)), [plain_number(eta) for eta in etas])
             axes.set_xlabel("steps")
             axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=9, loc="left")
-        row[0].set_ylabel(f"{run.labels.get(method, method)}, η")
+        row[0].set_ylabel(f"{panel.label}, η")
     return figure
+
+
+def _draw_map(axes: Axes, values: NDArray[np.float64], metric: Metric, crowded: bool) -> None:
+    """Values (eta, steps) as shades, written out where they are few; what is not known stays empty."""
+    image = axes.imshow(values, cmap="Blues" if metric.higher_is_better else "Blues_r", aspect="auto", origin="lower")
+    if crowded or np.isnan(values).all():
+        if not np.isnan(values).all():
+            axes.figure.colorbar(image, ax=axes)
+        return
+    shade = values if metric.higher_is_better else -values
+    middle = np.mean([np.nanmin(shade), np.nanmax(shade)])
+    for (i, j), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "white" if shade[i, j] > middle else "black"
+            axes.text(j, i, f"{value:.{metric.digits}f}", ha="center", va="center", fontsize=7, color=colour)
 
 
 def _latency_parts(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:

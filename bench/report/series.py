@@ -1,21 +1,24 @@
-"""Cells that belong on one line of a plot, or in one row of the image grid."""
+"""Cells that belong on one line of a plot, in one row of the image grid, or in one panel of the plots against eta."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.cell import plain_number
 from bench.judge.scores import ScoredCell
+from bench.report.identity import further_traits
 from bench.request import Run
 
 # Okabe and Ito's palette, told apart by colour-blind readers; shapes tell the series apart once more.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7B3294", "#5D8A00")
-MARKERS = "osD^vP*Xh<"
+MARKERS = "osD^vP*Xh<p"
+"""One more than colours, so that both together repeat late."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """The cells that belong on one line: one method at one eta and guidance scale, by growing steps."""
+    """The cells that belong on one line: alike in all but their steps, which grow."""
 
     label: str
     colour: str
@@ -23,23 +26,49 @@ class Series:
     cells: tuple[ScoredCell, ...]
 
 
+@dataclass(frozen=True)
+class EtaPanel:
+    """Cells of a method that vary eta and steps, and are alike in everything else."""
+
+    label: str
+    cells: tuple[ScoredCell, ...]
+
+
 def to_series(run: Run, cells: Sequence[ScoredCell]) -> list[Series]:
     """Group one base model's good cells into lines, in the plan's order."""
-    groups: dict[tuple[str, float | None, float], list[ScoredCell]] = {}
-    for scored in cells:
-        cell = scored.record.cell
-        if scored.record.status == "ok":
-            groups.setdefault((cell.method, cell.eta, cell.guidance_scale), []).append(scored)
-    scales: dict[str, set[float]] = {}
-    etas: dict[str, set[float | None]] = {}
-    for method, eta, guidance in groups:
-        scales.setdefault(method, set()).add(guidance)
-        etas.setdefault(method, set()).add(eta)
     series = []
-    for i, ((method, eta, guidance), members) in enumerate(groups.items()):
-        label = run.labels.get(method, method)
-        label += f", η = {eta:g}" if len(etas[method]) > 1 else ""
-        label += f", guidance {guidance:g}" if len(scales[method]) > 1 else ""
+    for i, (label, members) in enumerate(_grouped(run, cells, with_eta=True)):
         ordered = tuple(sorted(members, key=lambda scored: scored.record.cell.steps))
         series.append(Series(label, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], ordered))
     return series
+
+
+def eta_panels(run: Run, cells: Sequence[ScoredCell]) -> list[EtaPanel]:
+    """Group one base model's good cells into panels; what has a single eta has none."""
+    return [
+        EtaPanel(label, tuple(members))
+        for label, members in _grouped(run, cells, with_eta=False)
+        if len({scored.record.cell.eta for scored in members}) > 1
+    ]
+
+
+def _grouped(run: Run, cells: Sequence[ScoredCell], with_eta: bool) -> list[tuple[str, list[ScoredCell]]]:
+    """Cells that differ in steps (and eta) alone, under what tells them from other cells of their method."""
+    good = [scored for scored in cells if scored.record.status == "ok"]
+    further = further_traits([scored.record.cell for scored in good])
+    groups: dict[tuple[str, ...], list[ScoredCell]] = {}
+    for scored in good:
+        cell = scored.record.cell
+        eta = "" if cell.eta is None or not with_eta else f"η = {plain_number(cell.eta)}"
+        others = (f"{trait.head} {trait.of(cell)}" for trait in further)
+        key = (cell.method, eta, f"guidance {plain_number(cell.guidance_scale)}", *others)
+        groups.setdefault(key, []).append(scored)
+    return [(_label(run, key, list(groups)), members) for key, members in groups.items()]
+
+
+def _label(run: Run, key: tuple[str, ...], keys: Sequence[tuple[str, ...]]) -> str:
+    """The method's label, with those parts of the key in which lines of the method differ."""
+    method, *parts = key
+    alike = [other for other in keys if other[0] == method]
+    told = [part for i, part in enumerate(parts, 1) if part and len({other[i] for other in alike}) > 1]
+    return ", ".join([run.labels.get(method, method), *told])

@@ -13,11 +13,10 @@ from bench.judge.claims import Judgement
 from bench.judge.scores import ScoredCell
 from bench.printable import spreadsheet_text
 from bench.report.comparisons import digits_of, interval_in_words, looks_in_words, metric_of, would_decide
+from bench.report.identity import NONE, traits
 from bench.request import Run
 from bench.score.estimate import Estimate
 from bench.score.metrics import METRICS
-
-NONE = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +45,19 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         heads.append(f"{metric.name(run.evaluator, n)} {arrow}")
         if metric.short in biased:
             heads.append(f"{metric.short}_{run.evaluator} without bias {arrow}")
-    rows = []
+    rows, identity = [], Identity(run, cells)
     for cell in cells:
         texts: list[str] = []
         for metric in metrics:
             estimate = cell.estimates.get(metric.short)
             texts += _score(estimate, metric.digits, metric.short in biased)
-        rows.append((*_identity(run, cell), *texts))
+        rows.append((*identity.of(cell), *texts))
     return Table(
         "scores",
         "Scores",
-        ("Base", "Method", "η", "Steps", "UNet evaluations", *heads),
+        (*identity.heads, *heads),
         tuple(rows),
-        (False, False, True, True, True, *[True] * len(heads)),
+        (*identity.numeric, *[True] * len(heads)),
         f"Value ± standard error over images. Extractor {run.evaluator} ({run.extractor}), "
         f"reference {run.reference or 'none'}{_protocol(run)}.{_cut(cells)}",
     )
@@ -77,7 +76,7 @@ def _protocol(run: Run) -> str:
 
 def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
     """Latency of a call and its parts, throughput, and peaks of memory."""
-    rows = []
+    rows, identity = [], Identity(run, cells)
     for cell in cells:
         latency, memory = cell.record.latency, cell.record.memory
         times = [NONE] * 7
@@ -99,17 +98,17 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
                 _mebibytes(memory.device_bytes),
                 _mebibytes(memory.host_rss_bytes),
             ]
-        rows.append((*_identity(run, cell), *times, *peaks))
+        rows.append((*identity.of(cell), *times, *peaks))
     return Table(
         "costs",
         "Latency and memory",
         (
-            *("Base", "Method", "η", "Steps", "UNet evaluations", "call p50 ms", "call p95 ms", "text encoder ms"),
-            *("denoiser ms", "VAE ms", "scheduler waits", "images/s"),
+            *identity.heads,
+            *("call p50 ms", "call p95 ms", "text encoder ms", "denoiser ms", "VAE ms", "scheduler waits", "images/s"),
             *("GPU allocated MiB", "GPU device MiB", "host RSS MiB"),
         ),
         tuple(rows),
-        (False, False, *[True] * 13),
+        (*identity.numeric, *[True] * 10),
         f"{NONE} means that the machine cannot tell. Parts are sums over one call, by module hooks; waits are "
         "operations of the scheduler's steps that stop the host until the GPU is done.",
     )
@@ -188,12 +187,20 @@ def to_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def _identity(run: Run, scored: ScoredCell) -> tuple[str, ...]:
-    cell, calls = scored.record.cell, scored.record.calls
-    label = run.labels.get(cell.method, cell.method) + ("" if scored.record.status == "ok" else " (failed)")
-    eta = NONE if cell.eta is None else f"{cell.eta:g}"
-    name = f"{cell.base.name} (cost only)" if cell.cost_only else cell.base.name
-    return name, label, eta, str(cell.steps), NONE if calls is None else str(calls.unet_evaluations)
+class Identity:
+    """The first columns of tables about cells, which tell them apart."""
+
+    def __init__(self, run: Run, cells: Sequence[ScoredCell]) -> None:
+        self._traits = traits(run, cells)
+        self.heads = (*(trait.head for trait in self._traits), "UNet evaluations")
+        self.numeric = (*(trait.numeric for trait in self._traits), True)
+
+    def of(self, scored: ScoredCell) -> tuple[str, ...]:
+        """A cell's texts in them; the method's name says that it failed."""
+        record, calls = scored.record, scored.record.calls
+        texts = [trait.of(record.cell) for trait in self._traits]
+        texts[1] += "" if record.status == "ok" else " (failed)"
+        return (*texts, NONE if calls is None else str(calls.unet_evaluations))
 
 
 def _score(estimate: Estimate | None, digits: int, biased: bool) -> list[str]:

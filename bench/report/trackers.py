@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+from bench.cell import plain_number
 from bench.experiment.trackers import MLflow, TensorBoard, TrackerChoice, WeightsAndBiases
 from bench.judge.scores import cost_of
 from bench.records import BenchError, Record
@@ -195,7 +196,7 @@ class Trackers:
 
 def _series(name: str, base: str, method: str, eta: float | None, guidance: float) -> str:
     """A name of letters, digits, dots, dashes and slashes, which every library takes."""
-    return f"{name}/{base}-{method}{'' if eta is None else f'-eta{eta:g}'}-guidance{guidance:g}"
+    return f"{name}/{base}-{method}{'' if eta is None else f'-eta{plain_number(eta)}'}-guidance{plain_number(guidance)}"
 
 
 def _costs(record: Record) -> list[Point]:
