@@ -14,6 +14,7 @@ from bench.report.identity import further_traits, traits
 from bench.report.plots import plan_figures
 from bench.report.series import eta_panels, to_series
 from bench.report.tables import cost_table, score_table, to_csv, to_latex, to_markdown
+from bench.report.terminal import summarise
 
 TCD = Adapter("tcd", "h1t/TCD", "a.safetensors", "w1")
 PART = Part("controlnet", "x", "w1")
@@ -96,6 +97,10 @@ def test_cells_that_differ_in_one_field_have_rows_and_lines_of_their_own(change:
         for write in (to_csv, to_markdown, to_latex):
             lines = write(table).splitlines()
             assert len(set(lines) - {""}) == len([line for line in lines if line])
+    assert (
+        len({line.partition(" 12.35")[0] for line in summarise(replace(RUN, cells=("a", "b")), cells, []).splitlines()})
+        == 3
+    )
     frame = scores_to_frame(RUN, cells)
     assert not frame.duplicated(subset=["key", "base", "method", "score"]).any()
     assert frame.duplicated(subset=[*frame.columns.difference(["key"])]).any() == bool(NOT_IN_SCORES & {*change, *base})

@@ -83,7 +83,7 @@ def store(tmp_path: Path) -> Store:
             settings=settings,
             cells=(*(record.key for record in records), "missing"),
             left_out=(("tcd 60 steps", "60 steps <do> not fit"),),
-            prompts=PROMPTS * 10,
+            prompts=(*PROMPTS, *(f"prompt {i}" for i in range(36))),
             labels={"tcd": "TCD & <friends> $\\frac{1$"},
             metrics=("fid", "clip_score"),
             claims=(),

@@ -33,7 +33,7 @@ def test_a_run_leaves_records_scores_tables_plots_grid_and_page(overrides: Overr
     lines = [Record.from_json(line) for line in (run / "records.jsonl").read_text().splitlines()]
     assert len(lines) == 4
     assert all(record.status == "ok" for record in lines)
-    record = next(record for record in lines if record.cell.label == "mini dpmpp_2s 4 steps")
+    record = next(record for record in lines if record.cell.label == "mini dpmpp_2s 4 steps guidance 3")
     assert record.calls is not None
     assert record.calls.unet_evaluations == 8
     assert record.calls.orders == (1, 2, 1, 2)

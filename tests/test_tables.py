@@ -168,6 +168,7 @@ def test_scores_have_their_error_and_are_named_by_their_protocol() -> None:
         "Base": "mini",
         "Method": "TCD",
         "η": "0.3",
+        "Guidance": "0",
         "Steps": "4",
         "UNet evaluations": "8",
         "fid_mini_n4 ↓": "12.35 ± 1.29",
@@ -178,8 +179,8 @@ def test_scores_have_their_error_and_are_named_by_their_protocol() -> None:
 def test_what_is_unknown_about_a_failed_cell_is_a_dash_and_never_a_zero() -> None:
     failed = ScoredCell(replace(FAILED, cell=replace(CELL, eta=None)), {})
     for table in (score_table(RUN, [failed]), cost_table(RUN, [failed])):
-        base, method, eta, steps, *rest = table.rows[0]
-        assert (base, method, eta, steps) == ("mini", "TCD (failed)", NONE, "4")
+        base, method, eta, guidance, steps, *rest = table.rows[0]
+        assert (base, method, eta, guidance, steps) == ("mini", "TCD (failed)", NONE, "0", "4")
         assert set(rest) == {NONE}
     assert NONE == "–"
 
@@ -330,7 +331,7 @@ def test_a_biased_score_stands_with_and_without_its_bias() -> None:
     known = {**ESTIMATES, "fid": Estimate(12.0, influence, debiased=11.0)}
     doubtful = {**ESTIMATES, "fid": Estimate(12.0, influence, debiased=11.0, problem="too few")}
     table = score_table(RUN, [ScoredCell(RECORD, known), ScoredCell(RECORD, doubtful), ScoredCell(FAILED, {})])
-    assert table.columns[5:7] == ("fid_mini_n4 ↓", "fid_mini without bias ↓")
-    assert table.rows[0][5:7] == ("12.00", "11.00 ± 1.29")
-    assert table.rows[1][5:7] == ("12.00", "no interval")
-    assert table.rows[2][5:] == (NONE, NONE, NONE)
+    assert table.columns[6:8] == ("fid_mini_n4 ↓", "fid_mini without bias ↓")
+    assert table.rows[0][6:8] == ("12.00", "11.00 ± 1.29")
+    assert table.rows[1][6:8] == ("12.00", "no interval")
+    assert table.rows[2][6:] == (NONE, NONE, NONE)

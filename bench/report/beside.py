@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.judge.published import Beside
+from bench.report.identity import NONE
 from bench.report.series import COLOURS, MARKERS
-from bench.report.tables import NONE, Table
+from bench.report.tables import Table
 from bench.request import Run
 from bench.score.metrics import METRICS
 

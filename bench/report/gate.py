@@ -13,9 +13,10 @@ from bench.judge.gate.images import displacements
 from bench.judge.gate.outcome import FAILS, INCOMPLETE, NOT_COMPARABLE, PASS, REGRESSION, GateReport, Outcome
 from bench.printable import printable
 from bench.records import BenchError
+from bench.report.identity import NONE
 from bench.report.page import templates
 from bench.report.pictures import Picture
-from bench.report.tables import NONE, Table, to_markdown
+from bench.report.tables import Table, to_markdown
 
 ANSWERS = {
     PASS: "passed",

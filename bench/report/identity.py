@@ -89,10 +89,10 @@ def _fields(cell: Cell) -> Mapping[str, str]:
 
 
 def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         for name, part in value.items():
             yield from _walk(f"{path}.{name}" if path else str(name), part)
-    elif isinstance(value, (list, tuple)) and value and all(isinstance(part, Mapping) for part in value):
+    elif isinstance(value, (list, tuple)) and all(isinstance(part, Mapping) for part in value):
         for part in value:
             yield from _walk(f"{path}.{part.get('name') or part.get('role')}", part)
     else:

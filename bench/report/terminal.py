@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 from bench.judge.claims import Comparison, Judgement
 from bench.judge.scores import ScoredCell
 from bench.printable import printable
 from bench.report.comparisons import digits_of, interval_in_words, metric_of
+from bench.report.identity import NONE, Trait, traits
 from bench.request import Run
 from bench.score.metrics import METRICS
 
@@ -27,11 +29,11 @@ def summarise(run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgem
 
 
 def _table(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
-    rows = [_names(run, cells, cell) for cell in cells[:MOST_CELLS]]
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    if not columns:
+    if not cells:
         return []
-    heads: list[str] = [name for name in ("model", "method", "eta", "guidance", "steps") if name in _axes(cells)]
+    names = _columns(run, cells)
+    heads = [trait.head for trait in names]
+    columns = [[_name(trait, cell) for cell in cells[:MOST_CELLS]] for trait in names]
     more = [(f"{name} {'↑' if METRICS[name].higher_is_better else '↓'}", _scores(name, cells)) for name in run.metrics]
     if any(cell.record.latency for cell in cells):
         more.insert(min(3, len(more)), ("latency", [_latency(cell) for cell in cells[:MOST_CELLS]]))
@@ -40,10 +42,10 @@ def _table(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
             heads.append(head)
             columns.append(column)
     widths = [_width(*both) for both in zip(heads, columns, strict=True)]
-    flush_left = sum(head in ("model", "method") for head in heads)
+    flush_left = {i for i, trait in enumerate(names) if not trait.numeric}
     lines = [
         "  ".join(
-            text.ljust(width) if i < flush_left else text.rjust(width)
+            text.ljust(width) if i in flush_left else text.rjust(width)
             for i, (text, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in [heads, *zip(*columns, strict=True)]
@@ -59,31 +61,29 @@ def _width(head: str, column: Sequence[str]) -> int:
     return max(map(len, [head, *column]))
 
 
-def _axes(cells: Sequence[ScoredCell]) -> set[str]:
-    """The columns that tell cells apart."""
-    found = {"method", "steps"}
-    cell = [scored.record.cell for scored in cells]
-    if len({one.base.name for one in cell}) > 1:
-        found.add("model")
-    if any(one.eta is not None for one in cell):
-        found.add("eta")
-    if len({(one.method, one.guidance_scale) for one in cell}) > len({one.method for one in cell}):
-        found.add("guidance")
-    return found
+def _columns(run: Run, cells: Sequence[ScoredCell]) -> list[Trait]:
+    """The columns that tell cells apart, methods and steps in any case."""
+    found = [cell.record.cell for cell in cells]
+    usual = {"Base": "model", "Method": "method", "η": "eta", "Guidance": "guidance", "Steps": "steps"}
+    columns = []
+    for trait in traits(run, cells):
+        if trait.head == "Guidance":
+            needed = len({(cell.method, trait.of(cell)) for cell in found}) > len({cell.method for cell in found})
+        elif trait.head == "η":
+            needed = any(cell.eta is not None for cell in found)
+        else:
+            needed = trait.head != "Base" or len({trait.of(cell) for cell in found}) > 1
+        if needed:
+            columns.append(replace(trait, head=usual.get(trait.head, trait.head)))
+    return columns
 
 
-def _names(run: Run, cells: Sequence[ScoredCell], scored: ScoredCell) -> list[str]:
-    cell, axes = scored.record.cell, _axes(cells)
-    label = run.labels.get(cell.method, cell.method)
-    label = label if len(label) <= 32 else f"{label[:31]}…"
-    known = {
-        "model": cell.base.name,
-        "method": label + ("" if scored.record.status == "ok" else " (failed)"),
-        "eta": "" if cell.eta is None else f"{cell.eta:g}",
-        "guidance": f"{cell.guidance_scale:g}",
-        "steps": str(cell.steps),
-    }
-    return [text for name, text in known.items() if name in axes]
+def _name(trait: Trait, scored: ScoredCell) -> str:
+    text = trait.of(scored.record.cell).replace(NONE, "")
+    if trait.head == "method":
+        text = text if len(text) <= 32 else f"{text[:31]}…"
+        text += "" if scored.record.status == "ok" else " (failed)"
+    return text
 
 
 def _scores(name: str, cells: Sequence[ScoredCell]) -> list[str]:
