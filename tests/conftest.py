@@ -1,6 +1,7 @@
 """Small untrained models on disk, in the layouts of the real ones, so that no test depends on trained weights."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,18 @@ from peft.utils import get_peft_model_state_dict
 
 from bench.mini import world
 from bench.mini.training import autoencoder, distillation, evaluator, teacher, vocabulary
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_directory() -> Iterator[None]:
+    """Temporary files and device locks of this session alone: no test waits for a run that is not its own.
+
+    Its name is short, for Ray's sockets lie below it.
+    """
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="tb-") as directory:
+        patch.setenv("TMPDIR", directory)
+        patch.setattr(tempfile, "tempdir", directory)
+        yield
 
 
 @pytest.fixture(scope="session")

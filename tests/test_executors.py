@@ -46,7 +46,7 @@ def here(store: Store, launch: Launch, name: str = "here", **more: Any) -> Loop:
     return Loop(work, store, Leases(store.files, name), launch.name, **more)
 
 
-def oversee(place: Place, store: Store, launch: Launch, limit_s: float = 120) -> Crew:
+def oversee(place: Place, store: Store, launch: Launch, limit_s: float = 600) -> Crew:
     """Tend a crew until all have gone home."""
     crew = Crew(place, store, launch.name)
     try:
@@ -141,7 +141,7 @@ def test_two_runs_at_the_same_time_share_the_work(store: Store, tmp_path: Path) 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert len(done[0]) + len(done[1]) == 12
     assert sum(map(len, sampled)) == 24
     assert min(map(len, sampled)) >= 6, "each did a fair part"
@@ -230,7 +230,7 @@ def test_a_worker_that_is_asked_to_stop_ends_by_itself_and_another_goes_on(store
     while not (tmp_path / "log").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 75
+    assert process.wait(300) == 75
     assert subprocess.run([*command[:5], "second", "0", WORK], check=False).returncode == 0
     assert sum(record.status == "ok" for record in store.records()) == 6
 
@@ -256,6 +256,5 @@ def test_nobody_waits_for_a_process_that_was_killed_on_this_machine(store: Store
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     well = make_launch(store, tmp_path / "log", 1)
-    begin = time.monotonic()
-    assert len(list(here(store, well).run(cells_of(well)))) == 1
-    assert time.monotonic() - begin < 10, "nobody waits for a lease of a process that is dead on this machine"
+    loop = here(store, well, sleep=lambda _: pytest.fail("it waits for a process that is dead on this machine"))
+    assert len(list(loop.run(cells_of(well)))) == 1

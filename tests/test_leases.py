@@ -119,7 +119,7 @@ def test_a_beat_that_is_under_way_does_not_bring_back_what_was_let_go(tmp_path: 
     class Slow(LocalFiles):
         def write(self, name: str, content: bytes, durable: bool = True) -> None:
             begun.set()
-            go_on.wait(10)
+            go_on.wait(300)
             super().write(name, content, durable)
 
     leases = Leases(Slow(tmp_path), "a")
@@ -128,12 +128,12 @@ def test_a_beat_that_is_under_way_does_not_bring_back_what_was_let_go(tmp_path: 
     beat = threading.Thread(target=leases.beat)
     release = threading.Thread(target=leases.release, args=(lease, True))
     beat.start()
-    begun.wait(10)
+    begun.wait(300)
     release.start()
     release.join(0.3)
     go_on.set()
     for thread in (beat, release):
-        thread.join(10)
+        thread.join(300)
     assert list(LocalFiles(tmp_path).tree("cells")) == []
 
 
