@@ -87,7 +87,7 @@ def make(tmp_path: Path) -> Make:
             settings={},
             cells=(cell.key,) if changes.get("planned", True) else (),
             left_out=(),
-            prompts=("<b>bold</b>",) * N,
+            prompts=tuple(f"<b>bold</b> {i}" for i in range(N)),
             labels={},
             metrics=changes.get("metrics", ("fid", "clip_score")),
             claims=(),

@@ -305,7 +305,7 @@ def _across(features: Images, reference: KernelReference, groups: Groups | None 
     n = count
     centred = squares - m * float(by_unit @ by_unit) - n * float(by_reference @ by_reference) + n * m * mean**2
     pairs = apart - by_unit[first] - by_reference[second] + mean
-    return Across(by_image, by_reference, _scaled(pairs, 4 / (n * m) * centred / ((n - 1) * (m - 1))))
+    return Across(by_image, by_reference, _scaled(pairs, 4 / (n * m) * centred / max(1, (n - 1) * (m - 1))))
 
 
 def _growth(influence: Floats, own: Among, groups: Groups | None) -> float:
