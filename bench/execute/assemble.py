@@ -282,7 +282,6 @@ def restore_reference(job: Job, store: Store) -> None:
     reference, experiment = job.run.reference, job.experiment
     if reference is None or store.has_reference(reference):
         return
-    print(f"results={store.location}: the reference's features are gone and are computed again", file=sys.stderr)
     make_reference(experiment, reference, store, make_evaluator(experiment, job.plan.cells[0].device))
 
 

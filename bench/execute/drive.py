@@ -39,6 +39,8 @@ def execute(job: Job, store: Store, tell: Callable[[Record], object] = lambda _:
     done = len(job.plan.cells) - len(todo)
     if done:
         print(f"{done} of {len(job.plan.cells)} cells are done already", file=sys.stderr)
+        if job.run.reference is not None and not store.has_reference(job.run.reference):
+            print("the reference's features are gone and are computed again", file=sys.stderr)
     if not todo:
         restore_reference(job, store)
     fresh = {record.key: record for record in _do(job, store, todo, tell)} if todo else {}

@@ -1,0 +1,84 @@
+"""What is lost or damaged in a run is made again by `run`, once, and said; no reading takes it for numbers."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import main
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import check_bit_flips
+
+FEW = (
+    *("method=[tcd]", "methods.tcd.steps=[2]", "methods.tcd.eta=[0,0.3]", "claim=[]", "measure.latency=false"),
+    *("measure.memory=false", "scores=[fid,clip_score]", "lanes=1"),
+)
+Overrides = Callable[..., list[str]]
+CAUSES: dict[str, Callable[[Path], object]] = {
+    "lost": Path.unlink,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+def contents(results: Path) -> dict[str, bytes]:
+    """Everything of a run that numbers and pictures are read from."""
+    kinds = ("cells/*/record.json", "cells/*/*.npz", "cells/*/images/*", "*.npz", "*.csv", "report.html", "grid.png")
+    return {p.relative_to(results).as_posix(): p.read_bytes() for kind in kinds for p in results.glob(kind)}
+
+
+def numbers(results: Path) -> str:
+    return (results / "scores.csv").read_text(encoding="utf-8")
+
+
+def test_all_that_is_lost_or_damaged_in_a_finished_run_is_made_again(
+    overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, results = ["run", *overrides(*FEW)], tmp_path / "run"
+    assert main(command) == 0
+    before, scores = contents(results), numbers(results)
+    image, features, reference = "cells/*/images/00001.png", "cells/*/features-*.npz", "reference-*.npz"
+    rounds = {
+        "lost": (image, features, reference),
+        "cut": (features, reference, "run.json"),
+        "folder": (image, features),
+    }
+    for kind, patterns in rounds.items():
+        for name in ("report.html", "report.json"):
+            (results / name).unlink()  # so that features are read
+        for pattern in patterns:
+            CAUSES[kind](sorted(results.glob(pattern))[0])
+        assert main(command) == 0
+        assert {**contents(results), "report.html": b""} == {**before, "report.html": b""}, kind
+        said = capsys.readouterr().err
+        assert ("the reference's features are gone" if kind == "lost" else "is damaged") in said
+    assert numbers(results) == scores
+    picture = sorted(results.glob("cells/*/images/00002.png"))[0]
+    picture.write_bytes(picture.with_name("00003.png").read_bytes())
+    (results / "report.json").unlink()
+    assert main(["report", f"results={results}"]) == 0, "a picture is no number"
+    assert "00002.png is damaged (it is not the image that was sampled)" in capsys.readouterr().err
+    assert main(command) == 0
+    assert contents(results).keys() == before.keys()
+    assert picture.read_bytes() == before[picture.relative_to(results).as_posix()]
+
+
+@pytest.fixture
+def flips(overrides: Overrides, tmp_path: Path) -> dict[str, Path]:
+    """A finished run, a half-done run and a baseline."""
+    asked = [text for text in overrides(*FEW) if not text.startswith("results=")]
+    return check_bit_flips.make_runs(tmp_path, tuple(asked))
+
+
+def test_damaged_files_never_give_other_numbers_and_never_a_traceback(flips: dict[str, Path]) -> None:
+    said: list[str] = []
+    found = check_bit_flips.check_readings(flips, 150, random.Random(0), said)  # noqa: S311
+    assert said == []
+    outcomes = {outcome for _, _, outcome in found}
+    assert outcomes == {"same numbers", "made again or passed over", "refused"}
+    assert {place for place, _, _ in found} == {"finished", "half", "baseline"}
