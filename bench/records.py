@@ -36,7 +36,11 @@ class Damaged(BenchError):  # noqa: N818
             f"results={location}: {name} is damaged ({why}); start the same tcd-bench run again, it makes that file "
             "again and keeps the rest"
         )
-        self.name, self.why = name, why
+        self.location, self.name, self.why = location, name, why
+
+    def __reduce__(self) -> tuple[type[Damaged], tuple[str, str, str]]:
+        """So that it comes out of another process."""
+        return Damaged, (self.location, self.name, self.why)
 
 
 @dataclass(frozen=True, slots=True)

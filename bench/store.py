@@ -117,6 +117,17 @@ class Store:
                 return self.read_record(key, name)
         return None
 
+    def whole_record(self, key: str) -> Record | None:
+        """As `record`, for who must not take a damaged record for a cell that was not run; raises Damaged."""
+        for name in (GOOD, FAILED):
+            try:
+                return self.read_record(key, name)
+            except FileNotFoundError:
+                continue
+            except Corrupt as error:
+                raise Damaged(self.location, f"cells/{key}/{name}", str(error)) from error
+        return None
+
     def read_record(self, key: str, name: str) -> Record:
         """One of a cell's records; raises FileNotFoundError, Corrupt, and BenchError for another schema version."""
         content = read_sealed(self.files, f"cells/{key}/{name}")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import pickle
 import re
 import subprocess
 import sys
@@ -202,13 +203,14 @@ def test_a_damaged_image_is_never_shown_and_a_lost_one_is_said(
     assert contents(store)["report.html"] == complete["report.html"]
 
 
-@pytest.mark.parametrize("name", ["run.json", "reference-r.npz", "cells/KEY/features-e.npz"])
+@pytest.mark.parametrize("name", ["run.json", "reference-r.npz", "cells/KEY/features-e.npz", "cells/KEY/record.json"])
 def test_no_report_is_made_from_what_is_damaged(store: Store, name: str) -> None:
     path = Path(store.location) / name.replace("KEY", make_record("tcd", 2, 0.0).key)
     path.write_bytes(path.read_bytes()[:-100] + b"x" * 100)
     with pytest.raises(Damaged, match="start the same tcd-bench run again") as refusal:
         write_report(store)
     assert "\n" not in str(refusal.value)
+    assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value), "it comes out of a forked process"
 
 
 def test_a_reference_of_other_rows_than_the_run_says_is_noticed(store: Store) -> None:

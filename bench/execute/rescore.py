@@ -36,7 +36,7 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
     """
     run = store.run()
     experiment = _as_asked(run, choice)
-    records = [record for key in run.cells if (record := store.record(key)) is not None and record.status == "ok"]
+    records = [record for key in run.cells if (record := store.whole_record(key)) is not None and record.status == "ok"]
     scored = _rename(store, run, experiment, records)
     lacking = [record for record in records if _features(store, record, scored.extractor) is None]
     blind = [record.cell.label for record in lacking if not _has_images(store, record)]

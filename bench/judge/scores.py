@@ -86,7 +86,7 @@ def _load_reference(store: Store, run: Run, reference: str) -> RealImages:
 
 
 def _score_key(store: Store, run: Run, real: RealImages | None, key: str) -> ScoredCell | None:
-    record = store.record(key)
+    record = store.whole_record(key)
     if record is None:
         return None
     scored = _score(store, run, record, real)
