@@ -210,7 +210,7 @@ def test_no_report_is_made_from_what_is_damaged(store: Store, name: str) -> None
     with pytest.raises(Damaged, match="start the same tcd-bench run again") as refusal:
         write_report(store)
     assert "\n" not in str(refusal.value)
-    assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value), "it comes out of a forked process"
+    assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value), "it comes out of a forked process"  # noqa: S301
 
 
 def test_a_reference_of_other_rows_than_the_run_says_is_noticed(store: Store) -> None:
