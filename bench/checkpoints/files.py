@@ -13,11 +13,9 @@ from bench.checkpoints.required import PUBLISHED_LORA, Required
 from bench.records import BenchError
 
 _STEMS = ("diffusion_pytorch_model", "model", "open_clip_model")
-_PICKLED_STEMS = ("pytorch_model", "open_clip_pytorch_model")
+_PICKLED_STEMS = ("pytorch_model", "diffusion_pytorch_model")
 _SIDE_FILES = (".json", ".txt", ".model")
 """Configurations and vocabularies."""
-_MAY_BE_PICKLED = ("depth_estimator", "file")
-"""Kinds that are read with `weights_only=True` where a repository holds no safetensors."""
 
 
 def wanted_files(entry: Required, names: Iterable[str]) -> list[str]:
@@ -43,8 +41,7 @@ def wanted_files(entry: Required, names: Iterable[str]) -> list[str]:
         wanted = {single_file(entry, names)}
     else:
         folder = entry.subfolder or "."
-        weights = weights_in(folder, names, entry.variant, pickled=entry.kind in _MAY_BE_PICKLED)[0]
-        wanted = {*_side_files(folder, names), *weights}
+        wanted = {*_side_files(folder, names), *weights_in(folder, names, entry.variant)[0]}
     return [name for name in names if name in wanted]
 
 
@@ -74,21 +71,18 @@ def single_file(entry: Required, names: Sequence[str]) -> str:
     return there[0]
 
 
-def weights_in(
-    folder: str, names: Iterable[str], variant: str | None, pickled: bool = False
-) -> tuple[list[str], str | None]:
-    """A model's weights files in a folder, of the variant where it has them, else the plain ones; and which it was."""
+def weights_in(folder: str, names: Iterable[str], variant: str | None) -> tuple[list[str], str | None]:
+    """A model's weights files in a folder, and of which variant they are: the one asked for where it is there.
+
+    Safetensors, or where there are none the .bin files, which are read with `weights_only=True`: tensors and no code.
+    """
     inside = [name for name in names if str(PurePosixPath(name).parent) == folder]
-    for which in dict.fromkeys((variant, None)):
-        infix = re.escape(f".{which}") if which else ""
-        stems = "|".join(_STEMS)
-        numbers = r"-\d{5}-of-\d{5}"
-        pattern = re.compile(rf"({stems})({infix}|{infix}{numbers}|{numbers}{infix})\.safetensors")
-        if found := [name for name in inside if pattern.fullmatch(PurePosixPath(name).name)]:
-            return found, which
-    if pickled:
-        pattern = re.compile(rf"({'|'.join(_PICKLED_STEMS)})(-\d{{5}}-of-\d{{5}})?\.bin")
-        return [name for name in inside if pattern.fullmatch(PurePosixPath(name).name)], None
+    for stems, ending in ((_STEMS, "safetensors"), (_PICKLED_STEMS, "bin")):
+        for which in dict.fromkeys((variant, None)):
+            infix, numbers = re.escape(f".{which}") if which else "", r"-\d{5}-of-\d{5}"
+            pattern = re.compile(rf"({'|'.join(stems)})({infix}|{infix}{numbers}|{numbers}{infix})\.{ending}")
+            if found := [name for name in inside if pattern.fullmatch(PurePosixPath(name).name)]:
+                return found, which
     return [], None
 
 

@@ -30,7 +30,10 @@ from bench.score.manifest import MANIFEST, check_file
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A checkpoint that is there: where, what it is named by, and for one that is a single file, which."""
+    """A checkpoint that is there: where, what it is named by, and for one that is a single file, which.
+
+    `variant` is what its files are of, and `pickled` says that some are .bin files.
+    """
 
     entry: Required
     root: Path
@@ -38,6 +41,8 @@ class Found:
     size: int
     file: str | None = None
     facts: Facts | None = None
+    variant: str | None = None
+    pickled: bool = False
 
 
 def inspect(entry: Required) -> Found:
@@ -68,10 +73,13 @@ def inspect(entry: Required) -> Found:
         file = single_file(entry, names)
         if entry.kind == "lora" and not faults:
             faults += lora_faults(root / file)
-    variant = None
+    variant, pickled = None, False
     for folder, base in _expected(entry, root, faults):
-        found, which = weights_in(folder, names, entry.variant, pickled=entry.kind == "depth_estimator")
+        found, which = weights_in(folder, names, entry.variant)
         variant = which or variant
+        pickled = pickled or any(name.endswith(".bin") for name in found)
+        if pickled and entry.kind == "evaluator":
+            found = []
         if not found:
             faults.append(_no_weights(root / folder, base, names, folder))
         for index in _indices(root / folder, which):
@@ -86,7 +94,7 @@ def inspect(entry: Required) -> Found:
         identity = name_weights(entry.source, entry.revision)
     if file is not None and entry.subfolder:
         file = file.removeprefix(f"{entry.subfolder}/")
-    return Found(entry, root, identity, sum(path.stat().st_size for path in files), file, facts)
+    return Found(entry, root, identity, sum(path.stat().st_size for path in files), file, facts, variant, pickled)
 
 
 def _of_kind(entry: Required, faults: list[str]) -> BenchError:

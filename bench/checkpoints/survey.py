@@ -110,6 +110,7 @@ def settle_models(experiment: Experiment, seen: Survey) -> Settled:
     guidance_open = any(not method.guidance_scale for method in experiment.methods.values())
     for name, model in experiment.models.items():
         place = f"models.{name}"
+        told += _substitutes(name, model, seen)
         model = _with_files(name, model, seen)
         try:
             facts = _facts_of(name, model, seen)
@@ -180,12 +181,26 @@ def _with_files(name: str, model: Model, seen: Survey) -> Model:
         for key, choice in model.adapters.items()
     }
     parts = {
-        role: replace(part, file=found.file)
-        if (found := seen.found.get(f"models.{name}.parts.{role}")) and found.file
+        role: replace(part, file=found.file or part.file, variant=found.variant)
+        if (found := seen.found.get(f"models.{name}.parts.{role}"))
         else part
         for role, part in model.parts.items()
     }
     return replace(model, adapters=adapters, parts=parts)
+
+
+def _substitutes(name: str, model: Model, seen: Survey) -> Iterator[str]:
+    """What a person should be told of files that are read in place of others."""
+    places = {f"models.{name}": model.variant}
+    places |= {f"models.{name}.parts.{role}": part.variant for role, part in model.parts.items()}
+    for place, variant in places.items():
+        found = seen.found.get(place)
+        if found is None:
+            continue
+        if variant is not None and found.variant is None:
+            yield f"{place}: there are no files of the variant {variant}; the plain ones are read as {model.dtype}"
+        if found.pickled:
+            yield f"{place}: some of its weights are .bin files and no .safetensors; tensors alone are read from them"
 
 
 def _contradictions(name: str, model: Model, experiment: Experiment) -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from bench.generate.weights import local_path, name_weights
+from bench.generate.weights import weights_directory
 
 if TYPE_CHECKING:
     from bench.generate.inputs import Estimate
@@ -25,12 +25,9 @@ def load_depth_estimator(source: str, device: str) -> Estimate:
     """
     from transformers import AutoImageProcessor, DPTForDepthEstimation
 
-    path = local_path(source)
-    options = {"local_files_only": True, "trust_remote_code": False} | (
-        {} if path else {"revision": name_weights(source)}
-    )
-    processor = AutoImageProcessor.from_pretrained(str(path or source), **options)
-    model = DPTForDepthEstimation.from_pretrained(str(path or source), use_safetensors=True, **options)
+    root = weights_directory(source)
+    processor = AutoImageProcessor.from_pretrained(str(root), local_files_only=True, trust_remote_code=False)
+    model = DPTForDepthEstimation.from_pretrained(str(root), local_files_only=True, weights_only=True)
     model = model.to(device).eval()
 
     @torch.inference_mode()

@@ -1,6 +1,7 @@
-"""Loaded pipelines: a base model with its parts and adapters, ready to sample. Only safetensors are read.
+"""Loaded pipelines: a base model with its parts and adapters, ready to sample.
 
-The one exception is an IP-Adapter published as .bin, which diffusers reads with `weights_only=True`.
+Safetensors are read where there are any. Where a repository has .bin files alone, diffusers and transformers read them
+with `weights_only=True`: tensors, and no code.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _load_base(base: Base, device: str) -> Any:
             pipeline: Any = load_single_file(pipeline_class, root, config, DTYPES[base.dtype], parts)
         else:
             pipeline = pipeline_class.from_pretrained(
-                str(root), **_options(base.variant), dtype=DTYPES[base.dtype], use_safetensors=True, **parts
+                str(root), **_options(base.variant), dtype=DTYPES[base.dtype], **parts
             )
     if "controlnet" in parts:
         _check_family(base, parts["controlnet"], pipeline.unet)
@@ -86,7 +87,7 @@ def _load_part(part: Part, base: Base) -> Any:
     loader: Any = _PART_CLASSES[part.role]
     root = weights_directory(part.source, _revision(part.source, part.weights))
     with _whole(f"models.{base.name}.parts.{part.role}"):
-        return loader.from_pretrained(str(root), **options, dtype=DTYPES[base.dtype], use_safetensors=True)
+        return loader.from_pretrained(str(root), **options, dtype=DTYPES[base.dtype])
 
 
 def _check_family(base: Base, controlnet: Any, unet: Any) -> None:
@@ -128,7 +129,7 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
         pipeline.unet.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
     if levers.get("vae_upcast"):
-        pipeline.vae.register_to_config(force_upcast=True)
+        _decode_in_float32(pipeline)
     if levers.get("vae_slicing"):
         pipeline.vae.enable_slicing()
     if levers.get("vae_tiling"):
@@ -138,20 +139,35 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
             pipeline.unet.set_attention_backend(backend)
         except (ValueError, RuntimeError, ImportError) as error:
             raise BenchError(f"{name}.attention={backend} cannot be used here: {error}") from error
-    offload = levers.get("offload")
+    offload, mode = levers.get("offload"), levers.get("compile")
     if offload and not cell.device.startswith("cuda"):
         raise BenchError(f"{name}.offload={offload} was given and the device is {cell.device}; it needs a GPU")
+    if offload == "sequential" and mode:
+        raise BenchError(f"{name}: offload=sequential moves each layer by itself and cannot be compiled; choose one")
+    if mode:  # before offloading, whose hooks put back the forward that they found
+        pipeline.unet.forward = torch.compile(pipeline.unet.forward, mode=mode)
+        pipeline.vae.decoder.forward = torch.compile(pipeline.vae.decoder.forward, mode=mode)
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=cell.device)
     elif offload == "sequential":
         pipeline.enable_sequential_cpu_offload(device=cell.device)
     else:
         pipeline = pipeline.to(cell.device)
-    if mode := levers.get("compile"):
-        pipeline.unet.forward = torch.compile(pipeline.unet.forward, mode=mode)
-        pipeline.vae.decoder.forward = torch.compile(pipeline.vae.decoder.forward, mode=mode)
     found: DiffusionPipeline = pipeline
     return found
+
+
+def _decode_in_float32(pipeline: Any) -> None:
+    """SDXL's pipelines cast their VAE themselves where its configuration says so; the others would take no notice."""
+    vae = pipeline.vae
+    if hasattr(pipeline, "upcast_vae"):
+        vae.register_to_config(force_upcast=True)
+        return
+    vae.decoder.float()
+    if vae.post_quant_conv is not None:
+        vae.post_quant_conv.float()
+    decode = vae.decode
+    vae.decode = lambda latents, *arguments, **options: decode(latents.float(), *arguments, **options)
 
 
 def _options(variant: str | None) -> dict[str, Any]:
