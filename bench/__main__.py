@@ -68,6 +68,8 @@ def run(settings: Settings) -> int:
             for lacking in lacking_cells(claim, job.plan.cells):
                 print(f"claims.{claim.name} cannot be supported: {lacking}", file=sys.stderr)
         store = open_store(job)
+        if experiment.measure.again and count == todo[0]:
+            _forget_disturbed(store)
         failed = [record for record in execute(job, store, trackers.cell) if record.status != "ok"]
         where = f"look {counts.index(count) + 1} of {len(counts)}, {count} images a cell"
         judge = partial(_all_decided, store, whole_run(store, job), where)
@@ -104,6 +106,14 @@ def _all_decided(store: Store, run: Run, where: str) -> bool:
     open_ = sum(judgement.verdict == "undecided" for judgement in judgements)
     print(f"{where}: {len(judgements) - open_} of {len(judgements)} claims decided", file=sys.stderr)
     return not open_
+
+
+def _forget_disturbed(store: Store) -> None:
+    """Have latencies measured again that load disturbed, and say which."""
+    from bench.judge.pace import forget_disturbed
+
+    for label in forget_disturbed(store):
+        print(f"{label}: its latency was disturbed and is measured again", file=sys.stderr)
 
 
 def plan(settings: Settings) -> int:

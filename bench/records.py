@@ -92,8 +92,9 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Peaks of one call, in bytes; what a machine cannot tell is None, never 0.
+    """Peaks of one call on a GPU, in bytes; what a machine cannot tell is None, never 0.
 
+    On a processor a call has no memory of its own: the resident set of the process holds what earlier cells left there.
     `beside_bytes` lay on the GPU beside the pipeline, evaluator and caches, and is taken off the GPU's peaks.
     """
 
@@ -102,7 +103,6 @@ class Memory:
     reserved_bytes: int | None
     process_bytes: int | None
     device_bytes: int | None
-    host_rss_bytes: int | None
     beside_bytes: int = 0
 
 
@@ -176,6 +176,8 @@ class Record:
             check_schema(data, "a record")
             data["cell"] = Cell.from_dict(data["cell"])
             parts = {"calls": Calls, "images": Images, "latency": Latency, "memory": Memory, "failure": Failure}
+            if data["memory"]:
+                data["memory"].pop("host_rss_bytes", None)  # of before; it depended on the order of the cells
             for name, kind in parts.items():
                 if data[name] is not None:
                     data[name] = kind(**to_tuples(data[name]))

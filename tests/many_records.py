@@ -34,7 +34,7 @@ def write(directory: Path, count: int) -> None:
         cell = replace(cell, scheduler=replace(cell.scheduler, settings={"method": cell.method}))
         calls = replace(CALLS, scheduler_steps=cell.steps, unet_calls=cell.steps, unet_evaluations=cell.steps)
         latency = Latency(1, 1, "perf_counter", (0.1, 0.11), (0.0,), (0.1,), (0.0,))
-        memory = Memory(1, None, None, None, None, 10**8)
+        memory = Memory(1, 10**8, None, None, None)
         images = Images(IMAGES, 8, 8, "s")
         store.save_features(cell.key, "e", {"image": rng.normal(size=(IMAGES, WIDTH)).astype(np.float32),
                                             "clip_score": rng.normal(30, 1, IMAGES)})  # fmt: skip

@@ -73,7 +73,7 @@ def make(tmp_path: Path) -> Make:
                 *(1, 1, "perf_counter", tuple(seconds), (0.0,), (0.0,), (0.0,), None),
                 *(changes.get("pace", ()), changes.get("waits")),
             ),
-            Memory(1, None, None, None, None, changes.get("memory", 10**8)),
+            Memory(1, changes.get("memory", 10**8), None, None, None),
         )
         if failure := changes.get("failure"):
             record = Record(cell.key, cell, "error", MACHINE, 0.0, failure=failure)
@@ -189,8 +189,8 @@ def test_a_machine_that_was_busy_is_no_regression(make: Make) -> None:
 
 
 def test_memory_is_held_against_its_limit(make: Make) -> None:
-    assert compare(make("a"), make("b", memory=1.2 * 10**8))["cost", "host_rss_bytes"].verdict == "regressed"
-    assert compare(make("c"), make("d", memory=1.05 * 10**8))["cost", "host_rss_bytes"].verdict == "unchanged"
+    assert compare(make("a"), make("b", memory=1.2 * 10**8))["cost", "allocated_bytes"].verdict == "regressed"
+    assert compare(make("c"), make("d", memory=1.05 * 10**8))["cost", "allocated_bytes"].verdict == "unchanged"
 
 
 @pytest.mark.parametrize(("after", "verdict"), [(5, "regressed"), (4, "unchanged"), (0, "improved")])

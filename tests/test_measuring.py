@@ -1,5 +1,7 @@
 """Which calls a cell's latency and memory take, and when."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -39,30 +41,43 @@ class Calls:
         self.seen.append("memory" if self.memory else "call")
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     ("latency", "memory", "warmup", "calls"),
-    [
-        (True, True, 2, ["memory", *["call"] * 4]),
-        (True, True, 1, ["memory", *["call"] * 3]),
-        (True, True, 0, [*["call"] * 3, "memory"]),
-        (True, False, 1, ["call"] * 4),
-        (False, True, 1, ["memory"]),
-        (False, False, 1, []),
-    ],
+    [(True, True, 2, 5), (True, True, 1, 4), (True, True, 0, 3), (True, False, 1, 4), (False, True, 1, 0)],
 )
-def test_memory_is_measured_in_the_warm_up(
-    models: Path, monkeypatch: pytest.MonkeyPatch, latency: bool, memory: bool, warmup: int, calls: list[str]
+def test_memory_is_measured_on_a_gpu_alone_in_a_call_of_its_own(
+    models: Path, monkeypatch: pytest.MonkeyPatch, latency: bool, memory: bool, warmup: int, calls: int, device: str
 ) -> None:
-    cell, sampler = make_cell(models), Calls(monkeypatch, "cpu")
+    cell, sampler = replace(make_cell(models), device=device), Calls(monkeypatch, "cpu")
+    monkeypatch.setattr(measuring, "alone_on", lambda _: nullcontext())
+    wants_memory = memory and device == "cuda"
+    seen = ["call"] * calls + ["memory"] * wants_memory
     record = Record(cell.key, cell, "ok", {}, 1.0)
     measure = Measure(latency=latency, memory=memory, repeats=3, warmup=warmup)
     found = measured(record, measure, 7, lambda: cast(Sampler, sampler), lambda: 0, None)
-    assert sampler.seen == calls
-    assert (found.latency is not None, found.memory is not None) == (latency, memory)
+    assert sampler.seen == seen
+    assert (found.latency is not None, found.memory is not None) == (latency, wants_memory)
     if found.latency:
         assert (found.latency.warmup, len(found.latency.call_s)) == (warmup, 3)
     again = measured(found, measure, 7, lambda: cast(Sampler, sampler), lambda: 0, None)
     assert again is found
     lent = measured(record, measure, 7, lambda: cast(Sampler, sampler), lambda: 0, found)
     assert (lent.latency, lent.memory) == (found.latency, found.memory)
-    assert sampler.seen == calls, "what is known is not measured again"
+    assert sampler.seen == seen, "what is known is not measured again"
+
+
+def test_figures_do_not_depend_on_the_order_of_cells(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, cells = Measure(latency=False), [replace(make_cell(models), steps=steps) for steps in (2, 4)]
+    kept: list[bytes] = []  # what a process has once it did something stays in its resident set
+
+    def figures(order: list[int]) -> list[Any]:
+        found: dict[int, Any] = {}
+        for i in order:
+            kept.append(bytes(2**24))
+            record = Record(cells[i].key, cells[i], "ok", {}, 1.0)
+            sampler = cast(Sampler, Calls(monkeypatch, "cpu"))
+            found[i] = measured(record, measure, 7, lambda sampler=sampler: sampler, lambda: 0, None).memory
+        return [found[0], found[1]]
+
+    assert figures([0, 1]) == figures([1, 0]) == [None, None]

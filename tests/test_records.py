@@ -55,7 +55,7 @@ FULL = Record(
     calls=CALLS,
     images=IMAGES,
     latency=LATENCY,
-    memory=Memory(1, 1, 2, None, 4, 5),
+    memory=Memory(1, 1, 2, None, 4),
 )
 BARE = Record(CELL.key, CELL, "ok", {}, 0.0)
 FAILED = replace(BARE, status="error", failure=Failure("ValueError", "eta „1.2“", "Traceback …\n  line"))

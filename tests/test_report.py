@@ -57,7 +57,7 @@ def make_record(method: str, steps: int, eta: float | None, failure: Failure | N
         return Record(cell.key, cell, "error", {"device": "cpu"}, 0.0, failure=failure)
     calls = Calls((1.0,) * steps, None, None, {}, {}, steps, steps, steps, 40 * steps, 8)
     latency = Latency(1, 1, "perf_counter", (0.1 * steps,) * 3, (0.01,) * 3, (0.08 * steps,) * 3, (0.005,) * 3)
-    memory = Memory(1, None, None, None, None, 500 * 2**20)
+    memory = Memory(1, 500 * 2**20, None, None, None)
     return Record(cell.key, cell, "ok", {"device": "cpu"}, 1.0, calls, Images(40, 8, 8, "s"), latency, memory)
 
 

@@ -43,9 +43,7 @@ def test_a_run_leaves_records_scores_tables_plots_grid_and_page(overrides: Overr
     assert len(record.latency.call_s) == 1
     parts = record.latency.text_encoder_s[0] + record.latency.denoiser_s[0] + record.latency.vae_s[0]
     assert 0 < parts <= record.latency.call_s[0]
-    assert record.memory is not None
-    assert record.memory.allocated_bytes is None, "a CPU has no GPU memory"
-    assert record.memory.host_rss_bytes
+    assert record.memory is None, "on a processor a call has no memory of its own"
     images = sorted((run / "cells" / record.key / "images").iterdir())
     assert [path.name for path in images] == [f"{i:05d}.png" for i in range(6)]
     for name in ("scores.csv", "report.html", "grid.png", "tables/scores.md", "plots/mini-quality-evaluations.svg"):

@@ -48,7 +48,7 @@ CELL = Cell(
 )
 CALLS = Calls((999.0,), None, None, {}, {}, 4, 4, 8, 32, 8)
 LATENCY = Latency(2, 1, "clock", (0.1, 0.2, 0.4), (0.01, 0.02, 0.04), (0.05, 0.06, 0.3), (0.03, 0.03, 0.03))
-MEMORY = Memory(2, 3 * 2**20, None, None, 0, 7 * 2**20)
+MEMORY = Memory(2, 3 * 2**20, None, None, 0)
 RECORD = Record(CELL.key, CELL, "ok", {}, 1.0, CALLS, latency=LATENCY, memory=MEMORY)
 FAILED = Record(CELL.key, CELL, "error", {}, 1.0, failure=Failure("ValueError", "black", "Traceback"))
 RUN = Run("x", {}, (), (), (), {"tcd": "TCD"}, ("fid", "attribute_accuracy"), (), "mini", "e1", "r1")
@@ -210,10 +210,9 @@ def test_memory_that_the_machine_cannot_tell_is_a_dash_and_a_measured_zero_is_a_
     (row,) = in_columns(cost_table(RUN, [ScoredCell(RECORD, {})]))
     assert row["GPU allocated MiB"] == "3"
     assert row["GPU device MiB"] == "0"
-    assert row["host RSS MiB"] == "7"
     unknown = replace(RECORD, memory=replace(MEMORY, allocated_bytes=None, device_bytes=None), latency=None)
     (row,) = in_columns(cost_table(RUN, [ScoredCell(unknown, {})]))
-    assert [row[name] for name in ("GPU allocated MiB", "GPU device MiB", "host RSS MiB")] == [NONE, NONE, "7"]
+    assert [row[name] for name in ("GPU allocated MiB", "GPU device MiB")] == [NONE, NONE]
     assert [row[name] for name in ("call p50 ms", "denoiser ms", "images/s")] == [NONE] * 3
 
 

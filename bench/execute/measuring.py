@@ -1,6 +1,7 @@
 """Latency and memory of a cell, with nothing beside it on its device.
 
-Memory is measured in a call that is not timed: on a GPU one of its own, on a processor the first of the warm-up.
+Memory is measured on a GPU alone, in a call of its own that is not timed. On a processor there is nothing to measure
+that is a call's own: the resident set of the process depends on which cells came before.
 """
 
 from __future__ import annotations
@@ -32,25 +33,30 @@ def measured(
 
     `beside_bytes` is asked for what lies on the GPU beside the pipeline once that is loaded.
     """
-    wants_latency = measure.latency and record.latency is None
-    wants_memory = measure.memory and record.memory is None
+    wants_latency, wants_memory = lacks_latency(record, measure), lacks_memory(record, measure)
     if not (wants_latency or wants_memory):
         return record
     rows = range(min(measure.batch_size, prompts))
     latency, memory = (kin.latency, kin.memory) if kin else (None, None)
-    warm = 0
     with alone_on(record.cell.device):
-        if wants_memory and memory is None and record.cell.device == "cpu" and measure.warmup:
-            memory, warm = _memory(load(), rows, beside_bytes), 1
         if wants_latency:
-            record = replace(record, latency=latency or _latency(load(), measure, rows, warm))
+            record = replace(record, latency=latency or _latency(load(), measure, rows))
         if wants_memory:
             record = replace(record, memory=memory or _memory(load(), rows, beside_bytes))
     return record
 
 
-def _latency(sampler: Sampler, measure: Measure, rows: range, warm: int) -> Latency:
-    """`warm` is how many of the warm-up's calls were made before."""
+def lacks_latency(record: Record, measure: Measure) -> bool:
+    """Whether a record's latency is asked for and not there."""
+    return measure.latency and record.latency is None
+
+
+def lacks_memory(record: Record, measure: Measure) -> bool:
+    """Whether a record's memory is asked for, can be measured, and is not there."""
+    return measure.memory and record.memory is None and record.cell.device != "cpu"
+
+
+def _latency(sampler: Sampler, measure: Measure, rows: range) -> Latency:
     pipeline = sampler.pipeline
     encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
     parts = {
@@ -61,9 +67,9 @@ def _latency(sampler: Sampler, measure: Measure, rows: range, warm: int) -> Late
     stopwatch = Stopwatch.of(torch.device(sampler.cell.device))
     call = lambda: sampler.call(rows)  # noqa: E731
     yardstick = make_yardstick(torch.device(sampler.cell.device), stopwatch)
-    latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup - warm, yardstick)
+    latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup, yardstick)
     waits = count_waits(call, pipeline.scheduler) if sampler.cell.device.startswith("cuda") else None
-    return replace(latency, scheduler_waits=waits, warmup=measure.warmup)
+    return replace(latency, scheduler_waits=waits)
 
 
 def _memory(sampler: Sampler, rows: range, beside_bytes: Callable[[], int]) -> Memory:

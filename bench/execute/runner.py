@@ -20,7 +20,7 @@ from bench.execute.device_lock import beside_others_on
 from bench.execute.lanes import Turns, side_by_side, spread
 from bench.execute.looking import Look
 from bench.execute.loop import Piece
-from bench.execute.measuring import measured
+from bench.execute.measuring import lacks_latency, lacks_memory, measured
 from bench.experiment.config import Measure
 from bench.files.png import hash_all, hash_image, hash_images
 from bench.generate.inputs import Inputs
@@ -44,8 +44,8 @@ def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> boo
         and record.status == "ok"
         and store.has_features(key, extractor)
         and not store.missing_images(record)
-        and not (measure.latency and record.latency is None)
-        and not (measure.memory and record.memory is None)
+        and not lacks_latency(record, measure)
+        and not lacks_memory(record, measure)
     )
 
 

@@ -176,6 +176,7 @@ class Measure:
 
     latency: bool = True
     repeats: Count = 5
+    again: bool = False
     warmup: Annotated[int, Field(ge=0)] = 1
     batch_size: Count = 1
     memory: bool = True

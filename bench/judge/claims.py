@@ -211,7 +211,7 @@ def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], 
                 theirs = _find_within(cells, model, claim, ours)
             for side, cell in ((mine, ours), (yours or (claim.object, None), theirs)):
                 if isinstance(cell, str):
-                    missing.append(f"{model} {_side_label(*side)} ({cell})")
+                    missing.append(f"{model} {side[0].label(side[1])} ({cell})")
             if isinstance(ours, str) or isinstance(theirs, str):
                 continue
             for metric in claim.metrics:
@@ -236,18 +236,25 @@ def _pairs(claim: Claim) -> list[tuple[tuple[Side, int], tuple[Side, int] | None
 
 def _find_within(cells: Sequence[ScoredCell], model: str, claim: Claim, ours: ScoredCell) -> ScoredCell | str:
     """The object's costliest cell that costs no more than the subject's, or why there is none."""
+    if claim.equal == "latency" and ours.disturbed:
+        return f"the latency of {ours.record.cell.label} was disturbed: {ours.disturbed}; measure it again"
     budget = cost_of(ours.record, claim.equal)
     unit = "UNet evaluations" if claim.equal == "evaluations" else "seconds an image"
     if budget is None:
         return f"the {unit} of {ours.record.cell.label} are not known"
     allowed = budget * (1.0 if claim.equal == "evaluations" else 1 + LATENCY_LEEWAY)
     counts = {cell.record.cell.steps for cell in cells if cell.record.cell.method == claim.object.method}
-    affordable = []
+    affordable, unsure = [], []
     for steps in sorted(counts):
         found = _find(cells, model, claim.object, steps)
-        if not isinstance(found, str) and (needed := cost_of(found.record, claim.equal)) and needed <= allowed:
+        if not isinstance(found, str) and claim.equal == "latency" and found.disturbed:
+            unsure.append((steps, found))
+        elif not isinstance(found, str) and (needed := cost_of(found.record, claim.equal)) and needed <= allowed:
             affordable.append((needed, steps, found))
-    return max(affordable, key=lambda entry: entry[:2])[2] if affordable else f"none takes {budget:.3g} {unit} or less"
+    best = max(affordable, key=lambda entry: entry[:2], default=None)
+    if beyond := [found for steps, found in unsure if best is None or steps > best[1]]:
+        return f"the latency of {beyond[0].record.cell.label} was disturbed: {beyond[0].disturbed}; measure it again"
+    return best[2] if best else f"none takes {budget:.3g} {unit} or less"
 
 
 def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> ScoredCell | str:
@@ -300,8 +307,3 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
         prompts=None if gain.groups is None else gain.groups.count,
     )
     return _Tested(comparison, None if difference.doubt else gain)
-
-
-def _side_label(side: Side, steps: int | None) -> str:
-    eta = "" if side.eta is None else f" eta {side.eta:g}"
-    return f"{side.method}{'' if steps is None else f' {steps} steps'}{eta}"

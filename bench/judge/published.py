@@ -85,6 +85,8 @@ def set_beside(run: Run, cells: Sequence[ScoredCell], published: Sequence[Publis
 def _differences(run: Run, scored: ScoredCell, number: Published, measured: Estimate | None) -> Iterator[str]:
     cell = scored.record.cell
     if measured is None:
+        if scored.disturbed:
+            yield f"our latency was disturbed: {scored.disturbed}"
         yield f"on {_machine(scored)}; theirs on {number.note.rpartition('; ')[2] or 'hardware not stated'}"
     else:
         if number.images != measured.n:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bench.cell import content_hash
 from bench.judge.forked import map_forked
+from bench.judge.pace import disturbed
 from bench.records import BenchError, Record, StoreError
 from bench.request import Run
 from bench.score.estimate import Estimate
@@ -30,12 +31,14 @@ class ScoredCell:
     """A cell's record with its estimates by short metric name (`fid`, `clip_score` …); none for a failed cell.
 
     `problems` says, by metric, why there is no estimate. `cut_prompts` counts those longer than the evaluator reads.
+    `disturbed` says why its latency does not stand, None where it does (bench.judge.pace).
     """
 
     record: Record
     estimates: Mapping[str, Estimate]
     problems: Mapping[str, str] = field(default_factory=dict)
     cut_prompts: int = 0
+    disturbed: str | None = None
 
 
 def cost_of(record: Record, kind: str) -> float | None:
@@ -58,7 +61,10 @@ def score_run(store: Store, run: Run) -> list[ScoredCell]:
     """Score every recorded cell of a run, in the plan's order; cells without a record are not in the list."""
     real = None if run.reference is None else _load_reference(store, run, run.reference)
     found = map_forked(partial(_score_key, store, run, real), run.cells, fewest=500)
-    return [_with_stand_ins(store, run, real, scored) for scored in found if scored is not None]
+    known = [scored for scored in found if scored is not None]
+    reasons = disturbed([scored.record for scored in known])
+    marked = [replace(s, disturbed=reasons[s.record.key]) if s.record.key in reasons else s for s in known]
+    return [_with_stand_ins(store, run, real, scored) for scored in marked]
 
 
 def _load_reference(store: Store, run: Run, reference: str) -> RealImages:

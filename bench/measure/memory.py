@@ -1,4 +1,4 @@
-"""Peak memory of one call, which is not timed. What the machine cannot tell is None, never 0."""
+"""Peak memory of one call on a GPU, which is not timed. What the machine cannot tell is None, never 0."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol
 
-import psutil
 import torch
 
 from bench.records import Memory
@@ -34,9 +33,8 @@ def measure_memory(
     """Run `call` once and return its peaks.
 
     `allocated` and `reserved` come from PyTorch's allocator; the process's and the whole device's use are polled from
-    NVML (or from the gauges given), the host's resident set from the operating system. The device's is what nvidia-smi
-    shows: what the driver keeps for itself is not in it. `beside_bytes` are on the GPU all the time and not the call's;
-    they are taken off its peaks.
+    NVML (or from the gauges given). The device's is what nvidia-smi shows: what the driver keeps for itself is not in
+    it. `beside_bytes` are on the GPU all the time and not the call's; they are taken off its peaks.
     """
     cuda = device.type == "cuda"
     if cuda:
@@ -45,8 +43,7 @@ def measure_memory(
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    own = psutil.Process()
-    gauges: dict[str, Gauge] = {"host": lambda: int(own.memory_info().rss)}
+    gauges: dict[str, Gauge] = {}
     if process_bytes:
         gauges["process"] = process_bytes
     if device_bytes:
@@ -65,7 +62,6 @@ def measure_memory(
         reserved_bytes=own_part(torch.cuda.max_memory_reserved(device) if cuda else None),
         process_bytes=own_part(poller.peaks.get("process")),
         device_bytes=own_part(poller.peaks.get("device")),
-        host_rss_bytes=poller.peaks.get("host"),
         beside_bytes=beside_bytes,
     )
 

@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "tcd-bench",
     "text.parse_math": False,  # a label is what it says
 }
+PEAKS = (("allocated_bytes", "GPU, allocated"), ("device_bytes", "GPU, whole device"))
 MOST_LINES = 12
 MOST_BARS = 60
 MOST_VALUES = 300
@@ -78,7 +79,8 @@ def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str,
         caption = f"Quality against UNet evaluations per image (guidance counts twice){rest}"
         yield 0, "quality-evaluations", caption, partial(_quality, run, named, others, metrics, "evaluations")
         if any(scored.record.latency for scored in own):
-            caption = f"Quality against measured latency, seconds per image{rest}"
+            hollow = "; hollow: disturbed by load, on no front" if any(scored.disturbed for scored in own) else ""
+            caption = f"Quality against measured latency, seconds per image{rest}{hollow}"
             yield 1, "quality-latency", caption, partial(_quality, run, named, others, metrics, "latency")
         if panels := eta_panels(run, own):
             most = max(1, MOST_PANELS // len(metrics))
@@ -86,14 +88,19 @@ def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str,
             given = panels[:most], metrics
             yield 3, "eta", f"Quality against eta, one line a step count{rest}", partial(_eta_curves, *given)
             yield 2, "eta-steps", f"Quality by eta and steps; darker is better{rest}", partial(_eta_map, *given)
-    bars = [(f"{line.label}, {s.record.cell.steps} steps", s) for line in series for s in line.cells]
+    bars = [
+        (f"{line.label}, {s.record.cell.steps} steps{'*' if s.disturbed else ''}", s)
+        for line in series
+        for s in line.cells
+    ]
     cut = "" if len(bars) <= MOST_BARS else f" (the first {MOST_BARS} of {len(bars)} cells)"
     bars = bars[:MOST_BARS]
     if any(scored.record.latency for _, scored in bars):
-        caption = f"Where a call's time goes: median seconds per image by part{cut}"
+        mark = "; * disturbed by load" if any(scored.disturbed for _, scored in bars) else ""
+        caption = f"Where a call's time goes: median seconds per image by part{cut}{mark}"
         yield 4, "latency-parts", caption, partial(_latency_parts, bars)
-    if any(scored.record.memory for _, scored in bars):
-        yield 5, "memory", f"Peak memory of one call{cut}", partial(_memory, bars)
+    if any(getattr(s.record.memory, name, None) is not None for _, s in bars for name, _ in PEAKS):
+        yield 5, "memory", f"Peak GPU memory of one call{cut}", partial(_memory, bars)
 
 
 def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:
@@ -119,12 +126,15 @@ def _part(series: Sequence[Series], metrics: Sequence[Metric]) -> tuple[list[Ser
     return named, [line for i, line in enumerate(series) if i not in chosen]
 
 
-def _points_of(line: Series, metric: Metric, kind: str) -> list[tuple[float, float, tuple[float, float]]]:
-    """Cost, value and whiskers of those cells of a line that have them."""
+def _points_of(
+    line: Series, metric: Metric, kind: str, disturbed: bool | None = None
+) -> list[tuple[float, float, tuple[float, float]]]:
+    """Cost, value and whiskers of those cells of a line that have them; of latencies the disturbed or the others."""
     return [
         (cost, estimate.best, estimate.whiskers)
         for s in line.cells
         if (estimate := s.estimates.get(metric.short)) and (cost := cost_of(s.record, kind))
+        if disturbed is None or disturbed == bool(kind == "latency" and s.disturbed)
     ]
 
 
@@ -141,15 +151,22 @@ def _quality(
                 costs, values, errors = zip(*known, strict=True)
                 style = {"color": line.colour, "marker": line.marker, "markersize": 4.5, "linewidth": 1.2}
                 axes.errorbar(costs, values, np.transpose(errors), label=line.label, capsize=2, **style)
-        points = [(x, y) for line in named for x, y, _ in _points_of(line, metric, kind)]
-        grey = [(x, y) for line in others for x, y, _ in _points_of(line, metric, kind)]
+            if hollow := _points_of(line, metric, kind, disturbed=True):
+                style = {"color": line.colour, "marker": line.marker, "markersize": 4.5}
+                costs, values, _ = zip(*hollow, strict=True)
+                inside = {**style, "markerfacecolor": "white", "markeredgecolor": line.colour, "linestyle": "none"}
+                axes.plot(costs, values, zorder=3, **inside)
+        points = [(x, y) for line in named for x, y, _ in _points_of(line, metric, kind, disturbed=False)]
+        grey = [(x, y) for line in others for x, y, _ in _points_of(line, metric, kind, disturbed=False)]
         if grey:
             axes.scatter(*zip(*grey, strict=True), s=6, color="#bbbbbb", zorder=0, label="others")
             points += grey
         front = pareto_front(points, metric.higher_is_better)
         where = {"drawstyle": "steps-post", "color": "#888888", "linestyle": ":", "linewidth": 1.6, "zorder": 0}
-        axes.plot(*zip(*front, strict=True), label="Pareto front", **where)
-        log_axis(axes, [cost for cost, _ in points], marked=kind == "evaluations")
+        if front:
+            axes.plot(*zip(*front, strict=True), label="Pareto front", **where)
+        shown = [x for line in (*named, *others) for x, _, _ in _points_of(line, metric, kind)]
+        log_axis(axes, shown, marked=kind == "evaluations")
         axes.set_xlabel("UNet evaluations per image" if kind == "evaluations" else "latency, s per image (median)")
         n = max(
             (
@@ -258,16 +275,11 @@ def _latency_parts(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
 
 def _memory(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
     bars = [(label, scored.record.memory) for label, scored in cells if scored.record.memory]
-    names = (
-        ("allocated_bytes", "GPU, allocated"),
-        ("device_bytes", "GPU, whole device"),
-        ("host_rss_bytes", "host, resident"),
-    )
-    shown = [(key, name) for key, name in names if any(getattr(memory, key) is not None for _, memory in bars)]
+    shown = [(key, name) for key, name in PEAKS if any(getattr(memory, key) is not None for _, memory in bars)]
     figure = Figure(figsize=(8, 0.24 * len(bars) * max(1, len(shown)) ** 0.5 + 1.2), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / max(1, len(shown))
-    for i, ((key, name), colour) in enumerate(zip(shown, ("#0072B2", "#56B4E9", "#999999"), strict=False)):
+    for i, ((key, name), colour) in enumerate(zip(shown, ("#0072B2", "#56B4E9"), strict=False)):
         widths = [math.nan if (count := getattr(memory, key)) is None else count / 2**20 for _, memory in bars]
         axes.barh(
             [y + (i - (len(shown) - 1) / 2) * height for y in range(len(bars))],

@@ -84,20 +84,12 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
             p50 = p95 = median(latency.call_s)
             if len(latency.call_s) > 1:
                 p95 = quantiles(latency.call_s, n=20, method="inclusive")[-1]
-            times = [
-                _milliseconds(p50),
-                _milliseconds(p95),
-                *(_milliseconds(median(part)) for part in (latency.text_encoder_s, latency.denoiser_s, latency.vae_s)),
-                NONE if latency.scheduler_waits is None else str(latency.scheduler_waits),
-                f"{latency.batch_size / p50:.2f}",
-            ]
-        peaks = [NONE] * 3
-        if memory:
-            peaks = [
-                _mebibytes(memory.allocated_bytes),
-                _mebibytes(memory.device_bytes),
-                _mebibytes(memory.host_rss_bytes),
-            ]
+            parts = latency.text_encoder_s, latency.denoiser_s, latency.vae_s
+            seconds = [_milliseconds(value) for value in (p50, p95, *map(median, parts))]
+            waits = NONE if latency.scheduler_waits is None else str(latency.scheduler_waits)
+            mark = "*" if cell.disturbed else ""
+            times = [*(text + mark for text in seconds), waits, f"{latency.batch_size / p50:.2f}{mark}"]
+        peaks = [_mebibytes(getattr(memory, name, None)) for name in ("allocated_bytes", "device_bytes")]
         rows.append((*identity.of(cell), *times, *peaks))
     return Table(
         "costs",
@@ -105,12 +97,25 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         (
             *identity.heads,
             *("call p50 ms", "call p95 ms", "text encoder ms", "denoiser ms", "VAE ms", "scheduler waits", "images/s"),
-            *("GPU allocated MiB", "GPU device MiB", "host RSS MiB"),
+            *("GPU allocated MiB", "GPU device MiB"),
         ),
         tuple(rows),
-        (*identity.numeric, *[True] * 10),
-        f"{NONE} means that the machine cannot tell. Parts are sums over one call, by module hooks; waits are "
-        "operations of the scheduler's steps that stop the host until the GPU is done.",
+        (*identity.numeric, *[True] * 9),
+        f"{NONE} means that the machine cannot tell; on a processor that is the memory of a call. Parts are sums over "
+        "one call, by module hooks; waits are operations of the scheduler's steps that make the host wait for the GPU."
+        + disturbed_in_words(cells),
+    )
+
+
+def disturbed_in_words(cells: Sequence[ScoredCell]) -> str:
+    """What the mark * of latencies means, and which ones have it; empty where none has."""
+    found = [f"{cell.record.cell.label} ({cell.disturbed})" for cell in cells if cell.disturbed]
+    if not found:
+        return ""
+    rest = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    return (
+        f" * These latencies were disturbed by load and do not stand: {'; '.join(found[:5])}{rest}. They are on no "
+        "front and in no claim; run again with measure.again=true on an idle machine to measure them again."
     )
 
 

@@ -52,6 +52,8 @@ def _table(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
     ]
     if len(cells) > MOST_CELLS:
         lines.append(f"… and {len(cells) - MOST_CELLS} more in the report")
+    if any(cell.disturbed for cell in cells):
+        lines.append("* disturbed by load: measure again on an idle machine (measure.again=true)")
     if waiting := len(run.cells) - len(cells):
         lines.append(f"{waiting} cells have not been run yet")
     return lines
@@ -101,7 +103,7 @@ def _scores(name: str, cells: Sequence[ScoredCell]) -> list[str]:
 
 def _latency(cell: ScoredCell) -> str:
     latency = cell.record.latency
-    return f"{1000 * median(latency.call_s):.0f} ms" if latency else ""
+    return f"{1000 * median(latency.call_s):.0f} ms{'*' if cell.disturbed else ''}" if latency else ""
 
 
 def _verdict(judgement: Judgement) -> str:

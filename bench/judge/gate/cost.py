@@ -20,7 +20,7 @@ from bench.request import CostLimits, Limit
 MACHINE = ("device", "processor", "cores", "threads", "gpus", "system", "lanes", "freed_memory_kept")
 FARTHEST_PACE = 1.5
 """How much slower or faster a machine may have been, by its yardstick, for its latencies to be compared."""
-PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes", "host_rss_bytes")
+PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes")
 
 
 def compare_costs(pairs: Sequence[Pair], limits: CostLimits) -> list[Outcome]:
