@@ -271,6 +271,8 @@ def _set(settings: Settings, override: Override, schema: Types, groups: Mapping[
             )
     if override.sign == "~":
         inner = value_at(settings, above)
+        if len(path) == 2 and last in groups.get(PLURALS.get(path[0], ""), ()) and value_at(inner, [last]) is None:
+            return  # what is not chosen is gone already
         if override.text is not None or not isinstance(inner, dict) or last not in inner:
             said = "was given, but a removal takes no value" if override.text is not None else "has no value to remove"
             raise BenchError(f"~{override.name} {said}; write ~name for a setting that has one")
