@@ -32,7 +32,7 @@ def test_a_launch_is_read_as_it_was_written(files: Files) -> None:
 def test_a_damaged_launch_is_refused_in_a_sentence(files: Files, content: bytes) -> None:
     files.write("launches/x.json", content)
     with pytest.raises(BenchError, match=r"launches/x.json is damaged; start the run again"):
-        Launch.latest(files)
+        Launch.load(files, "x")
 
 
 @pytest.mark.parametrize("changed", [{"since": "x"}, {"images": None}, {"state": 3}, [], "garbage"])
