@@ -158,6 +158,12 @@ class Estimate:
         """How many units differ from the most common value, or half of them and more."""
         return sum(int((np.abs(rows - np.median(rows)) > self.resolution).sum()) for rows in self._sets)
 
+    @property
+    def _away_from_bound(self) -> float:
+        """How many of the independent answers that a share's error amounts to are the rarer one."""
+        share, squared = (self.best - self.unit[1]) / self.unit[0], (self.standard_error / self.unit[0]) ** 2
+        return share * (1 - share) / squared * min(share, 1 - share)
+
     @cached_property
     def doubt(self) -> str | None:
         """Why the interval would not hold, in words; None where it holds."""
@@ -168,6 +174,11 @@ class Estimate:
         if self.mean_of and self._apart < FEWEST_APART:
             units = "prompts" if self.groups else "images"
             return f"{self._apart} of {self.sample} say something else than all others; it takes {FEWEST_APART} {units}"
+        if self.mean_of == "shares" and (count := self._away_from_bound) < FEWEST_APART - 0.5:
+            return (
+                f"{self.sample} have as much to say as {count:.1f} answers that are not the most common one; it takes "
+                f"{FEWEST_APART}"
+            )
         if self.exact:
             return None
         whole, together = self._variances
