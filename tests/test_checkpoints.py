@@ -150,12 +150,16 @@ def test_everything_that_is_missing_is_said_at_once(own: Path, capsys: pytest.Ca
     assert not (own / "run").exists()
 
 
-def test_weights_as_pickles_are_named_as_what_they_are(own: Path) -> None:
+def test_weights_of_another_format_than_their_name_says_are_refused(own: Path) -> None:
     unet = own / "teacher" / "unet"
     (unet / "diffusion_pytorch_model.safetensors").rename(unet / "diffusion_pytorch_model.bin")
-    assert "unet/diffusion_pytorch_model.bin and no diffusion_pytorch_model.safetensors" in faults_of(
-        experiment_on(own)
-    )
+    assert "unet/diffusion_pytorch_model.bin was not written by torch.save" in faults_of(experiment_on(own))
+
+
+def test_weights_of_an_evaluator_are_safetensors(own: Path) -> None:
+    evaluator = own / "evaluator"
+    (evaluator / "open_clip_model.safetensors").rename(evaluator / "open_clip_pytorch_model.bin")
+    assert "open_clip_pytorch_model.bin and no open_clip_model.safetensors" in faults_of(experiment_on(own))
 
 
 def test_a_shard_that_its_index_names_must_be_there(own: Path) -> None:

@@ -60,6 +60,8 @@ def check_payload(path: Path) -> tuple[int, int]:
         )
     if beginning.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise BenchError(f"{path} is a web page and not a weights file; fetch it again")
+    if path.suffix == ".bin" and not beginning.startswith((b"PK\x03\x04", b"\x80")):  # torch.save's forms
+        raise BenchError(f"{path} was not written by torch.save; fetch or copy it again")
     return state.st_size, state.st_mtime_ns
 
 
