@@ -420,7 +420,7 @@ def test_an_inpainting_model_is_found_by_its_denoiser(own: Path) -> None:
 def test_a_teacher_takes_its_model_s_guidance_scale(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "experiment=smoke", "claim=[]", "model=[mini,sdxl,sd15]", "scores=[]", "device=cpu"]) == 0
     shown = [line.split() for line in capsys.readouterr().out.splitlines() if " dpmpp_2s 2 steps" in line]
-    assert {line[1]: line[5] for line in shown} == {"mini": "3", "sdxl": "7", "sd15": "7.5"}
+    assert {line[1]: line[7] for line in shown} == {"mini": "3", "sdxl": "7", "sd15": "7.5"}
 
 
 def test_a_model_of_unknown_guidance_takes_its_pipeline_s_default_and_says_so(own: Path) -> None:

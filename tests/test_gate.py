@@ -316,6 +316,13 @@ def test_without_a_normal_interval_the_bound_holds_for_any_distribution() -> Non
     assert exceeds(Estimate(1.0, rows, problem="too few"), 0.0) == 1.0
 
 
+def test_a_loss_that_is_the_same_for_every_image_is_a_loss() -> None:
+    same = Estimate(1.0, np.zeros(10))
+    assert exceeds(same, 0.5) == 0.5**10
+    assert exceeds(same, 1.5) == 1.0
+    assert exceeds(Estimate(1.0, np.zeros(2)), 0.5) > 0.05, "of two images that is chance"
+
+
 def test_false_alarms_are_rare_where_nothing_but_the_noise_changed() -> None:
     rng = np.random.default_rng(5)
     alarms = 0

@@ -69,10 +69,14 @@ def exceeds(gain: Estimate, limit: float) -> float:
     """p-value of the hypothesis that the true gain is not above a limit.
 
     Where the normal interval does not hold, by Cantelli's inequality, which holds for any distribution:
-    P(X − μ ≥ k) ≤ σ²/(σ² + k²), with the whole variance, nothing taken off for interactions.
+    P(X − μ ≥ k) ≤ σ²/(σ² + k²), with the whole variance, nothing taken off for interactions. Where all units gain the
+    same, by the sign test: were a gain above the limit no likelier than one below, all of n would be with 2⁻ⁿ.
     """
-    if gain.problem is not None or (gain.is_constant and abs(gain.best) > gain.resolution):
+    if gain.problem is not None:
         return 1.0
+    if gain.is_constant:
+        units = gain.n if gain.groups is None else len(gain.groups.sizes)
+        return 0.5**units if gain.best > limit else 1.0
     if gain.doubt is None:
         return gain.scaled(1.0, -limit).p_value("greater")
     excess = gain.best - limit
