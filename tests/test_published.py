@@ -38,6 +38,29 @@ def test_only_the_same_model_method_steps_and_score_stand_beside(store: Store, s
         assert set_beside(run, scored, [replace(NUMBER, **change)]) == []
 
 
+@pytest.mark.parametrize(("stated", "etas"), [({"eta": 0.0}, [0.0]), ({"eta": 0.3}, []), ({"guidance": 6.0}, [])])
+def test_like_is_set_beside_like(
+    store: Store, scored: list[ScoredCell], stated: dict[str, float], etas: list[float]
+) -> None:
+    pairs = set_beside(store.run(), scored, [replace(NUMBER, **stated)])
+    assert [pair.cell.record.cell.eta for pair in pairs] == etas
+
+
+def test_what_sources_state_is_read() -> None:
+    numbers = load_published()
+    assert {n.guidance for n in numbers if "guidance" in n.note} == {6.0}
+    assert {n.pixels for n in numbers if n.model == "sd15"} == {512}
+    assert {n.eta for n in numbers} == {None}, "no source states it for its tables"
+
+
+def test_measured_cells_of_several_etas_are_told_apart(store: Store, scored: list[ScoredCell]) -> None:
+    pairs = set_beside(store.run(), scored, [NUMBER])
+    legend = [text.get_text() for text in draw_beside(store.run(), pairs).legends[0].get_texts()]
+    assert sum("measured" in text for text in legend) == 2
+    rows = beside_table(store.run(), pairs).rows
+    assert {row[2] for row in rows} == {"0", "1"}
+
+
 def test_a_score_that_was_published_times_a_hundred_stands_beside_ours_times_a_hundred(
     store: Store, scored: list[ScoredCell]
 ) -> None:
@@ -47,7 +70,7 @@ def test_a_score_that_was_published_times_a_hundred_stands_beside_ours_times_a_h
     assert pair.measured is not None
     assert pair.measured.value == pytest.approx(100 * scored[0].estimates["clip_score"].value)
     assert "extractor" not in "; ".join(pair.differences)
-    assert beside_table(store.run(), [pair]).rows[0][4] == "68.49"
+    assert beside_table(store.run(), [pair]).rows[0][6] == "68.49"
     assert {n.metric for n in load_published() if n.metric.startswith("pick")} == {"pick_score", "pick_score_by_100"}
 
 
@@ -55,16 +78,18 @@ def test_each_difference_of_protocol_is_named(store: Store, scored: list[ScoredC
     said = "; ".join(set_beside(store.run(), scored, [NUMBER])[0].differences)
     for words in ("40 images; theirs 5,000", "extractor mini; theirs ViT-B/32", "prompts world; theirs COCO val2014"):
         assert words in said
-    assert "8×8 pixels" in said
-    alike = replace(NUMBER, images=40, extractor="mini", prompts="world")
+    assert "8×8 pixels; theirs not stated" in said
+    assert "η 0; theirs not stated" in said
+    assert "guidance 0; theirs not stated" in said
+    alike = replace(NUMBER, images=40, extractor="mini", prompts="world", eta=0.0, guidance=0.0, pixels=8)
     assert "theirs" not in "; ".join(set_beside(store.run(), scored, [alike])[0].differences)
 
 
 def test_the_table_and_the_plot_show_both(store: Store, scored: list[ScoredCell]) -> None:
     pairs = set_beside(store.run(), scored, [NUMBER])
     row = beside_table(store.run(), pairs).rows[0]
-    assert row[4] == "31.2"
-    assert "±" in row[5]
+    assert row[6] == "31.2"
+    assert "±" in row[7]
     axes = draw_beside(store.run(), pairs).axes[0]
     assert 31.2 in np.concatenate([np.atleast_1d(line.get_ydata()) for line in axes.lines])
 

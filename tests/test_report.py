@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,6 +25,7 @@ from bench.judge.claims import Comparison, Judgement, judge_claims
 from bench.judge.scores import score_run
 from bench.records import BenchError, Calls, Damaged, Failure, Images, Latency, Memory, Record
 from bench.report.axes import legend_below, log_axis
+from bench.report.grid import PromptGrid
 from bench.report.pairs import HEIGHT, differences
 from bench.report.pictures import Picture, open_picture, to_data_uri
 from bench.report.plots import STYLE
@@ -235,9 +237,29 @@ def test_a_score_that_cannot_be_had_is_explained_and_the_others_stand(store: Sto
     features["image"][3, 1] = np.nan
     store.save_features(broken.key, "e", features)
     page = Path(write_report(store)).read_text(encoding="utf-8")
-    assert "has no fid:" in page
+    assert f"No fid of {broken.cell.label}:" in page
     assert "NaN" in page
     assert "fid_mini_n40" in page
+
+
+def test_what_all_cells_lack_is_said_once(store: Store) -> None:
+    run = store.run()
+    for record in store.records():
+        if record.status == "ok":
+            one = {name: rows[:1] for name, rows in store.features_of(record, "e").items()}
+            store.save_features(record.key, "e", one, record.images_hash)
+    store.save_run(replace(run, prompts=run.prompts[:1]))
+    page = Path(write_report(store)).read_text(encoding="utf-8")
+    assert page.count("<p><strong>No ") == 1
+    assert "No fid of all cells:" in page
+    assert "(no interval)" in page
+
+
+def test_the_slider_starts_where_most_methods_have_an_image() -> None:
+    here: Any = "an image"
+    rows = (("ddim", (here, here, here)), ("tcd", (None, here, here)), ("lcm", (None, None, here)))
+    assert PromptGrid("mini", "x", (1, 2, 4), rows).start == 2
+    assert PromptGrid("mini", "x", (1, 2, 4), rows[:2]).start == 1
 
 
 def test_etas_that_differ_between_methods_only_make_no_curve(store: Store) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.judge.claims import Comparison, Judgement
 from bench.judge.scores import ScoredCell
 from bench.records import Calls, Failure, Latency, Memory, Record
@@ -21,13 +21,15 @@ from bench.report.tables import (
     Table,
     cost_table,
     score_table,
+    settings_table,
     to_csv,
     to_latex,
     to_markdown,
     verdict_table,
 )
 from bench.request import Claim, Run, Side
-from bench.score.estimate import Estimate
+from bench.score.estimate import Estimate, mean_estimate
+from bench.score.groups import Groups
 
 NASTY = r"""<script>alert("1")</script>, | $%&_#{}~^\ *[x](y)` 'η' ± 3–4"""
 CELL = Cell(
@@ -334,3 +336,45 @@ def test_a_biased_score_stands_with_and_without_its_bias() -> None:
     assert table.rows[0][6:8] == ("12.00", "11.00 ± 1.29")
     assert table.rows[1][6:8] == ("12.00", "no interval")
     assert table.rows[2][6:] == (NONE, NONE, NONE)
+
+
+def test_what_stands_in_for_a_score_is_named_with_its_own_value() -> None:
+    other = Estimate(0.0123, np.array([0.001, -0.001, 0.003, -0.003]))
+    fid = Estimate(
+        12.0, other.influence, debiased=11.0, problem="too few", stand_in=lambda: other, stand_in_name="kernel"
+    )
+    (row,) = score_table(RUN, [ScoredCell(RECORD, {"fid": fid})]).rows
+    assert row[6:8] == ("12.00", "no interval; kid 0.012 ± 0.001")
+    (row,) = score_table(replace(RUN, metrics=("fid", "kid")), [ScoredCell(RECORD, {"fid": fid, "kid": other})]).rows
+    assert row[6:9] == ("12.00", "no interval", "0.012 ± 0.001")
+    assert "inf" not in str(row)
+
+
+def test_tables_say_of_how_many_prompts_images_are() -> None:
+    rng = np.random.default_rng(0)
+    clusters = mean_estimate(rng.normal(size=64), Groups.of(np.repeat(np.arange(32), 2), 64))
+    table = score_table(replace(RUN, metrics=("clip_score",)), [ScoredCell(RECORD, {"clip_score": clusters})])
+    assert "standard error over 64 images of 32 prompts." in table.note
+    (row,) = csv_rows(ScoredCell(RECORD, {"clip_score": clusters}))
+    assert (row["n"], row["prompts"]) == ("64", "32")
+    judged = [Judgement(CLAIM, "undecided", (replace(COMPARISON, prompts=32),), ())]
+    assert in_columns(verdict_table(RUN, judged))[0]["n"] == "512 of 32 prompts"
+
+
+def test_a_mean_of_one_number_is_that_number_without_an_interval() -> None:
+    one = mean_estimate(np.array([31.5]))
+    table = score_table(replace(RUN, metrics=("clip_score",)), [ScoredCell(RECORD, {"clip_score": one})] * 3)
+    assert [row[-1] for row in table.rows] == ["31.50 (no interval)"] * 3
+    assert table.note.count("1 image is too few for an interval of their mean: it takes 20 or more") == 1
+    (row,) = csv_rows(ScoredCell(RECORD, {"clip_score": one}))
+    assert (row["value"], row["standard_error"], row["ci_low"]) == ("31.5", "", "")
+
+
+def test_what_was_run_names_strength_scale_adapters_dtype_and_size() -> None:
+    task = Task("inpainting", {"kind": "inpainting", "strength": 0.99}, "abc")
+    cell = replace(CELL, task=task, adapters=(Adapter("tcd", "x", "f", "w1", 0.7),), fused=True)
+    table = settings_table(RUN, [ScoredCell(replace(RECORD, cell=replace(cell, steps=n)), {}) for n in (2, 4)])
+    (row,) = in_columns(table)
+    assert row["Task"] == "inpainting, strength 0.99, inputs abc"
+    assert row["Adapters × scale (weights)"] == "tcd × 0.7 (w1), fused"
+    assert (row["dtype"], row["Size"], row["Steps"]) == ("float32", "64×64", "2, 4")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.cell import plain_number
 from bench.judge.scores import ScoredCell, cost_of
 from bench.request import Run
 from bench.score.estimate import Estimate
 from bench.score.metrics import METRICS
 
+TEXTS = ("prompts", "extractor", "source", "trust", "note")
 SECONDS = "seconds_per_image"
 SCALED = {"image_reward_x100": ("image_reward", 100.0), "pick_score_by_100": ("pick_score", 0.01)}
 """Scores that were published times something: the score, and the factor."""
@@ -19,7 +21,10 @@ SCALED = {"image_reward_x100": ("image_reward", 100.0), "pick_score_by_100": ("p
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One published number. `trust` is "primary" where the method's own authors published it, else "secondary"."""
+    """One published number. `trust` is "primary" where the method's own authors published it, else "secondary".
+
+    Eta, guidance scale and side of the images in pixels are None where the source does not state them.
+    """
 
     model: str
     method: str
@@ -32,6 +37,9 @@ class Published:
     source: str
     trust: str
     note: str
+    eta: float | None = None
+    guidance: float | None = None
+    pixels: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +67,28 @@ def load_published() -> list[Published]:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 images = int(row["images"]) if row["images"] else None
-                texts = [row[name] for name in ("prompts", "extractor", "source", "trust", "note")]
+                prompts, extractor, source, trust, note = (row[name] for name in TEXTS)
                 steps, value = int(row["steps"]), float(row["value"])
-                found.append(Published(row["model"], row["method"], steps, row["metric"], value, images, *texts))
+                named = row["model"], row["method"], steps, row["metric"], value, images
+                number = Published(*named, prompts, extractor, source, trust, note)
+                eta, guidance = (float(row[name]) if row[name] else None for name in ("eta", "guidance"))
+                pixels = int(row["pixels"]) if row["pixels"] else None
+                found.append(replace(number, eta=eta, guidance=guidance, pixels=pixels))
     return found
 
 
 def set_beside(run: Run, cells: Sequence[ScoredCell], published: Sequence[Published]) -> list[Beside]:
-    """Every published number that a cell of the run measured too: same model, method, steps and score."""
+    """Every published number that a cell of the run measured too: same model, method, steps and score.
+
+    Eta and guidance scale have to be the same where they are stated; where they are not, the differences say so.
+    """
     found = []
     for number in published:
         for cell in cells:
             own = cell.record.cell
             if (own.base.name, own.method, own.steps) != (number.model, number.method, number.steps) or own.cost_only:
+                continue
+            if number.eta not in (None, own.eta) or number.guidance not in (None, own.guidance_scale):
                 continue
             score, factor = SCALED.get(number.metric, (number.metric, 1.0))
             measured = cell.estimates[score].scaled(factor) if score in cell.estimates else None
@@ -99,9 +116,14 @@ def _differences(run: Run, scored: ScoredCell, number: Published, measured: Esti
         source = str(run.settings["prompts"]["source"])
         if _plain(number.prompts) not in _plain(source):
             yield f"prompts {source}; theirs {number.prompts or 'not stated'}"
-    yield f"{cell.base.height}×{cell.base.width} pixels, {cell.base.dtype}, guidance {cell.guidance_scale:g}" + (
-        "" if cell.eta is None else f", η {cell.eta:g}"
-    )
+    if number.guidance is None:
+        yield f"guidance {plain_number(cell.guidance_scale)}; theirs not stated"
+    if number.eta is None and cell.eta is not None:
+        yield f"η {plain_number(cell.eta)}; theirs not stated"
+    if {cell.base.height, cell.base.width} != {number.pixels}:
+        theirs = "not stated" if number.pixels is None else f"{number.pixels}×{number.pixels}"
+        yield f"{cell.base.height}×{cell.base.width} pixels; theirs {theirs}"
+    yield f"in {cell.base.dtype}"
 
 
 def _machine(scored: ScoredCell) -> str:

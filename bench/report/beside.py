@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bench.cell import plain_number
 from bench.judge.published import Beside
 from bench.report.identity import NONE
 from bench.report.series import COLOURS, MARKERS
@@ -23,7 +24,9 @@ def beside_table(run: Run, pairs: Sequence[Beside]) -> Table:
         number, cell = pair.published, pair.cell.record.cell
         rows.append(
             (
-                *(cell.base.name, run.labels.get(cell.method, cell.method), str(cell.steps), _title(number.metric)),
+                *(cell.base.name, run.labels.get(cell.method, cell.method)),
+                *(NONE if cell.eta is None else plain_number(cell.eta), plain_number(cell.guidance_scale)),
+                *(str(cell.steps), _title(number.metric)),
                 *(f"{number.value:g}", _measured(pair), number.trust),
                 *("; ".join(pair.differences), "; ".join(filter(None, (number.source, number.note)))),
             )
@@ -32,11 +35,11 @@ def beside_table(run: Run, pairs: Sequence[Beside]) -> Table:
         "published",
         "Beside the published numbers",
         (
-            *("Base", "Method", "Steps", "Score", "published", "measured", "trust"),
+            *("Base", "Method", "η", "Guidance", "Steps", "Score", "published", "measured", "trust"),
             *("what differs from their protocol", "source"),
         ),
         tuple(rows),
-        (False, False, True, False, True, True, False, False, False),
+        (False, False, True, True, True, False, True, True, False, False, False),
         "One implementation's number is a poor yardstick for another's. Primary: published by the method's authors.",
     )
 
@@ -58,14 +61,28 @@ def draw_beside(run: Run, pairs: Sequence[Beside]) -> Figure:
             theirs = {(p.published.steps, p.published.value) for p in own}
             if theirs:
                 axes.plot(*zip(*sorted(theirs), strict=True), **style, fillstyle="none", label=f"{label}, published")
-            ours = [(p.published.steps, *_interval(p)) for p in own]
-            if ours:
-                steps, values, errors = zip(*ours, strict=True)
-                axes.errorbar(steps, values, errors, **style, capsize=2, label=f"{label}, measured")
+            for j, (name, found) in enumerate(_by_settings(own).items()):
+                aside = 0.12 * j  # so that error bars of several settings do not hide one another
+                values, errors = zip(*map(_interval, found), strict=True)
+                steps = [p.published.steps + aside for p in found]
+                axes.errorbar(steps, values, errors, **style, capsize=2, label=f"{label}{name}, measured")
         axes.set_xlabel("steps")
         axes.set_title(_title(metric), fontsize=9, loc="left")
     legend_below(figure)
     return figure
+
+
+def _by_settings(pairs: Sequence[Beside]) -> dict[str, list[Beside]]:
+    """Measured cells of one method by eta and guidance, named where there are several."""
+    cells = [pair.cell.record.cell for pair in pairs]
+    several_etas = len({cell.eta for cell in cells}) > 1
+    several_scales = len({cell.guidance_scale for cell in cells}) > 1
+    found: dict[str, list[Beside]] = {}
+    for cell, pair in zip(cells, pairs, strict=True):
+        name = f", η = {plain_number(cell.eta)}" if several_etas and cell.eta is not None else ""
+        name += f", guidance {plain_number(cell.guidance_scale)}" if several_scales else ""
+        found.setdefault(name, []).append(pair)
+    return found
 
 
 def _title(metric: str) -> str:

@@ -26,6 +26,7 @@ COLUMNS = {
     **dict.fromkeys(("value", "standard_error", "debiased", "ci_low", "ci_high"), "Float64"),
     **{
         "n": "Int64",
+        "prompts": "Int64",
         "higher_is_better": "boolean",
         "extractor": "str",
         "reference": "str",
@@ -87,6 +88,7 @@ def _rows(run: Run, scored: ScoredCell, protocol: Callable[[str, int], str]) -> 
                 "ci_low": low,
                 "ci_high": high,
                 "n": estimate.n,
+                "prompts": score.groups or estimate.n,
                 "protocol": protocol(short, estimate.n),
                 "higher_is_better": METRICS[short].higher_is_better,
                 "fallback": str(score.fallback) if score.fallback else None,

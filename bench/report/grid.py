@@ -28,6 +28,12 @@ class PromptGrid:
     rows: tuple[tuple[str, tuple[Picture | None, ...]], ...]
     frames: int = 1
 
+    @property
+    def start(self) -> int:
+        """The column that most lines have an image in, the first such."""
+        counts = [sum(paths[i] is not None for _, paths in self.rows) for i in range(len(self.steps))]
+        return counts.index(max(counts))
+
 
 def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int = PROMPTS) -> list[PromptGrid]:
     """Grids of the first prompts, base model by base model; a grid without any image is left out."""

@@ -19,7 +19,7 @@ from bench.report.beside import beside_table, draw_beside
 from bench.report.grid import draw_grid, prompt_grids
 from bench.report.page import Plot, render_page
 from bench.report.pairs import differences
-from bench.report.tables import cost_table, score_table, to_csv, to_latex, to_markdown, verdict_table
+from bench.report.tables import cost_table, score_table, settings_table, to_csv, to_latex, to_markdown, verdict_table
 from bench.report.terminal import SUMMARY, summarise
 from bench.request import Run
 from bench.store import Store, image_name
@@ -50,7 +50,7 @@ def make_report(store: Store, inputs: str) -> Made:
         table.name: table
         for table in (
             *(verdict_table(run, judgements), score_table(run, cells), cost_table(run, cells)),
-            beside_table(run, pairs),
+            *(beside_table(run, pairs), settings_table(run, cells)),
         )
         if table.rows and (table.name != "scores" or run.metrics)
     }

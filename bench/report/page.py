@@ -52,7 +52,7 @@ def render_page(
             run=run,
             cells=cells,
             failed=[cell.record for cell in cells if cell.record.failure],
-            unscored=[cell for cell in cells if cell.problems],
+            unscored=_unscored(cells),
             waiting=len(run.cells) - len(cells),
             overridden=_overridden(cells),
             judgements=judgements,
@@ -115,6 +115,20 @@ def _noise_schedules(cells: Sequence[ScoredCell]) -> str:
     )
 
 
+def _unscored(cells: Sequence[ScoredCell]) -> list[tuple[str, str, str]]:
+    """Which scores are missing, of which cells, and why; one entry for each reason."""
+    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for cell in cells:
+        for metric, problem in cell.problems.items():
+            metrics, labels = found.setdefault(problem, ({}, {}))
+            metrics[metric], labels[cell.record.cell.label] = None, None
+    good = sum(cell.record.status == "ok" for cell in cells)
+    return [
+        (", ".join(metrics), "all cells" if len(labels) == good > 3 else ", ".join(labels), problem)
+        for problem, (metrics, labels) in found.items()
+    ]
+
+
 def _machines(cells: Sequence[ScoredCell]) -> list[Mapping[str, Any]]:
     """Every different environment that cells were run in, one entry each."""
     found: dict[str, Mapping[str, Any]] = {}
@@ -135,12 +149,18 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
         ("Cells", f"{len(good)} of {len(run.cells)} done"),
         (
             "Images",
-            f"{sum(r.images.count for r in good if r.images):,}, {len(run.prompts)} a cell, seed {settings['seed']}",
+            f"{sum(r.images.count for r in good if r.images):,}, {_sample(run)} a cell, seed {settings['seed']}",
         ),
         ("Sampling", f"{seconds:.0f} s in pipeline calls, batches of {settings['batch_size']}"),
         ("Evaluator", f"{run.evaluator}, {settings['evaluator']['source']} ({run.extractor})"),
         ("Reference", _reference(run)),
     ]
+
+
+def _sample(run: Run) -> str:
+    """How many images a cell has, and of how many prompts where those repeat."""
+    images, prompts = len(run.prompts), len(set(run.prompts))
+    return f"{images}" if prompts == images else f"{images} of {prompts} prompts"
 
 
 def _reference(run: Run) -> str:

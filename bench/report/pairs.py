@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.judge.claims import Comparison, Judgement
 from bench.judge.scores import ScoredCell
+from bench.report.comparisons import digits_of, interval_in_words, metric_of
 from bench.report.pictures import Picture
 from bench.request import Run
 from bench.score.metrics import METRICS
@@ -45,6 +46,7 @@ class Difference:
     curve: str
     zero: float
     frames: int
+    verdict: str
 
 
 def differences(
@@ -69,6 +71,8 @@ def _difference(
         comparison.metric,
     )
     ours, theirs = mine.estimates[metric], yours.estimates[metric]
+    if metric == comparison.metric != comparison.compared and ours.stand_in and theirs.stand_in:
+        ours, theirs, metric = ours.stand_in(), theirs.stand_in(), comparison.compared
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     gains = sign * (ours.value + ours.influence - theirs.value - theirs.influence)
     order = np.argsort(gains)
@@ -101,5 +105,14 @@ def _difference(
         worst=worst,
         curve=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
         zero=HEIGHT * high / span,
+        verdict=_verdict(comparison),
         frames=int(mine.record.cell.task.settings.get("frames", 1)),
     )
+
+
+def _verdict(c: Comparison) -> str:
+    """The comparison's verdict with the interval that it goes by."""
+    digits = digits_of(c)
+    interval = "no interval" if c.adjusted_interval is None else interval_in_words(c.adjusted_interval, digits)
+    adjusted = "" if c.adjusted_interval is None else ", adjusted interval"
+    return f"{c.verdict} by {metric_of(c)}: gain {c.gain:+.{digits}f}{adjusted} {interval}"

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-from bench.judge.claims import Judgement
+from bench.judge.claims import STAND_INS, Judgement
 from bench.judge.scores import ScoredCell
 from bench.printable import spreadsheet_text
 from bench.report.comparisons import digits_of, interval_in_words, looks_in_words, metric_of, would_decide
-from bench.report.identity import NONE, traits
+from bench.report.identity import NONE, adapters_in_words, scheduler_in_words, task_in_words, traits
 from bench.request import Run
 from bench.score.estimate import Estimate
-from bench.score.metrics import METRICS
+from bench.score.metrics import METRICS, Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Table:
 def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
     """Value ± standard error of every metric for every cell; a biased one also without its bias."""
     metrics = [METRICS[short] for short in run.metrics]
+    instead = {of: METRICS[short] for of, short in STAND_INS.items() if short not in run.metrics}
     estimates = [e for cell in cells for e in cell.estimates.values()]
     n = max((e.n for e in estimates), default=0)
     biased = {
@@ -50,7 +51,7 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         texts: list[str] = []
         for metric in metrics:
             estimate = cell.estimates.get(metric.short)
-            texts += _score(estimate, metric.digits, metric.short in biased)
+            texts += _score(estimate, metric.digits, metric.short in biased, instead.get(metric.short))
         rows.append((*identity.of(cell), *texts))
     return Table(
         "scores",
@@ -58,9 +59,28 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         (*identity.heads, *heads),
         tuple(rows),
         (*identity.numeric, *[True] * len(heads)),
-        f"Value ± standard error over images. Extractor {run.evaluator} ({run.extractor}), "
+        f"Value ± standard error over {_samples(estimates)}.{_without_intervals(run, cells)} "
+        f"Extractor {run.evaluator} ({run.extractor}), "
         f"reference {run.reference or 'none'}{_protocol(run)}.{_cut(cells)}",
     )
+
+
+def _samples(estimates: Sequence[Estimate]) -> str:
+    """What scores are of: `512 images of 32 prompts`."""
+    return " or ".join(dict.fromkeys(estimate.sample for estimate in estimates)) or "images"
+
+
+def _without_intervals(run: Run, cells: Sequence[ScoredCell]) -> str:
+    """Why some scores have no interval, once for each reason."""
+    reasons: dict[str, dict[str, None]] = {}
+    for short in run.metrics:
+        for cell in cells:
+            if (estimate := cell.estimates.get(short)) and estimate.doubt:
+                reasons.setdefault(estimate.doubt, {})[short] = None
+    if len(reasons) > 3:
+        names = dict.fromkeys(name for found in reasons.values() for name in found)
+        return f" Some cells have no interval of {', '.join(names)}; scores.csv says why."
+    return "".join(f" No interval of {', '.join(names)}: {reason}." for reason, names in reasons.items())
 
 
 def _cut(cells: Sequence[ScoredCell]) -> str:
@@ -72,6 +92,31 @@ def _cut(cells: Sequence[ScoredCell]) -> str:
 
 def _protocol(run: Run) -> str:
     return "".join(f"; {name} {value}" for name, value in run.protocol.items())
+
+
+def settings_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
+    """What was run, a row for each base and method (and for each scale of guidance and further setting)."""
+    identity = [trait for trait in traits(run, cells) if trait.head not in ("η", "Steps")]
+    rows: dict[tuple[str, ...], dict[str, None]] = {}
+    for scored in cells:
+        cell = scored.record.cell
+        said = (
+            *(task_in_words(cell), scheduler_in_words(cell), adapters_in_words(cell) or NONE, cell.base.dtype),
+            *(f"{cell.base.width}×{cell.base.height}", cell.device),
+        )
+        steps = rows.setdefault((*(trait.of(cell) for trait in identity), *said), {})
+        steps[str(cell.steps)] = None
+    return Table(
+        "settings",
+        "What was run",
+        (
+            *(trait.head for trait in identity),
+            *("Task", "Scheduler", "Adapters × scale (weights)", "dtype", "Size", "Device", "Steps"),
+        ),
+        tuple((*row, ", ".join(steps)) for row, steps in rows.items()),
+        (*(trait.numeric for trait in identity), *[False] * 7),
+        "Records hold every setting; the noise schedule is the base model's.",
+    )
 
 
 def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
@@ -138,7 +183,7 @@ def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
                     f"within ±{c.threshold:g}" if c.expect == "equivalent" else f"{c.threshold:+g}",
                     interval_in_words(c.adjusted_interval, digits),
                     f"{c.p_value:.2g}",
-                    str(c.n),
+                    str(c.n) if c.prompts in (None, c.n) else f"{c.n} of {c.prompts} prompts",
                     "; ".join(filter(None, (c.verdict, would_decide(c), c.note))),
                 )
             )
@@ -208,11 +253,17 @@ class Identity:
         return (*texts, NONE if calls is None else str(calls.unet_evaluations))
 
 
-def _score(estimate: Estimate | None, digits: int, biased: bool) -> list[str]:
-    """Value ± standard error, or for a biased score the value, and the one without bias ± standard error."""
+def _score(estimate: Estimate | None, digits: int, biased: bool, instead: Metric | None) -> list[str]:
+    """Value ± standard error, or for a biased score the value, and the one without bias ± standard error.
+
+    Where there is no interval, what stands in for the score is named with its own value, unless it has a column.
+    """
     if estimate is None:
         return [NONE] * (1 + biased)
-    error = "no interval" if estimate.doubt else _plus_minus(estimate.best, estimate.standard_error, digits)
+    missing = "no interval"
+    if estimate.doubt and instead and not (other := estimate.meant).doubt:
+        missing += f"; {instead.short} {_plus_minus(other.best, other.standard_error, instead.digits)}"
+    error = missing if estimate.doubt else _plus_minus(estimate.best, estimate.standard_error, digits)
     value = f"{estimate.value:.{digits}f}"
     if biased:
         return [value, error]

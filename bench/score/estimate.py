@@ -363,19 +363,19 @@ def unpaired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
 def mean_estimate(values: NDArray[np.floating], groups: Groups | None = None, shares: bool = False) -> Estimate:
     """The mean of a per-image number (n,), or of `shares` from 0 to 1.
 
-    Raises ValueError for fewer than two, values not finite, or shares beyond 0 and 1.
+    Few of them, one even, have a mean without an interval. Raises ValueError for none, values not finite, or shares
+    beyond 0 and 1.
     """
     given = np.asarray(values)
     rows = given.astype(np.float64)
-    if rows.ndim != 1 or len(rows) < 2 or not np.isfinite(rows).all():
-        raise ValueError(
-            f"values of shape {rows.shape} were given; a mean with an error needs at least 2 values (n,), all finite"
-        )
+    if rows.ndim != 1 or len(rows) < 1 or not np.isfinite(rows).all():
+        raise ValueError(f"values of shape {rows.shape} were given; a mean needs values (n,), at least one, all finite")
     if shares and (rows.min() < 0 or rows.max() > 1):
         raise ValueError(f"values from {rows.min():g} to {rows.max():g} were given; shares are from 0 to 1")
     mean = float(rows.mean())
     kind = given.dtype if given.dtype in (np.float16, np.float32) else np.float64
-    few = f"{describe(groups, len(rows))} are too few for an interval of their mean: it takes {FEWEST} or more"
+    verb = "is" if len(rows) == 1 else "are"
+    few = f"{describe(groups, len(rows))} {verb} too few for an interval of their mean: it takes {FEWEST} or more"
     return Estimate(
         mean,
         rows - mean,

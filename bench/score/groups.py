@@ -93,7 +93,7 @@ def independent(groups: Groups | None, n: int) -> int:
 def describe(groups: Groups | None, n: int) -> str:
     """For people: "512 images", or "512 images of 32 prompts", which says also how many those are in effect."""
     if groups is None:
-        return f"{n} images"
+        return f"{n} image{'s' if n != 1 else ''}"
     effective = independent(groups, n)
     unequal = "" if effective == groups.count else f" (as much as {effective}, some have many more images than others)"
     return f"{n} images of {groups.count} prompt{'s' if groups.count != 1 else ''}{unequal}"
