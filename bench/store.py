@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from bench.files import Files, LocalFiles, PatientFiles, open_files, read_sealed, seal
 from bench.files.arrays import Arrays, hash_array, pack_arrays, read_arrays
-from bench.files.png import hash_images, read_known_png, read_png, to_png
+from bench.files.png import hash_image, hash_images, read_known_png, read_png, to_png
 from bench.records import BenchError, Calls, Corrupt, Damaged, Record, StoreError
 from bench.request import Run
 
 Features = Arrays
 GOOD, FAILED, RUN = "record.json", "failure.json", "run.json"
+INPUTS = "inputs/hashes.json"
 PROBE = ".tcd-bench-probe"
 
 
@@ -307,6 +308,28 @@ class Store:
     def save_image(self, key: str, row: int, image: NDArray[np.uint8]) -> None:
         """Write one image (h, w, 3)."""
         self._put(image_name(key, row), to_png(image))
+
+    def save_inputs(self, inputs: Arrays) -> None:
+        """Keep pictures (h, w, 3) of what images were made from, under names such as `00000-mask`, and their hashes."""
+        for name, picture in inputs.items():
+            self._put(f"inputs/{name}.png", to_png(picture))
+        hashes = {name: hash_image(picture) for name, picture in inputs.items()}
+        self._put(INPUTS, seal(INPUTS, json.dumps(hashes).encode()))
+
+    def inputs(self) -> dict[str, str]:
+        """The hashes of the pictures that `save_inputs` kept, by name; empty where there are none, or damaged ones."""
+        with suppress(FileNotFoundError, Corrupt):
+            found: dict[str, str] = json.loads(read_sealed(self.files, INPUTS))
+            return found
+        return {}
+
+    def input_picture(self, name: str) -> bytes | None:
+        """One of them as PNG; None where it is gone or not what was written."""
+        with suppress(FileNotFoundError, Corrupt):
+            content = self.files.read(f"inputs/{name}.png")
+            read_known_png(content, self.inputs().get(name, ""))
+            return content
+        return None
 
     def save_batch(
         self,

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -20,12 +21,12 @@ from PIL import Image
 from scipy.stats import norm
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.files.png import hash_image
+from bench.files.png import hash_image, to_png
 from bench.judge.claims import Comparison, Judgement, judge_claims
 from bench.judge.scores import score_run
 from bench.records import BenchError, Calls, Damaged, Failure, Images, Latency, Memory, Record
 from bench.report.axes import legend_below, log_axis
-from bench.report.grid import PromptGrid
+from bench.report.grid import PromptGrid, draw_grid, films, prompt_grids
 from bench.report.pairs import HEIGHT, differences
 from bench.report.pictures import Picture, open_picture, to_data_uri
 from bench.report.plots import STYLE
@@ -399,3 +400,69 @@ def test_a_claim_is_as_hard_to_decide_as_its_hardest_comparison_or_as_easy_as_wh
     )
     for comparisons, decisive in (((easy, hard), hard), ((easy, hard, against), against)):
         assert power_of_claim(Judgement(CLAIM, "undecided", comparisons, ()), counts) == power(decisive, counts)
+
+
+@pytest.fixture
+def inpainted(store: Store) -> Store:
+    """A run of an inpainting task with inputs and images."""
+    task = Task("inpainting", {"kind": "inpainting", "strength": 0.99}, "i")
+    records = [make_record(*what) for what in (("tcd", 2, 0.3), ("tcd", 4, 0.3), ("ddim", 4, None))]
+    records = [replace(r, cell=replace(r.cell, task=task)) for r in records]
+    records = [replace(r, key=r.cell.key) for r in records]
+    rng = np.random.default_rng(1)
+    for i, record in enumerate(records):
+        images = rng.integers(0, 255, (2, 8, 8, 3)).astype(np.uint8) // (i + 1)
+        kept = replace(record, images=Images(40, 8, 8, "s", tuple(hash_image(image) for image in images)))
+        store.commit(kept)
+        for row, image in enumerate(images):
+            store.save_image(record.key, row, image)
+        store.save_features(record.key, "e", {"image": rng.normal(size=(40, 4)), "clip_score": rng.normal(30, 1, 40)})
+    black, white = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)
+    store.save_inputs({f"{row:05d}{end}": image for row in range(2) for end, image in (("", black), ("-mask", white))})
+    run = store.run()
+    settings = {**run.settings, "task": {"kind": "inpainting"}}
+    store.save_run(replace(run, cells=tuple(r.key for r in records), settings=settings))
+    return store
+
+
+def test_inputs_and_masks_are_shown_beside_what_was_made_of_them(inpainted: Store) -> None:
+    run = inpainted.run()
+    grids = prompt_grids(inpainted, run, score_run(inpainted, run))
+    assert [[said for said, _ in grid.inputs] for grid in grids] == [["input", "mask"]] * 2
+    assert np.asarray(open_picture(grids[0].inputs[1][1])).min() == 255
+    page = Path(write_report(inpainted)).read_text(encoding="utf-8")
+    assert page.count('alt="mask"') == 2
+    assert "inpainting, strength 0.99" in page
+    assert draw_grid(grids).size > draw_grid([replace(grid, inputs=()) for grid in grids]).size
+
+
+def test_an_input_that_is_not_what_was_written_is_not_shown(inpainted: Store) -> None:
+    path = Path(inpainted.location) / "inputs" / "00000-mask.png"
+    path.write_bytes(to_png(np.zeros((8, 8, 3), np.uint8)))
+    page = Path(write_report(inpainted)).read_text(encoding="utf-8")
+    assert page.count('alt="mask"') == 1
+    assert page.count('alt="input"') == 2
+
+
+def test_a_run_keeps_the_inputs_of_what_is_shown_once(tmp_path: Path) -> None:
+    from bench.execute.runner import Runner
+    from bench.generate.inputs import Inputs
+
+    store = Store(tmp_path / "run")
+    for count in (3, 20):
+        inputs = Inputs(Task("inpainting", {"strength": 0.9}), "world", count, 32, 32)
+        Runner._keep_inputs(cast(Any, SimpleNamespace(store=store, inputs=inputs)))
+        assert len(store.inputs()) == 2 * min(count, 8)
+    kept = store.input_picture("00002-mask")
+    assert kept is not None
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(kept)))[..., 0] > 0, inputs.masks[2])
+    Runner._keep_inputs(cast(Any, SimpleNamespace(store=store, inputs=replace(inputs, source="not there"))))
+
+
+def test_each_film_that_is_shown_is_a_file(tmp_path: Path) -> None:
+    picture = stored(tmp_path, Image.new("RGB", (8, 24)))
+    grid = PromptGrid("mini", "x", (2, 4), (("tcd", (picture, None)),), frames=3)
+    ((name, content),) = films([grid]).items()
+    assert name == f"films/{picture.record.key}-00000.gif"
+    assert Image.open(io.BytesIO(content)).format == "GIF"
+    assert films([replace(grid, frames=1)]) == {}

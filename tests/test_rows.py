@@ -83,6 +83,11 @@ PARTS = {
     "guide_ip_adapter": "task.scale",
 }
 """Rows in which another model guides SDXL, and the setting that tells how much."""
+KEPT = {
+    **{"guide_inpainting": ("", "-mask"), "guide_canny": ("", "-control"), "guide_depth": ("", "-control")},
+    "guide_ip_adapter": ("",),
+}
+"""Ends of the names of the pictures that a row keeps of its inputs."""
 SCORES = {
     "guide_inpainting": ("masked_fid_clip-vit-b-32", "background_psnr_pixels", "background_lpips_alexnet"),
     "guide_style": ("style_similarity_clip-vit-b-32",),
@@ -115,6 +120,12 @@ def test_a_row_yields_images_records_and_a_report(row: str, results: Path) -> No
     assert teacher["calls"]["unet_evaluations"] == 2 * (teacher["cell"]["steps"] - unused), "guidance counts twice"
     assert student["latency"]["text_encoder_s"][0] > 0
     assert (results / row / "report.html").is_file()
+    kept = {path.name for path in (results / row / "inputs").glob("*.png")}
+    assert kept == {
+        f"{i:05d}{end}.png" for i in range(1 if row == "guide_ip_adapter" else 3) for end in KEPT.get(row, ())
+    }
+    films = list((results / row).glob("films/*.gif"))
+    assert len(films) == (6 if row == "guide_animatediff" else 0)
     for score in ("clip_score_clip-vit-b-32", *SCORES.get(row, ())):
         assert f",{score}_n3," in (results / row / "scores.csv").read_text()
 

@@ -193,6 +193,21 @@ def test_what_a_call_gets_is_that_of_its_rows() -> None:
     assert still_lifes(Task("animation", {"frames": 8})).arguments([0]) == {"num_frames": 8}
 
 
+def test_what_is_shown_of_inputs_is_what_calls_get() -> None:
+    ramp = np.linspace(0, 1, 96 * 128, dtype=np.float32).reshape(1, 96, 128)
+    for kind, more in (("inpainting", {}), ("canny", {}), ("depth", {"estimate_depth": lambda *_: ramp})):
+        inputs = still_lifes(Task(kind, {"strength": 0.9, "conditioning_scale": 0.5}), count=1, **more)
+        shown, given = inputs.shown(0), inputs.arguments([0])
+        if kind == "inpainting":
+            assert {name: picture.tolist() for name, picture in shown.items()} == {
+                "image": np.asarray(given["image"][0]).tolist(),
+                "mask": np.asarray(given["mask_image"][0].convert("RGB")).tolist(),
+            }
+        else:
+            assert np.array_equal(shown["control"], np.asarray(given["image"][0]))
+            assert np.array_equal(shown["image"], inputs.images[0])
+
+
 def test_depth_is_near_white() -> None:
     ramp = np.linspace(0, 1, 96 * 128, dtype=np.float32).reshape(1, 96, 128)
     inputs = still_lifes(Task("depth"), count=1, estimate_depth=lambda images, *_: ramp[: len(images)])

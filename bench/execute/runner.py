@@ -140,6 +140,7 @@ class Runner:
             return None
         if work.good is not None:
             record = self._mend_images(work, record)
+        self._keep_inputs()
         kin, prompts = self.smaller(cell), len(self.prompts)
         record = measured(record, self.measure, prompts, lambda: work.sampler, self.beside_bytes, kin)
         if work.good is None:
@@ -150,6 +151,21 @@ class Runner:
             if record.images is not None and record.images.hashes:
                 self.store.drop_images(cell.key, len(record.images.hashes))
         return record
+
+    def _keep_inputs(self) -> None:
+        """Keep the inputs of the images that a report shows, once."""
+        kind = self.inputs.task.kind
+        if kind in ("text_to_image", "animation"):
+            return
+        rows = range(1 if kind == "image_prompt" else min(GRID_IMAGES, self.inputs.count))
+        if any(name.startswith(f"{rows[-1]:05d}") for name in self.store.inputs()):
+            return
+        named = {
+            f"{row:05d}{'' if name == 'image' else f'-{name}'}": picture
+            for row in rows
+            for name, picture in self.inputs.shown(row).items()
+        }
+        self.store.save_inputs(named)
 
     def _mend_images(self, work: _CellWork, record: Record) -> Record:
         """Sample kept images again that are gone; those that come out otherwise are given up, which the record says."""

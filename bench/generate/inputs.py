@@ -88,6 +88,21 @@ class Inputs:
         size = (self.height, self.width)
         return np.concatenate([self.estimate_depth(self.original(row)[0][None], size) for row in range(self.count)])
 
+    def shown(self, row: int) -> dict[str, Pixels]:
+        """What an image is made from, to be shown, (h, w, 3) each: `image`, and `mask` or `control` if there is one."""
+        if self._finished:
+            return {"control": self._resize(self.original(row)[0])}
+        original, mask = self.original(row)
+        found = {"image": self._resize(original)}
+        if self.task.kind == "inpainting":
+            found["mask"] = _three(_is_light(self._resize(mask)) * np.uint8(255))
+        if self.task.kind == "canny":
+            found["control"] = _three(canny_edges(found["image"]) * np.uint8(255))
+        if self.task.kind == "depth" and self.estimate_depth is not None:
+            depth = self.estimate_depth(original[None], (self.height, self.width))[0]
+            found["control"] = _three((depth * 255).astype(np.uint8))
+        return found
+
     def original(self, row: int) -> tuple[Pixels, Pixels]:
         """An input as large as it is, but cut to the aspect ratio, and its mask (of black, for a task without masks).
 
@@ -235,6 +250,11 @@ def canny_edges(image: Pixels) -> NDArray[np.bool_]:
 
     edges: NDArray[np.bool_] = cv2.Canny(np.ascontiguousarray(image), *CANNY_THRESHOLDS) > 0
     return edges
+
+
+def _three(grey: NDArray[np.uint8]) -> Pixels:
+    """A grey image (h, w) as (h, w, 3)."""
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def _to_pil(images: Pixels) -> list[Image.Image]:

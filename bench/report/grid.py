@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.judge.scores import ScoredCell
-from bench.report.pictures import Picture, open_picture
+from bench.report.pictures import InputPicture, Picture, input_pictures, open_picture, to_gif
 from bench.report.series import to_series
 from bench.request import Run
 from bench.store import Store
@@ -27,6 +27,8 @@ class PromptGrid:
     steps: tuple[int, ...]
     rows: tuple[tuple[str, tuple[Picture | None, ...]], ...]
     frames: int = 1
+    inputs: tuple[tuple[str, InputPicture], ...] = ()
+    """What the prompt's images were made from: what each picture is, and the picture."""
 
     @property
     def start(self) -> int:
@@ -49,9 +51,23 @@ def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int
                 paths = {s.record.cell.steps: Picture(store, s.record, row) for s in line.cells}
                 rows.append((line.label, tuple(p if (p := paths.get(n)) and p.exists() else None for n in steps)))
             if any(path for _, paths in rows for path in paths):
-                frames = own[0].record.cell.task.settings.get("frames", 1)
-                grids.append(PromptGrid(model, prompt, steps, tuple(rows), frames))
+                task = own[0].record.cell.task
+                inputs = tuple(input_pictures(store, task.kind, row))
+                grids.append(PromptGrid(model, prompt, steps, tuple(rows), task.settings.get("frames", 1), inputs))
     return grids
+
+
+def films(grids: Sequence[PromptGrid]) -> dict[str, bytes]:
+    """Each film that is shown as an animation, by the name of its file."""
+    shown = [
+        (picture, grid.frames)
+        for grid in grids
+        if grid.frames > 1
+        for _, row in grid.rows
+        for picture in row
+        if picture
+    ]
+    return {f"films/{picture.record.key}-{picture.row:05d}.gif": to_gif(picture, frames) for picture, frames in shown}
 
 
 def draw_grid(grids: Sequence[PromptGrid], size: int = 96, across: int = 3) -> Image.Image:
@@ -77,11 +93,19 @@ def draw_grid(grids: Sequence[PromptGrid], size: int = 96, across: int = 3) -> I
 
 
 def _draw_block(grid: PromptGrid, size: int, label_width: int, head: int, font: ImageFont.FreeTypeFont) -> Image.Image:
-    block = Image.new("RGB", (label_width + len(grid.steps) * (size + 2), head + len(grid.rows) * (size + 2)), "white")
+    columns, lines = max(len(grid.steps), len(grid.inputs)), len(grid.rows) + bool(grid.inputs)
+    given = (size + 16) * bool(grid.inputs)
+    height = head + lines * (size + 2) + 16 * bool(grid.inputs)
+    block = Image.new("RGB", (label_width + columns * (size + 2), height), "white")
     draw = ImageDraw.Draw(block)
     letters = (block.width - label_width) // 7
     for line, text in enumerate(textwrap.wrap(grid.prompt, letters, max_lines=2, placeholder=" …")):
         draw.text((label_width, 13 * line), text, "black", font)
+    for column, (said, picture) in enumerate(grid.inputs):
+        x = label_width + column * (size + 2)
+        draw.text((x, head - 15), said, "#555555", font)
+        block.paste(open_picture(picture).resize((size, size), Image.Resampling.LANCZOS), (x, head))
+    head += given
     for column, steps in enumerate(grid.steps):
         draw.text((label_width + column * (size + 2), head - 15), f"{steps} steps", "#555555", font)
     for row, (label, paths) in enumerate(grid.rows):

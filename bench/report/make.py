@@ -16,7 +16,7 @@ from bench.judge.scores import ScoredCell, score_run
 from bench.looked import note_look
 from bench.printable import printable, spreadsheet_text
 from bench.report.beside import beside_table, draw_beside
-from bench.report.grid import draw_grid, prompt_grids
+from bench.report.grid import draw_grid, films, prompt_grids
 from bench.report.page import Plot, render_page
 from bench.report.pairs import differences
 from bench.report.tables import cost_table, score_table, settings_table, to_csv, to_latex, to_markdown, verdict_table
@@ -70,6 +70,7 @@ def make_report(store: Store, inputs: str) -> Made:
         picture = io.BytesIO()
         draw_grid(grids).save(picture, format="PNG")
         files["grid.png"] = picture.getvalue()
+    files |= films(grids)
     behind = differences(store, run, cells, judgements)
     page = render_page(run, cells, judgements, tables, plots, grids, behind, inputs)
     return Made({**files, "report.html": page.encode()}, _missing_images(store, cells))

@@ -40,23 +40,53 @@ class Picture:
         return self.store.kept_image(self.record, self.row)
 
 
-def open_picture(picture: Picture, frames: int = 1) -> Image.Image:
+@dataclass(frozen=True)
+class InputPicture:
+    """A kept input, mask or control image of the store."""
+
+    store: Store
+    name: str
+
+    def read(self) -> bytes:
+        """As PNG; raises Damaged where it is not what was written."""
+        content = self.store.input_picture(self.name)
+        if content is None:
+            raise Damaged(self.store.location, f"inputs/{self.name}.png", "it is not the picture that was written")
+        return content
+
+
+def input_pictures(store: Store, task: str, row: int) -> list[tuple[str, InputPicture]]:
+    """What image `row` of a task was made from, as far as it was kept: what each is, and the picture."""
+    control = {"canny": "edges", "depth": "depth"}.get(task, "control")
+    row = 0 if task == "image_prompt" else row
+    names = {"": "image prompt" if task == "image_prompt" else "input", "-mask": "mask", "-control": control}
+    known = store.inputs()
+    found = [(said, f"{row:05d}{end}") for end, said in names.items() if f"{row:05d}{end}" in known]
+    return [(said, InputPicture(store, name)) for said, name in found if store.input_picture(name) is not None]
+
+
+def open_picture(picture: Picture | InputPicture, frames: int = 1) -> Image.Image:
     """An image of the store; of a film, whose frames stand below one another, the middle one."""
     return _frame(Image.open(io.BytesIO(picture.read())).convert("RGB"), frames, frames // 2)
 
 
-def to_data_uri(picture: bytes | Picture, frames: int = 1) -> str:
+def to_gif(picture: Picture, frames: int) -> bytes:
+    """A film, whose frames stand below one another, as an animation without end."""
+    content = io.BytesIO()
+    strip = Image.open(io.BytesIO(picture.read())).convert("RGB")
+    first, *others = (_shrink(_frame(strip, frames, i)) for i in range(frames))
+    pace = 1000 // FRAMES_PER_SECOND
+    first.save(content, "GIF", save_all=True, append_images=others, duration=pace, loop=0)
+    return content.getvalue()
+
+
+def to_data_uri(picture: bytes | Picture | InputPicture, frames: int = 1) -> str:
     """PNG bytes as they are; a stored image as PNG, or WebP where it is so large that it is shrunk; a film as GIF."""
     if isinstance(picture, bytes):
         return _encode(picture, "png")
-    content = io.BytesIO()
-    stored = picture.read()
-    if frames > 1:
-        strip = Image.open(io.BytesIO(stored)).convert("RGB")
-        first, *others = (_shrink(_frame(strip, frames, i)) for i in range(frames))
-        pace = 1000 // FRAMES_PER_SECOND
-        first.save(content, "GIF", save_all=True, append_images=others, duration=pace, loop=0)
-        return _encode(content.getvalue(), "gif")
+    if frames > 1 and isinstance(picture, Picture):
+        return _encode(to_gif(picture, frames), "gif")
+    content, stored = io.BytesIO(), picture.read()
     image = Image.open(io.BytesIO(stored))
     if max(image.size) <= LONGEST_SIDE:
         return _encode(stored, "png")

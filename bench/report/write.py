@@ -12,7 +12,7 @@ from typing import Any
 from bench.cell import content_hash
 from bench.files import read_sealed, seal
 from bench.records import BenchError, Corrupt
-from bench.store import FAILED, GOOD, RUN, Store
+from bench.store import FAILED, GOOD, INPUTS, RUN, Store
 
 NOTE = "report.json"
 """Says what the report was made of, the hash of each of its files, and which images it lacks."""
@@ -74,7 +74,7 @@ def _fingerprint(store: Store) -> str:
         path for name in ("score", "judge", "report") for path in (package / name).iterdir() if path.is_file()
     )
     said = [f"cells/{key}/{name}" for key in store.cell_keys() for name in (GOOD, FAILED)]
-    contents = [_read(store, name) for name in (RUN, *said)]
+    contents = [_read(store, name) for name in (RUN, INPUTS, *said)]
     contents += [path.read_bytes() for path in code]
     return content_hash([hashlib.sha256(content).hexdigest() for content in contents if content is not None])
 
