@@ -334,7 +334,7 @@ def test_a_biased_score_stands_with_and_without_its_bias() -> None:
     table = score_table(RUN, [ScoredCell(RECORD, known), ScoredCell(RECORD, doubtful), ScoredCell(FAILED, {})])
     assert table.columns[6:8] == ("fid_mini_n4 ↓", "fid_mini without bias ↓")
     assert table.rows[0][6:8] == ("12.00", "11.00 ± 1.29")
-    assert table.rows[1][6:8] == ("12.00", "no interval")
+    assert table.rows[1][6:8] == ("12.00", "11.00 (no interval)")
     assert table.rows[2][6:] == (NONE, NONE, NONE)
 
 
@@ -344,9 +344,9 @@ def test_what_stands_in_for_a_score_is_named_with_its_own_value() -> None:
         12.0, other.influence, debiased=11.0, problem="too few", stand_in=lambda: other, stand_in_name="kernel"
     )
     (row,) = score_table(RUN, [ScoredCell(RECORD, {"fid": fid})]).rows
-    assert row[6:8] == ("12.00", "no interval; kid 0.012 ± 0.001")
+    assert row[6:8] == ("12.00", "11.00 (no interval; kid 0.012 ± 0.001)")
     (row,) = score_table(replace(RUN, metrics=("fid", "kid")), [ScoredCell(RECORD, {"fid": fid, "kid": other})]).rows
-    assert row[6:9] == ("12.00", "no interval", "0.012 ± 0.001")
+    assert row[6:9] == ("12.00", "11.00 (no interval)", "0.012 ± 0.001")
     assert "inf" not in str(row)
 
 

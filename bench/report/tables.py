@@ -263,6 +263,8 @@ def _score(estimate: Estimate | None, digits: int, biased: bool, instead: Metric
     missing = "no interval"
     if estimate.doubt and instead and not (other := estimate.meant).doubt:
         missing += f"; {instead.short} {_plus_minus(other.best, other.standard_error, instead.digits)}"
+    if biased and estimate.doubt:
+        missing = f"{estimate.best:.{digits}f} ({missing})"
     error = missing if estimate.doubt else _plus_minus(estimate.best, estimate.standard_error, digits)
     value = f"{estimate.value:.{digits}f}"
     if biased:

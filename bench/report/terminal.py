@@ -95,7 +95,7 @@ def _scores(name: str, cells: Sequence[ScoredCell]) -> list[str]:
         if estimate is None:
             texts.append("")
         elif estimate.doubt:
-            texts.append(f"{estimate.value:.{digits}f} (no ±)")
+            texts.append(f"{estimate.best:.{digits}f} (no ±)")
         else:
             texts.append(f"{estimate.best:.{digits}f} ± {estimate.standard_error:.{digits}f}")
     return texts

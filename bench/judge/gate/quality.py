@@ -89,6 +89,9 @@ def _outcome(pair: Pair, metric: str, change: Estimate, limit: float, verdict: s
         notes.append("the images are equal")
     elif change.doubt:
         notes.append(f"no normal interval: {change.doubt}")
+    interval = change.interval(1 - LEVEL) if change.doubt is None else None
+    if verdict == "undecided" and interval and (min(interval) > limit or max(interval) < -limit):
+        notes.append("undecided because all comparisons are counted (Holm); the interval is of this one alone")
     return Outcome(
         level="quality",
         subject=pair.label,
@@ -96,7 +99,7 @@ def _outcome(pair: Pair, metric: str, change: Estimate, limit: float, verdict: s
         verdict=verdict,
         before=pair.before.estimates[metric].best,
         after=pair.after.estimates[metric].best,
-        interval=change.interval(1 - LEVEL) if change.doubt is None else None,
+        interval=interval,
         limit=limit,
         note="; ".join(notes),
     )
