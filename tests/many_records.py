@@ -43,6 +43,7 @@ def write(directory: Path, count: int) -> None:
     store.save_reference("r", rng.normal(size=(2048, WIDTH)).astype(np.float32))
     labels = {f"m{i}": f"method {i}" for i in range(10)}
     settings = asdict(check_experiment(compose_settings(["experiment=smoke", "claim=[]"])))
+    settings = {**settings, "reference": {**settings.get("reference", {}), "count": 2048}}
     store.save_run(Run("many", settings, tuple(keys), (), prompts, labels, ("fid", "clip_score"), (), "mini", "e", "r"))
 
 
