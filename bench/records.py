@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from bench.cell import Cell
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class BenchError(Exception):

@@ -181,13 +181,13 @@ def test_who_is_first_makes_no_difference() -> None:
 
 
 def test_what_slows_all_cells_a_little_is_seen_in_all_of_them_together() -> None:
-    turns = [Turns(f"c{i}", 1, sat(2 * i, own=0.02), sat(2 * i + 1, 1.02, own=0.02)) for i in range(12)]
+    turns = [Turns(f"c{i}", 1, sat(2 * i, own=0.02), sat(2 * i + 1, 1.022, own=0.02)) for i in range(12)]
     *cells, together = compare_turns(turns, Limit(0.01, 0.0))
     assert "regressed" not in {outcome.verdict for outcome in cells}
     assert (together.subject, together.verdict) == ("all cells", "regressed")
     assert together.after is not None
     assert together.before is not None
-    assert together.after / together.before == pytest.approx(1.02, abs=0.01)
+    assert together.after / together.before == pytest.approx(1.022, abs=0.01)
 
 
 def test_sittings_are_the_samples_not_calls() -> None:

@@ -24,12 +24,12 @@ def fetch_needs(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
     for entry in required(experiment):
         if entry.source in (INCEPTION, "lpips://"):
             yield entry.subject, *_outcome(lambda entry=entry: _fetch_file(entry))  # type: ignore[misc]
+        elif "://" in entry.source and entry.manifest is not None:
+            yield entry.subject, *_outcome(lambda entry=entry: str(Needed(str(entry.manifest), entry.source).path()))  # type: ignore[misc]
         elif (path := local_path(entry.source)) is not None and not path.exists():
             yield entry.subject, f"{entry.source}: no such file or directory", False
         elif not is_random(entry) and not is_at_hand(entry.source):
             yield entry.subject, *_outcome(lambda entry=entry: _fetch_repository(entry))  # type: ignore[misc]
-        elif "://" in entry.source and entry.manifest is not None:
-            yield entry.subject, *_outcome(lambda entry=entry: str(Needed(str(entry.manifest), entry.source).path()))  # type: ignore[misc]
 
 
 def _outcome(fetch: Callable[[], str]) -> tuple[str, bool]:
