@@ -309,3 +309,17 @@ def test_groups_are_one_an_image_and_equal_in_a_pair() -> None:
         paired_difference(ours, theirs)
     apart = bench.mean_difference(np.arange(40.0), np.arange(44.0), paired=False, groups_b=np.repeat(np.arange(22), 2))
     assert apart.interval is not None
+
+
+def test_a_paired_difference_of_means_has_all_its_degrees_of_freedom() -> None:
+    """Heavy tails on both sides make t narrower: with fewer degrees 32 images covered 98.6%."""
+    rng = np.random.default_rng(3)
+    covered = []
+    for _ in range(1000):
+        ours = rng.lognormal(0, 1, 50)
+        theirs = np.where(rng.random(50) < 1 / 3, rng.lognormal(0, 1, 50), ours)
+        difference = paired_difference(mean_estimate(ours), mean_estimate(theirs))
+        assert difference.degrees_of_freedom == 49
+        low, high = difference.interval()
+        covered.append(low <= 0 <= high)
+    assert 0.94 <= np.mean(covered) <= 0.975

@@ -47,6 +47,8 @@ FEWEST = 20
 """Fewer images (prompts, where they repeat) than this have no interval of a mean: of log-normal values 20 cover 93%."""
 FEWEST_APART = 5
 """Fewer images (or prompts) that differ from the most common value have no interval: 5 of 64 or of 1,000 cover 94%."""
+FEWEST_APART_OF_PROMPTS = 10
+"""The same of shares where prompts repeat, whose error is itself known from few prompts: 5 of 32 cover 90%."""
 MANY_DIRECTIONS = 1e5
 """Noise in so many directions is normal."""
 LARGEST_INTERACTION = 0.35
@@ -125,7 +127,13 @@ class Estimate:
 
     @cached_property
     def degrees_of_freedom(self) -> float:
-        """Of the variance: 2 n s⁴/(m₄ − s⁴) of a set, at most n − 1; of several sets Satterthwaite's (1946) sum."""
+        """Of the variance: 2 n s⁴/(m₄ − s⁴) of a set, at most n − 1; of several sets Satterthwaite's (1946) sum.
+
+        Of paired differences of means n − 1: most are near zero and the rest lies on both sides, so that heavy tails
+        make their t statistic narrower and not wider, and fewer degrees would cover 98% and more.
+        """
+        if self.mean_of == "differences" and len(self._sets) == 1:
+            return float(max(len(self._sets[0]) - (self.strata or 1), 1))
         shares = [(float(np.var(rows, ddof=1)) / len(rows), _freedom(rows, self.strata)) for rows in self._sets]
         total = sum(variance for variance, _ in shares)
         if total == 0:
@@ -174,10 +182,11 @@ class Estimate:
         if self.mean_of and self._apart < FEWEST_APART:
             units = "prompts" if self.groups else "images"
             return f"{self._apart} of {self.sample} say something else than all others; it takes {FEWEST_APART} {units}"
-        if self.mean_of == "shares" and (count := self._away_from_bound) < FEWEST_APART - 0.5:
+        fewest = FEWEST_APART if self.groups is None else FEWEST_APART_OF_PROMPTS
+        if self.mean_of == "shares" and (count := self._away_from_bound) < fewest - 0.5:
             return (
                 f"{self.sample} have as much to say as {count:.1f} answers that are not the most common one; it takes "
-                f"{FEWEST_APART}"
+                f"{fewest}"
             )
         if self.exact:
             return None
