@@ -188,7 +188,7 @@ def test_a_wait_is_said_once_by_all_threads_and_names_the_process(
     assert len(got) == 16
     assert said.count("Waiting") == 1, said
     assert f"process {holder.pid} (" in said
-    assert "a run of somebody" in said
+    assert "-c" in said, "the beginning of its command"
     assert said.endswith(f"{'measures' if how == 'alone_on' else 'samples or measures'} on cpu\n")
 
 

@@ -21,14 +21,17 @@ LONG = "a red circle and " * 60
 def shown() -> Any:
     """What the handlers of both libraries print."""
     heard: list[str] = []
-    kept = {name: logging.getLogger(name).handlers[:] for name in ("diffusers", "transformers")}
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    kept = {logger.name: (logger.handlers[:], logger.level) for logger in loggers}
     for name in kept:
+        logging.getLogger(name).setLevel(logging.WARNING)
         handler = logging.Handler()
         handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
         logging.getLogger(name).handlers[:] = [handler]
     yield heard
-    for name, handlers in kept.items():
+    for name, (handlers, level) in kept.items():
         logging.getLogger(name).handlers[:] = handlers
+        logging.getLogger(name).setLevel(level)
 
 
 def test_only_what_is_listed_is_left_out_and_the_rest_is_shown_once(shown: list[str]) -> None:

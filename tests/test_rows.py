@@ -31,7 +31,13 @@ ROWS = {
     "guide_animatediff": ("toonyou_animated", "zoom_in"),
 }
 """Experiment → its base model, and the adapter whose effect is looked at."""
-MAIN = "import json, sys; from bench.__main__ import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
+MAIN = """
+import dataclasses, json, sys
+from bench.__main__ import main
+from bench.score.manifest import MANIFEST
+MANIFEST["background_lpips"] = dataclasses.replace(MANIFEST["background_lpips"], sha256=None)  # the stand-in is another
+sys.exit(max(map(main, json.loads(sys.argv[1]))))
+"""
 
 
 @pytest.fixture(scope="module")
