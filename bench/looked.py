@@ -1,6 +1,6 @@
 """Interim looks: at how many images per cell the claims of a results directory were judged so far.
 
-Every look at the claims leaves `looks/<images>.json`, whoever made it: a run, a report in between, or a stopping rule.
+Every look at the claims leaves `looks/<images>.json`: one by a run, by a report in between, or by a stopping rule.
 A later, larger run in the same directory counts them (see `bench.judge.looks` for what that costs).
 """
 

@@ -280,7 +280,7 @@ def faults(verb: str, arguments: list[str], code: int | None, said: str) -> list
     for meant in re.findall(r"did you mean ([\w.-]+)\?", said):
         named = any(meant in names for names in groups.values())
         if meant not in groups and not named and not types_at(schema, meant.split(".")):
-            found.append(f"advises {meant}, which is no setting of {verb}")
+            found.append(f"advises {meant}, which is not a setting of {verb}")
     for other in re.findall(r"tcd-bench (\w+(?: accept)?) (?:takes|--help)", said):
         if other != verb:
             found.append(f"speaks of the verb {other}")

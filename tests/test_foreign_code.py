@@ -89,7 +89,7 @@ def test_an_evaluator_that_asks_to_be_trusted_is_refused(
     assert not marker.exists()
 
 
-def test_an_evaluator_whose_tokenizer_is_code_is_refused(
+def test_no_code_that_an_evaluator_s_tokenizer_names_is_run(
     hostile: Callable[[str], Path],
     overrides: Overrides,
     marker: Path,

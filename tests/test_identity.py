@@ -110,10 +110,11 @@ def test_cells_that_differ_in_one_field_have_rows_and_lines_of_their_own(change:
     assert len(labels) == 2
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+BESIDE_ETA = {name: change for name, change in CHANGES.items() if "eta" not in change}
+
+
+@pytest.mark.parametrize("change", BESIDE_ETA.values(), ids=BESIDE_ETA)
 def test_no_value_of_an_eta_map_overwrites_another(change: Mapping[str, Any]) -> None:
-    if "eta" in change:
-        pytest.skip("eta is what the map is of")
     pair = [START, changed(START, change)]
     cells = [scored(replace(cell, eta=eta), shift) for shift, cell in enumerate(pair) for eta in (0.0, 1.0)]
     shown = []

@@ -23,7 +23,7 @@ class Needed:
     source: str
 
     def path(self) -> Path:
-        """The file, or the directory of a repository; raises BenchError where it is not at hand."""
+        """The file, or the directory of a repository; raises BenchError where it is not available locally."""
         weights = MANIFEST[self.name]
         if "://" in self.source:
             raise BenchError(
@@ -37,7 +37,7 @@ class Needed:
         return directory / weights.file if weights.file else directory
 
     def identity(self) -> str:
-        """A file's hash, held against the manifest's, or what a repository is named by; raises BenchError as `path`."""
+        """A file's hash, compared with the manifest, or a repository's name; raises BenchError as `path` does."""
         path = self.path()
         return check_file(path, self.name) if MANIFEST[self.name].file else name_weights(self.source)
 

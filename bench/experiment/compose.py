@@ -95,7 +95,7 @@ class ConfFiles(ConfigSource):
         """A file's settings, checked by the schema, with where they belong."""
         path = find_file(self.directory, config_path)
         if path is None:  # Hydra asks `is_config` first
-            raise BenchError(f"{config_path} is no file of {self.directory}")
+            raise BenchError(f"{config_path} is not a file of {self.directory}")
         group = config_path.partition("/")[0] if "/" in config_path else ""
         schema = schema_of("conform" if group == "scheduler" else "config" if group else config_path)
         with path.open(encoding="utf-8", errors="replace") as file:

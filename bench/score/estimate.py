@@ -308,7 +308,7 @@ class Estimate:
         )
 
     def within_prompts(self) -> Estimate:
-        """Of the same prompts with new noise: what prompts differ by is no part of the error. For means alone.
+        """Of the same prompts with new noise: what prompts differ by is not part of the error. For means alone.
 
         Raises ValueError where a prompt has one image.
         """
