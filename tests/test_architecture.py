@@ -28,6 +28,7 @@ KNOWS: dict[str, set[str]] = {
     "bench.checkpoints": {"bench.records", "bench.experiment", "bench.generate.weights", "bench.score.manifest"},
     "bench.generate": {"bench.records"},
     "bench.generate.single_file": {"bench.records", "bench.checkpoints.headers"},
+    "bench.generate.lora": {"bench.records", "bench.checkpoints.lora"},
     "bench.generate.pipelines": {"bench.records", "bench.generate"},
     "bench.generate.prompts": {"bench.records", "bench.generate", "bench.mini.world"},
     "bench.generate.inputs": {

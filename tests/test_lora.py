@@ -1,6 +1,8 @@
 """The whole of a LoRA file arrives in the model, or the cell is refused with what did not."""
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_sampling import PROMPTS, make_cell
 
 from bench.cell import Adapter, Cell
+from bench.checkpoints.lora import lora_faults
 from bench.generate import lora
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler
@@ -163,3 +166,164 @@ def test_a_lora_of_the_text_encoder_counts_as_well(models: Path, tmp_path: Path,
 def test_metadata_of_diffusers_is_read(models: Path, tmp_path: Path, published: Tensors) -> None:
     said: dict[str, object] = {"unet.r": 2, "unet.lora_alpha": 4, "unet.target_modules": ["to_q", "to_k", "to_v"]}
     load_pipeline(with_lora(models, tmp_path / "x.safetensors", published, {"lora_adapter_metadata": json.dumps(said)}))
+
+
+Metadata = dict[str, str]
+
+
+def diffusers_metadata(**said: object) -> Metadata:
+    """As save_lora_weights writes it for the denoiser: fields of peft's LoraConfig."""
+    return {"lora_adapter_metadata": json.dumps({f"unet.{name}": value for name, value in said.items()})}
+
+
+def layers_of(tensors: Tensors) -> list[str]:
+    """Modules of the denoiser that a LoRA in diffusers' form reaches."""
+    return [key.removeprefix("unet.").removesuffix(".lora_A.weight") for key in tensors if "lora_A" in key]
+
+
+def widen(tensors: Tensors, layer: str, rank: int) -> None:
+    """Give a layer matrices of another rank."""
+    noise = torch.Generator().manual_seed(1)
+    first, second = (f"unet.{layer}.lora_{side}.weight" for side in "AB")
+    shape_a, shape_b = tensors[first].shape, tensors[second].shape
+    tensors[first] = torch.randn(rank, *shape_a[1:], generator=noise)
+    tensors[second] = torch.randn(shape_b[0], rank, *shape_b[2:], generator=noise)
+
+
+def product(tensors: Tensors, layer: str) -> torch.Tensor:
+    """B·A by hand, in float64; a convolution's B is of 1 × 1."""
+    first, second = (tensors[f"unet.{layer}.lora_{side}.weight"].double() for side in "AB")
+    if first.ndim == 2:
+        return second @ first
+    return torch.einsum("or,rikl->oikl", second[:, :, 0, 0], first)
+
+
+def fused_difference(cell: Cell, layer: str) -> torch.Tensor:
+    """What fusing adds to a layer's weights."""
+    with_adapter = load_pipeline(replace(cell, fused=True)).unet.get_submodule(layer).weight
+    without = load_pipeline(replace(cell, adapters=())).unet.get_submodule(layer).weight
+    return (with_adapter - without).detach().double()
+
+
+def _plain(tensors: Tensors, _: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+    return tensors, None, [1.0, 1.0]
+
+
+def _plain_ranks(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+    widen(tensors, layers[0], 4)
+    return tensors, None, [1.0, 1.0]
+
+
+def _one_alpha(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+    return tensors, diffusers_metadata(r=2, lora_alpha=5, target_modules=layers), [2.5, 2.5]
+
+
+def _patterns(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+    widen(tensors, layers[0], 4)
+    said = diffusers_metadata(
+        r=2, lora_alpha=3, target_modules=layers, rank_pattern={layers[0]: 4}, alpha_pattern={layers[0]: 6}
+    )
+    return tensors, said, [6 / 4, 3 / 2]
+
+
+def _rank_pattern_alone(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+    widen(tensors, layers[0], 4)
+    said = diffusers_metadata(r=2, lora_alpha=3, target_modules=layers, rank_pattern={layers[0]: 4})
+    return tensors, said, [3 / 4, 3 / 2]
+
+
+def _rank_stabilised(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+    return tensors, diffusers_metadata(r=2, lora_alpha=4, target_modules=layers, use_rslora=True), [2 * 2**0.5] * 2
+
+
+def _kohya(tensors: Tensors, _: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+    return kohya(tensors, 1.0), {"ss_network_dim": "2", "ss_network_alpha": "1.0"}, [0.5, 0.5]
+
+
+def _kohya_alphas(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+    widen(tensors, layers[0], 4)
+    found = kohya(tensors, 1.0)
+    found[f"lora_unet_{layers[0].replace('.', '_')}.alpha"] = torch.tensor(3.0, dtype=torch.bfloat16)
+    return found, {"ss_network_dim": "2", "ss_network_alpha": "1"}, [3 / 4, 1 / 2]
+
+
+def _kohya_of_old(tensors: Tensors, _: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+    found = {key: value for key, value in kohya(tensors, 1.0).items() if not key.endswith("alpha")}
+    return found, {"ss_network_dim": "Dynamic", "ss_network_alpha": "None"}, [1.0, 1.0]
+
+
+STATED = [
+    *(_plain, _plain_ranks, _one_alpha, _patterns, _rank_pattern_alone, _rank_stabilised),
+    *(_kohya, _kohya_alphas, _kohya_of_old),
+]
+
+
+@pytest.mark.parametrize("how", STATED, ids=lambda how: how.__name__.strip("_"))
+def test_a_lora_is_added_by_the_factor_that_its_file_states(
+    models: Path, tmp_path: Path, published: Tensors, how: Callable[..., tuple[Tensors, Metadata | None, list[float]]]
+) -> None:
+    """W + scale × alpha / rank × B·A, by hand, for a layer of its own rank or alpha and for one of the others."""
+    layers = layers_of(published)
+    tensors, said, factors = how(published, layers)
+    cell = with_lora(models, tmp_path / "x.safetensors", tensors, said)
+    assert not lora_faults(tmp_path / "x.safetensors")
+    cell = replace(cell, adapters=(replace(cell.adapters[0], scale=0.75),))
+    for layer, factor in zip((layers[0], layers[-1]), factors, strict=True):
+        wanted = 0.75 * factor * product(published, layer)
+        torch.testing.assert_close(
+            fused_difference(cell, layer), wanted, rtol=1e-4, atol=1e-6 + 1e-6 * wanted.abs().max()
+        )
+
+
+def test_a_layer_without_an_alpha_among_others_has_its_rank_for_one_or_is_refused(
+    models: Path, tmp_path: Path, published: Tensors
+) -> None:
+    """diffusers gives it the most frequent alpha of the others, and kohya's own loader its rank."""
+    tensors = kohya(published, 1.0)
+    del tensors[next(key for key in tensors if key.endswith(".alpha"))]
+    with pytest.raises(BenchError, match=r"has alpha / rank = 1, but is applied with 0\.5"):
+        load_pipeline(with_lora(models, tmp_path / "k.safetensors", tensors))
+
+
+CONTRADICTIONS = {
+    "rank": (diffusers_metadata(r=4, lora_alpha=4), "give .* rank 4, its matrices have 2"),
+    "rank of a pattern": (
+        diffusers_metadata(r=2, lora_alpha=2, rank_pattern={"to_q": 8}),
+        "give .*to_q rank 8, its matrices have 2",
+    ),
+    "DoRA": (diffusers_metadata(r=2, use_dora=True), "is a DoRA"),
+    "a changed base": (diffusers_metadata(r=2, init_lora_weights="pissa"), "over a changed base model"),
+    "no JSON": ({"lora_adapter_metadata": "{"}, "its lora_adapter_metadata cannot be read"),
+    "no pattern": (diffusers_metadata(r=2, rank_pattern={"(": 4}), "its lora_adapter_metadata cannot be read"),
+    "kohya's rank": ({"ss_network_dim": "16"}, "ss_network_dim is 16, its layers have rank 2"),
+    "kohya's alpha": ({"ss_network_alpha": "8.0"}, "ss_network_alpha is 8, its layers have alpha 2"),
+}
+
+
+@pytest.mark.parametrize("which", CONTRADICTIONS)
+def test_a_lora_whose_metadata_contradict_its_tensors_is_refused_by_its_header(
+    models: Path, tmp_path: Path, published: Tensors, which: str
+) -> None:
+    said, sentence = CONTRADICTIONS[which]
+    with_lora(models, tmp_path / "x.safetensors", published, said)
+    (fault,) = lora_faults(tmp_path / "x.safetensors")
+    assert re.search(sentence, fault)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
+def test_alphas_are_compared_in_every_type(
+    models: Path, tmp_path: Path, published: Tensors, dtype: torch.dtype
+) -> None:
+    tensors = {key: value.to(dtype) if "alpha" in key else value for key, value in kohya(published, 6.0).items()}
+    path = tmp_path / "x.safetensors"
+    with_lora(models, path, tensors, {"ss_network_alpha": "6"})
+    assert not lora_faults(path)
+    with_lora(models, path, tensors, {"ss_network_alpha": "3"})
+    assert "ss_network_alpha is 3, its layers have alpha 6" in lora_faults(path)[0]
+
+
+def test_peft_s_own_form_is_refused_with_what_to_do(models: Path, tmp_path: Path, published: Tensors) -> None:
+    """Its alpha is in another file, adapter_config.json, which diffusers does not read."""
+    tensors = {key.replace("unet.", "base_model.model."): value for key, value in published.items()}
+    with_lora(models, tmp_path / "adapter_model.safetensors", tensors)
+    assert "adapter_config.json" in lora_faults(tmp_path / "adapter_model.safetensors")[0]

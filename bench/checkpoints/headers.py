@@ -1,8 +1,11 @@
-"""Headers of safetensors files: which tensors a file holds, and whether the file is whole. No tensor is read."""
+"""Headers of safetensors files: which tensors a file holds, and whether the file is whole. No tensor is read but those
+of a single number.
+"""
 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,16 +21,18 @@ _BITS = {
     **{"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
 }
 """Bits per element of the format's types (github.com/huggingface/safetensors, tensor.rs)."""
+_NUMBERS = {"F64": "d", "F32": "f", "F16": "e", "BF16": "", "I64": "q", "I32": "i", "I16": "h", "U8": "B"}
 _LIMIT = 100_000_000
 """The format's own limit of a header, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Shapes of a file's tensors by name, and its free text metadata."""
+    """Shapes of a file's tensors by name, its free text metadata, and type and place (in bytes) of each tensor."""
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
+    places: Mapping[str, tuple[str, int]]
 
 
 def read_header(path: Path) -> Header:
@@ -77,10 +82,11 @@ def _read(path: Path, size: int, changed_ns: int) -> Header:
     try:
         entries: dict[str, Any] = json.loads(text)
         metadata = {str(key): str(value) for key, value in (entries.pop("__metadata__", None) or {}).items()}
-        shapes, spans = {}, []
+        shapes, places, spans = {}, {}, []
         for name, entry in entries.items():
             shapes[name] = tuple(int(extent) for extent in entry["shape"])
             begin, end = entry["data_offsets"]
+            places[name] = str(entry["dtype"]), 8 + length + int(begin)
             bits = _BITS.get(entry["dtype"])
             if bits is not None and (end - begin) * 8 != prod(shapes[name]) * bits:
                 raise BenchError(f"{path} is damaged: the size of {name} does not fit its shape; fetch it again")
@@ -94,7 +100,21 @@ def _read(path: Path, size: int, changed_ns: int) -> Header:
         position = end
     if 8 + length + position != size:
         raise BenchError(_cut(path, size, 8 + length + position))
-    return Header(shapes, metadata)
+    return Header(shapes, metadata, places)
+
+
+def read_number(path: Path, name: str) -> float:
+    """A tensor of one element; raises BenchError, naming the file, for any other and for types that are not numbers."""
+    header = read_header(path)
+    dtype, start = header.places[name]
+    if prod(header.shapes[name]) != 1 or dtype not in _NUMBERS:
+        raise BenchError(f"{path}: {name} must be one number, and is {dtype} of shape {list(header.shapes[name])}")
+    with path.open("rb") as file:
+        file.seek(start)
+        content = file.read(_BITS[dtype] // 8)
+    if dtype == "BF16":  # the upper half of a float32
+        dtype, content = "F32", b"\0\0" + content
+    return float(struct.unpack(f"<{_NUMBERS[dtype]}", content)[0])
 
 
 def _cut(path: Path, size: int, wanted: int) -> str:

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
+from bench.checkpoints.lora import stated_scales
 from bench.records import BenchError
 
 _MODELS = ("unet", "text_encoder", "text_encoder_2")
@@ -29,7 +31,7 @@ def load_lora(pipeline: Any, path: Path, name: str, which: str) -> None:
             pipeline.load_lora_weights(
                 str(path.parent), weight_name=path.name, adapter_name=name, use_safetensors=True, local_files_only=True
             )
-        except (RuntimeError, ValueError, KeyError, IndexError) as error:
+        except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise BenchError(f"{which}: it does not fit the model; it was made for another base ({reason})") from error
     if said := [message for message in heard if "unexpected keys" in message or "missing keys" in message]:
@@ -50,16 +52,17 @@ def _layers(pipeline: Any, name: str) -> Iterator[LoraLayer]:
 
 
 def _check_arrived(path: Path, name: str, layers: list[LoraLayer], which: str) -> None:
-    """Compare the file's matrices with the model's as sets with repetition, and the alphas with the scales."""
+    """Compare the file's matrices with the model's as sets with repetition, each first matrix with its scale."""
     found: Counter[tuple[str, str]] = Counter()
-    scales: dict[str, set[float]] = {}
+    applied: dict[tuple[str, str], list[float]] = {}
     dtypes = set()
     for layer in layers:
         first, second = layer.lora_A[name].weight, layer.lora_B[name].weight
         dtypes.add(first.dtype)
         found.update([_fingerprint(first), _fingerprint(second)])
-        scales.setdefault(_fingerprint(first)[1], set()).add(float(layer.scaling[name]))
+        applied.setdefault(_fingerprint(first), []).append(float(layer.scaling[name]))
     missing = []
+    stated = stated_scales(path)
     with safe_open(path, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118
             if key.endswith(".alpha"):
@@ -70,12 +73,16 @@ def _check_arrived(path: Path, name: str, layers: list[LoraLayer], which: str) -
                 missing.append(key)
                 continue
             found[fits] -= 1
-            wanted = _scale(file, key, tensor)
-            if wanted is not None and fits[1] in scales and all(abs(s - wanted) > 1e-6 for s in scales[fits[1]]):
+            if key not in stated:
+                continue
+            scales = applied[fits]
+            nearest = min(scales, key=lambda scale: abs(scale - stated[key]))
+            if not isclose(nearest, stated[key], rel_tol=1e-6):
                 raise BenchError(
-                    f"{which}: {key} has alpha / rank = {wanted:g}, but is applied with "
-                    f"{min(scales[fits[1]]):g}; give it in a form that diffusers reads right, such as its own"
+                    f"{which}: {key} has alpha / rank = {stated[key]:g}, but is applied with {nearest:g}; give it in a "
+                    "form that diffusers reads right, such as its own"
                 )
+            scales.remove(nearest)
     if missing:
         listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise BenchError(
@@ -91,15 +98,6 @@ def _check_arrived(path: Path, name: str, layers: list[LoraLayer], which: str) -
 def _fingerprint(tensor: torch.Tensor) -> tuple[str, str]:
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
     return str(flat.dtype), hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _scale(file: Any, key: str, tensor: torch.Tensor) -> float | None:
-    """Alpha over rank, where the file states an alpha beside a first matrix."""
-    mark = ".lora_down."
-    alpha = f"{key.split(mark)[0]}.alpha"
-    if mark not in key or alpha not in file.keys():  # noqa: SIM118
-        return None
-    return float(file.get_tensor(alpha)) / tensor.shape[0]
 
 
 @contextmanager
