@@ -130,7 +130,9 @@ class Limit:
     """How much worse a number may be before it counts: more than both a share of the old one and an amount."""
 
     relative: float
+    """As a share of the old value."""
     absolute: float
+    """In the unit of the value."""
 
     def of(self, before: float) -> float:
         """The loss that is let pass, in the number's own unit."""
@@ -142,7 +144,9 @@ class Movement:
     """How far an image may move, and what share of a cell's images may move farther."""
 
     displacement: float
+    """How far an image may move; 1 is the distance to the image of another prompt."""
     share: float
+    """Share of the images of a cell that may move farther."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,5 +154,8 @@ class CostLimits:
     """Limits of seconds an image in two runs, of seconds an image of two sides that took turns, and of bytes."""
 
     latency: Limit
+    """Seconds per image, of two separate runs."""
     latency_in_turn: Limit
+    """Seconds per image, of two sides that are timed in turn."""
     memory: Limit
+    """Bytes."""

@@ -17,9 +17,14 @@ class SideChoice:
     """One side of a claim. An object that is matched by its cost has no steps."""
 
     method: str
+    """Name of a method."""
     steps: Annotated[list[Steps], OneOrMore] = Field(default_factory=list)
+    """Step counts; several are compared pairwise with those of the other side. None for an object that is found by its
+    cost."""
     eta: Eta | None = None
+    """Value of eta, where the method has several."""
     guidance_scale: GuidanceScale | None = None
+    """Guidance scale, where the method has several."""
 
     def to_side(self) -> Side:
         """As the frozen data that records are judged with."""
@@ -34,13 +39,23 @@ class ClaimChoice:
     """
 
     text: str
+    """The claim in words, as the report shows it."""
     subject: SideChoice
+    """The side that is expected to win."""
     object: SideChoice
+    """The side it is compared with."""
     metrics: Annotated[list[ScoreName], OneOrMore, Field(min_length=1), Distinct]
+    """Scores that the claim is about; all of them must agree."""
     expect: Literal["better", "not_worse", "equivalent"] = "better"
+    """What is expected of the subject."""
     equal: Literal["steps", "evaluations", "latency"] = "steps"
+    """What both sides have in common: step counts, or cost. With a cost the object is its costliest cell that costs no
+    more than the subject."""
     margins: dict[ScoreName, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Difference that counts, by score and in its unit: a better subject must win by more, one that is not worse may
+    lose by less."""
     optional: bool = False
+    """Leave the claim out, rather than refuse it, where the grid lacks what it compares."""
 
     def to_claim(self, name: str) -> Claim:
         """As the frozen data that records are judged with."""

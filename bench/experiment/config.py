@@ -42,132 +42,164 @@ _T = TypeVar("_T")
 
 @dataclass(config=STRICT)
 class AdapterChoice:
-    """A LoRA for a base model: a file, or a directory or hub id with the name of a `file` in it.
-
-    Without a name it is pytorch_lora_weights.safetensors, or else the only .safetensors there.
-    """
+    """A LoRA for a base model."""
 
     source: Source
+    """A .safetensors file, a directory or a hub id."""
     file: str | None = None
+    """The file's name within a directory or repository; by default `pytorch_lora_weights.safetensors`, or else the only
+    .safetensors file there."""
     scale: float = 1.0
+    """Weight of the adapter."""
     revision: str | None = None
+    """Branch, tag or commit of a hub repository."""
 
 
 @dataclass(config=STRICT)
 class PartChoice:
-    """A model beside the base: a directory or hub id; `file` is for one that is a single file."""
+    """A further model that a task needs: ControlNet, motion adapter or IP-Adapter."""
 
     source: Source
+    """A directory or a hub id."""
     revision: str | None = None
+    """Branch, tag or commit of a hub repository."""
     variant: str | None = None
+    """Variant of the weight files, such as `fp16`."""
     subfolder: str | None = None
+    """Folder within the directory or repository."""
     file: str | None = None
+    """Name of the weight file, for a part that is a single file (IP-Adapter)."""
 
 
 @dataclass(config=STRICT)
 class Levers:
-    """What trades time for memory or the reverse; each is part of a cell's identity.
-
-    `offload` keeps on a GPU only the model that works ("model") or layer ("sequential"). `vae_slicing` decodes image by
-    image, `vae_tiling` tile by tile, `vae_upcast` in float32 (SDXL's own VAE overflows in float16). `compile` compiles
-    the denoiser and the VAE's decoder. `attention` names one of diffusers' attention backends.
-    """
+    """Settings that trade time for memory or the reverse; each is part of a cell's identity."""
 
     offload: Literal["none", "model", "sequential"] = "none"
+    """Keep on the GPU only the model (`model`) or the layer (`sequential`) that is at work."""
     vae_slicing: bool = False
+    """Decode one image at a time."""
     vae_tiling: bool = False
+    """Decode in tiles."""
     vae_upcast: bool = False
+    """Decode in float32; SDXL's own VAE overflows in float16."""
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
+    """Compile the denoiser and the VAE's decoder, in one of torch.compile's modes."""
     attention: str | None = None
+    """One of diffusers' attention backends, by name."""
 
 
 @dataclass(config=STRICT)
 class Model:
-    """A base model: a directory, hub id or single file, and the adapters that fit it. Only `source` is needed.
+    """A base model and the adapters that fit it. Only `source` is needed.
 
-    What is left out is what the checkpoint says: `pipeline`, `height` and `width`, `noise_schedule`. A noise schedule
-    that is given is an assertion: one that differs from the checkpoint's is refused, unless `noise_schedule_override`
-    says that the weights are meant to be sampled otherwise than they were trained. `guidance_scale` is that of methods
-    which set none of their own; without it the pipeline's default in diffusers. `config` describes a single file: a
-    directory or hub id of the same architecture with its model_index.json, configurations and tokenizers.
-
-    `mirrors` are other hub ids of the same weights, for a repository that is gone.
-    `channels_last` lays out the denoiser's and the VAE's tensors with channels last, which is faster on many devices.
-    `architecture` says what `weights=architecture` builds in its place. `cost_s` notes what one image costs the
-    denoiser once, in seconds by kind of device, for `plan` to estimate with.
+    Pipeline class, height, width and noise schedule are read from the checkpoint. A setting that contradicts it is
+    refused.
     """
 
     source: Source
+    """A directory as `save_pretrained` writes it, a hub id, or a single .safetensors file together with `config`."""
     height: Count | None = None
+    """Height of the images in pixels, a multiple of 8; by default the checkpoint's own."""
     width: Count | None = None
+    """Width of the images in pixels, a multiple of 8; by default the checkpoint's own."""
     noise_schedule: dict[str, Any] = Field(default_factory=dict)
+    """The noise schedule that the checkpoint is expected to have, in the names of diffusers' scheduler configurations
+    (`beta_schedule`, `prediction_type` …). One that differs from the checkpoint's is refused."""
     noise_schedule_override: bool = False
+    """Sample with `noise_schedule` although the weights were trained with another; every output says so."""
     pipeline: str | None = None
+    """Name of the pipeline class in diffusers; by default the one that the checkpoint names."""
     guidance_scale: GuidanceScale | None = None
+    """Guidance scale of methods that set none; by default the pipeline's own in diffusers."""
     config: Source | None = None
+    """Directory or hub id of the same architecture; a single file takes configurations and tokenizers from there."""
     mirrors: list[str] = Field(default_factory=list)
+    """Other hub ids of the same weights, used when the repository is gone."""
     revision: str | None = None
+    """Branch, tag or commit of a hub repository; `strict=true` demands a commit."""
     variant: str | None = None
+    """Variant of the weight files, such as `fp16`."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of weights and latents."""
     channels_last: bool = False
+    """Memory layout of the denoiser and the VAE; faster on many devices."""
     adapters: dict[str, AdapterChoice] = Field(default_factory=dict)
+    """Adapters that fit this model, by the name that `methods.<name>.adapter` uses."""
     parts: dict[Literal["controlnet", "motion_adapter", "image_adapter"], PartChoice] = Field(default_factory=dict)
+    """Further models that the task needs."""
     levers: Levers = Field(default_factory=Levers)
+    """Settings that trade time for memory or the reverse; each is part of the identity of a cell."""
     architecture: Literal["sd15", "sd21", "sdxl"] | None = None
+    """Architecture that `weights=architecture` builds in place of the checkpoint."""
     cost_s: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Seconds per image and denoiser evaluation, by kind of device; used by `plan` to estimate the duration."""
 
 
 @dataclass(config=STRICT)
 class Method:
-    """A scheduler with its own axes. Lists are axes; `eta` stays empty where the scheduler has none.
-
-    `adapter` names what is laid over the base model: none, one, or several together. `guidance_scale` left empty is the
-    model's own.
-    """
+    """A scheduler with its own axes. Each value of a list makes cells of its own."""
 
     label: str
+    """Name in tables and plots; each method needs one of its own."""
     scheduler: dict[str, Any]
+    """The scheduler's class as `_target_`, and the arguments of its constructor. The noise schedule is not among them:
+    it belongs to the model."""
     steps: Annotated[list[Steps], OneOrMore, Field(min_length=1), Distinct]
+    """Step counts. An axis: each value makes cells of its own."""
     guidance_scale: Annotated[list[GuidanceScale], AnyNumber, Distinct] = Field(default_factory=list)
+    """Guidance scales, an axis; empty: the model's `guidance_scale`."""
     eta: Annotated[list[Eta], OneOrMore, Distinct] = Field(default_factory=list)
+    """Values of eta, an axis; empty for a scheduler without eta."""
     adapter: Annotated[list[str], AnyNumber, Distinct] = Field(default_factory=list)
+    """Adapters of the model that are loaded together; none, one or several names."""
     fused: bool = True
+    """Fuse the adapters into the base weights before sampling."""
     max_steps: int | None = None
+    """Larger step counts are left out, with the reason."""
     role: Literal["student", "teacher", "reference"] = "teacher"
+    """What the method is in the comparison. A note for readers: nothing depends on it."""
 
 
 @dataclass(config=STRICT)
 class Prompts:
-    """The prompts: `world` (the procedural world's captions) or a file in UTF-8.
-
-    A .txt holds one prompt per line; of a .csv, .tsv, .jsonl, .json or .parquet `column` names the column, which is
-    prompt, caption or text by default. `quoted` says whether fields may be quoted: by default in a .csv they may, in a
-    .tsv quotation marks belong to the prompt. Each prompt is put into `template` in place of its {}.
-    With `shuffle` the prompts of a file are taken in an order that the experiment's seed decides, not from its top.
-    """
+    """The prompts: captions of the miniature's world, or those of a file."""
 
     source: Source = "world"
+    """`world` (captions of the miniature's world), a file in UTF-8 (.txt with one prompt per line, .csv, .tsv, .jsonl,
+    .json, .parquet, or COCO captions), or `dataset://owner/name/file` in the local hub cache."""
     count: Images = 512
+    """Number of prompts, and therefore of images per cell."""
     shuffle: bool = True
+    """Take the prompts of a file in an order that `seed` decides; `false` takes them from the top."""
     template: Annotated[str, Field(pattern=r"\{\}")] = "{}"
+    """Text in which each prompt replaces the `{}`."""
     column: str | None = None
+    """Column of a file that has columns; by default the one named prompt, caption or text."""
     quoted: bool | None = None
+    """Whether fields of a table may be quoted; by default they may in a .csv, while in a .tsv quotation marks belong to
+    the prompt."""
 
 
 @dataclass(config=STRICT)
 class Reference:
-    """The real images that Fréchet and kernel distances compare with: `world`, or a folder of images."""
+    """The real images that Fréchet and kernel distances compare with."""
 
     source: Source = "world"
+    """`world` (images of the miniature's world) or a folder of images."""
     count: Images = 2048
+    """Number of reference images."""
 
 
 @dataclass(config=STRICT)
 class EvaluatorChoice:
-    """The OpenCLIP model that images are scored with; its `name` becomes part of every score's name."""
+    """The model whose features images are scored by."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] = "mini"
+    """Name of the evaluator; it becomes part of the name of each score, as in `fid_mini_n512`."""
     source: Source = "bench://mini/weights/evaluator"
+    """An OpenCLIP model: a directory or a hub id. `inception://` is the Inception network of published FIDs (needs
+    `tcd-bench[inception]`)."""
 
 
 @dataclass(config=STRICT)
@@ -175,44 +207,71 @@ class Measure:
     """How latency and memory are measured, apart from sampling for quality."""
 
     latency: bool = True
+    """Measure latency."""
     repeats: Count = 5
+    """Timed calls per cell; every sample is stored."""
     again: bool = False
+    """Measure again the latencies that load disturbed in an earlier run."""
     warmup: Annotated[int, Field(ge=0)] = 1
+    """Untimed calls before, at the step count that is measured."""
     batch_size: Count = 1
+    """Images per timed call."""
     memory: bool = True
+    """Measure peak memory; on GPUs only."""
 
 
 @dataclass(config=STRICT)
 class Experiment:
-    """Base models × methods × steps × eta, with what is sampled, measured and scored.
-
-    `judges` maps a score that a network of its own gives to where its checkpoint lies, unless in the local hub cache.
-    With until=decided the claims are judged at up to `looks` numbers of images, and the run ends when all are decided.
-    """
+    """Base models × methods × steps × eta, with what is sampled, measured and scored."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the experiment; by default also of its results directory."""
     models: dict[str, Model]
+    """Base models by name; `model=[…]` chooses the files of conf/model that are put here."""
     methods: dict[str, Method]
+    """Methods by name; `method=[…]` chooses the files of conf/method that are put here."""
     results: Annotated[Source, Field(min_length=1)]
+    """Directory or URL (s3://…) of the results."""
     task: Task = Field(default_factory=lambda: TextToImage("text_to_image"))
+    """What is asked of the model; `task=…` chooses a file of conf/task."""
     prompts: Prompts = Field(default_factory=Prompts)
+    """The prompts."""
     reference: Reference = Field(default_factory=Reference)
+    """The real images that distances compare with."""
     evaluator: EvaluatorChoice = Field(default_factory=EvaluatorChoice)
+    """The network whose features the images are scored by."""
     judges: dict[JudgeName, Source] = Field(default_factory=dict)
+    """Checkpoints of the preference models, by score: a file or a directory. By default the local hub cache is
+    searched."""
     measure: Measure = Field(default_factory=Measure)
+    """How latency and memory are measured."""
     scores: Annotated[list[ScoreName], OneOrMore, Distinct] = Field(default_factory=lambda: [*SCORES])
+    """The scores; empty: none."""
     seed: Seed = 0
+    """Seed of initial latents, noise and prompt order; each image has a generator of its own."""
     batch_size: Count = 64
+    """Images per batch when sampling for quality."""
     lanes: Lanes = "auto"
+    """Batches that are processed concurrently: a processor samples them in parallel, a GPU one after the other while
+    earlier ones are scored and saved. `auto`: 1 on a processor, 4 on a GPU."""
     device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1` …; `auto` takes the GPU where there is one."""
     keep: Literal["all", "grid"] = "all"
+    """Images kept on disk: all, or the first 8 of each cell (`grid`)."""
     strict: bool = False
+    """Refuse hub ids whose revision is not pinned to a commit."""
     weights: Literal["checkpoint", "architecture"] = "checkpoint"
+    """`architecture` builds the models with random weights, to measure costs only; needs `scores=[]`."""
     until: Literal["count", "decided"] = "count"
+    """`decided` ends the run as soon as all claims are decided."""
     looks: Annotated[int, Field(ge=2, le=20)] = 5
+    """Number of image counts at which `until=decided` judges the claims."""
     claims: dict[str, ClaimChoice] = Field(default_factory=dict)
+    """Claims by name; `claim=[…]` chooses the files of conf/claim that are put here."""
     executor: Executor = Field(default_factory=Local)
+    """Where cells run; `executor=…` chooses a file of conf/executor."""
     trackers: dict[str, TrackerChoice] = Field(default_factory=dict)
+    """Experiment trackers; `tracker=[…]` chooses files of conf/tracker."""
 
 
 def check_settings(kind: type[_T], settings: Mapping[str, Any]) -> _T:

@@ -20,9 +20,14 @@ class ConformChoice:
     """
 
     scheduler: dict[str, Any]
+    """The scheduler's class as `_target_`, and the arguments of its constructor; `scheduler=…` chooses a file of
+    conf/scheduler."""
     family: str | None = None
+    """The diffusers class whose method the scheduler claims to implement; by default its own class or a base of it."""
     baseline: str | None = None
+    """JSON file of known deviations, which do not fail."""
     write: str | None = None
+    """Where to write a new baseline; the exit code is 0 then."""
 
 
 def check_conform(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,57 +15,59 @@ Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(config=STRICT)
 class Common:
-    """What every executor has.
-
-    `tries` is how many workers may die at one place of a cell before it is given up, `limit_s` how long a worker may be
-    at one piece of work before it counts as hung, `lease_s` after what silence a worker counts as lost, `patience_s`
-    how long a full disk or a store out of reach is waited for, `chunk_images` into how large pieces cells are cut.
-    """
+    """Settings that every executor has."""
 
     tries: Count = 3
+    """Number of workers that may die at the same point of a cell before the cell is abandoned."""
     limit_s: Seconds | None = None
+    """Seconds that a worker may spend on one piece of work before it counts as hung and is ended; null: no limit."""
     lease_s: Seconds = 30.0
+    """Seconds without a sign of life after which the work of a worker is released to the others."""
     patience_s: Annotated[float, Field(ge=0)] = 600.0
+    """Seconds to wait for a full disk or an unreachable store."""
     chunk_images: Count = 1024
+    """Images per chunk; large cells are split into chunks that several workers can take."""
 
 
 @dataclass(config=STRICT)
 class Local(Common):
-    """This process alone; with more `workers`, or a time limit, processes of their own on this machine."""
+    """This process; with several `workers`, or a time limit, worker processes on this machine."""
 
     kind: Literal["local"] = "local"
     workers: Count = 1
+    """Number of worker processes; 1 runs in the process itself."""
 
 
 @dataclass(config=STRICT)
 class Ray(Common):
-    """One actor per GPU of the cluster at `address`, or of one on this machine alone where none is given.
-
-    `gpus` is an actor's share of a GPU, 0 on a cluster of processors; `cpus` its share of a machine's. `workers` limits
-    the actors, whose number else follows the cluster as it grows.
-    """
+    """A Ray cluster, with one actor per GPU."""
 
     kind: Literal["ray"] = "ray"
     address: str | None = None
+    """Address of a running cluster; by default a cluster is started on this machine."""
     workers: Count | None = None
+    """Largest number of actors; by default as many as the cluster has room for."""
     gpus: Share | None = None
+    """GPUs per actor, which may be a fraction; 0 on a cluster without GPUs."""
     cpus: Share = 1.0
+    """Processor cores per actor."""
 
 
 @dataclass(config=STRICT)
 class Slurm(Common):
-    """A job array of `workers` tasks, each for `minutes`, begun again where its time is up and work is left.
-
-    `options` are sbatch's own, as in {partition: gpu, gres: "gpu:1"}; `folder` is for job scripts and logs, on a file
-    system that all nodes share.
-    """
+    """A Slurm job array, whose tasks are requeued while work is left."""
 
     kind: Literal["slurm"] = "slurm"
     workers: Count = 1
+    """Number of array tasks."""
     minutes: Count = 60
+    """Time limit of a task; it is requeued while work is left."""
     cpus: Count = 1
+    """Processor cores per task."""
     options: dict[str, str | int] = Field(default_factory=dict)
+    """Further options of sbatch, as in `{partition: gpu, gres: "gpu:1"}`."""
     folder: str = "slurm"
+    """Directory of job scripts and logs, on a file system that all nodes share."""
 
 
 Executor = Annotated[Local | Ray | Slurm, Field(discriminator="kind")]

@@ -23,7 +23,9 @@ class ConformanceChoice:
     """A directory of baselines, and which of them; all where none is named."""
 
     directory: Source | None
+    """Directory of conformance baselines; their schedulers are examined again."""
     only: list[str]
+    """Names of the schedulers to examine; empty: all."""
 
 
 @dataclass(config=STRICT)
@@ -31,9 +33,13 @@ class SideBySideChoice:
     """What both installations run where one is named by `ref`; schedulers alone where `run` is false."""
 
     run: bool
+    """`false` compares schedulers only: seconds, no model."""
     overrides: list[str]
+    """What both sides run."""
     sittings: Annotated[int, Field(ge=4, multiple_of=2)]
+    """Pairs of fresh processes in which latencies are taken; an even number."""
     rounds: Annotated[int, Field(ge=0)]
+    """Rounds of three calls of every cell and side in each process; 0 leaves latencies out."""
 
 
 @dataclass(config=STRICT)
@@ -41,8 +47,11 @@ class PerformanceChoice:
     """A directory of what benchmarks wrote, the one that it is held against, and how much a ratio may rise."""
 
     directory: Source | None
+    """What scripts/benchmark_*.py wrote with `--out`."""
     baseline: str
+    """Accepted ratios."""
     limit: Limit
+    """How much a ratio may rise."""
 
 
 @dataclass(config=STRICT)
@@ -50,19 +59,34 @@ class GateChoice:
     """Everything that `tcd-bench gate` takes."""
 
     baseline: Source | None
+    """Directory of a run or of an accepted baseline."""
     candidate: Source | None
+    """Directory of the run that is judged."""
     ref: str | None
+    """Installation before the change, in place of both directories: a Python, a virtual environment, a checkout, or a
+    version as in `diffusers==0.41.0`."""
     candidate_ref: str | None
+    """Installation after the change; by default this one."""
     installations: Source
+    """Where versions are installed, once each."""
     side_by_side: SideBySideChoice
+    """What both installations run."""
     output: Source
+    """Directory of gate.md, gate.json, junit.xml and gate.html."""
     conformance: ConformanceChoice
+    """Which schedulers are examined."""
     images: Movement
+    """How far images may move."""
     quality: dict[ScoreName, Limit]
+    """How much worse each score may get; a loss counts when it exceeds both limits and chance."""
     cost: CostLimits
+    """How much latency and memory may rise."""
     performance: PerformanceChoice
+    """The harness's own benchmarks."""
     author: str | None
+    """Who accepts a baseline (`gate accept`)."""
     reason: str | None
+    """Why it is accepted (`gate accept`)."""
 
     def limits(self) -> dict[str, Limit]:
         """How much worse each score may get."""

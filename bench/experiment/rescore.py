@@ -15,7 +15,9 @@ class OtherEvaluator:
     """Another evaluator than the run's own."""
 
     name: str | None = None
+    """Name of the evaluator, part of the name of each score."""
     source: Source | None = None
+    """An OpenCLIP model: a directory or a hub id; the kept images are read again."""
 
 
 @dataclass(config=STRICT)
@@ -23,7 +25,9 @@ class OtherReference:
     """Other real images than the run's own."""
 
     source: Source | None = None
+    """`world` or a folder of images."""
     count: Images | None = None
+    """Number of reference images."""
 
 
 @dataclass(config=STRICT)
@@ -31,8 +35,14 @@ class ScoreChoice:
     """Everything that `tcd-bench score` takes."""
 
     results: Source
+    """Directory or URL of the run."""
     scores: Annotated[list[ScoreName], AnyNumber, Distinct] = Field(default_factory=list)
+    """Scores to add to those that the run has."""
     evaluator: OtherEvaluator = Field(default_factory=OtherEvaluator)
+    """Another evaluator than that of the run."""
     reference: OtherReference = Field(default_factory=OtherReference)
+    """Other reference images than those of the run."""
     judges: dict[JudgeName, Source] = Field(default_factory=dict)
+    """Checkpoints of the preference models, by score."""
     device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1` …"""

@@ -21,6 +21,7 @@ class TextToImage:
 
     kind: Literal["text_to_image"]
     style: str | None = None
+    """Name of the style that a style adapter is expected to produce; `style_similarity` needs it."""
 
 
 @dataclass(config=STRICT)
@@ -29,8 +30,11 @@ class Inpainting:
 
     kind: Literal["inpainting"]
     strength: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the noise schedule that is run; below 1 sampling starts from the noised input."""
     inputs: Source = "world"
+    """`world`, or a folder with one image per prompt and its masks in `masks/`."""
     fit: Fit = "exact"
+    """What happens to an input of another aspect ratio."""
 
 
 @dataclass(config=STRICT)
@@ -42,10 +46,15 @@ class ControlNet:
 
     kind: Literal["canny", "depth"]
     conditioning_scale: Scale
+    """Weight of the ControlNet."""
     inputs: Source = "world"
+    """`world`, or a folder with one image per prompt."""
     inputs_are: Literal["photos", "control_images"] = "photos"
+    """`control_images`: the folder holds finished edge or depth images, which are used as they are."""
     fit: Fit = "exact"
+    """What happens to an input of another aspect ratio."""
     estimator: Source | None = None
+    """Hub id of the depth estimator."""
 
 
 @dataclass(config=STRICT)
@@ -54,8 +63,11 @@ class ImagePrompt:
 
     kind: Literal["image_prompt"]
     scale: Scale
+    """Weight of the IP-Adapter."""
     inputs: Source = "world"
+    """`world`, or a folder; its first image is the image prompt."""
     fit: Fit = "exact"
+    """What happens to an input of another aspect ratio."""
 
 
 @dataclass(config=STRICT)
@@ -64,6 +76,7 @@ class Animation:
 
     kind: Literal["animation"]
     frames: Annotated[int, Field(ge=2, le=512)]
+    """Number of frames."""
 
 
 Task = Annotated[TextToImage | Inpainting | ControlNet | ImagePrompt | Animation, Field(discriminator="kind")]

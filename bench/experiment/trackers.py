@@ -12,30 +12,37 @@ from bench.experiment.values import STRICT
 
 @dataclass(config=STRICT)
 class TensorBoard:
-    """Event files in `directory`, one run of TensorBoard a run of ours."""
+    """Event files of TensorBoard, one of its runs per run."""
 
     kind: Literal["tensorboard"] = "tensorboard"
     directory: str = "tensorboard"
+    """Directory of the event files."""
 
 
 @dataclass(config=STRICT)
 class MLflow:
-    """A run of `experiment` at `tracking_uri`, a server or a directory; null asks the environment."""
+    """A run in MLflow."""
 
     kind: Literal["mlflow"] = "mlflow"
     tracking_uri: str | None = None
+    """A server or a directory; by default MLflow's environment variables decide."""
     experiment: str = "tcd-bench"
+    """Name of the experiment in MLflow."""
 
 
 @dataclass(config=STRICT)
 class WeightsAndBiases:
-    """A run of `project`; mode=offline keeps it on disk, in `directory`."""
+    """A run in Weights & Biases."""
 
     kind: Literal["wandb"] = "wandb"
     project: str = "tcd-bench"
+    """Name of the project."""
     entity: str | None = None
+    """User or team."""
     mode: Literal["online", "offline"] = "online"
+    """`offline` writes to disk only."""
     directory: str | None = None
+    """Directory of offline runs."""
 
 
 TrackerChoice = Annotated[TensorBoard | MLflow | WeightsAndBiases, Field(discriminator="kind")]
