@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
+from inspect import getdoc
 from typing import TYPE_CHECKING, Any
 
 from bench.gate import accept, gate
@@ -46,7 +47,10 @@ Exit codes: 0 done, 1 a cell failed, something is missing, deviates or got worse
 
 
 def run(settings: Settings) -> int:
-    """Run what has no good record yet, then report."""
+    """Run the cells that have no complete record yet, then write the report.
+
+    Exit codes: 0 done; 1 a cell failed; 2 refused, nothing was run; 130 interrupted, the same command continues.
+    """
     from dataclasses import replace
 
     from bench.execute.assemble import prepare
@@ -117,7 +121,10 @@ def _forget_disturbed(store: Store) -> None:
 
 
 def plan(settings: Settings) -> int:
-    """Print the plan."""
+    """Show the cells of an experiment, their order and cost, and what its claims compare; run nothing.
+
+    Exit codes: 0 done; 2 refused.
+    """
     from bench.execute.assemble import lay_out, try_schedulers
     from bench.execute.outlook import describe_cells, describe_outline
     from bench.execute.ownership import join
@@ -132,7 +139,10 @@ def plan(settings: Settings) -> int:
 
 
 def report(settings: Settings) -> int:
-    """Write the report of the run that lies in `results`, and print what it found."""
+    """Write tables, plots and report.html of the run in `results` from its records, and print the summary.
+
+    Exit codes: 0 done; 2 refused: there is no run, or a stored file is damaged.
+    """
     from bench.store import Store
 
     store = Store(str(settings["results"]), writable=False)
@@ -159,7 +169,10 @@ def _show_report(store: Store) -> None:
 
 
 def score(settings: Settings) -> int:
-    """Add scores to a run from its stored features and kept images, then report; samples nothing."""
+    """Add scores to a run from its stored features and kept images, then write the report; sample nothing.
+
+    Exit codes: 0 done; 2 refused, the run is as it was.
+    """
     from bench.execute.rescore import add_scores
     from bench.experiment.config import check_settings
     from bench.experiment.rescore import ScoreChoice
@@ -171,7 +184,10 @@ def score(settings: Settings) -> int:
 
 
 def fetch(settings: Settings) -> int:
-    """Fetch the weights that an experiment needs and the local caches lack; everything runs offline afterwards."""
+    """Fetch the weights that an experiment needs and the local caches lack; everything runs offline afterwards.
+
+    Exit codes: 0 everything is available; 1 something could not be fetched; 2 refused.
+    """
     from bench.execute.fetch import fetch_needs
     from bench.experiment.config import check_experiment
 
@@ -183,7 +199,10 @@ def fetch(settings: Settings) -> int:
 
 
 def status(settings: Settings) -> int:
-    """Show how far a run is, who is at what, and what failed; from any terminal or machine that sees `results`."""
+    """Show progress, workers and failures of a run, from any terminal or machine that sees `results`.
+
+    Exit codes: 0 done; 2 refused: nothing was run there.
+    """
     from bench.execute.launch import Launch
     from bench.execute.overview import describe, look_over
     from bench.store import Store
@@ -197,7 +216,10 @@ def status(settings: Settings) -> int:
 
 
 def doctor(settings: Settings) -> int:
-    """Print the examination; 1 when something that the experiment needs is missing."""
+    """Show what this machine has and what the experiment lacks.
+
+    Exit codes: 0 nothing is missing; 1 something is missing; 2 refused.
+    """
     from bench.execute.doctor import examine
     from bench.experiment.config import check_experiment
 
@@ -208,7 +230,11 @@ def doctor(settings: Settings) -> int:
 
 
 def conform(settings: Settings) -> int:
-    """Check a scheduler against exact solutions; 1 when it deviates in a way that the baseline does not know."""
+    """Check a scheduler against exact solutions.
+
+    Exit codes: 0 conforms, or deviates only as the baseline knows; 1 a deviation is new or has grown, or a trajectory
+    has changed; 2 refused.
+    """
     from bench.experiment.conform import check_conform
     from bench.judge.conformance.verb import run_verb
 
@@ -252,7 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return run_application(
-            verb, f"tcd-bench {verb}: {VERBS[verb].__doc__}", rest, VERBS[verb], CONFIGS.get(verb, "config")
+            verb, f"tcd-bench {verb}: {getdoc(VERBS[verb])}", rest, VERBS[verb], CONFIGS.get(verb, "config")
         )
     except BenchError as error:
         print(printable(f"error: {error}"), file=sys.stderr)

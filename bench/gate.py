@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 def gate(settings: dict[str, Any]) -> int:
-    """Compare a candidate's records with a baseline's, and schedulers with theirs; returns the exit code."""
+    """Compare a candidate with a baseline: schedulers, images, scores and cost.
+
+    Exit codes: 0 pass; 1 something got worse, changed or no longer runs; 2 refused, or the runs cannot be compared;
+    3 something is missing: one side cannot run, nothing could be decided, or a stored file is missing or damaged.
+    """
     from bench.experiment.gate import check_gate
 
     choice = check_gate(settings)
@@ -98,7 +102,10 @@ def _compare_installations(
 
 
 def accept(settings: dict[str, Any]) -> int:
-    """Make a candidate the baseline, with an author and a reason."""
+    """Make a candidate the baseline, with an author and a reason.
+
+    Exit codes: 0 done; 2 refused.
+    """
     from bench.experiment.gate import check_acceptance
     from bench.judge.gate.accept import accept as make_baseline
     from bench.store import Store

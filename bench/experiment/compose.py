@@ -315,11 +315,7 @@ _EXAMPLES = {
 }
 _NOTES = {
     "config": "\nWith -m a comma separates values; quote a text that holds one.",
-    "conform": "\nExit codes: 0 conforms, or deviates only as the baseline knows; 1 deviates; 2 bad input.",
-    "gate": (
-        "\nExit codes: 0 pass; 1 something got worse, changed or does not run any more; 2 bad input, or runs that "
-        "cannot be\ncompared; 3 records are missing, or nothing could be decided.\n"
-        "tcd-bench gate accept candidate=… baseline=… author=… reason=… makes the candidate the baseline."
-    ),
+    "conform": "",
+    "gate": "\ntcd-bench gate accept candidate=… baseline=… author=… reason=… makes the candidate the baseline.",
     "score": "\nWhat it lacks is read off kept images (keep=all); where they are gone too, nothing is changed.",
 }

@@ -16,25 +16,38 @@ from bench.score.metrics import METRICS
 from bench.store import Store
 
 COLUMNS = {
-    **dict.fromkeys(("key", "status", "base", "method"), "str"),
-    **{"eta": "Float64", "steps": "Int64", "guidance_scale": "Float64"},
-    **dict.fromkeys(("task", "adapters", "scheduler", "dtype"), "str"),
-    **dict.fromkeys(("height", "width"), "Int64"),
-    "device": "str",
-    **dict.fromkeys(("scheduler_steps", "unet_evaluations", "unet_samples"), "Int64"),
-    "score": "str",
-    **dict.fromkeys(("value", "standard_error", "debiased", "ci_low", "ci_high"), "Float64"),
-    **{
-        "n": "Int64",
-        "prompts": "Int64",
-        "higher_is_better": "boolean",
-        "extractor": "str",
-        "reference": "str",
-        "protocol": "str",
-        "fallback": "str",
-    },
+    "key": ("str", "hash that names the cell; its folder below cells/"),
+    "status": ("str", "ok, or error for a failed cell"),
+    "base": ("str", "base model"),
+    "method": ("str", "method"),
+    "eta": ("Float64", "eta; missing where the scheduler has none"),
+    "steps": ("Int64", "step count that was asked for"),
+    "guidance_scale": ("Float64", "guidance scale"),
+    "task": ("str", "task with its settings"),
+    "adapters": ("str", "adapters with weight and hash, fused or not"),
+    "scheduler": ("str", "class and settings of the scheduler"),
+    "dtype": ("str", "precision of the weights"),
+    "height": ("Int64", "pixels"),
+    "width": ("Int64", "pixels"),
+    "device": ("str", "kind of device"),
+    "scheduler_steps": ("Int64", "calls of scheduler.step per batch, counted"),
+    "unet_evaluations": ("Int64", "denoiser evaluations per image (NFE), counted; guidance doubles them"),
+    "unet_samples": ("Int64", "rows that the denoiser processed over the whole cell"),
+    "score": ("str", "score with evaluator and number of images, as in fid_mini_n512; missing without scores"),
+    "value": ("Float64", "value as other tools print it"),
+    "standard_error": ("Float64", "standard error; missing where there is no interval"),
+    "debiased": ("Float64", "value without its bias"),
+    "ci_low": ("Float64", "lower end of the 95% interval around `debiased`"),
+    "ci_high": ("Float64", "upper end of the 95% interval"),
+    "n": ("Int64", "number of images"),
+    "prompts": ("Int64", "number of different prompts, the independent units"),
+    "higher_is_better": ("boolean", "direction of the score"),
+    "extractor": ("str", "hash of what computed the features"),
+    "reference": ("str", "hash of the reference images; missing where no score needs them"),
+    "protocol": ("str", "hash of everything that the value depends on; only equal ones are comparable"),
+    "fallback": ("str", "why there is no interval, and what replaces it"),
 }
-"""Column → dtype; what is not known is missing, never 0."""
+"""Column → dtype and meaning; what is not known is missing, never 0."""
 
 
 def load_scores(results: Path | str) -> pd.DataFrame:
@@ -48,7 +61,7 @@ def scores_to_frame(run: Run, cells: Sequence[ScoredCell]) -> pd.DataFrame:
     """One row a cell and metric with the 95% interval, numbers unrounded; a cell without scores has one row as well."""
     protocol = cache(partial(fingerprint, run))
     rows = [row for scored in cells for row in _rows(run, scored, protocol)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({name: dtype for name, (dtype, _) in COLUMNS.items()})
 
 
 def _rows(run: Run, scored: ScoredCell, protocol: Callable[[str, int], str]) -> Sequence[Mapping[str, Any]]:

@@ -1,0 +1,79 @@
+"""The documentation builds without a warning, needs no network to be read, and names nothing that does not exist."""
+
+import os
+import re
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+DOCS = PROJECT / "docs"
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built pages; a warning ends the build."""
+    built = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "-W", "-n", "-q", "-E", "-d", str(built / "trees"), str(DOCS)]
+    offline = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "https_proxy": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+    }
+    done = subprocess.run([*command, str(built / "html")], capture_output=True, text=True, check=False, env=offline)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return built / "html"
+
+
+def test_pages_load_nothing_from_the_network(pages: Path) -> None:
+    loads = re.compile(r"""<(?:script|img|iframe)[^>]*\ssrc=["'](https?:)?//|<link[^>]*\shref=["'](https?:)?//""")
+    imports = re.compile(r"""(@import|url\()\s*["']?(https?:)?//""")
+    assert [path.name for path in pages.rglob("*.html") if loads.search(path.read_text(encoding="utf-8"))] == []
+    assert [path.name for path in pages.rglob("*.css") if imports.search(path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.fixture(scope="session")
+def documented_settings(pages: Path) -> re.Pattern[str]:
+    """Matches the dotted names of settings that are documented, with any name in place of a placeholder."""
+    content = zlib.decompress((pages / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
+    names = re.findall(r"^(\S+) std:confval ", content, re.MULTILINE)
+    return re.compile("|".join(re.sub(r"<\w+>", r"[^.]+", re.escape(name)) for name in names))
+
+
+@pytest.mark.parametrize("config", ["config", "score", "conform", "gate"])
+def test_every_setting_is_documented(config: str, documented_settings: re.Pattern[str]) -> None:
+    from bench.experiment.compose import compose_settings, schema_of
+    from bench.experiment.schema import names_below, origin, types_at
+
+    given = {"score": ["results=somewhere"]}.get(config, [])
+    settings, types = compose_settings(given, config), (schema_of(config),)
+
+    def is_a_users_own(name: tuple[str, ...]) -> bool:
+        return any(member is Any or origin(member) is dict for member in types_at(types, name[:-1], settings))
+
+    names = [n for n in names_below(types, settings) if not is_a_users_own(n) and n[-1] != "kind"]
+    assert [".".join(n) for n in names if not documented_settings.fullmatch(".".join(n))] == []
+    assert len(names) > 4
+
+
+def test_every_score_is_described() -> None:
+    from bench.score.descriptions import DESCRIPTIONS
+    from bench.score.metrics import METRICS
+
+    assert DESCRIPTIONS.keys() == METRICS.keys()
+    with_reference = {short for short, metric in METRICS.items() if metric.needs_reference}
+    assert {short for short, text in DESCRIPTIONS.items() if "reference images" in text.needs} == with_reference
+
+
+def test_every_verb_says_its_exit_codes() -> None:
+    from bench.__main__ import VERBS
+
+    for verb, function in VERBS.items():
+        codes = re.sub(r"\s+", " ", (function.__doc__ or "").partition("Exit codes: ")[2])
+        assert codes.startswith("0 "), verb
+        assert "; 2 refused" in codes, verb
