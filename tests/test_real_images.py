@@ -1,9 +1,10 @@
 """Real images come in order and in batches of one size, and are named by their content."""
 
+import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from bench.__main__ import main
+from bench.generate import image_folders, real_images
 from bench.generate.image_files import READER
 from bench.generate.image_folders import list_images
 from bench.generate.real_images import check_real_images, load_real_images, name_real_images
@@ -151,3 +153,61 @@ def test_a_picture_that_cannot_be_read_is_refused_before_anything_runs(
     Image.new("RGB", (64, 64)).save(photos / "bomb.png")
     assert main(["run", *command, "methods.tcd.steps=[1]", "methods.tcd.eta=[0]"]) == 0
     assert Store(tmp_path / "run").run().protocol["pictures"] == READER
+
+
+@pytest.fixture
+def decoded(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of files that were decoded, with an empty cache of one's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    names: list[str] = []
+
+    def check(folder: Path, found: Sequence[str]) -> None:
+        names.extend(found)
+        image_folders.check_readable(folder, found)
+
+    monkeypatch.setattr(real_images, "check_readable", check)
+    return names
+
+
+def check(folder: Path, count: int = 5) -> None:
+    check_real_images(str(folder), count, name_real_images(str(folder), count))
+
+
+def test_pictures_are_decoded_once_for_a_content(
+    folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(folder)
+    assert len(decoded) == 5
+    for file in folder.glob("*.PNG"):
+        file.touch()  # other times, the same content
+    check(folder)
+    assert len(decoded) == 5
+    Image.new("RGB", (8, 6), (1, 2, 3)).save(folder / "4.PNG")
+    check(folder)
+    assert len(decoded) == 10
+    monkeypatch.setattr("PIL.__version__", "0")
+    check(folder)
+    assert len(decoded) == 15
+
+
+def test_other_bytes_of_the_same_size_and_time_are_looked_at_again(folder: Path, decoded: list[str]) -> None:
+    check(folder)
+    path = folder / "4.PNG"
+    state, content = path.stat(), bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
+    for _ in range(2):  # what was refused is not remembered as whole
+        with pytest.raises(BenchError, match=r"4\.PNG cannot be read as a picture"):
+            check(folder)
+    assert len(decoded) == 15
+
+
+def test_nothing_is_remembered_without_a_place_for_it(
+    folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "readme.txt"))
+    for _ in range(2):
+        check(folder)
+    assert len(decoded) == 10

@@ -113,6 +113,8 @@ def _decode(data: bytes, background: int) -> Pixels:
 
 def _over(samples: NDArray[Any], alpha: NDArray[Any] | int, top: int, background: int) -> Pixels:
     """Samples of `top` + 1 levels laid over a grey of 256 levels, rounded to the nearest of 256 levels."""
+    if top == 255 and isinstance(alpha, int) and alpha == 255:
+        return samples.astype(np.uint8, copy=False)  # as most are
     scale = top // 255  # 1 or 257
     wide, cover = samples.astype(np.int64), np.asarray(alpha, np.int64)
     levels = wide * cover + background * scale * (top - cover)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +36,20 @@ def check_readable(folder: Path, names: Sequence[str], read: Callable[[Path], ob
         failed = [reason for reason in pool.map(attempt, names) if reason]
     if failed:
         refuse(failed, "replace or remove them" if len(failed) > 1 else "replace or remove it")
+
+
+def hash_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """The SHA-256 of each file's bytes, in the order of `names`; raises BenchError that names one without a content."""
+
+    def attempt(name: str) -> bytes:
+        try:
+            return hashlib.sha256((folder / name).read_bytes()).digest()
+        except OSError as error:
+            raise BenchError(f"{folder / name} cannot be read ({error.strerror}); remove it") from error
+
+    wanted = list(names)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(wanted, pool.map(attempt, wanted), strict=True))
 
 
 def refuse(reasons: Sequence[str], remedy: str, shown: int = 5) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
-from functools import cache
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from bench.generate.image_files import READER, read_image
-from bench.generate.image_folders import check_readable, list_images, say_once
+from bench.generate.image_folders import check_readable, hash_files, list_images, say_once
 from bench.mini import world
 from bench.records import BenchError
 
@@ -27,26 +29,48 @@ def name_real_images(source: str, count: int) -> str:
     """
     if source == WORLD:
         return f"{WORLD}-{world.split_seeds('reference', count)}"
-    folder, names = _image_files(source, count)
-    contents = []
-    for name in names:
-        try:
-            contents.append(hashlib.sha256((folder / name).read_bytes()).digest())
-        except OSError as error:
-            raise BenchError(
-                f"reference.source: {folder / name} cannot be read ({error.strerror}); remove it"
-            ) from error
+    contents = [*hash_real_images(source, count).values()]
     if copies := len(contents) - len(set(contents)):
         say_once(f"reference.source={source}: {copies} of the {count} images are copies of others among them")
     return hashlib.sha256(READER.encode() + b"".join(contents)).hexdigest()[:16]
 
 
-@cache
+def hash_real_images(source: str, count: int) -> dict[str, bytes]:
+    """The SHA-256 of each file's bytes by its path below the folder; none for the procedural world."""
+    if source == WORLD:
+        return {}
+    folder, names = real_image_files(source, count)
+    try:
+        return hash_files(folder, names)
+    except BenchError as error:
+        raise BenchError(f"reference.source: {error}") from error
+
+
 def check_real_images(source: str, count: int, name: str) -> None:
-    """Decode all that `name` stands for, once; raises BenchError that names those which cannot be read."""
-    if source != WORLD:
-        folder, names = _image_files(source, count)
-        check_readable(folder, names)
+    """Decode all that `name` stands for; raises BenchError that names those which cannot be read.
+
+    Which contents were decoded by which Pillow is remembered in the user's cache, so that they are decoded once. What
+    is sampled for is decoded again when its features are computed, whatever is remembered.
+    """
+    if source == WORLD:
+        return
+    try:
+        mark = cache_directory() / "decoded" / hashlib.sha256(f"{name} Pillow {PIL.__version__}".encode()).hexdigest()
+        known = mark.exists()
+    except (OSError, RuntimeError):  # without a home, or rights in it
+        mark, known = None, False
+    if known:
+        return
+    check_readable(*real_image_files(source, count))
+    if mark is not None:
+        with suppress(OSError):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+
+
+def cache_directory() -> Path:
+    """Where notes are kept that save time and that no number depends on; may be removed at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tcd-bench"
 
 
 def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator[NDArray[np.uint8]]:
@@ -59,7 +83,7 @@ def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator
         seeds = world.split_seeds("reference", count)
         images = (world.render(world.scene(seed)) for seed in seeds)
     else:
-        folder, names = _image_files(source, count)
+        folder, names = real_image_files(source, count)
         images = (read_image(folder / name) for name in names)
     for _, alike in groupby(images, lambda image: image.shape):
         batch: list[NDArray[np.uint8]] = []
@@ -72,7 +96,8 @@ def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator
             yield np.stack(batch)
 
 
-def _image_files(source: str, count: int) -> tuple[Path, tuple[str, ...]]:
+def real_image_files(source: str, count: int) -> tuple[Path, tuple[str, ...]]:
+    """A folder, and the paths below it of its first `count` images; raises BenchError where there are fewer."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise BenchError(f"reference.source={source}: there is no such folder; give {WORLD!r} or a folder of images")
