@@ -6,15 +6,20 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image as Pictures
 
 from bench.execute.assemble import Job, lay_out
 from bench.execute.ownership import OWNER, close_run, join, open_store, whole_run
+from bench.execute.pictures import PICTURES
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Experiment, check_experiment
+from bench.generate.image_files import read_image
 from bench.looked import Look, define, looks_of, note_look
 from bench.records import BenchError, Images, Record
 from bench.store import Store
@@ -49,8 +54,6 @@ def begin(experiment: Experiment, *, done: bool = False) -> tuple[Job, Store]:
 
 
 def np_zeros(count: int) -> object:
-    import numpy as np
-
     return np.zeros((count, 4))
 
 
@@ -237,3 +240,62 @@ def test_looks_are_remembered_with_their_claims(ask: Ask) -> None:
     path = Path(store.location) / "looks" / "18.json"
     path.write_bytes(path.read_bytes().replace(b"more", b"less"))
     assert looks_of(store)[0].concerns([claim.name]), "a damaged one counts for all"
+
+
+def noisy_jpegs(folder: Path, count: int, size: int = 64) -> None:
+    folder.mkdir()
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Pictures.fromarray(pixels).save(folder / f"{i}.jpg", quality=90)
+
+
+def flip(path: Path) -> None:
+    """A bit of a JPEG file's compressed part, after which it can still be decoded."""
+    content = bytearray(path.read_bytes())
+    for position in range(len(content) // 2, len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 2
+        path.write_bytes(changed)
+        with suppress(BenchError):
+            read_image(path)
+            return
+    raise AssertionError
+
+
+def test_reference_images_that_changed_are_named(ask: Ask, tmp_path: Path) -> None:
+    """A JPEG file with a flipped bit in its compressed part can be read, and is another picture."""
+    photos = tmp_path / "photos"
+    noisy_jpegs(photos, 17)
+    asked = ask(f"reference.source={photos}")
+    _, store = begin(asked)
+    begin(asked)
+    flip(photos / "7.jpg")
+    with pytest.raises(
+        BenchError, match=r"reference \(16 images of .*\) has other content than it had: 7\.jpg is anot"
+    ):
+        join(asked)
+    (photos / "3.jpg").rename(photos / "99.jpg")
+    with pytest.raises(BenchError, match=r": 7\.jpg is another picture, 3\.jpg is gone, 16\.jpg is new; choose"):
+        join(asked)
+    store.files.remove(PICTURES)
+    with pytest.raises(BenchError, match="has other content than it had; choose"):
+        join(asked)
+
+
+def test_inputs_and_masks_that_changed_are_named(ask: Ask, tmp_path: Path) -> None:
+    inputs = tmp_path / "inputs"
+    noisy_jpegs(inputs, 6)
+    (inputs / "masks").mkdir()
+    for i in range(6):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[: 8 + i] = 255
+        Pictures.fromarray(mask).save(inputs / "masks" / f"{i}.png")
+    asked = ask("task=inpainting", f"task.inputs={inputs}", "scores=[kid]", "claim=[]")
+    begin(asked)
+    Pictures.fromarray(mask[::-1]).save(inputs / "masks" / "2.png")
+    flip(inputs / "4.jpg")
+    said = (
+        r"task.inputs of 6 images .*has other content than it had: 4\.jpg is another picture, masks/2\.png is another"
+    )
+    with pytest.raises(BenchError, match=said):
+        join(asked)

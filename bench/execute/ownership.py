@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from bench.cell import Cell, canonical_json, content_hash, fields_of
 from bench.checkpoints.judges import name_judges
 from bench.execute.assemble import Job, lay_out
+from bench.execute.pictures import changed_pictures, note_pictures
 from bench.execute.protocol import describe_protocol
 from bench.experiment.config import Experiment
 from bench.files import read_sealed, seal
@@ -156,11 +158,11 @@ def _take(store: Store, job: Job) -> None:
         pass
     except Corrupt as error:
         store.set_aside(OWNER, str(error))
-    if store.files.create(OWNER, _seal(facts, lengths)):
-        return
-    _check(store, job)  # who was first may be another
-    known = _read(store) or ({}, {})
-    store.files.write(OWNER, _seal({**known[0], **facts}, {**known[1], **lengths}))
+    if not store.files.create(OWNER, _seal(facts, lengths)):
+        _check(store, job)  # who was first may be another
+        known = _read(store) or ({}, {})
+        store.files.write(OWNER, _seal({**known[0], **facts}, {**known[1], **lengths}))
+    note_pictures(store, job)
 
 
 def _check(store: Store, job: Job) -> None:
@@ -168,7 +170,7 @@ def _check(store: Store, job: Job) -> None:
     known = _read(store) or _from_records(store)
     where = f"results={store.location}"
     if known is not None:
-        differences = list(_differences(known[0], _facts(job)))
+        differences = list(_differences(known[0], _facts(job), partial(changed_pictures, store, job)))
         if (row := _other_prompts(known[1], job.run.prompts)) is not None:
             asked = job.experiment.prompts.source
             differences.append(f"the first {row} prompts of prompts.source={asked} are not those that it has")
@@ -290,8 +292,8 @@ def _plain(facts: Mapping[str, Any]) -> Facts:
     }
 
 
-def _differences(there: Facts, here: Facts) -> Iterator[str]:
-    """Each fact that both know and that is another, in words."""
+def _differences(there: Facts, here: Facts, changed: Callable[[str], str]) -> Iterator[str]:
+    """Each fact that both know and that is another, in words; `changed` tells what did in a set of pictures."""
     for name, mine in here.items():
         theirs = there.get(name)
         if theirs is None or theirs["is"] == mine["is"]:
@@ -304,7 +306,8 @@ def _differences(there: Facts, here: Facts) -> Iterator[str]:
         elif "shown" not in mine:
             yield f"{name} is {_show(old)} there and {_show(new)} here"
         elif theirs["shown"] == mine["shown"]:
-            yield f"{name} ({mine['shown']}) has other content than it had"
+            which = changed(name.partition(" ")[0])
+            yield f"{name} ({mine['shown']}) has other content than it had{which}"
         else:
             yield f"{name} is {theirs['shown']} there and {mine['shown']} here"
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from bench.cell import Task
 from bench.generate.image_files import read_image, read_mask
-from bench.generate.image_folders import MASKS, list_images, pair_masks, say_once
+from bench.generate.image_folders import MASKS, hash_files, list_images, pair_masks, say_once
 from bench.mini import world
 from bench.mini.shapes import signed_distance
 from bench.records import BenchError
@@ -132,6 +132,14 @@ class Inputs:
                 "make it light (grey levels 128 to 255) where the image is to be painted anew, and dark elsewhere"
             )
         return image[box], mask[box]
+
+    def hash_files(self) -> dict[str, bytes]:
+        """The SHA-256 of the bytes of each file that is used, by its path below the folder; none for still lifes."""
+        if self.source == WORLD:
+            return {}
+        pairs = [self._files[self.rows[row] if self.rows else row] for row in range(self.count)]
+        names = [name for name, _ in pairs] + [f"{MASKS}/{mask}" for _, mask in pairs if mask is not None]
+        return hash_files(Path(self.source).expanduser(), names)
 
     def arguments(self, rows: Sequence[int]) -> dict[str, Any]:
         """What a pipeline call takes for these rows beside prompts, latents and generators."""

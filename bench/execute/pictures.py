@@ -1,0 +1,66 @@
+"""Hashes of the picture files that a run takes, by which a later run in its directory names those that changed.
+
+A picture can change without becoming unreadable: a flipped bit in the compressed part of a JPEG file decodes as before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from bench.execute.assemble import Job
+from bench.execute.looking import make_inputs
+from bench.files import read_sealed, seal
+from bench.generate.real_images import hash_real_images
+from bench.records import Corrupt
+from bench.store import Store
+
+PICTURES = "pictures.json"
+SHOWN = 3
+"""How many pictures are named."""
+
+
+def note_pictures(store: Store, job: Job) -> None:
+    """Write down the hashes of the job's pictures, unless they are the ones that are known."""
+    known, identities = _read(store), _identities(job)
+    new = {place: name for place, name in identities.items() if known.get(place, {}).get("is") != name}
+    if new:
+        noted = {**known, **{place: {"is": name, "files": _hash_files(job, place)} for place, name in new.items()}}
+        store.write_bytes(PICTURES, seal(PICTURES, json.dumps(noted, ensure_ascii=False).encode()))
+
+
+def changed_pictures(store: Store, job: Job, place: str) -> str:
+    """`: 3.jpg is another picture, 7.jpg is gone`, of "reference" or "task.inputs"; empty where that is not known."""
+    before: Mapping[str, str] = _read(store).get(place, {}).get("files", {})
+    now = _hash_files(job, place) if before else {}
+    said = [f"{name} is another picture" for name in before if now.get(name, before[name]) != before[name]]
+    said += [f"{name} is gone" for name in before if name not in now]
+    said += [f"{name} is new" for name in now if name not in before]
+    more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+    return f": {', '.join(said[:SHOWN])}{more}" if said else ""
+
+
+def _identities(job: Job) -> dict[str, str]:
+    """What the job's sets of pictures are named by; those of the procedural world are in no files."""
+    inputs = job.plan.cells[0].task.inputs
+    found = {"reference": job.run.reference, "task.inputs": inputs}
+    return {place: name for place, name in found.items() if name is not None}
+
+
+def _hash_files(job: Job, place: str) -> dict[str, str]:
+    """SHA-256 of each file's bytes by its path below the folder."""
+    experiment = job.experiment
+    if place == "reference":
+        found = hash_real_images(experiment.reference.source, experiment.reference.count)
+    else:
+        found = make_inputs(experiment, job.plan.cells[0].task, "cpu", job.prompts.rows).hash_files()
+    return {name: digest.hex() for name, digest in found.items()}
+
+
+def _read(store: Store) -> dict[str, Any]:
+    with suppress(FileNotFoundError, Corrupt, ValueError):
+        known: dict[str, Any] = json.loads(read_sealed(store.files, PICTURES))
+        return known
+    return {}
