@@ -97,6 +97,10 @@ def mean_score(
     takes two or more images of each. `shares` says that values are from 0 to 1, or yes and no: their interval stays
     within these bounds, and needs some values that are not at the bound. Raises ValueError for fewer than two values,
     NaN, or shares beyond 0 and 1.
+
+    >>> score = mean_score([1.0, 2.0, 3.0, 4.0] * 25)
+    >>> score.value, score.n, round(score.standard_error, 3)
+    (2.5, 100, 0.112)
     """
     return _mean(values, groups, fixed_prompts, shares).to_score()
 
