@@ -1,16 +1,19 @@
 """Settings as people type them: every one can be set, text arrives as it was written, slips get a sentence."""
 
 import os
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
 from bench.__main__ import main
 from bench.experiment.compose import compose_settings, run_application
-from bench.experiment.config import check_experiment, check_settings
-from bench.experiment.gate import check_gate, chosen_schedulers
+from bench.experiment.config import Experiment, check_experiment, check_settings
+from bench.experiment.conform import ConformChoice, check_conform
+from bench.experiment.gate import GateChoice, check_gate, chosen_schedulers
 from bench.experiment.rescore import ScoreChoice
+from bench.experiment.values import expand_home
 from bench.records import BenchError
 
 SMOKE = ("experiment=smoke", "claim=[]")
@@ -297,6 +300,75 @@ def test_text_in_files_stays_text(own: Path) -> None:
     settings = compose_settings([*SMOKE, "executor=mine", "model=[mine]"])
     assert settings["executor"]["options"] == {"time": "1:30:00", "begin": "16:00", "nodes": 2, "qos": "yes"}
     assert settings["models"]["mine"]["revision"] == "12e4567"
+
+
+NO_PATHS = {
+    "AdapterChoice": {"file", "revision"},
+    "ClaimChoice": {"text"},
+    "ConformChoice": {"family"},
+    "ConformanceChoice": {"only"},
+    "EvaluatorChoice": {"name"},
+    "Experiment": {"device", "name"},
+    "GateChoice": {"author", "reason"},
+    "Levers": {"attention"},
+    "MLflow": {"experiment"},
+    "Method": {"adapter", "label"},
+    "Model": {"pipeline", "revision", "variant"},
+    "OtherEvaluator": {"name"},
+    "PartChoice": {"file", "revision", "subfolder", "variant"},
+    "Prompts": {"column", "template"},
+    "Ray": {"address"},
+    "ScoreChoice": {"device"},
+    "SideBySideChoice": {"overrides"},
+    "SideChoice": {"method"},
+    "Slurm": {"options"},
+    "TextToImage": {"style"},
+    "WeightsAndBiases": {"entity", "project"},
+}
+"""Settings that are text and no path: names, words, and files within a source."""
+
+
+def text_settings(kind: Any, seen: dict[str, set[str]]) -> dict[str, set[str]]:
+    """By dataclass, the settings below it that may be any text and are not known as paths."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        parts, plain = [hint], False
+        while parts:
+            part = parts.pop()
+            if get_origin(part) is Annotated and expand_home in [
+                getattr(mark, "func", None) for mark in part.__metadata__
+            ]:
+                continue
+            if isinstance(part, type) and is_dataclass(part) and part.__name__ not in seen:
+                seen[part.__name__] = set()
+                text_settings(part, seen)
+            plain = plain or part is str
+            parts += get_args(part) if get_origin(part) is not dict else get_args(part)[1:]
+        if plain:
+            seen.setdefault(kind.__name__, set()).add(name)
+    return seen
+
+
+def test_every_setting_that_is_a_path_is_known_as_one() -> None:
+    """~ is expanded there. A new setting is a path (Source), or one of those that are none."""
+    found = {}
+    for kind in (Experiment, GateChoice, ConformChoice, ScoreChoice):
+        found |= text_settings(kind, {})
+    assert {name: settings for name, settings in found.items() if settings} == NO_PATHS
+
+
+def test_home_directories_are_meant_in_the_other_verbs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "tcd.json").write_text("{}")
+    found = check_conform(compose_settings(["baseline='~/tcd.json'", "write='~/new/tcd.json'"], "conform"))
+    assert (found["baseline"], found["write"]) == (f"{tmp_path}/tcd.json", f"{tmp_path}/new/tcd.json")
+    gate = check_gate(compose_settings(["ref='~/venv'", "candidate_ref='~/diffusers'"], "gate"))
+    assert (gate.ref, gate.candidate_ref) == (f"{tmp_path}/venv", f"{tmp_path}/diffusers")
+    for settings, said in {
+        ("baseline='~/none.json'",): f"baseline={tmp_path}/none.json does not exist; give a JSON file",
+        ("write='~/tcd.json/new.json'",): f"cannot be written, {tmp_path}/tcd.json is a file; choose another directory",
+    }.items():
+        with pytest.raises(BenchError, match=said):
+            check_conform(compose_settings(settings, "conform"))
 
 
 def test_conform_refuses_a_directory_for_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,7 +114,7 @@ class Model:
     """Guidance scale of methods that set none; by default the pipeline's own in diffusers."""
     config: Source | None = None
     """Directory or hub id of the same architecture; a single file takes configurations and tokenizers from there."""
-    mirrors: list[str] = Field(default_factory=list)
+    mirrors: list[Source] = Field(default_factory=list)
     """Other hub ids of the same weights, used when the repository is gone."""
     revision: str | None = None
     """Branch, tag or commit of a hub repository; `strict=true` demands a commit."""

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from bench.experiment.config import check_settings
-from bench.experiment.values import STRICT
+from bench.experiment.values import STRICT, Source
 from bench.records import BenchError
 
 
@@ -24,9 +24,9 @@ class ConformChoice:
     conf/scheduler."""
     family: str | None = None
     """The diffusers class whose method the scheduler claims to implement; by default its own class or a base of it."""
-    baseline: str | None = None
+    baseline: Source | None = None
     """JSON file of known deviations, which do not fail."""
-    write: str | None = None
+    write: Source | None = None
     """Where to write a new baseline; the exit code is 0 then."""
 
 
@@ -41,4 +41,6 @@ def check_conform(settings: Mapping[str, Any]) -> dict[str, Any]:
         )
     if choice.write and Path(choice.write).is_dir():
         raise BenchError(f"write={choice.write} is a directory; give the name of a file in it, as tcd.json")
+    if choice.write and (files := [str(above) for above in Path(choice.write).parents if above.is_file()]):
+        raise BenchError(f"write={choice.write} cannot be written, {files[0]} is a file; choose another directory")
     return {"scheduler": choice.scheduler, "family": choice.family, "baseline": choice.baseline, "write": choice.write}

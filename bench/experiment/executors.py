@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.values import STRICT, Count
+from bench.experiment.values import STRICT, Count, Source
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -66,7 +66,7 @@ class Slurm(Common):
     """Processor cores per task."""
     options: dict[str, str | int] = Field(default_factory=dict)
     """Further options of sbatch, as in `{partition: gpu, gres: "gpu:1"}`."""
-    folder: str = "slurm"
+    folder: Source = "slurm"
     """Directory of job scripts and logs, on a file system that all nodes share."""
 
 

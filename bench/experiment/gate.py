@@ -48,7 +48,7 @@ class PerformanceChoice:
 
     directory: Source | None
     """What scripts/benchmark_*.py wrote with `--out`."""
-    baseline: str
+    baseline: Source
     """Accepted ratios."""
     limit: Limit
     """How much a ratio may rise."""
@@ -62,10 +62,10 @@ class GateChoice:
     """Directory of a run or of an accepted baseline."""
     candidate: Source | None
     """Directory of the run that is judged."""
-    ref: str | None
+    ref: Source | None
     """Installation before the change, in place of both directories: a Python, a virtual environment, a checkout, or a
     version as in `diffusers==0.41.0`."""
-    candidate_ref: str | None
+    candidate_ref: Source | None
     """Installation after the change; by default this one."""
     installations: Source
     """Where versions are installed, once each."""

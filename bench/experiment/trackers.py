@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.values import STRICT
+from bench.experiment.values import STRICT, Source
 
 
 @dataclass(config=STRICT)
@@ -15,7 +15,7 @@ class TensorBoard:
     """Event files of TensorBoard, one of its runs per run."""
 
     kind: Literal["tensorboard"] = "tensorboard"
-    directory: str = "tensorboard"
+    directory: Source = "tensorboard"
     """Directory of the event files."""
 
 
@@ -24,7 +24,7 @@ class MLflow:
     """A run in MLflow."""
 
     kind: Literal["mlflow"] = "mlflow"
-    tracking_uri: str | None = None
+    tracking_uri: Source | None = None
     """A server or a directory; by default MLflow's environment variables decide."""
     experiment: str = "tcd-bench"
     """Name of the experiment in MLflow."""
@@ -41,7 +41,7 @@ class WeightsAndBiases:
     """User or team."""
     mode: Literal["online", "offline"] = "online"
     """`offline` writes to disk only."""
-    directory: str | None = None
+    directory: Source | None = None
     """Directory of offline runs."""
 
 
