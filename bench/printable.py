@@ -18,10 +18,10 @@ def printable(text: str) -> str:
 def spreadsheet_text(text: str) -> str:
     """A field of a .csv that a spreadsheet shows and does not compute: one that begins as a formula gets an apostrophe.
 
-    As OWASP recommends for =, +, -, @, tab and carriage return; numbers are left as they are.
+    As OWASP recommends for =, +, -, @ and tab (a carriage return is not printable); numbers are left as they are.
     """
     text = printable(text)
-    if text[:1] in ("=", "+", "-", "@", "\t", "\r") and not _is_number(text):
+    if text[:1] in ("=", "+", "-", "@", "\t") and not _is_number(text):
         return f"'{text}"
     return text
 

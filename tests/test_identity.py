@@ -142,3 +142,29 @@ def test_what_differs_is_a_column_only_where_it_tells_cells_apart() -> None:
     half = changed(START, {"base": {"dtype": "float16"}})
     assert [trait.head for trait in further_traits([START, half, sdxl])] == ["dtype"]
     assert [trait.of(half) for trait in further_traits([START, half])] == ["float16"]
+
+
+def test_the_columns_that_are_always_there_are_not_repeated() -> None:
+    for change in ({"steps": 5}, {"eta": None}, {"guidance_scale": 3.0}, {"method": "lcm"}):
+        assert further_traits([START, replace(START, **change)]) == [], change
+
+
+def test_no_eta_is_not_an_eta_of_nothing_and_random_weights_are_named() -> None:
+    random = replace(CELL, base=replace(CELL.base, weights="random-1"))
+    shown = {trait.head: trait.of for trait in traits(RUN, [])}
+    assert [shown["η"](replace(CELL, eta=eta)) for eta in (None, 0.0)] == ["–", "0"]
+    assert [shown["Base"](cell) for cell in (CELL, random)] == ["mini", "mini (cost only)"]
+
+
+def test_long_values_that_begin_alike_are_told_apart() -> None:
+    cells = [changed(START, {"task": {"settings": {"strength": "x" * 50 + end}}}) for end in "ab"]
+    (trait,) = further_traits(cells)
+    first, second = map(trait.of, cells)
+    assert first != second
+    assert first[:24] == second[:24] == "x" * 24
+
+
+def test_parts_are_named_by_their_role() -> None:
+    parts = [(Part("controlnet", "x", "w1"), Part("vae", "y", weights)) for weights in ("w1", "w2")]
+    cells = [replace(START, base=replace(START.base, parts=pair)) for pair in parts]
+    assert [trait.head for trait in further_traits(cells)] == ["parts vae weights"]

@@ -135,3 +135,13 @@ def test_they_can_be_forgotten_to_be_measured_again(tmp_path: Path) -> None:
     found = {record.cell.steps: record.latency is None for record in store.records()}
     assert found == {2: False, 4: False, 8: True, 16: False}
     assert forget_disturbed(store) == []
+
+
+def test_one_cell_that_was_faster_makes_no_other_one_disturbed() -> None:
+    assert not disturbed([timed(2, 0.02, pace=0.7), *(timed(steps, 0.03) for steps in range(3, 12))])
+
+
+def test_devices_of_one_machine_are_not_compared() -> None:
+    on_gpu = [timed(steps, 0.1, pace=3.0) for steps in (32, 64)]
+    on_gpu = [replace(record, cell=replace(record.cell, device="cuda")) for record in on_gpu]
+    assert not disturbed([timed(2, 0.02), timed(4, 0.03), timed(8, 0.05), *on_gpu])

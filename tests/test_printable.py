@@ -86,3 +86,15 @@ def test_pages_forbid_all_that_is_not_in_them() -> None:
     text = (Path(__file__).parents[1] / "bench" / "report" / "page.js").read_text()
     assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() == script[1]
     assert "Content-Security-Policy" in to_page(report_of("x"), [])
+
+
+@pytest.mark.parametrize(
+    "mark", ["\u061c", "\u200e", "\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))]
+)
+def test_marks_that_turn_the_writing_around_are_shown(mark: str) -> None:
+    assert printable(f"a{mark}b") == "a\ufffdb"
+    assert spreadsheet_text(f"a{mark}b") == "a\ufffdb"
+
+
+def test_a_field_of_a_csv_has_no_terminal_codes() -> None:
+    assert spreadsheet_text("a\x1b[31m\r=1") == "a\ufffd[31m\ufffd=1"

@@ -107,3 +107,48 @@ def test_the_report_shows_them_only_where_there_are_some(
     assert (Path(store.location) / "tables" / "published.csv").exists()
     assert (Path(store.location) / "plots" / "published.png").exists()
     assert make_record is not None
+
+
+def test_cells_of_random_weights_stand_beside_nothing(store: Store, scored: list[ScoredCell]) -> None:
+    random = [
+        replace(
+            s,
+            record=replace(s.record, cell=replace(s.record.cell, base=replace(s.record.cell.base, weights="random-1"))),
+        )
+        for s in scored
+    ]
+    assert set_beside(store.run(), random, [NUMBER]) == []
+
+
+def test_published_seconds_stand_beside_latencies_with_both_machines(store: Store, scored: list[ScoredCell]) -> None:
+    number = replace(NUMBER, metric="seconds_per_image", value=1.5, note="Table 2; A100")
+    pairs = set_beside(store.run(), [replace(s, disturbed="somebody else") for s in scored], [number])
+    assert [pair.seconds for pair in pairs] == pytest.approx([0.4, 0.4])
+    assert pairs[0].measured is None
+    assert "our latency was disturbed: somebody else" in pairs[0].differences
+    assert any(difference.endswith("; theirs on A100") for difference in pairs[0].differences)
+    (pair, _) = set_beside(store.run(), scored, [replace(number, note="")])
+    assert any(difference.endswith("; theirs on hardware not stated") for difference in pair.differences)
+    assert "disturbed" not in "; ".join(pair.differences)
+
+
+def test_how_images_are_made_ready_and_sides_that_are_not_alike_are_named(
+    store: Store, scored: list[ScoredCell]
+) -> None:
+    run = replace(store.run(), protocol={"resize": "bicubic"})
+    assert "made ready by resize bicubic" in set_beside(run, scored, [NUMBER])[0].differences
+    cell = scored[0].record.cell
+    wide = replace(scored[0], record=replace(scored[0].record, cell=replace(cell, base=replace(cell.base, width=16))))
+    (pair,) = set_beside(run, [wide], [replace(NUMBER, steps=cell.steps, pixels=8)])
+    assert "8×16 pixels; theirs 8×8" in pair.differences
+
+
+def test_a_score_that_was_published_by_a_hundred_stands_beside_a_hundredth_of_ours(
+    store: Store, scored: list[ScoredCell]
+) -> None:
+    ours = scored[0].estimates["clip_score"]
+    cell = replace(scored[0], estimates={"pick_score": ours})
+    number = replace(NUMBER, metric="pick_score_by_100", steps=cell.record.cell.steps)
+    (pair,) = set_beside(store.run(), [cell], [number])
+    assert pair.measured is not None
+    assert pair.measured.value == pytest.approx(ours.value / 100)

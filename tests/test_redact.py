@@ -25,6 +25,8 @@ TOKENS = [
     f"npm_{LONG}",
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abc_DEF-123",
     "AIzaSyA1234567890123456789012345678901-_",
+    f"ya29.{LONG}",
+    f"pypi-{LONG}",
 ]
 
 
@@ -44,6 +46,8 @@ def test_tokens_are_known_by_their_form(token: str) -> None:
         ("https://me:p@ss:word@host/x", "https://[secret]@host/x"),
         ("postgres://user:pa$$@db:5432/x", "postgres://[secret]@db:5432/x"),
         ("https://x.blob/y?sv=1&sig=ab%2Fcd&se=2", "https://x.blob/y?sv=1&sig=[secret]&se=2"),
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic [secret]"),
+        ("https://host/x?a=1&token=ab%2Fcd", "https://host/x?a=1&token=[secret]"),
         ("s3://b/k?X-Amz-Signature=abc123", "s3://b/k?X-Amz-Signature=[secret]"),
         ("DefaultEndpoints=https;AccountKey=" + 3 * LONG + "==;x", "DefaultEndpoints=https;AccountKey=[secret];x"),
         ("login(user='me', password='hunter2')", "login(user='me', password=[secret])"),
@@ -123,3 +127,10 @@ def test_a_secret_is_not_given_to_workers_through_the_store(
 def test_what_is_written_as_json_stays_json() -> None:
     text = json.dumps({"token": "x", "url": "https://me:pass@host", "list": [f"hf_{LONG}"]})
     assert json.loads(json.dumps(settings_without_secrets(json.loads(text))))["token"] == "[secret]"
+
+
+def test_the_longer_of_two_secrets_goes_whole_and_values_may_stand_in_any_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRST_TOKEN", "swordfish")
+    monkeypatch.setenv("OTHER_TOKEN", "swordfish-and-chips")
+    assert without_secrets("it is swordfish-and-chips") == "it is [secret]"
+    assert settings_without_secrets({"a": ("swordfish", 1), "api_key": ""}) == {"a": ["[secret]", 1], "api_key": ""}

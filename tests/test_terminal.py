@@ -68,6 +68,11 @@ def test_no_line_is_longer_than_a_terminal_and_many_cells_are_cut(store: Store) 
     [
         ("supported", [(3.0, 0.001, "supported"), (2.0, 0.04, "supported")], "fid +2.00 [+0.00, +4.00] and 1 more"),
         ("refuted", [(3.0, 0.001, "supported"), (-4.0, 0.002, "refuted")], "fid -4.00 [-6.00, -2.00] and 1 more"),
+        (
+            "refuted",
+            [(-4.0, 0.002, "refuted"), (-5.0, 0.0001, "refuted"), (-3.0, 0.004, "refuted")],
+            "fid -5.00 [-7.00, -3.00] and 2 more",
+        ),
         ("undecided", [(1.0, 0.5, "undecided")], "fid +1.00 [-1.00, +3.00]"),
     ],
 )
@@ -83,6 +88,11 @@ def test_a_claim_that_was_not_tested_says_what_it_needs(store: Store) -> None:
     run = replace(store.run(), claims=(replace(CLAIM, subject=Side("tcd", (99,), 0.0)),))
     shown = summarise(run, [], judge_claims(run, score_run(store, run))).splitlines()[-1]
     assert shown == "not tested  TCD at 2 steps beats TCD at 4: needs mini tcd 99 steps eta 0 (not run)"
+
+
+def test_what_a_claim_needs_is_cut_too_where_it_is_long(store: Store) -> None:
+    judged = Judgement(CLAIM, "not tested", (), (f"mini {'x' * 300}",))
+    assert len(summarise(store.run(), [], [judged]).splitlines()[-1]) == WIDTH
 
 
 def test_report_prints_the_table_the_verdicts_and_the_page(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
