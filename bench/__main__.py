@@ -143,9 +143,18 @@ def report(settings: Settings) -> int:
 
     Exit codes: 0 done; 2 refused: there is no run, or a stored file is damaged.
     """
+    return _report_of(_finished_store(settings))
+
+
+def _finished_store(settings: Settings) -> Store:
+    """The store that `results` names; raises BenchError where any setting that was given is wrong."""
+    from bench.experiment.config import Experiment, check_settings
     from bench.store import Store
 
-    store = Store(str(settings["results"]), writable=False)
+    return Store(check_settings(Experiment, settings).results, writable=False)
+
+
+def _report_of(store: Store) -> int:
     while True:
         try:
             _show_report(store)
@@ -179,8 +188,9 @@ def score(settings: Settings) -> int:
     from bench.store import Store
 
     choice = check_settings(ScoreChoice, settings)
-    add_scores(Store(choice.results), choice)
-    return report(settings)
+    store = Store(choice.results)
+    add_scores(store, choice)
+    return _report_of(store)
 
 
 def fetch(settings: Settings) -> int:
@@ -205,9 +215,8 @@ def status(settings: Settings) -> int:
     """
     from bench.execute.launch import Launch
     from bench.execute.overview import describe, look_over
-    from bench.store import Store
 
-    store = Store(str(settings["results"]), writable=False)
+    store = _finished_store(settings)
     launch = Launch.latest(store.files)
     if launch is None:
         raise BenchError(f"results={store.location} was never run; start it with tcd-bench run")

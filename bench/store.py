@@ -209,14 +209,14 @@ class Store:
 
     def has_features(self, key: str, extractor: str) -> bool:
         """Whether `features` will find something."""
-        return self.files.exists(_features_name(key, extractor))
+        return self.files.exists(features_name(key, extractor))
 
     def features(self, key: str, extractor: str, images: str = "") -> dict[str, NDArray[Any]]:
         """A finished cell's per-image features by name, rows in the order of the prompts.
 
         `images` is the hash of the cell's images that they have to be of. Raises Damaged where they are anything else.
         """
-        name = _features_name(key, extractor)
+        name = features_name(key, extractor)
         try:
             return read_arrays(self.files, name, images)
         except (Corrupt, FileNotFoundError) as error:
@@ -228,12 +228,12 @@ class Store:
 
     def save_features(self, key: str, extractor: str, features: Features, images: str = "") -> None:
         """Write a cell's features, whole or not at all, bound to the hash of the images they were computed from."""
-        name = _features_name(key, extractor)
+        name = features_name(key, extractor)
         self._put(name, pack_arrays(name, features, images))
 
     def drop_features(self, key: str, extractor: str) -> None:
         """Remove a cell's features."""
-        self.files.remove(_features_name(key, extractor))
+        self.files.remove(features_name(key, extractor))
 
     def has_reference(self, reference: str) -> bool:
         """Whether `load_reference` will find something."""
@@ -420,7 +420,8 @@ def image_name(key: str, row: int) -> str:
     return f"cells/{key}/images/{row:05d}.png"
 
 
-def _features_name(key: str, extractor: str) -> str:
+def features_name(key: str, extractor: str) -> str:
+    """Where a cell's features lie in the run."""
     return f"cells/{key}/features-{extractor}.npz"
 
 

@@ -243,3 +243,22 @@ def test_multirun_runs_every_job_and_leaves_nothing_beside_them(
     assert main(["plan", "-m", *overrides("seed=0,1")]) == 0
     assert capsys.readouterr().out.count("Denoiser evaluations in all") == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["report", "status"])
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("keep=al", "keep=al was given; input should be 'all' or 'grid'"),
+        ("until=decidd", "until=decidd was given; input should be 'count' or 'decided'"),
+        ("prompts.count=0", "prompts.count=0 was given"),
+        ("executor.workers=two", "executor.workers=two was given"),
+        ("scores=[fdi]", "scores.0=fdi was given"),
+    ],
+)
+def test_verbs_that_only_read_check_every_setting_that_is_given(
+    verb: str, override: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cells").mkdir()
+    assert main([verb, f"results={tmp_path}", override]) == 2
+    assert said in capsys.readouterr().err

@@ -3,16 +3,18 @@
 import errno
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from bench.files import Files, LocalFiles, PatientFiles, open_files, seal, unseal
 from bench.files.arrays import pack_arrays
-from bench.files.local import PARTIAL
+from bench.files.local import _HOST, PARTIAL
 from bench.records import BenchError, Corrupt, StoreError
 
 
@@ -262,6 +264,32 @@ def test_only_what_a_killed_writer_of_ours_left_is_swept(tmp_path: Path) -> None
     LocalFiles(tmp_path).sweep()
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left - {f"cells/link/{ours}"} == set(foreign)
+
+
+def test_a_writer_of_this_machine_that_lives_keeps_its_file_and_one_that_died_does_not(tmp_path: Path) -> None:
+    begun = psutil.Process().create_time()
+    writers = {
+        "alive": (f"{_HOST}-{os.getpid()}", begun + 1),
+        "a later process of the same number": (f"{_HOST}-{os.getpid()}", begun - 100),
+        "dead": (f"{_HOST}-{2**22 + 1}", begun + 1),
+        "of another machine": ("elsewhere-1", time.time()),
+        "of another machine, long ago": ("elsewhere-1", time.time() - 90_000),
+    }
+    left = set()
+    for name, (writer, written) in writers.items():
+        path = tmp_path / f"a.{writer}-{'0' * 32}{PARTIAL}"
+        path.touch()
+        os.utime(path, (written, written))
+        LocalFiles(tmp_path).sweep()
+        left |= {name} if path.exists() else set()
+    assert left == {"alive", "of another machine"}
+
+
+def test_json_of_another_version_is_named_as_that() -> None:
+    with pytest.raises(BenchError, match="schema"):
+        unseal("run.json", b'{"schema": 1, "name": "x"}')
+    with pytest.raises(Corrupt):
+        unseal("run.json", b'{"schema": 1, "name": "x"')
 
 
 def test_a_folder_in_the_place_of_a_file_is_known_and_a_file_in_the_place_of_a_folder_holds_nothing(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
+from bench.generate.sampling import Sampler
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import check_bit_flips
@@ -66,6 +67,64 @@ def test_all_that_is_lost_or_damaged_in_a_finished_run_is_made_again(
     assert main(command) == 0
     assert contents(results).keys() == before.keys()
     assert picture.read_bytes() == before[picture.relative_to(results).as_posix()]
+
+
+def test_a_larger_run_borrows_nothing_damaged_from_a_smaller_one(
+    overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(results: Path, count: int) -> dict[str, bytes]:
+        assert main(["run", *overrides(*FEW, f"results={results}", f"prompts.count={count}")]) == 0
+        return contents(results)
+
+    run(tmp_path / "grown", 4)
+    first, second = sorted((tmp_path / "grown" / "cells").iterdir())
+    image, features = first / "images" / "00001.png", next(second.glob("features-*.npz"))
+    content = image.read_bytes()
+    image.write_bytes(content[:300] + bytes([content[300] ^ 4]) + content[301:])
+    CAUSES["cut"](features)
+    whole = run(tmp_path / "whole", 6)
+    capsys.readouterr()
+    sampled: list[tuple[str, int]] = []
+    begin = Sampler.begin
+
+    def watched(self: Sampler, start: int) -> object:
+        sampled.append((self.cell.key_without_prompts, start))
+        return begin(self, start)
+
+    monkeypatch.setattr(Sampler, "begin", watched)
+    grown = run(tmp_path / "grown", 6)
+    assert "00001.png is damaged" in capsys.readouterr().err
+    assert len({cell for cell, _ in sampled}) == 2
+    assert sorted(start for _, start in sampled) == [0, 4, 4], "images that are whole are borrowed"
+    borrowed = {name: found for name, found in whole.items() if name.endswith((".npz", ".png")) and "cells/" in name}
+    assert len(borrowed) == 2 * (6 + 1)
+    assert {name: grown[name] for name in borrowed} == borrowed
+
+
+def test_features_that_were_deleted_are_missed_by_the_report_and_made_again_by_the_run(
+    overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, results = ["run", *overrides(*FEW)], tmp_path / "run"
+    assert main(command) == 0
+    before, scores = contents(results), numbers(results)
+    (features, _) = sorted(results.glob("cells/*/features-*.npz"))
+    features.unlink()
+    (results / "report.json").unlink()
+    capsys.readouterr()
+    assert main(["report", f"results={results}"]) == 0
+    assert "its features are not there; the same tcd-bench run again computes them" in (
+        results / "report.html"
+    ).read_text(encoding="utf-8")
+    stands = [line for line in scores.splitlines() if not line.startswith(features.parent.name)]
+    assert [line for line in numbers(results).splitlines() if not line.startswith(features.parent.name)] == stands
+    assert numbers(results) != scores
+    capsys.readouterr()
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "1 of 2 cells were sampled before and lack the features that these scores need (mini tcd 2 steps" in said
+    assert {**contents(results), "report.html": b""} == {**before, "report.html": b""}
+    assert main(command) == 0
+    assert "lack the features" not in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.execute.leases import Leases, bury, new_worker_name
@@ -202,6 +203,56 @@ def test_a_malformed_lease_is_waited_for_like_a_silent_one(files: Files, content
     assert taken is not None
     other.release(taken, done=True)
     assert list(files.tree("cells")) == []
+
+
+def test_a_holder_of_this_machine_that_dies_a_moment_after_it_was_seen_is_not_waited_for(files: Files) -> None:
+    b = Leases(files, "b", clock=Clock())
+    lease = Leases(files, "a").take(NAME)
+    assert lease is not None
+    assert b.take(NAME) is None
+    note = json.loads(files.read(lease.file))
+    files.write(lease.file, json.dumps({**note, "born": note["born"] - 100}).encode())
+    assert b.take(NAME) is not None
+
+
+def test_a_process_that_may_not_be_looked_at_is_taken_for_alive(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Leases(files, "a").take(NAME) is not None
+    b = Leases(files, "b")
+    assert b.take("cells/k/lease-00001") is not None
+
+    def refuse(_: object) -> float:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil.Process, "create_time", refuse)
+    assert b.take(NAME) is None
+
+
+def test_only_leases_that_are_held_are_kept_alive_and_trouble_with_one_leaves_the_others(tmp_path: Path) -> None:
+    class Troubled(LocalFiles):
+        def write(self, name: str, content: bytes, durable: bool = True) -> None:
+            if name.startswith(NAME):
+                raise OSError("the disk is full")
+            super().write(name, content, durable)
+
+    a = Leases(Troubled(tmp_path), "a")
+    leases = [a.take(name) for name in (NAME, "cells/k/lease-00001")]
+    before = [a.files.read(lease.file) for lease in leases if lease]
+    a.beat()
+    after = [a.files.read(lease.file) for lease in leases if lease]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
+
+
+def test_only_the_leases_of_the_one_that_died_are_buried_and_none_that_it_let_go(files: Files) -> None:
+    names = [f"cells/k/lease-0000{i}" for i in range(3)]
+    a, other = Leases(files, "a"), Leases(files, "other")
+    held, let_go, others = a.take(names[0]), a.take(names[1]), other.take(names[2])
+    assert held is not None
+    assert let_go is not None
+    assert others is not None
+    a.release(let_go, done=False)
+    bury(files, "a")
+    states = [json.loads(files.read(lease.file))["state"] for lease in (held, let_go, others)]
+    assert states == ["dead", "released", "held"]
 
 
 @pytest.mark.parametrize("pid", [-1, 2**31, 10**30])

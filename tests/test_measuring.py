@@ -1,6 +1,7 @@
 """Which calls a cell's latency and memory take, and when."""
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import torch
 from test_sampling import make_cell
 
 import bench.execute.measuring as measuring
+import bench.execute.runner as runner
+from bench.__main__ import main
 from bench.execute.measuring import measured
 from bench.experiment.config import Measure
 from bench.generate.sampling import Sampler
@@ -81,3 +84,23 @@ def test_figures_do_not_depend_on_the_order_of_cells(models: Path, monkeypatch: 
         return [found[0], found[1]]
 
     assert figures([0, 1]) == figures([1, 0]) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("latency", "memory", "waits"), [(False, False, False), (False, True, False), (True, False, True)]
+)
+def test_a_run_that_measures_nothing_asks_for_no_lock_of_the_device(
+    overrides: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, latency: bool, memory: bool, waits: bool
+) -> None:
+    asked: list[str] = []
+
+    @contextmanager
+    def noted(device: str) -> Iterator[None]:
+        asked.append(device)
+        yield
+
+    monkeypatch.setattr(measuring, "alone_on", noted)
+    monkeypatch.setattr(runner, "beside_others_on", noted)
+    few = ("method=[tcd]", "methods.tcd.steps=[2]", "claim=[]", "scores=[]", "prompts.count=2")
+    assert main(["run", *overrides(*few, f"measure.latency={latency}", f"measure.memory={memory}")]) == 0
+    assert bool(asked) is waits

@@ -210,6 +210,23 @@ def test_scores_and_cells_of_the_first_run_stay(ask: Ask, capsys: pytest.Capture
     assert [Record.from_json(line).key for line in written] == list(run.cells)
 
 
+def test_cells_that_a_larger_run_has_no_place_for_are_named_as_they_leave_the_report(
+    ask: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, store = begin(ask("claim=[]", "method=[tcd,dpmpp_2s]", "methods.dpmpp_2s.steps=[2,4]"), done=True)
+    capsys.readouterr()
+    fewer = ("claim=[]", "method=[tcd,dpmpp_2s]", "methods.dpmpp_2s.steps=[4]")
+    begin(ask(*fewer), done=True)
+    assert capsys.readouterr().err == "", "with as many images they stay"
+    begin(ask(*fewer, "prompts.count=12"), done=True)
+    assert capsys.readouterr().err == (
+        f"results={store.location}: 1 cells of 6 images are not in the grid of 12 images and leave the report "
+        "(mini dpmpp_2s 2 steps guidance 3 for one); to keep them, add their methods and steps again\n"
+    )
+    begin(ask(*fewer, "prompts.count=12"), done=True)
+    assert capsys.readouterr().err == ""
+
+
 def test_claims_that_were_judged_stay_and_do_not_change(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
     steps = [f"methods.{name}.steps=[2,4,8]" for name in ("tcd", "dpmpp_2s")]
     both = ("claim=[tcd_few_steps,tcd_8_steps]", "scores=[fid,attribute_accuracy]", *steps)

@@ -21,10 +21,17 @@ Overrides = Callable[..., list[str]]
 
 
 @pytest.fixture
-def finished(overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run of two cells; sampling is an error from now on."""
+def command_of_a_run(overrides: Overrides) -> list[str]:
+    """The command of a run of two cells, which has finished once."""
     few = ["method=[tcd]", "methods.tcd.steps=[2]", "methods.tcd.eta=[0,0.3]", "claim=[]", "measure.latency=false"]
-    assert main(["run", *overrides(*few, "measure.memory=false", "scores=[fid,clip_score]")]) == 0
+    command = ["run", *overrides(*few, "measure.memory=false", "scores=[fid,clip_score]")]
+    assert main(command) == 0
+    return command
+
+
+@pytest.fixture
+def finished(command_of_a_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its results; sampling is an error from now on."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("an image was sampled")
@@ -65,6 +72,55 @@ def test_another_evaluator_reads_the_kept_images_anew(finished: Path, models: Pa
         frame.xs(name, level="score")["value"] for frame, name in ((before, "fid_mini_n6"), (after, "fid_other_n6"))
     )
     pd.testing.assert_series_equal(ours, theirs, rtol=1e-4)
+
+
+HARMS: dict[str, Callable[[bytes], bytes]] = {
+    "flipped": lambda content: content[:300] + bytes([content[300] ^ 4]) + content[301:],
+    "cut": lambda content: content[: len(content) // 2],
+    "emptied": lambda content: content[:0],
+}
+
+
+def test_a_damaged_image_is_refused_by_score_made_again_by_run_and_never_scored(
+    command_of_a_run: list[str], models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(models / "evaluator", tmp_path / "other")
+    (tmp_path / "other" / "note.txt").write_text("so that it has another hash")
+    results, whole = tmp_path / "run", tmp_path / "whole"
+    shutil.copytree(results, whole)
+    other = ("evaluator.name=other", f"evaluator.source={tmp_path}/other", "device=cpu")
+    assert main(["score", f"results={whole}", *other]) == 0
+    before = scores(results)
+    image = sorted(results.glob("cells/*/images/00002.png"))[1]
+    content = image.read_bytes()
+    for harm in HARMS.values():
+        image.write_bytes(harm(content))
+        capsys.readouterr()
+        assert main(["score", f"results={results}", *other]) == 2
+        said = capsys.readouterr().err
+        assert "00002.png is damaged" in said
+        assert "images of mini tcd 2 steps" in said
+        assert "start the same tcd-bench run again" in said
+        pd.testing.assert_frame_equal(scores(results), before)
+    assert main(command_of_a_run) == 0
+    assert image.read_bytes() == content
+    pd.testing.assert_frame_equal(scores(results), before)
+    assert main(["score", f"results={results}", *other]) == 0
+    pd.testing.assert_frame_equal(scores(results), scores(whole))
+
+
+def test_a_damaged_image_does_not_keep_scores_from_features_that_are_there(
+    command_of_a_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, whole = tmp_path / "run", tmp_path / "whole"
+    shutil.copytree(results, whole)
+    assert main(["score", f"results={whole}", "scores=[cmmd]"]) == 0
+    image = sorted(results.glob("cells/*/images/00002.png"))[0]
+    image.write_bytes(HARMS["flipped"](image.read_bytes()))
+    capsys.readouterr()
+    assert main(["score", f"results={results}", "scores=[cmmd]"]) == 0
+    assert "00002.png is damaged" in capsys.readouterr().err, "the report shows it"
+    pd.testing.assert_frame_equal(scores(results), scores(whole))
 
 
 def test_a_run_whose_images_are_gone_says_so_and_stays_as_it_is(

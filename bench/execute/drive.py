@@ -41,6 +41,15 @@ def execute(job: Job, store: Store, tell: Callable[[Record], object] = lambda _:
         print(f"{done} of {len(job.plan.cells)} cells are done already", file=sys.stderr)
         if job.run.reference is not None and not store.has_reference(job.run.reference):
             print("the reference's features are gone and are computed again", file=sys.stderr)
+    without = [
+        r for cell in todo if (r := store.record(cell.key)) and r.status == "ok" and not _is_scored(job, store, r)
+    ]
+    if without:
+        print(
+            f"{len(without)} of {len(job.plan.cells)} cells were sampled before and lack the features that these "
+            f"scores need ({without[0].cell.label} for one); they are computed now",
+            file=sys.stderr,
+        )
     if not todo:
         restore_reference(job, store)
     fresh = {record.key: record for record in _do(job, store, todo, tell)} if todo else {}
@@ -66,6 +75,10 @@ def _is_complete(job: Job, store: Store, cell: Cell) -> bool:
     from bench.execute.runner import is_complete
 
     return is_complete(store, cell.key, job.run.extractor, job.experiment.measure)
+
+
+def _is_scored(job: Job, store: Store, record: Record) -> bool:
+    return store.has_features(record.key, job.run.extractor)
 
 
 def _do(job: Job, store: Store, todo: Sequence[Cell], tell: Callable[[Record], object]) -> Iterator[Record]:

@@ -71,8 +71,24 @@ def open_store(job: Job) -> Store:
     if kept := [claim.name for claim in run.claims if claim not in job.run.claims]:
         print(f"results={store.location} has these claims already, they stay: {', '.join(kept)}", file=sys.stderr)
     if before is None or len(before.prompts) <= len(job.run.prompts):  # else another run is at a later look
+        _tell_dropped(store, job, before)
         store.save_run(run)
     return store
+
+
+def _tell_dropped(store: Store, job: Job, before: Run | None) -> None:
+    """Say which cells of fewer images have no place in a run of more, whose grid does not have them."""
+    if before is None or before.prompts == job.run.prompts:
+        return
+    planned = {cell.key_without_prompts for cell in job.plan.cells}
+    records = [record for key in before.cells if (record := store.record(key)) is not None and record.status == "ok"]
+    if dropped := [record.cell for record in records if record.cell.key_without_prompts not in planned]:
+        print(
+            f"results={store.location}: {len(dropped)} cells of {len(before.prompts)} images are not in the grid of "
+            f"{len(job.run.prompts)} images and leave the report ({dropped[0].label} for one); to keep them, add their "
+            "methods and steps again",
+            file=sys.stderr,
+        )
 
 
 def close_run(job: Job, store: Store, is_last: bool) -> None:

@@ -297,7 +297,8 @@ class _CellWork:
 
     def beside_others(self) -> AbstractContextManager[None]:
         """The right to sample while nobody measures on the device, where this run measures anything itself."""
-        measures = self.runner.measure.latency or self.runner.measure.memory
+        asked = self.runner.measure
+        measures = asked.latency or (asked.memory and self.cell.device != "cpu")  # see lacks_memory
         return beside_others_on(self.cell.device) if measures else nullcontext()
 
     def sample(self, start: int) -> tuple[Batch, float]:

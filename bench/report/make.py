@@ -22,7 +22,7 @@ from bench.report.pairs import differences
 from bench.report.tables import cost_table, score_table, settings_table, to_csv, to_latex, to_markdown, verdict_table
 from bench.report.terminal import SUMMARY, summarise
 from bench.request import Run
-from bench.store import Store, image_name
+from bench.store import Store, features_name, image_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Made:
-    """The files of a report by name, and the kept images that are gone and that it might have shown otherwise."""
+    """The files of a report by name, and stored files that are missing and without which it says less."""
 
     files: Mapping[str, bytes]
     lacks: Sequence[str]
@@ -73,7 +73,9 @@ def make_report(store: Store, inputs: str) -> Made:
     files |= films(grids)
     behind = differences(store, run, cells, judgements)
     page = render_page(run, cells, judgements, tables, plots, grids, behind, inputs)
-    return Made({**files, "report.html": page.encode()}, _missing_images(store, cells))
+    return Made(
+        {**files, "report.html": page.encode()}, [*_missing_images(store, cells), *_missing_features(store, run, cells)]
+    )
 
 
 def _missing_images(store: Store, cells: Sequence[ScoredCell]) -> list[str]:
@@ -86,6 +88,14 @@ def _missing_images(store: Store, cells: Sequence[ScoredCell]) -> list[str]:
             file=sys.stderr,
         )
     return gone[:100]
+
+
+def _missing_features(store: Store, run: Run, cells: Sequence[ScoredCell]) -> list[str]:
+    """Names of features that finished cells are scored by and lack, at most a hundred."""
+    keys = [
+        s.record.key for s in cells if s.record.status == "ok" and not store.has_features(s.record.key, run.extractor)
+    ]
+    return [features_name(key, run.extractor) for key in keys[:100]]
 
 
 def _draw_plots(

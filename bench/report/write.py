@@ -15,7 +15,7 @@ from bench.records import BenchError, Corrupt
 from bench.store import FAILED, GOOD, INPUTS, RUN, Store
 
 NOTE = "report.json"
-"""Says what the report was made of, the hash of each of its files, and which images it lacks."""
+"""Says what the report was made of, the hash of each of its files, and which stored files it lacks."""
 PAGE = "report.html"
 
 
