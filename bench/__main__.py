@@ -141,7 +141,7 @@ def plan(settings: Settings) -> int:
 def report(settings: Settings) -> int:
     """Write tables, plots and report.html of the run in `results` from its records, and print the summary.
 
-    Exit codes: 0 done; 2 refused: there is no run, or a stored file is damaged.
+    Exit codes: 0 done; 2 refused: there is no run, a setting is wrong, or a stored file is damaged.
     """
     return _report_of(_finished_store(settings))
 
@@ -211,7 +211,7 @@ def fetch(settings: Settings) -> int:
 def status(settings: Settings) -> int:
     """Show progress, workers and failures of a run, from any terminal or machine that sees `results`.
 
-    Exit codes: 0 done; 2 refused: nothing was run there.
+    Exit codes: 0 done; 2 refused: nothing was run there, or a setting is wrong.
     """
     from bench.execute.launch import Launch
     from bench.execute.overview import describe, look_over

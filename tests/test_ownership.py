@@ -15,7 +15,7 @@ import pytest
 from PIL import Image as Pictures
 
 from bench.execute.assemble import Job, lay_out
-from bench.execute.ownership import OWNER, close_run, join, open_store, whole_run
+from bench.execute.ownership import OWNER, _place_in_grid, close_run, join, open_store, whole_run
 from bench.execute.pictures import PICTURES
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Experiment, check_experiment
@@ -225,6 +225,12 @@ def test_cells_that_a_larger_run_has_no_place_for_are_named_as_they_leave_the_re
     )
     begin(ask(*fewer, "prompts.count=12"), done=True)
     assert capsys.readouterr().err == ""
+
+
+def test_a_cell_whose_task_has_more_inputs_by_now_does_not_leave_the_grid(ask: Ask) -> None:
+    cell = lay_out(ask()).plan.cells[0]
+    more = replace(cell, prompts=replace(cell.prompts, count=12), task=replace(cell.task, inputs="of 12 images"))
+    assert _place_in_grid(cell) == _place_in_grid(more) != _place_in_grid(replace(cell, steps=99))
 
 
 def test_claims_that_were_judged_stay_and_do_not_change(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,15 +80,20 @@ def _tell_dropped(store: Store, job: Job, before: Run | None) -> None:
     """Say which cells of fewer images have no place in a run of more, whose grid does not have them."""
     if before is None or before.prompts == job.run.prompts:
         return
-    planned = {cell.key_without_prompts for cell in job.plan.cells}
+    planned = {_place_in_grid(cell) for cell in job.plan.cells}
     records = [record for key in before.cells if (record := store.record(key)) is not None and record.status == "ok"]
-    if dropped := [record.cell for record in records if record.cell.key_without_prompts not in planned]:
+    if dropped := [record.cell for record in records if _place_in_grid(record.cell) not in planned]:
         print(
             f"results={store.location}: {len(dropped)} cells of {len(before.prompts)} images are not in the grid of "
             f"{len(job.run.prompts)} images and leave the report ({dropped[0].label} for one); to keep them, add their "
             "methods and steps again",
             file=sys.stderr,
         )
+
+
+def _place_in_grid(cell: Cell) -> str:
+    """Equal for cells that differ in the number of images alone, of which the name of a task's inputs tells too."""
+    return replace(cell, task=replace(cell.task, inputs=None)).key_without_prompts
 
 
 def close_run(job: Job, store: Store, is_last: bool) -> None:
