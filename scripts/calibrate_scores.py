@@ -50,8 +50,11 @@ MEANS = (
     "three0.9",
     "four0.95",
     "five0.98",
+    "one-sided exponential",
+    "one-sided log-normal",
 )
-"""Values with their tails, yes-or-no answers by their truth, and shares of three to five attributes by theirs."""
+"""Values with their tails, yes-or-no answers by their truth, shares of three to five attributes by theirs, and normal
+values of which the second method's are worse in one of three, by a skewed amount."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def draw_means(setting: Setting, rng: Generator) -> tuple[Estimate, Estimate]:
     prompts, shared = setting.n // setting.k, np.repeat(np.arange(setting.n // setting.k), setting.k)
     names = {"yes": 1, "three": 3, "four": 4, "five": 5}
     name = setting.family.rstrip("0123456789.")
-    shares, truth = name in names, 0.0
+    shares, truth, gain = name in names, 0.0, 0.0
     if shares:
         truth = float(setting.family.removeprefix(name))
         truth += rng.uniform(-0.15, 0.15) * (1 - truth)
@@ -119,12 +122,20 @@ def draw_means(setting: Setting, rng: Generator) -> tuple[Estimate, Estimate]:
             "log-normal": lambda size: rng.lognormal(0.0, 1.0, size) - np.exp(0.5),
             "t5": lambda size: rng.standard_t(5, size),
         }
-        draw = draws[setting.family if setting.family == "t5" else name]
+        worse = name.removeprefix("one-sided ") if name.startswith("one-sided") else None
+        draw = draws["normal" if worse else setting.family if setting.family == "t5" else name]
         common = draw(prompts)[shared] if setting.k > 1 else 0.0
         pair = [common + draw(setting.n) for _ in range(2)]
+        if worse:
+            mean = {"exponential": 1.0, "log-normal": float(np.exp(0.5))}[worse]
+            change, gain = draws[worse](setting.n) + mean, mean / 3
+            if setting.k > 1:
+                change += draws[worse](prompts)[shared]
+            pair[1] = pair[0] - change
     theirs = np.where(rng.random(setting.n) < 1 / 3, pair[1], pair[0])
     ours = mean_estimate(pair[0], setting.groups, shares=shares)
-    return ours.scaled(1.0, -truth), paired_difference(ours, mean_estimate(theirs, setting.groups, shares=shares))
+    difference = paired_difference(ours, mean_estimate(theirs, setting.groups, shares=shares))
+    return ours.scaled(1.0, -truth), difference.scaled(1.0, -gain)
 
 
 def draw_chunk(setting: Setting, chunk: int) -> Floats:

@@ -13,9 +13,10 @@ Influence values that were got by leaving one image out count what pairs of imag
 1981, Ann. Statist. 9:586, eq. 2.8). `interactions` samples that part, and it is taken off; too much of it means that
 the interval does not hold.
 
-A mean of skewed values has Hall's interval (1992, J. R. Stat. Soc. B 54:221), a mean of shares Wilson's (1927, J. Am.
-Stat. Assoc. 22:209), with as many independent yes and no answers as its error amounts to (Korn and Graubard 1998, Surv.
-Methodol. 24:193). Where nearly all units say the same, a mean has no interval, and a difference has none either.
+The interval of a mean, and of a difference of means, holds what Student's or Hall's (1992) interval holds: skewed
+values need Hall's, which is too short where tails are heavy on both sides, and Student's is right there. A mean of
+shares has Wilson's (bench.score.intervals). Where nearly all units say the same, a mean has no interval, and a
+difference has none either. A test rejects what the interval leaves out.
 
 All other intervals, and tests, are Student's, with as many degrees of freedom as the variance of the influences has:
 n − 1 of normal ones, fewer where their tails are heavy. A squared distance has a first-order variance that grows with
@@ -37,6 +38,7 @@ from numpy.typing import NDArray
 
 from bench.records import Fallback, Score
 from bench.score.groups import Groups, describe, independent
+from bench.score.intervals import wilson_interval, wilson_statistic, with_skewness, without_skewness
 from bench.score.noncentral import noncentrality
 
 Floats = NDArray[np.float64]
@@ -129,10 +131,9 @@ class Estimate:
     def degrees_of_freedom(self) -> float:
         """Of the variance: 2 n s⁴/(m₄ − s⁴) of a set, at most n − 1; of several sets Satterthwaite's (1946) sum.
 
-        Of paired differences of means n − 1: most are near zero and the rest lies on both sides, so that heavy tails
-        make their t statistic narrower and not wider, and fewer degrees would cover 98% and more.
+        Of a mean n − 1: heavy tails on both sides make its t statistic narrower, and skewness is looked at by itself.
         """
-        if self.mean_of == "differences" and len(self._sets) == 1:
+        if self.mean_of and len(self._sets) == 1:
             return float(max(len(self._sets[0]) - (self.strata or 1), 1))
         shares = [(float(np.var(rows, ddof=1)) / len(rows), _freedom(rows, self.strata)) for rows in self._sets]
         total = sum(variance for variance, _ in shares)
@@ -169,8 +170,8 @@ class Estimate:
     @property
     def _away_from_bound(self) -> float:
         """How many of the independent answers that a share's error amounts to are the rarer one."""
-        share, squared = (self.best - self.unit[1]) / self.unit[0], (self.standard_error / self.unit[0]) ** 2
-        return share * (1 - share) / squared * min(share, 1 - share)
+        share, error = self._share
+        return share * (1 - share) / error**2 * min(share, 1 - share)
 
     @cached_property
     def doubt(self) -> str | None:
@@ -211,17 +212,20 @@ class Estimate:
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """The interval around the best value that covers with probability `level`, if there is no doubt.
 
-        Student's, of means Hall's or Wilson's (see above).
+        Of means Student's and Hall's together, or Wilson's (see above); else Student's.
         Of a squared distance it holds the t with (best − t)² ≤ q² (SE² + growth (t − best)): longer above than below.
         """
         from scipy.special import stdtrit  # takes its time, and a plan needs none of it
 
-        if self.mean_of == "shares":
-            return self._wilson(float(stdtrit(len(self._sets[0]) - (self.strata or 1), 0.5 + level / 2)))
         quantile = float(stdtrit(self.degrees_of_freedom, 0.5 + level / 2))
-        if self.mean_of == "values":
-            low, high = (self.best - self._unskewed(q) * self.standard_error for q in (quantile, -quantile))
+        if self.mean_of == "shares":
+            slope, offset = self.unit
+            low, high = sorted(offset + slope * end for end in wilson_interval(*self._share, quantile))
             return low, high
+        if self.mean_of:
+            below = max(quantile, with_skewness(quantile, self._skewness))
+            above = min(-quantile, with_skewness(-quantile, self._skewness))
+            return self.best - below * self.standard_error, self.best - above * self.standard_error
         if self.growth:
             return self._of_square(quantile)
         growth = self.whole_variance / self.plug_in if self.plug_in else 0.0
@@ -229,24 +233,19 @@ class Estimate:
         half = quantile * float(np.hypot(self.standard_error, quantile * growth / 2))
         return middle - half, middle + half
 
-    def _unskewed(self, quantile: float) -> float:
-        """The quantile of a mean's t statistic whose skewness is that of the units: the inverse of Hall's cubic."""
-        rows = self._sets[0] - self._sets[0].mean()
-        skewness = float(np.mean(rows**3) / np.mean(rows**2) ** 1.5 / np.sqrt(len(rows)))
-        if abs(skewness) < 1e-6:
-            return quantile
-        return float(3 / skewness * (np.cbrt(1 + skewness * (quantile - skewness / 6)) - 1))
+    @cached_property
+    def _skewness(self) -> float:
+        """Of the mean itself: the third moments of independent units over the cubed error."""
+        centred = [rows - rows.mean() for rows in self._sets]
+        third = sum(float(np.mean(rows**3)) / len(rows) ** 2 for rows in centred)
+        second = sum(float(np.mean(rows**2)) / len(rows) for rows in centred)
+        return float(third / second**1.5)
 
-    def _wilson(self, quantile: float) -> tuple[float, float]:
-        """Wilson's interval of a share, with the share times its complement over the squared error as their number."""
+    @property
+    def _share(self) -> tuple[float, float]:
+        """Share and standard error on the scale from 0 to 1."""
         slope, offset = self.unit
-        share, squared = (self.best - offset) / slope, (self.standard_error / slope) ** 2
-        inverse = squared / (share * (1 - share)) * quantile**2  # q² over the effective number
-        middle = share + inverse / 2
-        half = quantile * float(np.sqrt(squared + (inverse / (2 * quantile)) ** 2))
-        ends = (offset + slope * (middle + sign * half) / (1 + inverse) for sign in (-1, 1))
-        low, high = sorted(ends)
-        return low, high
+        return (self.best - offset) / slope, self.standard_error / abs(slope)
 
     def _of_square(self, quantile: float) -> tuple[float, float]:
         """The interval of a squared length in D directions, of what moves the variance; the rest has no noise.
@@ -281,11 +280,21 @@ class Estimate:
         """
         from scipy.special import stdtr
 
-        error = self.standard_error
         if self.is_constant:
             return 1.0  # what does not vary tells nothing
-        t, freedom = self.best / error, self.degrees_of_freedom
-        return float(stdtr(freedom, -t)) if alternative == "greater" else float(2 * stdtr(freedom, -abs(t)))
+        statistics = self._statistics
+        above = max(float(stdtr(self.degrees_of_freedom, -t)) for t in statistics)
+        below = max(float(stdtr(self.degrees_of_freedom, t)) for t in statistics)
+        return above if alternative == "greater" else min(1.0, 2 * min(above, below))
+
+    @property
+    def _statistics(self) -> list[float]:
+        """Of the hypothesis that the true value is zero; it must be rejected by each."""
+        if self.mean_of == "shares":
+            slope, offset = self.unit
+            return [float(np.copysign(1.0, slope)) * wilson_statistic(*self._share, -offset / slope)]
+        t = self.best / self.standard_error
+        return [t, without_skewness(t, self._skewness)] if self.mean_of else [t]
 
     def scaled(self, factor: float, offset: float = 0.0) -> Estimate:
         """factor × this + offset. What stands in is scaled too, but being another score it cannot take an offset."""
