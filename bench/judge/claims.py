@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 
 from bench.judge.looks import Look, nominal_level, overall_p_value, path_of
 from bench.judge.power import Effect, images_needed
@@ -201,17 +200,17 @@ def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], 
     found: list[_Tested] = []
     missing: list[str] = []
     for model in dict.fromkeys(cell.record.cell.base.name for cell in cells):
-        for mine, yours in _pairs(claim):
-            ours = _find(cells, model, *mine)
+        for mine, yours in claim.steps():
+            ours = _find(cells, model, claim.subject, mine)
             if yours is not None:
-                theirs = _find(cells, model, *yours)
+                theirs = _find(cells, model, claim.object, yours)
             elif isinstance(ours, str):
                 theirs = ours
             else:
                 theirs = _find_within(cells, model, claim, ours)
-            for side, cell in ((mine, ours), (yours or (claim.object, None), theirs)):
+            for side, steps, cell in ((claim.subject, mine, ours), (claim.object, yours, theirs)):
                 if isinstance(cell, str):
-                    missing.append(f"{model} {side[0].label(side[1])} ({cell})")
+                    missing.append(f"{model} {side.label(steps)} ({cell})")
             if isinstance(ours, str) or isinstance(theirs, str):
                 continue
             for metric in claim.metrics:
@@ -220,18 +219,6 @@ def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], 
                 if not lacking:
                     found.append(_comparison(claim, metric, model, ours, theirs))
     return found, tuple(dict.fromkeys(missing))
-
-
-def _pairs(claim: Claim) -> list[tuple[tuple[Side, int], tuple[Side, int] | None]]:
-    """Sides at their step counts; None for an object that is to be found by its cost."""
-    subject, other = claim.subject, claim.object
-    if claim.equal != "steps":
-        return [((subject, steps), None) for steps in subject.steps]
-    counts = zip_longest(subject.steps, other.steps)
-    return [
-        ((subject, subject.steps[0] if a is None else a), (other, other.steps[0] if b is None else b))
-        for a, b in counts
-    ]
 
 
 def _find_within(cells: Sequence[ScoredCell], model: str, claim: Claim, ours: ScoredCell) -> ScoredCell | str:
@@ -262,11 +249,7 @@ def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> Sc
     matches = [
         scored
         for scored in cells
-        if (cell := scored.record.cell).base.name == model
-        and cell.method == side.method
-        and cell.steps == steps
-        and side.eta in (None, cell.eta)
-        and side.guidance_scale in (None, cell.guidance_scale)
+        if (cell := scored.record.cell).base.name == model and cell.steps == steps and side.fits(cell)
     ]
     if len(matches) > 1:
         return f"{len(matches)} cells fit, say which eta or guidance scale"
