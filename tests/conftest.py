@@ -1,17 +1,32 @@
 """Small untrained models on disk, in the layouts of the real ones, so that no test depends on trained weights."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
-import torch
-from diffusers import StableDiffusionPipeline
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
+from filelock import FileLock
 
-from bench.mini import world
-from bench.mini.training import autoencoder, distillation, evaluator, teacher, vocabulary
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch and numpy look; child processes inherit it
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // int(workers))))
+
+WORKER_BYTES = 3 * 2**30
+"""What a process that runs tests takes at most, with its child processes."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes `-n auto` starts: one for each core, fewer where memory is short, at least two."""
+    return max(2, min(CORES, psutil.virtual_memory().available // WORKER_BYTES))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with slow tests come first, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,9 +41,29 @@ def own_temporary_directory() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def one_test_at_a_time_on_the_gpu(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Tests that need a GPU wait for one another, whichever process runs them."""
+    if not request.node.get_closest_marker("gpu"):
+        yield
+        return
+    with FileLock(tmp_path_factory.getbasetemp().parent / "gpu.lock"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with `teacher`, `tcd-lora`, `lcm-lora` and `evaluator`."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    from bench.mini import world
+    from bench.mini.training import autoencoder, distillation, evaluator, teacher, vocabulary
+
     directory = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     tokenizer = vocabulary.build_tokenizer(world.caption(world.scene(seed)) for seed in range(200))

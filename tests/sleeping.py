@@ -45,6 +45,8 @@ def make_cell(i: int, group: int = 0) -> Cell:
 class Sleeper:
     """Samples by sleeping; a cell may hang, raise, or kill its process, by number, always or the first time.
 
+    A cell of `until_stopped` goes on until its worker is asked to stop, and the next time it is like the others.
+
     It asks for as many pieces `ahead` as it is told to.
     """
 
@@ -87,20 +89,27 @@ class Sleeper:
             log.write(f"{number} {chunk.start} {os.getpid()} {time.time()}\n")
         if number in self.settings.get("kill", []):
             os.kill(os.getpid(), signal.SIGKILL)
-        if number in self.settings.get("kill_once", []):
-            mark = Path(self.settings["log"]).with_name(f"killed-{number}")
-            if not mark.exists():
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+        if number in self.settings.get("kill_once", []) and self._is_first("killed", number):
+            os.kill(os.getpid(), signal.SIGKILL)
         if number in self.settings.get("raise", []):
             raise ValueError(f"cell {number} cannot be done")
         if number in self.settings.get("hang", []):
             time.sleep(3600)
+        if number in self.settings.get("until_stopped", []) and self._is_first("stopped", number):
+            while True:
+                time.sleep(0.01)
+                self.check()
         time.sleep(self.settings.get("seconds", 0.0))
         self.check()
         batch = StoredBatch(chunk.start, {"image": np.full((1, 2), number)}, CALLS, 0.1, ("s",))
         self.store.save_batch(cell.key, "e", batch, None)
         self.advance(1)
+
+    def _is_first(self, what: str, number: int) -> bool:
+        mark = Path(self.settings["log"]).with_name(f"{what}-{number}")
+        there = mark.exists()
+        mark.touch()
+        return not there
 
     def finish(self, cell: Cell) -> Record | None:
         batches = [self.store.load_batch(cell.key, "e", chunk.start) for chunk in self.chunks(cell)]
@@ -138,7 +147,7 @@ def make_launch(
         "batch_size": 1,
         "device": "cpu",
         "executor": {
-            "tries": 3, "limit_s": None, "lease_s": 2.0, "patience_s": 5.0, "chunk_images": 1, **(common or {}),
+            "tries": 3, "limit_s": None, "lease_s": 100.0, "patience_s": 5.0, "chunk_images": 1, **(common or {}),
         },
         "sleeping": {"cells": cells, "log": str(log), **more},
     }  # fmt: skip

@@ -37,16 +37,16 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def test_workers_end_when_their_driver_is_killed(store: Store, tmp_path: Path) -> None:
-    make_launch(store, tmp_path / "log", 100, seconds=0.1, wait_for=2)
+    make_launch(store, tmp_path / "log", 2, until_stopped=[0, 1])
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, store.location], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     workers = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
     assert len(workers) == 2
     driver.kill()
     driver.wait()
-    _, alive = psutil.wait_procs(workers, timeout=120)
+    _, alive = psutil.wait_procs(workers, timeout=600)
     assert alive == []
-    assert sum(record.status == "ok" for record in store.records()) < 100, "they did not just come to their end"
+    assert list(store.records()) == [], "they did not just come to their end"
 
 
 def test_a_child_that_does_not_end_by_itself_is_ended_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_a_child_that_does_not_end_by_itself_is_ended_after_a_while(monkeypatch:
     os.write(write, b"what is written does not matter")
     assert did == []
     os.close(write)
-    thread.join(60)
+    thread.join(300)
     assert did == [(os.getpid(), signal.SIGTERM), GRACE_S, ORPHANED]
     os.close(read)
 

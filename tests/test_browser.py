@@ -27,7 +27,7 @@ def browse(directory: Path, page: str, *flags: str) -> str:
     path = directory / "page.html"
     path.write_text(page, encoding="utf-8")
     command = [str(BROWSER), *FLAGS, f"--user-data-dir={directory}/profile", *flags, path.as_uri()]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
 
 
 def after(page: str, script: str) -> str:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +130,18 @@ def test_who_is_asked_to_stop_lets_go(store: Store, tmp_path: Path) -> None:
 
 
 def test_two_runs_at_the_same_time_share_the_work(store: Store, tmp_path: Path) -> None:
-    launches = [make_launch(store, tmp_path / "log", 12, name, seconds=0.05, chunks=2) for name in ("a", "b")]
+    launches = [make_launch(store, tmp_path / "log", 12, name, chunks=2) for name in ("a", "b")]
     loops = [here(store, launch, launch.name) for launch in launches]
     sampled: list[list[int]] = [[], []]
+    meeting = threading.Barrier(2, timeout=300)
+
+    def advance(images: list[int], count: int) -> None:
+        images.append(count)
+        if len(images) <= 6:
+            meeting.wait()  # for the other loop's piece: both are at it at once
+
     for loop, images in zip(loops, sampled, strict=True):
-        loop.work.advance = images.append  # type: ignore[attr-defined]
+        loop.work.advance = partial(advance, images)  # type: ignore[attr-defined]
     done: list[list[Any]] = [[], []]
     threads = [
         threading.Thread(target=lambda i=i: done[i].extend(loops[i].run(cells_of(launches[i])))) for i in range(2)
@@ -183,7 +191,7 @@ MakePlace = Callable[[Store, Launch, int], Place]
 def test_whoever_dies_every_cell_is_done_once_or_given_up_with_its_reason(
     place: MakePlace, store: Store, tmp_path: Path, ahead: int
 ) -> None:
-    more = {"seconds": 0.1, "ahead": ahead, "raise": [6]}
+    more = {"seconds": 0.02, "ahead": ahead, "raise": [6]}
     launch = make_launch(store, tmp_path / "log", 8, kill=[3], kill_once=[5], **more)
     crew = oversee(place(store, launch, 2), store, launch)
     records = {record.cell.scheduler.settings["i"]: record for record in store.records()}
@@ -206,13 +214,13 @@ def test_a_cell_at_which_a_worker_died_is_done_before_the_next_ones(store: Store
 
 
 def test_a_cell_that_hangs_is_ended_with_the_stack_of_what_it_was_at(store: Store, tmp_path: Path) -> None:
-    launch = make_launch(store, tmp_path / "log", 3, common={"limit_s": 1.0}, hang=[1])
+    launch = make_launch(store, tmp_path / "log", 3, common={"limit_s": 5.0}, hang=[1])
     oversee(this_machine(store, launch, 1), store, launch)
     records = {record.cell.scheduler.settings["i"]: record for record in store.records()}
     assert [records[i].status for i in range(3)] == ["ok", "error", "ok"]
     failure = records[1].failure
     assert failure is not None
-    assert "longer than executor.limit_s=1 s" in failure.message
+    assert "longer than executor.limit_s=5 s" in failure.message
     assert "sleeping.py" in failure.traceback, "the stack says where it hung"
     assert starts(tmp_path)["1", "0"] == 1
 
@@ -224,7 +232,7 @@ def test_workers_that_cannot_begin_end_the_run_with_what_they_said(store: Store,
 
 
 def test_a_worker_that_is_asked_to_stop_ends_by_itself_and_another_goes_on(store: Store, tmp_path: Path) -> None:
-    launch = make_launch(store, tmp_path / "log", 6, seconds=0.3)
+    launch = make_launch(store, tmp_path / "log", 6, until_stopped=[0])
     command = [sys.executable, "-m", "bench.execute.member", store.location, launch.name, "first", "0", WORK]
     process = subprocess.Popen(command)
     while not (tmp_path / "log").exists():

@@ -155,10 +155,9 @@ def test_interactions_of_pairs_are_second_differences_of_the_distance() -> None:
     assert mixed * n**2 + linear + other == pytest.approx(found, rel=0.02, abs=0.02)
 
 
-@pytest.mark.parametrize("ratio", [4, 8])
-def test_the_debiased_distance_is_that_of_endless_images_and_its_interval_covers_it(ratio: int) -> None:
+@pytest.mark.parametrize(("d", "ratio"), [(50, 4), (32, 8)])
+def test_the_debiased_distance_is_that_of_endless_images_and_its_interval_covers_it(d: int, ratio: int) -> None:
     rng = np.random.default_rng(14)
-    d = 64
     reference = Reference.of(draw(rng, 4000, d))
     endless = frechet_estimate(draw(rng, 40000, d, shift=0.2, scale=1.3), reference).best
     estimates = [frechet_estimate(draw(rng, ratio * d, d, shift=0.2, scale=1.3), reference) for _ in range(200)]

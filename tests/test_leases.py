@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from contended import ContendedLock
 
 from bench.execute.leases import Leases, bury, new_worker_name
 from bench.files import Files, LocalFiles, PatientFiles
@@ -123,15 +124,20 @@ def test_a_beat_that_is_under_way_does_not_bring_back_what_was_let_go(tmp_path: 
             go_on.wait(300)
             super().write(name, content, durable)
 
-    leases = Leases(Slow(tmp_path), "a")
+    lock = ContendedLock()
+    leases = Leases(Slow(tmp_path), "a", _lock=lock)  # type: ignore[arg-type]
     lease = leases.take(NAME)
     assert lease is not None
-    beat = threading.Thread(target=leases.beat)
-    release = threading.Thread(target=leases.release, args=(lease, True))
+
+    def let_go() -> None:
+        leases.release(lease, True)
+        lock.contended.set()  # where it did not wait for the beat
+
+    beat, release = threading.Thread(target=leases.beat), threading.Thread(target=let_go)
     beat.start()
     begun.wait(300)
     release.start()
-    release.join(0.3)
+    lock.contended.wait(300)
     go_on.set()
     for thread in (beat, release):
         thread.join(300)

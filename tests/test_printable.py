@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.judge.gate.outcome import GateReport, Outcome
@@ -25,7 +25,9 @@ def report_of(*subjects: str) -> GateReport:
     )
 
 
-@settings(derandomize=True, database=None, max_examples=300, deadline=None)
+@settings(
+    derandomize=True, database=None, max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(st.text())
 def test_printable_text_is_valid_xml_and_has_no_terminal_codes(text: str) -> None:
     shown = printable(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -180,7 +180,9 @@ def written(path: Path, texts: list[str], line_end: str) -> bytes:
 def test_what_is_written_is_read_back_or_refused(tmp_path: Path, ending: str) -> None:
     own = {".txt": LINE, ".tsv": FIELD}.get(ending, ANY_TEXT)
 
-    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @settings(
+        max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None
+    )
     @given(st.lists(own, min_size=1, max_size=5), st.sampled_from(["\n", "\r\n"]), st.booleans())
     def check(texts: list[str], line_end: str, mark: bool) -> None:
         path = tmp_path / f"x{ending}"
@@ -196,7 +198,9 @@ def test_what_is_written_is_read_back_or_refused(tmp_path: Path, ending: str) ->
 
 
 def test_no_content_ends_in_a_traceback(tmp_path: Path) -> None:
-    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @settings(
+        max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None
+    )
     @given(st.binary(max_size=200), st.sampled_from([".txt", ".tsv", ".csv", ".jsonl", ".json", ".parquet"]))
     def check(content: bytes, ending: str) -> None:
         try:

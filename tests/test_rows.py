@@ -17,6 +17,7 @@ from standins import REPOSITORIES, build_hub
 from bench.execute.assemble import try_schedulers
 from bench.records import Record
 
+pytestmark = pytest.mark.slow
 Bench = Callable[..., subprocess.CompletedProcess[str]]
 ROWS = {
     "guide_sdxl_t2i": ("sdxl", "tcd"),

@@ -170,6 +170,7 @@ def test_prompts_from_a_file(overrides: Overrides, tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_records_and_images(
     overrides: Overrides, tmp_path: Path
 ) -> None:
@@ -257,6 +258,7 @@ def test_until_decided_needs_a_claim(overrides: Overrides, capsys: pytest.Captur
     assert "no claim to decide" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_workers_of_their_own_give_the_same_records_and_images(overrides: Overrides, tmp_path: Path) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     small = (*QUICK, "prompts.count=8", "batch_size=2")

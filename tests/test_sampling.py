@@ -1,6 +1,5 @@
 """Image i depends on its seed and prompt alone, and what sampling did is counted, not assumed."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -13,6 +12,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from contended import ContendedLock
 
 from bench.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.generate.images import quantise
@@ -108,21 +108,27 @@ def test_embeddings_are_made_once_and_not_kept_beyond_their_limit(models: Path, 
         hook.remove()
 
 
-def test_no_two_threads_encode_prompts_at_once() -> None:
+def test_no_two_threads_encode_prompts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, inside, most = ContendedLock(), [0], [0]
+    monkeypatch.setattr(Embeddings, "encoding", lock)
+
     class Pipeline:
-        _execution_device, inside = "cpu", 0
+        _execution_device = "cpu"
 
         def encode_prompt(self, prompt: list[str], **_: Any) -> tuple[torch.Tensor, None]:
-            self.inside += 1
-            time.sleep(0.01)
-            assert self.inside == 1, "another thread is encoding"
-            self.inside -= 1
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            if inside[0] > 1:
+                lock.contended.set()  # where another thread is encoding
+            lock.contended.wait(300)
+            inside[0] -= 1
             return torch.zeros(len(prompt)), None
 
     shared = Pipeline()
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda i: Embeddings().of(shared, [f"prompt {i}"], False), range(8)))
-    assert [list(entry) for entry in found] == [["prompt_embeds"]] * 8
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda i: Embeddings().of(shared, [f"prompt {i}"], False), range(2)))
+    assert [list(entry) for entry in found] == [["prompt_embeds"]] * 2
+    assert most == [1]
 
 
 def test_samplers_side_by_side_give_the_same_images_and_counts(models: Path, pipeline: Any) -> None:
