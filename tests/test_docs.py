@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 PROJECT = Path(__file__).parents[1]
 DOCS = PROJECT / "docs"
@@ -77,3 +78,24 @@ def test_every_verb_says_its_exit_codes() -> None:
         codes = re.sub(r"\s+", " ", (function.__doc__ or "").partition("Exit codes: ")[2])
         assert codes.startswith("0 "), verb
         assert "; 2 refused" in codes, verb
+
+
+def test_readme_is_short_and_its_links_lead_somewhere() -> None:
+    for page in (PROJECT / "README.md", PROJECT / "CONTRIBUTING.md"):
+        text = page.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 130
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+        assert [link for link in links if not (PROJECT / link).exists()] == []
+
+
+def test_the_citation_names_this_version() -> None:
+    import tomllib
+
+    citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["cff-version"], citation["version"], citation["license"]) == (
+        "1.2.0",
+        project["version"],
+        project["license"],
+    )
+    assert {"title", "message", "authors"} <= citation.keys()

@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from bench.__main__ import main
 from bench.experiment.compose import compose_settings
 
 PROJECT = Path(__file__).parents[1]
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"(?:^ *<!-- docs-test: (?P<how>[^>]+?) -->\n)?^(?P<indent> *)```(?P<language>\w+)\n(?P<text>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
@@ -45,7 +45,9 @@ class Block:
     @property
     def commands(self) -> list[list[str]]:
         """The words of each command."""
-        return [shlex.split(line) for line in self.text.replace("\\\n", " ").splitlines() if line.strip()]
+        return [
+            shlex.split(line, comments=True) for line in self.text.replace("\\\n", " ").splitlines() if line.strip()
+        ]
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
@@ -73,11 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pixels = np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)
         (place / "photos").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(place / "photos" / f"{i}.png")
-    for block in BLOCKS:
-        if named := FILE.match(block.text):
-            path = place / named[1]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text, encoding="utf-8")
+    write_files(BLOCKS, place)
     shutil.copytree(PROJECT / "results" / "conformance", place / "results" / "conformance")
     (place / "tests" / "conformance").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -88,13 +86,30 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
+def write_files(blocks: Iterable[Block], place: Path) -> None:
+    for block in blocks:
+        if named := FILE.match(block.text):
+            path = place / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({block.page for block in SHELL}))
 def test_the_commands_of_a_page_run(page: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files((block for block in BLOCKS if block.page == page), place)
     for block in SHELL:
         if block.page == page:
             for words in block.commands:
                 check(words, block.how, place, capsys)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_within_the_text_can_be_composed(page: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of the table of the guide's rows among them; placeholders are left out."""
+    for command in re.findall(r"(?<!`)`(tcd-bench \w+ [^`…<]+)`(?!`)", page.read_text(encoding="utf-8")):
+        if "--" not in command:
+            check(shlex.split(command), "compose", place, capsys)
 
 
 def check(words: list[str], how: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
