@@ -1,17 +1,24 @@
 """Real images come in order and in batches of one size, and are named by their content."""
 
+import io
 import os
 import shutil
 import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bench.__main__ import main
+from bench.execute.assemble import make_reference
+from bench.experiment.compose import compose_settings
+from bench.experiment.config import check_experiment
+from bench.files.pictures import load_pictures
 from bench.generate import image_folders, real_images
 from bench.generate.image_files import READER
 from bench.generate.image_folders import list_images
@@ -211,3 +218,19 @@ def test_nothing_is_remembered_without_a_place_for_it(
     for _ in range(2):
         check(folder)
     assert len(decoded) == 10
+
+
+def test_some_reference_images_are_kept_with_their_features(
+    folder: Path, overrides: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    Image.new("RGB", (1024, 512), (0, 0, 200)).save(folder / "0.PNG")
+    experiment = check_experiment(compose_settings(overrides(f"reference.source={folder}", "reference.count=5")))
+    store = Store(tmp_path_factory.mktemp("run"))
+    blind: Any = SimpleNamespace(image_features=lambda images: np.zeros((len(images), 4)))
+    make_reference(experiment, "r", store, blind)
+    kept = {name: Image.open(io.BytesIO(content)) for name, content in load_pictures(store.files, "reference", "r")}
+    assert {name: image.size for name, image in kept.items()} == {
+        **{"0.PNG": (512, 256), "1.PNG": (8, 6), "2.PNG": (8, 6), "3.PNG": (4, 4), "4.PNG": (8, 6)}
+    }
+    assert kept["4.PNG"].getpixel((0, 0)) == (40, 0, 0)
+    assert not load_pictures(store.files, "reference", "another")

@@ -21,6 +21,7 @@ from PIL import Image
 from scipy.stats import norm
 
 from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.files.pictures import save_pictures
 from bench.files.png import hash_image, to_png
 from bench.judge.claims import Comparison, Judgement, judge_claims
 from bench.judge.scores import score_run
@@ -442,6 +443,19 @@ def test_an_input_that_is_not_what_was_written_is_not_shown(inpainted: Store) ->
     page = Path(write_report(inpainted)).read_text(encoding="utf-8")
     assert page.count('alt="mask"') == 1
     assert page.count('alt="input"') == 2
+
+
+def test_reference_images_are_shown_under_their_names(store: Store) -> None:
+    write_report(store)
+    pictures = {f"<b>{i}</b>.jpg": np.full((8, 8, 3), i, np.uint8) for i in range(3)}
+    save_pictures(store.files, "reference", "r", pictures)
+    (Path(store.location) / "reference" / "00001.png").write_bytes(to_png(pictures["<b>0</b>.jpg"]))
+    page = Path(write_report(store)).read_text(encoding="utf-8")
+    assert "<figcaption>&lt;b&gt;0&lt;/b&gt;.jpg</figcaption>" in page
+    assert "1&lt;/b&gt;" not in page, "a picture that is not what was written"
+    assert "<b>2" not in page
+    save_pictures(store.files, "reference", "of another set", pictures)
+    assert "Some of the reference images" not in Path(write_report(store)).read_text(encoding="utf-8")
 
 
 def test_a_run_keeps_the_inputs_of_what_is_shown_once(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.cell import Cell, content_hash
 from bench.checkpoints.judges import name_judges
@@ -31,9 +32,17 @@ from bench.execute.protocol import describe_pictures, describe_protocol
 from bench.experiment.config import Experiment, Model, check_experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import TASK_SCORES, task_problems
+from bench.files.pictures import save_pictures
 from bench.generate.own_code import hash_own
 from bench.generate.prompts import Prompts
-from bench.generate.real_images import check_real_images, load_real_images, name_real_images
+from bench.generate.real_images import (
+    WORLD,
+    check_real_images,
+    load_real_images,
+    name_real_images,
+    real_image_files,
+    shrunk,
+)
 from bench.generate.weights import ARCHITECTURE, INCEPTION, LORA, is_tower, name_weights, weights_directory
 from bench.measure.environment import cuda_devices, library_versions
 from bench.records import BenchError, Damaged
@@ -48,6 +57,8 @@ if TYPE_CHECKING:
     from bench.score.features import Evaluator
 
 _T = TypeVar("_T")
+SHOWN = 6
+"""How many reference images are kept to be shown."""
 IMAGE_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy")
 
 
@@ -299,8 +310,9 @@ def make_reference(experiment: Experiment, reference: str | None, store: Store, 
     if reference is None or has_whole_reference(store, reference):
         return
     source, count = experiment.reference.source, experiment.reference.count
-    features, sizes = [], set()
+    features, sizes, first = [], set(), list[NDArray[np.uint8]]()
     for images in load_real_images(source, count):
+        first += [*images[: SHOWN - len(first)]]
         features.append(evaluator.image_features(images))
         sizes.add(images.shape[1:3])
     own = {(model.height, model.width) for model in experiment.models.values()}
@@ -311,6 +323,9 @@ def make_reference(experiment: Experiment, reference: str | None, store: Store, 
             f"models' {wanted}; both are resized for the evaluator, which alters distances",
             file=sys.stderr,
         )
+    names = [f"image {i + 1}" for i in range(count)] if source == WORLD else real_image_files(source, count)[1]
+    shown = {name: shrunk(image) for name, image in zip(names, first, strict=False)}
+    save_pictures(store.files, "reference", reference, shown)
     store.save_reference(reference, np.concatenate(features))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 from numpy.typing import NDArray
+from PIL import Image
 
 from bench.generate.image_files import READER, read_image
 from bench.generate.image_folders import check_readable, hash_files, list_images, say_once
@@ -66,6 +67,13 @@ def check_real_images(source: str, count: int, name: str) -> None:
         with suppress(OSError):
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
+
+
+def shrunk(image: NDArray[np.uint8], side: int = 512) -> NDArray[np.uint8]:
+    """A picture (h, w, 3) to be shown, its longer side at most `side` pixels."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def cache_directory() -> Path:

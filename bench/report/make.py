@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.collector import collector_paused
+from bench.files.pictures import load_pictures
 from bench.judge.claims import Judgement, judge_claims
 from bench.judge.forked import map_forked
 from bench.judge.published import Beside, load_published, set_beside
@@ -72,7 +73,8 @@ def make_report(store: Store, inputs: str) -> Made:
         files["grid.png"] = picture.getvalue()
     files |= films(grids)
     behind = differences(store, run, cells, judgements)
-    page = render_page(run, cells, judgements, tables, plots, grids, behind, inputs)
+    real = load_pictures(store.files, "reference", run.reference) if run.reference else []
+    page = render_page(run, cells, judgements, tables, plots, grids, behind, inputs, real)
     return Made(
         {**files, "report.html": page.encode()}, [*_missing_images(store, cells), *_missing_features(store, run, cells)]
     )

@@ -42,8 +42,12 @@ def render_page(
     grids: Sequence[PromptGrid],
     pairs: Sequence[Difference],
     inputs: str,
+    real: Sequence[tuple[str, bytes]] = (),
 ) -> str:
-    """Return the HTML; `inputs` is the fingerprint of what it was made from, and stands in its head."""
+    """Return the HTML; `inputs` is the fingerprint of what it was made from, and stands in its head.
+
+    `real` are some of the reference images, each with its caption, as PNG.
+    """
     return (
         templates()
         .get_template("page.html.j2")
@@ -59,6 +63,7 @@ def render_page(
             tables=tables,
             plots=plots,
             grids=grids,
+            real=real,
             differences=pairs,
             curve_width=WIDTH,
             curve_height=HEIGHT,

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.cell import content_hash
 from bench.files import read_sealed, seal
+from bench.files.pictures import captions_of
 from bench.records import BenchError, Corrupt
 from bench.store import FAILED, GOOD, INPUTS, RUN, Store
 
@@ -74,7 +75,7 @@ def _fingerprint(store: Store) -> str:
         path for name in ("score", "judge", "report") for path in (package / name).iterdir() if path.is_file()
     )
     said = [f"cells/{key}/{name}" for key in store.cell_keys() for name in (GOOD, FAILED)]
-    contents = [_read(store, name) for name in (RUN, INPUTS, *said)]
+    contents = [_read(store, name) for name in (RUN, INPUTS, captions_of("reference"), *said)]
     contents += [path.read_bytes() for path in code]
     return content_hash([hashlib.sha256(content).hexdigest() for content in contents if content is not None])
 
