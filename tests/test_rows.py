@@ -66,12 +66,12 @@ def small(row: str, *more: str, verb: str = "run") -> list[str]:
 
 @pytest.fixture(scope="module")
 def results(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What all rows leave: each as it is, without its adapter, and with the adapter at scale 0."""
+    """What all rows leave: each as it is, without its adapter, and with the adapter at scale 0, both without scores."""
     directory = tmp_path_factory.mktemp("rows")
     commands = []
     for row, (model, adapter) in ROWS.items():
         rest = "" if adapter == "tcd" else "tcd"
-        bare = ["method=[tcd]", "methods.tcd.fused=false", "measure.latency=false"]
+        bare = ["method=[tcd]", "methods.tcd.fused=false", "measure.latency=false", "scores=[]", "claim=[]"]
         commands += [
             small(row, "method=[tcd,dpmpp_2s]", "methods.dpmpp_2s.steps=[4]"),
             small(row, *bare, f"name={row}_without", f"methods.tcd.adapter=[{rest}]"),
