@@ -347,8 +347,9 @@ def test_no_flipped_bit_is_taken(name: str) -> None:
     for bit in range(8 * len(content)):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(Corrupt):
-            unseal(name, bytes(flipped), about)
+        for said in {about, ""}:
+            with pytest.raises(Corrupt):
+                unseal(name, bytes(flipped), said)
 
 
 def test_only_objects_and_archives_are_sealed() -> None:

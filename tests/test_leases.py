@@ -261,6 +261,26 @@ def test_only_the_leases_of_the_one_that_died_are_buried_and_none_that_it_let_go
     assert states == ["dead", "released", "held"]
 
 
+@pytest.mark.parametrize("wrong", [{"pid": "x"}, {"born": [1]}, {"deaths": "x"}, {"progress": "x"}, {"beat": None}])
+def test_a_lease_with_a_field_of_another_type_is_not_believed(files: Files, wrong: dict[str, object]) -> None:
+    lease = Leases(files, "a").take(NAME)
+    assert lease is not None
+    note = json.loads(files.read(lease.file))
+    files.write(lease.file, json.dumps({**note, "state": "dead", **wrong}).encode())
+    assert Leases(files, "b").take(NAME) is None
+
+
+def test_who_was_given_up_and_ends_after_all_leaves_the_lease_of_its_successor(files: Files) -> None:
+    a, b = Leases(files, "a"), Leases(files, "b")
+    slow = a.take(NAME)
+    assert slow is not None
+    bury(files, "a")
+    successor = b.take(NAME)
+    assert successor is not None
+    a.release(slow, done=True)
+    assert list(files.tree("cells")) == [successor.file]
+
+
 @pytest.mark.parametrize("pid", [-1, 2**31, 10**30])
 def test_a_process_that_cannot_be_is_dead(files: Files, pid: int) -> None:
     lease = Leases(files, "a").take(NAME)
