@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.experiment.compose import run_application
+from bench.experiment.sweeps import give_directories
 from bench.records import BenchError
 
 Overrides = Callable[..., list[str]]
@@ -59,6 +60,17 @@ def test_the_jobs_are_named_at_the_end(capsys: pytest.CaptureFixture[str]) -> No
         "  seed=1: x-seed=1 (exit code 1)",
         "  seed=2: x-seed=2 (refused)",
     ]
+
+
+def test_directories_of_long_values_that_begin_alike_differ_and_have_names_that_a_disk_takes() -> None:
+    jobs = give_directories([{"results": "r"}, {"results": "r"}], [f"x={'a' * 300}{end}" for end in "bc"])
+    names = [job["results"] for job in jobs]
+    assert len(set(names)) == 2
+    assert max(map(len, names)) < 150
+
+
+def test_the_largest_exit_code_of_the_jobs_is_that_of_the_sweep() -> None:
+    assert run_application("run", "", ["-m", "seed=1,0", "results=x"], lambda settings: int(settings["seed"])) == 1
 
 
 def test_two_seeds_leave_two_reports(overrides: Overrides, tmp_path: Path) -> None:
