@@ -90,6 +90,14 @@ def test_a_claim_that_was_not_tested_says_what_it_needs(store: Store) -> None:
     assert shown == "not tested  TCD at 2 steps beats TCD at 4: needs mini tcd 99 steps eta 0 (not run)"
 
 
+def test_a_disturbed_latency_has_a_mark_that_is_explained(store: Store) -> None:
+    (cell, *others) = score_run(store, store.run())
+    shown = summarise(store.run(), [replace(cell, disturbed="load"), *others], []).splitlines()
+    assert shown[1].endswith(" 200 ms*")
+    assert "* disturbed by load: measure again on an idle machine (measure.again=true)" in shown
+    assert not any("disturbed" in line for line in summarise(store.run(), [cell, *others], []).splitlines())
+
+
 def test_what_a_claim_needs_is_cut_too_where_it_is_long(store: Store) -> None:
     judged = Judgement(CLAIM, "not tested", (), (f"mini {'x' * 300}",))
     assert len(summarise(store.run(), [], [judged]).splitlines()[-1]) == WIDTH
