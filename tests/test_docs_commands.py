@@ -112,6 +112,16 @@ def test_commands_within_the_text_can_be_composed(page: Path, place: Path, capsy
             check(shlex.split(command), "compose", place, capsys)
 
 
+def test_the_results_page_lists_every_file_of_a_run(place: Path) -> None:
+    page = (PROJECT / "docs" / "reference" / "results.md").read_text(encoding="utf-8")
+    run = place / "results" / "smoke"
+    cell = next((run / "cells").iterdir())
+    found = [*run.iterdir(), *cell.iterdir()]
+    names = [re.sub(r"-[0-9a-f]{16}", "-<hash>", path.name) for path in found if path.name != "cells"]
+    listed = page.replace("<extractor>", "<hash>")
+    assert [name for name in names if f"{name}`" not in listed and f"{name}/`" not in listed] == []
+
+
 def check(words: list[str], how: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program, *arguments = words
     if program == "tcd-bench":

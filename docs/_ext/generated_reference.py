@@ -102,11 +102,21 @@ def _describe_setting(
     if path in DESCRIBED:
         yield ":no-index:"
     DESCRIBED.add(path)
-    yield f":type: {'table, see below' if has_own else describe_type(hint)}"
+    yield f":type: {'table, see below' if has_own else _type_of(field.name, hint)}"
     default = None if has_own else _default(field, defaults)
     if default is not None:
         yield f":default: {default}"
     yield f"\n{meaning_of(kind, field.name)}\n:::\n"
+
+
+def _type_of(name: str, hint: Any) -> str:
+    """A source of weights or data may be a hub id, any other path is one."""
+    said = describe_type(hint)
+    return (
+        said
+        if name in ("source", "config", "estimator", "judges")
+        else said.replace("path, URL or hub id", "path or URL")
+    )
 
 
 def _file_defaults(group: str, kind: str) -> Any:
