@@ -4,13 +4,13 @@ import base64
 import io
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -458,19 +458,41 @@ def test_reference_images_are_shown_under_their_names(store: Store) -> None:
     assert "Some of the reference images" not in Path(write_report(store)).read_text(encoding="utf-8")
 
 
-def test_a_run_keeps_the_inputs_of_what_is_shown_once(tmp_path: Path) -> None:
-    from bench.execute.runner import Runner
+def test_a_run_keeps_the_inputs_of_what_is_shown(tmp_path: Path) -> None:
+    from bench.execute.kept_inputs import has_inputs, keep_inputs
     from bench.generate.inputs import Inputs
 
     store = Store(tmp_path / "run")
     for count in (3, 20):
         inputs = Inputs(Task("inpainting", {"strength": 0.9}), "world", count, 32, 32)
-        Runner._keep_inputs(cast(Any, SimpleNamespace(store=store, inputs=inputs)))
+        assert not has_inputs(store, inputs)
+        keep_inputs(store, inputs)
         assert len(store.inputs()) == 2 * min(count, 8)
+        assert has_inputs(store, replace(inputs, source="not there"))
     kept = store.input_picture("00002-mask")
     assert kept is not None
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(kept)))[..., 0] > 0, inputs.masks[2])
-    Runner._keep_inputs(cast(Any, SimpleNamespace(store=store, inputs=replace(inputs, source="not there"))))
+
+
+@pytest.mark.parametrize("harm", ["all gone", "one gone", "one damaged", "none"])
+def test_a_finished_run_has_its_inputs_kept_again(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.execute import kept_inputs
+    from bench.generate.inputs import Inputs
+
+    store = Store(tmp_path / "run")
+    inputs = Inputs(Task("inpainting", {"strength": 0.9}), "world", 3, 32, 32)
+    kept_inputs.keep_inputs(store, inputs)
+    pictures = {name: store.input_picture(name) for name in store.inputs()}
+    if harm == "all gone":
+        shutil.rmtree(tmp_path / "run" / "inputs")
+    elif harm == "one gone":
+        (tmp_path / "run" / "inputs" / "00001-mask.png").unlink()
+    elif harm == "one damaged":
+        (tmp_path / "run" / "inputs" / "00001-mask.png").write_bytes(pictures["00001"] or b"")
+    else:
+        monkeypatch.setattr(kept_inputs, "keep_inputs", None)
+    kept_inputs.restore_inputs(store, inputs)
+    assert {name: store.input_picture(name) for name in store.inputs()} == pictures
 
 
 def test_each_film_that_is_shown_is_a_file(tmp_path: Path) -> None:

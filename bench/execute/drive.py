@@ -16,8 +16,10 @@ from bench.cell import Cell
 from bench.execute.assemble import Job, equip, restore_reference
 from bench.execute.crew import Crew, Place
 from bench.execute.damage import set_damaged_features_aside, set_damaged_records_aside
+from bench.execute.kept_inputs import restore_inputs
 from bench.execute.launch import Launch, new_launch_name
 from bench.execute.leases import new_worker_name
+from bench.execute.looking import make_inputs
 from bench.execute.loop import Stopped
 from bench.execute.member import Member, signals_stop
 from bench.execute.overview import ENDED, look_over
@@ -52,6 +54,8 @@ def execute(job: Job, store: Store, tell: Callable[[Record], object] = lambda _:
         )
     if not todo:
         restore_reference(job, store)
+        cell = job.plan.cells[0]
+        restore_inputs(store, make_inputs(job.experiment, cell.task, cell.device, job.prompts.rows))
     fresh = {record.key: record for record in _do(job, store, todo, tell)} if todo else {}
     records = [fresh.get(cell.key) or store.record(cell.key) for cell in job.plan.cells]
     return [record for record in records if record is not None]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bench.cell import Cell
 from bench.execute.device_lock import beside_others_on
+from bench.execute.kept_inputs import SHOWN, has_inputs, keep_inputs
 from bench.execute.lanes import Turns, side_by_side, spread
 from bench.execute.looking import Look
 from bench.execute.loop import Piece
@@ -32,7 +33,6 @@ from bench.records import Damaged, Failure, Images, Record, StoreError
 from bench.redact import without_secrets
 from bench.store import GOOD, Features, Store, StoredBatch
 
-GRID_IMAGES = 8
 CHUNK_IMAGES = 1024
 
 
@@ -126,7 +126,7 @@ class Runner:
             batches = self._gather(cell, work.good is None)
             if batches is None:
                 return None
-            images, features = _join(cell, batches, GRID_IMAGES if self.keep == "grid" else None)
+            images, features = _join(cell, batches, SHOWN if self.keep == "grid" else None)
             if record is not None and record.images_hash != images.sha256:
                 why = "its images cannot be made again as they were; the cell is"
                 self.store.set_aside(f"cells/{cell.key}/{GOOD}", why)
@@ -140,32 +140,18 @@ class Runner:
             return None
         if work.good is not None:
             record = self._mend_images(work, record)
-        self._keep_inputs()
+        if not has_inputs(self.store, self.inputs):
+            keep_inputs(self.store, self.inputs)
         kin, prompts = self.smaller(cell), len(self.prompts)
         record = measured(record, self.measure, prompts, lambda: work.sampler, self.beside_bytes, kin)
         if work.good is None:
-            self.store.commit(record, GRID_IMAGES if self.keep == "grid" else None)
+            self.store.commit(record, SHOWN if self.keep == "grid" else None)
         else:
             self.store.replace(record)
             self.store.clear_traces(cell.key)
             if record.images is not None and record.images.hashes:
                 self.store.drop_images(cell.key, len(record.images.hashes))
         return record
-
-    def _keep_inputs(self) -> None:
-        """Keep the inputs of the images that a report shows, once."""
-        kind = self.inputs.task.kind
-        if kind in ("text_to_image", "animation"):
-            return
-        rows = range(1 if kind == "image_prompt" else min(GRID_IMAGES, self.inputs.count))
-        if any(name.startswith(f"{rows[-1]:05d}") for name in self.store.inputs()):
-            return
-        named = {
-            f"{row:05d}{'' if name == 'image' else f'-{name}'}": picture
-            for row in rows
-            for name, picture in self.inputs.shown(row).items()
-        }
-        self.store.save_inputs(named)
 
     def _mend_images(self, work: _CellWork, record: Record) -> Record:
         """Sample kept images again that are gone; those that come out otherwise are given up, which the record says."""

@@ -1,0 +1,40 @@
+"""Inputs of the images that a report shows, kept in the run, so that it can be written without their folder."""
+
+from __future__ import annotations
+
+from bench.generate.inputs import Inputs
+from bench.store import Store
+
+SHOWN = 8
+"""How many images of a cell have their inputs kept, and are kept themselves where keep=grid."""
+
+
+def has_inputs(store: Store, inputs: Inputs) -> bool:
+    """Whether the inputs of the images that are shown were kept, or the task has none. No picture is looked at."""
+    rows = _rows(inputs)
+    return not rows or any(name.startswith(f"{rows[-1]:05d}") for name in store.inputs())
+
+
+def keep_inputs(store: Store, inputs: Inputs) -> None:
+    """Keep inputs, masks and control images of the first images."""
+    store.save_inputs(
+        {
+            f"{row:05d}{'' if name == 'image' else f'-{name}'}": picture
+            for row in _rows(inputs)
+            for name, picture in inputs.shown(row).items()
+        }
+    )
+
+
+def restore_inputs(store: Store, inputs: Inputs) -> None:
+    """Keep the inputs of a finished run again where they are gone, damaged, or were never kept."""
+    whole = has_inputs(store, inputs) and all(store.input_picture(name) is not None for name in store.inputs())
+    if not whole:
+        keep_inputs(store, inputs)
+
+
+def _rows(inputs: Inputs) -> range:
+    kind = inputs.task.kind
+    if kind in ("text_to_image", "animation"):
+        return range(0)
+    return range(1 if kind == "image_prompt" else min(SHOWN, inputs.count))
