@@ -73,6 +73,7 @@ def test_a_true_hypothesis_is_rejected_at_some_look_as_often_as_allowed(history:
 def test_a_look_at_as_many_images_as_before_is_the_same_look() -> None:
     assert path_of([(512, 512), (512, 512)]) == path_of([(512, 512)])
     assert path_of([*DOUBLED, (1024, 4096)]) == path_of(DOUBLED[:2])
+    assert path_of([(600, 500)]) == ((600.0, pytest.approx(0.8)),), "more than planned spend no more"
     assert path_of([*DOUBLED[:1], (300, 1000), (500, 1000), (700, 1000), (300, 1000)]) == (
         (300.0, pytest.approx(0.16)),
     )
@@ -84,7 +85,7 @@ def test_the_overall_p_value_undoes_the_level(history: Sequence[Look]) -> None:
     for error in (1e-6, 0.001, 0.05, 0.3):
         assert overall_p_value(nominal_level(error, path), path) == pytest.approx(error, rel=0.02)
     assert overall_p_value(1.0, path) == 1.0
-    assert overall_p_value(1e-40, path) == pytest.approx(1e-40 / path[-1][1])
+    assert overall_p_value(1e-40, path) == pytest.approx(1e-40 / path[-1][1], rel=1e-6, abs=0)
 
 
 def test_a_directory_remembers_at_how_many_images_its_claims_were_looked_at(tmp_path: Path) -> None:
