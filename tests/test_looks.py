@@ -105,3 +105,4 @@ def test_a_directory_remembers_at_how_many_images_its_claims_were_looked_at(tmp_
     asked = replace(run, prompts=("p",) * 800, claims=(other,))
     assert with_looks(store, asked).history(800) == ((800, 800),), "another claim was not looked at"
     assert look(300, 1.0)[-2:] == ((400, 400), (300, 300)), "in the order of time"
+    assert look(500, 1.0)[-3:] == ((400, 400), (300, 300), (500, 500)), "in the order of time"
