@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
             raise pytest.UsageError("--tcd-bench-candidate needs --tcd-bench-baseline")
         return
     try:
-        from bench.pytest_plugin import gate_items
+        from bench.gate.pytest_plugin import gate_items
     except ImportError as error:
         raise pytest.UsageError(
             f"--tcd-bench-baseline: the package bench that is imported here is not tcd-bench's ({error}); start pytest "

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from bench.judge.conformance.conform import conform as conform
-    from bench.judge.conformance.report import ConformanceReport as ConformanceReport
-    from bench.judge.conformance.report import Finding as Finding
-    from bench.report.frame import load_scores as load
+    from bench.conformance.conform import conform as conform
+    from bench.conformance.report import ConformanceReport as ConformanceReport
+    from bench.conformance.report import Finding as Finding
+    from bench.report.data_frame import load_scores as load
     from bench.score.frechet import Reference as Reference
-    from bench.score.scores import frechet_difference as frechet_difference
-    from bench.score.scores import frechet_distance as frechet_distance
-    from bench.score.scores import kernel_difference as kernel_difference
-    from bench.score.scores import kernel_distance as kernel_distance
-    from bench.score.scores import mean_difference as mean_difference
-    from bench.score.scores import mean_score as mean_score
+    from bench.score.functional import frechet_difference as frechet_difference
+    from bench.score.functional import frechet_distance as frechet_distance
+    from bench.score.functional import kernel_difference as kernel_difference
+    from bench.score.functional import kernel_distance as kernel_distance
+    from bench.score.functional import mean_difference as mean_difference
+    from bench.score.functional import mean_score as mean_score
 
 _HOMES = {
-    "bench.judge.conformance.conform": ("conform",),
-    "bench.judge.conformance.report": ("ConformanceReport", "Finding"),
-    "bench.report.frame": ("load",),
+    "bench.conformance.conform": ("conform",),
+    "bench.conformance.report": ("ConformanceReport", "Finding"),
+    "bench.report.data_frame": ("load",),
     "bench.score.frechet": ("Reference",),
-    "bench.score.scores": (
+    "bench.score.functional": (
         *("frechet_difference", "frechet_distance", "kernel_difference", "kernel_distance"),
         *("mean_difference", "mean_score"),
     ),

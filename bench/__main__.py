@@ -8,13 +8,13 @@ from functools import partial
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any
 
-from bench.gate import accept, gate
+from bench.gate.command import accept, gate
 from bench.printable import printable
-from bench.records import BenchError, Damaged
+from bench.records.errors import BenchError, Damaged
 
 if TYPE_CHECKING:
-    from bench.request import Run
-    from bench.store import Store
+    from bench.records.run import Run
+    from bench.store.store import Store
 
 Settings = dict[str, Any]
 
@@ -53,10 +53,10 @@ def run(settings: Settings) -> int:
     """
     from dataclasses import replace
 
-    from bench.execute.assemble import prepare
-    from bench.execute.drive import execute, healed
-    from bench.execute.outlook import lacking_cells
+    from bench.execute.job import prepare
     from bench.execute.ownership import close_run, join, open_store, whole_run
+    from bench.execute.plan_summary import lacking_cells
+    from bench.execute.run import execute, healed
     from bench.experiment.config import check_experiment
     from bench.experiment.plan import counts_of_looks
     from bench.report.trackers import Trackers
@@ -91,8 +91,8 @@ def run(settings: Settings) -> int:
 
 def _most_looked_at(results: str, claims: Iterable[str]) -> int:
     """The largest number of images per cell at which these claims were judged before; 0 where they were not."""
-    from bench.looked import looks_of
-    from bench.store import Store
+    from bench.store.interim_looks import looks_of
+    from bench.store.store import Store
 
     store = Store.of_run(results)
     names = [*claims]
@@ -101,9 +101,9 @@ def _most_looked_at(results: str, claims: Iterable[str]) -> int:
 
 def _all_decided(store: Store, run: Run, where: str) -> bool:
     """Judge the claims at a look, write down that it was made, and say how many are decided."""
-    from bench.judge.claims import judge_claims
-    from bench.judge.scores import score_run
-    from bench.looked import note_look
+    from bench.analysis.claims import judge_claims
+    from bench.analysis.scoring import score_run
+    from bench.store.interim_looks import note_look
 
     judgements = judge_claims(run, score_run(store, run))
     note_look(store, run, [judgement.claim for judgement in judgements if judgement.comparisons])
@@ -114,7 +114,7 @@ def _all_decided(store: Store, run: Run, where: str) -> bool:
 
 def _forget_disturbed(store: Store) -> None:
     """Have latencies measured again that load disturbed, and say which."""
-    from bench.judge.pace import forget_disturbed
+    from bench.analysis.pace import forget_disturbed
 
     for label in forget_disturbed(store):
         print(f"{label}: its latency was disturbed and is measured again", file=sys.stderr)
@@ -125,11 +125,11 @@ def plan(settings: Settings) -> int:
 
     Exit codes: 0 done; 2 refused.
     """
-    from bench.execute.assemble import lay_out, try_schedulers
-    from bench.execute.outlook import describe_cells, describe_outline
+    from bench.execute.job import lay_out, try_schedulers
     from bench.execute.ownership import join
+    from bench.execute.plan_summary import describe_cells, describe_outline
     from bench.experiment.config import check_experiment
-    from bench.store import Store
+    from bench.store.store import Store
 
     job = lay_out(join(check_experiment(settings), weights_needed=False), weights_needed=False)
     store = Store.of_run(job.experiment.results)
@@ -149,7 +149,7 @@ def report(settings: Settings) -> int:
 def _finished_store(settings: Settings) -> Store:
     """The store that `results` names; raises BenchError where any setting that was given is wrong."""
     from bench.experiment.config import Experiment, check_settings
-    from bench.store import Store
+    from bench.store.store import Store
 
     return Store(check_settings(Experiment, settings).results, writable=False)
 
@@ -185,7 +185,7 @@ def score(settings: Settings) -> int:
     from bench.execute.rescore import add_scores
     from bench.experiment.config import check_settings
     from bench.experiment.rescore import ScoreChoice
-    from bench.store import Store
+    from bench.store.store import Store
 
     choice = check_settings(ScoreChoice, settings)
     store = Store(choice.results)
@@ -198,7 +198,7 @@ def fetch(settings: Settings) -> int:
 
     Exit codes: 0 everything is available; 1 something could not be fetched; 2 refused.
     """
-    from bench.execute.fetch import fetch_needs
+    from bench.checkpoints.fetch import fetch_needs
     from bench.experiment.config import check_experiment
 
     failed = 0
@@ -213,8 +213,8 @@ def status(settings: Settings) -> int:
 
     Exit codes: 0 done; 2 refused: nothing was run there, or a setting is wrong.
     """
-    from bench.execute.launch import Launch
-    from bench.execute.overview import describe, look_over
+    from bench.workers.launch import Launch
+    from bench.workers.status import describe, look_over
 
     store = _finished_store(settings)
     launch = Launch.latest(store.files)
@@ -244,8 +244,8 @@ def conform(settings: Settings) -> int:
     Exit codes: 0 conforms, or deviates only as the baseline knows; 1 a deviation is new or has grown, or a trajectory
     has changed; 2 refused.
     """
+    from bench.conformance.verb import run_verb
     from bench.experiment.conform import check_conform
-    from bench.judge.conformance.verb import run_verb
 
     return run_verb(check_conform(settings))
 

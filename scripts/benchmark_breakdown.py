@@ -36,16 +36,16 @@ PARTS = {
     "UNet": ["diffusers.UNet2DConditionModel.forward"],
     "VAE": ["diffusers.AutoencoderKL.decode"],
     "extractor": ["open_clip.CLIP.encode_image"],
-    "text encoders": ["transformers.CLIPTextModel.forward", "bench.score.features.Evaluator.text_features"],
+    "text encoders": ["transformers.CLIPTextModel.forward", "bench.features.openclip.Evaluator.text_features"],
     "pipeline, scheduler": ["diffusers.StableDiffusionPipeline.__call__"],
-    "pixels": ["bench.score.features.complexity"],
-    "loading models": ["bench.execute.runner.Loaded", "bench.score.features.load_evaluator"],
-    "store, PNG": ["bench.store.Store.save_batch", "bench.store.Store.commit"],
-    "latency and memory, beside the models": ["bench.execute.runner.measured"],
-    "real images": ["bench.execute.assemble.make_reference"],
-    "report": ["bench.report.make.make_report"],
+    "pixels": ["bench.features.openclip.complexity"],
+    "loading models": ["bench.execute.cell_runner.Loaded", "bench.features.openclip.load_evaluator"],
+    "store, PNG": ["bench.store.store.Store.save_batch", "bench.store.store.Store.commit"],
+    "latency and memory, beside the models": ["bench.execute.cell_runner.measured"],
+    "real images": ["bench.execute.job.make_reference"],
+    "report": ["bench.report.build.make_report"],
 }
-WAITING = "bench.execute.runner.side_by_side"
+WAITING = "bench.execute.cell_runner.map_in_threads"
 LEAST = {"cpu": 0.90, "cuda": 0.95}
 
 
@@ -144,7 +144,7 @@ def main() -> int:
     parser.add_argument("--least", type=float, help="the share below which the exit code is 1")
     options, overrides = parser.parse_known_args()
     from bench.__main__ import main as tcd_bench
-    from bench.execute.assemble import resolve_lanes
+    from bench.execute.job import resolve_lanes
     from bench.experiment.compose import compose_settings
 
     settings = compose_settings(overrides)

@@ -23,13 +23,13 @@ os.environ["PYTHONPATH"] = str(ROOT / "tests")
 
 from sleeping import make_launch, make_work  # noqa: E402
 
-from bench.execute.crew import Crew, Place  # noqa: E402
-from bench.execute.launch import Launch  # noqa: E402
-from bench.execute.leases import Leases  # noqa: E402
-from bench.execute.local import ThisMachine  # noqa: E402
-from bench.execute.loop import Loop  # noqa: E402
 from bench.experiment.executors import Ray  # noqa: E402
-from bench.store import Store  # noqa: E402
+from bench.store.store import Store  # noqa: E402
+from bench.workers.launch import Launch  # noqa: E402
+from bench.workers.leases import Leases  # noqa: E402
+from bench.workers.local import ThisMachine  # noqa: E402
+from bench.workers.loop import Loop  # noqa: E402
+from bench.workers.pool import Crew, Place  # noqa: E402
 
 WORK = "sleeping:make_work"
 PARTS = ("scaling", "overhead", "plan", "report")
@@ -45,7 +45,7 @@ def place_of(kind: str, store: Store, launch: Launch, workers: int) -> Place:
     """Room for so many workers."""
     if kind == "processes":
         return ThisMachine(store.location, launch.name, workers, (), WORK)
-    from bench.execute.ray import RayCluster
+    from bench.workers.ray import RayCluster
 
     return RayCluster(store.location, launch.name, Ray(workers=workers, cpus=0.0), "cpu", WORK)
 
@@ -92,7 +92,7 @@ def measure_plan() -> None:
     """A hundred thousand cells."""
     code = (
         "import time; from bench.experiment.compose import compose_settings\n"
-        "from bench.execute.assemble import prepare; from bench.experiment.config import check_experiment\n"
+        "from bench.execute.job import prepare; from bench.experiment.config import check_experiment\n"
         "s = compose_settings(['experiment=mini', 'method=[tcd]', 'claim=[]', 'scores=[fid]'])\n"
         "axes = {'max_steps': None, 'steps': list(range(1, 1001)), 'eta': [i / 100 for i in range(101)]}\n"
         "s['methods'] = {'tcd': {**s['methods']['tcd'], **axes}}\n"

@@ -27,9 +27,9 @@ from ratios import name_machine, name_machines
 
 from bench.experiment.compose import compose_settings
 from bench.experiment.gate import check_gate
-from bench.judge.gate.compare import compare_stores
-from bench.judge.gate.outcome import GateReport, Outcome
-from bench.store import Store
+from bench.gate.compare import compare_stores
+from bench.gate.outcome import GateReport, Outcome
+from bench.store.store import Store
 
 BAD = ("regressed", "changed", "failed", "missing")
 

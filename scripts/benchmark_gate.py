@@ -21,13 +21,13 @@ from typing import Any
 
 from ratios import name_machine, name_machines
 
-from bench.execute.assemble import prepare
-from bench.execute.contest import take_turns
-from bench.execute.installation import Installation, this_installation
+from bench.execute.job import prepare
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.experiment.gate import check_gate
-from bench.judge.gate.latency import compare_turns
+from bench.gate.interleaved_timing import take_turns
+from bench.gate.latency import compare_turns
+from bench.workers.installation import Installation, this_installation
 
 SLOWER = """
 import time

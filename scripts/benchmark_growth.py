@@ -31,13 +31,13 @@ from benchmark_executors import time_crew  # noqa: E402
 from many_records import write  # noqa: E402
 from ratios import save_benchmark  # noqa: E402
 
-from bench.execute.assemble import prepare  # noqa: E402
+from bench.analysis.scoring import score_run  # noqa: E402
+from bench.execute.job import prepare  # noqa: E402
 from bench.experiment.compose import compose_settings  # noqa: E402
 from bench.experiment.config import check_experiment  # noqa: E402
-from bench.judge.scores import score_run  # noqa: E402
 from bench.score.frechet import Reference, frechet_estimate  # noqa: E402
 from bench.score.moments import features_to_moments  # noqa: E402
-from bench.store import Store  # noqa: E402
+from bench.store.store import Store  # noqa: E402
 
 LEEWAY = 0.15
 """How far a fitted exponent may lie above the one that is allowed."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from ratios import save_benchmark
 
-from bench.execute.assemble import prepare
+from bench.execute.job import prepare
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.generate.pipelines import load_pipeline

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import torch
 
-from bench.execute.allocator import keep_freed_memory
-from bench.execute.assemble import prepare, resolve_lanes
-from bench.execute.lanes import Turns
-from bench.execute.looking import make_inputs, make_look
-from bench.execute.loop import Piece
-from bench.execute.runner import Runner
+from bench.checkpoints.sources import local_path
+from bench.execute.cell_runner import Runner
+from bench.execute.device_queue import DeviceQueue
+from bench.execute.feature_extraction import make_inputs, make_look
+from bench.execute.job import prepare, resolve_lanes
+from bench.execute.malloc import keep_freed_memory
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Measure, check_experiment
-from bench.generate.weights import local_path
-from bench.score.features import load_evaluator
-from bench.store import Store
+from bench.features.openclip import load_evaluator
+from bench.store.store import Store
+from bench.workers.loop import Piece
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
             measure=Measure(latency=False, memory=False),
             inputs=inputs,
             keep="all",
-            turns=Turns(resolve_lanes(job.experiment.lanes, job.plan.cells[0].device), one_samples=False),
+            turns=DeviceQueue(resolve_lanes(job.experiment.lanes, job.plan.cells[0].device), one_samples=False),
             advance=lambda _: None,
             process={},
         )

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from ratios import save_benchmark
 from scipy.special import ndtri
 
-from bench.judge.claims import LEVEL, judge_claims
-from bench.judge.looks import nominal_level, path_of
-from bench.judge.scores import ScoredCell, score_run
-from bench.request import Run
+from bench.analysis.claims import LEVEL, judge_claims
+from bench.analysis.scoring import ScoredCell, score_run
+from bench.analysis.sequential import nominal_level, path_of
+from bench.records.run import Run
 from bench.score.metrics import METRICS, RealImages
-from bench.store import Store
+from bench.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 LOOKS, CHANCE, SHARE = (0.2, 0.4, 0.6, 0.8, 1.0), 0.9, 1 / 5

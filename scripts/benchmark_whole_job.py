@@ -37,8 +37,8 @@ from plain_script import cell_name
 from ratios import save_benchmark
 from stand_in import CELLS, save_stand_in, stand_in_overrides
 
-from bench.records import Record
-from bench.store import Store
+from bench.records.record import Record
+from bench.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 FAST = ("measure.latency=false", "measure.memory=false", "keep=grid")

@@ -43,13 +43,13 @@ from calibrate_scores import clip_scores
 from scipy.stats import binom
 from simulated_features import FAMILIES, Floats, World, make_reference, make_world
 
-from bench.cell import Base, Cell, PromptSet, SchedulerSpec
+from bench.analysis.claims import Judgement, judge_claims
+from bench.analysis.power import CHANCES
+from bench.analysis.scoring import ScoredCell
 from bench.generate.prompts import shuffled
-from bench.judge.claims import Judgement, judge_claims
-from bench.judge.power import CHANCES
-from bench.judge.scores import ScoredCell
-from bench.records import Record
-from bench.request import Claim, Run, Side
+from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec
+from bench.records.record import Record
+from bench.records.run import Claim, Run, Side
 from bench.score.estimate import Estimate, mean_estimate
 from bench.score.frechet import Reference, frechet_estimate
 from bench.score.groups import Groups

@@ -38,13 +38,13 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 from sleeping import make_launch, make_work  # noqa: E402
 
-from bench.execute.crew import Crew, Place  # noqa: E402
-from bench.execute.launch import Launch  # noqa: E402
-from bench.execute.leases import Leases  # noqa: E402
-from bench.execute.local import ThisMachine  # noqa: E402
-from bench.execute.loop import Loop  # noqa: E402
 from bench.experiment.executors import Ray, Slurm  # noqa: E402
-from bench.store import Store  # noqa: E402
+from bench.store.store import Store  # noqa: E402
+from bench.workers.launch import Launch  # noqa: E402
+from bench.workers.leases import Leases  # noqa: E402
+from bench.workers.local import ThisMachine  # noqa: E402
+from bench.workers.loop import Loop  # noqa: E402
+from bench.workers.pool import Crew, Place  # noqa: E402
 
 WORK = "sleeping:make_work"
 LEASE_S = 4.0
@@ -59,11 +59,11 @@ def drive(kind: str, location: str, name: str, folder: str) -> None:
     if kind == "processes":
         place = ThisMachine(location, name, 3, (), WORK)
     elif kind == "ray":
-        from bench.execute.ray import RayCluster
+        from bench.workers.ray import RayCluster
 
         place = RayCluster(location, name, Ray(address=os.environ["CHAOS_RAY"], cpus=1.0), "cpu", WORK)
     else:
-        from bench.execute.slurm import JobArray
+        from bench.workers.slurm import JobArray
 
         place = JobArray(location, name, Slurm(workers=3, folder=folder), WORK)
     crew = Crew(place, store, f"{name}", started=int(time.time()) % 100_000)

@@ -27,13 +27,13 @@ from pathlib import Path
 import numpy as np
 
 from bench.__main__ import main as tcd_bench
-from bench.execute.launch import Launch, WorkerState
-from bench.execute.leases import Leases
-from bench.execute.overview import look_over
-from bench.judge.gate.whole import read_whole
-from bench.records import BenchError
+from bench.gate.completeness import read_whole
+from bench.records.errors import BenchError
 from bench.report.write import is_current
-from bench.store import FAILED, GOOD, Store
+from bench.store.store import FAILED, GOOD, Store
+from bench.workers.launch import Launch, WorkerState
+from bench.workers.leases import Leases
+from bench.workers.status import look_over
 
 SMALL = (
     *("experiment=smoke", "method=[tcd]", "claim=[]", "methods.tcd.steps=[2]", "methods.tcd.eta=[0,0.3]", "lanes=1"),

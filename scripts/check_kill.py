@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.store import Store
+from bench.store.store import Store
 
 SMALL = ["experiment=smoke", "prompts.count=64", "batch_size=8", "measure.latency=false", "measure.memory=false"]
 

@@ -289,11 +289,11 @@ def faults(verb: str, arguments: list[str], code: int | None, said: str) -> list
 
 def stop(verb: str) -> None:
     """Let `run` end where it would begin to sample, and name what is read before it."""
-    from bench.execute import assemble
+    from bench.execute import job
     from bench.experiment.config import check_experiment
 
     def prepare(settings: dict[str, object]) -> int:
-        assemble.prepare(check_experiment(settings))
+        job.prepare(check_experiment(settings))
         return 0
 
     command_line.VERBS[verb] = prepare

@@ -20,15 +20,15 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.judge.conformance.baseline import Cause, explain, load_causes, read_baseline, write_baseline  # noqa: E402
-from bench.judge.conformance.report import ConformanceReport  # noqa: E402
+from bench.conformance.baseline import Cause, explain, load_causes, read_baseline, write_baseline  # noqa: E402
+from bench.conformance.report import ConformanceReport  # noqa: E402
 
 
 def examine_one(name: str) -> tuple[str, dict[str, Any], ConformanceReport]:
     """The report on one file of conf/scheduler."""
     import torch
 
-    from bench.judge.conformance.verb import examine
+    from bench.conformance.verb import examine
 
     torch.set_num_threads(1)
     settings = yaml.safe_load((ROOT / "conf" / "scheduler" / f"{name}.yaml").read_text(encoding="utf-8"))

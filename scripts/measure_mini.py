@@ -19,10 +19,10 @@ import torch
 from diffusers import AutoencoderKL
 
 from bench import Reference, frechet_distance
-from bench.generate.weights import local_path
+from bench.checkpoints.sources import local_path
+from bench.features.openclip import Evaluator, encode_captions, images_to_features, load_evaluator
 from bench.mini import world
-from bench.report.frame import load_scores
-from bench.score.features import Evaluator, encode_captions, images_to_features, load_evaluator
+from bench.report.data_frame import load_scores
 
 WEIGHTS = Path(str(local_path("bench://mini/weights")))
 AMONG = 64

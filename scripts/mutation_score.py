@@ -24,7 +24,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.judge.conformance.baseline import changes, growth, read_baseline  # noqa: E402
+from bench.conformance.baseline import changes, growth, read_baseline  # noqa: E402
 
 MUTANTS = ROOT / "tests" / "mutants" / "mutants.yaml"
 RESULTS = ROOT / "results" / "conformance"
@@ -66,7 +66,7 @@ def maker(name: str, fault: dict[str, Any] | None) -> Callable[[], Any]:
 
 def examine(task: tuple[str, dict[str, Any]]) -> tuple[str, str, str, str]:
     """Scheduler, mutant, how it was flagged ("theory", "trajectory" or "missed"), and by what."""
-    from bench.judge.conformance.conform import conform, first_deviation
+    from bench.conformance.conform import conform, first_deviation
 
     name, fault = task
     baseline = read_baseline(RESULTS / f"{name}.json")

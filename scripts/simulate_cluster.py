@@ -28,10 +28,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 from greenlet import getcurrent, greenlet  # noqa: E402
 from sleeping import make_cell  # noqa: E402
 
-from bench.cell import Cell  # noqa: E402
-from bench.execute.leases import Leases  # noqa: E402
-from bench.execute.loop import Loop, Piece  # noqa: E402
-from bench.records import Record  # noqa: E402
+from bench.records.cell import Cell  # noqa: E402
+from bench.records.record import Record  # noqa: E402
+from bench.workers.leases import Leases  # noqa: E402
+from bench.workers.loop import Loop, Piece  # noqa: E402
 
 BASES, STEPS, ETAS = 5, (2, 4, 8, 16, 25, 50), (0.0, 0.2, 0.3, 0.5, 1.0)
 METHODS = {  # UNet evaluations a step, etas, and which pipeline of its base

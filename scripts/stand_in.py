@@ -40,7 +40,7 @@ def save_stand_in(folder: Path, device: str, dtype: str) -> None:
     from diffusers import StableDiffusionPipeline
     from peft import get_peft_model_state_dict
 
-    from bench.generate.architectures import add_lora, build_pipeline
+    from bench.generate.random_weights import add_lora, build_pipeline
 
     pipeline = build_pipeline(
         "sd15", StableDiffusionPipeline, {**NOISE, "prediction_type": "epsilon"}, getattr(torch, dtype), device

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from sleeping import CALLS, make_cell
 
-from bench.cell import PromptSet
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
-from bench.records import Images, Latency, Memory, Record
-from bench.request import Run
-from bench.store import Store
+from bench.records.cell import PromptSet
+from bench.records.record import Images, Latency, Memory, Record
+from bench.records.run import Run
+from bench.store.store import Store
 
 IMAGES, WIDTH = 64, 16
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.execute.launch import Launch
-from bench.execute.loop import Piece, Stopped
-from bench.records import Calls, Failure, Images, Record, StoreError
-from bench.store import Store, StoredBatch
+from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records.errors import StoreError
+from bench.records.record import Calls, Failure, Images, Record
+from bench.store.store import Store, StoredBatch
+from bench.workers.launch import Launch
+from bench.workers.loop import Piece, Stopped
 
 CALLS = Calls((999.0,), None, None, {}, {}, 1, 1, 1, 1, 1)
 

@@ -1,4 +1,4 @@
-"""Who may know whom: the imports, read from the source, run one way and keep heavy libraries where they belong."""
+"""Import rules: imports, read from the source, run one way, and heavy libraries stay where they belong."""
 
 import ast
 import subprocess
@@ -13,98 +13,45 @@ FILES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-TORCH_HALF = {name for name in FILES if name.startswith("bench.score.features")} - {"bench.score.features_of_pixels"}
-NUMPY_HALF = {name for name in FILES if name.startswith("bench.score.")} - TORCH_HALF
-KNOWS: dict[str, set[str]] = {
-    "bench.cell": set(),
-    "bench.records": {"bench.cell"},
-    "bench.request": {"bench.records"},
-    "bench.redact": set(),
-    "bench.printable": set(),
-    "bench.collector": set(),
-    "bench.mini": set(),
-    "bench.mini.training": {"bench.mini", "bench.execute.lanes"},
-    "bench.experiment": {"bench.records", "bench.request"},
-    "bench.checkpoints": {"bench.records", "bench.experiment", "bench.generate.weights", "bench.score.manifest"},
-    "bench.generate": {"bench.records"},
-    "bench.generate.single_file": {"bench.records", "bench.checkpoints.headers"},
-    "bench.generate.lora": {"bench.records", "bench.checkpoints.lora"},
-    "bench.generate.pipelines": {"bench.records", "bench.generate"},
-    "bench.generate.prompts": {"bench.records", "bench.generate", "bench.mini.world"},
-    "bench.generate.inputs": {
-        *("bench.records", "bench.mini.world", "bench.mini.shapes"),
-        *("bench.generate.image_files", "bench.generate.image_folders"),
+PACKAGES = {
+    "records": set(),
+    "parallel": set(),
+    "redact": set(),
+    "printable": set(),
+    "gc_pause": set(),
+    "mini": {"parallel"},
+    "experiment": {"records"},
+    "store": {"records"},
+    "checkpoints": {"records", "experiment"},
+    "generate": {"records", "checkpoints", "mini"},
+    "measure": {"records"},
+    "features": {"records", "checkpoints"},
+    "score": {"records"},
+    "workers": {"records", "store", "parallel", "printable", "experiment"},
+    "execute": {
+        *("records", "parallel", "redact", "printable", "gc_pause", "mini", "experiment", "store", "checkpoints"),
+        *("generate", "measure", "features", "score", "workers"),
     },
-    "bench.generate.image_files": {"bench.records"},
-    "bench.generate.image_folders": {"bench.records", "bench.generate.image_files"},
-    "bench.generate.real_images": {
-        *("bench.records", "bench.mini.world"),
-        *("bench.generate.image_files", "bench.generate.image_folders"),
+    "analysis": {"records", "parallel", "store", "score"},
+    "conformance": {"records", "generate"},
+    "report": {*("records", "parallel", "redact", "printable", "gc_pause", "experiment", "store", "score", "analysis")},
+    "gate": {
+        *("records", "printable", "experiment", "store", "generate", "measure", "score", "workers", "execute"),
+        *("analysis", "conformance", "report"),
     },
-    "bench.measure": {"bench.records"},
-    "bench.score": {"bench.records"},
-    "bench.files": {"bench.records"},
-    "bench.store": {"bench.records", "bench.request", "bench.files"},
-    "bench.looked": {"bench.records", "bench.request", "bench.store", "bench.files"},
-    "bench.execute": {
-        *(
-            "bench.records",
-            "bench.looked",
-            "bench.request",
-            "bench.experiment",
-            "bench.checkpoints",
-            "bench.generate",
-            "bench.measure",
-            "bench.score",
-            "bench.store",
-            "bench.files",
-            "bench.redact",
-            "bench.printable",
-            "bench.collector",
-        ),
-        "bench.mini.world",
-    },
-    "bench.judge": {"bench.records", "bench.request", "bench.store", *NUMPY_HALF},
-    "bench.judge.gate": {"bench.records", "bench.request", "bench.store", "bench.judge", *NUMPY_HALF},
-    "bench.judge.conformance": {"bench.records", "bench.generate.schedulers"},
-    "bench.report": {
-        *("bench.records", "bench.request", "bench.files", "bench.store", "bench.judge", "bench.collector"),
-        *("bench.looked", "bench.printable"),
-        *NUMPY_HALF,
-    },
-    "bench.report.trackers": {
-        *("bench.records", "bench.request", "bench.store", "bench.judge", "bench.redact", "bench.experiment.trackers"),
-        *NUMPY_HALF,
-    },
-    "bench.__main__": {"bench"},
-    "bench.gate": {"bench"},
-    "bench.pytest_plugin": {"bench"},
-    "bench": {
-        "bench.judge.conformance",
-        "bench.report.frame",
-        "bench.score",
-    },  # what `bench` offers, loaded when asked for
 }
+"""Each package or module right below bench, and those that it may import. `bench/__init__.py` offers the public names,
+`bench/__main__.py` the commands; nothing imports either, or `gate`."""
 HEAVY = {"torch", "torchvision", "torchmetrics", "diffusers", "transformers", "open_clip", "peft", "accelerate"}
-MAY_USE_HEAVY = (
-    *("bench.generate", "bench.measure", "bench.score.features", "bench.execute", "bench.mini.training"),
-    *("bench.judge.conformance", "bench.report.trackers"),
-)
+MAY_USE_HEAVY = {"parallel", "generate", "measure", "features", "execute", "mini", "conformance", "gate"}
+MAY_USE_HEAVY_MODULES = {"bench.report.trackers", "bench.checkpoints.fetch"}
 LIGHT = (
-    *(
-        "bench",
-        "bench.__main__",
-        "bench.gate",
-        "bench.execute.assemble",
-        "bench.experiment.compose",
-        "bench.judge.claims",
-        "bench.report.make",
-        "bench.report.write",
-        "bench.store",
-    ),
-    *("bench.judge.conformance.report", "bench.judge.conformance.baseline"),
-    *("bench.judge.gate.compare", "bench.judge.gate.schedulers", "bench.report.gate"),
+    *("bench", "bench.__main__", "bench.gate.command", "bench.execute.job", "bench.experiment.compose"),
+    *("bench.analysis.claims", "bench.report.build", "bench.report.write", "bench.store.store"),
+    *("bench.conformance.report", "bench.conformance.baseline"),
+    *("bench.gate.compare", "bench.gate.schedulers", "bench.gate.report", "bench.gate.pytest_plugin"),
 )
+"""Modules that start without any heavy library."""
 
 
 def is_within(name: str, part: str) -> bool:
@@ -130,38 +77,43 @@ def imports_of(name: str) -> Iterator[str]:
 IMPORTS = {name: sorted(set(imports_of(name))) for name in FILES}
 
 
-def part_of(name: str) -> str:
-    """The narrowest part that has a rule."""
-    return max((part for part in KNOWS if is_within(name, part)), key=len)
+def package_of(name: str) -> str:
+    """The package or module right below bench."""
+    return name.split(".")[1] if "." in name else ""
 
 
 def test_the_imports_are_really_read() -> None:
-    assert "bench.score.features" in IMPORTS["bench.execute.assemble"]  # for type checking, and inside a function
+    assert "bench.features.openclip" in IMPORTS["bench.execute.feature_extraction"]  # for type checking as well
     assert "bench.report.write" in IMPORTS["bench.__main__"]  # inside a function
-    assert "torch" in IMPORTS["bench.score.features"]
+    assert "torch" in IMPORTS["bench.features.openclip"]
+
+
+def test_every_package_has_a_rule() -> None:
+    assert {package_of(name) for name in FILES} == {*PACKAGES, "", "__main__"}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if package_of(name) not in ("", "__main__")])
+def test_imports_keep_to_the_rules(name: str) -> None:
+    own = package_of(name)
+    allowed = {own, *PACKAGES[own]}
+    assert [other for other in IMPORTS[name] if is_within(other, "bench") and package_of(other) not in allowed] == []
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_module_knows_only_whom_it_may_know(name: str) -> None:
-    part = part_of(name)
-    allowed = KNOWS[part] | ({part} if part != "bench" else set())
-    allowed |= {"bench.cell"} if "bench.records" in allowed else set()
-    strangers = [
-        other
-        for other in IMPORTS[name]
-        if is_within(other, "bench") and not any(is_within(other, friend) for friend in allowed)
+def test_packages_import_no_private_name_of_another(name: str) -> None:
+    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+    private = [
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and is_within(node.module, "bench")
+        for alias in node.names
+        if alias.name.startswith("_") and alias.name != "__version__"
     ]
-    assert strangers == []
+    assert private == []
 
 
-def test_every_part_of_the_package_has_a_rule_of_its_own() -> None:
-    assert [name for name in FILES if part_of(name) == "bench"] == ["bench"]
-
-
-def test_nobody_knows_the_verbs() -> None:
-    verbs = [name for name in FILES if name.endswith("__main__")]
-    assert "bench.__main__" in verbs
-    assert [name for name in FILES if set(IMPORTS[name]) & set(verbs)] == []
+def test_nothing_imports_the_commands() -> None:
+    assert [name for name in FILES if "bench.__main__" in IMPORTS[name]] == []
 
 
 def test_imports_run_in_no_circle() -> None:
@@ -172,19 +124,21 @@ def test_imports_run_in_no_circle() -> None:
     assert left == {}
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(MAY_USE_HEAVY)])
-def test_heavy_libraries_stay_where_images_are_made_and_looked_at(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if package_of(name) not in MAY_USE_HEAVY and name not in MAY_USE_HEAVY_MODULES]
+)
+def test_heavy_libraries_stay_where_images_are_made_and_read(name: str) -> None:
     assert sorted({other.partition(".")[0] for other in IMPORTS[name]} & HEAVY) == []
 
 
-def test_hydra_is_seen_at_the_edge_only() -> None:
+def test_hydra_is_imported_in_one_module() -> None:
     libraries = {"hydra", "omegaconf"}
     assert [name for name in FILES if {other.partition(".")[0] for other in IMPORTS[name]} & libraries] == [
         "bench.experiment.compose"
     ]
 
 
-def test_whatever_works_from_records_alone_loads_no_heavy_library() -> None:
+def test_what_needs_only_records_loads_no_heavy_library() -> None:
     script = (
         "import importlib, sys\n"
         f"for name in {LIGHT}:\n"
@@ -197,7 +151,7 @@ def test_whatever_works_from_records_alone_loads_no_heavy_library() -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_is_one_thought(name: str) -> None:
+def test_files_are_short_enough_to_read(name: str) -> None:
     assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= 450
 
 

@@ -11,11 +11,11 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLP
 from peft import LoraConfig
 
 from bench.__main__ import main
-from bench.generate import architectures
-from bench.generate.architectures import LORA_RANK, LORA_TARGETS, add_lora, build_pipeline, read_architecture
-from bench.generate.weights import name_weights
-from bench.records import BenchError
-from bench.store import Store
+from bench.checkpoints.sources import name_weights
+from bench.generate import random_weights
+from bench.generate.random_weights import LORA_RANK, LORA_TARGETS, add_lora, build_pipeline, read_architecture
+from bench.records.errors import BenchError
+from bench.store.store import Store
 
 PUBLISHED = {
     "sd15": (859_520_964, 83_653_863, 123_060_480),
@@ -47,7 +47,7 @@ def shrink(models: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(architectures, "read_architecture", lambda name: shrink(read_architecture(name)))
+    monkeypatch.setattr(random_weights, "read_architecture", lambda name: shrink(read_architecture(name)))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

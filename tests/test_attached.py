@@ -13,16 +13,16 @@ import psutil
 import pytest
 from sleeping import make_launch
 
-import bench.execute.attached
-from bench.execute.attached import GRACE_S, ORPHANED, end_with_parent
-from bench.execute.crew import Crew
-from bench.execute.installation import this_installation
-from bench.execute.local import ThisMachine
-from bench.store import Store
+import bench.workers.attached
+from bench.store.store import Store
+from bench.workers.attached import GRACE_S, ORPHANED, end_with_parent
+from bench.workers.installation import this_installation
+from bench.workers.local import ThisMachine
+from bench.workers.pool import Crew
 
 DRIVER = """
 import sys, time
-from bench.execute.local import ThisMachine
+from bench.workers.local import ThisMachine
 place = ThisMachine(sys.argv[1], "launch", 2, (), "sleeping:make_work")
 workers = place.start(["a", "b"], 0)
 print(*(worker.process.pid for worker in workers), flush=True)
@@ -52,7 +52,7 @@ def test_workers_end_when_their_driver_is_killed(store: Store, tmp_path: Path) -
 def test_a_child_that_does_not_end_by_itself_is_ended_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     did: list[object] = []
-    monkeypatch.setattr(bench.execute.attached.os, "kill", lambda pid, number: did.append((pid, number)))
+    monkeypatch.setattr(bench.workers.attached.os, "kill", lambda pid, number: did.append((pid, number)))
     thread = end_with_parent(read, sleep=did.append, end=did.append)
     os.write(write, b"what is written does not matter")
     assert did == []
@@ -117,8 +117,8 @@ def test_a_ray_cluster_started_here_is_reached_from_this_machine_alone_and_impor
 ) -> None:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs Ray")
-    from bench.execute.ray import RayCluster
     from bench.experiment.executors import Ray
+    from bench.workers.ray import RayCluster
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     store = Store("run")  # relative to a directory that is not on the workers' import path

@@ -11,7 +11,7 @@ from PIL import Image
 from test_report import keep, store
 
 from bench.report.write import write_report
-from bench.store import Store
+from bench.store.store import Store
 
 __all__ = ["store"]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -23,7 +23,7 @@ from bench.checkpoints.required import Required, required
 from bench.checkpoints.survey import settle_models, survey
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Experiment, check_experiment
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 Overrides = Callable[..., list[str]]
 LORA = "pytorch_lora_weights.safetensors"

@@ -10,12 +10,12 @@ import pytest
 from scipy.special import ndtr, ndtri
 from scipy.stats import binom, t
 
-from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.judge.claims import BEYOND_DOUBT, LEVEL, Comparison, Judgement, holm, judge_claims
-from bench.judge.looks import OF_WHAT_IS_LEFT, nominal_level, path_of
-from bench.judge.scores import ScoredCell
-from bench.records import Calls, Latency, Record
-from bench.request import Claim, Run, Side
+from bench.analysis.claims import BEYOND_DOUBT, LEVEL, Comparison, Judgement, holm, judge_claims
+from bench.analysis.scoring import ScoredCell
+from bench.analysis.sequential import OF_WHAT_IS_LEFT, nominal_level, path_of
+from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records.record import Calls, Latency, Record
+from bench.records.run import Claim, Run, Side
 from bench.score.estimate import Estimate
 from bench.score.groups import Groups
 

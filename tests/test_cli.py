@@ -208,7 +208,7 @@ def test_a_run_says_before_it_samples_which_claims_cannot_be_supported(
     overrides: Overrides, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import bench.execute.ownership
-    from bench.records import BenchError
+    from bench.records.errors import BenchError
 
     def stop(_: object) -> None:
         raise BenchError("before it samples")

@@ -18,12 +18,12 @@ import torch
 from sleeping import make_launch, make_work
 
 from bench.__main__ import main
-from bench.execute.crew import Crew
-from bench.execute.leases import Leases
-from bench.execute.local import ThisMachine
-from bench.execute.loop import Loop
-from bench.execute.overview import look_over
-from bench.store import Store
+from bench.store.store import Store
+from bench.workers.leases import Leases
+from bench.workers.local import ThisMachine
+from bench.workers.loop import Loop
+from bench.workers.pool import Crew
+from bench.workers.status import look_over
 
 pytestmark = pytest.mark.cluster
 WORK = "sleeping:make_work"
@@ -87,7 +87,7 @@ def test_of_many_that_commit_to_a_bucket_exactly_one_wins(server: object, tmp_pa
     launch = make_launch(store, tmp_path / "log", 6, chunks=2, seconds=0.05)
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "bench.execute.member", store.location, launch.name, f"w{i}", str(i), WORK]
+            [sys.executable, "-m", "bench.workers.worker", store.location, launch.name, f"w{i}", str(i), WORK]
         )
         for i in range(3)
     ]
@@ -130,8 +130,8 @@ def slurm_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def run_array(store: Store, launch: Any, disturb: Callable[[int, Crew], None] = lambda *_: None, **choice: Any) -> Crew:
     """A job array to its end; `disturb` is told how many cells are done."""
-    from bench.execute.slurm import JobArray
     from bench.experiment.executors import Slurm
+    from bench.workers.slurm import JobArray
 
     crew = Crew(JobArray(store.location, launch.name, Slurm(**choice), WORK), store, launch.name)
     end = time.monotonic() + 400
@@ -162,8 +162,8 @@ def test_a_task_whose_process_is_killed_is_replaced(slurm_store: Store, tmp_path
 def test_the_driver_may_die_and_another_go_on(slurm_store: Store, tmp_path: Path) -> None:
     launch = make_launch(slurm_store, tmp_path / "log", 10, seconds=0.5)
     code = (
-        "import sys, time; from bench.store import Store; from bench.execute.crew import Crew\n"
-        "from bench.execute.slurm import JobArray; from bench.experiment.executors import Slurm\n"
+        "import sys, time; from bench.store.store import Store; from bench.workers.pool import Crew\n"
+        "from bench.workers.slurm import JobArray; from bench.experiment.executors import Slurm\n"
         f"s = Store({slurm_store.location!r}); place = JobArray(s.location, 'launch', Slurm(workers=2), {WORK!r})\n"
         "c = Crew(place, s, 'launch')\n"
         "while c.tend(10): time.sleep(.5)"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bench.collector import collector_paused
-from bench.execute import assemble
+from bench.execute import job
+from bench.gc_pause import collector_paused
 
 
 def test_it_is_as_before_afterwards_whatever_happens() -> None:
@@ -34,9 +34,9 @@ def test_it_is_as_before_afterwards_whatever_happens() -> None:
 def test_libraries_are_loaded_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     experiment: Any = SimpleNamespace(scores=["clip_score"])
-    monkeypatch.setattr(assemble, "lay_out", lambda *_: SimpleNamespace(plan=SimpleNamespace(cells=())))
-    monkeypatch.setattr(assemble, "try_schedulers", lambda _: seen.append(("schedulers", gc.isenabled())))
-    monkeypatch.setattr(assemble, "import_module", lambda name: seen.append((name, gc.isenabled())))
-    assemble.prepare(experiment)
-    assert seen == [("schedulers", False), ("bench.execute.runner", False), ("bench.score.features", False)]
+    monkeypatch.setattr(job, "lay_out", lambda *_: SimpleNamespace(plan=SimpleNamespace(cells=())))
+    monkeypatch.setattr(job, "try_schedulers", lambda _: seen.append(("schedulers", gc.isenabled())))
+    monkeypatch.setattr(job, "import_module", lambda name: seen.append((name, gc.isenabled())))
+    job.prepare(experiment)
+    assert seen == [("schedulers", False), ("bench.execute.cell_runner", False), ("bench.features.openclip", False)]
     assert gc.isenabled()

@@ -5,14 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, laplace
 
-from bench.score.features_of_pixels import (
-    LUMA,
-    bits_per_pixel,
-    complexity,
-    gradient_entropy,
-    high_frequency,
-    sharpness,
-)
+from bench.features.pixels import LUMA, bits_per_pixel, complexity, gradient_entropy, high_frequency, sharpness
 
 Pixels = NDArray[np.uint8]
 MEASURES = ("sharpness", "bits_per_pixel", "high_frequency", "gradient_entropy")

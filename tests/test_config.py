@@ -9,9 +9,9 @@ import pytest
 
 from bench.experiment.compose import compose_settings, run_application
 from bench.experiment.config import Experiment, check_experiment
-from bench.experiment.values import SCORES
-from bench.records import BenchError
-from bench.request import Claim, Side
+from bench.experiment.value_types import SCORES
+from bench.records.errors import BenchError
+from bench.records.run import Claim, Side
 
 CONF = Path(__file__).parents[1] / "conf"
 SETTINGS: dict[str, Any] = {

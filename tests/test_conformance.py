@@ -18,13 +18,13 @@ import yaml
 
 import bench
 from bench.__main__ import main
-from bench.judge.conformance.baseline import changes, judge, read_baseline
-from bench.judge.conformance.exponential import Singlestep
-from bench.judge.conformance.noise import Level, NoiseTable, alpha_bars
-from bench.judge.conformance.published import Ddim, Lcm, Method, Tcd
-from bench.judge.conformance.published import Path as Levels
-from bench.judge.conformance.spacing import distilled, spaced, spaced_before_the_end
-from bench.judge.conformance.subject import Subject
+from bench.conformance.baseline import changes, judge, read_baseline
+from bench.conformance.exponential import Singlestep
+from bench.conformance.noise import Level, NoiseTable, alpha_bars
+from bench.conformance.published import Ddim, Lcm, Method, Tcd
+from bench.conformance.published import Path as Levels
+from bench.conformance.spacing import distilled, spaced, spaced_before_the_end
+from bench.conformance.subject import Subject
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "conformance"
@@ -102,7 +102,7 @@ def test_a_fork_is_known_by_its_base() -> None:
             result.prev_sample = result.prev_sample * 1.001
             return result
 
-    from bench.judge.conformance.conform import first_deviation
+    from bench.conformance.conform import first_deviation
 
     found = first_deviation(Fork, lambda finding: finding.check == "step")
     assert found is not None

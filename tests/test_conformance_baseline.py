@@ -10,17 +10,9 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.judge.conformance.baseline import (
-    changes,
-    explain,
-    judge,
-    load_causes,
-    read_baseline,
-    read_report,
-    write_baseline,
-)
-from bench.judge.conformance.report import ConformanceReport, Finding, merge
-from bench.records import BenchError
+from bench.conformance.baseline import changes, explain, judge, load_causes, read_baseline, read_report, write_baseline
+from bench.conformance.report import ConformanceReport, Finding, merge
+from bench.records.errors import BenchError
 
 RESULTS = Path(__file__).parents[1] / "results" / "conformance"
 SCHEDULERS = sorted(path.stem for path in (RESULTS.parents[1] / "conf" / "scheduler").glob("*.yaml"))

@@ -7,19 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from bench.judge.conformance.exponential import interpolation_weights
-from bench.judge.conformance.noise import Level, NoiseTable, alpha_bars, betas, level_of_alpha_bar, level_of_sigma
-from bench.judge.conformance.spacing import distilled, orders_of_single_steps, spaced, spaced_before_the_end
-from bench.judge.conformance.targets import (
-    GAUSSIAN,
-    ITEM,
-    MIXTURE,
-    POINT,
-    Gaussian,
-    Mixture,
-    data_and_noise,
-    predictions,
-)
+from bench.conformance.exponential import interpolation_weights
+from bench.conformance.noise import Level, NoiseTable, alpha_bars, betas, level_of_alpha_bar, level_of_sigma
+from bench.conformance.spacing import distilled, orders_of_single_steps, spaced, spaced_before_the_end
+from bench.conformance.targets import GAUSSIAN, ITEM, MIXTURE, POINT, Gaussian, Mixture, data_and_noise, predictions
 
 START, END = level_of_sigma(14.6), level_of_sigma(0.03)
 X = np.random.default_rng(0).standard_normal((3, *ITEM))

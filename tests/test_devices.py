@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import bench.execute.device_lock as device_lock
-from bench.execute.assemble import resolve_device
 from bench.execute.device_lock import alone_on, beside_others_on, lock_name
-from bench.execute.local import ThisMachine
+from bench.execute.job import resolve_device
 from bench.measure import environment
 from bench.measure.environment import cuda_devices, gpu_of, machine_fingerprint, visible_gpus
-from bench.records import BenchError
+from bench.records.errors import BenchError
+from bench.workers.local import ThisMachine
 
 UUIDS = [f"GPU-{i}0000000-0000-0000-0000-000000000000" for i in range(4)]
 Machine = Any
@@ -73,7 +73,7 @@ def test_a_device_that_is_none_is_refused(machine: Machine, wanted: str) -> None
 def test_without_a_gpu_nobody_imports_torch_to_find_out() -> None:
     code = (
         "import sys, bench.measure.environment as e; e.nvidia_devices = lambda: []\n"
-        "from bench.execute.assemble import resolve_device\n"
+        "from bench.execute.job import resolve_device\n"
         "print(resolve_device('auto'), e.cuda_devices(), e.visible_gpus(), 'torch' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

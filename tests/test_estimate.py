@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import bench
-from bench.judge.scores import prompt_groups
+from bench.analysis.scoring import prompt_groups
 from bench.score.estimate import Estimate, mean_estimate, paired_difference, unpaired_difference
 from bench.score.groups import Groups
 

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 from sleeping import make_launch, make_work
 
-import bench.execute.loop
-from bench.execute.crew import Crew, Place
-from bench.execute.launch import Launch
-from bench.execute.leases import Leases
-from bench.execute.local import ThisMachine
-from bench.execute.loop import Loop, Stopped, from_group
-from bench.execute.overview import describe, look_over
-from bench.records import BenchError, StoreError
-from bench.store import Store
+import bench.workers.loop
+from bench.records.errors import BenchError, StoreError
+from bench.store.store import Store
+from bench.workers.launch import Launch
+from bench.workers.leases import Leases
+from bench.workers.local import ThisMachine
+from bench.workers.loop import Loop, Stopped, from_group
+from bench.workers.pool import Crew, Place
+from bench.workers.status import describe, look_over
 
 WORK = "sleeping:make_work"
 
@@ -86,7 +86,7 @@ def test_a_cell_that_fails_is_given_up_in_this_launch_and_tried_again_in_the_nex
 def test_cells_of_one_pipeline_are_sampled_without_a_pause_for_a_while_and_then_finished(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flow_s: float, order: str | None
 ) -> None:
-    monkeypatch.setattr(bench.execute.loop, "FLOW_S", flow_s)
+    monkeypatch.setattr(bench.workers.loop, "FLOW_S", flow_s)
     launch, did, now = make_launch(store, tmp_path / "log", 7, groups=2), [], [0.0]
     loop = here(store, launch, clock=lambda: now[0])
     work: Any = loop.work
@@ -176,8 +176,8 @@ def this_machine(store: Store, launch: Launch, workers: int) -> Place:
 def ray_here(store: Store, launch: Launch, workers: int) -> Place:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs Ray")
-    from bench.execute.ray import RayCluster
     from bench.experiment.executors import Ray
+    from bench.workers.ray import RayCluster
 
     return RayCluster(store.location, launch.name, Ray(workers=workers, cpus=0.5), "cpu", WORK)
 
@@ -233,7 +233,7 @@ def test_workers_that_cannot_begin_end_the_run_with_what_they_said(store: Store,
 
 def test_a_worker_that_is_asked_to_stop_ends_by_itself_and_another_goes_on(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 6, until_stopped=[0])
-    command = [sys.executable, "-m", "bench.execute.member", store.location, launch.name, "first", "0", WORK]
+    command = [sys.executable, "-m", "bench.workers.worker", store.location, launch.name, "first", "0", WORK]
     process = subprocess.Popen(command)
     while not (tmp_path / "log").exists():
         time.sleep(0.02)
@@ -257,7 +257,7 @@ def test_status_says_how_far_a_run_is_and_who_is_at_what(store: Store, tmp_path:
 
 def test_nobody_waits_for_a_process_that_was_killed_on_this_machine(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 1, common={"lease_s": 100.0}, hang=[0])
-    command = [sys.executable, "-m", "bench.execute.member", store.location, launch.name, "killed", "0", WORK]
+    command = [sys.executable, "-m", "bench.workers.worker", store.location, launch.name, "killed", "0", WORK]
     process = subprocess.Popen(command)
     while not (tmp_path / "log").exists():
         time.sleep(0.02)

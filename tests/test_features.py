@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.generate.weights import INCEPTION_FILE, name_weights, weights_directory
-from bench.records import BenchError
-from bench.score.features import Evaluator, encode_captions, find_cut, images_to_features, load_evaluator
-from bench.score.features_of_inception import load_inception
-from bench.score.features_of_pixels import complexity
+from bench.checkpoints.sources import INCEPTION_FILE, name_weights, weights_directory
+from bench.features.inception import load_inception
+from bench.features.openclip import Evaluator, encode_captions, find_cut, images_to_features, load_evaluator
+from bench.features.pixels import complexity
+from bench.records.errors import BenchError
 
 
 @pytest.fixture(scope="module")

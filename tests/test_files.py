@@ -12,10 +12,13 @@ import numpy as np
 import psutil
 import pytest
 
-from bench.files import Files, LocalFiles, PatientFiles, open_files, seal, unseal
-from bench.files.arrays import pack_arrays
-from bench.files.local import _HOST, PARTIAL
-from bench.records import BenchError, Corrupt, StoreError
+from bench.records.errors import BenchError, Corrupt, StoreError
+from bench.store.arrays import pack_arrays
+from bench.store.files import Files
+from bench.store.local import _HOST, PARTIAL, LocalFiles
+from bench.store.locations import open_files
+from bench.store.retrying import PatientFiles
+from bench.store.sealed import seal, unseal
 
 
 @pytest.fixture(params=["local", "remote"])

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from many_records import write
 
-from bench.judge.forked import map_forked
-from bench.judge.scores import _load_reference, _score_key, _with_stand_ins, score_run
-from bench.store import Store
+from bench.analysis.scoring import _load_reference, _score_key, _with_stand_ins, score_run
+from bench.parallel import map_forked
+from bench.store.store import Store
 
 
 def processors() -> int:
@@ -21,7 +21,7 @@ def processors() -> int:
 
 CODE = """
 import os
-from bench.judge.forked import map_forked
+from bench.parallel import map_forked
 base = 10
 found = map_forked(lambda i: (os.getpid(), base + i), list(range(40)), fewest=20)
 print([value for _, value in found] == list(range(10, 50)), os.getpid() not in {pid for pid, _ in found})

@@ -10,10 +10,10 @@ from scipy.linalg import sqrtm
 
 import bench
 from bench.score import frechet
-from bench.score.deletion import Spectrum
 from bench.score.estimate import paired_difference
 from bench.score.frechet import Reference, bare_distance, frechet_estimate
 from bench.score.groups import Groups
+from bench.score.jackknife import Spectrum
 from bench.score.kernel import kernel_estimate
 from bench.score.moments import features_to_moments
 

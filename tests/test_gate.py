@@ -13,15 +13,15 @@ import pytest
 from numpy.typing import NDArray
 
 from bench.__main__ import main
-from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.judge.gate.compare import compare_stores
-from bench.judge.gate.outcome import GateReport, Outcome
-from bench.judge.gate.quality import exceeds
-from bench.records import Calls, Failure, Images, Latency, Memory, Record
-from bench.report.gate import to_comment, to_junit, to_page, to_terminal
-from bench.request import CostLimits, Limit, Movement, Run
+from bench.gate.compare import compare_stores
+from bench.gate.outcome import GateReport, Outcome
+from bench.gate.quality import exceeds
+from bench.gate.report import to_comment, to_junit, to_page, to_terminal
+from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records.record import Calls, Failure, Images, Latency, Memory, Record
+from bench.records.run import CostLimits, Limit, Movement, Run
 from bench.score.estimate import Estimate
-from bench.store import Store
+from bench.store.store import Store
 
 N, D = 400, 4
 LIMITS = (

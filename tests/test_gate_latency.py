@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from bench.judge.gate.latency import compare_latencies, compare_turns
-from bench.judge.gate.outcome import Outcome
-from bench.records import Latency, Turns
-from bench.request import Limit
+from bench.gate.latency import compare_latencies, compare_turns
+from bench.gate.outcome import Outcome
+from bench.records.record import Latency, Turns
+from bench.records.run import Limit
 
 LIMIT = Limit(0.05, 0.0)
 CELLS = 6
@@ -122,7 +122,7 @@ def test_slower_by_the_limit_is_called_a_regression_in_at_most_5_percent_of_comp
 
 
 def test_all_cells_together_have_half_of_the_level_and_leave_it_to_the_cells() -> None:
-    from bench.judge.claims import holm
+    from bench.analysis.claims import holm
 
     weights = [1.0] * 4 + [4.0]
     assert holm([0.02, 0.9, 0.9, 0.9, 0.9], weights)[0] == pytest.approx(0.02 * 8)

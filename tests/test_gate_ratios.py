@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from bench.__main__ import main
-from bench.judge.gate.ratios import Ratio, compare_ratios, read_ratios
-from bench.records import BenchError
-from bench.request import Limit
+from bench.gate.ratios import Ratio, compare_ratios, read_ratios
+from bench.records.errors import BenchError
+from bench.records.run import Limit
 
 LIMIT = Limit(0.1, 0.0)
 MACHINE = {"device": "cpu", "processor": "x", "cores": 2, "gpus": [], "system": "s"}

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 from test_tables import RECORD
 
-from bench.judge.gate.cells import Pair
-from bench.judge.gate.outcome import Outcome
-from bench.judge.gate.quality import _outcome
-from bench.judge.scores import ScoredCell
-from bench.records import Images, Record
+from bench.analysis.scoring import ScoredCell
+from bench.gate.outcome import Outcome
+from bench.gate.pairing import Pair
+from bench.gate.quality import _outcome
+from bench.records.record import Images, Record
 from bench.score.estimate import Estimate, mean_estimate
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from test_tables import CELL, ESTIMATES, RECORD, RUN
 
-from bench.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
-from bench.judge.scores import ScoredCell
-from bench.report.frame import scores_to_frame
+from bench.analysis.scoring import ScoredCell
+from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
+from bench.report.data_frame import scores_to_frame
 from bench.report.identity import further_traits, traits
 from bench.report.plots import plan_figures
 from bench.report.series import eta_panels, to_series

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from bench.generate.image_files import MAX_PIXELS, read_image, read_mask
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 RNG = np.random.default_rng(0)
 TURNED = {

@@ -26,20 +26,14 @@ from transformers import (
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
+from bench.checkpoints import manifest
+from bench.checkpoints.manifest import MANIFEST, Weights, check_file
+from bench.features.dinov2 import load_tower
+from bench.features.icnet import ICNet, load_image_complexity
+from bench.features.preferences import REWARD_MEAN, REWARD_STD, load_aesthetic_score, load_image_reward, load_pick_score
 from bench.mini import world
 from bench.mini.training.vocabulary import build_tokenizer
-from bench.records import BenchError
-from bench.score import manifest
-from bench.score.features_of_icnet import ICNet, load_image_complexity
-from bench.score.features_of_preferences import (
-    REWARD_MEAN,
-    REWARD_STD,
-    load_aesthetic_score,
-    load_image_reward,
-    load_pick_score,
-)
-from bench.score.features_of_towers import load_tower
-from bench.score.manifest import MANIFEST, Weights, check_file
+from bench.records.errors import BenchError
 
 SIZE = 32
 CAPTIONS = ["a red circle on a white background", "a small blue star"]

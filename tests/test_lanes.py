@@ -11,16 +11,18 @@ import pytest
 import torch
 from sleeping import make_cell
 
-from bench.cell import Cell
-from bench.execute.assemble import resolve_lanes
-from bench.execute.lanes import Turns, side_by_side, spread
-from bench.execute.looking import Look
-from bench.execute.loop import Piece
-from bench.execute.runner import Runner, _attempt, _CellWork
+from bench.execute.cell_runner import Runner, _attempt, _CellWork
+from bench.execute.device_queue import DeviceQueue
+from bench.execute.feature_extraction import Look
+from bench.execute.job import resolve_lanes
 from bench.experiment.config import Measure
 from bench.generate.sampling import Batch
-from bench.records import Calls, StoreError
-from bench.store import Store
+from bench.parallel import map_images, map_in_threads
+from bench.records.cell import Cell
+from bench.records.errors import StoreError
+from bench.records.record import Calls
+from bench.store.store import Store
+from bench.workers.loop import Piece
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3])
@@ -33,7 +35,7 @@ def test_results_come_in_the_order_of_the_items(lanes: int) -> None:
         done[item].set()
         return item * item
 
-    assert list(side_by_side(work, range(5), lanes)) == [0, 1, 4, 9, 16]
+    assert list(map_in_threads(work, range(5), lanes)) == [0, 1, 4, 9, 16]
 
 
 def test_lanes_really_meet_and_share_the_threads() -> None:
@@ -43,7 +45,7 @@ def test_lanes_really_meet_and_share_the_threads() -> None:
         meeting.wait()
         return torch.get_num_threads()
 
-    assert list(side_by_side(work, range(4), 2)) == [max(1, before // 2)] * 4
+    assert list(map_in_threads(work, range(4), 2)) == [max(1, before // 2)] * 4
     assert torch.get_num_threads() == before
 
 
@@ -57,7 +59,7 @@ def test_a_lane_spreads_its_images_over_its_own_threads_and_keeps_their_order(th
 
     try:
         torch.set_num_threads(threads)
-        assert list(spread(work, range(6))) == [0, 1, 4, 9, 16, 25]
+        assert list(map_images(work, range(6))) == [0, 1, 4, 9, 16, 25]
     finally:
         torch.set_num_threads(before)
 
@@ -70,11 +72,11 @@ def test_lanes_have_the_threads_for_images_in_common() -> None:
         return threading.current_thread().name
 
     def work(_: int) -> list[str]:
-        return list(spread(image, range(4)))
+        return list(map_images(image, range(4)))
 
     try:
         torch.set_num_threads(4)
-        (names,) = side_by_side(work, [0], 2)
+        (names,) = map_in_threads(work, [0], 2)
     finally:
         torch.set_num_threads(before)
     assert len(set(names)) == 4, "a lane on its own has no more than its half"
@@ -89,7 +91,7 @@ def test_the_first_error_ends_it_and_what_has_not_begun_is_left() -> None:
             raise ValueError("broken")
         return item
 
-    results = side_by_side(work, range(100), 2)
+    results = map_in_threads(work, range(100), 2)
     assert next(results) == 0
     with pytest.raises(ValueError, match="broken"):
         list(results)
@@ -125,7 +127,7 @@ def make_runner(folder: Path, look: Look, one_samples: bool, kind: type[TakingTu
         measure=Measure(latency=False, memory=False),
         inputs=None,  # type: ignore[arg-type]
         keep="all",
-        turns=Turns(2, one_samples),
+        turns=DeviceQueue(2, one_samples),
         advance=lambda _: None,
         process={},
     )
@@ -164,7 +166,7 @@ def test_what_is_wrong_with_a_cell_is_not_wrong_with_those_beside_it(tmp_path: P
             return super().sampler(cell)
 
     runner = make_runner(tmp_path, lambda images, _: {"row": np.arange(len(images))}, False, Bad)
-    runner.turns = Turns(lanes, one_samples=False)
+    runner.turns = DeviceQueue(lanes, one_samples=False)
     first, second, third = runner.sample(Piece(make_cell(i), range(4)) for i in range(3))
     assert (first, str(second), third) == (None, "not this one", None)
     assert runner.tried <= lanes  # type: ignore[attr-defined]
@@ -203,9 +205,9 @@ def test_on_a_gpu_a_batch_is_asked_for_while_another_is_at_work(tmp_path: Path) 
 
 
 def test_a_batch_takes_the_device_from_when_the_one_before_it_was_done() -> None:
-    turns = Turns(2, one_samples=True)
+    turns = DeviceQueue(2, one_samples=True)
     assert [turns.spent(1.0, 4.0), turns.spent(2.0, 7.0), turns.spent(8.0, 9.0)] == [3.0, 3.0, 1.0]
-    assert Turns(2, one_samples=False).spent(1.0, 4.0) == 1.5
+    assert DeviceQueue(2, one_samples=False).spent(1.0, 4.0) == 1.5
 
 
 def test_the_lanes_of_a_processor_and_of_a_gpu() -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bench.measure.latency import Stopwatch, measure_latency
-from bench.measure.yardstick import make_yardstick
-from bench.records import Latency
+from bench.measure.reference_workload import make_yardstick
+from bench.records.record import Latency
 
 
 class FakeProcessor:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from bench.execute.launch import Launch, Reporter, WorkerState
-from bench.files import Files, LocalFiles
-from bench.records import BenchError
+from bench.records.errors import BenchError
+from bench.store.files import Files
+from bench.store.local import LocalFiles
+from bench.workers.launch import Launch, Reporter, WorkerState
 
 LAUNCH = Launch("20261129-101500-abcdef", {"name": "x", "executor": {"tries": 3}}, (0.5, 1.0), ("k1", "k2"), 4, 1.5)
 

@@ -12,8 +12,10 @@ import psutil
 import pytest
 from contended import ContendedLock
 
-from bench.execute.leases import Leases, bury, new_worker_name
-from bench.files import Files, LocalFiles, PatientFiles
+from bench.store.files import Files
+from bench.store.local import LocalFiles
+from bench.store.retrying import PatientFiles
+from bench.workers.leases import Leases, bury, new_worker_name
 
 NAME = "cells/k/lease-00000"
 
@@ -146,7 +148,8 @@ def test_a_beat_that_is_under_way_does_not_bring_back_what_was_let_go(tmp_path: 
 
 def test_a_dead_process_of_this_machine_is_seen_at_once(files: Files, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from bench.files import LocalFiles; from bench.execute.leases import *\n"
+        "import sys; from pathlib import Path; from bench.workers.leases import *\n"
+        "from bench.store.local import LocalFiles\n"
         f"assert Leases(LocalFiles(Path(sys.argv[1])), 'gone').take({NAME!r})"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from test_sampling import PROMPTS, make_cell
 
-import bench.generate.loaded
+import bench.generate.loaded_pipeline
 from bench.__main__ import main
-from bench.cell import Cell, Task
-from bench.generate.inputs import Inputs
-from bench.generate.loaded import Loaded
+from bench.generate.loaded_pipeline import Loaded
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler
+from bench.generate.task_inputs import Inputs
+from bench.records.cell import Cell, Task
 
 INPUTS = Inputs(Task(), "", 1, 64, 64)
 
@@ -40,7 +40,8 @@ def test_cells_share_what_is_kept_and_it_is_counted(models: Path) -> None:
 def test_the_last_pipeline_is_gone_before_the_next_one_is_loaded(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = Loaded(make_cell(models))
     weights = weakref.ref(last.pipeline.unet)
-    monkeypatch.setattr(bench.generate.loaded, "load_pipeline", lambda _: pytest.fail("too early") if weights() else 1)
+    load = lambda _: pytest.fail("too early") if weights() else 1  # noqa: E731
+    monkeypatch.setattr(bench.generate.loaded_pipeline, "load_pipeline", load)
     del last
     with pytest.raises(AttributeError, match="unet"):  # of the number that stands for a pipeline
         Loaded(make_cell(models))
@@ -48,7 +49,7 @@ def test_the_last_pipeline_is_gone_before_the_next_one_is_loaded(models: Path, m
 
 def test_what_was_on_the_gpu_before_lies_beside(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = SimpleNamespace(unet=torch.nn.Identity(), vae=SimpleNamespace(decoder=torch.nn.Identity()))
-    monkeypatch.setattr(bench.generate.loaded, "load_pipeline", lambda _: pipeline)
+    monkeypatch.setattr(bench.generate.loaded_pipeline, "load_pipeline", lambda _: pipeline)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: {"cuda:1": 7000}[device])
     assert Loaded(replace(make_cell(models), device="cuda:1")).beside_bytes == 7000
 
@@ -65,7 +66,7 @@ def test_a_run_keeps_no_pipeline_longer_than_its_cells(
         seen.append(weakref.ref(pipeline.unet))
         return pipeline
 
-    monkeypatch.setattr(bench.generate.loaded, "load_pipeline", load)
+    monkeypatch.setattr(bench.generate.loaded_pipeline, "load_pipeline", load)
     if fails:
         monkeypatch.setattr(Sampler, "initial_latents", lambda *_: 1 / 0)
     assert main(["run", *overrides("method=[tcd,lcm,ddim]", "claim=[]", f"lanes={lanes}")]) == int(fails)

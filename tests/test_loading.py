@@ -15,11 +15,11 @@ from standins import REPOSITORIES, commit_of
 from test_checkpoints import experiment_on
 from test_sampling import PROMPTS, make_cell
 
-from bench.cell import Cell
 from bench.checkpoints.survey import settle_models, survey
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler
-from bench.records import BenchError
+from bench.records.cell import Cell
+from bench.records.errors import BenchError
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from bench.judge.looks import OF_WHAT_IS_LEFT, Look, nominal_level, overall_p_value, path_of
-from bench.looked import note_look, with_looks
-from bench.request import Claim, Run, Side
-from bench.store import Store
+from bench.analysis.sequential import OF_WHAT_IS_LEFT, Look, nominal_level, overall_p_value, path_of
+from bench.records.run import Claim, Run, Side
+from bench.store.interim_looks import note_look, with_looks
+from bench.store.store import Store
 
 FIVE = [(n, 500) for n in (100, 200, 300, 400, 500)]
 DOUBLED = [(n, n) for n in (512, 1024, 2048, 4096)]

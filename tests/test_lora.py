@@ -13,12 +13,12 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from test_sampling import PROMPTS, make_cell
 
-from bench.cell import Adapter, Cell
 from bench.checkpoints.lora import lora_faults
 from bench.generate import lora
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler
-from bench.records import BenchError
+from bench.records.cell import Adapter, Cell
+from bench.records.errors import BenchError
 
 Tensors = dict[str, torch.Tensor]
 LORA = "pytorch_lora_weights.safetensors"

@@ -11,13 +11,13 @@ import pytest
 import torch
 from test_sampling import make_cell
 
+import bench.execute.cell_runner as runner
 import bench.execute.measuring as measuring
-import bench.execute.runner as runner
 from bench.__main__ import main
 from bench.execute.measuring import measured
 from bench.experiment.config import Measure
 from bench.generate.sampling import Sampler
-from bench.records import Record
+from bench.records.record import Record
 
 
 class Calls:

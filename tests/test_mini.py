@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from bench.generate.weights import local_path
+from bench.checkpoints.sources import local_path
+from bench.features.openclip import encode_captions, images_to_features, load_evaluator
 from bench.mini import world
-from bench.score.features import encode_captions, images_to_features, load_evaluator
 
 WEIGHTS = Path(str(local_path("bench://mini/weights")))
 

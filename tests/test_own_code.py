@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.cell import SchedulerSpec
 from bench.generate.own_code import hash_own, load_own
 from bench.generate.schedulers import make_scheduler
-from bench.records import BenchError
-from bench.store import Store
+from bench.records.cell import SchedulerSpec
+from bench.records.errors import BenchError
+from bench.store.store import Store
 
 Overrides = Callable[..., list[str]]
 FORK = "import diffusers\n\n\nclass MyScheduler(diffusers.TCDScheduler):\n    pass\n"

@@ -10,9 +10,9 @@ from PIL import Image
 from test_single_file import merge
 
 from bench.__main__ import main
-from bench.generate.weights import local_path
+from bench.checkpoints.sources import local_path
 from bench.mini import world
-from bench.store import Store
+from bench.store.store import Store
 
 LORA = "my tcd v3.safetensors"
 MODEL = f"""\

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
-from bench.execute.assemble import Job, lay_out
+from bench.execute.job import Job, lay_out
 from bench.execute.ownership import OWNER, _place_in_grid, close_run, join, open_store, whole_run
 from bench.execute.pictures import PICTURES
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Experiment, check_experiment
 from bench.generate.image_files import read_image
-from bench.looked import Look, define, looks_of, note_look
-from bench.records import BenchError, Images, Record
-from bench.store import Store
+from bench.records.errors import BenchError
+from bench.records.record import Images, Record
+from bench.store.interim_looks import Look, define, looks_of, note_look
+from bench.store.store import Store
 
 Overrides = Callable[..., list[str]]
 Ask = Callable[..., Experiment]
@@ -141,10 +142,10 @@ def test_the_same_weights_at_another_place_are_the_same_experiment(ask: Ask, mod
 
 
 def test_other_versions_of_the_libraries_are_named(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.execute import assemble
+    from bench.execute import job
 
     begin(ask())
-    monkeypatch.setattr(assemble, "library_versions", lambda: {"torch": "1.0", "diffusers": "0.1"})
+    monkeypatch.setattr(job, "library_versions", lambda: {"torch": "1.0", "diffusers": "0.1"})
     with pytest.raises(BenchError, match=r"the version of diffusers is [\d.]+ there and 0.1 here"):
         join(ask())
 

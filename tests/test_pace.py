@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from test_tables import CELL, LATENCY, RECORD, RUN
 
-from bench.judge.claims import judge_claims
-from bench.judge.pace import disturbed, forget_disturbed
-from bench.judge.scores import ScoredCell
-from bench.records import Record
+from bench.analysis.claims import judge_claims
+from bench.analysis.pace import disturbed, forget_disturbed
+from bench.analysis.scoring import ScoredCell
+from bench.records.record import Record
+from bench.records.run import Claim, Side
 from bench.report.plots import plan_figures
 from bench.report.tables import cost_table, to_latex
 from bench.report.terminal import summarise
-from bench.request import Claim, Side
 from bench.score.estimate import mean_estimate
-from bench.store import Store
+from bench.store.store import Store
 
 
 def timed(steps: int, call_s: float, pace: float = 1.0, method: str = "tcd", calls: int = 5) -> Record:

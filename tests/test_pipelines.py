@@ -10,11 +10,11 @@ import torch
 from standins import build_hub, sd_pipeline
 from test_sampling import PROMPTS, make_cell
 
-from bench.cell import Adapter, Cell, Part, Task
-from bench.generate.inputs import Inputs
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler
-from bench.records import BenchError, CellError
+from bench.generate.task_inputs import Inputs
+from bench.records.cell import Adapter, Cell, Part, Task
+from bench.records.errors import BenchError, CellError
 
 IDS = ("stabilityai/stable-diffusion-xl-base-1.0", "h1t/TCD-SD15-LoRA", "diffusers/controlnet-canny-sdxl-1.0")
 

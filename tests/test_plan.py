@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from bench.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.plan import LeftOut, Plan, Surroundings, plan_experiment
+from bench.records.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085}
 SURROUNDINGS = Surroundings(

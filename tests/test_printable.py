@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.judge.gate.outcome import GateReport, Outcome
+from bench.gate.outcome import GateReport, Outcome
+from bench.gate.report import COMMENT_CHARACTERS, to_comment, to_junit, to_page
 from bench.printable import printable, spreadsheet_text
-from bench.report.gate import COMMENT_CHARACTERS, to_comment, to_junit, to_page
 from bench.report.page import templates
 from bench.report.tables import Table, to_csv
 

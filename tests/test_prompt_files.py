@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from bench.generate.prompt_files import read_prompts
 from bench.generate.prompts import load_prompts
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 5\n"
 

@@ -8,7 +8,7 @@ import pytest
 
 from bench.generate.prompts import load_prompts, shuffled
 from bench.mini import world
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 
 def write(path: Path, content: str | bytes) -> str:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from test_report import make_record, store
 
-from bench.judge.published import Published, load_published, set_beside
-from bench.judge.scores import ScoredCell, score_run
-from bench.report.beside import beside_table, draw_beside
+from bench.analysis.published import Published, load_published, set_beside
+from bench.analysis.scoring import ScoredCell, score_run
+from bench.report.published import beside_table, draw_beside
 from bench.report.write import write_report
-from bench.store import Store
+from bench.store.store import Store
 
 __all__ = ["store"]
 NUMBER = Published("mini", "tcd", 4, "clip_score", 31.2, 5000, "COCO val2014", "ViT-B/32", "a paper", "primary", "")
@@ -97,10 +97,10 @@ def test_the_table_and_the_plot_show_both(store: Store, scored: list[ScoredCell]
 def test_the_report_shows_them_only_where_there_are_some(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import bench.report.make
+    import bench.report.build
 
     assert "Beside the published" not in Path(write_report(store)).read_text()
-    monkeypatch.setattr(bench.report.make, "load_published", lambda: [NUMBER])
+    monkeypatch.setattr(bench.report.build, "load_published", lambda: [NUMBER])
     (Path(store.location) / "report.html").unlink()
     page = Path(write_report(store)).read_text()
     assert "Beside the published" in page

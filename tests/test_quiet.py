@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from test_sampling import PROMPTS, make_cell, pipeline
 
-from bench.generate.inputs import Inputs
-from bench.generate.loaded import Loaded, cut_prompts
+from bench.generate.loaded_pipeline import Loaded, cut_prompts
 from bench.generate.quiet import NOISE, quiet_libraries
+from bench.generate.task_inputs import Inputs
 
 assert pipeline  # a fixture
 LONG = "a red circle and " * 60

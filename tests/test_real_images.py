@@ -15,17 +15,17 @@ import pytest
 from PIL import Image
 
 from bench.__main__ import main
-from bench.execute.assemble import make_reference
+from bench.execute.job import make_reference
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
-from bench.files.pictures import load_pictures
-from bench.generate import image_folders, real_images
+from bench.generate import image_folders, reference_images
 from bench.generate.image_files import READER
 from bench.generate.image_folders import list_images
-from bench.generate.real_images import check_real_images, load_real_images, name_real_images
+from bench.generate.reference_images import check_real_images, load_real_images, name_real_images
 from bench.mini import world
-from bench.records import BenchError
-from bench.store import Store
+from bench.records.errors import BenchError
+from bench.store.pictures import load_pictures
+from bench.store.store import Store
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def decoded(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         names.extend(found)
         image_folders.check_readable(folder, found)
 
-    monkeypatch.setattr(real_images, "check_readable", check)
+    monkeypatch.setattr(reference_images, "check_readable", check)
     return names
 
 

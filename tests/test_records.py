@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from bench.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task, canonical_json, content_hash
-from bench.records import SCHEMA_VERSION, BenchError, Calls, Corrupt, Failure, Images, Latency, Memory, Record
-from bench.request import Claim, Run, Side
+from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task, canonical_json, content_hash
+from bench.records.errors import BenchError, Corrupt
+from bench.records.record import SCHEMA_VERSION, Calls, Failure, Images, Latency, Memory, Record
+from bench.records.run import Claim, Run, Side
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085}
 PART = Part("controlnet", "owner/controlnet", "77aa")

@@ -20,21 +20,22 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import norm
 
-from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.files.pictures import save_pictures
-from bench.files.png import hash_image, to_png
-from bench.judge.claims import Comparison, Judgement, judge_claims
-from bench.judge.scores import score_run
-from bench.records import BenchError, Calls, Damaged, Failure, Images, Latency, Memory, Record
+from bench.analysis.claims import Comparison, Judgement, judge_claims
+from bench.analysis.scoring import score_run
+from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records.errors import BenchError, Damaged
+from bench.records.record import Calls, Failure, Images, Latency, Memory, Record
+from bench.records.run import Claim, Run, Side
 from bench.report.axes import legend_below, log_axis
-from bench.report.grid import PromptGrid, draw_grid, films, prompt_grids
-from bench.report.pairs import HEIGHT, differences
-from bench.report.pictures import Picture, open_picture, to_data_uri
+from bench.report.embedded_images import Picture, open_picture, to_data_uri
+from bench.report.image_grid import PromptGrid, draw_grid, films, prompt_grids
+from bench.report.per_prompt import HEIGHT, differences
 from bench.report.plots import STYLE
 from bench.report.power import draw_power, power, power_of_claim
 from bench.report.write import write_report
-from bench.request import Claim, Run, Side
-from bench.store import Store, image_name
+from bench.store.pictures import save_pictures
+from bench.store.png import hash_image, to_png
+from bench.store.store import Store, image_name
 
 PROMPTS = ("<script>alert('x')</script>", "100% of $x_1$ & {more} \\textbf{#}", "a | b", "a red circle")
 
@@ -226,7 +227,7 @@ def test_a_reference_of_other_rows_than_the_run_says_is_noticed(store: Store) ->
 def test_a_page_that_is_up_to_date_is_found_so_without_loading_what_makes_it(store: Store) -> None:
     write_report(store)
     code = (
-        "import sys; from bench.report.write import write_report; from bench.store import Store\n"
+        "import sys; from bench.report.write import write_report; from bench.store.store import Store\n"
         "write_report(Store(sys.argv[1])); print(sorted({'scipy', 'matplotlib', 'pandas'} & sys.modules.keys()))"
     )
     ran = subprocess.run([sys.executable, "-c", code, store.location], capture_output=True, text=True, check=True)
@@ -460,7 +461,7 @@ def test_reference_images_are_shown_under_their_names(store: Store) -> None:
 
 def test_a_run_keeps_the_inputs_of_what_is_shown(tmp_path: Path) -> None:
     from bench.execute.kept_inputs import has_inputs, keep_inputs
-    from bench.generate.inputs import Inputs
+    from bench.generate.task_inputs import Inputs
 
     store = Store(tmp_path / "run")
     for count in (3, 20):
@@ -477,7 +478,7 @@ def test_a_run_keeps_the_inputs_of_what_is_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize("harm", ["all gone", "one gone", "one damaged", "none"])
 def test_a_finished_run_has_its_inputs_kept_again(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.execute import kept_inputs
-    from bench.generate.inputs import Inputs
+    from bench.generate.task_inputs import Inputs
 
     store = Store(tmp_path / "run")
     inputs = Inputs(Task("inpainting", {"strength": 0.9}), "world", 3, 32, 32)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from standins import REPOSITORIES, build_hub
 
-from bench.execute.assemble import try_schedulers
-from bench.records import Record
+from bench.execute.job import try_schedulers
+from bench.records.record import Record
 
 pytestmark = pytest.mark.slow
 Bench = Callable[..., subprocess.CompletedProcess[str]]
@@ -35,7 +35,7 @@ ROWS = {
 MAIN = """
 import dataclasses, json, sys
 from bench.__main__ import main
-from bench.score.manifest import MANIFEST
+from bench.checkpoints.manifest import MANIFEST
 MANIFEST["background_lpips"] = dataclasses.replace(MANIFEST["background_lpips"], sha256=None)  # the stand-in is another
 sys.exit(max(map(main, json.loads(sys.argv[1]))))
 """

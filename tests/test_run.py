@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from bench.__main__ import main
-from bench.records import Record
-from bench.store import Store
+from bench.records.record import Record
+from bench.store.store import Store
 
 Overrides = Callable[..., list[str]]
 QUICK = ("measure.latency=false", "measure.memory=false")
@@ -54,9 +54,9 @@ def test_resuming_a_finished_run_samples_nothing(
 ) -> None:
     assert main(["run", *overrides(*QUICK)]) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*")}
-    import bench.execute.runner
+    import bench.execute.cell_runner
 
-    monkeypatch.setattr(bench.execute.runner, "Loaded", lambda _: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(bench.execute.cell_runner, "Loaded", lambda _: pytest.fail("a model was loaded"))
     assert main(["run", *overrides(*QUICK)]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*")}
 
@@ -171,9 +171,9 @@ def test_prompts_from_a_file(overrides: Overrides, tmp_path: Path) -> None:
 KILLED = """
 import inspect, json, os, random, signal, sys
 from bench.__main__ import main
-from bench.execute import assemble, drive, runner  # once, for all runs
-from bench.files import LocalFiles
-from bench.store import Store
+from bench.execute import job as assemble, run as drive, cell_runner as runner# once, for all runs
+from bench.store.local import LocalFiles
+from bench.store.store import Store
 
 OURS = (inspect.getfile(Store), os.path.dirname(inspect.getfile(LocalFiles)))
 
@@ -333,9 +333,9 @@ def test_what_was_damaged_is_made_anew(
 def test_a_worker_whose_installation_differs_cannot_take_part(overrides: Overrides, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from bench.execute.assemble import rebuild
-    from bench.execute.launch import Launch
-    from bench.records import BenchError
+    from bench.execute.job import rebuild
+    from bench.records.errors import BenchError
+    from bench.workers.launch import Launch
 
     assert main(["run", *overrides(*QUICK)]) == 0
     launch = Launch.latest(Store(tmp_path / "run").files)

@@ -14,7 +14,8 @@ import torch
 import yaml
 from contended import ContendedLock
 
-from bench.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.checkpoints.sources import name_weights
+from bench.generate.denoiser_cache import SharedEvaluations, room_on
 from bench.generate.images import quantise
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Embeddings, Sampler, image_generator
@@ -26,9 +27,8 @@ from bench.generate.schedulers import (
     settings_of,
     try_scheduler,
 )
-from bench.generate.shared import SharedEvaluations, room_on
-from bench.generate.weights import name_weights
-from bench.records import BenchError, CellError
+from bench.records.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records.errors import BenchError, CellError
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 PROMPTS = tuple(f"a {colour} circle" for colour in ("red", "blue", "green", "white", "black", "purple", "orange"))

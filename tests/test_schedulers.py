@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 
-from bench.cell import SchedulerSpec
 from bench.checkpoints.noise_schedule import schedule_of
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule, scheduler_class_of
-from bench.records import BenchError
+from bench.records.cell import SchedulerSpec
+from bench.records.errors import BenchError
 
 CONF = Path(__file__).parents[1] / "conf"
 METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "method").glob("*.yaml"))}

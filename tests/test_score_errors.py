@@ -12,10 +12,10 @@ from PIL import Image
 
 import bench
 from bench.__main__ import main
-from bench.generate.weights import INCEPTION_FILE
-from bench.records import BenchError
-from bench.score.features_of_inception import load_inception
-from bench.store import Store
+from bench.checkpoints.sources import INCEPTION_FILE
+from bench.features.inception import load_inception
+from bench.records.errors import BenchError
+from bench.store.store import Store
 
 Overrides = Callable[..., list[str]]
 FEW = ("method=[tcd]", "methods.tcd.steps=[2]", "methods.tcd.eta=[0.3]", "claim=[]", "measure.latency=false")

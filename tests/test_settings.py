@@ -13,8 +13,8 @@ from bench.experiment.config import Experiment, check_experiment, check_settings
 from bench.experiment.conform import ConformChoice, check_conform
 from bench.experiment.gate import GateChoice, check_gate, chosen_schedulers
 from bench.experiment.rescore import ScoreChoice
-from bench.experiment.values import expand_home
-from bench.records import BenchError
+from bench.experiment.value_types import expand_home
+from bench.records.errors import BenchError
 
 SMOKE = ("experiment=smoke", "claim=[]")
 

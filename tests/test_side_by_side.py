@@ -11,10 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.cell import Cell
-from bench.execute.assemble import prepare
-from bench.execute.contest import CALLS, take_turns
-from bench.execute.installation import (
+from bench.conformance.baseline import write_baseline
+from bench.conformance.report import ConformanceReport
+from bench.conformance.survey import Survey
+from bench.execute.job import prepare
+from bench.experiment.compose import compose_settings
+from bench.experiment.config import check_experiment
+from bench.gate.both_sides import run_there, survey_there
+from bench.gate.interleaved_timing import CALLS, take_turns
+from bench.gate.latency import compare_turns
+from bench.gate.schedulers import compare_surveys
+from bench.gate.timing_worker import serve
+from bench.records.cell import Cell
+from bench.records.errors import BenchError
+from bench.records.record import Turns
+from bench.records.run import Limit
+from bench.workers.installation import (
     Installation,
     InstallationError,
     check_installation,
@@ -22,17 +34,6 @@ from bench.execute.installation import (
     this_installation,
     with_companions,
 )
-from bench.execute.side_by_side import run_there, survey_there
-from bench.execute.worker import serve
-from bench.experiment.compose import compose_settings
-from bench.experiment.config import check_experiment
-from bench.judge.conformance.baseline import write_baseline
-from bench.judge.conformance.report import ConformanceReport
-from bench.judge.conformance.survey import Survey
-from bench.judge.gate.latency import compare_turns
-from bench.judge.gate.schedulers import compare_surveys
-from bench.records import BenchError, Turns
-from bench.request import Limit
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def in_there(installation: Installation, code: str) -> str:
 
 
 def test_an_environment_is_lent_what_it_lacks_and_keeps_what_it_has(bare: Installation, tmp_path: Path) -> None:
-    code = "import bench.execute.installation, yaml, sys; print(yaml.__file__, sys.prefix)"
+    code = "import bench.workers.installation, yaml, sys; print(yaml.__file__, sys.prefix)"
     lent, prefix = in_there(bare, code).split()
     assert Path(lent).is_relative_to(sys.prefix)
     assert Path(prefix) == tmp_path / "bare"

@@ -16,7 +16,7 @@ from test_sampling import PROMPTS, make_cell
 from bench.checkpoints.survey import settle_models, survey
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 
 def merge(directory: Path, path: Path, **more: torch.Tensor) -> Path:

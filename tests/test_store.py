@@ -20,14 +20,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.execute.damage import set_damaged_features_aside, set_damaged_records_aside
-from bench.execute.launch import Launch, Reporter, WorkerState
-from bench.files import seal
-from bench.files.png import hash_images
-from bench.records import BenchError, Calls, Damaged, Failure, Images, Record
-from bench.request import Run
-from bench.store import Store, StoredBatch, image_name
+from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records.errors import BenchError, Damaged
+from bench.records.record import Calls, Failure, Images, Record
+from bench.records.run import Run
+from bench.store.integrity import set_damaged_features_aside, set_damaged_records_aside
+from bench.store.png import hash_images
+from bench.store.sealed import seal
+from bench.store.store import Store, StoredBatch, image_name
+from bench.workers.launch import Launch, Reporter, WorkerState
 
 CELL = Cell(
     base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 16, 24),
@@ -396,7 +397,7 @@ from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_store as t
-from bench.files import LocalFiles
+from bench.store.local import LocalFiles
 
 def work(directory):
     store = t.Store(directory)

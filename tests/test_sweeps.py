@@ -10,7 +10,7 @@ import pytest
 
 from bench.experiment.compose import run_application
 from bench.experiment.sweeps import give_directories
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 Overrides = Callable[..., list[str]]
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.judge.claims import Comparison, Judgement
-from bench.judge.scores import ScoredCell
-from bench.records import Calls, Failure, Latency, Memory, Record
-from bench.report.frame import scores_to_frame
+from bench.analysis.claims import Comparison, Judgement
+from bench.analysis.scoring import ScoredCell
+from bench.records.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records.record import Calls, Failure, Latency, Memory, Record
+from bench.records.run import Claim, Run, Side
+from bench.report.data_frame import scores_to_frame
 from bench.report.plots import pareto_front
 from bench.report.tables import (
     NONE,
@@ -27,7 +28,6 @@ from bench.report.tables import (
     to_markdown,
     verdict_table,
 )
-from bench.request import Claim, Run, Side
 from bench.score.estimate import Estimate, mean_estimate
 from bench.score.groups import Groups
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import DPTForDepthEstimation, DPTImageProcessor
 
-from bench.cell import Task
+from bench.features.openclip import Evaluator, encode_captions, images_to_features
+from bench.features.tasks import TaskFeatures, edge_agreement, flicker, psnr
 from bench.generate.depth import load_depth_estimator
-from bench.generate.inputs import Inputs, canny_edges, draw_scene, name_inputs
-from bench.records import BenchError
-from bench.score.features import Evaluator, encode_captions, images_to_features
-from bench.score.features_of_tasks import TaskFeatures, edge_agreement, flicker, psnr
+from bench.generate.task_inputs import Inputs, canny_edges, draw_scene, name_inputs
+from bench.records.cell import Task
+from bench.records.errors import BenchError
 
 INPAINTING = Task("inpainting", {"strength": 0.99})
 

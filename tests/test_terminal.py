@@ -13,11 +13,11 @@ import pytest
 from test_report import store
 
 from bench.__main__ import main
-from bench.judge.claims import Comparison, Judgement, judge_claims
-from bench.judge.scores import score_run
+from bench.analysis.claims import Comparison, Judgement, judge_claims
+from bench.analysis.scoring import score_run
+from bench.records.run import Claim, Side
 from bench.report.terminal import MOST_CELLS, WIDTH, summarise
-from bench.request import Claim, Side
-from bench.store import Store
+from bench.store.store import Store
 
 assert store  # a fixture
 CLAIM = Claim("c", "TCD at 2 steps beats TCD at 4", Side("tcd", (2,), 0.0), Side("tcd", (4,), 0.0), ("fid",), "better")

@@ -7,11 +7,11 @@ import pytest
 from many_records import write
 
 from bench.experiment.trackers import MLflow, TensorBoard
-from bench.records import BenchError
+from bench.records.errors import BenchError
 from bench.report import trackers
-from bench.report.frame import load_scores
+from bench.report.data_frame import load_scores
 from bench.report.trackers import Point, Trackers
-from bench.store import Store
+from bench.store.store import Store
 
 
 class Book:

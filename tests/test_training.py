@@ -9,11 +9,11 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from peft import LoraConfig
 from torch.func import functional_call
 
+from bench.features.openclip import load_evaluator
 from bench.mini import world
 from bench.mini.training import attributes, autoencoder, distillation, evaluator, loop, teacher, vocabulary
 from bench.mini.training.data import Captioned
 from bench.mini.training.loop import Recipe
-from bench.score.features import load_evaluator
 
 
 @pytest.fixture(scope="module")

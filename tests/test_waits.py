@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import TCDScheduler
 
-from bench.measure.waits import count_waits
+from bench.measure.host_syncs import count_waits
 
 WARNING = "called a synchronizing CUDA operation (Triggered internally at somewhere.cpp:1.)"
 

@@ -7,8 +7,8 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from bench.generate.weights import local_path, name_weights
-from bench.records import BenchError
+from bench.checkpoints.sources import local_path, name_weights
+from bench.records.errors import BenchError
 
 COMMIT, OTHER_COMMIT = "0123456789abcdef" * 2 + "01234567", "f" * 40
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.checkpoints.noise_schedule import NEUTRAL, Schedule, settle
 from bench.experiment.config import Model
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 _SD, _XL = "Stable Diffusion", "Stable Diffusion XL"
 FAMILIES = {

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from bench.checkpoints.required import PUBLISHED_LORA, Required
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 _STEMS = ("diffusion_pytorch_model", "model", "open_clip_model")
 _PICKLED_STEMS = ("pytorch_model", "diffusion_pytorch_model")

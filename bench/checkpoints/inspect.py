@@ -10,11 +10,12 @@ from pathlib import Path
 from bench.checkpoints.facts import FAMILIES, Facts, size_of
 from bench.checkpoints.files import single_file, wanted_files, weights_in
 from bench.checkpoints.headers import check_payload, layout_of, read_header, read_json
-from bench.checkpoints.judges import Needed
 from bench.checkpoints.lora import lora_faults
+from bench.checkpoints.manifest import MANIFEST, check_file
 from bench.checkpoints.noise_schedule import schedule_of
+from bench.checkpoints.preference_models import Needed
 from bench.checkpoints.required import Required
-from bench.generate.weights import (
+from bench.checkpoints.sources import (
     INCEPTION,
     NotFetchedError,
     is_tower,
@@ -24,8 +25,7 @@ from bench.generate.weights import (
     torch_checkpoints,
     weights_directory,
 )
-from bench.records import BenchError
-from bench.score.manifest import MANIFEST, check_file
+from bench.records.errors import BenchError
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 Schedule = dict[str, Any]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.checkpoints.judges import asked_judges, needed_by
+from bench.checkpoints.preference_models import asked_judges, needed_by
+from bench.checkpoints.sources import ARCHITECTURE, INCEPTION
 from bench.experiment.config import Experiment, Model
-from bench.generate.weights import ARCHITECTURE, INCEPTION
 
 Kind = Literal[
     "pipeline",
@@ -30,7 +30,7 @@ class Required:
     """A checkpoint: the setting that names it, what it is to a person, and where it is looked for.
 
     `file` is for one that is a single file of a directory or repository. `manifest` names the entry of a score's own
-    network in `bench.score.manifest`.
+    network in `bench.checkpoints.manifest`.
     """
 
     place: str

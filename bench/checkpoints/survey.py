@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from bench.cell import content_hash
 from bench.checkpoints.facts import Facts, complete, size_of
 from bench.checkpoints.headers import predicts_v, read_header
 from bench.checkpoints.inspect import Found, inspect
 from bench.checkpoints.noise_schedule import NEUTRAL, PARTS, differences, schedule_of
 from bench.checkpoints.required import Required, is_random, required
+from bench.checkpoints.sources import ARCHITECTURE, LORA, NotFetchedError, is_at_hand, name_weights
 from bench.experiment.config import Experiment, Model
-from bench.generate.weights import ARCHITECTURE, LORA, NotFetchedError, is_at_hand, name_weights
-from bench.records import BenchError
+from bench.records.cell import content_hash
+from bench.records.errors import BenchError
 
 NOT_FETCHED = "not fetched"
 """What weights are named by in a plan that is made before they are there."""
@@ -72,7 +72,7 @@ def _random(entry: Required) -> Found:
 
 def _facts_of_architecture(name: str) -> Facts:
     name_weights(f"{ARCHITECTURE}{name}")  # says which there are
-    text = (resources.files("bench.generate") / "architectures" / f"{name}.json").read_text(encoding="utf-8")
+    text = (resources.files("bench.checkpoints") / "architectures" / f"{name}.json").read_text(encoding="utf-8")
     models: dict[str, Any] = json.loads(text)
     height, width = size_of(models["unet"], models["vae"])
     return Facts(models["pipeline"], height, width, schedule_of(models["scheduler"], name))

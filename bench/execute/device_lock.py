@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from bench.measure.environment import gpu_of
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 try:
     import fcntl

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import psutil
 
-from bench.cell import Task
+from bench.checkpoints.hub_notes import note_of
 from bench.checkpoints.inspect import Found, inspect
 from bench.checkpoints.required import Required, is_random, required
+from bench.checkpoints.sources import NotFetchedError, local_path
 from bench.checkpoints.survey import settle_models, survey
-from bench.execute.assemble import find_real_images, prepare, resolve_device, resolve_source
-from bench.execute.hub_notes import note_of
-from bench.execute.looking import make_inputs, prompts_of
+from bench.execute.feature_extraction import make_inputs, prompts_of
+from bench.execute.job import find_real_images, prepare, resolve_device, resolve_source
 from bench.experiment.config import Experiment
-from bench.generate.inputs import name_inputs
-from bench.generate.weights import NotFetchedError, local_path
+from bench.generate.task_inputs import name_inputs
 from bench.measure.environment import library_versions, nvidia_devices
-from bench.records import BenchError
+from bench.records.cell import Task
+from bench.records.errors import BenchError
 
 GIB = 2**30
 

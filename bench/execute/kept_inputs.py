@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.generate.inputs import Inputs
-from bench.store import Store
+from bench.generate.task_inputs import Inputs
+from bench.store.store import Store
 
 SHOWN = 8
 """How many images of a cell have their inputs kept, and are kept themselves where keep=grid."""

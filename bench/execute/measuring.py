@@ -14,11 +14,11 @@ import torch
 from bench.execute.device_lock import alone_on
 from bench.experiment.config import Measure
 from bench.generate.sampling import Sampler
+from bench.measure.host_syncs import count_waits
 from bench.measure.latency import Stopwatch, measure_latency
 from bench.measure.memory import measure_memory
-from bench.measure.waits import count_waits
-from bench.measure.yardstick import make_yardstick
-from bench.records import Latency, Memory, Record
+from bench.measure.reference_workload import make_yardstick
+from bench.records.record import Latency, Memory, Record
 
 
 def measured(

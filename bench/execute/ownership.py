@@ -14,20 +14,21 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from bench.cell import Cell, canonical_json, content_hash, fields_of
-from bench.checkpoints.judges import name_judges
-from bench.execute.assemble import Job, lay_out
+from bench.checkpoints.preference_models import name_judges
+from bench.checkpoints.sources import name_weights
+from bench.execute.image_protocol import describe_protocol
+from bench.execute.job import Job, lay_out
 from bench.execute.pictures import changed_pictures, note_pictures
-from bench.execute.protocol import describe_protocol
 from bench.experiment.config import Experiment
-from bench.files import read_sealed, seal
 from bench.generate.prompts import hash_texts
-from bench.generate.weights import name_weights
-from bench.looked import define, looks_of, planned_images, with_looks
-from bench.records import SCHEMA_VERSION, BenchError, Corrupt
+from bench.records.cell import Cell, canonical_json, content_hash, fields_of
+from bench.records.errors import BenchError, Corrupt
+from bench.records.record import SCHEMA_VERSION
+from bench.records.run import Run
 from bench.redact import without_secrets
-from bench.request import Run
-from bench.store import Store
+from bench.store.interim_looks import define, looks_of, planned_images, with_looks
+from bench.store.sealed import read_sealed, seal
+from bench.store.store import Store
 
 OWNER = "experiment.json"
 SHOWN = 3

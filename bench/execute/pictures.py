@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from bench.execute.assemble import Job
-from bench.execute.looking import make_inputs
-from bench.files import read_sealed, seal
-from bench.generate.real_images import hash_real_images
-from bench.records import Corrupt
-from bench.store import Store
+from bench.execute.feature_extraction import make_inputs
+from bench.execute.job import Job
+from bench.generate.reference_images import hash_real_images
+from bench.records.errors import Corrupt
+from bench.store.sealed import read_sealed, seal
+from bench.store.store import Store
 
 PICTURES = "pictures.json"
 SHOWN = 3

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.cell import Task, content_hash
-from bench.execute.assemble import (
+from bench.execute.feature_extraction import Look, make_evaluator, make_inputs, make_look, paired_inputs, prompts_of
+from bench.execute.image_protocol import describe_pictures, describe_protocol
+from bench.execute.job import (
     find_real_images,
     has_whole_reference,
     make_reference,
@@ -18,15 +19,15 @@ from bench.execute.assemble import (
     name_reference,
     resolve_device,
 )
-from bench.execute.looking import Look, make_evaluator, make_inputs, make_look, paired_inputs, prompts_of
-from bench.execute.protocol import describe_pictures, describe_protocol
 from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.rescore import ScoreChoice
 from bench.generate.prompts import WORLD, Prompts, load_prompts
-from bench.records import BenchError, Damaged, Record
-from bench.request import Run
+from bench.records.cell import Task, content_hash
+from bench.records.errors import BenchError, Damaged
+from bench.records.record import Record
+from bench.records.run import Run
 from bench.score.metrics import METRICS
-from bench.store import Store
+from bench.store.store import Store
 
 
 def add_scores(store: Store, choice: ScoreChoice) -> Run:

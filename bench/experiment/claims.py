@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.values import STRICT, Distinct, Eta, GuidanceScale, OneOrMore, ScoreName, Steps
-from bench.request import Claim, Side
+from bench.experiment.value_types import STRICT, Distinct, Eta, GuidanceScale, OneOrMore, ScoreName, Steps
+from bench.records.run import Claim, Side
 
 
 @dataclass(config=STRICT)

@@ -31,12 +31,12 @@ from bench.experiment.conf_files import (
     package_of,
     read_config,
 )
+from bench.experiment.hydra_errors import explain_composition, in_one_message, unknown_setting
 from bench.experiment.overrides import Override, chosen, read_arguments
-from bench.experiment.refusals import explain_composition, in_one_message, unknown_setting
 from bench.experiment.schema import Types, narrow, references, types_at, value_at
 from bench.experiment.sweeps import give_directories, label_jobs, summarise
 from bench.experiment.yaml_reader import read_value
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 Settings = dict[str, Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.experiment.schema import Types, types_at
 from bench.experiment.yaml_reader import read_file
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 GROUPS = {
     "experiment": (),

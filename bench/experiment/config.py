@@ -12,10 +12,10 @@ from pydantic.dataclasses import dataclass
 
 from bench.experiment.claims import ClaimChoice, claim_problems, what_the_grid_lacks
 from bench.experiment.executors import Executor, Local
-from bench.experiment.refusals import explain_validation, in_one_message, written
+from bench.experiment.hydra_errors import explain_validation, in_one_message, written
 from bench.experiment.tasks import Task, TextToImage, task_problems
 from bench.experiment.trackers import TrackerChoice
-from bench.experiment.values import (
+from bench.experiment.value_types import (
     SCORES,
     STRICT,
     AnyNumber,
@@ -32,7 +32,7 @@ from bench.experiment.values import (
     Source,
     Steps,
 )
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 MOST_PIXELS = 8192
 """Of a side of an image; no base model of today makes larger ones in one piece."""

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from bench.experiment.config import check_settings
-from bench.experiment.values import STRICT, Source
-from bench.records import BenchError
+from bench.experiment.value_types import STRICT, Source
+from bench.records.errors import BenchError
 
 
 @dataclass(config=STRICT)

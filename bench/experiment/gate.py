@@ -13,9 +13,9 @@ from pydantic.dataclasses import dataclass
 from bench.experiment.conf_files import conf_directories, read_config
 from bench.experiment.config import check_settings
 from bench.experiment.conform import ConformChoice
-from bench.experiment.values import STRICT, ScoreName, Source
-from bench.records import BenchError
-from bench.request import CostLimits, Limit, Movement
+from bench.experiment.value_types import STRICT, ScoreName, Source
+from bench.records.errors import BenchError
+from bench.records.run import CostLimits, Limit, Movement
 
 
 @dataclass(config=STRICT)

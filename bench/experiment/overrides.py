@@ -12,7 +12,7 @@ from itertools import product
 
 from bench.experiment.conf_files import GROUPS
 from bench.experiment.yaml_reader import unquoted
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 FLAGS = "--help, --cfg job (shows the composed settings) and -m (a run for each of several values)"
 MOST_JOBS = 1000

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
 
-from bench.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
 from bench.experiment.config import Experiment, Levers, Method, Model
+from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
 
 _NOT_OF_IMAGES = ("kind", "inputs", "estimator", "style")
 """Settings of a task that say nothing of its images: named elsewhere, or for scores alone."""

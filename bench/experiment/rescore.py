@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.values import STRICT, AnyNumber, Distinct, Images, JudgeName, ScoreName, Source
+from bench.experiment.value_types import STRICT, AnyNumber, Distinct, Images, JudgeName, ScoreName, Source
 
 
 @dataclass(config=STRICT)

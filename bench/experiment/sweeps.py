@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from bench.cell import content_hash
 from bench.experiment.overrides import Override
-from bench.records import BenchError
+from bench.records.cell import content_hash
+from bench.records.errors import BenchError
 
 PLACES = ("results", "output")
 """Settings that say where a job writes."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.values import STRICT, Source
+from bench.experiment.value_types import STRICT, Source
 
 Scale = Annotated[float, Field(ge=0, le=2)]
 Fit = Literal["exact", "crop", "stretch"]

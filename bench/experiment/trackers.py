@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.values import STRICT, Source
+from bench.experiment.value_types import STRICT, Source
 
 
 @dataclass(config=STRICT)

@@ -29,7 +29,7 @@ from bench.experiment.schema import (
     takes_text,
     types_below,
 )
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+|0o[0-7]+")
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")

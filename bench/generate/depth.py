@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from bench.generate.weights import weights_directory
+from bench.checkpoints.sources import weights_directory
 
 if TYPE_CHECKING:
-    from bench.generate.inputs import Estimate
+    from bench.generate.task_inputs import Estimate
 
 
 def load_depth_estimator(source: str, device: str) -> Estimate:

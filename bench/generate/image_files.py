@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 Pixels = NDArray[np.uint8]
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from bench.generate.image_files import SUFFIXES, read_image
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 MASKS = "masks"
 """The folder, beside the pictures, in which their masks are."""

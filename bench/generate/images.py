@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.records import CellError
+from bench.records.errors import CellError
 
 Images = NDArray[np.uint8]
 

@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
 from bench.checkpoints.lora import stated_scales
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 _MODELS = ("unet", "text_encoder", "text_encoder_2")
 

@@ -14,7 +14,7 @@ import sysconfig
 from importlib.machinery import SOURCE_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
 
-from bench.cell import content_hash
+from bench.records.cell import content_hash
 
 PACKAGES = {"diffusers"}
 """Not hashed: their versions are in the identity of a cell already."""

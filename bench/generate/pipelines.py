@@ -15,13 +15,13 @@ import torch
 import transformers
 from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter
 
-from bench.cell import Adapter, Base, Cell, Part
-from bench.generate.architectures import add_lora, build_pipeline
+from bench.checkpoints.sources import ARCHITECTURE, LORA, local_path, weights_directory
 from bench.generate.lora import load_lora, overhear
 from bench.generate.quiet import quiet_libraries
+from bench.generate.random_weights import add_lora, build_pipeline
 from bench.generate.single_file import load_single_file
-from bench.generate.weights import ARCHITECTURE, LORA, local_path, weights_directory
-from bench.records import BenchError
+from bench.records.cell import Adapter, Base, Cell, Part
+from bench.records.errors import BenchError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _PART_CLASSES = {"controlnet": ControlNetModel, "motion_adapter": MotionAdapter}

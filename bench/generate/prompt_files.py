@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.generate.weights import local_path
-from bench.records import BenchError
+from bench.checkpoints.sources import local_path
+from bench.records.errors import BenchError
 
 DATASET = "dataset://"
 COLUMNS = ("prompt", "caption", "text")

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.cell import PromptSet
 from bench.generate.prompt_files import find_file, read_prompts
 from bench.mini import world
-from bench.records import BenchError
+from bench.records.cell import PromptSet
+from bench.records.errors import BenchError
 
 WORLD = "world"
 

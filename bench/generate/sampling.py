@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.cell import Cell
+from bench.generate.denoiser_cache import SharedEvaluations
 from bench.generate.images import Images, quantise
-from bench.generate.inputs import Inputs
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule
-from bench.generate.shared import SharedEvaluations
-from bench.records import Calls, CellError
+from bench.generate.task_inputs import Inputs
+from bench.records.cell import Cell
+from bench.records.errors import CellError
+from bench.records.record import Calls
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diffusers import SchedulerMixin
 
-from bench.cell import Cell, SchedulerSpec
 from bench.generate.own_code import load_own
 from bench.generate.quiet import quiet_libraries
-from bench.records import BenchError
+from bench.records.cell import Cell, SchedulerSpec
+from bench.records.errors import BenchError
 
 
 def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file
 
 from bench.checkpoints.headers import layout_of, read_header, read_json
-from bench.records import BenchError
+from bench.records.errors import BenchError
 
 
 def load_single_file(pipeline_class: Any, path: Path, config: Path, dtype: torch.dtype, parts: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.records import Latency
+from bench.records.record import Latency
 
 TURN_S = 0.2
 """How long calls are timed between two turns of the yardstick, at least: the machine's pace changes within seconds."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from bench.records import Memory
+from bench.records.record import Memory
 
 POLL_S = 0.005
 

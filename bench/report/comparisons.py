@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bench.judge.claims import Comparison
-from bench.judge.power import CHANCES
-from bench.request import Run
+from bench.analysis.claims import Comparison
+from bench.analysis.power import CHANCES
+from bench.records.run import Run
 from bench.score.metrics import METRICS
 
 MOSTLY_DIFFERENT = 0.95

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.cell import Cell, canonical_json, content_hash, plain_number
-from bench.judge.scores import ScoredCell
-from bench.request import Run
+from bench.analysis.scoring import ScoredCell
+from bench.records.cell import Cell, canonical_json, content_hash, plain_number
+from bench.records.run import Run
 
 NONE = "–"
 LONGEST = 32

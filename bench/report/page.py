@@ -12,15 +12,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from bench.judge.claims import Judgement
-from bench.judge.scores import ScoredCell
+from bench.analysis.claims import Judgement
+from bench.analysis.scoring import ScoredCell
 from bench.printable import printable
+from bench.records.run import Run
 from bench.report.comparisons import looks_in_words, metric_of, would_decide
-from bench.report.grid import PromptGrid
-from bench.report.pairs import HEIGHT, WIDTH, Difference
-from bench.report.pictures import to_data_uri
+from bench.report.embedded_images import to_data_uri
+from bench.report.image_grid import PromptGrid
+from bench.report.per_prompt import HEIGHT, WIDTH, Difference
 from bench.report.tables import Table
-from bench.request import Run
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bench.cell import plain_number
-from bench.judge.scores import ScoredCell, cost_of
+from bench.analysis.scoring import ScoredCell, cost_of
+from bench.records.cell import plain_number
+from bench.records.run import Run
 from bench.report.axes import legend_below, log_axis
 from bench.report.series import COLOURS, MARKERS, EtaPanel, Series, eta_panels, to_series
-from bench.request import Run
 from bench.score.metrics import METRICS, Metric
 
 STYLE: dict[Any, Any] = {

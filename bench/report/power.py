@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bench.judge.claims import Comparison, Judgement
-from bench.judge.looks import OF_WHAT_IS_LEFT
+from bench.analysis.claims import Comparison, Judgement
+from bench.analysis.sequential import OF_WHAT_IS_LEFT
 from bench.report.axes import legend_below, log_axis
 from bench.report.series import COLOURS
 

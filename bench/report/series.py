@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.cell import plain_number
-from bench.judge.scores import ScoredCell
+from bench.analysis.scoring import ScoredCell
+from bench.records.cell import plain_number
+from bench.records.run import Run
 from bench.report.identity import further_traits
-from bench.request import Run
 
 # Okabe and Ito's palette, told apart by colour-blind readers; shapes tell the series apart once more.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7B3294", "#5D8A00")

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-from bench.judge.claims import STAND_INS, Judgement
-from bench.judge.scores import ScoredCell
+from bench.analysis.claims import STAND_INS, Judgement
+from bench.analysis.scoring import ScoredCell
 from bench.printable import spreadsheet_text
+from bench.records.run import Run
 from bench.report.comparisons import digits_of, interval_in_words, looks_in_words, metric_of, would_decide
 from bench.report.identity import NONE, adapters_in_words, scheduler_in_words, task_in_words, traits
-from bench.request import Run
 from bench.score.estimate import Estimate
 from bench.score.metrics import METRICS, Metric
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
-from bench.judge.claims import Comparison, Judgement
-from bench.judge.scores import ScoredCell
+from bench.analysis.claims import Comparison, Judgement
+from bench.analysis.scoring import ScoredCell
 from bench.printable import printable
+from bench.records.run import Run
 from bench.report.comparisons import digits_of, interval_in_words, metric_of
 from bench.report.identity import NONE, Trait, traits
-from bench.request import Run
 from bench.score.metrics import METRICS
 
 SUMMARY = "summary.txt"

@@ -16,12 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from bench.cell import plain_number
+from bench.analysis.scoring import cost_of
 from bench.experiment.trackers import MLflow, TensorBoard, TrackerChoice, WeightsAndBiases
-from bench.judge.scores import cost_of
-from bench.records import BenchError, Record
+from bench.records.cell import plain_number
+from bench.records.errors import BenchError
+from bench.records.record import Record
 from bench.redact import settings_without_secrets
-from bench.store import Store
+from bench.store.store import Store
 
 EXTRAS = {"tensorboard": "track", "mlflow": "mlflow", "wandb": "track"}
 """By kind, which is the library's name as well."""

@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.cell import content_hash
-from bench.files import read_sealed, seal
-from bench.files.pictures import captions_of
-from bench.records import BenchError, Corrupt
-from bench.store import FAILED, GOOD, INPUTS, RUN, Store
+from bench.records.cell import content_hash
+from bench.records.errors import BenchError, Corrupt
+from bench.store.pictures import captions_of
+from bench.store.sealed import read_sealed, seal
+from bench.store.store import FAILED, GOOD, INPUTS, RUN, Store
 
 NOTE = "report.json"
 """Says what the report was made of, the hash of each of its files, and which stored files it lacks."""
@@ -30,7 +30,7 @@ def write_report(store: Store) -> str:
     inputs = _fingerprint(store)
     before = _read_note(store)
     if not _is_whole(store, inputs, before):
-        from bench.report.make import make_report  # scipy and matplotlib are slow to import
+        from bench.report.build import make_report  # scipy and matplotlib are slow to import
 
         made = make_report(store, inputs)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in made.files.items()}
@@ -72,7 +72,7 @@ def _fingerprint(store: Store) -> str:
     """A hash over what is asked for, all records, and the code that turns them into the report."""
     package = Path(__file__).parents[1]
     code = sorted(
-        path for name in ("score", "judge", "report") for path in (package / name).iterdir() if path.is_file()
+        path for name in ("score", "analysis", "report") for path in (package / name).iterdir() if path.is_file()
     )
     said = [f"cells/{key}/{name}" for key in store.cell_keys() for name in (GOOD, FAILED)]
     contents = [_read(store, name) for name in (RUN, INPUTS, captions_of("reference"), *said)]

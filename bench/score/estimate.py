@@ -36,7 +36,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records import Fallback, Score
+from bench.records.score import Fallback, Score
 from bench.score.groups import Groups, describe, independent
 from bench.score.intervals import wilson_interval, wilson_statistic, with_skewness, without_skewness
 from bench.score.noncentral import noncentrality

@@ -3,7 +3,7 @@
 ‖m − m_r‖² + tr(S) + tr(S_r) − 2 tr((S S_r)^½), the covariances with divisor n − 1, as torchmetrics defines it.
 
 The distance of n images is too large by about a/n + b/n², in features of many dimensions by more than it is itself.
-Here each image is left out in turn, and each pair, which needs no further eigendecomposition (bench.score.deletion).
+Here each image is left out in turn, and each pair, which needs no further eigendecomposition (bench.score.jackknife).
 The mean of the pseudo-values n F − (n − 1) F_without has lost a (Quenouille 1956), and b with the pairs (Schucany, Gray
 and Owen 1971, J. Am. Stat. Assoc. 66:524). The standard error is the jackknife's (Tukey 1958) of the value without a,
 J: the spread of n J − (n − 1) J_without. That of F alone would count how far one rare image bends the distance, which J
@@ -22,9 +22,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.score.deletion import Deletions, Spectrum
 from bench.score.estimate import ROUNDING, Estimate
 from bench.score.groups import Groups, describe, independent
+from bench.score.jackknife import Deletions, Spectrum
 from bench.score.kernel import KernelReference, kernel_estimate, random_pairs
 from bench.score.moments import (
     BLOCK,

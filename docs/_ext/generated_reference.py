@@ -239,7 +239,7 @@ def describe_commands(_: str = "") -> Iterator[str]:
 
 def describe_columns(_: str = "") -> Iterator[str]:
     """The columns of scores.csv as a Markdown table."""
-    from bench.report.frame import COLUMNS
+    from bench.report.data_frame import COLUMNS
 
     yield "| column | type | meaning |\n|---|---|---|"
     for name, (dtype, meaning) in COLUMNS.items():

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from bench.execute.lanes import side_by_side
+from bench.parallel import map_in_threads
 
 LossOf = Callable[[int, torch.Generator, nn.Module], tuple[torch.Tensor, dict[str, float]]]
 Part = tuple[float, dict[str, float], tuple[torch.Tensor | None, ...]]
@@ -66,7 +66,7 @@ def train(
     for step in bar:
         model.train()
         take = partial(_take_part, recipe, step, loss_of, parameters, average)
-        losses, numbers, gradients = zip(*side_by_side(take, range(recipe.lanes), recipe.lanes), strict=True)
+        losses, numbers, gradients = zip(*map_in_threads(take, range(recipe.lanes), recipe.lanes), strict=True)
         loss = sum(losses) / recipe.lanes
         if not math.isfinite(loss):
             raise FloatingPointError(f"{recipe.name}: the loss is {loss} at step {step}; lower peak_lr")

@@ -1,0 +1,292 @@
+"""Claims → verdicts, by paired differences over the same prompts and latents.
+
+Each claim becomes one comparison for every base model, metric and pair of cells. A comparison asks on which side of its
+threshold the true gain lies, and tests both answers one-sided: that the gain is not above it, whose rejection supports,
+and that it is, whose rejection refutes. One of the two is true, so that one test at a level errs no more often than the
+level says, and p-values need no doubling (Finner and Strassburger 2002, Ann. Statist. 30:1194). Equivalence is
+supported by two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657) and refuted by a gain beyond the
+margin on either side.
+
+A claim is supported when the largest of its comparisons' p-values is small enough, which needs no correction
+(intersection–union test: Berger 1982, Technometrics 24:295), and refuted when the smallest one is, times how many there
+are (Bonferroni). A run judges its claims at 5% together. Each of m claims gets 5%/m of that. Holm's procedure (1979,
+Scand. J. Statist. 6:65) would hand the share of every decided claim on to the others; for one-sided pairs that is too
+much, since a claim that was decided rightly may, near its threshold, as well have been decided wrongly (Shaffer 1980,
+Ann. Statist. 8:1342): two claims that say nearly the same come to a false verdict in up to 6.1% of runs. So a claim
+hands on its share only where its p-value is below `BEYOND_DOUBT`. Such a claim is, but for a chance of that size, far
+from its threshold, and what it hands on it does not need: by a union bound the error stays at 5% (and m × that chance)
+however claims depend on each other. scripts/calibrate_claims.py simulates it.
+
+A comparison within a claim that is not supported counts as decided by the same correction as a refutation. Where a run
+looked more than once, p-values are those of all its looks together (see `bench.analysis.sequential`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bench.analysis.power import Effect, images_needed
+from bench.analysis.scoring import ScoredCell, cost_of
+from bench.analysis.sequential import Look, nominal_level, overall_p_value, path_of
+from bench.records.run import Claim, Run, Side
+from bench.score.estimate import Estimate, paired_difference
+from bench.score.metrics import METRICS
+
+LEVEL = 0.05
+BEYOND_DOUBT = 1e-5
+"""Below which p-value a claim leaves its share of the level to the others."""
+LATENCY_LEEWAY = 0.1
+"""By what share a cell may take longer than another and still count as equally fast."""
+STAND_INS = {"fid": "kid", "masked_fid": "kid"}
+"""Which metric an estimate's stand-in is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Subject against object by one metric; positive `gain` means that the subject is better.
+
+    `threshold` is what the gain must exceed (for equivalence: what it must stay within, on either side). `interval` is
+    its 95% interval, not adjusted; `adjusted_interval` and `p_value` are those that the verdict goes by: an undecided
+    comparison's adjusted interval holds a threshold, a decided one's does not. `error` is the standard
+    error of the gain over `n` images of `prompts` different prompts, `level` the one-sided level of a verdict in the
+    direction of the gain, over all looks. Values, gain and interval are without bias, and of the metric `compared`,
+    which stands in for `metric` where that has no interval; `note` says why. `images_needed` are the numbers of images
+    that would decide an undecided comparison with the chances `bench.analysis.power.CHANCES`. Intervals and error are
+    None where there is no interval.
+    """
+
+    model: str
+    metric: str
+    subject: str
+    object: str
+    subject_value: float
+    object_value: float
+    gain: float
+    interval: tuple[float, float] | None
+    threshold: float
+    n: int
+    p_value: float = 1.0
+    expect: str = "better"
+    note: str | None = None
+    verdict: str = "undecided"
+    images_needed: tuple[int, ...] | None = None
+    adjusted_interval: tuple[float, float] | None = None
+    error: float | None = None
+    level: float = LEVEL
+    prompts: int | None = None
+    compared: str = ""
+
+    @property
+    def effect(self) -> Effect | None:
+        """What is needed to say how many images it takes; None where there is no interval."""
+        if self.error is None:
+            return None
+        return Effect(self.gain, self.error, self.n, self.threshold, self.expect == "equivalent")
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A claim with its verdict and adjusted p-value; `missing` says which cells it needs and does not find."""
+
+    claim: Claim
+    verdict: str
+    comparisons: tuple[Comparison, ...]
+    missing: tuple[str, ...]
+    p_value: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A comparison with the p-values of both sides, over all looks; `gain` is None where nothing can be tested."""
+
+    comparison: Comparison
+    gain: Estimate | None
+    supports: float = 1.0
+    refutes: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A claim with its tests, and the p-value of each verdict before other claims are thought of."""
+
+    claim: Claim
+    tests: tuple[_Tested, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def corrections(self) -> int:
+        """By how many a refutation is corrected: there are two ways not to be equivalent."""
+        return len(self.tests) * (2 if self.claim.expect == "equivalent" else 1)
+
+    @property
+    def supports(self) -> float:
+        return max((test.supports for test in self.tests), default=1.0) if not self.missing else 1.0
+
+    @property
+    def refutes(self) -> float:
+        return min(1.0, self.corrections * min((test.refutes for test in self.tests), default=1.0))
+
+
+def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
+    """Judge all claims of a run."""
+    compared = [(claim, *_compare(claim, cells)) for claim in run.claims]
+    n = max((test.comparison.n for _, found, _ in compared for test in found), default=0)
+    if not n:
+        return [Judgement(claim, "not tested", (), missing) for claim, _, missing in compared]
+    history = run.history(n)
+    tried = [
+        _Tried(claim, tuple(_test(t, claim, history) for t in found), missing) for claim, found, missing in compared
+    ]
+    open_ = [bool(t.tests) and min(t.supports, t.refutes) >= BEYOND_DOUBT for t in tried]
+    return [_judge(t, 1 + sum(open_) - is_open, history) for t, is_open in zip(tried, open_, strict=True)]
+
+
+def _test(tested: _Tested, claim: Claim, history: Sequence[Look]) -> _Tested:
+    """With the p-values of both sides."""
+    gain, threshold = tested.gain, tested.comparison.threshold
+    if gain is None:
+        return tested
+    above, below = (gain.scaled(sign, -threshold * sign) for sign in (1.0, -1.0))
+    supports, refutes = above.p_value("greater"), below.p_value("greater")
+    if claim.expect == "equivalent":
+        supports = max(gain.scaled(sign, threshold).p_value("greater") for sign in (1.0, -1.0))
+        refutes = min(gain.scaled(sign, -threshold).p_value("greater") for sign in (1.0, -1.0))
+    path = path_of(history)
+    return replace(tested, supports=overall_p_value(supports, path), refutes=overall_p_value(refutes, path))
+
+
+def _judge(tried: _Tried, claims: int, history: Sequence[Look]) -> Judgement:
+    """The verdict where the level is shared with so many claims, this one among them."""
+    if not tried.tests:
+        return Judgement(tried.claim, "not tested", (), tried.missing)
+    p_value = min(1.0, claims * min(tried.supports, tried.refutes))
+    verdict = "undecided"
+    if p_value < LEVEL:
+        verdict = "refuted" if tried.refutes < tried.supports else "supported"
+    shared = claims * (1 if verdict == "supported" else tried.corrections)
+    decided = tuple(_decide(test, shared, claims, history) for test in tried.tests)
+    return Judgement(tried.claim, verdict, decided, tried.missing, p_value)
+
+
+def _decide(test: _Tested, shared: int, claims: int, history: Sequence[Look]) -> Comparison:
+    """The comparison with its verdict; `shared` is by how many its p-values are corrected."""
+    effect, gain = test.comparison.effect, test.gain
+    if gain is None or effect is None:
+        return test.comparison
+    p_value = min(1.0, shared * min(test.supports, test.refutes))
+    nominal = nominal_level(LEVEL / shared, path_of(history))
+    enough_for_its_claim = claims * test.supports < LEVEL
+    level = LEVEL / (claims if effect.excess > 0 and not enough_for_its_claim else shared)
+    adjusted = replace(test.comparison, p_value=p_value, level=level, adjusted_interval=gain.interval(1 - 2 * nominal))
+    if p_value < LEVEL:
+        return replace(adjusted, verdict="supported" if test.supports < test.refutes else "refuted")
+    return replace(adjusted, images_needed=images_needed(effect, level, history))
+
+
+def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+    """Holm's adjusted p-values, in the given order; with weights, shares of the level are in proportion to them."""
+    shares = weights or [1.0] * len(p_values)
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i] / shares[i])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        left = sum(shares[j] for j in order[rank:])
+        largest = max(largest, min(1.0, p_values[i] * left / shares[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], tuple[str, ...]]:
+    found: list[_Tested] = []
+    missing: list[str] = []
+    for model in dict.fromkeys(cell.record.cell.base.name for cell in cells):
+        for mine, yours in claim.steps():
+            ours = _find(cells, model, claim.subject, mine)
+            if yours is not None:
+                theirs = _find(cells, model, claim.object, yours)
+            elif isinstance(ours, str):
+                theirs = ours
+            else:
+                theirs = _find_within(cells, model, claim, ours)
+            for side, steps, cell in ((claim.subject, mine, ours), (claim.object, yours, theirs)):
+                if isinstance(cell, str):
+                    missing.append(f"{model} {side.label(steps)} ({cell})")
+            if isinstance(ours, str) or isinstance(theirs, str):
+                continue
+            for metric in claim.metrics:
+                lacking = [cell for cell in (ours, theirs) if metric not in cell.estimates]
+                missing += [f"{metric} of {cell.record.cell.label}" for cell in lacking]
+                if not lacking:
+                    found.append(_comparison(claim, metric, model, ours, theirs))
+    return found, tuple(dict.fromkeys(missing))
+
+
+def _find_within(cells: Sequence[ScoredCell], model: str, claim: Claim, ours: ScoredCell) -> ScoredCell | str:
+    """The object's costliest cell that costs no more than the subject's, or why there is none."""
+    if claim.equal == "latency" and ours.disturbed:
+        return f"the latency of {ours.record.cell.label} was disturbed: {ours.disturbed}; measure it again"
+    budget = cost_of(ours.record, claim.equal)
+    unit = "UNet evaluations" if claim.equal == "evaluations" else "seconds an image"
+    if budget is None:
+        return f"the {unit} of {ours.record.cell.label} are not known"
+    allowed = budget * (1.0 if claim.equal == "evaluations" else 1 + LATENCY_LEEWAY)
+    counts = {cell.record.cell.steps for cell in cells if cell.record.cell.method == claim.object.method}
+    affordable, unsure = [], []
+    for steps in sorted(counts):
+        found = _find(cells, model, claim.object, steps)
+        if not isinstance(found, str) and claim.equal == "latency" and found.disturbed:
+            unsure.append((steps, found))
+        elif not isinstance(found, str) and (needed := cost_of(found.record, claim.equal)) and needed <= allowed:
+            affordable.append((needed, steps, found))
+    best = max(affordable, key=lambda entry: entry[:2], default=None)
+    if beyond := [found for steps, found in unsure if best is None or steps > best[1]]:
+        return f"the latency of {beyond[0].record.cell.label} was disturbed: {beyond[0].disturbed}; measure it again"
+    return best[2] if best else f"none takes {budget:.3g} {unit} or less"
+
+
+def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> ScoredCell | str:
+    """The one cell that a side means, or why there is none."""
+    matches = [
+        scored
+        for scored in cells
+        if (cell := scored.record.cell).base.name == model and cell.steps == steps and side.fits(cell)
+    ]
+    if len(matches) > 1:
+        return f"{len(matches)} cells fit, say which eta or guidance scale"
+    if not matches:
+        return "not run"
+    return matches[0] if matches[0].record.status == "ok" else "failed"
+
+
+def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: ScoredCell) -> _Tested:
+    """What is compared, before it is known with how many other claims."""
+    margin = claim.margins.get(metric, 0.0)
+    ours, theirs, compared, note = mine.estimates[metric], yours.estimates[metric], metric, None
+    difference = paired_difference(ours, theirs)
+    if difference.doubt:
+        stands_in = None not in (difference.stand_in, ours.stand_in, theirs.stand_in)
+        if stands_in and not margin:  # a margin is in the metric's own unit
+            note = f"{difference.stand_in_name} instead: {difference.doubt}"
+            compared = STAND_INS[metric]
+            difference, ours, theirs = (estimate.stand_in() for estimate in (difference, ours, theirs))  # type: ignore[misc]
+    if difference.doubt:
+        note = f"no interval: {difference.doubt}"
+    gain = difference.scaled(1.0 if METRICS[metric].higher_is_better else -1.0)
+    comparison = Comparison(
+        model=model,
+        metric=metric,
+        subject=mine.record.cell.label,
+        object=yours.record.cell.label,
+        subject_value=ours.best,
+        object_value=theirs.best,
+        gain=gain.best,
+        interval=None if difference.doubt else gain.interval(1 - LEVEL),
+        threshold=0.0 - margin if claim.expect == "not_worse" else margin,
+        n=gain.n,
+        expect=claim.expect,
+        note=note,
+        error=None if difference.doubt else gain.standard_error,
+        compared=compared,
+        prompts=None if gain.groups is None else gain.groups.count,
+    )
+    return _Tested(comparison, None if difference.doubt else gain)

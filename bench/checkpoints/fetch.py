@@ -1,0 +1,75 @@
+"""The weights that an experiment needs, fetched from the hub or from their publishers into the local caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from bench.checkpoints.files import wanted_files
+from bench.checkpoints.hub_notes import note_of
+from bench.checkpoints.inspect import Found, inspect
+from bench.checkpoints.manifest import MANIFEST, check_file
+from bench.checkpoints.preference_models import Needed
+from bench.checkpoints.required import Required, is_random, required
+from bench.checkpoints.sources import INCEPTION, NotFetchedError, is_at_hand, local_path, torch_checkpoints
+from bench.experiment.config import Experiment
+from bench.records.errors import BenchError
+
+
+def fetch_needs(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
+    """Fetch one after another what is not there; yields subject, what came of it, and whether it is there now.
+
+    "There" means that every file that will be read is there and whole; a download that was cut is taken up again.
+    """
+    for entry in required(experiment):
+        if entry.source in (INCEPTION, "lpips://"):
+            yield entry.subject, *_outcome(lambda entry=entry: _fetch_file(entry))  # type: ignore[misc]
+        elif "://" in entry.source and entry.manifest is not None:
+            yield entry.subject, *_outcome(lambda entry=entry: str(Needed(str(entry.manifest), entry.source).path()))  # type: ignore[misc]
+        elif (path := local_path(entry.source)) is not None and not path.exists():
+            yield entry.subject, f"{entry.source}: no such file or directory", False
+        elif not is_random(entry) and not is_at_hand(entry.source):
+            yield entry.subject, *_outcome(lambda entry=entry: _fetch_repository(entry))  # type: ignore[misc]
+
+
+def _outcome(fetch: Callable[[], str]) -> tuple[str, bool]:
+    try:
+        return fetch(), True
+    except (BenchError, OSError, RuntimeError, ValueError) as error:  # the hub's errors are of all kinds
+        return " ".join(str(error).split()), False
+
+
+def _fetch_repository(entry: Required) -> str:
+    """Raises BenchError or OSError where it cannot be had, or is not whole afterwards."""
+    try:
+        return f"{entry.source} at {inspect(entry).identity[:12]}, there already"
+    except NotFetchedError:
+        pass
+    files = _files_on_hub(entry)
+    from huggingface_hub import snapshot_download
+
+    path = snapshot_download(entry.source, revision=entry.revision, allow_patterns=files)
+    found: Found = inspect(entry)
+    return f"{entry.source}, {len(files)} files in {path} ({note_of(entry.source)}), {found.identity[:12]}"
+
+
+def _files_on_hub(entry: Required) -> list[str]:
+    from huggingface_hub import HfApi
+
+    names = HfApi().list_repo_files(entry.source, revision=entry.revision)
+    if entry.manifest is not None and MANIFEST[entry.manifest].file:
+        entry = replace(entry, file=MANIFEST[entry.manifest].file)
+    return wanted_files(entry, names)
+
+
+def _fetch_file(entry: Required) -> str:
+    name = str(entry.manifest)
+    weights = MANIFEST[name]
+    path = torch_checkpoints() / weights.file
+    if path.is_file():
+        return f"{path}, hash {check_file(path, name)}, there already"
+    from torch.hub import download_url_to_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    download_url_to_file(weights.source, str(path), hash_prefix=weights.sha256, progress=False)
+    return f"{path}, fetched, hash {check_file(path, name)}"

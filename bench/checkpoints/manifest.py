@@ -1,0 +1,94 @@
+"""All weights that scores need, in one place: where they come from, their files, hashes and licences. No torch.
+
+`sha256` is a hash or its beginning, as the publisher's file name carries it; None where no publisher states one. A
+licence is named where it is sure; the publisher has the word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.records.errors import BenchError
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Weights of a judge. `source` is a hub id, or the address of a single file.
+
+    `file` is the one file that is read, "" for a repository in the layout of transformers (config.json, safetensors).
+    """
+
+    source: str
+    file: str = ""
+    sha256: str | None = None
+    licence: str | None = None
+    by_hand: str | None = None
+    """What a person must do where no command fetches the file."""
+
+    @property
+    def is_hub_id(self) -> bool:
+        """Whether the local hub cache may hold it."""
+        return "://" not in self.source
+
+    @property
+    def command(self) -> str:
+        """What fetches it into the current directory, or the hub's cache; where no command does, what to do."""
+        if self.by_hand is not None:
+            return self.by_hand
+        if not self.is_hub_id:
+            return f"`curl -fLO '{self.source}'`"
+        only = self.file or "--exclude '*.bin' '*.msgpack' '*.h5'"
+        return f"`hf download {self.source} {only}`"
+
+    def command_into(self, path: Path) -> str:
+        """What fetches a single file to where it is looked for."""
+        return f"`curl -fL --create-dirs -o '{path}' '{self.source}'`"
+
+
+MANIFEST: dict[str, Weights] = {
+    "inception": Weights(
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+        "weights-inception-2015-12-05-6726825d.pth",
+        "6726825d",
+        "Apache-2.0",
+    ),
+    "background_lpips": Weights(
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "alexnet-owt-7be5be79.pth", "7be5be79"
+    ),
+    "pick_score": Weights("yuvalkirstain/PickScore_v1"),
+    "image_reward": Weights("THUDM/ImageReward", "ImageReward.pt", licence="Apache-2.0"),
+    "image_reward_tokenizer": Weights("google-bert/bert-base-uncased", "vocab.txt", licence="Apache-2.0"),
+    "aesthetic_score": Weights(
+        "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/sac+logos+ava1-l14-linearMSE.pth",
+        "sac+logos+ava1-l14-linearMSE.pth",
+        licence="Apache-2.0",
+    ),
+    "aesthetic_score_tower": Weights("openai/clip-vit-large-patch14"),
+    "image_complexity": Weights(
+        "https://github.com/tinglyfeng/IC9600",
+        "ck.pth",
+        by_hand="the link in the README of https://github.com/tinglyfeng/IC9600, in a browser",
+    ),
+    "dinov2": Weights("facebook/dinov2-large", licence="Apache-2.0"),
+}
+"""By score, by evaluator, or by what a score needs besides. ICNet's checkpoint is behind a link of its repository."""
+
+JUDGES = ("pick_score", "image_reward", "aesthetic_score", "image_complexity")
+"""Scores that a network of their own gives, whatever the evaluator is."""
+
+
+def check_file(path: Path, name: str) -> str:
+    """A file's hash, 16 digits; raises BenchError where it is not there or not the one of the manifest."""
+    weights = MANIFEST[name]
+    if not path.is_file():
+        raise BenchError(f"{path} is not there, and {name} needs it; fetch it with {weights.command}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if weights.sha256 is not None and not found.startswith(weights.sha256):
+        raise BenchError(
+            f"{path} has the hash {found[:16]}…, and the manifest's begins with {weights.sha256[:16]}; it is another "
+            f"file or a broken one, so fetch it again with {weights.command}"
+        )
+    return found[:16]

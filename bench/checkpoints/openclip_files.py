@@ -1,0 +1,50 @@
+"""What an OpenCLIP directory asks for, read before anything of it is loaded. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.records.errors import BenchError
+
+CONFIG = "open_clip_config.json"
+
+
+def check_open_clip(directory: Path) -> None:
+    """Refuse a directory that is not an OpenCLIP model of safetensors, or asks to run code of its own.
+
+    Raises BenchError. A model's `tokenizer_kwargs` go to transformers as they are, `trust_remote_code` among them.
+    """
+    try:
+        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        asked = {name for name, value in _settings(config) if name == "trust_remote_code" and value}
+        config["text_cfg"]["context_length"], config["vision_cfg"]["image_size"]
+    except OSError as error:
+        raise BenchError(
+            f"evaluator.source={directory} has no {CONFIG} ({error.strerror}); give the directory of an OpenCLIP model"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BenchError(f"evaluator.source={directory}: its {CONFIG} is not that of an OpenCLIP model") from error
+    if asked:
+        raise BenchError(
+            f"evaluator.source={directory}: its {CONFIG} asks for trust_remote_code, to run code that comes with the "
+            "model, which is never done; use a model that does without"
+        )
+    if not any(directory.glob("*.safetensors")):
+        raise BenchError(
+            f"evaluator.source={directory} holds no .safetensors; its weights are not read from other files, which may "
+            "run code; convert them to open_clip_model.safetensors"
+        )
+
+
+def _settings(value: Any) -> Iterator[tuple[str, Any]]:
+    """All names at any depth, with their values."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield name, inner
+            yield from _settings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _settings(inner)

@@ -1,0 +1,63 @@
+"""Checkpoints of scores that a network of their own gives: where they lie and what they are named by. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.checkpoints.manifest import JUDGES, MANIFEST, check_file
+from bench.checkpoints.sources import name_weights, weights_directory
+from bench.experiment.config import Experiment
+from bench.records.errors import BenchError
+
+BESIDE = {"image_reward": "image_reward_tokenizer", "aesthetic_score": "aesthetic_score_tower"}
+"""What a judge needs besides its own checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """One entry of the manifest that a score needs, and where it is looked for: a file, a directory or a hub id."""
+
+    name: str
+    source: str
+
+    def path(self) -> Path:
+        """The file, or the directory of a repository; raises BenchError where it is not available locally."""
+        weights = MANIFEST[self.name]
+        if "://" in self.source:
+            raise BenchError(
+                f"scores: {self.name} needs {weights.file}; fetch it with {weights.command} and say where it lies, "
+                f"as in judges.{self.name}=./{weights.file}"
+            )
+        own = Path(self.source).expanduser()
+        if weights.file and (own.is_file() or own.suffix == Path(weights.file).suffix):
+            return own
+        directory = weights_directory(self.source)
+        return directory / weights.file if weights.file else directory
+
+    def identity(self) -> str:
+        """A file's hash, compared with the manifest, or a repository's name; raises BenchError as `path` does."""
+        path = self.path()
+        return check_file(path, self.name) if MANIFEST[self.name].file else name_weights(self.source)
+
+
+def needed_by(experiment: Experiment, judge: str) -> list[Needed]:
+    """What a judge reads, its own checkpoint first."""
+    source = experiment.judges.get(judge, MANIFEST[judge].source)  # type: ignore[call-overload]
+    needed = [Needed(judge, source)]
+    if beside := BESIDE.get(judge):
+        vocabulary = Path(source).parent / "vocab.txt"
+        at_hand = beside == "image_reward_tokenizer" and vocabulary.is_file()
+        needed.append(Needed(beside, str(vocabulary) if at_hand else MANIFEST[beside].source))
+    return needed
+
+
+def asked_judges(experiment: Experiment) -> list[str]:
+    """The judges whose scores are asked for."""
+    return [name for name in JUDGES if name in experiment.scores]
+
+
+def name_judges(experiment: Experiment) -> Mapping[str, list[str]]:
+    """What every judge's weights are named by; raises BenchError for those that are missing or other than they are."""
+    return {name: [part.identity() for part in needed_by(experiment, name)] for name in asked_judges(experiment)}

@@ -1,0 +1,148 @@
+"""What weights a source holds: named by content, found without loading them. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from bench.records.errors import BenchError
+
+PACKAGED = "bench://"
+ARCHITECTURE = "architecture://"
+LORA = "architecture://lora"
+"""Random weights: a pipeline's, as in architecture://sdxl, and a LoRA's."""
+INCEPTION = "inception://"
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+"""The network of published FIDs, where torch-fidelity and torchmetrics keep it: among torch's own downloads."""
+
+
+WEIGHT_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
+
+
+class NotFetchedError(BenchError):
+    """Weights of the hub that are not in the local cache, or not all of them; `tcd-bench fetch` brings them."""
+
+
+def local_path(source: str) -> Path | None:
+    """The directory or file that a source names, or None for a hub id; `bench://x` is the package's own data.
+
+    A source that looks like a path is one, whether anything is there or not.
+    """
+    if source.startswith(PACKAGED):
+        return Path(str(resources.files("bench"))) / source.removeprefix(PACKAGED)
+    path = Path(source).expanduser()
+    is_path = path.is_absolute() or source.startswith(".") or source.endswith((*WEIGHT_FILES, "/"))
+    return path if is_path or not _HUB_ID.fullmatch(source) or path.exists() else None
+
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def is_at_hand(source: str) -> bool:
+    """Whether a source is no hub id, whose content another could change."""
+    return source.startswith(ARCHITECTURE) or local_path(source) is not None
+
+
+def weights_directory(source: str, revision: str | None = None) -> Path:
+    """The directory that a source's files lie in, a hub repository's in the local cache; the file where it is one.
+
+    Raises BenchError when there is nothing there, for a hub repository NotFetchedError.
+    """
+    if source == INCEPTION:
+        return _inception()
+    path = local_path(source)
+    if path is None:
+        return _snapshot(source, revision)
+    if not path.exists():
+        raise BenchError(f"{source}: no such file or directory")
+    return path
+
+
+def name_weights(source: str, revision: str | None = None) -> str:
+    """A hash over all files of a local directory, or the commit of a cached hub repository.
+
+    Raises BenchError when there is nothing there.
+    """
+    if source.startswith(ARCHITECTURE):
+        return _name_architecture(source)
+    if source == INCEPTION:
+        return hashlib.sha256(weights_directory(source).read_bytes()).hexdigest()[:16]
+    root = weights_directory(source, revision)
+    if local_path(source) is None:
+        return root.name
+    if root.is_file():
+        return name_files([root], root.parent)
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    if not files:
+        raise BenchError(f"{source}: the directory is empty; it must hold a model as save_pretrained writes it")
+    return name_files(files, root)
+
+
+def name_files(files: list[Path], root: Path) -> str:
+    """A hash over files and their names below `root`; a single file is named by its content alone."""
+    digest = hashlib.sha256()
+    for file in files:
+        state = file.stat()
+        if len(files) > 1:
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0")
+        digest.update(_hash_file(file, state.st_size, state.st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _hash_file(path: Path, size: int, changed_ns: int) -> bytes:
+    """Once, as long as a file stays as it is: a command names its weights more than once, and they are gigabytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def is_tower(directory: Path) -> bool:
+    """Whether a directory holds a DINOv2 in the layout of transformers, which knows no captions."""
+    config = directory / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "dinov2"
+
+
+def torch_checkpoints() -> Path:
+    """Where torch keeps the single files that it fetches."""
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _inception() -> Path:
+    path = torch_checkpoints() / INCEPTION_FILE
+    if not path.is_file():
+        raise NotFetchedError(f"evaluator.source={INCEPTION}: {path} is not there; fetch it with `tcd-bench fetch`")
+    return path
+
+
+def _name_architecture(source: str) -> str:
+    """`random-` and a hash of the configuration; a LoRA's is the code's own."""
+    if source == LORA:
+        return "random-lora"
+    path = Path(__file__).parent / "architectures" / f"{source.removeprefix(ARCHITECTURE)}.json"
+    try:
+        return f"random-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    except OSError as error:
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
+        raise BenchError(f"{source}: there is no such architecture; choose one of {known}") from error
+
+
+def _snapshot(source: str, revision: str | None) -> Path:
+    """A repository's files in the local hub cache; their directory is named by the commit."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(source, revision=revision, cache_dir=constants.HF_HUB_CACHE, local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        wanted = f" --revision {revision}" if revision else ""
+        raise NotFetchedError(
+            f"{source}: no such directory, and not in the local hub cache; give a directory that exists, or fetch it "
+            f"with `tcd-bench fetch`, or `hf download {source}{wanted}`"
+        ) from error
+    return Path(found)

@@ -1,0 +1,270 @@
+"""What is known of a scheduler: its deviations with their causes, and its trajectories; new against known.
+
+A baseline is one JSON file a scheduler, reviewable as text; beside it `causes.yaml` explains deviations, many by one
+cause. No torch here: a report is compared where it was made or anywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from bench.conformance.report import ConformanceReport, Finding, Order
+from bench.records.errors import BenchError
+from bench.records.record import check_schema
+
+GROWTH = 1.5  # sizes are repeatable to the rounding of float32 tables; half as much again is another fault
+SAME = 2e-6  # trajectories of equal code on other processors: a few float32 roundings a step
+CAUSES = "causes.yaml"
+
+FORMAT = 1
+"""Of baseline files; read and written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why deviations are there: a pattern of check and setting, words, and a minimal reproduction."""
+
+    name: str
+    schedulers: tuple[str, ...]
+    checks: tuple[str, ...]
+    settings: str
+    explanation: str
+    kind: str = "defect"
+    reproduction: str = ""
+
+    def fits(self, scheduler: str, finding: Finding) -> bool:
+        """Whether this cause explains a finding of a scheduler class."""
+        name = scheduler.rpartition(".")[2]
+        return (
+            (not self.schedulers or name in self.schedulers)
+            and finding.check in self.checks
+            and re.search(self.settings, finding.setting) is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A deviation beside what the baseline knows: new, grown, known, vanished, or added with a setting of its own."""
+
+    status: str
+    finding: Finding
+    explanation: str = ""
+
+    @property
+    def fails(self) -> bool:
+        """Whether it ends the command with exit code 1."""
+        return self.status in ("new", "grown")
+
+    @property
+    def words(self) -> str:
+        """Where, what was expected and what came out, and the cause as far as it is known."""
+        where = f"{self.finding.places[0][0]}: " if self.finding.places[0][0] else ""
+        return f"{where}{self.finding.words}{self._why}"
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.finding}{self._why}"
+
+    @property
+    def _why(self) -> str:
+        return f" Known because: {self.explanation}" if self.explanation else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A trajectory that is no longer the baseline's: the call where it parts (counted from 0, None where it cannot be
+    followed), by how much, and what that does to the error.
+    """
+
+    name: str
+    call: int | None
+    size: float
+    consequence: str
+
+    @property
+    def words(self) -> str:
+        """Without the word that it changed."""
+        where = "" if self.call is None else f" parts from the baseline's in call {self.call}, by {self.size:.3g}"
+        return f"the trajectory of {self.name}{where}; {self.consequence}"
+
+    def __str__(self) -> str:
+        return f"changed: {self.words}"
+
+
+def load_causes(directory: Path) -> tuple[Cause, ...]:
+    """The explanations that lie beside the baselines; none if there is no such file."""
+    path = directory / CAUSES
+    if not path.is_file():
+        return ()
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return tuple(
+        Cause(**{**entry, "schedulers": tuple(entry.get("schedulers", ())), "checks": tuple(entry["checks"])})
+        for entry in entries
+    )
+
+
+def explain(causes: Sequence[Cause], scheduler: str, finding: Finding) -> Cause | None:
+    """The first cause that fits."""
+    return next((cause for cause in causes if cause.fits(scheduler, finding)), None)
+
+
+def write_baseline(report: ConformanceReport, path: Path, settings: Mapping[str, Any]) -> None:
+    """Write a report as the baseline at `path`: one state a line, sizes to four digits."""
+    data = report.to_dict()
+    for finding in data["findings"]:
+        finding["places"] = {name: _plain(size) for name, size in finding["places"]}
+    data["settings"] = dict(settings)
+    data["schema"] = FORMAT
+    text = json.dumps(data, indent=1, ensure_ascii=False, default=float)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_rows_on_one_line(text) + "\n", encoding="utf-8")
+
+
+def _plain(size: float) -> float | str:
+    return float(f"{size:.4g}") if math.isfinite(size) else str(size)
+
+
+def _rows_on_one_line(text: str) -> str:
+    return re.sub(r"\[([^\[\]{}]*)\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
+
+
+def read_baseline(path: Path) -> dict[str, Any]:
+    """A baseline's data with its findings restored; raises BenchError for a file that is none."""
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        check_schema(data, f"the baseline {path}", FORMAT)
+        data["findings"] = [
+            Finding(**{**finding, "places": tuple((name, float(size)) for name, size in finding["places"].items())})
+            for finding in data["findings"]
+        ]
+    except FileNotFoundError as error:
+        raise BenchError(f"there is no baseline {path}; write one with write={path}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchError(f"{path} is no baseline of conformance ({error}); write one with write=…") from error
+    return data
+
+
+def read_report(path: Path) -> ConformanceReport:
+    """A baseline as the report that it was written from."""
+    data = read_baseline(path)
+    orders = [Order(**{**order, **{k: tuple(order[k]) for k in ("steps", "errors")}}) for order in data["orders"]]
+    kept = {field.name for field in fields(ConformanceReport)} & data.keys() - {"findings", "orders"}
+    return ConformanceReport(
+        findings=tuple(data["findings"]), orders=tuple(orders), **{name: data[name] for name in kept}
+    )
+
+
+def judge(report: ConformanceReport, baseline: Mapping[str, Any], causes: Sequence[Cause] = ()) -> Iterator[Verdict]:
+    """Every deviation of the report beside the baseline's, then those that are gone.
+
+    What deviates at a setting that the baseline's class does not take, or refuses altogether (not for some numbers of
+    steps only), is no regression: it was added.
+    """
+    before = {finding.key: finding for finding in baseline["findings"]}
+    ran = tuple(baseline.get("fingerprints", ()))
+    refused = {text.partition(":")[0] for text in baseline.get("refused", ())}
+    refused = {label for label in refused if "=" in label and not any(name.endswith(label) for name in ran)}
+    for finding in report.findings:
+        cause = explain(causes, report.scheduler, finding)
+        words = " ".join(cause.explanation.split()) if cause else ""
+        old = before.pop(finding.key, None)
+        if old is None:
+            added = _mentioned(finding.setting) & _additions(report, baseline) or finding.setting in refused
+            yield Verdict("added" if added else "new", finding)
+        elif grown := growth(old, finding):
+            yield Verdict("grown", finding, f"{words} Now also {grown}.".strip())
+        else:
+            yield Verdict("known", finding, words)
+    for finding in before.values():
+        yield Verdict("vanished", finding)
+
+
+def growth(old: Finding, new: Finding) -> str:
+    """In words, what is worse: another place, or a larger size at one; nothing is worse than a breakdown everywhere."""
+    sizes = dict(old.places)
+    if sizes.get("") == math.inf:
+        return ""
+    for name, size in new.places:
+        if name not in sizes:
+            return f"at {name or 'this setting'}"
+        if size > GROWTH * sizes[name]:
+            return f"{size / sizes[name]:.2g} times as large at {name or 'this setting'}"
+    return ""
+
+
+def changes(report: ConformanceReport, baseline: Mapping[str, Any]) -> Iterator[Change]:
+    """Trajectories that differ from the baseline's beyond rounding, and settings that are refused only now.
+
+    Where the scheduler as configured has changed, its single settings have, too, and are counted only.
+    """
+    refused = {text.partition(":")[0] for text in baseline.get("refused", report.refused)}
+    for text in report.refused:
+        label = text.partition(":")[0]
+        if label not in refused and not _mentioned(label) & _additions(report, baseline):
+            yield Change(label, None, math.inf, f"the setting is refused now ({text})")
+    found = [
+        change
+        for name, states in baseline["fingerprints"].items()
+        for change in [_change(name, states, report.fingerprints.get(name), _consequence(report, baseline))]
+        if change is not None
+    ]
+    whole = [change for change in found if not _mentioned(change.name)]
+    single = [change for change in found if change not in whole]
+    yield from whole[:-1] if whole else single
+    if whole:
+        more = f"; and {len(single)} more with other settings" if single else ""
+        yield replace(whole[-1], consequence=whole[-1].consequence + more)
+
+
+def _change(name: str, before: Any, now: Any, consequence: str) -> Change | None:
+    if now is None:
+        return Change(name, None, math.inf, "it cannot be run any more")
+    old, new = np.array(before), np.array(now)
+    if old.shape != new.shape:
+        return Change(name, None, math.inf, f"it has {len(new) - 1} calls instead of {len(old) - 1}")
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(new - old).max(axis=1)
+    allowed = SAME * (1 + np.abs(old).max(axis=1)) * len(old)
+    alike = np.isclose(new, old, rtol=0, atol=0, equal_nan=True).all(axis=1)  # NaN and infinity included
+    apart = ~(alike | ((gap <= allowed) & np.isfinite(allowed)))
+    first = int(np.argmax(apart))
+    return Change(name, max(0, first - 1), float(gap[first]), consequence) if apart.any() else None
+
+
+def _mentioned(words: str) -> set[str]:
+    """The settings that a label names."""
+    return set(re.findall(r"(\w+)=", words))
+
+
+def _additions(report: ConformanceReport, baseline: Mapping[str, Any]) -> set[str]:
+    """Settings that the class takes and the baseline's did not."""
+    return set(report.parameters) - set(baseline.get("parameters", report.parameters))
+
+
+def _consequence(report: ConformanceReport, baseline: Mapping[str, Any]) -> str:
+    """What a change does to error and order, so that a reader sees whether it got better or worse."""
+    parts = []
+    for target, errors in baseline["errors"].items():
+        for steps in ("4", "16"):
+            old, new = errors.get(steps), report.errors.get(target, {}).get(steps)
+            if old is not None and new is not None and f"{old:.4g}" != f"{new:.4g}":
+                parts.append(f"error on {target} at {steps} steps {old:.4g} → {new:.4g}")
+    fitted = {order.setting: order.fitted for order in report.orders}
+    for order in baseline["orders"]:
+        setting, old = order["setting"], order["fitted"]
+        if setting in fitted and f"{old:.2f}" != f"{fitted[setting]:.2f}":
+            parts.append(f"order ({setting}) {old:.2f} → {fitted[setting]:.2f}")
+    return ", ".join(parts) or "errors and orders as configured stay"
+
+
+def report_as_json(report: ConformanceReport) -> str:
+    """The whole report for machines."""
+    return json.dumps({**asdict(report), "passed": report.passed}, default=float, ensure_ascii=False)

@@ -1,0 +1,121 @@
+"""Global error against the exact solution, and how fast it falls with the number of steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from bench.conformance.checks_steps import run_case
+from bench.conformance.noise import Array, Level
+from bench.conformance.report import Finding, Order
+from bench.conformance.subject import Case, Refusal, Subject
+from bench.conformance.targets import GAUSSIAN, MIXTURE, NARROW, Target
+from bench.conformance.trace import Trace
+
+STEPS = (2, 4, 8, 16, 32, 64, 3, 7, 48)
+FIT = (18, 36, 72, 144)  # whole groups of orders 1, 2 and 3
+FIT_WHOLE = (20, 40, 100, 200)  # whole timesteps between steps even in t
+SLACK = 0.25  # what is left of pre-asymptotic terms and of whole timesteps at 18 to 144 steps
+PLAIN = {
+    "lower_order_final": False,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "thresholding": False,
+    "set_alpha_to_one": True,
+    "beta_schedule": "linear",
+    "rescale_betas_zero_snr": False,
+    "prediction_type": "epsilon",
+}
+SIGMAS = {
+    "use_karras_sigmas": True,
+    "timestep_spacing": "linspace",
+    "final_sigmas_type": "zero",
+    "lower_order_final": True,
+}
+
+
+_FLOWS: dict[tuple[str, bytes, tuple[Level, Level]], Array] = {}  # the mixture's takes a quarter of a second
+
+
+def error_of(case: Case, trace: Trace, target: Target, calls_left: int = 0) -> float:
+    """Root mean square distance of a run's end, or of its state some calls before, from the exact solution."""
+    reached = len(case.path.timesteps) - calls_left
+    start, levels = trace.calls[0].state, (case.level(0), case.level(reached))
+    end = trace.calls[-calls_left].state if calls_left else trace.final
+    key = (target.name, start.tobytes(), levels)
+    if key not in _FLOWS:
+        _FLOWS[key] = target.flow(start, *levels)
+    return float(np.sqrt(np.mean((end - _FLOWS[key]) ** 2)))
+
+
+def global_errors(subject: Subject) -> dict[str, dict[str, float]]:
+    """The error at each number of steps, by target; nothing for schedulers that always draw noise."""
+    eta = 0.0 if subject.has_eta else None
+    if subject.family is not None and subject.family.stochastic(subject.config, 0.0):
+        return {}
+    errors: dict[str, dict[str, float]] = {}
+    for target in (NARROW, GAUSSIAN, MIXTURE):
+        for steps in STEPS:
+            try:
+                case = subject.prepare(steps)
+                if math.isinf(case.path.levels[0].sigma):
+                    continue
+                errors.setdefault(target.name, {})[str(steps)] = error_of(
+                    case, run_case(subject, case, eta, target), target
+                )
+            except Refusal:
+                continue
+    return errors
+
+
+def plain_overrides(subject: Subject) -> dict[str, Any]:
+    """The settings that leave a method's own order visible, as far as the class has them.
+
+    Steps even in t do not get small in log SNR near t = 0 before they are single timesteps, so where a class spaces
+    sigmas after Karras, that is taken, and the error is read before the last call, which spans an infinite log SNR.
+    """
+    wanted = {**PLAIN, **(SIGMAS if "use_karras_sigmas" in subject.parameters else {})}
+    overrides = {name: value for name, value in wanted.items() if name in subject.parameters}
+    if "original_inference_steps" in subject.parameters:
+        overrides["original_inference_steps"] = subject.config["num_train_timesteps"]
+    return overrides
+
+
+def fit_order(subject: Subject, overrides: Mapping[str, Any], target: Target) -> Order:
+    """Least squares of log error on log steps; raises Refusal where a step count is refused."""
+    eta = 0.0 if subject.has_eta else None
+    by_sigma = bool(overrides.get("use_karras_sigmas"))
+    fit, errors = FIT if by_sigma else FIT_WHOLE, []
+    for count in fit:
+        case = subject.prepare(count, overrides)
+        errors.append(error_of(case, run_case(subject, case, eta, target), target, int(by_sigma)))
+    slope = float(np.polyfit(np.log(fit), np.log(np.maximum(errors, 1e-300)), 1)[0])
+    config = {**subject.config, **overrides}
+    declared = float(subject.family.order(config)) if subject.family else 1.0
+    solver_order = overrides.get("solver_order")
+    name = target.name if solver_order is None else f"solver_order={solver_order}, {target.name}"
+    return Order(name, declared, -slope, fit, tuple(errors))
+
+
+def check_order(subject: Subject, orders: list[Order]) -> Iterator[Finding]:
+    """The fitted order reaches the declared one; the fits go to `orders` whatever they are."""
+    plain = plain_overrides(subject)
+    if subject.family is None or subject.family.stochastic({**subject.config, **plain}, 0.0):
+        return
+    solver_orders = (1, 2, 3) if "solver_order" in subject.parameters else (None,)
+    for solver_order in solver_orders:
+        extra = {} if solver_order is None else {"solver_order": solver_order}
+        for target in (GAUSSIAN, MIXTURE) if solver_order in (None, 2) else (GAUSSIAN,):
+            try:
+                order = fit_order(subject, {**plain, **extra}, target)
+            except Refusal:
+                continue
+            orders.append(order)
+            if not order.fitted >= order.declared - SLACK:
+                errors = ", ".join(f"{error:.3g}" for error in order.errors)
+                words = f"Errors {errors} at {', '.join(map(str, order.steps))} steps fall too slowly."
+                places = (("", (order.declared - order.fitted) / SLACK),)
+                yield Finding("order", order.setting, f"{order.declared:g}", f"{order.fitted:.2f}", words, places)

@@ -1,0 +1,133 @@
+"""What must be refused, what must survive a round trip, and what lower precision may cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.conformance.checks_steps import ROUNDINGS, place, run_case
+from bench.conformance.report import Finding
+from bench.conformance.subject import Case, Refusal, Subject, step_arguments
+from bench.conformance.targets import GAUSSIAN
+from bench.conformance.trace import Run
+
+CLEAR = (ValueError, AssertionError, TypeError, IndexError, NotImplementedError)
+HALF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
+    """eta outside [0, 1], timesteps that do not fall, more steps than timesteps."""
+    trained = int(subject.config["num_train_timesteps"])
+    most = int(subject.config.get("original_inference_steps", trained))
+
+    attempts: dict[str, Callable[[], Any]] = {
+        f"{most + 1} steps": lambda: subject.fresh().set_timesteps(most + 1),
+    }
+    if subject.has_eta:
+        for eta in (-0.1, 1.1):
+            attempts[f"eta {eta}"] = lambda eta=eta: run_with_eta(subject, eta)  # type: ignore[misc]
+    if "timesteps" in subject.set_parameters:
+        attempts["timesteps [500, 700]"] = lambda: subject.fresh().set_timesteps(timesteps=[500, 700])
+        attempts["timesteps [700, 700]"] = lambda: subject.fresh().set_timesteps(timesteps=[700, 700])
+        attempts[f"timesteps [{trained}]"] = lambda: subject.fresh().set_timesteps(timesteps=[trained, 5])
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except CLEAR:
+            continue
+        except Exception as error:
+            got = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        else:
+            got = "accepted"
+        words = "Bad input is to be refused with an error that names it."
+        yield Finding("refusal", f"{setting}, {name}", "ValueError or the like", got, words)
+
+
+def run_with_eta(subject: Subject, eta: float) -> None:
+    """A run that hands `eta` to step, whatever it is."""
+    subject.prepare(4).run(GAUSSIAN, Run(arguments={"eta": eta}))
+
+
+def check_round_trip(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
+    """Saved and loaded, the configuration is the same and so is the run; likewise through from_config."""
+    first = subject.fresh()
+    ways: dict[str, Callable[[], Any]] = {"from_config": lambda: subject.cls.from_config(first.config)}
+
+    def through_disk() -> Any:
+        with TemporaryDirectory(prefix="tcd-bench-") as scratch:
+            first.save_pretrained(scratch)
+            return subject.cls.from_pretrained(scratch)
+
+    ways["save and load"] = through_disk
+    wanted = run_case(subject, subject.prepare(5), eta).final
+    for name, way in ways.items():
+        loaded = way()
+        changed = sorted(
+            key for key, value in subject.config.items() if _plain(subject.config_of(loaded).get(key)) != _plain(value)
+        )
+        if changed:
+            words = "A saved scheduler comes back with other settings."
+            yield Finding("round trip", f"{setting}, {name}", "the same settings", f"other {changed}", words)
+        elif not np.array_equal(run_case(subject, subject.prepare(5, scheduler=loaded), eta).final, wanted):
+            words = "A saved scheduler comes back with the same settings and another run."
+            yield Finding("round trip", f"{setting}, {name}", "the same run", "other states", words)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else value
+
+
+def check_precision(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
+    """Each step in float32, bfloat16 and float16 from the float64 run's own states, within a few roundings.
+
+    A step casts its inputs, adds up a handful of terms and casts the result: 32 unit roundings of the largest term, on
+    top of the tables'. The dtype of the state has to come back unchanged, since the next model call expects it.
+    """
+    try:
+        exact = run_case(subject, subject.prepare(steps), eta)
+    except Refusal:
+        return
+    for dtype, unit in HALF.items():
+        case = subject.prepare(steps)
+        method = case.method(eta)
+        generator = torch.Generator().manual_seed(0)
+        arguments: dict[str, Any] = step_arguments(subject, eta)
+        if "generator" in subject.step_parameters:
+            arguments["generator"] = generator
+        name = str(dtype).removeprefix("torch.")
+        history = 0.0
+        for call, timestep in zip(exact.calls, case.scheduler.timesteps, strict=True):
+            state, output = (torch.from_numpy(x).to(dtype) for x in (call.state, call.output))
+            case.scheduler.scale_model_input(state, timestep)
+            result = case.scheduler.step(output, timestep, state, **arguments).prev_sample
+            where = ((f"{name}, {place(steps, eta)}", math.inf),)
+            if result.dtype != dtype:
+                words = f"The state turns from {name} into another dtype, which the next model call does not expect."
+                yield Finding("dtype", f"{setting}, {name}", name, str(result.dtype), words, where)
+                break
+            if method is None or call.draws:  # noise of another dtype is another draw
+                continue
+            size = method.advance(call.index, call.state, call.output).size + float(np.abs(call.state).max())
+            history = max(history, size * _reach(case, call.index))
+            gap = float(np.abs(result.double().numpy() - call.next_state).max())
+            limit = (32 * unit + ROUNDINGS * 2.0**-24) * history
+            if not gap <= limit:
+                words = f"Call {call.index} in {name} is {gap:.3g} from float64, where rounding explains {limit:.1g}."
+                got = f"{gap:.3g}"
+                yield Finding("precision", f"{setting}, {name}", f"below {limit:.2g}", got, words, where)
+                break
+
+
+def _reach(case: Case, index: int) -> float:
+    """How much differences of past values are blown up: 1 + the ratio of this step's width to the last one's."""
+    if index == 0:
+        return 1.0
+    widths = [case.path.levels[k + 1].lam - case.path.levels[k].lam for k in (index - 1, index)]
+    if math.isinf(widths[1]) or math.isinf(widths[0]) or widths[0] == 0:
+        return 1.0
+    return 1.0 + abs(widths[1] / widths[0])

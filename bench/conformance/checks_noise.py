@@ -1,0 +1,73 @@
+"""Randomness: from the given generator alone, only where the method has it, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.conformance.checks_steps import place
+from bench.conformance.report import Finding
+from bench.conformance.subject import Subject, step_arguments
+from bench.conformance.targets import GAUSSIAN
+from bench.conformance.trace import Run, to_numpy
+
+
+def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
+    """Stray draws, draws of a deterministic run, repeatability by seed, the global generator left alone."""
+    where = ((place(steps, eta), np.inf),)
+    arguments = step_arguments(subject, eta)
+    before = torch.random.get_rng_state().clone()
+    runs = [subject.prepare(steps).run(GAUSSIAN, Run(arguments=arguments, seed=seed)) for seed in (0, 0, 1)]
+    known = subject.family is not None
+    stochastic = subject.family is not None and subject.family.stochastic(subject.config, eta or 0.0)
+    stray = [call.index for call in runs[0].calls if call.stray_draws]
+    if stray or not torch.equal(before, torch.random.get_rng_state()):
+        words = "Noise is drawn that the given generator did not make; the same seed will not give the same image."
+        yield Finding("noise source", setting, "the generator", f"another, in calls {stray[:5]}", words, where)
+    if known and not stochastic and any(call.draws for call in runs[0].calls):
+        words = "The run is deterministic by its settings, yet draws noise."
+        yield Finding("noise source", setting, "no noise", "noise drawn", words, where)
+    if known and stochastic and steps > 1 and not any(call.draws for call in runs[0].calls):
+        words = "The run is stochastic by its settings, yet draws nothing from the generator."
+        yield Finding("noise source", setting, "noise drawn", "none", words, where)
+    if known and runs[0].calls[-1].draws:
+        words = "The last step adds no noise, yet draws some, which moves the generator on for whoever uses it next."
+        yield Finding("last noise", setting, "no noise drawn in the last step", "noise drawn", words, where)
+    if not np.array_equal(runs[0].final, runs[1].final):
+        words = "Two runs with one seed differ."
+        yield Finding("repeatability", setting, "equal runs", "other states", words, where)
+    if known and not stochastic and not np.array_equal(runs[0].final, runs[2].final):
+        words = "The seed changes a run that is deterministic by its settings."
+        yield Finding("repeatability", setting, "no effect of the seed", "other states", words, where)
+
+
+def check_generators(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
+    """A list of generators, one an image, gives each image what it gets alone; pipelines hand such lists over."""
+    stochastic = subject.family is not None and subject.family.stochastic(subject.config, eta or 0.0)
+    if not stochastic or "generator" not in subject.step_parameters:
+        return
+    both = _with_generators(subject, steps, eta, [11, 12])
+    alone = np.concatenate([_with_generators(subject, steps, eta, [seed], row) for row, seed in enumerate((11, 12))])
+    if not np.allclose(both, alone, rtol=1e-6, atol=1e-6):
+        words = "An image's noise depends on what else is in its batch."
+        yield Finding(
+            *("batch", setting, "each image as alone", f"{np.abs(both - alone).max():.3g} apart", words),
+            ((place(steps, eta), np.inf),),
+        )
+
+
+def _with_generators(subject: Subject, steps: int, eta: float | None, seeds: list[int], row: int = 0) -> Any:
+    case = subject.prepare(steps)
+    state = torch.from_numpy(case.start(GAUSSIAN)[row : row + len(seeds)])
+    generators: Any = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = generators if len(generators) > 1 else generators[0]
+    model = case.model(GAUSSIAN)
+    for index, timestep in enumerate(case.scheduler.timesteps):
+        seen = case.scheduler.scale_model_input(state, timestep)
+        output = torch.from_numpy(model(to_numpy(seen), index, float(timestep)))
+        arguments = step_arguments(subject, eta)
+        state = case.scheduler.step(output, timestep, state, generator=generators, **arguments).prev_sample
+    return to_numpy(state)

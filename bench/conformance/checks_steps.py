@@ -1,0 +1,179 @@
+"""Each step against the published one: same state, same output, same noise, so that a fault shows where it arises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from bench.conformance.noise import Array
+from bench.conformance.report import Finding
+from bench.conformance.subject import Case, Refusal, Subject, step_arguments
+from bench.conformance.targets import GAUSSIAN, POINT, Target
+from bench.conformance.trace import Run, Trace
+
+# Schedulers keep their tables in float32 (unit rounding 2^-24). A step takes a few dozen operations on them: square
+# roots, logarithms of size up to 8 and their differences, a small linear system. 256 roundings of the largest term
+# cover that; a wrong index, sign or factor is larger by orders of magnitude.
+FLOAT32 = 2.0**-24
+ROUNDINGS = 256
+
+
+def allowance(size: float) -> float:
+    """How far a float64 run on float32 tables may be from exact arithmetic, for terms of this size."""
+    return ROUNDINGS * FLOAT32 * size
+
+
+def place(steps: int, eta: float | None = None, begin: int = 0) -> str:
+    """Where at a setting, for people: `8 steps, eta 0.3`."""
+    parts = [f"{steps} steps", "" if eta is None else f"eta {eta:g}", f"from call {begin}" if begin else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def check_steps(
+    subject: Subject,
+    setting: str,
+    steps: int,
+    eta: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    target: Target = GAUSSIAN,
+    begin: int = 0,
+    told: bool = True,
+) -> Iterator[Finding]:
+    """Every call of a run against the published method; the first one that differs is the finding.
+
+    Raises Refusal when the class does not take the setting.
+    """
+    case = subject.prepare(steps, overrides)
+    trace = run_case(subject, case, eta, target, begin, told=told)
+    yield from compare_steps(case, trace, setting, place(steps, eta, begin), eta, begin)
+
+
+def run_case(
+    subject: Subject,
+    case: Case,
+    eta: float | None,
+    target: Target = GAUSSIAN,
+    begin: int = 0,
+    told: bool = True,
+    arguments: Mapping[str, Any] | None = None,
+) -> Trace:
+    """A run on a target, with further arguments of step; an error inside it becomes a Refusal that names it."""
+    random = case.family is None or case.family.stochastic(case.config, eta or 0.0)
+    given = {**step_arguments(subject, eta), **(arguments or {})}
+    run = Run(arguments=given, begin=begin or None, told=told, record=random)
+    try:
+        return case.run(target, run, begin)
+    except (ValueError, NotImplementedError) as error:
+        raise Refusal(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def compare_steps(
+    case: Case, trace: Trace, setting: str, where: str, eta: float | None, begin: int = 0
+) -> Iterator[Finding]:
+    """A recorded run against the published method."""
+    if not np.isfinite(trace.final).all():
+        call = next(call for call in trace.calls if not np.isfinite(call.next_state).all())
+        got, words = f"NaN or infinity after call {call.index}", f"The run breaks down at timestep {call.timestep:g}."
+        yield Finding("finite", setting, "finite numbers", got, words, ((where, np.inf),))
+        return
+    method = case.method(eta, begin)
+    if method is None:
+        return
+    for call in trace.calls:
+        level = case.path.levels[call.index]
+        scaled = call.state * level.a if case.rescaled else call.state
+        off = float(np.abs(call.model_input - scaled).max())
+        if not off <= allowance(1 + float(np.abs(scaled).max())):
+            words = f"In call {call.index} the model is not shown a x0 + b noise with a² + b² = 1."
+            got = f"{call.model_input.flat[0]:.8g}"
+            yield Finding("model input", setting, f"{scaled.flat[0]:.8g}", got, words, ((where, np.inf),))
+            return
+        expected = method.advance(call.index - begin, call.state, call.output)
+        noise = sum(call.draws, np.zeros_like(call.state))
+        wanted = expected.mean + expected.noise * noise
+        if expected.noise > 0 and not call.draws:
+            demand = f"noise of {expected.noise:.4g} in call {call.index}"
+            words = "The published method adds noise in this step and the scheduler draws none."
+            yield Finding("step", setting, demand, "none drawn", words, ((where, np.inf),))
+            return
+        limit = allowance(expected.size)
+        worst = int(np.abs(call.next_state - wanted).argmax())
+        gap = float(np.abs(call.next_state - wanted).flat[worst])
+        if not gap <= limit:
+            yield Finding(
+                *("step", setting, f"{wanted.flat[worst]:.10g}", f"{call.next_state.flat[worst]:.10g}"),
+                f"Call {call.index} (timestep {call.timestep:g}) is the first to leave the published method, by up to "
+                f"{gap:.3g} where rounding explains {limit:.1g}{_split(call.next_state, expected.mean, noise)}.",
+                ((where, float(gap / limit)),),
+            )
+            return
+        if call.data is not None:
+            data, _ = method.read(call.index - begin, call.state, call.output)
+            gap, limit = float(np.abs(call.data - data.value).max()), allowance(data.size)
+            if not gap <= limit:
+                words = f"In call {call.index} pred_original_sample is not the x0 that the output stands for."
+                got = f"{call.data.flat[0]:.8g}"
+                yield Finding(
+                    "predicted data", setting, f"{data.value.flat[0]:.8g}", got, words, ((where, float(gap / limit)),)
+                )
+                return
+
+
+def _split(got: Array, mean: Array, noise: Array) -> str:
+    """How much of a difference is noise: the factor that the scheduler put before it."""
+    power = float((noise**2).sum())
+    if not power:
+        return ""
+    return f"; its noise has the factor {float(((got - mean) * noise).sum()) / power:.4g}"
+
+
+def check_landing(
+    subject: Subject, setting: str, steps: int, eta: float | None = None, overrides: Mapping[str, Any] | None = None
+) -> Iterator[Finding]:
+    """On a point, whose x0 is known without error, every step must land on the level of the next timestep.
+
+    x - a mu = b z has to become a' mu + b' z' with z' again of unit variance: for the state's part A and the noise's
+    part C of the step, A² b² + C² = b'². This holds for any consistent method, published here or not.
+    """
+    case = subject.prepare(steps, overrides)
+    if case.family is None or not case.family.exact_on_point(case.config):
+        return
+    trace = run_case(subject, case, eta, POINT)
+    if case.family.calls_per_step > 1 or case.family.timesteps is None:
+        yield from _final_landing(case, trace, setting, place(steps, eta))
+        return
+    for call in trace.calls:
+        here, there = case.level(call.index), case.level(call.index + 1)
+        before, after = call.state - here.a * POINT.mean, call.next_state - there.a * POINT.mean
+        columns = [before.ravel(), sum(call.draws, np.zeros_like(before)).ravel()][: 2 if call.draws else 1]
+        design = np.stack(columns, 1)
+        weights = np.linalg.lstsq(design, after.ravel(), rcond=None)[0]
+        spread = math.hypot(weights[0] * here.b, weights[1] if call.draws else 0.0)
+        off = float(np.abs(design @ weights - after.ravel()).max())
+        # a value that an earlier call computed from epsilon carries that call's rounding, blown up by 1 / a
+        smallest = min(level.a for level in case.path.levels[: call.index + 1])
+        limit = allowance(float(1 + np.abs(call.state).max()) * max(1.0, there.a / max(smallest, 1e-6)))
+        gap = max(off, abs(spread - there.b))
+        if not gap <= limit:
+            words = f"Call {call.index} (timestep {call.timestep:g}) does not land on the level of the next timestep."
+            got = f"{spread:.6g}, mean off by {off:.2g}"
+            yield Finding(
+                "landing", setting, f"noise {there.b:.6g}", got, words, ((place(steps, eta), float(gap / limit)),)
+            )
+            return
+
+
+def _final_landing(case: Case, trace: Trace, setting: str, where: str) -> Iterator[Finding]:
+    """Only the end, for methods whose inner calls stand between levels."""
+    wanted = POINT.flow(trace.calls[0].state, case.level(0), case.level(len(case.path.timesteps)))
+    gap = float(np.abs(trace.final - wanted).max())
+    limit = allowance(float(1 + np.abs(trace.calls[0].state).max()) * len(trace.calls))
+    if not any(call.draws for call in trace.calls) and not gap <= limit:
+        words = f"On a point every consistent method ends exactly on its last level; this run ends {gap:.3g} away."
+        got = f"{trace.final.flat[0]:.8g}"
+        yield Finding(
+            "landing", setting, f"{wanted.flat[0]:.8g} at the end", got, words, ((where, float(gap / limit)),)
+        )

@@ -1,0 +1,256 @@
+"""How a scheduler is used: again, twice at once, copied, in batches, from the middle, and with a hand-made schedule."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from bench.conformance.checks_steps import check_steps, compare_steps, place, run_case
+from bench.conformance.noise import Array
+from bench.conformance.report import Finding
+from bench.conformance.subject import Case, Refusal, Subject, step_arguments
+from bench.conformance.targets import GAUSSIAN
+from bench.conformance.trace import Run, to_numpy
+
+STEPS = 6
+
+
+def loop(case: Case, eta: dict[str, float], draw: bool, begin: int = 0) -> Iterator[Array]:
+    """The states of a run one by one, so that runs can be interleaved and copied half way."""
+    if begin:
+        case.scheduler.set_begin_index(begin)
+    generator = {"generator": torch.Generator().manual_seed(3)} if draw else {}
+    state = torch.from_numpy(case.start(GAUSSIAN))
+    model = case.model(GAUSSIAN)
+    for index, timestep in enumerate(case.scheduler.timesteps[begin:], start=begin):
+        seen = case.scheduler.scale_model_input(state, timestep)
+        output = torch.from_numpy(model(to_numpy(seen), index, float(timestep)))
+        state = case.scheduler.step(output, timestep, state, **eta, **generator).prev_sample
+        yield to_numpy(state)
+
+
+def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
+    """Repeated, interrupted, interleaved, copied and batched use gives what a fresh object alone gives."""
+    arguments, draw = step_arguments(subject, eta), "generator" in subject.step_parameters
+
+    def made(steps: int = STEPS) -> Case:
+        return subject.prepare(steps, scheduler=subject.make())
+
+    def alone() -> Array:
+        return list(loop(made(), arguments, draw))[-1]
+
+    def again() -> Array:
+        used = made()
+        list(loop(used, arguments, draw))
+        return list(loop(subject.prepare(STEPS, scheduler=used.scheduler), arguments, draw))[-1]
+
+    def after_another_count() -> Array:
+        used = made(STEPS + 1)
+        list(loop(used, arguments, draw))
+        return list(loop(subject.prepare(STEPS, scheduler=used.scheduler), arguments, draw))[-1]
+
+    def after_a_break() -> Array:
+        used = made()
+        run = loop(used, arguments, draw)
+        for _ in range(STEPS // 2):
+            next(run)
+        return list(loop(subject.prepare(STEPS, scheduler=used.scheduler), arguments, draw))[-1]
+
+    def beside_another() -> Array:
+        other = loop(made(STEPS + 2), arguments, draw)
+        states = []
+        for state in loop(made(), arguments, draw):
+            next(other)
+            states.append(state)
+        return states[-1]
+
+    def copied() -> Array:
+        case = made()
+        twin = copy.deepcopy(case.scheduler)
+        list(loop(case, arguments, draw))
+        run = loop(Case(twin, case.config, case.family, case.path, STEPS), arguments, draw)
+        return list(run)[-1]
+
+    ways: dict[str, Callable[[], Array]] = {
+        "used again": again,
+        "used again after another step count": after_another_count,
+        "used again after an interrupted run": after_a_break,
+        "run beside another object": beside_another,
+        "deep copy": copied,
+    }
+    wanted = alone()
+    gaps = {name: _gap(way, wanted) for name, way in ways.items()}
+    if hasattr(subject.base, "set_begin_index"):
+
+        def from_the_middle(used: bool) -> Array:
+            case = made()
+            if used:
+                list(loop(case, arguments, draw))
+                case = subject.prepare(STEPS, scheduler=case.scheduler)
+            return list(loop(case, arguments, draw, begin=1))[-1]
+
+        gaps["used again from the middle"] = _gap(lambda: from_the_middle(True), from_the_middle(False))
+    for name, gap in gaps.items():
+        if not gap <= 0:
+            words = "State is left over from earlier use, or shared between objects."
+            places = ((f"{STEPS} steps", math.inf),)
+            yield Finding(f"state: {name}", setting, "what a fresh object gives", f"{gap:.3g} apart", words, places)
+
+
+def _gap(way: Callable[[], Array], wanted: Array) -> float:
+    try:
+        got = way()
+    except Exception:  # an error in one of the ways is a difference, too
+        return math.inf
+    return float(np.abs(got - wanted).max())
+
+
+def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
+    """Each image as alone, tuple as object, inputs left as they were."""
+    arguments = step_arguments(subject, eta)
+    quiet = {**arguments, **({"eta": 0.0} if subject.has_eta else {})}
+    where = ((place(STEPS, eta), math.inf),)
+    stochastic = subject.family is None or subject.family.stochastic(subject.config, 0.0)
+    if not stochastic:
+        case = subject.prepare(STEPS)
+        start, model = case.start(GAUSSIAN), case.model(GAUSSIAN)
+        whole = Run(arguments=quiet).sample(case.scheduler, model, start).final
+        single = Run(arguments=quiet).sample(subject.prepare(STEPS).scheduler, model, start[1:2]).final
+        gap = float(np.abs(whole[1:2] - single).max())
+        if not gap <= 1e-6 * max(1.0, float(np.abs(whole).max())):
+            words = "An image depends on what else is in its batch."
+            yield Finding("batch", setting, "each image as alone", f"{gap:.3g} apart", words, where)
+    results = [
+        Run(arguments=arguments, pairs=pairs).sample(case.scheduler, case.model(GAUSSIAN), case.start(GAUSSIAN)).final
+        for pairs, case in ((False, subject.prepare(STEPS)), (True, subject.prepare(STEPS)))
+    ]
+    if not np.array_equal(results[0], results[1]):
+        words = "step(return_dict=False) and the object's prev_sample differ."
+        yield Finding("return value", setting, "equal results", "other states", words, where)
+    case = subject.prepare(STEPS)
+    state, timestep = torch.from_numpy(case.start(GAUSSIAN)), case.scheduler.timesteps[0]
+    seen = case.scheduler.scale_model_input(state, timestep)
+    output = torch.from_numpy(case.model(GAUSSIAN)(to_numpy(seen), 0, float(timestep)))
+    kept = state.clone(), output.clone()
+    case.scheduler.step(output, timestep, state, **arguments)
+    if not (torch.equal(state, kept[0]) and torch.equal(output, kept[1])):
+        words = "step writes into the tensors that it is given."
+        yield Finding("return value", setting, "inputs left alone", "changed inputs", words, where)
+
+
+def check_device(subject: Subject, setting: str) -> Iterator[Finding]:
+    """The timesteps lie on the device that was asked for; the one without memory stands for any."""
+    scheduler = subject.fresh()
+    try:
+        scheduler.set_timesteps(STEPS, device=torch.device("meta"))
+    except NotImplementedError:  # it fetches its sigmas back, and there is nothing to fetch
+        return
+    if scheduler.timesteps.device.type != "meta":
+        words = "set_timesteps(device=…) leaves the timesteps elsewhere, and a pipeline fails or copies at every step."
+        yield Finding("device", setting, "timesteps on the device", str(scheduler.timesteps.device), words)
+
+
+def check_slices(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
+    """Image-to-image: the pipeline sets a begin index and runs the rest of the schedule (strength below 1).
+
+    Pipelines that set none leave it to the scheduler to find the first timestep; of two equal ones (Heun) it is the
+    second that starts a step.
+    """
+    if not hasattr(subject.base, "set_begin_index") or subject.family is None:
+        return
+    for steps, begin in ((8, 2), (8, 6), (6, 4)):
+        yield from check_steps(subject, f"{setting}, sliced", steps, eta, begin=begin)
+        yield from check_steps(subject, f"{setting}, sliced without a begin index", steps, eta, begin=begin, told=False)
+
+
+def check_schedule_arguments(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
+    """set_timesteps(timesteps=…), strength and original_inference_steps, as far as the class takes them."""
+    has, family = subject.set_parameters, subject.family
+    if family is None or family.method is None or family.calls_per_step > 1:
+        return
+    if "timesteps" in has:
+        given = [999, 787, 500, 263, 140, 77]
+        try:
+            case = subject.prepare(len(given), timesteps=given)
+        except Refusal:
+            case = None
+        if case is not None and case.path.timesteps != given:
+            words = "The schedule handed to set_timesteps is not the one that is run."
+            yield Finding("timesteps given", setting, str(given), str(case.path.timesteps), words)
+        elif case is not None:
+            trace = run_case(subject, case, eta)
+            yield from compare_steps(case, trace, f"{setting}, timesteps given", place(len(given), eta), eta)
+    if "strength" in has and family.timesteps is not None:
+        for strength in (0.3, 0.5, 0.8):
+            config = subject.config
+            grid = family.timesteps(config, int(config["original_inference_steps"]))
+            grid = grid[len(grid) - int(len(grid) * strength) :]
+            wanted = [float(grid[index * len(grid) // 4]) for index in range(4)]
+            got = subject.prepare(4, strength=strength).path.timesteps
+            if got != wanted:
+                words = "The schedule is not the part of the training grid that the strength leaves."
+                yield Finding("strength", f"{setting}, strength={strength}", str(wanted), str(got), words)
+    if "original_inference_steps" in has:
+        for original in (25, 50):
+            wanted = list(subject.prepare(4, {"original_inference_steps": original}).path.timesteps)
+            got = subject.prepare(4, original_inference_steps=original).path.timesteps
+            if list(got) != wanted:
+                words = "The argument of set_timesteps means another grid than the setting of the same name."
+                label = f"{setting}, set_timesteps(original_inference_steps={original})"
+                yield Finding("original steps", label, str(wanted), str(got), words)
+
+
+def check_add_noise(subject: Subject, setting: str) -> Iterator[Finding]:
+    """add_noise makes the marginal a x0 + b noise of its timestep, before a run, from a begin index and half way."""
+    if not hasattr(subject.base, "add_noise"):
+        return
+    rng = np.random.default_rng(5)
+    x0, noise = rng.standard_normal((2, 3, 3, 2, 2))
+    for name in ("before a run", "from a begin index", "half way"):
+        case = subject.prepare(STEPS)
+        if name != "before a run" and not hasattr(case.scheduler, "set_begin_index"):
+            continue
+        rows = [0, 2, 4] if subject.family is None or subject.family.calls_per_step == 1 else [0, 0, 0]
+        if name != "before a run":
+            rows = [2, 2, 2]
+            case.scheduler.set_begin_index(2 if name == "from a begin index" else 0)
+        if name == "half way":
+            run = loop(case, step_arguments(subject, 0.0), False)
+            next(run), next(run)
+        chosen = case.scheduler.timesteps[rows]
+        got = to_numpy(case.scheduler.add_noise(torch.from_numpy(x0), torch.from_numpy(noise), chosen))
+        half = case.scheduler.add_noise(torch.from_numpy(x0).half(), torch.from_numpy(noise).half(), chosen)
+        if half.dtype != torch.float16:
+            words = (
+                "add_noise answers in another dtype than that of the data, which the next model call does not expect."
+            )
+            yield Finding("dtype", f"{setting}, add_noise {name}", "torch.float16", str(half.dtype), words)
+        for row, index in enumerate(rows):
+            level = case.level(index)
+            wanted = level.a * x0[row] + level.b * noise[row]
+            gap = float(np.abs(got[row] - wanted).max())
+            if not gap <= 64 * 2**-24 * (1 + level.b) * 4:
+                words = f"At timestep {float(chosen[row]):g} noise is added with other factors than the marginal's."
+                expected = f"{wanted.flat[0]:.8g}"
+                yield Finding("add_noise", f"{setting}, {name}", expected, f"{got[row].flat[0]:.8g}", words)
+                break
+        if hasattr(case.scheduler, "get_velocity") and name == "before a run":
+            yield from _check_velocity(case, setting, x0, noise, rows)
+
+
+def _check_velocity(case: Case, setting: str, x0: Array, noise: Array, rows: list[int]) -> Iterator[Finding]:
+    """v = a noise - b x0 (Salimans and Ho 2022, appendix D)."""
+    chosen = case.scheduler.timesteps[rows]
+    got = to_numpy(case.scheduler.get_velocity(torch.from_numpy(x0), torch.from_numpy(noise), chosen))
+    for row, index in enumerate(rows):
+        level = case.path.levels[index]
+        wanted = level.a * noise[row] - level.b * x0[row]
+        if not np.abs(got[row] - wanted).max() <= 256 * 2**-24 * 4:
+            words = f"At timestep {float(chosen[row]):g} the velocity is not a noise - b x0."
+            expected = f"{wanted.flat[0]:.8g}"
+            yield Finding("get_velocity", setting, expected, f"{got[row].flat[0]:.8g}", words)
+            return

@@ -1,0 +1,192 @@
+"""All checks in order: a function that makes a scheduler → a report."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.conformance import checks_convergence, checks_limits, checks_noise, checks_schedule, checks_use
+from bench.conformance.checks_steps import check_landing, check_steps
+from bench.conformance.fingerprints import fingerprints
+from bench.conformance.report import ConformanceReport, Finding, Order, merge
+from bench.conformance.settings import check_effect, variations
+from bench.conformance.subject import Case, Refusal, Subject
+from bench.conformance.targets import MIXTURE
+
+ETAS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
+COUNTS = (1, 2, 3, 4, 5, 7, 8, 16, 32, 64)
+FEW = (2, 5, 7)  # with COMBINED: every remainder by 2 and 3, divisors of 1000 and not, both sides of 15
+COMBINED = (6, 17)
+LANDING = (4, 9)
+
+
+class _Enough(Exception):  # noqa: N818
+    """The finding that was waited for has come."""
+
+
+class _Tally:
+    """Collects findings, counts checks, turns refusals into a list; stops at a finding that `enough` says yes to."""
+
+    def __init__(self, enough: Callable[[Finding], bool] | None = None) -> None:
+        self.enough = enough
+        self.findings: list[Finding] = []
+        self.checked: Counter[str] = Counter()
+        self.refused: dict[str, None] = {}
+
+    def add(self, check: str, findings: Iterable[Finding], setting: str) -> None:
+        """Run one check to its end."""
+        self.checked[check] += 1
+        before = len(self.findings)
+        try:
+            self.findings += findings
+        except Refusal as refusal:
+            self.refused[f"{setting}: {refusal}"] = None
+        except Exception as error:
+            got = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.findings.append(Finding(check, setting, "a run without an error", got, "The scheduler breaks down."))
+        if self.enough is not None and any(self.enough(finding) for finding in self.findings[before:]):
+            raise _Enough
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings of a library in between: deprecations and hints would drown the findings. Threads as they were."""
+    logger = logging.getLogger("diffusers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def conform(make_scheduler: Callable[[], Any], family: str | None = None) -> ConformanceReport:
+    """Check a scheduler against exact solutions; float64, CPU, no network, the same verdict on every machine.
+
+    `make_scheduler` returns a new object with diffusers' interface at each call. `family` names the diffusers class
+    whose published method it claims to be, where its own name or bases do not say so; a class of no known family is
+    held to the checks that need no published form. Raises ValueError for a family that does not exist.
+    """
+    begun = time.perf_counter()
+    with quiet():
+        subject = Subject(make_scheduler, family)
+        tally, orders = _Tally(), list[Order]()
+        _check_all(subject, tally, orders)
+        errors = checks_convergence.global_errors(subject)
+        prints = fingerprints(subject)
+    return ConformanceReport(
+        scheduler=f"{subject.cls.__module__}.{subject.cls.__qualname__}",
+        family=subject.family.name if subject.family else None,
+        versions=library_versions(),
+        findings=merge(tally.findings),
+        checked=dict(tally.checked),
+        refused=tuple(tally.refused),
+        orders=tuple(orders),
+        errors=errors,
+        fingerprints=prints,
+        parameters=tuple(sorted(subject.parameters)),
+        duration_s=time.perf_counter() - begun,
+    )
+
+
+def first_deviation(make_scheduler: Callable[[], Any], enough: Callable[[Finding], bool]) -> Finding | None:
+    """`conform`, stopped at the first deviation that `enough` says yes to; None when there is none."""
+    tally = _Tally(enough)
+    with quiet():
+        try:
+            _check_all(Subject(make_scheduler), tally, [])
+        except _Enough:
+            return next(finding for finding in tally.findings if enough(finding))
+    return None
+
+
+def etas_of(subject: Subject) -> tuple[float | None, ...]:
+    """The etas that are tried: all tenths, or none for a step without eta."""
+    return ETAS if subject.has_eta else (None,)
+
+
+def _check_all(subject: Subject, tally: _Tally, orders: list[Order]) -> None:
+    _check_base(subject, tally)
+    for variation in variations(subject):
+        _check_variation(subject, tally, variation)
+    tally.add("order", checks_convergence.check_order(subject, orders), "order")
+
+
+def _check_base(subject: Subject, tally: _Tally) -> None:
+    base = "as configured"
+    some: tuple[float | None, ...] = (0.0, 0.3, 1.0) if subject.has_eta else (None,)
+    tally.add("noise table", checks_schedule.check_table(subject, base), base)
+    tally.add("timesteps", checks_schedule.check_timesteps(subject, base), base)
+    for steps in COUNTS:
+        for eta in etas_of(subject) if steps in (4, 5) else some:
+            tally.add("step", check_steps(subject, base, steps, eta), base)
+    for steps in LANDING:
+        _check_levels(subject, tally, base, steps, None)
+        for eta in some:
+            tally.add("landing", check_landing(subject, base, steps, eta), base)
+    tally.add("step", check_steps(subject, base, 8, some[-1], target=MIXTURE), base)
+    for eta in some:
+        for steps in (1, 4):
+            tally.add("noise", checks_noise.check_noise(subject, base, steps, eta), base)
+        tally.add("batch", checks_noise.check_generators(subject, base, 4, eta), base)
+        tally.add("slices", checks_use.check_slices(subject, base, eta), base)
+    last = some[1] if len(some) > 1 else None
+    tally.add("state", checks_use.check_use(subject, base, last), base)
+    tally.add("return value", checks_use.check_calls(subject, base, last), base)
+    tally.add("schedule arguments", checks_use.check_schedule_arguments(subject, base, last), base)
+    tally.add("device", checks_use.check_device(subject, base), base)
+    tally.add("add_noise", checks_use.check_add_noise(subject, base), base)
+    tally.add("refusals", checks_limits.check_refusals(subject, base), base)
+    tally.add("round trip", checks_limits.check_round_trip(subject, base, some[0]), base)
+    tally.add("precision", checks_limits.check_precision(subject, base, 8, some[0]), base)
+
+
+def _check_levels(
+    subject: Subject, tally: _Tally, label: str, steps: int, overrides: Mapping[str, Any] | None
+) -> Case | None:
+    try:
+        case = subject.prepare(steps, overrides)
+    except Refusal as refusal:
+        tally.refused[f"{label}: {refusal}"] = None
+        return None
+    tally.add("levels", checks_schedule.check_levels(subject, label, case), label)
+    tally.add("initial noise", checks_schedule.check_initial_noise(subject, label, case), label)
+    return case
+
+
+SCHEDULE = {"timestep_spacing", "num_train_timesteps", "original_inference_steps", "steps_offset"}
+TABLE = {"beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "trained_betas", "rescale_betas_zero_snr"}
+
+
+def _check_variation(subject: Subject, tally: _Tally, variation: Any) -> None:
+    label, overrides = variation.label, variation.overrides
+    eta = 0.3 if subject.has_eta else None
+    if _check_levels(subject, tally, label, 6, overrides) is None:
+        return
+    if TABLE & set(variation.changed):
+        tally.add("noise table", checks_schedule.check_table(subject, label, overrides), label)
+    if SCHEDULE & set(variation.changed):
+        tally.add("timesteps", checks_schedule.check_timesteps(subject, label, overrides), label)
+    few = COMBINED if len(variation.changed) > 1 else FEW
+    for steps in (*few, 14, 15) if "lower_order_final" in overrides else few:
+        tally.add("step", check_steps(subject, label, steps, eta, overrides), label)
+    if len(variation.changed) == 1 and not {"clip_sample", "thresholding"} & set(overrides):
+        tally.add("landing", check_landing(subject, label, 5, eta, overrides), label)
+    tally.add("setting ignored", check_effect(subject, variation, eta), label)
+
+
+def library_versions() -> dict[str, str]:
+    """Those whose code is judged."""
+    import diffusers
+
+    return {"diffusers": diffusers.__version__, "torch": str(torch.__version__).partition("+")[0]}

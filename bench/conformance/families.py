@@ -1,0 +1,147 @@
+"""What each known scheduler class claims to be: its published method, its timesteps, where it ends, its order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.conformance import spacing
+from bench.conformance.exponential import Deis, Multistep, Singlestep, UniPc
+from bench.conformance.noise import Array, Level, NoiseTable
+from bench.conformance.published import Ddim, Ddpm, Euler, EulerAncestral, Heun, Lcm, Method, Tcd
+
+Config = Mapping[str, Any]
+
+
+def ends_by_sigma(config: Config, table: NoiseTable) -> Level | None:
+    """`final_sigmas_type`: sigma 0, or the training schedule's smallest; a class without it ends where it ends."""
+    if "final_sigmas_type" not in config:
+        return None
+    return table.level(0) if config.get("final_sigmas_type") == "sigma_min" else Level(1.0, 0.0)
+
+
+def ends_by_alpha(config: Config, table: NoiseTable) -> Level:
+    """`set_alpha_to_one`: alpha_bar 1, or that of timestep 0."""
+    return Level(1.0, 0.0) if config.get("set_alpha_to_one", True) else table.level(0)
+
+
+def ends_clean(config: Config, table: NoiseTable) -> Level:
+    """No noise at all."""
+    return Level(1.0, 0.0)
+
+
+def ends_at_zero(config: Config, table: NoiseTable) -> Level:
+    """Training timestep 0, which still carries a little noise."""
+    return table.level(0)
+
+
+def first(config: Config) -> int:
+    """Order 1."""
+    return 1
+
+
+def second(config: Config) -> int:
+    """Order 2."""
+    return 2
+
+
+def by_solver(config: Config) -> int:
+    """`solver_order`."""
+    return int(config["solver_order"])
+
+
+def never(config: Config, eta: float) -> bool:
+    """No run draws noise."""
+    return False
+
+
+def everywhere(config: Config) -> bool:
+    """At every setting."""
+    return True
+
+
+@dataclass(frozen=True)
+class Family:
+    """One class's claims. `method` is None where no published form is written down here; then the general checks hold.
+
+    `exact_on_point`: given the true x0, every step lands exactly on the next noise level.
+    `stochastic`: whether a run draws noise, from the settings and eta.
+    """
+
+    name: str
+    method: type[Method] | None
+    timesteps: Callable[[Config, int], Array] | None
+    end: Callable[[Config, NoiseTable], Level | None]
+    order: Callable[[Config], int] = first
+    stochastic: Callable[[Config, float], bool] = never
+    exact_on_point: Callable[[Config], bool] = everywhere
+    calls_per_step: int = 1
+
+
+def keeps_data(config: Config) -> bool:
+    """Noise prediction under an SDE is not constant on a point, and a group of calls starts at its first state."""
+    return not str(config.get("algorithm_type", "")).startswith("sde") or (
+        config["algorithm_type"] == "sde-dpmsolver++" and "euler_at_final" in config
+    )
+
+
+def by_boundary(config: Config) -> bool:
+    """The consistency function keeps a share c_skip of the state."""
+    return False
+
+
+def by_posterior(config: Config) -> bool:
+    """The larger of Ho et al.'s two variances keeps the marginals of unit Gaussian data, not of a point."""
+    return str(config["variance_type"]).startswith("fixed_small")
+
+
+def by_algorithm(config: Config, eta: float) -> bool:
+    """The SDE forms draw noise."""
+    return str(config.get("algorithm_type", "")).startswith("sde")
+
+
+def by_eta(config: Config, eta: float) -> bool:
+    """Any eta above 0 draws noise."""
+    return eta > 0
+
+
+def always(config: Config, eta: float) -> bool:
+    """Every run draws noise."""
+    return True
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("TCDScheduler", Tcd, spacing.distilled, ends_at_zero, first, by_eta),
+        Family("LCMScheduler", Lcm, spacing.distilled, ends_clean, first, always, by_boundary),
+        Family("DDIMScheduler", Ddim, spacing.spaced, ends_by_alpha, first, by_eta),
+        Family("DDIMParallelScheduler", Ddim, spacing.spaced, ends_by_alpha, first, by_eta),
+        Family("DDPMScheduler", Ddpm, spacing.spaced, ends_clean, first, always, by_posterior),
+        Family("EulerDiscreteScheduler", Euler, spacing.spaced, ends_by_sigma, first),
+        Family("EulerAncestralDiscreteScheduler", EulerAncestral, spacing.spaced, ends_clean, first, always),
+        Family("HeunDiscreteScheduler", Heun, spacing.twice_but_the_first, ends_clean, second, calls_per_step=2),
+        *(
+            Family(name, method, spacing.spaced_before_the_end, end, by_solver, by_algorithm, keeps_data)
+            for name, method, end in (
+                ("DPMSolverSinglestepScheduler", Singlestep, ends_by_sigma),
+                ("DPMSolverMultistepScheduler", Multistep, ends_by_sigma),
+                ("UniPCMultistepScheduler", UniPc, ends_by_sigma),
+                ("DEISMultistepScheduler", Deis, ends_at_zero),
+            )
+        ),
+        Family("PNDMScheduler", None, None, ends_by_alpha, first),
+        Family("LMSDiscreteScheduler", None, spacing.spaced, ends_clean, second),
+        Family("KDPM2DiscreteScheduler", None, None, ends_clean, second, calls_per_step=2),
+        Family("KDPM2AncestralDiscreteScheduler", None, None, ends_clean, first, always, calls_per_step=2),
+        Family("SASolverScheduler", None, spacing.spaced_before_the_end, ends_at_zero, second, always),
+    )
+}
+
+
+def family_of(scheduler: Any, name: str | None = None) -> Family | None:
+    """The family that a class or one of its bases has the name of, or the one that is asked for by name."""
+    if name is not None:
+        return FAMILIES[name]
+    return next((FAMILIES[base.__name__] for base in type(scheduler).__mro__ if base.__name__ in FAMILIES), None)

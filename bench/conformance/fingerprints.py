@@ -1,0 +1,62 @@
+"""What a baseline keeps of runs, element by element, so that any change shows, with a published form or without."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.conformance.checks_steps import place, run_case
+from bench.conformance.settings import variations
+from bench.conformance.subject import Subject
+
+States = tuple[tuple[float, ...], ...]
+STEPS = 5
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Print:
+    name: str
+    steps: int
+    eta: float | None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)  # further arguments of set_timesteps
+    step: Mapping[str, Any] = field(default_factory=dict)  # and of step
+
+
+def fingerprints(subject: Subject) -> dict[str, States]:
+    """The trajectory of one image by name: start, and the state after every call."""
+    kept: dict[str, States] = {}
+    for chosen in _chosen(subject):
+        try:
+            case = subject.prepare(chosen.steps, chosen.overrides, **chosen.schedule)
+            trace = run_case(subject, case, chosen.eta, arguments=chosen.step)
+        except Exception as error:  # what breaks down is a finding of its own check
+            _LOG.debug("no trajectory of %s: %s", chosen.name, error)
+            continue
+        states = [trace.calls[0].state, *(call.next_state for call in trace.calls)]
+        kept[chosen.name] = tuple(tuple(float(value) for value in state[0].ravel()) for state in states)
+    return kept
+
+
+def _chosen(subject: Subject) -> Iterator[_Print]:
+    """As configured at a few steps and etas, then once for each single setting and for arguments of the methods."""
+    etas: tuple[float | None, ...] = (0.0, 0.3, 1.0) if subject.has_eta else (None,)
+    yield from (_Print(place(steps, eta), steps, eta) for steps in (4, 10) for eta in etas)
+    some = etas[len(etas) // 2]
+    where = place(STEPS, some)
+    for variation in variations(subject):
+        if len(variation.changed) == 1:
+            yield _Print(f"{where}, {variation.label}", STEPS, some, variation.overrides)
+    if "timesteps" in subject.set_parameters:
+        yield _Print("timesteps given", STEPS, some, schedule={"timesteps": [999, 700, 420, 100, 20]})
+    if "sigmas" in subject.set_parameters:
+        yield _Print("sigmas given", STEPS, some, schedule={"sigmas": [14.0, 6.0, 2.0, 0.7, 0.2]})
+    if "s_churn" in subject.step_parameters:
+        churn = {"s_churn": 1.0, "s_tmin": 0.3, "s_tmax": 10.0, "s_noise": 1.01}
+        yield _Print(f"{where}, churn", STEPS, some, step=churn)
+    if "use_clipped_model_output" in subject.step_parameters:
+        clipped = {"clip_sample": True, "clip_sample_range": 0.5}
+        yield _Print(f"{where}, clipped output", STEPS, some, clipped, step={"use_clipped_model_output": True})

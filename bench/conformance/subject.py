@@ -1,0 +1,162 @@
+"""The scheduler under test: fresh objects at any setting, their paths, and runs of them on exact targets."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bench.conformance.families import Family, family_of
+from bench.conformance.noise import Array, Level, NoiseTable, alpha_bars, level_of_sigma
+from bench.conformance.published import Method, Path
+from bench.conformance.targets import GAUSSIAN, ITEM, Target, predictions
+from bench.conformance.trace import Run, Trace
+from bench.generate.schedulers import parameters_of, settings_of
+
+BATCH = 4
+OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+
+
+class Refusal(Exception):  # noqa: N818
+    """A class refuses a setting, by an error of its own when it is made, or set up, or stepped."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A set-up scheduler with everything that theory needs to know of it."""
+
+    scheduler: Any
+    config: Mapping[str, Any]
+    family: Family | None
+    path: Path
+    steps: int
+
+    @property
+    def rescaled(self) -> bool:
+        """Whether the state is x / a, as for schedulers that scale the model's input."""
+        return (self.family is not None and self.family.method is not None and self.family.method.rescaled) or (
+            float(self.scheduler.init_noise_sigma) > 1.5
+        )
+
+    def level(self, index: int) -> Level:
+        """The level of the state before call `index`; in the scheduler's own variable."""
+        level = self.path.levels[index]
+        return Level(1.0, level.sigma) if self.rescaled else level
+
+    def model(self, target: Target) -> Callable[[Array, int, float], Array]:
+        """The ideal model of a target: it knows the level of each timestep and nothing else."""
+
+        def ideal(seen: Array, index: int, timestep: float) -> Array:
+            level = self.path.levels[index]
+            data = target.expected_data(seen, level)
+            return predictions(data, seen, level, self.config["prediction_type"])
+
+        return ideal
+
+    def start(self, target: Target, begin: int = 0, batch: int = BATCH, seed: int = 7) -> Array:
+        """A state at the first level, as data about as wide as the targets' would give it; fixed normal draws."""
+        z = np.random.default_rng(seed).standard_normal((batch, *ITEM))
+        level = self.path.levels[begin]
+        x = level.b * z + level.a * GAUSSIAN.width * z + level.a * GAUSSIAN.mean
+        return x / level.a if self.rescaled else x
+
+    def run(self, target: Target, run: Run | None = None, begin: int = 0) -> Trace:
+        """Sample from the target's ideal model."""
+        return (run or Run()).sample(self.scheduler, self.model(target), self.start(target, begin))
+
+    def method(self, eta: float | None, begin: int = 0) -> Method | None:
+        """The published method on this path, or on the part from `begin` on."""
+        if self.family is None or self.family.method is None:
+            return None
+        path = Path(self.path.levels[begin:], self.path.timesteps[begin:], self.path.table)
+        return self.family.method(self.config, path, eta)
+
+
+class Subject:
+    """A scheduler class with its settings, from a function that makes one."""
+
+    def __init__(self, make: Callable[[], Any], family: str | None = None) -> None:
+        self.make = make
+        self.base = make()
+        self.cls = type(self.base)
+        self.family = family_of(self.base, family)
+        self.parameters = set(settings_of(self.cls))
+        self.step_parameters = set(parameters_of(self.cls, "step"))
+        self.set_parameters = set(parameters_of(self.cls, "set_timesteps"))
+        self.config = self.config_of(self.base)
+        self._untouched: dict[str, Any] = {}
+
+    def config_of(self, scheduler: Any) -> dict[str, Any]:
+        """The public part of a configuration, with what the bases of a class set for it."""
+        return {name: value for name, value in dict(scheduler.config).items() if not name.startswith("_")}
+
+    @cached_property
+    def has_eta(self) -> bool:
+        """Whether `step` takes an eta."""
+        return "eta" in self.step_parameters
+
+    def fresh(self, overrides: Mapping[str, Any] | None = None) -> Any:
+        """A scheduler as its class makes it with some settings changed; raises Refusal where it does not take them.
+
+        Some classes need half a second to be made, so this is a deep copy of an object that was never used; the checks
+        of leftover state make theirs anew.
+        """
+        key = repr(sorted((overrides or {}).items(), key=lambda item: item[0]))
+        if key not in self._untouched:
+            try:
+                kept = {name: value for name, value in self.config.items() if name in self.parameters}
+                self._untouched[key] = self.cls(**{**kept, **overrides}) if overrides else self.make()
+            except Exception as error:
+                raise Refusal(" ".join(str(error).split())) from error
+        return copy.deepcopy(self._untouched[key])
+
+    def prepare(
+        self, steps: int, overrides: Mapping[str, Any] | None = None, scheduler: Any = None, **arguments: Any
+    ) -> Case:
+        """A case at `steps` steps; raises Refusal where set_timesteps refuses."""
+        scheduler = scheduler if scheduler is not None else self.fresh(overrides)
+        config = {**self.config, **(overrides or {})}
+        try:
+            scheduler.set_timesteps(
+                **({} if {"timesteps", "sigmas"} & arguments.keys() else {"num_inference_steps": steps}), **arguments
+            )
+        except Exception as error:
+            raise Refusal(f"{steps} steps: {' '.join(str(error).split())}") from error
+        return Case(scheduler, config, self.family, self.path_of(scheduler, config), steps)
+
+    def path_of(self, scheduler: Any, config: Mapping[str, Any]) -> Path:
+        """The levels of the timesteps in the scheduler's own table, which a check of its own holds against theory."""
+        own = getattr(scheduler, "alphas_cumprod", None)
+        table = NoiseTable(alpha_bars(config) if own is None else np.asarray(own.double().numpy()))
+        timesteps = [float(t) for t in scheduler.timesteps]
+        sigmas = getattr(scheduler, "sigmas", None)
+        other = any(config.get(name) for name in OTHER_SIGMAS) or config.get("interpolation_type") == "log_linear"
+        inner = getattr(scheduler, "sigmas_interpol", None)
+        if inner is not None and sigmas is not None:  # every second call stands between two levels
+            ahead = 1 if hasattr(scheduler, "sigmas_up") else 0
+            own_sigmas = [sigmas[index] if index % 2 == 0 else inner[index - ahead] for index in range(len(timesteps))]
+            levels = [level_of_sigma(float(sigma)) for sigma in own_sigmas]
+        elif other and sigmas is not None:
+            levels = [level_of_sigma(float(sigma)) for sigma in sigmas[: len(timesteps)]]
+        else:
+            levels = [table.level(min(max(t, 0.0), len(table.alpha_bar) - 1.0)) for t in timesteps]
+        end = self.family.end(config, table) if self.family else None
+        return Path([*levels, end or self._own_end(scheduler, table)], timesteps, table)
+
+    @staticmethod
+    def _own_end(scheduler: Any, table: NoiseTable) -> Level:
+        """Where a class ends that no setting tells of: its last sigma, or its final alpha_bar, or timestep 0."""
+        sigmas = getattr(scheduler, "sigmas", None)
+        if sigmas is not None and len(sigmas) > len(scheduler.timesteps):
+            return level_of_sigma(float(sigmas[-1]))
+        final = getattr(scheduler, "final_alpha_cumprod", None)
+        return table.level(0) if final is None else NoiseTable(np.array([float(final)])).level(0)
+
+
+def step_arguments(subject: Subject, eta: float | None) -> dict[str, float]:
+    """The keyword arguments of `step` for an eta."""
+    return {} if eta is None or not subject.has_eta else {"eta": eta}

@@ -1,0 +1,79 @@
+"""Many schedulers examined in one process, each kept as a baseline: what the gate asks of another installation.
+
+    python -m bench.conformance.survey DIRECTORY SCHEDULERS.json
+
+The file holds `{"tcd": {"_target_": "diffusers.TCDScheduler", …}, …}`. It needs neither Hydra nor pydantic, and takes
+releases of diffusers that lack a scheduler or some of its settings: they are listed in DIRECTORY.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from bench.records.errors import BenchError
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Where the baselines lie, with which versions they were made, and what could not be examined.
+
+    `examined` are names of schedulers. `absent` holds the reason by scheduler, `left_out` the settings that its class
+    does not take: it was examined without them, and its baseline notes the others.
+    """
+
+    directory: Path
+    versions: Mapping[str, str]
+    examined: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """What `survey` left there."""
+        data = json.loads(directory.with_suffix(".json").read_text(encoding="utf-8"))
+        left_out = {name: tuple(settings) for name, settings in data["left_out"].items()}
+        return cls(directory, data["versions"], tuple(data["examined"]), data["absent"], left_out)
+
+    def baseline(self, name: str) -> Path:
+        """Where a scheduler's baseline lies."""
+        return self.directory / f"{name}.json"
+
+    @property
+    def name(self) -> str:
+        """For people: `diffusers 0.41.0, torch 2.15.0`."""
+        return ", ".join(f"{library} {version}" for library, version in self.versions.items())
+
+
+def survey(schedulers: Mapping[str, Mapping[str, Any]], directory: Path) -> Survey:
+    """Examine each scheduler with the settings that its class takes, and write its baseline."""
+    from bench.conformance.baseline import write_baseline
+    from bench.conformance.conform import library_versions
+    from bench.conformance.verb import examine, spec_of
+    from bench.generate.schedulers import scheduler_class_of, settings_of
+
+    absent: dict[str, str] = {}
+    left_out: dict[str, tuple[str, ...]] = {}
+    for name, entry in schedulers.items():
+        try:
+            known = settings_of(scheduler_class_of(spec_of(entry).target))
+            kept = {setting: value for setting, value in entry.items() if setting in {"_target_", *known}}
+            if unknown := tuple(sorted(entry.keys() - kept.keys())):
+                left_out[name] = unknown
+            write_baseline(examine({"scheduler": kept}), directory / f"{name}.json", kept)
+        except BenchError as error:
+            absent[name] = str(error)
+    examined = tuple(name for name in schedulers if name not in absent)
+    found = Survey(directory, library_versions(), examined, absent, left_out)
+    directory.mkdir(parents=True, exist_ok=True)
+    note = {name: value for name, value in asdict(found).items() if name != "directory"}
+    directory.with_suffix(".json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+if __name__ == "__main__":
+    survey(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), Path(sys.argv[1]))

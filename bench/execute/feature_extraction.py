@@ -1,0 +1,146 @@
+"""What an experiment looks at: its task's inputs, and the features that are read off its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.checkpoints.manifest import check_file
+from bench.checkpoints.sources import INCEPTION, is_tower, name_weights, weights_directory
+from bench.execute.preference_models import load_judges
+from bench.experiment.config import Experiment
+from bench.generate.image_folders import MASKS, list_images
+from bench.generate.prompts import Prompts, load_prompts
+from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, WORLD, Estimate, Inputs, canny_edges, name_inputs
+from bench.mini import world
+from bench.parallel import map_images
+from bench.records.cell import Task
+
+if TYPE_CHECKING:
+    from bench.features.openclip import Evaluator
+
+PAIRED = ("inpainting", "canny", "depth")
+"""Tasks with an input for each prompt."""
+Look = Callable[[NDArray[np.uint8], int], Mapping[str, NDArray[Any]]]
+"""A batch's images (n, h, w, 3) and the number of its first one → features by name, a row an image."""
+
+
+def prompts_of(experiment: Experiment, count: int) -> Prompts:
+    """The first so many prompts of an experiment; raises BenchError as `load_prompts` does."""
+    asked = experiment.prompts
+    return load_prompts(
+        *(asked.source, count, asked.template, asked.column, asked.quoted),
+        seed=experiment.seed if asked.shuffle else None,
+        among=paired_inputs(experiment),
+    )
+
+
+def make_inputs(experiment: Experiment, task: Task, device: str, rows: tuple[int, ...] = ()) -> Inputs:
+    """The inputs of an experiment's task, one a prompt; its base models must have one size.
+
+    `rows` are the prompts' rows in their file, which files of inputs go with.
+    """
+    model = next(iter(experiment.models.values()))
+    size = (PROMPT_IMAGE_SIZE,) * 2 if task.kind == "image_prompt" else (model.height or 0, model.width or 0)
+    source, estimator = getattr(experiment.task, "inputs", ""), getattr(experiment.task, "estimator", None)
+    count = 1 if task.kind == "image_prompt" else experiment.prompts.count
+    chosen = rows if task.kind in PAIRED else ()
+    return Inputs(task, source, count, *size, _Estimator(estimator, device) if estimator else None, chosen)
+
+
+def paired_inputs(experiment: Experiment) -> int | None:
+    """How many files of inputs there are to go with prompts; None where none do."""
+    task = experiment.task
+    source = getattr(task, "inputs", WORLD)
+    if task.kind not in PAIRED or source == WORLD or not (folder := Path(source).expanduser()).is_dir():
+        return None
+    return len(list_images(folder, but=[MASKS]).files)
+
+
+def name_task_inputs(experiment: Experiment, rows: tuple[int, ...]) -> str | None:
+    """What the inputs are named by; raises BenchError where images or the weights of a judge are missing."""
+    estimator = getattr(experiment.task, "estimator", None)
+    weights = name_weights(estimator) if estimator else None
+    if "background_lpips" in experiment.scores:
+        from bench.features.tasks import lpips_weights
+
+        lpips_weights()
+    task = Task(experiment.task.kind, asdict(experiment.task))
+    return name_inputs(make_inputs(experiment, task, "cpu", rows), weights)
+
+
+def make_evaluator(experiment: Experiment, device: str) -> Evaluator:
+    """The experiment's evaluator, loaded."""
+    name, source = experiment.evaluator.name, experiment.evaluator.source
+    if source == INCEPTION:
+        from bench.features.inception import load_inception
+
+        weights = weights_directory(source)
+        check_file(weights, "inception")
+        return load_inception(name, weights, device)
+    directory = weights_directory(source)
+    if is_tower(directory):
+        from bench.features.dinov2 import load_tower
+
+        return load_tower(name, directory, device)
+    from bench.features.openclip import load_evaluator
+
+    return load_evaluator(name, directory, device)
+
+
+def make_look(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, inputs: Inputs) -> Look:
+    """Embeddings, agreement with the caption, and what the task adds; captions are encoded at once."""
+    from bench.features.openclip import encode_captions, images_to_features
+    from bench.features.tasks import TaskFeatures
+
+    truths = None if prompts.scenes is None else [tuple(world.counterfactuals(scene)) for scene in prompts.scenes]
+    source = experiment.evaluator.source
+    blind = source == INCEPTION or is_tower(weights_directory(source))
+    captions = None if blind else encode_captions(evaluator, prompts.texts, truths)
+    frames = getattr(experiment.task, "frames", 1)
+    of_task = TaskFeatures(
+        kind=experiment.task.kind,
+        scores=experiment.scores,
+        evaluator=evaluator,
+        given=inputs,
+        find_edges=canny_edges,
+        estimate_depth=inputs.estimate_depth,
+        style=getattr(experiment.task, "style", None),
+        frames=frames,
+    )
+
+    judges = load_judges(experiment, str(evaluator.device))
+
+    def look(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
+        middle = images.reshape(len(images), frames, -1, *images.shape[2:])[:, frames // 2]
+        texts = prompts.texts[start : start + len(images)]
+        judged = {score: judge(middle, texts) for score, judge in judges.items()}
+        features = images_to_features(evaluator, images, captions, start, frames, map_images)
+        return {**features, **of_task.of(images, start), **judged}
+
+    return look
+
+
+def look_away(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
+    """For a run that asks for costs alone: the images' numbers, so that there is a row for each."""
+    return {"row": np.arange(start, start + len(images))}
+
+
+class _Estimator:
+    """Loads the model when it is first asked; the same one serves conditions and scores."""
+
+    def __init__(self, source: str, device: str) -> None:
+        self._source, self._device = source, device
+        self._loaded: Estimate | None = None
+
+    def __call__(self, images: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        if self._loaded is None:
+            from bench.generate.depth import load_depth_estimator
+
+            self._loaded = load_depth_estimator(self._source, self._device)
+        return self._loaded(images, size)

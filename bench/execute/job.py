@@ -1,0 +1,382 @@
+"""From an experiment to everything that running it needs."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.checkpoints.openclip_files import check_open_clip
+from bench.checkpoints.preference_models import name_judges
+from bench.checkpoints.sources import ARCHITECTURE, INCEPTION, LORA, is_tower, name_weights, weights_directory
+from bench.checkpoints.survey import NOT_FETCHED, Survey, settle_models, survey
+from bench.execute.device_queue import DeviceQueue
+from bench.execute.feature_extraction import (
+    Look,
+    look_away,
+    make_evaluator,
+    make_inputs,
+    make_look,
+    name_task_inputs,
+    prompts_of,
+)
+from bench.execute.image_protocol import describe_pictures, describe_protocol
+from bench.execute.malloc import keep_freed_memory
+from bench.experiment.config import Experiment, Model, check_experiment
+from bench.experiment.plan import Plan, Surroundings, plan_experiment
+from bench.experiment.tasks import TASK_SCORES, task_problems
+from bench.gc_pause import collector_paused
+from bench.generate.own_code import hash_own
+from bench.generate.prompts import Prompts
+from bench.generate.reference_images import (
+    WORLD,
+    check_real_images,
+    load_real_images,
+    name_real_images,
+    real_image_files,
+    shrunk,
+)
+from bench.measure.environment import cuda_devices, library_versions
+from bench.records.cell import Cell, content_hash
+from bench.records.errors import BenchError, Damaged
+from bench.records.run import Run
+from bench.redact import settings_without_secrets, without_secrets
+from bench.score.metrics import METRICS
+from bench.store.pictures import save_pictures
+from bench.store.store import Store
+from bench.workers.launch import Launch
+
+if TYPE_CHECKING:
+    from bench.execute.cell_runner import Runner
+    from bench.features.openclip import Evaluator
+
+_T = TypeVar("_T")
+SHOWN = 6
+"""How many reference images are kept to be shown."""
+IMAGE_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A planned experiment; nothing was loaded to make it."""
+
+    experiment: Experiment
+    prompts: Prompts
+    plan: Plan
+    run: Run
+    absent: tuple[str, ...] = ()
+    """Weights that are not fetched yet, each in words; the cells' identities are provisional then."""
+
+
+@collector_paused()
+def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: bool = True) -> Job:
+    """Plan an experiment and try its schedulers; raises BenchError for whatever cannot run.
+
+    Loads the libraries that running it takes, but no model. `decode` is that of `lay_out`.
+    """
+    job = lay_out(experiment, looks, decode)
+    try_schedulers(job.plan.cells)
+    for module in ("bench.execute.cell_runner", *(["bench.features.openclip"] if experiment.scores else [])):
+        import_module(module)
+    return job
+
+
+def lay_out(
+    experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: bool = True, weights_needed: bool = True
+) -> Job:
+    """Plan an experiment: read its prompts, look at its weights, resolve its device. Raises and loads as `prepare`.
+
+    The schedulers' settings are not tried yet. `decode` reads every reference image to see that it can be read; a
+    worker need not do that again. With `weights_needed` false weights that can still be fetched may be absent.
+    """
+    models = {name: resolve_source(name, model, experiment.weights) for name, model in experiment.models.items()}
+    experiment = replace(experiment, models=models)
+    real_images, prompts, device, seen = _look(experiment, decode, weights_needed)
+    if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
+        raise BenchError(
+            "scores: attribute_accuracy needs prompts whose truth is known; use prompts.source=world, or leave it out"
+        )
+    settled = settle_models(experiment, seen)
+    experiment = settled.experiment
+    for line in settled.told:
+        print(line, file=sys.stderr)
+    if problems := list(task_problems(experiment.task, {**experiment.models}, [*experiment.scores])):
+        raise BenchError("; ".join(problems))
+    whole = not seen.faults
+    scored = bool(experiment.scores) and whole
+    inputs = name_task_inputs(experiment, prompts.rows) if whole else NOT_FETCHED
+    surroundings = Surroundings(
+        device,
+        _versions(),
+        settled.weights,
+        prompts.identity,
+        inputs,
+        settled.overridden,
+        code=_hash_own_code(experiment),
+    )
+    plan = plan_experiment(experiment, surroundings)
+    if not plan.cells:
+        reasons = "; ".join(f"{entry.label}: {entry.reason}" for entry in plan.left_out)
+        raise BenchError(f"no cell is left to run ({reasons})")
+    run = Run(
+        name=experiment.name,
+        settings=settings_without_secrets(asdict(experiment)),
+        cells=tuple(cell.key for cell in plan.cells),
+        left_out=tuple((entry.label, entry.reason) for entry in plan.left_out),
+        prompts=prompts.texts,
+        labels={name: without_secrets(method.label) for name, method in experiment.methods.items()},
+        metrics=tuple(experiment.scores),
+        claims=tuple(
+            replace(claim := choice.to_claim(name), text=without_secrets(claim.text))
+            for name, choice in experiment.claims.items()
+        ),
+        evaluator=experiment.evaluator.name,
+        extractor=name_extractor(experiment) if whole else NOT_FETCHED,
+        reference=name_reference(experiment, real_images) if whole else None,
+        looks=looks,
+        protocol={**describe_protocol(experiment), **describe_pictures(experiment)} if scored else {},
+    )
+    return Job(experiment, prompts, plan, run, tuple(seen.absent()))
+
+
+def _hash_own_code(experiment: Experiment) -> Mapping[str, str]:
+    targets = {str(method.scheduler["_target_"]) for method in experiment.methods.values()}
+    return {target: digest for target in targets if (digest := hash_own(target)) is not None}
+
+
+def _look(experiment: Experiment, decode: bool, weights_needed: bool) -> tuple[str | None, Prompts, str, Survey]:
+    """Names of real images, prompts, device and weights; raises BenchError that says all that is missing at once."""
+    problems: list[str] = []
+
+    def tried(look: Callable[[], _T]) -> _T | None:
+        try:
+            return look()
+        except BenchError as error:
+            problems.append(str(error))
+            return None
+
+    real_images = tried(lambda: find_real_images(experiment, decode))
+    prompts = tried(lambda: prompts_of(experiment, experiment.prompts.count))
+    device = tried(lambda: resolve_device(experiment.device, experiment.executor.kind == "local"))
+    seen = survey(experiment)
+    tried(lambda: seen.check(tolerate_absent=not weights_needed))
+    if problems or prompts is None or device is None:
+        raise BenchError("; ".join(problems))
+    return real_images, prompts, device, seen
+
+
+def _versions() -> Mapping[str, str]:
+    return {name: version for name, version in library_versions().items() if name in IMAGE_LIBRARIES}
+
+
+def resolve_device(wanted: str, here: bool = True) -> str:
+    """`auto` is CUDA where torch can use a GPU, else the CPU; `here` says whether it must be on this very machine."""
+    if wanted == "auto":
+        return "cuda" if cuda_devices() else "cpu"
+    if wanted.partition(":")[0] not in ("cpu", "cuda"):
+        raise BenchError(f"device={wanted} was given; choose auto, cpu, cuda or cuda:<index>")
+    _, _, index = wanted.partition(":")
+    if wanted != "cpu" and (wanted.startswith("cpu") or (":" in wanted and not index.isdecimal())):
+        raise BenchError(f"device={wanted} was given; choose auto, cpu, cuda or cuda:<index>")
+    if here and wanted.startswith("cuda") and (count := cuda_devices()) <= int(index or 0):
+        seen = f"{count} GPUs, numbered from 0" if count else "no GPU (see tcd-bench doctor)"
+        raise BenchError(f"device={wanted} was given, but torch can use {seen}; use device=cpu or device=auto")
+    return wanted
+
+
+def resolve_lanes(wanted: int | Literal["auto"], device: str) -> int:
+    """How many batches are at work at once; `auto` is 1 on a processor, 4 on a GPU, which only one of them uses."""
+    if wanted == "auto":
+        return 1 if device == "cpu" else 4
+    return wanted
+
+
+def rebuild(launch: Launch) -> Job:
+    """The job of a launch as a worker sees it; raises BenchError where its cells are others here.
+
+    They are named by weights, prompts and library versions, so a worker whose installation differs cannot take part.
+    """
+    job = prepare(check_experiment({**launch.settings}), launch.looks, decode=False)
+    if strangers := set(launch.cells) - set(job.run.cells):
+        raise BenchError(
+            f"{len(strangers)} of {len(launch.cells)} cells of this launch are other ones here on {platform.node()}; "
+            "give all machines the same models and the same versions of "
+            f"{', '.join(IMAGE_LIBRARIES)} (here: {', '.join(f'{k} {v}' for k, v in sorted(_versions().items()))})"
+        )
+    return job
+
+
+def make_work(
+    launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
+) -> tuple[Runner, list[Cell]]:
+    """What a worker needs for the cells of a launch: evaluator, reference features, inputs, and who does the work."""
+    return equip(rebuild(launch), launch, store, advance, check)
+
+
+def equip(
+    job: Job, launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
+) -> tuple[Runner, list[Cell]]:
+    """As `make_work`, where the job is at hand."""
+    kept = keep_freed_memory()
+    from bench.execute.cell_runner import Runner
+
+    experiment = job.experiment
+    wanted = set(launch.cells)
+    cells = [cell for cell in job.plan.cells if cell.key in wanted]
+    device = cells[0].device
+    inputs = make_inputs(experiment, cells[0].task, device, job.prompts.rows)
+    look: Look = look_away
+    if experiment.scores:
+        evaluator = make_evaluator(experiment, device)
+        look = make_look(experiment, job.prompts, evaluator, inputs)
+        make_reference(experiment, job.run.reference, store, evaluator)
+    runner = Runner(
+        store=store,
+        prompts=job.prompts.texts,
+        look=look,
+        extractor=job.run.extractor,
+        measure=experiment.measure,
+        inputs=inputs,
+        keep=experiment.keep,
+        turns=DeviceQueue(resolve_lanes(experiment.lanes, device), one_samples=device != "cpu"),
+        advance=advance,
+        process={"freed_memory_kept": kept, "launch": launch.name},
+        chunk_images=experiment.executor.chunk_images,
+        check=check,
+    )
+    return runner, cells
+
+
+def name_extractor(experiment: Experiment) -> str:
+    """What computes the features, by content: the evaluator, and what a task's own scores depend on."""
+    if not experiment.scores:
+        return "none"
+    source = experiment.evaluator.source
+    identity: list[object] = [experiment.evaluator.name, name_weights(source)]
+    if source != INCEPTION and not is_tower(directory := weights_directory(source)):
+        check_open_clip(directory)
+    identity.append(describe_protocol(experiment))
+    if own := sorted(set(experiment.scores) & TASK_SCORES):
+        identity += [own, getattr(experiment.task, "style", None)]
+    if judges := name_judges(experiment):
+        identity.append(judges)
+    return content_hash(identity)
+
+
+def find_real_images(experiment: Experiment, decode: bool = True) -> str | None:
+    """What the real images are named by; None where no score needs them. Raises BenchError for those of no use."""
+    if not any(METRICS[score].needs_reference for score in experiment.scores):
+        return None
+    source, count = experiment.reference.source, experiment.reference.count
+    name = name_real_images(source, count)
+    if decode:
+        check_real_images(source, count, name)
+    return name
+
+
+def name_reference(experiment: Experiment, real_images: str | None) -> str | None:
+    """The real images as the evaluator sees them; None where no score needs them."""
+    if real_images is None:
+        return None
+    evaluator = [name_weights(experiment.evaluator.source), describe_protocol(experiment)]
+    return content_hash([evaluator, real_images])
+
+
+def restore_reference(job: Job, store: Store) -> None:
+    """Compute the features of a finished run's reference images again where they are lost."""
+    reference, experiment = job.run.reference, job.experiment
+    if reference is None or store.has_reference(reference):
+        return
+    make_reference(experiment, reference, store, make_evaluator(experiment, job.plan.cells[0].device))
+
+
+def has_whole_reference(store: Store, reference: str | None) -> bool:
+    """Whether nothing is left to compute of the reference; damaged features are set aside."""
+    try:
+        return reference is None or store.load_reference(reference) is not None
+    except Damaged as error:
+        store.set_aside(error.name, error.why)
+        return False
+
+
+def make_reference(experiment: Experiment, reference: str | None, store: Store, evaluator: Evaluator) -> None:
+    """Write the reference images' features into the store unless they are there, or not needed."""
+    if reference is None or has_whole_reference(store, reference):
+        return
+    source, count = experiment.reference.source, experiment.reference.count
+    features, sizes, first = [], set(), list[NDArray[np.uint8]]()
+    for images in load_real_images(source, count):
+        first += [*images[: SHOWN - len(first)]]
+        features.append(evaluator.image_features(images))
+        sizes.add(images.shape[1:3])
+    own = {(model.height, model.width) for model in experiment.models.values()}
+    if others := sorted(sizes - own):
+        seen, wanted = (" or ".join(f"{h}×{w}" for h, w in some) for some in (others[:2], sorted(own)))
+        print(
+            f"reference.source={source} holds images of {seen} pixels{' and more' if len(others) > 2 else ''}, not the "
+            f"models' {wanted}; both are resized for the evaluator, which alters distances",
+            file=sys.stderr,
+        )
+    names = [f"image {i + 1}" for i in range(count)] if source == WORLD else real_image_files(source, count)[1]
+    shown = {name: shrunk(image) for name, image in zip(names, first, strict=False)}
+    save_pictures(store.files, "reference", reference, shown)
+    store.save_reference(reference, np.concatenate(features))
+
+
+def find_source(model: Model) -> str:
+    """Where a base model's weights are: its source, or the first mirror that is at hand where the source is not."""
+    for source in (model.source, *model.mirrors):
+        try:
+            weights_directory(source, model.revision if source == model.source else None)
+        except BenchError:
+            continue
+        return source
+    return model.source
+
+
+def resolve_source(name: str, model: Model, weights: str) -> Model:
+    """The model at the source where it was found; a mirror is said aloud, and stands in the record.
+
+    With weights=architecture it has random weights, as have its adapters.
+    """
+    if weights == "architecture":
+        adapters = {key: replace(a, source=LORA, file=None, revision=None) for key, a in model.adapters.items()}
+        source = f"{ARCHITECTURE}{model.architecture}"
+        return replace(model, source=source, config=None, revision=None, variant=None, adapters=adapters)
+    found = find_source(model)
+    if found == model.source:
+        return model
+    print(f"models.{name}: {model.source} is not at hand; its mirror {found} is used", file=sys.stderr)
+    return replace(model, source=found, revision=None)
+
+
+def try_schedulers(cells: tuple[Cell, ...]) -> Mapping[str, int]:
+    """Make each scheduler and set its timesteps, before anything is loaded; raises BenchError for wrong settings.
+
+    Returns the denoiser evaluations that an image of each cell will take, by the cell's key.
+    """
+    from bench.generate.schedulers import expected_evaluations, try_scheduler
+
+    tried: dict[tuple[int, int, bool], Any] = {}
+    evaluations = {}
+    for cell in cells:
+        which = id(cell.scheduler), cell.steps, cell.eta is None
+        if which not in tried:
+            try:
+                tried[which] = try_scheduler(cell.scheduler, cell.steps, cell.eta)
+            except BenchError as error:
+                joint = "." if str(error).startswith("scheduler") else ": "
+                raise BenchError(f"methods.{cell.method}{joint}{error}") from error
+        evaluations[cell.key] = expected_evaluations(cell, tried[which])
+        if not evaluations[cell.key]:
+            raise BenchError(
+                f"methods.{cell.method}.steps: {cell.steps} steps leave none at task.strength="
+                f"{cell.task.settings['strength']}; take more steps or a larger strength"
+            )
+    return evaluations

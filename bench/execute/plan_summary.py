@@ -1,0 +1,144 @@
+"""What a plan will do and cost, for a person to read before anything runs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from bench.execute.job import Job
+from bench.records.cell import Cell
+from bench.records.run import Claim, Side
+from bench.store.store import Store
+
+SHOWN = 6
+"""How many pairs of cells of a claim are listed."""
+
+
+def describe_outline(job: Job, store: Store | None) -> str:
+    """How many cells, what the claims compare and lack, and what was left out of the grid: all that needs no library
+    that computes.
+    """
+    cells = job.plan.cells
+    lines = [
+        f"{job.experiment.name}: {len(cells)} cells × {len(job.prompts.texts)} images on {cells[0].device}, "
+        f"{len(_done(job, store))} done already"
+    ]
+    if job.run.claims:
+        lines += ["", "claims:", *(line for claim in job.run.claims for line in _describe_claim(claim, cells))]
+    if job.absent:
+        lines += ["", "not there yet, so the cells' names are provisional:", *(f"  {what}" for what in job.absent)]
+    if job.plan.left_out:
+        lines += ["", "left out:", *(f"  {entry.label}: {entry.reason}" for entry in job.plan.left_out)]
+    return "\n".join(lines)
+
+
+def describe_cells(job: Job, store: Store | None, evaluations: Mapping[str, int]) -> str:
+    """The cells in their order, with denoiser evaluations per image (by the cell's key) and estimated time."""
+    costs, done = cost_per_sample(store, job), _done(job, store)
+    lines = [f"{'':>3}  {'cell':<44} {'guidance':>8} {'steps':>5} {'evaluations':>11} {'estimate':>9}"]
+    pipeline, total, unknown = "", 0.0, False
+    for i, cell in enumerate(job.plan.cells, 1):
+        if cell.pipeline_key != pipeline:
+            pipeline = cell.pipeline_key
+            lines.append(f"     load {_pipeline_name(cell)}")
+        sample_s = costs.get(cell.base.name)
+        if cell.key in done:
+            shown = "done"
+        elif sample_s is None:
+            shown, unknown = "?", True
+        else:
+            estimate = sample_s * cell.prompts.count * evaluations[cell.key]
+            shown, total = _duration(estimate), total + estimate
+        lines.append(
+            f"{i:>3}  {cell.label:<44} {cell.guidance_scale:>8g} {cell.steps:>5} {evaluations[cell.key]:>11} {shown:>9}"
+        )
+    samples = sum(evaluations[cell.key] * cell.prompts.count for cell in job.plan.cells)
+    known = f"about {_duration(total)} of sampling left, by {_basis(store, job)}"
+    unclear = "cost unknown: no record of this model on this device yet"
+    return "\n".join(
+        [*lines, "", f"Denoiser evaluations in all: {samples:,}", unclear if unknown and not total else known]
+    )
+
+
+def lacking_cells(claim: Claim, cells: Sequence[Cell]) -> list[str]:
+    """What a claim compares and the planned cells lack, in words; nothing where all is there."""
+    return [text for found, text in _comparisons(claim, cells) if not found]
+
+
+def _describe_claim(claim: Claim, cells: Sequence[Cell]) -> Iterator[str]:
+    yield f"  {claim.name}: {claim.text} ({claim.expect.replace('_', ' ')} by {', '.join(claim.metrics)})"
+    compared = _comparisons(claim, cells)
+    found = [text for is_there, text in compared if is_there]
+    yield from (f"    {text}" for text in found[:SHOWN])
+    if len(found) > SHOWN:
+        yield f"    … and {len(found) - SHOWN} more pairs of cells"
+    yield from (f"    LACKS {text}" for is_there, text in compared if not is_there)
+
+
+def _comparisons(claim: Claim, cells: Sequence[Cell]) -> list[tuple[bool, str]]:
+    """Each pair of cells that a claim compares, and whether the plan has both; else what it lacks."""
+    compared = []
+    for model in dict.fromkeys(cell.base.name for cell in cells):
+        own = [cell for cell in cells if cell.base.name == model]
+        for mine, yours in claim.steps():
+            sides = (claim.subject, mine), (claim.object, yours)
+            lacking = [text for side, steps in sides if (text := _lacking(own, side, steps))]
+            subject, other = (side.label(steps) for side, steps in sides)
+            if claim.equal != "steps":
+                other = f"the costliest {other} of no more {claim.equal}"
+            text = f"{model}: {', '.join(dict.fromkeys(lacking))}" if lacking else f"{model}: {subject} against {other}"
+            compared.append((not lacking, text))
+    return list(dict.fromkeys(compared))
+
+
+def _lacking(cells: Sequence[Cell], side: Side, steps: int | None) -> str | None:
+    """Why the cells of a model do not hold the one that a side means; None where they do."""
+    fitting = [cell for cell in cells if side.fits(cell) and steps in (None, cell.steps)]
+    if not fitting:
+        return f"{side.label(steps)} is not in the grid"
+    counts = Counter(cell.steps for cell in fitting)
+    if max(counts.values()) > 1:
+        return f"{side.label(steps)} means {max(counts.values())} cells, say which eta or guidance scale"
+    return None
+
+
+def _done(job: Job, store: Store | None) -> set[str]:
+    if store is None:
+        return set()
+    return {cell.key for cell in job.plan.cells if (r := store.record(cell.key)) and r.status == "ok"}
+
+
+def cost_per_sample(store: Store | None, job: Job) -> Mapping[str, float]:
+    """Seconds per UNet sample by base model: measured in this run's records, else as the model's YAML notes it."""
+    measured = _measured(store, job.plan.cells[0].device)
+    noted = {
+        name: model.cost_s[device]
+        for name, model in job.experiment.models.items()
+        if (device := job.plan.cells[0].device.partition(":")[0]) in model.cost_s
+    }
+    return {**noted, **measured}
+
+
+def _measured(store: Store | None, device: str) -> Mapping[str, float]:
+    seconds: dict[str, float] = defaultdict(float)
+    samples: dict[str, int] = defaultdict(int)
+    for record in store.records() if store else ():
+        if record.calls and record.status == "ok" and record.cell.device == device:
+            seconds[record.cell.base.name] += record.sampling_s
+            samples[record.cell.base.name] += record.calls.unet_samples
+    return {name: seconds[name] / samples[name] for name in seconds if seconds[name] > 0}
+
+
+def _basis(store: Store | None, job: Job) -> str:
+    return "this run's own records" if _measured(store, job.plan.cells[0].device) else "the model's noted cost"
+
+
+def _pipeline_name(cell: Cell) -> str:
+    names: Iterable[str] = (cell.base.name, *(adapter.name for adapter in cell.adapters))
+    return " + ".join(names) + (" (fused)" if cell.fused else "")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

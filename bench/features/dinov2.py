@@ -1,0 +1,58 @@
+"""Embeddings by a vision transformer without captions: DINOv2, for Fréchet distances as in Stein et al. 2023.
+
+They (arXiv 2306.04675) recommend the class token of DINOv2 ViT-L/14 in place of Inception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+from bench.features.openclip import Evaluator
+from bench.records.errors import BenchError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RESIZED, SIZE = 256, 224
+
+
+def load_tower(name: str, directory: Path, device: str) -> Evaluator:
+    """An evaluator that embeds images (its class token) and knows no captions.
+
+    The shorter side to 256 pixels, bicubic with antialias, the middle 224 of it, ImageNet's mean and deviation.
+    """
+    from transformers import Dinov2Model
+
+    model = Dinov2Model.from_pretrained(directory, use_safetensors=True).to(device).eval()
+    steps: Any = Compose(
+        [Resize(RESIZED, InterpolationMode.BICUBIC), CenterCrop(SIZE), ToTensor(), Normalize(MEAN, STD)]
+    )
+
+    def preprocess(images: NDArray[np.uint8]) -> torch.Tensor:
+        return torch.stack([steps(Image.fromarray(image)) for image in images])
+
+    return Evaluator(name, _Tower(model), preprocess, _no_tokens, torch.device(device))
+
+
+class _Tower:
+    """The network in the form that an evaluator calls."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = self._model(pixel_values=pixels).last_hidden_state[:, 0]
+        return tokens
+
+    def encode_text(self, tokens: object) -> NoReturn:
+        raise BenchError("DINOv2 knows no captions; take an OpenCLIP model for scores of captions")
+
+
+def _no_tokens(texts: Sequence[str]) -> torch.Tensor:
+    return torch.empty(len(texts), 0)

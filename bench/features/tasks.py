@@ -1,0 +1,171 @@
+"""Features that only some tasks have: how well an image keeps what its task gave it. One row an image, as ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.features.openclip import Evaluator
+from bench.records.errors import BenchError
+
+Pixels = NDArray[np.uint8]
+Rows = Mapping[str, NDArray[Any]]
+
+
+class Given(Protocol):
+    """A task's inputs: images and what a ControlNet followed (n, h, w, 3), masks and depths (n, h, w)."""
+
+    @property
+    def images(self) -> Pixels: ...
+    @property
+    def masks(self) -> NDArray[np.bool_]: ...
+    @property
+    def conditions(self) -> Pixels: ...
+    @property
+    def depths(self) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class TaskFeatures:
+    """What is looked at beside an image and its caption, by the task's kind and the scores that are asked for.
+
+    `find_edges` and `estimate_depth` are those that made the conditions.
+    """
+
+    kind: str
+    scores: Sequence[str]
+    evaluator: Evaluator
+    given: Given
+    find_edges: Callable[[Pixels], NDArray[np.bool_]]
+    estimate_depth: Callable[[Pixels], NDArray[np.float32]] | None = None
+    style: str | None = None
+    frames: int = 1
+
+    def of(self, images: Pixels, start: int) -> Rows:
+        """Features of a cell's images `start` …, uint8 (n, h, w, 3).
+
+        inpainting: `background_psnr` in dB and, if asked for, `background_lpips`, both of what lies outside the mask;
+        `image_masked` and `real_masked`, embeddings of output and input with all but the mask grey.
+        canny: `edge_agreement` in [0, 1]. depth: `depth_error`, mean absolute, in [0, 1]. image_prompt:
+        `image_similarity`, text_to_image with a style: `style_similarity`, both 100 × cosine. animation:
+        `temporal_consistency`, 100 × mean cosine of neighbouring frames, and `flicker`, in levels of 255.
+        """
+        rows = slice(start, start + len(images))
+        if self.kind == "inpainting":
+            return self._inpainting(images, self.given.images[rows], self.given.masks[rows])
+        if self.kind == "canny":
+            wanted = self.given.conditions[rows, ..., 0] > 127
+            found = np.stack([self.find_edges(image) for image in images])
+            return {"edge_agreement": np.array([edge_agreement(a, b) for a, b in zip(found, wanted, strict=True)])}
+        if self.kind == "depth" and self.estimate_depth is not None:
+            distance = np.abs(self.estimate_depth(images) - self.given.depths[rows])
+            return {"depth_error": distance.mean(axis=(1, 2), dtype=np.float64)}
+        if self.kind == "image_prompt":
+            return {"image_similarity": self._similarity(images, self.evaluator.image_features(self.given.images[:1]))}
+        if self.kind == "animation":
+            return self._animation(images)
+        if self.style is not None:
+            return {"style_similarity": self._similarity(images, self.evaluator.text_features([self.style]))}
+        return {}
+
+    def _inpainting(self, images: Pixels, inputs: Pixels, masks: NDArray[np.bool_]) -> Rows:
+        rows: dict[str, NDArray[Any]] = {
+            "background_psnr": np.array([psnr(a[~m], b[~m]) for a, b, m in zip(images, inputs, masks, strict=True)]),
+            "image_masked": self.evaluator.image_features(np.where(masks[..., None], images, np.uint8(128))),
+            "real_masked": self.evaluator.image_features(np.where(masks[..., None], inputs, np.uint8(128))),
+        }
+        if "background_lpips" in self.scores:
+            rows["background_lpips"] = lpips(np.where(masks[..., None], inputs, images), inputs)
+        return rows
+
+    def _animation(self, films: Pixels) -> Rows:
+        frames = films.reshape(len(films), self.frames, -1, *films.shape[2:])
+        embeddings = self.evaluator.image_features(frames.reshape(-1, *frames.shape[2:]))
+        unit = _unit(embeddings).reshape(len(films), self.frames, -1)
+        neighbours = 100 * (unit[:, 1:] * unit[:, :-1]).sum(axis=-1).mean(axis=1)
+        return {"temporal_consistency": neighbours, "flicker": np.array([flicker(film) for film in frames])}
+
+    def _similarity(self, images: Pixels, other: NDArray[np.float32]) -> NDArray[np.float64]:
+        similarity: NDArray[np.float64] = 100 * (_unit(self.evaluator.image_features(images)) @ _unit(other)[0])
+        return similarity
+
+
+def psnr(ours: Pixels, theirs: Pixels) -> float:
+    """Peak signal-to-noise ratio of 8-bit values, dB; equal ones count as a mean squared error of 1/12, 58.9 dB.
+
+    That is the error of rounding to whole levels, below which two images of 8 bits cannot be told apart.
+    """
+    error = float(np.mean((ours.astype(np.float64) - theirs) ** 2))
+    return float(10 * np.log10(255**2 / max(error, 1 / 12)))
+
+
+def edge_agreement(found: NDArray[np.bool_], wanted: NDArray[np.bool_], share: float = 0.005) -> float:
+    """F1 of edge pixels (h, w) that lie within `share` of the width of one another; 0 where either has none.
+
+    The tolerant matching of boundary benchmarks (Martin, Fowlkes, Malik 2004), which allow .0075 of the diagonal,
+    without their one-to-one assignment.
+    """
+    import cv2
+
+    if not found.any() or not wanted.any():
+        return 0.0
+    reach = max(1, round(share * found.shape[1]))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    near_found, near_wanted = (cv2.dilate(edges.astype(np.uint8), disc) > 0 for edges in (found, wanted))
+    precision, recall = near_wanted[found].mean(), near_found[wanted].mean()
+    return 0.0 if precision + recall == 0 else float(2 * precision * recall / (precision + recall))
+
+
+def flicker(frames: Pixels) -> float:
+    """Mean absolute second difference in time of frames (f, h, w, 3), levels of 255, halved; 0 for fewer than three.
+
+    An even fade costs nothing; a value that jumps to and fro by d in each frame costs d.
+    """
+    if len(frames) < 3:
+        return 0.0
+    values = frames.astype(np.float32)
+    bend = np.abs(values[2:] - 2 * values[1:-1] + values[:-2]) / 2
+    return float(bend.mean(dtype=np.float64))
+
+
+def lpips(images: Pixels, inputs: Pixels) -> NDArray[np.float64]:
+    """LPIPS of pairs of images (n, h, w, 3) with AlexNet (arXiv 1801.03924, version 0.1); 0 for equal ones."""
+    network = _lpips_network()
+    pairs = zip(*(torch.from_numpy(a).permute(0, 3, 1, 2).float() / 255 for a in (images, inputs)), strict=True)
+    with torch.inference_mode():
+        return np.array([float(network(ours[None], theirs[None])) for ours, theirs in pairs])
+
+
+LPIPS_WEIGHTS = "alexnet-owt-7be5be79.pth"
+
+
+def lpips_weights() -> Path:
+    """Where AlexNet's weights lie; raises BenchError when they are not there."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_WEIGHTS
+    if not path.is_file():
+        raise BenchError(
+            f"scores: background_lpips needs AlexNet's weights at {path}; fetch them with "
+            "`python -c \"import torchvision; torchvision.models.alexnet(weights='IMAGENET1K_V1')\"`, or leave it out"
+        )
+    return path
+
+
+@cache
+def _lpips_network() -> Any:
+    torch.load(lpips_weights(), weights_only=True)  # torchmetrics would also unpickle code
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = vectors.astype(np.float64)
+    unit: NDArray[np.float64] = wide / np.linalg.norm(wide, axis=-1, keepdims=True)
+    return unit

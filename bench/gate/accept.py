@@ -1,0 +1,113 @@
+"""A run becomes the new baseline: its records and arrays without the bulk, with who accepted it and why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.gate.completeness import read_whole
+from bench.records.errors import BenchError
+from bench.records.record import Record
+from bench.records.run import Run
+from bench.store.store import Store, image_name
+
+NOTE = "accepted.json"
+KEPT_IMAGES = 8
+OWN = ("cells", "run.json", "reference-", NOTE)
+"""How the names begin of all that a baseline holds."""
+
+
+def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
+    """Copy what the gate compares into `directory`, in place of the baseline there; returns the note's path.
+
+    A baseline is complete: raises BenchError where a file of the candidate is missing or damaged, or a cell failed, and
+    where `directory` holds anything that a baseline does not.
+    """
+    run = read_whole(candidate)
+    records = [record for key in run.cells if (record := candidate.record(key)) and record.status == "ok"]
+    if len(records) < len(run.cells):
+        raise BenchError(
+            f"candidate={candidate.location} has {len(run.cells) - len(records)} cells that failed; run it whole"
+        )
+    before = _note_of(directory)
+    try:
+        with _beside(directory) as fresh:
+            _copy(candidate, run, records, fresh)
+            note = {
+                "author": author,
+                "reason": reason,
+                "accepted": datetime.now(UTC).date().isoformat(),
+                "cells": {record.cell.label: record.key for record in records},
+                "replaces": before and before["cells"],
+            }
+            (fresh / NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            _replace(directory, fresh)
+    except OSError as error:
+        raise BenchError(
+            f"baseline={directory} cannot be written ({error.strerror}); choose another directory"
+        ) from error
+    return directory / NOTE
+
+
+def _note_of(directory: Path) -> dict[str, Any] | None:
+    """The note of the baseline that is there; None where nothing is. Raises BenchError for anything else."""
+    if not directory.exists():
+        return None
+    other = f"baseline={directory} exists and is not an accepted baseline"
+    if not (directory / NOTE).is_file():
+        raise BenchError(f"{other}; choose another directory")
+    if strangers := sorted(path.name for path in directory.iterdir() if not path.name.startswith(OWN)):
+        raise BenchError(f"baseline={directory} also holds {strangers[0]}, which would be lost; move it elsewhere")
+    try:
+        note: dict[str, Any] = json.loads((directory / NOTE).read_text(encoding="utf-8"))
+        return {**note, "cells": dict(note["cells"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{other}: its {NOTE} is damaged; remove the directory, or choose another") from error
+
+
+def _copy(candidate: Store, run: Run, records: list[Record], directory: Path) -> None:
+    """What the gate reads, through the store, which writes down what it needs to verify it."""
+    fresh = Store(directory)
+    for record in records:
+        features = candidate.features_of(record, run.extractor)
+        fresh.save_features(record.key, run.extractor, features, record.images_hash)
+        for row in range(KEPT_IMAGES):
+            if (image := candidate.image(record.key, row)) is not None:
+                fresh.write_bytes(image_name(record.key, row), image)
+        fresh.commit(record)
+    if run.reference is not None and (reference := candidate.load_reference(run.reference)) is not None:
+        fresh.save_reference(run.reference, reference)
+    fresh.save_run(run)
+
+
+@contextmanager
+def _beside(directory: Path) -> Iterator[Path]:
+    """A new empty directory on the same disk, below one whose name nobody else has, which is removed at the end."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    own = Path(tempfile.mkdtemp(prefix=f".{directory.name}.tcd-bench-", dir=directory.parent))
+    try:
+        (own / "new").mkdir()
+        yield own / "new"
+    finally:
+        if directory.exists() or not (own / "old").exists():  # else the old baseline lies there, and nowhere else
+            shutil.rmtree(own, ignore_errors=True)
+
+
+def _replace(directory: Path, fresh: Path) -> None:
+    """Put `fresh` in the place of `directory`, which comes back where that fails."""
+    if not directory.exists():
+        fresh.rename(directory)
+        return
+    old = fresh.with_name("old")
+    directory.rename(old)
+    try:
+        fresh.rename(directory)
+    except BaseException:
+        old.rename(directory)
+        raise

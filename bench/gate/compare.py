@@ -1,0 +1,60 @@
+"""Two runs → every outcome of the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.gate.completeness import REMEDY, DamagedRunError
+from bench.gate.cost import compare_costs
+from bench.gate.images import compare_images
+from bench.gate.outcome import Outcome
+from bench.gate.pairing import Pair, Side, pair_cells
+from bench.gate.quality import compare_quality
+from bench.records.run import CostLimits, Limit, Movement
+from bench.store.store import Store
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out, and what the report shows images of; no sides and no pairs where a side was not whole."""
+
+    outcomes: tuple[Outcome, ...]
+    pairs: Sequence[Pair] = ()
+    sides: tuple[Side, Side] | None = None
+
+
+def compare_stores(
+    baseline: Store, candidate: Store, images: Movement, quality: Mapping[str, Limit], cost: CostLimits
+) -> Comparison:
+    """Compare two runs. Where a file of either is missing or damaged nothing is, and each such file is an outcome.
+
+    A part of a run could pass where the whole does not, and a lost cell would look like a new one.
+    """
+    sides, outcomes = list[Side](), list[Outcome]()
+    for store in (baseline, candidate):
+        try:
+            sides.append(Side.of(store))
+        except DamagedRunError as error:
+            outcomes += [
+                Outcome("cells", error.location, name, "missing", note=f"{why}; {REMEDY}")
+                for name, why in error.damage.items()
+            ]
+    if outcomes:
+        return Comparison(tuple(outcomes))
+    before, after = sides
+    pairs, found = compare_runs(before, after, images, quality, cost)
+    return Comparison(found, pairs, (before, after))
+
+
+def compare_runs(
+    baseline: Side, candidate: Side, images: Movement, quality: Mapping[str, Limit], cost: CostLimits
+) -> tuple[Sequence[Pair], tuple[Outcome, ...]]:
+    """The pairs of cells that were compared, and the outcomes of all levels within their limits."""
+    pairs, outcomes = pair_cells(baseline, candidate)
+    return pairs, (
+        *outcomes,
+        *compare_images(pairs, baseline, candidate, images),
+        *compare_quality(pairs, quality),
+        *compare_costs(pairs, cost),
+    )

@@ -1,0 +1,74 @@
+"""Latency and memory before and after, on machines of the same fingerprint.
+
+Latencies as bench.gate.latency has it. Memory by its peaks, and how often a scheduler waits for the GPU, which
+repeat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from bench.gate.latency import compare_latencies, pace_of
+from bench.gate.outcome import Outcome
+from bench.gate.pairing import Pair
+from bench.records.record import Latency
+from bench.records.run import CostLimits, Limit
+
+MACHINE = ("device", "processor", "cores", "threads", "gpus", "system", "lanes", "freed_memory_kept")
+FARTHEST_PACE = 1.5
+"""How much slower or faster a machine may have been, by its yardstick, for its latencies to be compared."""
+PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes")
+
+
+def compare_costs(pairs: Sequence[Pair], limits: CostLimits) -> list[Outcome]:
+    """Outcomes for what was measured on both sides."""
+    outcomes = []
+    timed = []
+    for pair in pairs:
+        before, after = pair.before.record.latency, pair.after.record.latency
+        if before is None or after is None:
+            continue
+        if reason := _other_machine(pair, before, after):
+            outcomes.append(Outcome("cost", pair.label, "latency and memory", "not comparable", note=reason))
+            continue
+        outcomes += [*_compare_memory(pair, limits.memory), *_compare_waits(pair.label, before, after)]
+        pace = pace_of(before, after)
+        if abs(math.log(pace)) > math.log(FARTHEST_PACE):
+            note = f"the machine itself took {pace:.2f} times as long for the same piece of work"
+            outcomes.append(Outcome("cost", pair.label, "latency_s", "not comparable", note=note))
+        else:
+            timed.append((pair, before, after))
+    return [*compare_latencies(timed, limits.latency), *outcomes]
+
+
+def _other_machine(pair: Pair, old: Latency, new: Latency) -> str | None:
+    before, after = pair.before.record.environment, pair.after.record.environment
+    names = [name for name in MACHINE if before.get(name) != after.get(name)]
+    if old.batch_size != new.batch_size:
+        names.append("batch size")
+    return f"another machine or protocol: {', '.join(names)} differ" if names else None
+
+
+def _compare_waits(label: str, before: Latency, after: Latency) -> list[Outcome]:
+    old, new = before.scheduler_waits, after.scheduler_waits
+    if old is None or new is None:
+        return []
+    verdict = "regressed" if new > old else "improved" if new < old else "unchanged"
+    return [Outcome("cost", label, "scheduler_waits", verdict, old, new, None, 0.0)]
+
+
+def _compare_memory(pair: Pair, limit: Limit) -> list[Outcome]:
+    if pair.before.record.memory is None or pair.after.record.memory is None:
+        return []
+    old: Mapping[str, Any] = asdict(pair.before.record.memory)
+    new: Mapping[str, Any] = asdict(pair.after.record.memory)
+    outcomes = []
+    for name in PEAKS:
+        if old[name] is not None and new[name] is not None:
+            allowed, growth = limit.of(old[name]), new[name] - old[name]
+            verdict = "regressed" if growth > allowed else "improved" if growth < -allowed else "unchanged"
+            outcomes.append(Outcome("cost", pair.label, name, verdict, old[name], new[name], None, allowed))
+    return outcomes

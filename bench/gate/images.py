@@ -1,0 +1,69 @@
+"""Images before and after, one by one: the sharpest question, where the same noise was used.
+
+An image's displacement is how far its features moved, in units of the median distance between features of different
+prompts' images: 0 for the same image, about 1 for another one. It tells a changed trajectory from rounding, on any
+machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.gate.outcome import Outcome
+from bench.gate.pairing import Pair, Side
+from bench.records.run import Movement
+
+
+def compare_images(pairs: Sequence[Pair], baseline: Side, candidate: Side, limit: Movement) -> list[Outcome]:
+    """An outcome for each pair: changed when more images moved farther than the limit lets pass."""
+    outcomes = []
+    for pair in pairs:
+        if not pair.same_noise:
+            note = "other initial latents, so images differ by design"
+            outcomes.append(Outcome("images", pair.label, "displacement", "not comparable", note=note))
+            continue
+        if pair.images_equal:
+            note = "every pixel is equal"
+            outcomes.append(
+                Outcome("images", pair.label, "displacement", "unchanged", 0.0, 0.0, None, limit.share, note)
+            )
+            continue
+        moved = displacements(pair, baseline, candidate)
+        if moved is None:
+            note = "pixels differ, and the runs were made without an evaluator, which says by how much"
+            outcomes.append(Outcome("images", pair.label, "displacement", "not comparable", note=note))
+            continue
+        beyond = float(np.mean(moved > limit.displacement))
+        worst = int(np.argmax(moved))
+        outcomes.append(
+            Outcome(
+                level="images",
+                subject=pair.label,
+                quantity="displacement",
+                verdict="changed" if beyond > limit.share else "unchanged",
+                before=0.0,
+                after=beyond,
+                limit=limit.share,
+                note=f"{beyond:.1%} of the images moved by more than {limit.displacement:g}; image {worst} moved most, "
+                f"by {moved[worst]:.2g}; the median is {np.median(moved):.2g}",
+            )
+        )
+    return outcomes
+
+
+def displacements(pair: Pair, baseline: Side, candidate: Side) -> NDArray[np.float64] | None:
+    """How far each image's features moved (n,), in units of the median distance between neighbours in the baseline.
+
+    None where the runs were made without an evaluator.
+    """
+    before = baseline.store.features_of(pair.before.record, baseline.run.extractor).get("image")
+    after = candidate.store.features_of(pair.after.record, candidate.run.extractor).get("image")
+    if before is None or after is None:
+        return None
+    old, new = before.astype(np.float64), after.astype(np.float64)
+    apart = np.linalg.norm(old - np.roll(old, 1, axis=0), axis=1)
+    moved: NDArray[np.float64] = np.linalg.norm(new - old, axis=1) / (float(np.median(apart)) or 1.0)
+    return moved

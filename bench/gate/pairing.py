@@ -1,0 +1,102 @@
+"""Two runs → pairs of cells that mean the same, and those that cannot be compared, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from bench.analysis.scoring import ScoredCell, score_run
+from bench.gate.completeness import read_whole
+from bench.gate.outcome import Outcome
+from bench.records.cell import Cell
+from bench.records.run import Run
+from bench.store.store import Store
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run that was loaded and scored."""
+
+    store: Store
+    run: Run
+    cells: tuple[ScoredCell, ...]
+
+    @classmethod
+    def of(cls, store: Store) -> Side:
+        """The run in `store`; raises DamagedRunError, and BenchError for another version's."""
+        run = read_whole(store)
+        return cls(store, run, tuple(score_run(store, run)))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One cell before and after."""
+
+    before: ScoredCell
+    after: ScoredCell
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return self.after.record.cell.label
+
+    @property
+    def images_equal(self) -> bool:
+        """Whether every pixel of every image is the same."""
+        ours, theirs = self.after.record.images, self.before.record.images
+        return ours is not None and theirs is not None and ours.sha256 == theirs.sha256
+
+    @property
+    def same_noise(self) -> bool:
+        """Whether both were sampled from the same initial latents."""
+        return self.before.record.cell.seed == self.after.record.cell.seed
+
+
+def pair_cells(baseline: Side, candidate: Side) -> tuple[list[Pair], list[Outcome]]:
+    """Cells with the same base model, method and axes, and an outcome for every cell that has no comparable partner.
+
+    Library versions, schedulers' settings and code may differ: they are what is judged.
+    """
+    before = {_place(scored.record.cell): scored for scored in baseline.cells}
+    after = {_place(scored.record.cell): scored for scored in candidate.cells}
+    pairs, outcomes = [], []
+    for place, old in before.items():
+        new = after.get(place)
+        if new is None:
+            note = "the baseline has it, the candidate does not"
+            outcomes.append(Outcome("cells", old.record.cell.label, "record", "missing", note=note))
+        elif reason := _why_not(baseline.run, candidate.run, old, new):
+            outcomes.append(Outcome("cells", new.record.cell.label, "record", "not comparable", note=reason))
+        elif new.record.failure:
+            note = f"{new.record.failure.kind}: {new.record.failure.message}"
+            outcomes.append(Outcome("cells", new.record.cell.label, "record", "failed", note=note))
+        else:
+            pairs.append(Pair(old, new))
+    outcomes += [
+        Outcome("cells", new.record.cell.label, "record", "new", note="the baseline does not have it")
+        for place, new in after.items()
+        if place not in before
+    ]
+    return pairs, outcomes
+
+
+def _place(cell: Cell) -> Hashable:
+    return cell.base.name, cell.task.kind, cell.method, cell.steps, cell.eta, cell.guidance_scale
+
+
+def _why_not(before: Run, after: Run, old: ScoredCell, new: ScoredCell) -> str | None:
+    ours, theirs = new.record.cell, old.record.cell
+    if old.record.failure:
+        return "it failed in the baseline; accept a baseline in which it runs"
+    different = {
+        "the evaluator": (before.extractor, after.extractor),
+        "the reference images": (before.reference, after.reference),
+        "the prompts": (theirs.prompts.text_hash, ours.prompts.text_hash),
+        "the number of images": (theirs.prompts.count, ours.prompts.count),
+        "the base model's weights": (theirs.base.weights, ours.base.weights),
+        "the adapters' weights": ([a.weights for a in theirs.adapters], [a.weights for a in ours.adapters]),
+        "the task": (theirs.task, ours.task),
+        "the size of the images": ((theirs.base.height, theirs.base.width), (ours.base.height, ours.base.width)),
+    }
+    names = [name for name, (was, is_now) in different.items() if was != is_now]
+    return f"{', '.join(names)} differ from the baseline's; run the baseline again with the same" if names else None

@@ -1,0 +1,86 @@
+"""The tests of the pytest plugin, which is `tcd_bench_pytest` at the top level: an outcome of the gate each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from bench.gate.outcome import Outcome
+
+Outcomes = Sequence["Outcome"]
+
+
+def gate_items(session: pytest.Session, baseline: Path, candidate: Path | None) -> list[pytest.Item]:
+    """A test per outcome; raises pytest.UsageError for bad input."""
+    from bench.records.errors import BenchError
+
+    try:
+        found = _runs(baseline, candidate) if candidate else _schedulers(baseline)
+        return [GateItem.from_parent(session, name=name, judge=judge) for name, judge in found]
+    except BenchError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+class GateItem(pytest.Item):
+    """One test: `judge` returns outcomes, of which any that fails the gate fails the test, any open one skips it."""
+
+    def __init__(self, *, judge: Callable[[], Outcomes], **more: Any) -> None:
+        super().__init__(**more)
+        self.judge = judge
+
+    def runtest(self) -> None:
+        """Judge."""
+        from bench.gate.outcome import DECIDED, FAILS
+        from bench.gate.report import in_words
+
+        outcomes = self.judge()
+        if failing := [outcome for outcome in outcomes if outcome.verdict in (*FAILS, "missing")]:
+            raise GateError("\n".join(f"{outcome.verdict}: {in_words(outcome)}" for outcome in failing))
+        if not any(outcome.verdict in DECIDED for outcome in outcomes):
+            pytest.skip("; ".join(f"{outcome.verdict}: {in_words(outcome)}" for outcome in outcomes))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
+        """The gate's words, and no traceback through its code."""
+        if isinstance(excinfo.value, GateError):
+            return str(excinfo.value)
+        return str(super().repr_failure(excinfo, style))
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """How the test is called."""
+        return self.path, None, f"tcd-bench: {self.name}"
+
+
+class GateError(Exception):
+    """What the gate found."""
+
+
+def _schedulers(directory: Path) -> Iterator[tuple[str, Callable[[], Outcomes]]]:
+    """A test a scheduler; it is examined when the test runs."""
+    from bench.gate.schedulers import find_baselines
+
+    for path in find_baselines(directory, ()):
+        yield f"conformance[{path.stem}]", partial(_examine, path)
+
+
+def _examine(path: Path) -> Outcomes:
+    from bench.gate.schedulers import compare_schedulers
+
+    return list(compare_schedulers([path]))
+
+
+def _runs(baseline: Path, candidate: Path) -> Iterator[tuple[str, Callable[[], Outcomes]]]:
+    """A test an outcome, at the limits of conf/gate.yaml."""
+    from bench.experiment.compose import compose_settings
+    from bench.experiment.gate import check_gate
+    from bench.gate.compare import compare_stores
+    from bench.store.store import Store
+
+    choice = check_gate(compose_settings([f"baseline='{baseline}'", f"candidate='{candidate}'"], "gate"))
+    before, after = (Store(directory, writable=False) for directory in (baseline, candidate))
+    for outcome in compare_stores(before, after, choice.images, choice.limits(), choice.cost).outcomes:
+        yield f"{outcome.level}[{outcome.subject}: {outcome.quantity}]", partial(list, [outcome])

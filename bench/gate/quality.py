@@ -1,0 +1,105 @@
+"""Scores before and after, in pairs over the same prompts, each with a verdict that has an error bar.
+
+A metric regressed when its loss exceeds the limit beyond chance, improved when its gain does, and is unchanged when it
+is shown to lie within the limit on either side (two one-sided tests, Schuirmann 1987); else it is undecided. The
+one-sided p-values of regressions are adjusted over all comparisons (Holm 1979), and those of improvements likewise, so
+that no more than 5% of gates call something a regression whose loss is within its limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bench.analysis.claims import LEVEL, holm
+from bench.gate.outcome import Outcome
+from bench.gate.pairing import Pair
+from bench.records.run import Limit
+from bench.score.estimate import Estimate, paired_difference
+from bench.score.metrics import METRICS
+
+
+def compare_quality(pairs: Sequence[Pair], limits: Mapping[str, Limit]) -> list[Outcome]:
+    """One outcome for every metric that has a limit and every pair of cells that was asked for it on either side."""
+    compared = [
+        (pair, metric, paired_difference(pair.after.estimates[metric], pair.before.estimates[metric]))
+        for pair in pairs
+        for metric in limits
+        if metric in pair.after.estimates and metric in pair.before.estimates
+    ]
+    allowed = [limits[metric].of(pair.before.estimates[metric].best) for pair, metric, _ in compared]
+    gains = [change.scaled(1.0 if METRICS[metric].higher_is_better else -1.0) for _, metric, change in compared]
+    worse = holm([exceeds(gain.scaled(-1.0), limit) for gain, limit in zip(gains, allowed, strict=True)])
+    better = holm([exceeds(gain, limit) for gain, limit in zip(gains, allowed, strict=True)])
+    outcomes = [lacks for pair in pairs for metric in limits if (lacks := _lacking(pair, metric))]
+    for i, (pair, metric, change) in enumerate(compared):
+        verdict = "undecided"
+        if pair.images_equal:
+            verdict = "unchanged"
+        elif worse[i] < LEVEL:
+            verdict = "regressed"
+        elif better[i] < LEVEL:
+            verdict = "improved"
+        elif max(exceeds(gains[i], -allowed[i]), exceeds(gains[i].scaled(-1.0), -allowed[i])) < LEVEL:
+            verdict = "unchanged"
+        outcomes.append(_outcome(pair, metric, change, allowed[i], verdict))
+    return outcomes
+
+
+def _lacking(pair: Pair, metric: str) -> Outcome | None:
+    """The outcome of a score that was asked for and that a side has no value of; None where both have or neither was.
+
+    What the baseline alone has a value of is missing: it cannot be shown that it did not get worse.
+    """
+    sides = {"baseline": pair.before, "candidate": pair.after}
+    if all(metric in side.estimates for side in sides.values()):
+        return None
+    reasons = [
+        f"the {name} has no value ({side.problems.get(metric, 'it was run without this score')})"
+        for name, side in sides.items()
+        if metric not in side.estimates
+    ]
+    if all(metric not in side.estimates and metric not in side.problems for side in sides.values()):
+        return None
+    old = pair.before
+    verdict = "missing" if metric in old.estimates else "undecided" if metric in old.problems else "new"
+    return Outcome("quality", pair.label, metric, verdict, note="; ".join(reasons))
+
+
+def exceeds(gain: Estimate, limit: float) -> float:
+    """p-value of the hypothesis that the true gain is not above a limit.
+
+    Where the normal interval does not hold, by Cantelli's inequality, which holds for any distribution:
+    P(X − μ ≥ k) ≤ σ²/(σ² + k²), with the whole variance, nothing taken off for interactions. Where all units gain the
+    same, by the sign test: were a gain above the limit no likelier than one below, all of n would be with 2⁻ⁿ.
+    """
+    if gain.problem is not None:
+        return 1.0
+    if gain.is_constant:
+        units = gain.n if gain.groups is None else len(gain.groups.sizes)
+        return 0.5**units if gain.best > limit else 1.0
+    if gain.doubt is None:
+        return gain.scaled(1.0, -limit).p_value("greater")
+    excess = gain.best - limit
+    return gain.whole_variance / (gain.whole_variance + excess**2) if excess > 0 else 1.0
+
+
+def _outcome(pair: Pair, metric: str, change: Estimate, limit: float, verdict: str) -> Outcome:
+    notes = [] if pair.same_noise else ["other initial latents: paired by prompt only"]
+    if pair.images_equal:
+        notes.append("the images are equal")
+    elif change.doubt:
+        notes.append(f"no normal interval: {change.doubt}")
+    interval = change.interval(1 - LEVEL) if change.doubt is None else None
+    if verdict == "undecided" and interval and (min(interval) > limit or max(interval) < -limit):
+        notes.append("undecided because all comparisons are counted (Holm); the interval is of this one alone")
+    return Outcome(
+        level="quality",
+        subject=pair.label,
+        quantity=metric,
+        verdict=verdict,
+        before=pair.before.estimates[metric].best,
+        after=pair.after.estimates[metric].best,
+        interval=interval,
+        limit=limit,
+        note="; ".join(notes),
+    )

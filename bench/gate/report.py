@@ -1,0 +1,238 @@
+"""A gate's report in the forms that people and machines take: terminal, Markdown, JUnit XML, JSON, HTML."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.gate.images import displacements
+from bench.gate.outcome import FAILS, INCOMPLETE, NOT_COMPARABLE, PASS, REGRESSION, GateReport, Outcome
+from bench.gate.pairing import Pair, Side
+from bench.printable import printable
+from bench.records.errors import BenchError
+from bench.report.embedded_images import Picture
+from bench.report.identity import NONE
+from bench.report.page import templates
+from bench.report.tables import Table, to_markdown
+
+ANSWERS = {
+    PASS: "passed",
+    REGRESSION: "failed: something got worse, changed, or does not run any more",
+    NOT_COMPARABLE: "not comparable: the two runs did not measure the same thing",
+    INCOMPLETE: "incomplete: records are missing, or nothing could be decided",
+}
+SHOWN = 8
+"""How many pairs of images the page shows."""
+QUIET = ("unchanged", "known")
+"""Verdicts that are counted and folded away."""
+LISTED = 12
+"""How many outcomes a level that do not fail the gate are listed on a terminal."""
+COMMENT_CHARACTERS = 60_000
+"""What gate.md may have; GitHub takes 65,536 characters as a comment."""
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """One image before and after, with how far it moved."""
+
+    label: str
+    prompt: str
+    moved: float
+    before: Picture
+    after: Picture
+
+
+def to_terminal(report: GateReport) -> str:
+    """What came out, the worst first, then the counts; outcomes that are fine are counted only.
+
+    All that fails the gate, and of the others so many a level as a screen holds: the files have them all.
+    """
+    lines = []
+    for level, outcomes in report.levels.items():
+        shown, _ = _loud_and_quiet(outcomes)
+        lines += [f"{outcome.verdict}: {in_words(outcome)}" for outcome in shown if outcome.verdict in FAILS]
+        others = [outcome for outcome in shown if outcome.verdict not in FAILS]
+        lines += [f"{outcome.verdict}: {in_words(outcome)}" for outcome in others[:LISTED]]
+        if len(others) > LISTED:
+            lines.append(f"… and {len(others) - LISTED} more: {_count(others[LISTED:])}")
+        lines.append(f"{level}: {_count(outcomes)}")
+    return "\n".join([*lines, f"Gate {ANSWERS[report.exit_code]}."])
+
+
+def outcome_table(level: str, outcomes: Sequence[Outcome]) -> Table:
+    """One row an outcome; columns that no outcome has anything for are left out."""
+    columns = ("Verdict", "What", "Quantity", "before", "after", "95% interval of the change", "limit", "Note")
+    numeric = (False, False, False, True, True, True, True, False)
+    rows = [
+        (
+            outcome.verdict,
+            outcome.subject,
+            outcome.quantity,
+            _number(outcome.before),
+            _number(outcome.after),
+            NONE if outcome.interval is None else f"[{outcome.interval[0]:+.3g}, {outcome.interval[1]:+.3g}]",
+            _number(outcome.limit),
+            outcome.note or NONE,
+        )
+        for outcome in outcomes
+    ]
+    kept = [i for i in range(len(columns)) if any(row[i] != NONE for row in rows)]
+    return Table(
+        level,
+        level.capitalize(),
+        tuple(columns[i] for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in rows),
+        tuple(numeric[i] for i in kept),
+    )
+
+
+def _loud_and_quiet(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
+    """What a reader has to see, and what is fine."""
+    quiet = [outcome for outcome in outcomes if outcome.verdict in QUIET]
+    return [outcome for outcome in outcomes if outcome.verdict not in QUIET], quiet
+
+
+def to_comment(report: GateReport) -> str:
+    """Markdown for a pull request: the answer, one line per level, what is not fine as a table, the rest folded away.
+
+    Cut at `COMMENT_CHARACTERS`, saying how much is missing; mentions and references in what is quoted notify nobody.
+    """
+    parts = [f"## tcd-bench gate {ANSWERS[report.exit_code]}", ""]
+    parts += [f"- **{level}**: {_count(outcomes)}" for level, outcomes in report.levels.items()]
+    room = COMMENT_CHARACTERS - len("\n".join(parts)) - 1000
+    for level, outcomes in report.levels.items():
+        loud, quiet = _loud_and_quiet(outcomes)
+        if loud:
+            shown = _cut(to_markdown(outcome_table(level, loud)).replace("## ", "### ", 1), room)
+            parts += ["", shown]
+            room -= len(shown)
+        if quiet:
+            shown = _cut(to_markdown(outcome_table(level, quiet)).split("\n", 2)[2], room)
+            parts += ["", f"<details><summary>{level}: {_count(quiet)}</summary>", "", shown, "</details>"]
+            room -= len(shown)
+    return "\n".join([*parts, ""])
+
+
+def _cut(table: str, room: int) -> str:
+    """A table's first lines that fit, without notifying anybody who is named in them."""
+    lines = table.replace("@", "@\u200b").split("\n")
+    while sum(map(len, lines)) + len(lines) > max(room, 0) and len(lines) > 1:
+        del lines[max(len(lines) * 3 // 4, 1) :]
+    left = table.count("\n| ") - sum(line.startswith("| ") for line in lines[1:])
+    return "\n".join(lines) + (f"\n\n… and {left} more rows: gate.html has them all.\n" if left > 0 else "")
+
+
+def to_junit(report: GateReport) -> str:
+    """JUnit XML: a suite a level, a case an outcome; what fails the gate is a failure, what is open is skipped."""
+    root = ET.Element("testsuites", name="tcd-bench gate")
+    for level, outcomes in report.levels.items():
+        counts = {
+            "tests": len(outcomes),
+            "failures": sum(outcome.verdict in FAILS for outcome in outcomes),
+            "skipped": sum(outcome.verdict in _OPEN for outcome in outcomes),
+        }
+        suite = ET.SubElement(root, "testsuite", {"name": level, **{name: str(n) for name, n in counts.items()}})
+        for outcome in outcomes:
+            case = ET.SubElement(suite, "testcase", classname=f"{level}.{outcome.subject}", name=outcome.quantity)
+            if outcome.verdict in FAILS:
+                ET.SubElement(case, "failure", message=f"{outcome.verdict}: {in_words(outcome)}")
+            elif outcome.verdict in _OPEN:
+                ET.SubElement(case, "skipped", message=f"{outcome.verdict}: {outcome.note}")
+    ET.indent(root)
+    return printable(ET.tostring(root, encoding="unicode", xml_declaration=True)) + "\n"
+
+
+def to_json(report: GateReport) -> str:
+    """The whole report, numbers unrounded."""
+    return json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
+    """One self-contained HTML file, every text escaped."""
+    levels = []
+    for level, outcomes in report.levels.items():
+        loud, quiet = _loud_and_quiet(outcomes)
+        shown = {
+            "name": level,
+            "count": _count(outcomes),
+            "bad": any(outcome.verdict in FAILS for outcome in outcomes),
+            "loud": outcome_table(level, loud) if loud else None,
+            "quiet": outcome_table(level, quiet) if quiet else None,
+            "quiet_count": _count(quiet),
+        }
+        levels.append(shown)
+    return (
+        templates()
+        .get_template("gate.html.j2")
+        .render(
+            report=report,
+            answer=ANSWERS[report.exit_code],
+            passed=report.exit_code == PASS,
+            levels=levels,
+            bad_words=FAILS,
+            good_words=("improved", "unchanged", "vanished"),
+            images=images,
+        )
+    )
+
+
+def worst_images(pairs: Sequence[Pair], baseline: Side, candidate: Side) -> list[BeforeAfter]:
+    """The kept images that moved most, over all pairs of cells with the same noise."""
+    found = []
+    for pair in pairs:
+        if pair.images_equal or not pair.same_noise:
+            continue
+        distances = displacements(pair, baseline, candidate)
+        for row, moved in enumerate(() if distances is None else distances):
+            before = Picture(baseline.store, pair.before.record, row)
+            after = Picture(candidate.store, pair.after.record, row)
+            if before.is_whole() and after.is_whole():
+                found.append(BeforeAfter(pair.label, candidate.run.prompts[row], float(moved), before, after))
+    return sorted(found, key=lambda entry: -entry.moved)[:SHOWN]
+
+
+_OPEN = ("not comparable", "missing", "undecided", "new")
+
+
+def _count(outcomes: Sequence[Outcome]) -> str:
+    verdicts = dict.fromkeys(outcome.verdict for outcome in outcomes)
+    return ", ".join(f"{sum(o.verdict == verdict for o in outcomes)} {verdict}" for verdict in verdicts)
+
+
+def in_words(outcome: Outcome) -> str:
+    """One line: what, before and after, how sure, and the note."""
+    numbers = ""
+    if outcome.before is not None and outcome.after is not None:
+        numbers = f" {outcome.before:.4g} → {outcome.after:.4g}"
+        if outcome.interval is not None:
+            numbers += f", change [{outcome.interval[0]:+.3g}, {outcome.interval[1]:+.3g}]"
+        if outcome.limit is not None:
+            numbers += f", limit {outcome.limit:.3g}"
+    note = f" ({outcome.note})" if outcome.note else ""
+    return f"{outcome.subject}: {outcome.quantity}{numbers}{note}"
+
+
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.4g}"
+
+
+def write_gate(report: GateReport, images: Sequence[BeforeAfter], directory: Path) -> list[Path]:
+    """Write gate.md, gate.json, junit.xml and gate.html; returns their paths. Raises BenchError where it cannot."""
+    texts = {
+        "gate.md": to_comment(report),
+        "gate.json": to_json(report),
+        "junit.xml": to_junit(report),
+        "gate.html": to_page(report, images),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (directory / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BenchError(
+            f"output={directory} cannot be written ({error.strerror}); choose another directory"
+        ) from error
+    return [directory / name for name in texts]

@@ -1,0 +1,73 @@
+"""Pipelines at full size with random weights: latency and memory do not depend on what the weights are.
+
+`architecture://sdxl` names one as a model's source, `architecture://lora` a LoRA in the shape of the published TCD and
+LCM ones. Sizes are those of the published checkpoints (their config.json files; the tests count the parameters).
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from peft import LoraConfig
+
+LORA_RANK = 64
+"""The TCD paper's, section 5.1."""
+LORA_TARGETS = [
+    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"),
+    *("conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+]
+
+
+def read_architecture(name: str) -> dict[str, Any]:
+    """The configurations of a pipeline's models: `sd15`, `sd21` or `sdxl`."""
+    text = (resources.files("bench.checkpoints") / "architectures" / f"{name}.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def build_pipeline(
+    name: str, pipeline_class: Any, noise_schedule: dict[str, Any], dtype: torch.dtype, device: str
+) -> Any:
+    """A pipeline made on the device, its weights drawn at random from a fixed seed."""
+    models = read_architecture(name)
+    torch.manual_seed(0)
+    with torch.device(device):
+        parts: dict[str, Any] = {
+            "unet": UNet2DConditionModel(**models["unet"]).to(dtype),
+            "vae": AutoencoderKL(**models["vae"]).to(dtype),
+        }
+        for role in ("text_encoder", "text_encoder_2"):
+            if role in models:
+                config = dict(models[role])
+                kind = getattr(transformers, config.pop("kind"))
+                parts[role] = kind(transformers.CLIPTextConfig(**config)).to(dtype)
+                parts[role.replace("text_encoder", "tokenizer")] = _clip_tokenizer()
+    if issubclass(pipeline_class, diffusers.StableDiffusionPipeline):
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    scheduler = DDIMScheduler.from_config(noise_schedule | {"steps_offset": 1, "clip_sample": False})
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    return pipeline_class(**parts, scheduler=scheduler)
+
+
+def add_lora(pipeline: Any, name: str) -> None:
+    """Lay a random LoRA of the published ones' rank and targets over the denoiser."""
+    config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=LORA_TARGETS)  # B is zero: no overflow
+    pipeline.unet.add_adapter(config, adapter_name=name)
+
+
+def _clip_tokenizer() -> transformers.CLIPTokenizer:
+    """CLIP's own, from the vocabulary that OpenCLIP brings with it."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    own = SimpleTokenizer()
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {names.get(token, token): index for token, index in own.encoder.items()}
+    return transformers.CLIPTokenizer(vocab=vocabulary, merges=list(own.bpe_ranks), model_max_length=77)

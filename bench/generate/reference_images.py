@@ -1,0 +1,120 @@
+"""Real images, which Fréchet and kernel distances compare with: of the procedural world, or of a folder. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.generate.image_files import READER, read_image
+from bench.generate.image_folders import check_readable, hash_files, list_images, say_once
+from bench.mini import world
+from bench.records.errors import BenchError
+
+WORLD = "world"
+
+
+def name_real_images(source: str, count: int) -> str:
+    """What the first `count` images of a source are named by: the seeds, or a hash over the files' content.
+
+    Raises BenchError for a folder that does not exist or holds fewer images. Says once what was left out of it, and
+    how many of the images are copies of others.
+    """
+    if source == WORLD:
+        return f"{WORLD}-{world.split_seeds('reference', count)}"
+    contents = [*hash_real_images(source, count).values()]
+    if copies := len(contents) - len(set(contents)):
+        say_once(f"reference.source={source}: {copies} of the {count} images are copies of others among them")
+    return hashlib.sha256(READER.encode() + b"".join(contents)).hexdigest()[:16]
+
+
+def hash_real_images(source: str, count: int) -> dict[str, bytes]:
+    """The SHA-256 of each file's bytes by its path below the folder; none for the procedural world."""
+    if source == WORLD:
+        return {}
+    folder, names = real_image_files(source, count)
+    try:
+        return hash_files(folder, names)
+    except BenchError as error:
+        raise BenchError(f"reference.source: {error}") from error
+
+
+def check_real_images(source: str, count: int, name: str) -> None:
+    """Decode all that `name` stands for; raises BenchError that names those which cannot be read.
+
+    Which contents were decoded by which Pillow is remembered in the user's cache, so that they are decoded once. What
+    is sampled for is decoded again when its features are computed, whatever is remembered.
+    """
+    if source == WORLD:
+        return
+    try:
+        mark = cache_directory() / "decoded" / hashlib.sha256(f"{name} Pillow {PIL.__version__}".encode()).hexdigest()
+        known = mark.exists()
+    except (OSError, RuntimeError):  # without a home, or rights in it
+        mark, known = None, False
+    if known:
+        return
+    check_readable(*real_image_files(source, count))
+    if mark is not None:
+        with suppress(OSError):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+
+
+def shrunk(image: NDArray[np.uint8], side: int = 512) -> NDArray[np.uint8]:
+    """A picture (h, w, 3) to be shown, its longer side at most `side` pixels."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def cache_directory() -> Path:
+    """Where notes are kept that save time and that no number depends on; may be removed at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tcd-bench"
+
+
+def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator[NDArray[np.uint8]]:
+    """Yield the first `count` images of a source in batches (n, h, w, 3), uint8, sRGB.
+
+    A folder's images come sorted by their path below it, and are read as `bench.generate.image_files` says. The images
+    of a batch have one size. Raises BenchError for a file that cannot be read as a picture.
+    """
+    if source == WORLD:
+        seeds = world.split_seeds("reference", count)
+        images = (world.render(world.scene(seed)) for seed in seeds)
+    else:
+        folder, names = real_image_files(source, count)
+        images = (read_image(folder / name) for name in names)
+    for _, alike in groupby(images, lambda image: image.shape):
+        batch: list[NDArray[np.uint8]] = []
+        for image in alike:
+            batch.append(image)
+            if len(batch) == batch_size:
+                yield np.stack(batch)
+                batch.clear()
+        if batch:
+            yield np.stack(batch)
+
+
+def real_image_files(source: str, count: int) -> tuple[Path, tuple[str, ...]]:
+    """A folder, and the paths below it of its first `count` images; raises BenchError where there are fewer."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise BenchError(f"reference.source={source}: there is no such folder; give {WORLD!r} or a folder of images")
+    found = list_images(folder)
+    if len(found.files) < count:
+        raise BenchError(
+            f"reference.source={source} holds {found}; {count} images were asked for, so set reference.count to at "
+            "most what it holds"
+        )
+    if found.left_out:
+        say_once(f"reference.source={source} holds {found}")
+    return folder, found.files[:count]

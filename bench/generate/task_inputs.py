@@ -1,0 +1,279 @@
+"""The input images of tasks that need some: still lifes of the package's own, or a folder's images.
+
+Everything is uint8 and of one size, and inputs are named by their pixels. A folder may have folders in it; its images
+go with the prompts in the order of their paths. Masks lie in its folder masks/, each under the name of its image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.generate.image_files import read_image, read_mask
+from bench.generate.image_folders import MASKS, hash_files, list_images, pair_masks, say_once
+from bench.mini import world
+from bench.mini.shapes import signed_distance
+from bench.records.cell import Task
+from bench.records.errors import BenchError
+
+Pixels = NDArray[np.uint8]
+WORLD = "world"
+CANNY_THRESHOLDS = (100, 200)
+"""Those of the TCD guide."""
+PROMPT_IMAGE_SIZE = 512
+"""The height and width of an image prompt in the guide, whatever is sampled."""
+
+
+class Estimate(Protocol):
+    """Images (n, h, w, 3) → their depth (n, h, w), or of `size` (height, width); float32 in [0, 1], near is 1."""
+
+    def __call__(self, images: Pixels, size: tuple[int, int] | None = None) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The first `count` input images (n, h, w, 3) of a task, or those of a folder that `rows` names, and what is made
+    of them.
+
+    Files are read as `bench.generate.image_files` says and resized as the TCD guide does, bicubically.
+    """
+
+    task: Task
+    source: str
+    count: int
+    height: int
+    width: int
+    estimate_depth: Estimate | None = None
+    rows: tuple[int, ...] = ()
+
+    @cached_property
+    def images(self) -> Pixels:
+        """The inputs themselves, as large as what is sampled. An image prompt takes the first alone."""
+        return np.stack([self._resize(self.original(row)[0]) for row in range(self.count)])
+
+    @cached_property
+    def masks(self) -> NDArray[np.bool_]:
+        """What is to be painted anew, (n, h, w): of a still life its first thing, else where a file in masks/ is light.
+
+        Grey levels from 128 on are light, as they are for diffusers.
+        """
+        return np.stack([_is_light(self._resize(self.original(row)[1])) for row in range(self.count)])
+
+    @cached_property
+    def conditions(self) -> Pixels:
+        """What a ControlNet follows, (n, h, w, 3): white edges on black, or depth as grey, near is white."""
+        if self._finished:
+            return self.images
+        if self.task.kind == "canny":
+            grey = np.stack([canny_edges(image) for image in self.images]).astype(np.uint8) * 255
+        else:
+            grey = (self.depths * 255).astype(np.uint8)  # cut, as the guide does
+        return np.repeat(grey[..., None], 3, axis=-1)
+
+    @cached_property
+    def depths(self) -> NDArray[np.float32]:
+        """The inputs' depth, estimated at their own sizes; of finished depth images their grey."""
+        if self._finished:
+            return np.stack([_grey(image).astype(np.float32) / np.float32(255) for image in self.images])
+        if self.estimate_depth is None:
+            raise BenchError("task.estimator: none was loaded; depth needs one")
+        size = (self.height, self.width)
+        return np.concatenate([self.estimate_depth(self.original(row)[0][None], size) for row in range(self.count)])
+
+    def shown(self, row: int) -> dict[str, Pixels]:
+        """What an image is made from, to be shown, (h, w, 3) each: `image`, and `mask` or `control` if there is one."""
+        if self._finished:
+            return {"control": self._resize(self.original(row)[0])}
+        original, mask = self.original(row)
+        found = {"image": self._resize(original)}
+        if self.task.kind == "inpainting":
+            found["mask"] = _three(_is_light(self._resize(mask)) * np.uint8(255))
+        if self.task.kind == "canny":
+            found["control"] = _three(canny_edges(found["image"]) * np.uint8(255))
+        if self.task.kind == "depth" and self.estimate_depth is not None:
+            depth = self.estimate_depth(original[None], (self.height, self.width))[0]
+            found["control"] = _three((depth * 255).astype(np.uint8))
+        return found
+
+    def original(self, row: int) -> tuple[Pixels, Pixels]:
+        """An input as large as it is, but cut to the aspect ratio, and its mask (of black, for a task without masks).
+
+        Raises BenchError for files that cannot be read or do not fit.
+        """
+        if self.source == WORLD:
+            image, where = draw_scene(row, self.height, self.width)
+            return image, np.repeat(where[..., None] * np.uint8(255), 3, axis=-1)
+        folder = Path(self.source).expanduser()
+        name, mask_name = self._files[self.rows[row] if self.rows else row]
+        image = read_image(folder / name)
+        box = self._box(folder / name, *image.shape[:2])
+        if mask_name is None:
+            return image[box], np.zeros_like(image[box])
+        mask = read_mask(folder / MASKS / mask_name)
+        if mask.shape != image.shape:
+            sizes = " and ".join(f"{array.shape[1]}×{array.shape[0]}" for array in (image, mask))
+            raise BenchError(
+                f"task.inputs: {folder / name} and its mask {MASKS}/{mask_name} have {sizes} pixels; make the mask as "
+                "large as the image"
+            )
+        light = _is_light(self._resize(mask[box]))
+        if light.all() or not light.any():
+            extent = "everywhere" if light.any() else "nowhere"
+            raise BenchError(
+                f"task.inputs: the mask {folder / MASKS / mask_name} is light {extent}; "
+                "make it light (grey levels 128 to 255) where the image is to be painted anew, and dark elsewhere"
+            )
+        return image[box], mask[box]
+
+    def hash_files(self) -> dict[str, bytes]:
+        """The SHA-256 of the bytes of each file that is used, by its path below the folder; none for still lifes."""
+        if self.source == WORLD:
+            return {}
+        pairs = [self._files[self.rows[row] if self.rows else row] for row in range(self.count)]
+        names = [name for name, _ in pairs] + [f"{MASKS}/{mask}" for _, mask in pairs if mask is not None]
+        return hash_files(Path(self.source).expanduser(), names)
+
+    def arguments(self, rows: Sequence[int]) -> dict[str, Any]:
+        """What a pipeline call takes for these rows beside prompts, latents and generators."""
+        task, chosen = self.task, list(rows)
+        if task.kind == "inpainting":
+            masks = [Image.fromarray(mask.astype(np.uint8) * 255) for mask in self.masks[chosen]]
+            images = _to_pil(self.images[chosen])
+            return {"image": images, "mask_image": masks, "strength": task.settings["strength"]}
+        if task.kind in ("canny", "depth"):
+            images = _to_pil(self.conditions[chosen])
+            return {"image": images, "controlnet_conditioning_scale": task.settings["conditioning_scale"]}
+        if task.kind == "image_prompt":
+            return {"ip_adapter_image": _to_pil(self.images[:1])[0]}
+        return {"num_frames": task.settings["frames"]} if task.kind == "animation" else {}
+
+    @property
+    def _finished(self) -> bool:
+        return bool(self.task.settings.get("inputs_are") == "control_images")
+
+    @cached_property
+    def _files(self) -> list[tuple[str, str | None]]:
+        """The first images, and their masks, relative to the folder and to masks/ in it."""
+        folder = Path(self.source).expanduser()
+        masked = self.task.kind == "inpainting"
+        for place in (folder, *([folder / MASKS] if masked else [])):
+            if not place.is_dir():
+                raise BenchError(f"task.inputs: {place} is no folder; give {WORLD!r}, or a folder of images")
+        found = list_images(folder, but=[MASKS])
+        needed = max(self.rows, default=self.count - 1) + 1
+        if len(found.files) < needed:
+            raise BenchError(
+                f"task.inputs: {folder} holds {found} and {needed} are needed, one a prompt; add some, or set "
+                "prompts.count to what there is"
+            )
+        if found.left_out.keys() - ({MASKS} if masked else ()):
+            say_once(f"task.inputs={self.source} holds {found}")
+        if not masked:
+            return [(name, None) for name in found.files[:needed]]
+        pairs: list[tuple[str, str | None]] = [*pair_masks(found.files, list_images(folder / MASKS).files)]
+        return pairs[:needed]
+
+    def _box(self, path: Path, height: int, width: int) -> tuple[slice, slice]:
+        """The part of an image that is used, as `fit` says."""
+        fit = self.task.settings.get("fit", "exact")
+        high, wide = height, width
+        if fit == "crop":
+            wide = min(width, max(1, round(height * self.width / self.height)))
+            high = min(height, max(1, round(width * self.height / self.width)))
+        elif fit == "exact" and abs(width * self.height - self.width * height) >= max(width, height):
+            raise BenchError(
+                f"task.inputs: {path} has {width}×{height} pixels, another aspect ratio than the {self.width}×"
+                f"{self.height} that are wanted; crop it, or set task.fit to crop (about the centre) or stretch"
+            )
+        top, left = (height - high) // 2, (width - wide) // 2
+        return slice(top, top + high), slice(left, left + wide)
+
+    def _resize(self, image: Pixels) -> Pixels:
+        return np.asarray(Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BICUBIC))
+
+
+def name_inputs(inputs: Inputs, estimator_weights: str | None) -> str | None:
+    """A hash over the pixels of images and masks, and of what tells their depth; None for a task without inputs.
+
+    Raises BenchError for whatever of them cannot be used.
+    """
+    kind = inputs.task.kind
+    if kind in ("text_to_image", "animation"):
+        return None
+    digest = hashlib.sha256(str((inputs.count, inputs.height, inputs.width)).encode())
+    failed: dict[str, None] = {}
+    for row in range(inputs.count):
+        try:
+            image, mask = inputs.original(row)
+        except BenchError as error:
+            failed.setdefault(str(error))
+            continue
+        digest.update(str(image.shape).encode() + image.tobytes())
+        if kind == "inpainting":
+            digest.update(mask.tobytes())
+    if failed:
+        more = (
+            f" ({len(failed) - 1} more of the {inputs.count} inputs cannot be used either)" if len(failed) > 1 else ""
+        )
+        raise BenchError(next(iter(failed)) + more)
+    digest.update((estimator_weights or "").encode())
+    return digest.hexdigest()[:16]
+
+
+def draw_scene(row: int, height: int, width: int) -> tuple[Pixels, NDArray[np.bool_]]:
+    """A still life in the world's shapes and colours, (h, w, 3), and where its first thing stands, (h, w).
+
+    The floor grows lighter towards the eye and each thing is shaded like a body, so that edges and depth are there to
+    be found. The mask has a margin around the thing.
+    """
+    truth = world.scene(world.SEEDS["validation"].start + row)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64) + 0.5
+    pixel = world.IMAGE_SIZE / min(height, width)
+    x = (x - width / 2) * pixel + world.IMAGE_SIZE / 2
+    y = (y - height / 2) * pixel + world.IMAGE_SIZE / 2
+    floor = np.asarray(world.COLOURS[truth.ground_colour])
+    canvas = floor * np.clip(0.55 + 0.4 * y / world.IMAGE_SIZE, 0, 1)[..., None]
+    mask = np.zeros((height, width), bool)
+    for thing in truth.things:
+        distance = signed_distance(thing.shape, x - thing.x, y - thing.y, thing.radius)
+        light = np.clip(1 - 0.5 * np.hypot(x - thing.x + 3, y - thing.y + 3) / (2 * thing.radius), 0.3, 1)
+        cover = np.clip(0.5 - distance / pixel, 0, 1)[..., None]
+        canvas = canvas * (1 - cover) + np.asarray(world.COLOURS[thing.colour]) * light[..., None] * cover
+        if thing is truth.things[0]:
+            mask = np.hypot(x - thing.x, y - thing.y) < 1.15 * thing.radius
+    return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8), mask
+
+
+def canny_edges(image: Pixels) -> NDArray[np.bool_]:
+    """Where an image (h, w, 3) has edges, (h, w), by OpenCV's Canny detector with the guide's thresholds."""
+    import cv2
+
+    edges: NDArray[np.bool_] = cv2.Canny(np.ascontiguousarray(image), *CANNY_THRESHOLDS) > 0
+    return edges
+
+
+def _three(grey: NDArray[np.uint8]) -> Pixels:
+    """A grey image (h, w) as (h, w, 3)."""
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _to_pil(images: Pixels) -> list[Image.Image]:
+    return [Image.fromarray(image) for image in images]
+
+
+def _is_light(mask: Pixels) -> NDArray[np.bool_]:
+    """Where diffusers paints anew, (h, w)."""
+    return _grey(mask) >= 128
+
+
+def _grey(image: Pixels) -> Pixels:
+    """Luma (h, w), as Pillow and diffusers take it."""
+    return np.asarray(Image.fromarray(image).convert("L"))

@@ -1,0 +1,177 @@
+"""Records of what cells produced: frozen data that is written as JSON and read back equal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from bench.records.cell import Cell
+from bench.records.errors import BenchError, Corrupt
+
+SCHEMA_VERSION = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What sampling really did, counted and read back rather than assumed.
+
+    Per batch: `scheduler_steps` counts calls of `scheduler.step`, `unet_calls` forward calls of the denoiser. Per
+    image: `unet_evaluations`, which guidance doubles. Over the cell: `unet_samples`, the rows that the denoiser saw.
+    `batch_size` is below the cell's where memory did not suffice.
+    """
+
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...] | None
+    orders: tuple[int, ...] | None
+    scheduler_config: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    scheduler_steps: int
+    unet_calls: int
+    unet_evaluations: int
+    unet_samples: int
+    batch_size: int
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        return cls(**to_tuples(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Raw samples, seconds per call of one batch; parts are measured by module hooks, `device_s` by CUDA events.
+
+    `pace_s` tells how fast the machine was about each call: seconds that a fixed piece of work took before and after
+    it; empty where that was not timed. `scheduler_waits` is how often the scheduler's steps make the host wait for the
+    device in one call; None where nothing is waited for.
+    """
+
+    batch_size: int
+    warmup: int
+    clock: str
+    call_s: tuple[float, ...]
+    text_encoder_s: tuple[float, ...]
+    denoiser_s: tuple[float, ...]
+    vae_s: tuple[float, ...]
+    device_s: tuple[float, ...] | None = None
+    pace_s: tuple[float, ...] = ()
+    scheduler_waits: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Peaks of one call on a GPU, in bytes; what a machine cannot tell is None, never 0.
+
+    On a processor a call has no memory of its own: the resident set of the process holds what earlier cells left there.
+    `beside_bytes` lay on the GPU beside the pipeline, evaluator and caches, and is taken off the GPU's peaks.
+    """
+
+    batch_size: int
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    process_bytes: int | None
+    device_bytes: int | None
+    beside_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Raw latencies of one cell in two installations that took turns: seconds per call of one batch, by sitting."""
+
+    cell: str
+    batch_size: int
+    before_s: tuple[tuple[float, ...], ...]
+    after_s: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The images of a cell: how many, their size in pixels, and a hash over the pixels of all of them in order.
+
+    `hashes` are those of the images that were kept, the first rows; empty where a picture could not be made again.
+    """
+
+    count: int
+    height: int
+    width: int
+    sha256: str
+    hashes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The error that ended a cell."""
+
+    kind: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a cell produced. `status` is "ok" or "error"; per-image features lie beside the record in the store.
+
+    `sampling_s` is the time spent in pipeline calls for the images, seconds, summed over batches; batches that are
+    sampled side by side share it, and evaluations that cells have in common are in it once. No latency.
+    """
+
+    key: str
+    cell: Cell
+    status: str
+    environment: Mapping[str, Any]
+    sampling_s: float
+    calls: Calls | None = None
+    images: Images | None = None
+    latency: Latency | None = None
+    memory: Memory | None = None
+    failure: Failure | None = None
+    schema: int = SCHEMA_VERSION
+
+    @property
+    def images_hash(self) -> str:
+        """The hash over all images, to which features are bound; empty where there are none."""
+        return "" if self.images is None else self.images.sha256
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote; raises BenchError for another schema version, Corrupt for anything else."""
+        try:
+            data = json.loads(text)
+            check_schema(data, "a record")
+            data["cell"] = Cell.from_dict(data["cell"])
+            parts = {"calls": Calls, "images": Images, "latency": Latency, "memory": Memory, "failure": Failure}
+            if data["memory"]:
+                data["memory"].pop("host_rss_bytes", None)  # of before; it depended on the order of the cells
+            for name, kind in parts.items():
+                if data[name] is not None:
+                    data[name] = kind(**to_tuples(data[name]))
+            return cls(**data)
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            raise Corrupt("it is not a record") from error
+
+    def reproducible(self) -> dict[str, Any]:
+        """The part that an undisturbed run on the same machine repeats exactly: no times, no memory."""
+        data = asdict(self)
+        for name in ("latency", "memory", "sampling_s", "environment"):
+            del data[name]
+        return data
+
+
+def check_schema(data: Mapping[str, Any], what: str, version: int = SCHEMA_VERSION) -> None:
+    """Raise BenchError for what another version of tcd-bench wrote."""
+    if data.get("schema") != version:
+        raise BenchError(
+            f"{what} has schema version {data.get('schema')!r}; this tcd-bench reads {version}: "
+            "run the experiment again in another directory (results=…), or read it with the version that wrote it"
+        )
+
+
+def to_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists turned back into the tuples that they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}

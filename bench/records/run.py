@@ -1,0 +1,161 @@
+"""What was asked, as frozen data: of a run its claims and all that a report needs, of a gate its limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
+from typing import Any, Self
+
+from bench.records.cell import Cell, plain_number
+from bench.records.record import SCHEMA_VERSION, check_schema, to_tuples
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a claim: which cells are meant. None stands for a value that the method does not vary."""
+
+    method: str
+    steps: tuple[int, ...]
+    eta: float | None = None
+    guidance_scale: float | None = None
+
+    def fits(self, cell: Cell) -> bool:
+        """Whether a cell is of this method, eta and guidance scale, at whatever step count."""
+        return (
+            cell.method == self.method
+            and self.eta in (None, cell.eta)
+            and self.guidance_scale in (None, cell.guidance_scale)
+        )
+
+    def label(self, steps: int | None) -> str:
+        """For people: `tcd 4 steps eta 0.3`."""
+        eta = "" if self.eta is None else f" eta {plain_number(self.eta)}"
+        scale = "" if self.guidance_scale is None else f" guidance {plain_number(self.guidance_scale)}"
+        return f"{self.method}{'' if steps is None else f' {steps} steps'}{eta}{scale}"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        return cls(**to_tuples(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A sentence about records. The subject is expected to be "better" than the object, "not_worse" or "equivalent".
+
+    `equal` says what the two sides have in common. "steps": step counts go pairwise (one count goes with every count of
+    the other side). "evaluations" or "latency": the object has no step counts of its own; it is taken at the costliest
+    cell that costs no more than the subject's, in UNet evaluations or in measured seconds an image. `margins` maps a
+    metric to the difference that counts, in the metric's unit: a better subject must win by more, one that is not worse
+    may lose by less, an equivalent one may do neither by more.
+    """
+
+    name: str
+    text: str
+    subject: Side
+    object: Side
+    metrics: tuple[str, ...]
+    expect: str
+    margins: Mapping[str, float] = field(default_factory=dict)
+    equal: str = "steps"
+
+    def steps(self) -> list[tuple[int, int | None]]:
+        """Step counts that are compared, subject's and object's; None where the object is found by its cost."""
+        mine, yours = self.subject.steps, self.object.steps
+        if self.equal != "steps":
+            return [(count, None) for count in mine]
+        return [(mine[0] if a is None else a, yours[0] if b is None else b) for a, b in zip_longest(mine, yours)]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        values = to_tuples(data)
+        values["subject"], values["object"] = Side.from_dict(values["subject"]), Side.from_dict(values["object"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was asked for: all that a report needs beside the records.
+
+    `cells` are keys in the plan's order; `left_out` holds label and reason of each combination that makes no sense;
+    `extractor` names what computed the features by content, `reference` likewise the real images they are held against
+    (None where no metric needs them). `looks` are the shares of the planned images at which claims were judged so far,
+    this run's own last; one look at everything unless the run goes on until its claims are decided. `protocol` says how
+    images are made ready for the evaluator: resizer, antialias, crop, size, dtype. `earlier_looks` are those at earlier
+    plans in the same directory, in the order of time: how many images there were, and how many were planned.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    cells: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...]
+    prompts: tuple[str, ...]
+    labels: Mapping[str, str]
+    metrics: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    evaluator: str
+    extractor: str
+    reference: str | None
+    looks: tuple[float, ...] = (1.0,)
+    protocol: Mapping[str, str] = field(default_factory=dict)
+    earlier_looks: tuple[tuple[int, int], ...] = ()
+    schema: int = SCHEMA_VERSION
+
+    def history(self, images: int) -> tuple[tuple[int, int], ...]:
+        """All looks in the order of time, this run's last, now that there are so many images a cell."""
+        planned = round(images / self.looks[-1])
+        own = ((round(share * planned), planned) for share in self.looks)
+        return (*self.earlier_looks, *own)
+
+    def to_json(self) -> str:
+        """Indented JSON, for people too."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote; raises BenchError for another schema version."""
+        data = to_tuples(json.loads(text))
+        check_schema(data, "run.json")
+        data["left_out"] = tuple((label, reason) for label, reason in data["left_out"])
+        data["earlier_looks"] = tuple((images, planned) for images, planned in data.get("earlier_looks", ()))
+        data["claims"] = tuple(Claim.from_dict(claim) for claim in data["claims"])
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How much worse a number may be before it counts: more than both a share of the old one and an amount."""
+
+    relative: float
+    """As a share of the old value."""
+    absolute: float
+    """In the unit of the value."""
+
+    def of(self, before: float) -> float:
+        """The loss that is let pass, in the number's own unit."""
+        return max(self.relative * abs(before), self.absolute)
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """How far an image may move, and what share of a cell's images may move farther."""
+
+    displacement: float
+    """How far an image may move; 1 is the distance to the image of another prompt."""
+    share: float
+    """Share of the images of a cell that may move farther."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostLimits:
+    """Limits of seconds an image in two runs, of seconds an image of two sides that took turns, and of bytes."""
+
+    latency: Limit
+    """Seconds per image, of two separate runs."""
+    latency_in_turn: Limit
+    """Seconds per image, of two sides that are timed in turn."""
+    memory: Limit
+    """Bytes."""

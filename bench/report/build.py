@@ -1,0 +1,143 @@
+"""From a run's directory to everything that people look at."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.analysis.claims import Judgement, judge_claims
+from bench.analysis.published import Beside, load_published, set_beside
+from bench.analysis.scoring import ScoredCell, score_run
+from bench.gc_pause import collector_paused
+from bench.parallel import map_forked
+from bench.printable import printable, spreadsheet_text
+from bench.records.run import Run
+from bench.report.image_grid import draw_grid, films, prompt_grids
+from bench.report.page import Plot, render_page
+from bench.report.per_prompt import differences
+from bench.report.published import beside_table, draw_beside
+from bench.report.tables import cost_table, score_table, settings_table, to_csv, to_latex, to_markdown, verdict_table
+from bench.report.terminal import SUMMARY, summarise
+from bench.store.interim_looks import note_look
+from bench.store.pictures import load_pictures
+from bench.store.store import Store, features_name, image_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Made:
+    """The files of a report by name, and stored files that are missing and without which it says less."""
+
+    files: Mapping[str, bytes]
+    lacks: Sequence[str]
+
+
+@collector_paused()
+def make_report(store: Store, inputs: str) -> Made:
+    """Make everything; the page carries the hash of its `inputs`. Raises Damaged for a feature file or an image."""
+    from bench.report.data_frame import scores_to_frame  # pandas takes its time
+
+    run = store.run()
+    cells = score_run(store, run)
+    judgements = judge_claims(run, cells)
+    note_look(store, run, [judgement.claim for judgement in judgements if judgement.comparisons])
+    pairs = set_beside(run, cells, load_published())
+    tables = {
+        table.name: table
+        for table in (
+            *(verdict_table(run, judgements), score_table(run, cells), cost_table(run, cells)),
+            *(beside_table(run, pairs), settings_table(run, cells)),
+        )
+        if table.rows and (table.name != "scores" or run.metrics)
+    }
+    frame = scores_to_frame(run, cells)
+    texts: list[str] = list(frame.select_dtypes("str").columns)
+    frame[texts] = frame[texts].map(spreadsheet_text, na_action="ignore")
+    files = {"scores.csv": frame.to_csv(index=False, lineterminator="\n").encode()}
+    files[SUMMARY] = summarise(run, cells, judgements).encode()
+    for table in tables.values():
+        for suffix, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
+            files[f"tables/{table.name}.{suffix}"] = write(table).encode()
+    plots = _draw_plots(run, cells, judgements, pairs)
+    for plot in plots:
+        files |= {f"plots/{plot.name}.png": plot.png, f"plots/{plot.name}.svg": plot.svg}
+    grids = prompt_grids(store, run, cells)
+    if grids:
+        picture = io.BytesIO()
+        draw_grid(grids).save(picture, format="PNG")
+        files["grid.png"] = picture.getvalue()
+    files |= films(grids)
+    behind = differences(store, run, cells, judgements)
+    real = load_pictures(store.files, "reference", run.reference) if run.reference else []
+    page = render_page(run, cells, judgements, tables, plots, grids, behind, inputs, real)
+    return Made(
+        {**files, "report.html": page.encode()}, [*_missing_images(store, cells), *_missing_features(store, run, cells)]
+    )
+
+
+def _missing_images(store: Store, cells: Sequence[ScoredCell]) -> list[str]:
+    """Names of kept images that are gone, at most a hundred; says how many there are."""
+    gone = [image_name(s.record.key, row) for s in cells for row in store.missing_images(s.record)]
+    if gone:
+        print(
+            f"results={store.location}: {len(gone)} kept images are gone ({gone[0]} for one); the same tcd-bench run "
+            "samples them again",
+            file=sys.stderr,
+        )
+    return gone[:100]
+
+
+def _missing_features(store: Store, run: Run, cells: Sequence[ScoredCell]) -> list[str]:
+    """Names of features that finished cells are scored by and lack, at most a hundred."""
+    keys = [
+        s.record.key for s in cells if s.record.status == "ok" and not store.has_features(s.record.key, run.extractor)
+    ]
+    return [features_name(key, run.extractor) for key in keys[:100]]
+
+
+def _draw_plots(
+    run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement], pairs: Sequence[Beside]
+) -> list[Plot]:
+    import matplotlib as mpl
+
+    from bench.report.plots import STYLE, plan_figures
+    from bench.report.power import draw_power
+
+    with mpl.rc_context(STYLE):
+        planned = plan_figures(run, cells)
+        if (chances := draw_power(judgements)) is not None:
+            title = "How many images a claim needs, if the measured gain is the true one"
+            planned.append(("power", title, lambda: chances))
+        if pairs:
+            planned.append(("published", "Measured beside published", lambda: draw_beside(run, pairs)))
+        pictures = map_forked(_to_pictures, [draw for _, _, draw in planned], fewest=4)
+    return [Plot(name, caption, *both) for (name, caption, _), both in zip(planned, pictures, strict=True)]
+
+
+def _to_pictures(draw: Callable[[], Figure]) -> tuple[bytes, bytes]:
+    figure = draw()
+    picture = _to_png(figure)
+    figure.set_layout_engine("none")  # the layout is found once
+    return picture, _to_svg(figure)
+
+
+def _to_png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    content = io.BytesIO()
+    figure.set_dpi(150)
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    return content.getvalue()
+
+
+def _to_svg(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    content = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
+    return printable(content.getvalue().decode()).encode()

@@ -1,0 +1,121 @@
+"""The same prompts across methods and steps, as an image and as data for the page."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from bench.analysis.scoring import ScoredCell
+from bench.records.run import Run
+from bench.report.embedded_images import InputPicture, Picture, input_pictures, open_picture, to_gif
+from bench.report.series import to_series
+from bench.store.store import Store
+
+PROMPTS = 6
+
+
+@dataclass(frozen=True)
+class PromptGrid:
+    """One prompt: for each line of cells (label), the images by step count; None where there is none."""
+
+    model: str
+    prompt: str
+    steps: tuple[int, ...]
+    rows: tuple[tuple[str, tuple[Picture | None, ...]], ...]
+    frames: int = 1
+    inputs: tuple[tuple[str, InputPicture], ...] = ()
+    """What the prompt's images were made from: what each picture is, and the picture."""
+
+    @property
+    def start(self) -> int:
+        """The column that most lines have an image in, the first such."""
+        counts = [sum(paths[i] is not None for _, paths in self.rows) for i in range(len(self.steps))]
+        return counts.index(max(counts))
+
+
+def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int = PROMPTS) -> list[PromptGrid]:
+    """Grids of the first prompts, base model by base model; a grid without any image is left out."""
+    grids = []
+    for model in dict.fromkeys(scored.record.cell.base.name for scored in cells):
+        own = [s for s in cells if s.record.cell.base.name == model and not s.record.cell.cost_only]
+        if not own:
+            continue
+        steps, series = tuple(sorted({scored.record.cell.steps for scored in own})), to_series(run, own)
+        for row, prompt in enumerate(run.prompts[:count]):
+            rows = []
+            for line in series:
+                paths = {s.record.cell.steps: Picture(store, s.record, row) for s in line.cells}
+                rows.append((line.label, tuple(p if (p := paths.get(n)) and p.exists() else None for n in steps)))
+            if any(path for _, paths in rows for path in paths):
+                task = own[0].record.cell.task
+                inputs = tuple(input_pictures(store, task.kind, row))
+                grids.append(PromptGrid(model, prompt, steps, tuple(rows), task.settings.get("frames", 1), inputs))
+    return grids
+
+
+def films(grids: Sequence[PromptGrid]) -> dict[str, bytes]:
+    """Each film that is shown as an animation, by the name of its file."""
+    shown = [
+        (picture, grid.frames)
+        for grid in grids
+        if grid.frames > 1
+        for _, row in grid.rows
+        for picture in row
+        if picture
+    ]
+    return {f"films/{picture.record.key}-{picture.row:05d}.gif": to_gif(picture, frames) for picture, frames in shown}
+
+
+def draw_grid(grids: Sequence[PromptGrid], size: int = 96, across: int = 3) -> Image.Image:
+    """One picture of all grids, each image scaled to `size` pixels, prompts written above."""
+    import matplotlib  # takes its time, and brings a font
+
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
+    label_width, head, gap = 190, 42, 18
+    blocks = [
+        _draw_block(grid, size, label_width if i % across == 0 else 0, head, font) for i, grid in enumerate(grids)
+    ]
+    lines = [blocks[i : i + across] for i in range(0, len(blocks), across)]
+    width = max(sum(block.width + gap for block in line) for line in lines)
+    picture = Image.new("RGB", (width, sum(max(b.height for b in line) + gap for line in lines)), "white")
+    y = 0
+    for line in lines:
+        x = 0
+        for block in line:
+            picture.paste(block, (x, y))
+            x += block.width + gap
+        y += max(block.height for block in line) + gap
+    return picture
+
+
+def _draw_block(grid: PromptGrid, size: int, label_width: int, head: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+    columns, lines = max(len(grid.steps), len(grid.inputs)), len(grid.rows) + bool(grid.inputs)
+    given = (size + 16) * bool(grid.inputs)
+    height = head + lines * (size + 2) + 16 * bool(grid.inputs)
+    block = Image.new("RGB", (label_width + columns * (size + 2), height), "white")
+    draw = ImageDraw.Draw(block)
+    letters = (block.width - label_width) // 7
+    for line, text in enumerate(textwrap.wrap(grid.prompt, letters, max_lines=2, placeholder=" …")):
+        draw.text((label_width, 13 * line), text, "black", font)
+    for column, (said, picture) in enumerate(grid.inputs):
+        x = label_width + column * (size + 2)
+        draw.text((x, head - 15), said, "#555555", font)
+        block.paste(open_picture(picture).resize((size, size), Image.Resampling.LANCZOS), (x, head))
+    head += given
+    for column, steps in enumerate(grid.steps):
+        draw.text((label_width + column * (size + 2), head - 15), f"{steps} steps", "#555555", font)
+    for row, (label, paths) in enumerate(grid.rows):
+        y = head + row * (size + 2)
+        if label_width:
+            draw.text((0, y + size // 2 - 14), textwrap.fill(label, label_width // 7), "black", font)
+        for column, path in enumerate(paths):
+            if path is not None:
+                image = open_picture(path, grid.frames)
+                block.paste(
+                    image.resize((size, size), Image.Resampling.LANCZOS), (label_width + column * (size + 2), y)
+                )
+    return block

@@ -1,0 +1,118 @@
+"""What is behind a verdict: the difference prompt by prompt, and the pairs of images where it is largest either way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.analysis.claims import Comparison, Judgement
+from bench.analysis.scoring import ScoredCell
+from bench.records.run import Run
+from bench.report.comparisons import digits_of, interval_in_words, metric_of
+from bench.report.embedded_images import Picture
+from bench.score.metrics import METRICS
+from bench.store.store import Store
+
+PER_SIDE = 3
+WIDTH, HEIGHT = 640, 96
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prompt with both images; `gain` is how much better the subject's is."""
+
+    prompt: str
+    gain: float
+    subject: Picture
+    object: Picture
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A claim's first comparison prompt by prompt.
+
+    `curve` are the points of a polyline, gains in growing order in a box of WIDTH × HEIGHT, `zero` where 0 is in it.
+    """
+
+    claim: str
+    subject: str
+    object: str
+    metric: str
+    share: float
+    best: tuple[Pair, ...]
+    worst: tuple[Pair, ...]
+    curve: str
+    zero: float
+    frames: int
+    verdict: str
+
+
+def differences(
+    store: Store, run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement]
+) -> list[Difference]:
+    """One for each claim whose first comparison has images of its largest differences."""
+    by_label = {cell.record.cell.label: cell for cell in cells}
+    found = []
+    for judgement in judgements:
+        for comparison in judgement.comparisons[:1]:
+            mine, yours = by_label[comparison.subject], by_label[comparison.object]
+            if entry := _difference(store, run, judgement.claim.text, comparison, mine, yours):
+                found.append(entry)
+    return found
+
+
+def _difference(
+    store: Store, run: Run, claim: str, comparison: Comparison, mine: ScoredCell, yours: ScoredCell
+) -> Difference | None:
+    metric = next(
+        (m for m in ("clip_score", comparison.metric) if m in mine.estimates and m in yours.estimates),
+        comparison.metric,
+    )
+    ours, theirs = mine.estimates[metric], yours.estimates[metric]
+    if metric == comparison.metric != comparison.compared and ours.stand_in and theirs.stand_in:
+        ours, theirs, metric = ours.stand_in(), theirs.stand_in(), comparison.compared
+    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    gains = sign * (ours.value + ours.influence - theirs.value - theirs.influence)
+    order = np.argsort(gains)
+
+    def pairs(rows: Sequence[int]) -> tuple[Pair, ...]:
+        made = (
+            Pair(
+                run.prompts[row],
+                float(gains[row]),
+                *(Picture(store, cell.record, row) for cell in (mine, yours)),
+            )
+            for row in rows
+        )
+        return tuple(pair for pair in made if pair.subject.exists() and pair.object.exists())
+
+    best, worst = pairs(order[::-1][:PER_SIDE].tolist()), pairs(order[:PER_SIDE].tolist())
+    if not best and not worst:
+        return None
+    low, high = min(0.0, float(gains.min())), max(0.0, float(gains.max()))
+    span = (high - low) or 1.0
+    sorted_gains = gains[order]
+    points = zip(np.linspace(0, WIDTH, len(gains)), HEIGHT * (high - sorted_gains) / span, strict=True)
+    return Difference(
+        claim=claim,
+        subject=comparison.subject,
+        object=comparison.object,
+        metric=METRICS[metric].name(run.evaluator, len(gains)),
+        share=float(np.mean(gains > 0)),
+        best=best,
+        worst=worst,
+        curve=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+        zero=HEIGHT * high / span,
+        verdict=_verdict(comparison),
+        frames=int(mine.record.cell.task.settings.get("frames", 1)),
+    )
+
+
+def _verdict(c: Comparison) -> str:
+    """The comparison's verdict with the interval that it goes by."""
+    digits = digits_of(c)
+    interval = "no interval" if c.adjusted_interval is None else interval_in_words(c.adjusted_interval, digits)
+    adjusted = "" if c.adjusted_interval is None else ", adjusted interval"
+    return f"{c.verdict} by {metric_of(c)}: gain {c.gain:+.{digits}f}{adjusted} {interval}"

@@ -1,0 +1,42 @@
+"""Arrays by name as files of a run, each with its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.records.errors import Corrupt
+from bench.store.files import Files
+from bench.store.sealed import read_sealed, seal
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def pack_arrays(name: str, arrays: Arrays, about: str = "") -> bytes:
+    """A sealed `.npz` archive; `about` is the hash of what the arrays were computed from."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **dict(arrays))
+    return seal(name, content.getvalue(), about)
+
+
+def read_arrays(files: Files, name: str, about: str = "") -> dict[str, NDArray[Any]]:
+    """Arrays as they were written; raises FileNotFoundError, and Corrupt where they are not, or not about `about`."""
+    content = read_sealed(files, name, about)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise Corrupt(str(error)) from error
+
+
+def hash_array(values: NDArray[Any]) -> str:
+    """SHA-256 over values and layout."""
+    found = hashlib.sha256(f"{values.dtype.str}{values.shape}".encode())
+    found.update(np.ascontiguousarray(values).data)
+    return found.hexdigest()

@@ -1,0 +1,44 @@
+"""Stored files that are not what was written: found by their hashes and set aside, so that they are made again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.records.errors import BenchError, Corrupt, Damaged
+from bench.records.run import Run
+from bench.store.store import FAILED, GOOD, Store
+
+
+def set_damaged_records_aside(store: Store, keys: Sequence[str]) -> list[str]:
+    """Move damaged records of these cells to `damaged/`, saying so; returns the names that they had."""
+    found = []
+    for key in keys:
+        for name in (GOOD, FAILED):
+            try:
+                store.read_record(key, name)
+            except (FileNotFoundError, BenchError):
+                pass  # not there, or another version's and whole
+            except Corrupt as error:
+                store.set_aside(f"cells/{key}/{name}", str(error))
+                found.append(f"cells/{key}/{name}")
+    return found
+
+
+def set_damaged_features_aside(store: Store, run: Run) -> list[str]:
+    """The same for the features that a run is scored by and for its reference's, all of which are read for it."""
+    found = []
+    for key in run.cells:
+        record = store.record(key)
+        try:
+            if record is not None and store.has_features(key, run.extractor):
+                store.features_of(record, run.extractor)
+        except Damaged as error:
+            found.append(error)
+    try:
+        if run.reference is not None:
+            store.load_reference(run.reference)
+    except Damaged as error:
+        found.append(error)
+    for damaged in found:
+        store.set_aside(damaged.name, damaged.why)
+    return [damaged.name for damaged in found]

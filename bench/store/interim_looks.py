@@ -1,0 +1,91 @@
+"""Interim looks: at how many images per cell the claims of a results directory were judged so far.
+
+Every look at the claims leaves `looks/<images>.json`: one by a run, by a report in between, or by a stopping rule.
+A later, larger run in the same directory counts them (see `bench.analysis.sequential` for what that costs).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+
+from bench.records.cell import content_hash
+from bench.records.errors import Corrupt
+from bench.records.run import Claim, Run
+from bench.store.sealed import read_sealed, seal
+from bench.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look: images per cell, how many were planned then, and the claims judged, name to hash of the definition.
+
+    `number` counts looks in the order of time. `claims` is None where the file is damaged: the look counts for every
+    claim then, and as the first.
+    """
+
+    images: int
+    planned: int
+    number: int
+    claims: Mapping[str, str] | None
+
+    def concerns(self, names: Iterable[str]) -> bool:
+        """Whether one of these claims was judged at this look."""
+        return self.claims is None or not self.claims.keys().isdisjoint(names)
+
+
+def planned_images(run: Run) -> int:
+    """Images per cell at the last planned look of a run."""
+    return round(len(run.prompts) / run.looks[-1])
+
+
+def define(claim: Claim) -> str:
+    """A hash over what a claim says; its text may be worded anew."""
+    return content_hash({**asdict(claim), "text": ""})
+
+
+def note_look(store: Store, run: Run, judged: Iterable[Claim]) -> None:
+    """Write down that these claims of a run were judged; nothing where none was."""
+    claims = {claim.name: define(claim) for claim in judged}
+    if not claims:
+        return
+    images, earlier = len(run.prompts), looks_of(store)
+    look = Look(images, planned_images(run), 1 + max((look.number for look in earlier), default=0), claims)
+    before = next((look for look in earlier if look.images == images), None)
+    if before is not None and before.claims is not None:
+        if claims.items() <= before.claims.items():
+            return
+        look = replace(before, claims={**before.claims, **claims})
+    name = f"looks/{images}.json"
+    store.write_bytes(name, seal(name, json.dumps(asdict(look)).encode()))
+
+
+def with_looks(store: Store, run: Run) -> Run:
+    """The run with all looks at its claims: those of its plan as shares of it, earlier plans' in the order of time."""
+    images, planned = len(run.prompts), planned_images(run)
+    names = [claim.name for claim in run.claims]
+    looks = [look for look in looks_of(store) if look.concerns(names)]
+    own = sorted({look.images for look in looks if look.planned == planned and look.images < images} | {images})
+    return replace(
+        run,
+        looks=tuple(count / planned for count in own),
+        earlier_looks=tuple((look.images, look.planned) for look in looks if look.planned != planned),
+    )
+
+
+def looks_of(store: Store) -> list[Look]:
+    """All looks at a directory's claims, in the order of time."""
+    found = []
+    for name in store.files.names("looks"):
+        images = name.removesuffix(".json")
+        if images.isdecimal():
+            found.append(_read(store, f"looks/{name}", int(images)))
+    return sorted(found, key=lambda look: (look.number, look.images))
+
+
+def _read(store: Store, name: str, images: int) -> Look:
+    try:
+        return Look(**json.loads(read_sealed(store.files, name)))
+    except (FileNotFoundError, Corrupt, ValueError, TypeError):
+        return Look(images, images, 0, None)

@@ -1,0 +1,106 @@
+"""Files in an object store, through fsspec: s3://, gs:// and whatever else it knows. Needs the extra `remote`."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.records.errors import BenchError
+
+
+class RemoteFiles:
+    """A prefix in a bucket. An object is there whole or not at all; `create` is the server's conditional write.
+
+    Credentials and endpoints come from the environment or the provider's own configuration files, never from the URL,
+    which stands in records and reports.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        parts = urlsplit(url)
+        if "@" in parts.netloc or parts.query:
+            raise BenchError(
+                f"results={parts.scheme}://… was given with credentials in it; leave them out and set them in the "
+                "environment, as the provider's own tools read them"
+            )
+        self._url, self._root = url.rstrip("/"), f"{parts.netloc}{parts.path}".strip("/")
+        try:
+            self._system: Any = fsspec.filesystem(parts.scheme, use_listings_cache=False, skip_instance_cache=True)
+        except (ImportError, ValueError) as error:
+            raise BenchError(
+                f"results={url} cannot be opened ({error}); install what it needs with `pip install tcd-bench[remote]`"
+            ) from error
+
+    @property
+    def location(self) -> str:
+        """The URL."""
+        return self._url
+
+    def read(self, name: str) -> bytes:
+        """See `bench.store.files.Files`."""
+        content: bytes = _call(self._system.cat_file, self._path(name))
+        return content
+
+    def write(self, name: str, content: bytes, durable: bool = True) -> None:
+        """See `bench.store.files.Files`."""
+        _call(self._system.pipe_file, self._path(name), content)
+
+    def write_all(self, contents: Mapping[str, bytes]) -> None:
+        """See `bench.store.files.Files`. Objects do not fail half written, but a set of them may."""
+        for name, content in contents.items():
+            self.write(name, content)
+
+    def create(self, name: str, content: bytes, durable: bool = True) -> bool:
+        """See `bench.store.files.Files`."""
+        try:
+            _call(self._system.pipe_file, self._path(name), content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def exists(self, name: str) -> bool:
+        """See `bench.store.files.Files`."""
+        return bool(_call(self._system.exists, self._path(name)))
+
+    def names(self, folder: str) -> list[str]:
+        """See `bench.store.files.Files`."""
+        try:
+            found = _call(self._system.ls, self._path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
+
+    def tree(self, folder: str) -> Iterator[str]:
+        """See `bench.store.files.Files`."""
+        with suppress(FileNotFoundError):
+            for path in sorted(_call(self._system.find, self._path(folder))):
+                yield path.lstrip("/").removeprefix(f"{self._root}/")
+
+    def move(self, name: str, to: str) -> None:
+        """See `bench.store.files.Files`."""
+        _call(self._system.mv, self._path(name), self._path(to), recursive=True)
+
+    def remove(self, name: str) -> None:
+        """See `bench.store.files.Files`."""
+        with suppress(FileNotFoundError):
+            _call(self._system.rm, self._path(name), recursive=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}".rstrip("/")
+
+
+def _call(operation: Any, *arguments: Any, **more: Any) -> Any:
+    """The operation's result; trouble of any client library becomes an OSError, as is promised."""
+    try:
+        return operation(*arguments, **more)
+    except OSError:
+        raise
+    except Exception as error:
+        code = getattr(error, "response", {}).get("Error", {}).get("Code") if hasattr(error, "response") else None
+        if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+            raise FileExistsError(str(error)) from error
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,1 @@
+"""Workers share a store through leases. Nothing here knows about diffusion."""

@@ -1,0 +1,159 @@
+"""A launch: what a run asks its workers to do, as they read it from the store, and what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Self, TypeVar
+
+from pydantic import TypeAdapter
+
+from bench.parallel import call_periodically
+from bench.records.cell import Cell
+from bench.records.errors import BenchError, Corrupt, StoreError
+from bench.store.files import Files
+from bench.store.sealed import read_sealed, seal
+from bench.workers.leases import new_worker_name
+
+STATE_S = 5.0
+"""How often a worker says what it is at, at least."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of a run: the settings, at which looks it was, and the keys of the cells it found to do."""
+
+    name: str
+    settings: Mapping[str, Any]
+    looks: tuple[float, ...]
+    cells: tuple[str, ...]
+    images: int
+    began: float
+    """When, in seconds since 1970."""
+
+    def save(self, files: Files) -> None:
+        """Write it where workers and `status` find it."""
+        name = f"launches/{self.name}.json"
+        files.write(name, seal(name, json.dumps(asdict(self), ensure_ascii=False).encode()))
+
+    @classmethod
+    def load(cls, files: Files, name: str) -> Self:
+        """The launch of that name; raises BenchError where there is none, or what is there is damaged."""
+        try:
+            return _read_as(cls, read_sealed(files, f"launches/{name}.json"))
+        except FileNotFoundError as error:
+            raise BenchError(f"results={files.location} has no launch {name}; start the run again") from error
+        except (Corrupt, ValueError) as error:
+            raise BenchError(
+                f"results={files.location}: launches/{name}.json is damaged; start the run again"
+            ) from error
+
+    @classmethod
+    def latest(cls, files: Files) -> Self | None:
+        """The launch that began last and can be read; None where there was none. Says which cannot be read."""
+        for name in reversed(files.names("launches")):
+            if not name.startswith(".") and name.endswith(".json"):
+                try:
+                    return cls.load(files, name.removesuffix(".json"))
+                except StoreError:
+                    raise
+                except BenchError as error:
+                    print(f"{error}; it is passed over", file=sys.stderr)
+        return None
+
+
+_Data = TypeVar("_Data")
+
+
+def _read_as(kind: type[_Data], content: bytes) -> _Data:
+    """A dataclass from JSON; raises ValueError for fields of other names or types."""
+    return TypeAdapter(kind).validate_json(content)
+
+
+def new_launch_name() -> str:
+    """Names sort by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{new_worker_name().rpartition('-')[2]}"
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What a worker last said of itself. `said` and `since` are seconds since 1970 by its own clock."""
+
+    worker: str
+    launch: str
+    host: str
+    device: str
+    state: str
+    cell: str | None
+    since: float
+    said: float
+    images: int
+
+    @classmethod
+    def all_of(cls, files: Files, launch: str) -> list[Self]:
+        """The workers of a launch."""
+        found = []
+        for name in files.names("workers"):
+            with suppress(FileNotFoundError, Corrupt, ValueError):
+                state = _read_as(cls, read_sealed(files, f"workers/{name}"))
+                if state.launch == launch:
+                    found.append(state)
+        return found
+
+
+class Reporter:
+    """Writes a worker's state into the store: when it changes, and every few seconds while images come."""
+
+    def __init__(self, files: Files, launch: str, worker: str, device: str) -> None:
+        self._files, self._launch, self._worker, self._device = files, launch, worker, device
+        self._state, self._since = "starting", time.time()
+        self._cell: str | None = None
+        self.images = 0
+        self._write_lock = threading.Lock()
+
+    def enter(self, state: str, cell: Cell | None) -> None:
+        """What the worker begins now."""
+        label = cell.label if cell is not None else None
+        if (state, label) != (self._state, self._cell):
+            begins = self._state == "starting"
+            self._state, self._cell, self._since = state, label, time.time()
+            if begins:
+                self.say()  # so that a worker that dies at its first cell is not taken for one that never began
+
+    def advance(self, images: int) -> None:
+        """So many images were finished."""
+        self.images += images
+
+    def say(self) -> None:
+        """Write the state down; a store that is out of reach loses one word, no work."""
+        state = WorkerState(
+            worker=self._worker,
+            launch=self._launch,
+            host=platform.node(),
+            device=self._device,
+            state=self._state,
+            cell=self._cell,
+            since=self._since,
+            said=time.time(),
+            images=self.images,
+        )
+        with self._write_lock, suppress(OSError, BenchError):
+            name = f"workers/{self._worker}.json"
+            content = json.dumps(asdict(state), ensure_ascii=False).encode()
+            self._files.write(name, seal(name, content), durable=False)
+
+    @contextmanager
+    def saying(self) -> Iterator[None]:
+        """Say it again and again in the background, and once more at the end: what was entered last."""
+        self.say()
+        try:
+            with call_periodically(STATE_S, self.say):
+                yield
+        finally:
+            self.say()

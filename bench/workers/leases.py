@@ -1,0 +1,234 @@
+"""Who is at what: leases in the store, so that any number of workers and runs share work and none is lost.
+
+A lease is the file `<name>.<generation>`, which one worker alone can create. Its holder writes into it again and again;
+who sees it unchanged for `lease_s` seconds by its own clock, or sees its process dead on this machine, may create the
+next generation. So clocks of machines are never compared, and nothing is deleted that another might hold. A lease also
+says how many workers died over the work where it stands now: who got further before it died had no fault in the work.
+Two workers may be at the same work where one was only slow; the store lets the first result win.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.parallel import call_periodically
+from bench.records.cell import content_hash
+from bench.records.errors import BenchError, Corrupt
+from bench.store.files import Files
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a worker holds. `deaths` is how many workers died that held it before, one after the other at one place."""
+
+    name: str
+    file: str
+    deaths: int
+    progress: int | None = None
+    """How far the work was when it was taken; None where nobody held it before."""
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """What another's lease was when it was looked at last, and since when it is so."""
+
+    content: bytes
+    elsewhere: bool
+    since: float
+    looked: float
+
+    def is_fresh(self, now: float, lease_s: float) -> bool:
+        """Whether another look would tell nothing that matters."""
+        return self.elsewhere and now - self.looked < lease_s / 4 and now - self.since < lease_s
+
+
+@dataclass
+class Leases:
+    """A worker's view of the leases below a store, and its own ones, which a thread of its own keeps alive."""
+
+    files: Files
+    worker: str
+    lease_s: float = 30.0
+    clock: Callable[[], float] = time.monotonic
+    _seen: dict[str, _Sight] = field(default_factory=dict)
+    _held: dict[str, Lease] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _beat: int = 0
+
+    def newest(self, folder: str) -> Mapping[str, int]:
+        """Which leases a folder holds, and the newest generation of each."""
+        found: dict[str, int] = {}
+        for file in self.files.names(folder):
+            name, number = _split(file)
+            if name.startswith("lease-") and number is not None:
+                found[f"{folder}/{name}"] = max(number, found.get(f"{folder}/{name}", 0))
+        return found
+
+    def take(
+        self, name: str, progress: Callable[[], int] = lambda: 0, there: Mapping[str, int] | None = None
+    ) -> Lease | None:
+        """The lease of that name, or None while another worker has it. `progress` tells how far the work is.
+
+        `there` is what `newest` said, where the caller has looked; it may be somewhat old.
+        """
+        newest = (self.newest(name.rpartition("/")[0]) if there is None else there).get(name, -1)
+        lease = Lease(name, f"{name}.{newest + 1}", 0)
+        if newest >= 0:
+            reached = progress()
+            deaths = self._deaths_before(f"{name}.{newest}", reached)
+            if deaths is None:
+                return None
+            lease = replace(lease, deaths=deaths, progress=reached)
+        if not self.files.create(lease.file, self._content(lease), durable=False):
+            return None
+        with self._lock:
+            self._held[lease.file] = lease
+        return lease
+
+    def _deaths_before(self, file: str, reached: int) -> int | None:
+        """How many workers died where the work is now, if its holder has let go or is dead; None while it is held.
+
+        A holder of another machine that was alive a moment ago is not asked after again.
+        """
+        before, now = self._seen.get(file), self.clock()
+        if before is not None and before.is_fresh(now, self.lease_s):
+            return None
+        try:
+            content = self.files.read(file)
+        except FileNotFoundError:
+            return 0
+        except Corrupt:
+            content = b""  # a folder in place of a lease is like any other garbage
+        note = _parse(content)
+        deaths = int(note.get("deaths", 0)) if note.get("progress") == reached else 0
+        if note.get("state") == "released":
+            return deaths
+        if note.get("state") == "dead" or _died(note):
+            return deaths + 1
+        since = before.since if before is not None and before.content == content else now
+        self._seen[file] = _Sight(content, not _is_here(note), since, now)
+        return deaths + 1 if now - since >= self.lease_s else None
+
+    def release(self, lease: Lease, done: bool) -> None:
+        """Let go: all that is left of it is removed where the work is done, else the next worker may go on."""
+        with self._lock:  # a beat that is under way ends first, and none comes after
+            self._held.pop(lease.file, None)
+        if not done:
+            self.files.write(lease.file, self._content(lease, "released"), durable=False)
+            return
+        folder, own = lease.file.rpartition("/")[0], _split(lease.file)[1] or 0
+        for file in self.files.names(folder):
+            name, number = _split(file)
+            if f"{folder}/{name}" == lease.name and number is not None and number <= own:
+                self.files.remove(f"{folder}/{file}")
+
+    def beat(self) -> None:
+        """Write into the leases that are held, so that others see them alive."""
+        with self._lock:
+            self._beat += 1
+            for lease in self._held.values():
+                with suppress(OSError, BenchError):  # the next beat is soon; losing a lease costs doubled work only
+                    self.files.write(lease.file, self._content(lease), durable=False)
+
+    def kept_alive(self) -> AbstractContextManager[None]:
+        """Beat in the background for as long as the block runs."""
+        return call_periodically(self.lease_s / 4, self.beat)
+
+    def _content(self, lease: Lease, state: str = "held") -> bytes:
+        note = {
+            **_this_process(os.getpid()),
+            "worker": self.worker,
+            "state": state,
+            "deaths": lease.deaths,
+            "progress": lease.progress,
+            "beat": self._beat,
+        }
+        return json.dumps(note, sort_keys=True).encode()
+
+
+def bury(files: Files, worker: str) -> None:
+    """Mark as dead every lease of a worker that is known to be gone, so that nobody waits for it."""
+    for name in files.tree("cells"):
+        if name.rpartition("/")[2].startswith("lease-"):
+            with suppress(FileNotFoundError):
+                note = _parse(files.read(name))
+                if note.get("worker") == worker and note.get("state") == "held":
+                    files.write(name, json.dumps({**note, "state": "dead"}, sort_keys=True).encode())
+
+
+def new_worker_name() -> str:
+    """A name that no other worker has: machine, process, and a random part."""
+    return f"{platform.node() or 'host'}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+def _split(file: str) -> tuple[str, int | None]:
+    """Name and generation of a lease's file; the generation is None where the file is no lease."""
+    name, _, number = file.rpartition(".")
+    return name, int(number) if number.isascii() and number.isdigit() and len(number) < 10 else None
+
+
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "machine": str,
+    "pid": int,
+    "born": (int, float),
+    "worker": str,
+    "state": str,
+    "deaths": int,
+    "progress": (int, type(None)),
+    "beat": int,
+}
+
+
+def _parse(content: bytes) -> Mapping[str, Any]:
+    """What a lease says; nothing where that is not what `_content` writes."""
+    try:
+        note = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    whole = isinstance(note, dict) and all(isinstance(note.get(name, ...), kind) for name, kind in _KINDS.items())
+    return note if whole else {}
+
+
+def _died(note: Mapping[str, Any]) -> bool:
+    """Whether a holder was a process of this very machine and is no more."""
+    if not _is_here(note):
+        return False
+    try:
+        return bool(psutil.Process(note["pid"]).create_time() != note["born"])
+    except psutil.AccessDenied:
+        return False
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
+        return True
+
+
+def _is_here(note: Mapping[str, Any]) -> bool:
+    return bool(note.get("machine") == _this_process(os.getpid())["machine"])
+
+
+@cache
+def _this_process(pid: int) -> Mapping[str, Any]:
+    """What tells this process from all others."""
+    return {"machine": _machine(), "pid": pid, "born": psutil.Process(pid).create_time()}
+
+
+def _machine() -> str:
+    """This machine as it is since it started, and this process's view of processes on it (a container has its own)."""
+    parts: list[object] = [platform.node()]
+    for place in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with suppress(OSError):
+            path = Path(place)
+            parts.append(path.stat().st_ino if path.parent.name == "ns" else path.read_text().strip())
+    return content_hash(parts)

@@ -1,0 +1,86 @@
+"""Cells on this machine: in this process, or in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.workers.attached import GRACE_S
+from bench.workers.installation import this_installation
+from bench.workers.worker import REAL_WORK
+
+
+@dataclass
+class Process:
+    """A worker as a process of this machine, which ends when this one does; what it prints goes into a file."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def poll(self) -> int | None:
+        """See `bench.workers.pool.Worker`."""
+        return self.process.poll()
+
+    def last_words(self) -> str:
+        """See `bench.workers.pool.Worker`."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else "it said nothing"
+
+    def stop(self) -> None:
+        """See `bench.workers.pool.Worker`."""
+        self.process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE_S)
+        self.process.kill()
+        self.process.wait()
+
+
+class ThisMachine:
+    """Room for a fixed number of processes, which share the processor, or take the GPUs in turn.
+
+    `gpus` are values of CUDA_VISIBLE_DEVICES; none where cells run on the processor, or on one GPU that they name.
+    """
+
+    def __init__(
+        self, location: str, launch: str, workers: int, gpus: Sequence[str] = (), work: str = REAL_WORK
+    ) -> None:
+        self._location, self._launch, self._workers, self._work = location, launch, workers, work
+        self._gpus = gpus
+        self._logs = TemporaryDirectory(prefix="tcd-bench-workers-")
+
+    def room(self) -> int:
+        """See `bench.workers.pool.Place`."""
+        return self._workers
+
+    def start(self, names: Sequence[str], first: int) -> list[Process]:
+        """See `bench.workers.pool.Place`."""
+        return [self._start(name, first + i) for i, name in enumerate(names)]
+
+    def _start(self, name: str, first: int) -> Process:
+        installation = this_installation()
+        environment = installation.environment()
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[first % len(self._gpus)]
+        elif self._workers > 1:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self._workers)))
+        log = Path(self._logs.name) / f"{name}.log"
+        arguments = (self._location, self._launch, name, str(first), self._work)
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603
+                installation.command("bench.workers.worker", *arguments, attached=True),
+                stdin=subprocess.PIPE,  # open for as long as this process lives
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+        return Process(name, process, log)
+
+    def close(self) -> None:
+        """See `bench.workers.pool.Place`."""
+        self._logs.cleanup()

@@ -1,0 +1,116 @@
+"""How far a launch is, as its store says it: for the progress bar, and for `tcd-bench status` from anywhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.printable import printable
+from bench.records.record import Record
+from bench.store.store import FAILED, GOOD, Store
+from bench.workers.launch import Launch, WorkerState
+
+ENDED = ("stopped", "done")
+SILENT_S = 60.0
+"""A worker that said nothing for so long is shown as silent."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Cells done, failed and at work; images that are in the store; what the workers say."""
+
+    launch: Launch
+    done: tuple[str, ...]
+    failed: tuple[Record, ...]
+    begun: tuple[str, ...]
+    images: int
+    workers: tuple[WorkerState, ...]
+
+    @property
+    def left(self) -> int:
+        """How many cells are neither done nor given up."""
+        return len(self.launch.cells) - len(self.done) - len(self.failed)
+
+    @property
+    def total_images(self) -> int:
+        """How many images the launch found to do."""
+        return len(self.launch.cells) * self.launch.images
+
+
+def look_over(store: Store, launch: Launch, batch_size: int) -> Overview:
+    """Read the store once: one listing, and the failures."""
+    names: dict[str, set[str]] = {key: set() for key in launch.cells}
+    batches: dict[str, int] = dict.fromkeys(launch.cells, 0)
+    for name in store.files.tree("cells"):
+        _, key, *rest = name.split("/")
+        if key in names:
+            names[key].add(rest[0])
+            batches[key] += rest[0].startswith("batches-")
+    done = tuple(key for key, found in names.items() if GOOD in found)
+    failures = [store.record(key) for key, found in names.items() if FAILED in found and GOOD not in found]
+    failed = tuple(f for f in failures if f is not None and f.environment.get("launch") == launch.name)
+    images = sum(launch.images if GOOD in names[key] else batches[key] * batch_size for key in launch.cells)
+    begun = tuple(key for key, found in names.items() if batches[key] and GOOD not in found)
+    workers = tuple(WorkerState.all_of(store.files, launch.name))
+    return Overview(launch, done, failed, begun, min(images, len(launch.cells) * launch.images), workers)
+
+
+def describe(overview: Overview, now: float | None = None) -> str:
+    """For a person: how far, how long still, who is at what, what failed."""
+    now = time.time() if now is None else now
+    launch = overview.launch
+    lines = [
+        f"{launch.settings.get('name', 'run')}: {len(overview.done)} of {len(launch.cells)} cells done, "
+        f"{len(overview.begun)} begun, {len(overview.failed)} failed; "
+        f"{overview.images:,} of {overview.total_images:,} images",
+        f"begun {_duration(now - launch.began)} ago{_rest(overview, now)}",
+    ]
+    if overview.workers:
+        lines += ["", *_table(_worker_rows(overview.workers, now))]
+    if overview.failed:
+        lines += ["", "failed:"]
+        lines += [f"  {r.cell.label}: {r.failure.message if r.failure else ''}" for r in overview.failed]
+    return printable("\n".join(lines))
+
+
+def _rest(overview: Overview, now: float) -> str:
+    if not overview.left:
+        return ", finished"
+    alive = [worker for worker in overview.workers if worker.state not in ENDED and now - worker.said < SILENT_S]
+    if not alive:
+        return ", nobody is at work; start the same command again"
+    made = sum(worker.images for worker in overview.workers)
+    spent = now - overview.launch.began
+    if not made or spent <= 0:
+        return ""
+    missing = overview.total_images - overview.images
+    return f", about {_duration(missing * spent / made)} left"
+
+
+def _worker_rows(workers: Iterable[WorkerState], now: float) -> Iterable[Sequence[str]]:
+    yield "worker", "host", "device", "state", "for", "images", "cell"
+    for worker in sorted(workers, key=lambda w: w.worker):
+        silent = worker.state not in ENDED and now - worker.said > SILENT_S
+        state = f"silent for {_duration(now - worker.said)}" if silent else worker.state
+        yield (
+            worker.worker,
+            worker.host,
+            worker.device,
+            state,
+            _duration(max(0.0, now - worker.since)),
+            f"{worker.images:,}",
+            worker.cell or "",
+        )
+
+
+def _table(rows: Iterable[Sequence[str]]) -> list[str]:
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
