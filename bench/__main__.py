@@ -125,13 +125,13 @@ def plan(settings: Settings) -> int:
 
     Exit codes: 0 done; 2 refused.
     """
-    from bench.execute.job import lay_out, try_schedulers
+    from bench.execute.job import plan_job, try_schedulers
     from bench.execute.ownership import join
     from bench.execute.plan_summary import describe_cells, describe_outline
     from bench.experiment.config import check_experiment
     from bench.store.store import Store
 
-    job = lay_out(join(check_experiment(settings), weights_needed=False), weights_needed=False)
+    job = plan_job(join(check_experiment(settings), weights_needed=False), weights_needed=False)
     store = Store.of_run(job.experiment.results)
     print(describe_outline(job, store) + "\n", flush=True)  # what follows imports diffusers
     print(describe_cells(job, store, try_schedulers(job.plan.cells)))
@@ -161,7 +161,7 @@ def _report_of(store: Store) -> int:
         except Damaged as error:
             if not error.name.endswith(".png"):
                 raise
-            store.set_aside(error.name, error.why)  # a picture alone: no number depends on it
+            store.quarantine(error.name, error.why)  # a picture alone: no number depends on it
         else:
             return 0
 
@@ -214,13 +214,13 @@ def status(settings: Settings) -> int:
     Exit codes: 0 done; 2 refused: nothing was run there, or a setting is wrong.
     """
     from bench.workers.launch import Launch
-    from bench.workers.status import describe, look_over
+    from bench.workers.status import describe, read_status
 
     store = _finished_store(settings)
     launch = Launch.latest(store.files)
     if launch is None:
         raise BenchError(f"results={store.location} was never run; start it with tcd-bench run")
-    print(describe(look_over(store, launch, int(launch.settings["batch_size"]))))
+    print(describe(read_status(store, launch, int(launch.settings["batch_size"]))))
     return 0
 
 

@@ -8,8 +8,8 @@ lane's second for the share of the machine that a lane has. Imports count from t
 OUT.json and OUT.png; exits with 1 where less than --least of the time (90%, on a GPU 95%) is inside the models.
 
 On a GPU nothing is waited for: events on the device say when it is inside a model, a moment in several counting once,
-and the host's parts are those of the main thread. While lanes are at work the rest of the time is that of loading, for
-which all of them wait, and what else the device does or waits for without a model.
+and the host's parts are those of the main thread. While concurrent_batches are at work the rest of the time is that of
+loading, for which all of them wait, and what else the device does or waits for without a model.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ LEAST = {"cpu": 0.90, "cuda": 0.95}
 
 
 class Clocks:
-    """Seconds by part, in the main thread and in lanes."""
+    """Seconds by part, in the main thread and in concurrent_batches."""
 
     def __init__(self, new_event: Callable[[], Any] | None) -> None:
         self.main: Counter[str] = Counter()
-        self.lanes: Counter[str] = Counter()
+        self.concurrent_batches: Counter[str] = Counter()
         self.on_device: list[tuple[str, Any, Any]] = []
         self.new_event = new_event
         self._stacks = threading.local()
@@ -78,7 +78,7 @@ class Clocks:
     def _switch(self, name: str | None) -> None:
         now = time.perf_counter()
         stack = self._stacks.__dict__.setdefault("stack", [])
-        seconds = self.main if threading.current_thread() is threading.main_thread() else self.lanes
+        seconds = self.main if threading.current_thread() is threading.main_thread() else self.concurrent_batches
         if stack:
             with self._lock:
                 seconds[stack[-1]] += now - self._stacks.since
@@ -101,16 +101,16 @@ class Clocks:
         setattr(owner, attribute, timed)
 
     def wrap_waiting(self, path: str, lane: str) -> None:
-        """The main thread waits in this generator, and what the lanes do there is theirs."""
+        """The main thread waits in this generator, and what the concurrent_batches do there is theirs."""
         owner, attribute = find(path)
         inner = getattr(owner, attribute)
 
-        def timed(work: Callable[[Any], Any], items: Any, lanes: int) -> Iterator[Any]:
+        def timed(work: Callable[[Any], Any], items: Any, concurrent_batches: int) -> Iterator[Any]:
             def in_lane(item: Any) -> Any:
                 with self.part(lane):
                     return work(item)
 
-            results = iter(inner(in_lane, items, lanes))
+            results = iter(inner(in_lane, items, concurrent_batches))
             while True:
                 with self.part("waiting"):
                     try:
@@ -144,7 +144,7 @@ def main() -> int:
     parser.add_argument("--least", type=float, help="the share below which the exit code is 1")
     options, overrides = parser.parse_known_args()
     from bench.__main__ import main as tcd_bench
-    from bench.execute.job import resolve_lanes
+    from bench.execute.job import resolve_concurrent_batches
     from bench.experiment.compose import compose_settings
 
     settings = compose_settings(overrides)
@@ -172,13 +172,15 @@ def main() -> int:
         for name in MODELS:
             waited += seconds.pop(name, 0.0)  # what of it the main thread asked for
         seconds += on_device
-        loading = clocks.lanes["loading models"]
+        loading = clocks.concurrent_batches["loading models"]
         seconds["loading models"] += loading
         seconds["sampling, the device without a model"] = waited - on_device.total() - loading
     else:
-        lanes = resolve_lanes(settings["lanes"], "cpu")
-        seconds += Counter({name: spent / lanes for name, spent in clocks.lanes.items()})
-        seconds["lanes without work"] = waited - sum(clocks.lanes.values()) / lanes
+        concurrent_batches = resolve_concurrent_batches(settings["concurrent_batches"], "cpu")
+        seconds += Counter({name: spent / concurrent_batches for name, spent in clocks.concurrent_batches.items()})
+        seconds["concurrent_batches without work"] = (
+            waited - sum(clocks.concurrent_batches.values()) / concurrent_batches
+        )
     share = sum(seconds[name] for name in MODELS) / wall
     for name, spent in seconds.most_common():
         print(f"{name:<40} {spent:8.2f} s {spent / wall:6.1%}")

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ["PYTHONPATH"] = str(ROOT / "tests")
 
-from sleeping import make_launch, make_work  # noqa: E402
+from sleeping import make_launch, make_runner_for  # noqa: E402
 
 from bench.experiment.executors import Ray  # noqa: E402
 from bench.store.store import Store  # noqa: E402
@@ -29,9 +29,9 @@ from bench.workers.launch import Launch  # noqa: E402
 from bench.workers.leases import Leases  # noqa: E402
 from bench.workers.local import ThisMachine  # noqa: E402
 from bench.workers.loop import Loop  # noqa: E402
-from bench.workers.pool import Crew, Place  # noqa: E402
+from bench.workers.pool import Executor, WorkerPool  # noqa: E402
 
-WORK = "sleeping:make_work"
+WORK = "sleeping:make_runner_for"
 PARTS = ("scaling", "overhead", "plan", "report")
 
 
@@ -41,7 +41,7 @@ def check(found: int, wanted: int) -> None:
         raise SystemExit(f"{found} of {wanted} cells were done")
 
 
-def place_of(kind: str, store: Store, launch: Launch, workers: int) -> Place:
+def executor_of(kind: str, store: Store, launch: Launch, workers: int) -> Executor:
     """Room for so many workers."""
     if kind == "processes":
         return ThisMachine(store.location, launch.name, workers, (), WORK)
@@ -55,11 +55,11 @@ def time_crew(kind: str, workers: int, cells: int, seconds: float) -> float:
     with tempfile.TemporaryDirectory() as folder:
         store, log = Store(Path(folder) / "run"), Path(folder) / "log"
         launch = make_launch(store, log, cells, seconds=seconds, wait_for=workers)
-        place = place_of(kind, store, launch, workers)
-        crew = Crew(place, store, launch.name)
-        while crew.tend(cells):
+        executor = executor_of(kind, store, launch, workers)
+        pool = WorkerPool(executor, store, launch.name)
+        while pool.reconcile(cells):
             time.sleep(0.2)
-        crew.close()
+        pool.close()
         begun = min(float(line.split()[3]) for line in log.read_text().splitlines())
         ended = max(path.stat().st_mtime for path in (Path(folder) / "run" / "cells").glob("*/record.json"))
         check(sum(record.status == "ok" for record in store.records()), cells)
@@ -79,7 +79,7 @@ def measure_overhead(cells: int = 1000) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store, log = Store(Path(folder) / "run"), Path(folder) / "log"
         launch = make_launch(store, log, cells)
-        work, todo = make_work(launch, store, lambda _: None, lambda: None)
+        work, todo = make_runner_for(launch, store, lambda _: None, lambda: None)
         begin = time.perf_counter()
         done = sum(1 for _ in Loop(work, store, Leases(store.files, "here"), launch.name).run(todo))
         spent = time.perf_counter() - begin

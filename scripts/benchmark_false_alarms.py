@@ -1,12 +1,12 @@
-"""How often the gate cries wolf: the same code again, with other seeds and numbers of threads and lanes.
+"""How often the gate cries wolf: the same code again, with other seeds and numbers of threads and concurrent_batches.
 
     .venv/bin/python scripts/benchmark_false_alarms.py [--repeats 100] [--log FILE] [overrides …]
 
 Every repetition samples experiment=gate anew and is held against one baseline at the gate's default limits. The seeds
 are 0, 0, 1, 2, 3, 0, 0, 4, …: two of five repetitions share the baseline's noise, so that images are compared one by
-one, the others meet other noise. Latencies and memory are comparable with equal threads and lanes only: they are held
-against the first repetition that had the same. Each repetition is a line of the log; the same command goes on after the
-last. Writes a table; exits with 1 when anything regressed, changed or failed.
+one, the others meet other noise. Latencies and memory are comparable with equal threads and concurrent_batches only:
+they are held against the first repetition that had the same. Each repetition is a line of the log; the same command
+goes on after the last. Writes a table; exits with 1 when anything regressed, changed or failed.
 """
 
 import argparse
@@ -47,15 +47,21 @@ def main() -> int:
     text = arguments.log.read_text(encoding="utf-8") if arguments.log.is_file() else ""
     lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
     if len(lines) < arguments.repeats:
-        sample(baseline, overrides, seed=0, threads=os.cpu_count() or 1, lanes=2)
+        sample(baseline, overrides, seed=0, threads=os.cpu_count() or 1, concurrent_batches=2)
     for repeat in range(len(lines), arguments.repeats):
         begun = time.perf_counter()
         seed = (0, 0, 1, 2, 3)[repeat % 5] + (3 * (repeat // 5) if repeat % 5 > 1 else 0)
-        threads, lanes = (1, 2, 4)[repeat % 3], 1 + repeat % 2
+        threads, concurrent_batches = (1, 2, 4)[repeat % 3], 1 + repeat % 2
         scratch = Path(tempfile.mkdtemp(prefix="tcd-bench-again-")) / "run"
-        sample(scratch, overrides, seed, threads, lanes)
-        same = kept / f"threads-{threads}-lanes-{lanes}"
-        line = {"repeat": repeat, "seed": seed, "threads": threads, "lanes": lanes, **judge(baseline, same, scratch)}
+        sample(scratch, overrides, seed, threads, concurrent_batches)
+        same = kept / f"threads-{threads}-concurrent_batches-{concurrent_batches}"
+        line = {
+            "repeat": repeat,
+            "seed": seed,
+            "threads": threads,
+            "concurrent_batches": concurrent_batches,
+            **judge(baseline, same, scratch),
+        }
         line["machine"] = name_machine()
         if same.is_dir():
             shutil.rmtree(scratch.parent)
@@ -64,7 +70,7 @@ def main() -> int:
         with arguments.log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line, ensure_ascii=False) + "\n")
         lines.append(line)
-        where = f"seed {seed}, {threads} threads, {lanes} lanes"
+        where = f"seed {seed}, {threads} threads, {concurrent_batches} concurrent_batches"
         print(f"{repeat:3d} {where}: {line['counts']}, {time.perf_counter() - begun:.0f} s", flush=True)
     alarms = [line for line in lines if line["alarms"]]
     for line in alarms:
@@ -87,25 +93,27 @@ def to_markdown(said: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for what, found, counts in (
         ("with the baseline's seed", same, "counts"),
         ("with other seeds", [line for line in lines if line["seed"] != 0], "counts"),
-        ("of them, latencies beside a run of as many threads and lanes", timed, "latencies"),
+        ("of them, latencies beside a run of as many threads and concurrent_batches", timed, "latencies"),
     ):
         total = sum((Counter(line[counts]) for line in found), Counter[str]())
         if found:
             yield f"| {len(found)} | {what} | {', '.join(f'{n} {verdict}' for verdict, n in total.most_common())} |"
 
 
-def sample(results: Path, overrides: list[str], seed: int, threads: int, lanes: int) -> None:
+def sample(results: Path, overrides: list[str], seed: int, threads: int, concurrent_batches: int) -> None:
     """Run the gate's experiment; a run that is there already is not repeated."""
     command = [
         *(sys.executable, "-m", "bench", "run", "experiment=gate", f"results='{results.absolute()}'"),
-        *(f"seed={seed}", f"lanes={lanes}", *overrides),
+        *(f"seed={seed}", f"concurrent_batches={concurrent_batches}", *overrides),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
 def judge(baseline: Path, same: Path, candidate: Path) -> dict[str, Any]:
-    """What the gate says, in counts, and its alarms in words; costs beside a run of as many threads and lanes."""
+    """What the gate says, in counts, and its alarms in words; costs beside a run of as many threads and
+    concurrent_batches.
+    """
     outcomes = [outcome for outcome in compare(baseline, candidate) if outcome.level != "cost"]
     costs = [outcome for outcome in compare(same, candidate) if outcome.level == "cost"] if same.is_dir() else []
     report = GateReport("baseline", "again", [*outcomes, *costs])

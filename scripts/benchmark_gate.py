@@ -3,7 +3,7 @@
     .venv/bin/python scripts/benchmark_gate.py [--slow-down 0.05] [--repeats 20] [--log FILE] [overrides …]
 
 Both sides run the miniature's cells of experiment=gate in turn, A B B A, as `tcd-bench gate ref=…` does, at its default
-sittings, rounds and limits. In one half of the comparisons the second side's UNet takes longer by the given share of
+sessions, rounds and limits. In one half of the comparisons the second side's UNet takes longer by the given share of
 its own time, in the other half both sides are the same. Each comparison is a line of the log, with every raw sample;
 the same command goes on after the last of them. Writes slow_downs.md; exits with 1 when a slow-down was missed more
 than once in 20, or a false alarm was given.
@@ -25,8 +25,8 @@ from bench.execute.job import prepare
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.experiment.gate import check_gate
-from bench.gate.interleaved_timing import take_turns
-from bench.gate.latency import compare_turns
+from bench.gate.interleaved_timing import time_interleaved
+from bench.gate.latency import compare_interleaved
 from bench.workers.installation import Installation, this_installation
 
 SLOWER = """
@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results/performance"))
     arguments, overrides = parser.parse_known_args()
     gate = check_gate(compose_settings(["conformance.directory=x"], "gate"))
-    job = prepare(check_experiment(compose_settings([*gate.side_by_side.overrides, *overrides])))
+    job = prepare(check_experiment(compose_settings([*gate.both_sides.overrides, *overrides])))
     prompts = job.prompts.texts[: job.experiment.measure.batch_size]
     question = {"slow_down": arguments.slow_down, "cells": [cell.key for cell in job.plan.cells]}
     lines = [line for line in read_log(arguments.log) if line["question"] == question]
@@ -67,9 +67,9 @@ def main() -> int:
         slower = Installation("slower", sys.executable, (directory,))
         for turn in range(len(lines), 2 * arguments.repeats):
             name, side = (("same", this_installation()), ("slower", slower))[turn % 2]
-            sittings, rounds = gate.side_by_side.sittings, gate.side_by_side.rounds
-            turns = take_turns(this_installation(), side, job.plan.cells, prompts, sittings, rounds)
-            outcomes = compare_turns(turns, gate.cost.latency_in_turn)
+            sessions, rounds = gate.both_sides.sessions, gate.both_sides.rounds
+            turns = time_interleaved(this_installation(), side, job.plan.cells, prompts, sessions, rounds)
+            outcomes = compare_interleaved(turns, gate.cost.latency_interleaved)
             verdicts = {outcome.subject: outcome.verdict for outcome in outcomes}
             line = {
                 "question": question,

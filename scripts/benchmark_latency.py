@@ -41,7 +41,7 @@ def main() -> None:
         sampler = Sampler(loaded[1], cell, job.prompts.texts)
         ours = lambda sampler=sampler: sampler.call(range(1))  # noqa: E731
         theirs = lambda sampler=sampler: call_by_hand(sampler)  # noqa: E731
-        seconds = take_turns(ours, theirs, arguments.rounds, cell.device)
+        seconds = time_interleaved(ours, theirs, arguments.rounds, cell.device)
         report(cell.label, *seconds)
         ratios[f"{cell.label}, harness / by hand"] = (seconds[0] / seconds[1]).tolist()
     save_benchmark(arguments.out / "latency.json", ratios, {}, job.plan.cells[0].device)
@@ -56,7 +56,7 @@ def call_by_hand(sampler: Sampler) -> Any:
         ).images
 
 
-def take_turns(
+def time_interleaved(
     ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of either side by round, after one call of each that does not count."""

@@ -19,8 +19,8 @@ import torch
 from bench.checkpoints.sources import local_path
 from bench.execute.cell_runner import Runner
 from bench.execute.device_queue import DeviceQueue
-from bench.execute.feature_extraction import make_inputs, make_look
-from bench.execute.job import prepare, resolve_lanes
+from bench.execute.feature_extraction import make_extractor, make_inputs
+from bench.execute.job import prepare, resolve_concurrent_batches
 from bench.execute.malloc import keep_freed_memory
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Measure, check_experiment
@@ -40,19 +40,22 @@ def main() -> None:
     directory = local_path(job.experiment.evaluator.source)
     evaluator = load_evaluator("mini", directory, job.plan.cells[0].device)  # type: ignore[arg-type]
     inputs = make_inputs(job.experiment, job.plan.cells[0].task, job.plan.cells[0].device)
-    look = make_look(job.experiment, job.prompts, evaluator, inputs)
+    extract = make_extractor(job.experiment, job.prompts, evaluator, inputs)
 
     def fresh_runner() -> Runner:
         """One that has nothing in store: no first evaluation, no embedded prompt that another cell left."""
         return Runner(
             store=Store(Path(tempfile.mkdtemp())),
             prompts=job.prompts.texts,
-            look=look,
+            extract=extract,
             extractor=job.run.extractor,
             measure=Measure(latency=False, memory=False),
             inputs=inputs,
             keep="all",
-            turns=DeviceQueue(resolve_lanes(job.experiment.lanes, job.plan.cells[0].device), one_samples=False),
+            queue=DeviceQueue(
+                resolve_concurrent_batches(job.experiment.concurrent_batches, job.plan.cells[0].device),
+                one_samples=False,
+            ),
             advance=lambda _: None,
             process={},
         )
@@ -92,7 +95,7 @@ def main() -> None:
 def bare_calls(pipeline: object, cell: object, calls: object) -> float:
     """Seconds of the denoiser and decoder calls alone."""
     unet, vae, device = pipeline.unet, pipeline.vae, pipeline.device  # type: ignore[attr-defined]
-    doubled = calls.unet_evaluations // calls.unet_calls  # type: ignore[attr-defined]
+    doubled = calls.denoiser_evaluations // calls.denoiser_calls  # type: ignore[attr-defined]
     count, size = cell.prompts.count, cell.batch_size  # type: ignore[attr-defined]
     channels, edge = unet.config.in_channels, cell.base.height // pipeline.vae_scale_factor  # type: ignore[attr-defined]
     width, length = unet.config.cross_attention_dim, pipeline.tokenizer.model_max_length  # type: ignore[attr-defined]

@@ -160,8 +160,8 @@ def draw_chunk(setting: Setting, chunk: int) -> Floats:
             pair = [estimate(setting.score, x, captions, reference, setting.groups) for x in (ours, theirs)]
             found = pair[0], paired_difference(*pair)
         for cells, one in zip(row, found, strict=True):
-            cells[0] = one.best
-            if one.doubt is None:
+            cells[0] = one.debiased_value
+            if one.caveat is None:
                 cells[1:] = *one.interval(LEVEL), one.standard_error
     return rows
 

@@ -36,7 +36,7 @@ os.environ["PYTHONPATH"] = str(ROOT / "tests")
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
-from sleeping import make_launch, make_work  # noqa: E402
+from sleeping import make_launch, make_runner_for  # noqa: E402
 
 from bench.experiment.executors import Ray, Slurm  # noqa: E402
 from bench.store.store import Store  # noqa: E402
@@ -44,32 +44,32 @@ from bench.workers.launch import Launch  # noqa: E402
 from bench.workers.leases import Leases  # noqa: E402
 from bench.workers.local import ThisMachine  # noqa: E402
 from bench.workers.loop import Loop  # noqa: E402
-from bench.workers.pool import Crew, Place  # noqa: E402
+from bench.workers.pool import Executor, WorkerPool  # noqa: E402
 
-WORK = "sleeping:make_work"
+WORK = "sleeping:make_runner_for"
 LEASE_S = 4.0
 PATIENCE_S = 60.0
 
 
 def drive(kind: str, location: str, name: str, folder: str) -> None:
     """What a driver does: tend workers until none is needed."""
-    store = Store(location, patience_s=PATIENCE_S)
+    store = Store(location, store_retry_s=PATIENCE_S)
     launch = Launch.load(store.files, name)
-    place: Place
+    executor: Executor
     if kind == "processes":
-        place = ThisMachine(location, name, 3, (), WORK)
+        executor = ThisMachine(location, name, 3, (), WORK)
     elif kind == "ray":
         from bench.workers.ray import RayCluster
 
-        place = RayCluster(location, name, Ray(address=os.environ["CHAOS_RAY"], cpus=1.0), "cpu", WORK)
+        executor = RayCluster(location, name, Ray(address=os.environ["CHAOS_RAY"], cpus=1.0), "cpu", WORK)
     else:
         from bench.workers.slurm import JobArray
 
-        place = JobArray(location, name, Slurm(workers=3, folder=folder), WORK)
-    crew = Crew(place, store, f"{name}", started=int(time.time()) % 100_000)
-    while crew.tend(len(launch.cells)):
+        executor = JobArray(location, name, Slurm(workers=3, folder=folder), WORK)
+    pool = WorkerPool(executor, store, f"{name}", started=int(time.time()) % 100_000)
+    while pool.reconcile(len(launch.cells)):
         time.sleep(0.2)
-    crew.close()
+    pool.close()
 
 
 class RayNodes:
@@ -240,8 +240,8 @@ def repeat(kind: str, where: str, cells: int, dice: random.Random, calm: dict[st
         stack.callback(disk.close)
         nodes = stack.enter_context(nodes_of(kind))
         log = Path(folder) / "log"
-        store = Store(disk.location, patience_s=PATIENCE_S)
-        common = {"lease_s": LEASE_S, "tries": 50, "patience_s": PATIENCE_S}
+        store = Store(disk.location, store_retry_s=PATIENCE_S)
+        common = {"lease_s": LEASE_S, "max_attempts": 50, "store_retry_s": PATIENCE_S}
         make_launch(store, log, cells, seconds=0.15, groups=3, chunks=2, common=common)
         events: Counter[str] = Counter()
         folders = str(Path(folder) / "slurm")
@@ -290,7 +290,7 @@ def calm_run(cells: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "run")
         launch = make_launch(store, Path(folder) / "log", cells, groups=3, chunks=2)
-        work, todo = make_work(launch, store, lambda _: None, lambda: None)
+        work, todo = make_runner_for(launch, store, lambda _: None, lambda: None)
         for _ in Loop(work, store, Leases(store.files, "calm"), launch.name).run(todo):
             pass
         return contents(store)

@@ -33,10 +33,17 @@ from bench.report.write import is_current
 from bench.store.store import FAILED, GOOD, Store
 from bench.workers.launch import Launch, WorkerState
 from bench.workers.leases import Leases
-from bench.workers.status import look_over
+from bench.workers.status import read_status
 
 SMALL = (
-    *("experiment=smoke", "method=[tcd]", "claim=[]", "methods.tcd.steps=[2]", "methods.tcd.eta=[0,0.3]", "lanes=1"),
+    *(
+        "experiment=smoke",
+        "method=[tcd]",
+        "claim=[]",
+        "methods.tcd.steps=[2]",
+        "methods.tcd.eta=[0,0.3]",
+        "concurrent_batches=1",
+    ),
     *("prompts.count=8", "batch_size=4", "reference.count=32", "measure.latency=false", "measure.memory=false"),
     *("scores=[fid,clip_score]", "device=cpu"),
 )
@@ -160,7 +167,7 @@ def readings(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     if launch is not None:
         yield "launch", lambda: Launch.latest(store.files)
         yield "workers", lambda: WorkerState.all_of(store.files, launch.name) or None
-        yield "status", lambda: look_over(store, launch, 4).total_images
+        yield "status", lambda: read_status(store, launch, 4).total_images
         yield "leases", lambda: look_at_leases(store)
     if (place / "report.html").exists():
         yield "report", lambda: is_current(store) or None

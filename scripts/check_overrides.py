@@ -325,7 +325,7 @@ def main() -> int:
             for child, (verb, arguments, folder, since) in [*running.items()]:
                 ended, status = os.waitpid(child, os.WNOHANG)
                 took = time.monotonic() - since
-                if not ended and took < options.limit_s:
+                if not ended and took < options.cell_timeout_s:
                     continue
                 if not ended:
                     os.killpg(child, signal.SIGKILL)

@@ -3,7 +3,7 @@
     .venv/bin/python scripts/replay_history.py [--only 6953 9104] [--cache DIRECTORY] [--into results/history]
 
 Each case holds the release without a fault against the one with it, as if the fault were brought in today:
-`tcd-bench gate ref=… candidate_ref=… side_by_side.run=false`. Releases are installed side by side into the cache, with
+`tcd-bench gate ref=… candidate_ref=… both_sides.run=false`. Releases are installed side by side into the cache, with
 the torch of this environment. Writes what the gate said of each fault, as JSON and as README.md. Exits with 1 when a
 fault passes, or is not named. Python 3.11 or 3.12: the old releases need numpy 1.
 """
@@ -90,7 +90,7 @@ def run_gate(case: Case, cache: Path, output: Path) -> tuple[int, dict[str, Any]
     """The gate's exit code and its JSON."""
     command = [
         *(sys.executable, "-m", "bench", "gate", f"ref=diffusers=={case.sound}"),
-        *(f"candidate_ref=diffusers=={case.faulty}", "side_by_side.run=false"),
+        *(f"candidate_ref=diffusers=={case.faulty}", "both_sides.run=false"),
         *(f"conformance.only=[{','.join(case.schedulers)}]", f"output='{output}'", f"installations='{cache}'"),
     ]
     code = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode

@@ -34,7 +34,7 @@ from bench.workers.leases import Leases  # noqa: E402
 from bench.workers.loop import Loop, Piece  # noqa: E402
 
 BASES, STEPS, ETAS = 5, (2, 4, 8, 16, 25, 50), (0.0, 0.2, 0.3, 0.5, 1.0)
-METHODS = {  # UNet evaluations a step, etas, and which pipeline of its base
+METHODS = {  # denoiser evaluations a step, etas, and which pipeline of its base
     "tcd": (1, ETAS, "tcd"),
     "lcm": (1, (None,), "lcm"),
     "dpmpp_2s": (2, (None,), "plain"),
@@ -326,7 +326,7 @@ def _deaths(dice: random.Random, options: argparse.Namespace) -> list[float]:
 
 
 def published_costs() -> tuple[float, float]:
-    """Seconds of a call and of a UNet evaluation: least squares over TCD's and LCM's published SDXL curve."""
+    """Seconds of a call and of a denoiser evaluation: least squares over TCD's and LCM's published SDXL curve."""
     with (ROOT / "results/published/tcd_teaser.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "seconds_per_image"]
     points = [(float(row["steps"]), float(row["value"])) for row in rows if row["method"] in ("tcd", "lcm")]
@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=30_000)
     parser.add_argument("--chunk", type=int, nargs="+", default=[1024, 128])
     parser.add_argument("--per-call", type=float, help="seconds of text encoder and VAE")
-    parser.add_argument("--per-evaluation", type=float, help="seconds of a UNet evaluation")
+    parser.add_argument("--per-evaluation", type=float, help="seconds of a denoiser evaluation")
     parser.add_argument("--load-s", type=float, default=60.0, help="cold load of a pipeline")
     parser.add_argument("--store-ms", type=float, default=20.0, help="a round trip to the store")
     parser.add_argument("--lease-s", type=float, default=30.0)
@@ -364,7 +364,7 @@ def main() -> None:
             total = sum(grid.seconds.values()) * grid.images
             lines = [
                 f"{len(grid.cells)} cells × {grid.images:,} images, {total / 3600:,.0f} hours of sampling on one GPU; "
-                f"{per_call:.3f} s a call and {per_evaluation:.3f} s a UNet evaluation.",
+                f"{per_call:.3f} s a call and {per_evaluation:.3f} s a denoiser evaluation.",
                 "",
                 "| " + " | ".join(row) + " |",
                 "|" + "---|" * len(row),

@@ -32,7 +32,7 @@ def write(directory: Path, count: int) -> None:
             batch_size=64,
         )
         cell = replace(cell, scheduler=replace(cell.scheduler, settings={"method": cell.method}))
-        calls = replace(CALLS, scheduler_steps=cell.steps, unet_calls=cell.steps, unet_evaluations=cell.steps)
+        calls = replace(CALLS, scheduler_steps=cell.steps, denoiser_calls=cell.steps, denoiser_evaluations=cell.steps)
         latency = Latency(1, 1, "perf_counter", (0.1, 0.11), (0.0,), (0.1,), (0.0,))
         memory = Memory(1, 10**8, None, None, None)
         images = Images(IMAGES, 8, 8, "s")

@@ -128,7 +128,7 @@ class Sleeper:
         return record
 
 
-def make_work(
+def make_runner_for(
     launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
 ) -> tuple[Sleeper, list[Cell]]:
     """What a worker is given in place of the real work."""
@@ -148,7 +148,8 @@ def make_launch(
         "batch_size": 1,
         "device": "cpu",
         "executor": {
-            "tries": 3, "limit_s": None, "lease_s": 100.0, "patience_s": 5.0, "chunk_images": 1, **(common or {}),
+            "max_attempts": 3, "cell_timeout_s": None, "lease_s": 100.0, "store_retry_s": 5.0, "chunk_images": 1,
+            **(common or {}),
         },
         "sleeping": {"cells": cells, "log": str(log), **more},
     }  # fmt: skip

@@ -110,8 +110,8 @@ def test_cost_alone_is_measured_and_labelled_wherever_it_appears(
     ("overrides", "said"),
     [
         (["experiment=cost", "scores=[clip_score]"], "scores=[clip_score]"),
-        (["experiment=smoke", "weights=architecture", "scores=[]", "claim=[]"], "models.mini.architecture"),
-        (["experiment=guide_canny", "weights=architecture", "scores=[]"], "task=canny"),
+        (["experiment=smoke", "weights=random", "scores=[]", "claim=[]"], "models.mini.architecture"),
+        (["experiment=guide_canny", "weights=random", "scores=[]"], "task=canny"),
     ],
 )
 def test_what_makes_no_sense_with_random_weights_is_refused(

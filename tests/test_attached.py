@@ -18,13 +18,13 @@ from bench.store.store import Store
 from bench.workers.attached import GRACE_S, ORPHANED, end_with_parent
 from bench.workers.installation import this_installation
 from bench.workers.local import ThisMachine
-from bench.workers.pool import Crew
+from bench.workers.pool import WorkerPool
 
 DRIVER = """
 import sys, time
 from bench.workers.local import ThisMachine
-place = ThisMachine(sys.argv[1], "launch", 2, (), "sleeping:make_work")
-workers = place.start(["a", "b"], 0)
+executor = ThisMachine(sys.argv[1], "launch", 2, (), "sleeping:make_runner_for")
+workers = executor.start(["a", "b"], 0)
 print(*(worker.process.pid for worker in workers), flush=True)
 time.sleep(3600)
 """
@@ -94,12 +94,12 @@ def test_workers_import_nothing_from_the_current_directory(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}")  # the empty entry is this directory
     launch = make_launch(store, tmp_path / "log", 2)
-    crew = Crew(ThisMachine(store.location, launch.name, 2, (), "sleeping:make_work"), store, launch.name)
+    pool = WorkerPool(ThisMachine(store.location, launch.name, 2, (), "sleeping:make_runner_for"), store, launch.name)
     try:
-        while crew.tend(2):
+        while pool.reconcile(2):
             pass
     finally:
-        crew.close()
+        pool.close()
     assert [record.status for record in store.records()] == ["ok", "ok"]
     assert not hostile.exists()
 
@@ -123,14 +123,14 @@ def test_a_ray_cluster_started_here_is_reached_from_this_machine_alone_and_impor
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     store = Store("run")  # relative to a directory that is not on the workers' import path
     launch = make_launch(store, tmp_path / "log", 2)
-    place = RayCluster(store.location, launch.name, Ray(workers=1, cpus=0.5), "cpu", "sleeping:make_work")
-    crew = Crew(place, store, launch.name)
+    executor = RayCluster(store.location, launch.name, Ray(workers=1, cpus=0.5), "cpu", "sleeping:make_runner_for")
+    pool = WorkerPool(executor, store, launch.name)
     try:
-        while crew.tend(2):
+        while pool.reconcile(2):
             time.sleep(0.05)
         listening = {address for process in psutil.Process().children(recursive=True) for address in addresses(process)}
     finally:
-        crew.close()
+        pool.close()
     assert [record.status for record in store.records()] == ["ok", "ok"]
     assert listening == {"127.0.0.1"}
     assert not hostile.exists()

@@ -442,7 +442,7 @@ def test_home_is_expanded_wherever_a_path_is_taken(monkeypatch: pytest.MonkeyPat
             [
                 *("experiment=smoke", "claim=[]", "models.mini.source='~/teacher'", "evaluator.source='~/evaluator'"),
                 *("models.mini.adapters.tcd.source='~/tcd-lora'", "results='~/run'", "reference.source='~/photos'"),
-                *("prompts.source='~/prompts.txt'", "+judges.aesthetic_score='~/a.pth'"),
+                *("prompts.source='~/prompts.txt'", "+preference_models.aesthetic_score='~/a.pth'"),
                 "+models.mini.parts.controlnet={source: '~/control'}",
                 *("task=canny", "task.inputs='~/inputs'"),
             ]
@@ -457,7 +457,7 @@ def test_home_is_expanded_wherever_a_path_is_taken(monkeypatch: pytest.MonkeyPat
     assert experiment.results == f"{own}/run"
     assert experiment.reference.source == f"{own}/photos"
     assert experiment.prompts.source == f"{own}/prompts.txt"
-    assert experiment.judges == {"aesthetic_score": f"{own}/a.pth"}
+    assert experiment.preference_models == {"aesthetic_score": f"{own}/a.pth"}
 
 
 def test_a_path_that_is_not_there_is_no_hub_id(own: Path) -> None:
@@ -501,5 +501,5 @@ def test_the_doctor_says_how_to_get_what_no_hub_has(
         f"curl -fL --create-dirs -o '{tmp_path}/hub/checkpoints/weights-inception-2015-12-05-6726825d.pth' '" in shown
     )
     assert "the link in the README of https://github.com/tinglyfeng/IC9600" in shown
-    assert "judges.image_complexity=./ck.pth" in shown
+    assert "preference_models.image_complexity=./ck.pth" in shown
     assert "curl" not in shown[shown.index("image_complexity") :]

@@ -464,9 +464,9 @@ def test_gains_at_their_thresholds_get_a_false_verdict_in_at_most_5_percent_of_r
 
 def test_a_doubtful_distance_is_decided_by_what_stands_in_for_it_and_says_so() -> None:
     def doubtful(method: str, kernel: float) -> ScoredCell:
-        stand_in = Estimate(kernel, NOISE * kernel)  # of 9 against 1
+        fallback = Estimate(kernel, NOISE * kernel)  # of 9 against 1
         return scored(method, {"fid": replace(
-            Estimate(5.0, NOISE), problem="too few images", stand_in=lambda: stand_in, stand_in_name="kernel distance"
+            Estimate(5.0, NOISE), problem="too few images", fallback=lambda: fallback, fallback_name="kernel distance"
         )})  # fmt: skip
 
     comparison = the_comparison(make_claim(["fid"]), doubtful("tcd", 1.0), doubtful("dpmpp_2s", 9.0))
@@ -517,6 +517,6 @@ def test_an_object_of_equal_cost_is_the_costliest_that_costs_no_more() -> None:
     assert the_comparison(by_latency, subject, *slightly_slower).object.endswith("2 steps"), "within the leeway"
     (judgement,) = judge(by_evaluations, with_cost(ours(5.0), 1, 0.2), *objects)
     assert judgement.verdict == "not tested"
-    assert judgement.missing == ("mini dpmpp_2s (none takes 1 UNet evaluations or less)",)
+    assert judgement.missing == ("mini dpmpp_2s (none takes 1 denoiser evaluations or less)",)
     (judgement,) = judge(by_latency, ours(5.0), *objects)
     assert "not known" in judgement.missing[0]

@@ -108,8 +108,8 @@ def test_help_and_report_import_no_torch(arguments: list[str]) -> None:
         ("scores=[fud]", "fud"),
         ("results=", "results"),
         ("method=[tcd", "tcd"),
-        ("models.mini.levers.ofload=model", "models.mini.levers.ofload"),
-        ("models.min.levers.vae_tiling=true", "min is not among the chosen models (mini)"),
+        ("models.mini.memory_options.ofload=model", "models.mini.memory_options.ofload"),
+        ("models.min.memory_options.vae_tiling=true", "min is not among the chosen models (mini)"),
         ("experiment=null", "name was not given"),
     ],
 )

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sleeping import make_launch, make_work
+from sleeping import make_launch, make_runner_for
 
 from bench.__main__ import main
 from bench.store.store import Store
 from bench.workers.leases import Leases
 from bench.workers.local import ThisMachine
 from bench.workers.loop import Loop
-from bench.workers.pool import Crew
-from bench.workers.status import look_over
+from bench.workers.pool import WorkerPool
+from bench.workers.status import read_status
 
 pytestmark = pytest.mark.cluster
-WORK = "sleeping:make_work"
+WORK = "sleeping:make_runner_for"
 QUICK = ("measure.latency=false", "measure.memory=false", "prompts.count=8", "batch_size=2")
 Overrides = Callable[..., list[str]]
 
@@ -101,20 +101,20 @@ def test_of_many_that_commit_to_a_bucket_exactly_one_wins(server: object, tmp_pa
 def test_a_store_that_is_out_of_reach_for_a_while_costs_time_alone(
     server: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    store = Store("s3://bucket/outage", patience_s=120)
-    launch = make_launch(store, tmp_path / "log", 8, seconds=0.2, common={"patience_s": 120.0, "lease_s": 60.0})
-    crew = Crew(ThisMachine(store.location, launch.name, 2, (), WORK), store, launch.name)
-    crew.tend(8)
+    store = Store("s3://bucket/outage", store_retry_s=120)
+    launch = make_launch(store, tmp_path / "log", 8, seconds=0.2, common={"store_retry_s": 120.0, "lease_s": 60.0})
+    pool = WorkerPool(ThisMachine(store.location, launch.name, 2, (), WORK), store, launch.name)
+    pool.reconcile(8)
     while not (tmp_path / "log").exists():
         time.sleep(0.1)
     server.send_signal(signal.SIGSTOP)
     time.sleep(8)
     server.send_signal(signal.SIGCONT)
-    while crew.tend(8):
+    while pool.reconcile(8):
         time.sleep(0.1)
-    crew.close()
-    assert crew.deaths == 0
-    assert look_over(store, launch, 1).left == 0
+    pool.close()
+    assert pool.deaths == 0
+    assert read_status(store, launch, 1).left == 0
     assert all(record.status == "ok" for record in store.records())
 
 
@@ -128,19 +128,21 @@ def slurm_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(tmp_path / "run")
 
 
-def run_array(store: Store, launch: Any, disturb: Callable[[int, Crew], None] = lambda *_: None, **choice: Any) -> Crew:
+def run_array(
+    store: Store, launch: Any, disturb: Callable[[int, WorkerPool], None] = lambda *_: None, **choice: Any
+) -> WorkerPool:
     """A job array to its end; `disturb` is told how many cells are done."""
     from bench.experiment.executors import Slurm
     from bench.workers.slurm import JobArray
 
-    crew = Crew(JobArray(store.location, launch.name, Slurm(**choice), WORK), store, launch.name)
+    pool = WorkerPool(JobArray(store.location, launch.name, Slurm(**choice), WORK), store, launch.name)
     end = time.monotonic() + 400
-    while crew.tend(len(launch.cells)):
-        disturb(len(look_over(store, launch, 1).done), crew)
+    while pool.reconcile(len(launch.cells)):
+        disturb(len(read_status(store, launch, 1).done), pool)
         assert time.monotonic() < end
         time.sleep(0.5)
-    crew.close()
-    return crew
+    pool.close()
+    return pool
 
 
 def test_a_job_array_does_every_cell_once(slurm_store: Store, tmp_path: Path) -> None:
@@ -154,39 +156,39 @@ def test_a_job_array_does_every_cell_once(slurm_store: Store, tmp_path: Path) ->
 
 def test_a_task_whose_process_is_killed_is_replaced(slurm_store: Store, tmp_path: Path) -> None:
     launch = make_launch(slurm_store, tmp_path / "log", 6, seconds=0.3, kill_once=[2, 4])
-    crew = run_array(slurm_store, launch, workers=2)
+    pool = run_array(slurm_store, launch, workers=2)
     assert sum(record.status == "ok" for record in slurm_store.records()) == 6
-    assert crew.deaths == 2
+    assert pool.deaths == 2
 
 
 def test_the_driver_may_die_and_another_go_on(slurm_store: Store, tmp_path: Path) -> None:
     launch = make_launch(slurm_store, tmp_path / "log", 10, seconds=0.5)
     code = (
-        "import sys, time; from bench.store.store import Store; from bench.workers.pool import Crew\n"
+        "import sys, time; from bench.store.store import Store; from bench.workers.pool import WorkerPool\n"
         "from bench.workers.slurm import JobArray; from bench.experiment.executors import Slurm\n"
-        f"s = Store({slurm_store.location!r}); place = JobArray(s.location, 'launch', Slurm(workers=2), {WORK!r})\n"
-        "c = Crew(place, s, 'launch')\n"
-        "while c.tend(10): time.sleep(.5)"
+        f"s = Store({slurm_store.location!r}); executor = JobArray(s.location, 'launch', Slurm(workers=2), {WORK!r})\n"
+        "c = WorkerPool(executor, s, 'launch')\n"
+        "while c.reconcile(10): time.sleep(.5)"
     )
     driver = subprocess.Popen([sys.executable, "-c", code])
     while not (tmp_path / "log").exists():
         time.sleep(0.1)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    work, cells = make_work(launch, slurm_store, lambda _: None, lambda: None)
+    work, cells = make_runner_for(launch, slurm_store, lambda _: None, lambda: None)
     list(Loop(work, slurm_store, Leases(slurm_store.files, "next", 5.0), launch.name).run(cells))
     assert sum(record.status == "ok" for record in slurm_store.records()) == 10
 
 
 def test_a_task_whose_time_is_up_waits_in_the_queue_again(slurm_store: Store, tmp_path: Path) -> None:
     launch = make_launch(slurm_store, tmp_path / "log", 16, seconds=12, chunks=1)
-    crew = run_array(slurm_store, launch, workers=1, minutes=2)
+    pool = run_array(slurm_store, launch, workers=1, minutes=2)
     assert sum(record.status == "ok" for record in slurm_store.records()) == 16
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     lives = len({line[2] for line in lines})
     assert lives > 1, "16 cells of 12 s do not fit into 2 minutes"
     assert len(lines) <= 16 + lives - 1, "only what each life was at is done again"
-    assert crew.deaths == 0, "the same task went on"
+    assert pool.deaths == 0, "the same task went on"
 
 
 def images_and_records(results: Path) -> dict[str, Any]:

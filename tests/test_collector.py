@@ -34,7 +34,7 @@ def test_it_is_as_before_afterwards_whatever_happens() -> None:
 def test_libraries_are_loaded_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     experiment: Any = SimpleNamespace(scores=["clip_score"])
-    monkeypatch.setattr(job, "lay_out", lambda *_: SimpleNamespace(plan=SimpleNamespace(cells=())))
+    monkeypatch.setattr(job, "plan_job", lambda *_: SimpleNamespace(plan=SimpleNamespace(cells=())))
     monkeypatch.setattr(job, "try_schedulers", lambda _: seen.append(("schedulers", gc.isenabled())))
     monkeypatch.setattr(job, "import_module", lambda name: seen.append((name, gc.isenabled())))
     job.prepare(experiment)

@@ -106,8 +106,16 @@ REFUSED = {
     "no model": ("models", {}, ("models", "none was chosen", "model=[mini]")),
     "no method": ("methods", {}, ("methods", "none was chosen", "method=[tcd,dpmpp_2s]")),
     "no image": ("prompts", {"count": 0}, ("prompts.count=0", "greater than or equal to 1")),
-    "lanes in words": ("lanes", "two", ("lanes=two was given", "auto, or a whole number from 1")),
-    "no lanes": ("lanes", 0, ("lanes=0 was given", "auto, or a whole number from 1")),
+    "concurrent_batches in words": (
+        "concurrent_batches",
+        "two",
+        ("concurrent_batches=two was given", "auto, or a whole number from 1"),
+    ),
+    "no concurrent_batches": (
+        "concurrent_batches",
+        0,
+        ("concurrent_batches=0 was given", "auto, or a whole number from 1"),
+    ),
     "seed below zero": ("seed", -1, ("seed=-1", "greater than or equal to 0")),
     "unpaired steps": (f"{SUBJECT}/steps", [2, 4, 8], ("claims.few", "3 and 2 step counts", "pairwise")),
     "unknown metric": ("claims/few/metrics", "is", ("claims.few.metrics", "=is ", "'fid'")),
@@ -258,10 +266,10 @@ def test_a_task_with_inputs_takes_models_of_one_size() -> None:
 
 
 def test_what_a_model_or_method_may_have_can_be_set_though_its_file_does_not_name_it() -> None:
-    lever, adapter = "models.sd15.levers.offload=model", "models.sd15.adapters.tcd.revision=abc"
+    lever, adapter = "models.sd15.memory_options.offload=model", "models.sd15.adapters.tcd.revision=abc"
     model = compose_settings(["experiment=guide_sd15_t2i", lever, adapter, "models.sd15.channels_last=true"])["models"]
     found = check_experiment(compose_settings(["experiment=guide_sd15_t2i", lever, adapter])).models["sd15"]
-    assert found.levers.offload == "model"
+    assert found.memory_options.offload == "model"
     assert found.adapters["tcd"].revision == "abc"
     assert model["sd15"]["channels_last"] is True
 

@@ -106,11 +106,11 @@ def test_workers_get_the_gpus_that_the_user_was_given(
     assert visible_gpus() == expected
     started: list[str | None] = []
     monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: started.append(env.get("CUDA_VISIBLE_DEVICES")))
-    place = ThisMachine(str(tmp_path), "launch", 3, visible_gpus())
-    place.start(["a", "b", "c"], 0)
-    place.start(["d"], 3)
+    executor = ThisMachine(str(tmp_path), "launch", 3, visible_gpus())
+    executor.start(["a", "b", "c"], 0)
+    executor.start(["d"], 3)
     assert started == ([expected[i % len(expected)] for i in range(4)] if expected else [given] * 4)
-    place.close()
+    executor.close()
 
 
 def test_the_gpu_in_use_is_recorded_and_no_other(machine: Machine) -> None:

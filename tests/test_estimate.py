@@ -79,9 +79,9 @@ def test_the_interval_of_a_squared_distance_holds_what_is_near_by_its_own_standa
     rng = np.random.default_rng(3)
     influence = rng.standard_normal(400)
     plain, squared = Estimate(2.0, influence), Estimate(2.0, influence, plug_in=2.5)
-    growth, quantile = plain.whole_variance / 2.5, stats.t.ppf(0.975, plain.degrees_of_freedom)
+    variance_slope, quantile = plain.whole_variance / 2.5, stats.t.ppf(0.975, plain.degrees_of_freedom)
     for end in squared.interval():
-        assert (end - 2.0) ** 2 == pytest.approx(quantile**2 * (plain.standard_error**2 + growth * (end - 2.0)))
+        assert (end - 2.0) ** 2 == pytest.approx(quantile**2 * (plain.standard_error**2 + variance_slope * (end - 2.0)))
     low, high = squared.interval()
     assert high - 2.0 > 2.0 - low
     assert squared.scaled(-2.0, 1.0).interval() == pytest.approx((1 - 2 * high, 1 - 2 * low))
@@ -93,14 +93,14 @@ def test_the_interval_of_a_square_is_the_square_of_the_interval_of_its_root(root
     noise = 0.3 * np.random.default_rng(3).standard_normal(400)
     error = np.std(noise, ddof=1) / 20
     pairs = {"images": np.array([np.sqrt(2) * error**2])}
-    square = Estimate(root**2 - error**2, 2 * root * noise, growth=4 * error**2, interactions=pairs, exact=True)
+    square = Estimate(root**2 - error**2, 2 * root * noise, variance_slope=4 * error**2, interactions=pairs, exact=True)
     reach = stats.t.ppf(0.975, square.degrees_of_freedom) * error
     assert square.interval() == pytest.approx(((root - reach) ** 2, (root + reach) ** 2), rel=1e-3)
     low, high = square.interval()
     assert square.scaled(-2.0, 1.0).interval() == pytest.approx((1 - 2 * high, 1 - 2 * low))
-    assert paired_difference(square, square.scaled(0.5)).growth is None
-    many = replace(square, growth=1e-9).interval()
-    assert many == pytest.approx(replace(square, growth=0.0).interval(), rel=1e-6)
+    assert paired_difference(square, square.scaled(0.5)).variance_slope is None
+    many = replace(square, variance_slope=1e-9).interval()
+    assert many == pytest.approx(replace(square, variance_slope=0.0).interval(), rel=1e-6)
 
 
 @pytest.mark.parametrize("directions", [1, 3, 30])
@@ -114,7 +114,7 @@ def test_the_interval_of_a_squared_length_covers_in_any_number_of_directions(dir
         square = Estimate(
             squared - directions,
             shape * np.sqrt(4 * squared * 399) / np.sqrt(np.mean(shape**2)) / 1.0,
-            growth=4.0,
+            variance_slope=4.0,
             interactions={"images": np.array([np.sqrt(2 * directions)])},
             exact=True,
         )
@@ -127,10 +127,10 @@ def test_images_that_all_say_the_same_tell_nothing_about_others() -> None:
     same = np.zeros(30)
     assert Estimate(0.0, same).p_value() == 1.0
     assert Estimate(0.5, same).p_value() == 1.0
-    assert Estimate(0.5, same).doubt == "all of 30 images say the same, which tells nothing about others"
+    assert Estimate(0.5, same).caveat == "all of 30 images say the same, which tells nothing about others"
     values = np.random.default_rng(4).uniform(20, 30, 64)
     rounded = paired_difference(mean_estimate(values), mean_estimate(values + 1e-15))
-    assert rounded.doubt is not None
+    assert rounded.caveat is not None
     assert rounded.p_value() == 1.0
     single = values.astype(np.float32)
     shifted = paired_difference(mean_estimate(single), mean_estimate(np.nextafter(single, np.float32(99))))
@@ -185,7 +185,7 @@ def test_a_95_percent_interval_covers_the_truth_in_95_percent_of_draws_or_is_not
 ) -> None:
     rng = np.random.default_rng(10)
     found = [mean_estimate(draw(rng, n), shares=shares) for _ in range(1500)]
-    intervals = [estimate.interval() for estimate in found if estimate.doubt is None]
+    intervals = [estimate.interval() for estimate in found if estimate.caveat is None]
     covered = np.array([low < truth < high for low, high in intervals])
     if len(covered) > 750:
         assert 0.92 < covered.mean() < 0.98
@@ -222,7 +222,7 @@ def test_near_ties_of_shares_give_false_verdicts_in_five_percent_at_most() -> No
     for _ in range(2000):
         change = rng.choice([-1.0, 0.0, 1.0], 100, p=[0.03, 0.94, 0.03])
         score = paired_difference(mean_estimate(change), mean_estimate(np.zeros(100)))
-        wrong += score.doubt is None and score.p_value() < 0.05
+        wrong += score.caveat is None and score.p_value() < 0.05
     assert wrong < 0.05 * 2000
 
 
@@ -331,7 +331,7 @@ def test_sparse_skewed_and_heavy_tailed_differences_are_covered(kind: str, side:
         else:
             truth, change = side / 3, lambda n: side * rng.exponential(1, n)
         difference = draw_difference(rng, change, count)
-        if difference.doubt is not None:
+        if difference.caveat is not None:
             continue
         low, high = difference.interval()
         covered.append(low <= truth <= high)

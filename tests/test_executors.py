@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sleeping import make_launch, make_work
+from sleeping import make_launch, make_runner_for
 
 import bench.workers.loop
 from bench.records.errors import BenchError, StoreError
@@ -23,10 +23,10 @@ from bench.workers.launch import Launch
 from bench.workers.leases import Leases
 from bench.workers.local import ThisMachine
 from bench.workers.loop import Loop, Stopped, from_group
-from bench.workers.pool import Crew, Place
-from bench.workers.status import describe, look_over
+from bench.workers.pool import Executor, WorkerPool
+from bench.workers.status import describe, read_status
 
-WORK = "sleeping:make_work"
+WORK = "sleeping:make_runner_for"
 
 
 @pytest.fixture
@@ -43,25 +43,25 @@ def starts(tmp_path: Path) -> Counter[tuple[str, str]]:
 
 def here(store: Store, launch: Launch, name: str = "here", **more: Any) -> Loop:
     """A loop in this process."""
-    work, _ = make_work(launch, store, lambda _: None, lambda: None)
+    work, _ = make_runner_for(launch, store, lambda _: None, lambda: None)
     return Loop(work, store, Leases(store.files, name), launch.name, **more)
 
 
-def oversee(place: Place, store: Store, launch: Launch, limit_s: float = 600) -> Crew:
-    """Tend a crew until all have gone home."""
-    crew = Crew(place, store, launch.name)
+def oversee(executor: Executor, store: Store, launch: Launch, cell_timeout_s: float = 600) -> WorkerPool:
+    """Tend a pool until all have gone home."""
+    pool = WorkerPool(executor, store, launch.name)
     try:
-        end = time.monotonic() + limit_s
-        while crew.tend(len(launch.cells)):
-            assert time.monotonic() < end, describe(look_over(store, launch, 1))
+        end = time.monotonic() + cell_timeout_s
+        while pool.reconcile(len(launch.cells)):
+            assert time.monotonic() < end, describe(read_status(store, launch, 1))
             time.sleep(0.05)
     finally:
-        crew.close()
-    return crew
+        pool.close()
+    return pool
 
 
 def cells_of(launch: Launch) -> list[Any]:
-    return make_work(launch, None, lambda _: None, lambda: None)[1]  # type: ignore[arg-type]
+    return make_runner_for(launch, None, lambda _: None, lambda: None)[1]  # type: ignore[arg-type]
 
 
 def test_one_worker_does_everything_and_leaves_no_trace(store: Store, tmp_path: Path) -> None:
@@ -169,11 +169,11 @@ def test_trouble_of_the_store_is_no_failure_of_a_cell(store: Store, tmp_path: Pa
     assert list(store.records()) == []
 
 
-def this_machine(store: Store, launch: Launch, workers: int) -> Place:
+def this_machine(store: Store, launch: Launch, workers: int) -> Executor:
     return ThisMachine(store.location, launch.name, workers, (), WORK)
 
 
-def ray_here(store: Store, launch: Launch, workers: int) -> Place:
+def ray_here(store: Store, launch: Launch, workers: int) -> Executor:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs Ray")
     from bench.experiment.executors import Ray
@@ -182,18 +182,18 @@ def ray_here(store: Store, launch: Launch, workers: int) -> Place:
     return RayCluster(store.location, launch.name, Ray(workers=workers, cpus=0.5), "cpu", WORK)
 
 
-PLACES = pytest.mark.parametrize("place", [this_machine, ray_here], ids=["processes", "ray"])
-MakePlace = Callable[[Store, Launch, int], Place]
+EXECUTORS = pytest.mark.parametrize("executor", [this_machine, ray_here], ids=["processes", "ray"])
+MakePlace = Callable[[Store, Launch, int], Executor]
 
 
-@PLACES
+@EXECUTORS
 @pytest.mark.parametrize("ahead", [0, 3])
 def test_whoever_dies_every_cell_is_done_once_or_given_up_with_its_reason(
-    place: MakePlace, store: Store, tmp_path: Path, ahead: int
+    executor: MakePlace, store: Store, tmp_path: Path, ahead: int
 ) -> None:
     more = {"seconds": 0.02, "ahead": ahead, "raise": [6]}
     launch = make_launch(store, tmp_path / "log", 8, kill=[3], kill_once=[5], **more)
-    crew = oversee(place(store, launch, 2), store, launch)
+    pool = oversee(executor(store, launch, 2), store, launch)
     records = {record.cell.scheduler.settings["i"]: record for record in store.records()}
     assert sorted(records) == list(range(8))
     assert {i for i, record in records.items() if record.status != "ok"} == {3, 6}
@@ -203,7 +203,7 @@ def test_whoever_dies_every_cell_is_done_once_or_given_up_with_its_reason(
     assert records[6].failure.message == "cell 6 cannot be done"
     begun = starts(tmp_path)
     assert (begun["3", "0"], begun["5", "0"], begun["1", "0"]) == (3, 2, 1)
-    assert crew.deaths == 4
+    assert pool.deaths == 4
 
 
 def test_a_cell_at_which_a_worker_died_is_done_before_the_next_ones(store: Store, tmp_path: Path) -> None:
@@ -214,13 +214,13 @@ def test_a_cell_at_which_a_worker_died_is_done_before_the_next_ones(store: Store
 
 
 def test_a_cell_that_hangs_is_ended_with_the_stack_of_what_it_was_at(store: Store, tmp_path: Path) -> None:
-    launch = make_launch(store, tmp_path / "log", 3, common={"limit_s": 5.0}, hang=[1])
+    launch = make_launch(store, tmp_path / "log", 3, common={"cell_timeout_s": 5.0}, hang=[1])
     oversee(this_machine(store, launch, 1), store, launch)
     records = {record.cell.scheduler.settings["i"]: record for record in store.records()}
     assert [records[i].status for i in range(3)] == ["ok", "error", "ok"]
     failure = records[1].failure
     assert failure is not None
-    assert "longer than executor.limit_s=5 s" in failure.message
+    assert "longer than executor.cell_timeout_s=5 s" in failure.message
     assert "sleeping.py" in failure.traceback, "the stack says where it hung"
     assert starts(tmp_path)["1", "0"] == 1
 
@@ -246,12 +246,12 @@ def test_a_worker_that_is_asked_to_stop_ends_by_itself_and_another_goes_on(store
 def test_status_says_how_far_a_run_is_and_who_is_at_what(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 4, **{"raise": [2]})
     oversee(this_machine(store, launch, 1), store, launch)
-    text = describe(look_over(store, launch, 1))
+    text = describe(read_status(store, launch, 1))
     assert "3 of 4 cells done, 0 begun, 1 failed" in text
     assert "finished" in text
     assert "model0 sleep 1 steps: cell 2 cannot be done" in text
     assert " done " in text
-    silent = describe(look_over(store, make_launch(store, tmp_path / "log", 6, "later"), 1))
+    silent = describe(read_status(store, make_launch(store, tmp_path / "log", 6, "later"), 1))
     assert "nobody is at work; start the same command again" in silent
 
 

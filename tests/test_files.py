@@ -17,7 +17,7 @@ from bench.store.arrays import pack_arrays
 from bench.store.files import Files
 from bench.store.local import _HOST, PARTIAL, LocalFiles
 from bench.store.locations import open_files
-from bench.store.retrying import PatientFiles
+from bench.store.retrying import RetryingFiles
 from bench.store.sealed import seal, unseal
 
 
@@ -112,10 +112,10 @@ class Clock:
         self.pauses += 1
 
 
-def patient(tmp_path: Path, error: OSError, times: int, patience_s: float = 60) -> tuple[PatientFiles, Clock]:
+def patient(tmp_path: Path, error: OSError, times: int, store_retry_s: float = 60) -> tuple[RetryingFiles, Clock]:
     clock = Clock()
     troubled: Any = Troubled(LocalFiles(tmp_path), error, times)
-    return PatientFiles(troubled, patience_s, clock.sleep, lambda: clock.now), clock
+    return RetryingFiles(troubled, store_retry_s, clock.sleep, lambda: clock.now), clock
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         assert list(files.tree("")) == ["a"]
         assert not list(disk.glob("*partial")), "a full disk needs the room"
         clock = Clock()
-        waits = PatientFiles(files, 60, lambda _: files.remove("a"), lambda: clock.now)
+        waits = RetryingFiles(files, 60, lambda _: files.remove("a"), lambda: clock.now)
         waits.write("b", b"y" * 60_000)
         assert files.read("b") == b"y" * 60_000
     finally:
@@ -192,7 +192,7 @@ def test_several_files_are_written_together_or_not_at_all(files: Files) -> None:
 def test_where_one_of_several_files_cannot_be_written_the_old_ones_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
-    files = PatientFiles(LocalFiles(tmp_path), 0)
+    files = RetryingFiles(LocalFiles(tmp_path), 0)
     files.write_all({"a": b"old", "b": b"old"})
     new = {"a": b"new", "b": b"new", "c": b"new"}
     if trouble == "folder":
@@ -229,7 +229,7 @@ def test_nothing_is_changed_through_a_link_that_leads_elsewhere(tmp_path: Path, 
     (elsewhere / "images" / "thesis.png").write_text("mine")
     (root / "cells").mkdir(parents=True)
     (root / "cells" / "a").symlink_to(elsewhere, target_is_directory=True)
-    files = PatientFiles(LocalFiles(root), 60)
+    files = RetryingFiles(LocalFiles(root), 60)
     act: dict[str, Callable[[], object]] = {
         "write": lambda: files.write("cells/a/record.json", b"{}"),
         "create": lambda: files.create("cells/a/record.json", b"{}"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from many_records import write
 
-from bench.analysis.scoring import _load_reference, _score_key, _with_stand_ins, score_run
+from bench.analysis.scoring import _load_reference, _score_key, _with_fallbacks, score_run
 from bench.parallel import map_forked
 from bench.store.store import Store
 
@@ -44,7 +44,7 @@ def test_a_scored_cell_that_was_sent_is_the_same_and_finds_its_stand_in_again(tm
     run = store.run()
     real = _load_reference(store, run, run.reference or "")
     here = score_run(store, run)
-    sent = [_with_stand_ins(store, run, real, pickle.loads(pickle.dumps(_score_key(store, run, real, key))))  # noqa: S301
+    sent = [_with_fallbacks(store, run, real, pickle.loads(pickle.dumps(_score_key(store, run, real, key))))  # noqa: S301
             for key in run.cells]  # fmt: skip
     doubtful = 0
     for ours, theirs in zip(here, sent, strict=True):
@@ -54,7 +54,7 @@ def test_a_scored_cell_that_was_sent_is_the_same_and_finds_its_stand_in_again(tm
             assert estimate.to_score() == other.to_score()
             assert np.array_equal(estimate.influence, other.influence)
             if estimate.stand_in:
-                doubtful += estimate.doubt is not None
+                doubtful += estimate.caveat is not None
                 assert other.stand_in is not None
                 assert other.stand_in().to_score() == estimate.stand_in().to_score()
     assert doubtful

@@ -59,7 +59,11 @@ def test_the_parts_of_a_reference_serve_again_without_another_look(monkeypatch: 
     again = Reference.of(real, first.to_parts())
     monkeypatch.setattr(Reference, "moments", property(lambda _: pytest.fail("the reference was computed again")))
     other = frechet_estimate(ours, again)
-    assert (other.value, other.best, other.standard_error) == (estimate.value, estimate.best, estimate.standard_error)
+    assert (other.value, other.debiased_value, other.standard_error) == (
+        estimate.value,
+        estimate.debiased_value,
+        estimate.standard_error,
+    )
 
 
 def test_features_of_one_dimension_are_allowed() -> None:
@@ -159,27 +163,27 @@ def test_interactions_of_pairs_are_second_differences_of_the_distance() -> None:
 def test_the_debiased_distance_is_that_of_endless_images_and_its_interval_covers_it(d: int, ratio: int) -> None:
     rng = np.random.default_rng(14)
     reference = Reference.of(draw(rng, 4000, d))
-    endless = frechet_estimate(draw(rng, 40000, d, shift=0.2, scale=1.3), reference).best
+    endless = frechet_estimate(draw(rng, 40000, d, shift=0.2, scale=1.3), reference).debiased_value
     estimates = [frechet_estimate(draw(rng, ratio * d, d, shift=0.2, scale=1.3), reference) for _ in range(200)]
     error = np.mean([estimate.standard_error for estimate in estimates])
     assert np.mean([estimate.value for estimate in estimates]) > endless + error
-    assert abs(np.mean([estimate.best for estimate in estimates]) - endless) < 0.3 * error
+    assert abs(np.mean([estimate.debiased_value for estimate in estimates]) - endless) < 0.3 * error
     covered = np.mean([low < endless < high for low, high in (estimate.interval() for estimate in estimates)])
     assert 0.91 < covered < 0.99
-    assert sum(estimate.doubt is not None for estimate in estimates) < 20
+    assert sum(estimate.caveat is not None for estimate in estimates) < 20
 
 
 def test_the_references_own_noise_widens_the_interval_and_takes_its_bias_off_too() -> None:
     rng = np.random.default_rng(17)
     d, n, m = 8, 300, 200
-    truth = frechet_estimate(draw(rng, 40000, d, scale=1.4), Reference.of(draw(rng, 40000, d))).best
+    truth = frechet_estimate(draw(rng, 40000, d, scale=1.4), Reference.of(draw(rng, 40000, d))).debiased_value
     estimates = [
         frechet_estimate(draw(rng, n, d, scale=1.4), Reference.of(draw(rng, m, d)), reference_noise=True)
         for _ in range(150)
     ]
     fixed = frechet_estimate(draw(rng, n, d, scale=1.4), Reference.of(draw(rng, m, d)))
     error = np.mean([estimate.standard_error for estimate in estimates])
-    values = np.array([estimate.best for estimate in estimates])
+    values = np.array([estimate.debiased_value for estimate in estimates])
     assert error == pytest.approx(values.std(), rel=0.2)
     assert abs(values.mean() - truth) < 0.4 * error
     assert error > 1.15 * fixed.standard_error
@@ -189,13 +193,15 @@ def test_too_few_images_for_their_dimension_have_no_interval_and_the_kernel_dist
     rng = np.random.default_rng(18)
     reference = Reference.of(draw(rng, 400, 16))
     few = frechet_estimate(draw(rng, 24, 16), reference)
-    assert few.doubt == "24 images are too few for a covariance of rank 16: it takes more than 36"
-    assert few.meant.value == kernel_estimate(
+    assert few.caveat == "24 images are too few for a covariance of rank 16: it takes more than 36"
+    assert few.or_fallback.value == kernel_estimate(
         draw(np.random.default_rng(18), 424, 16)[400:], reference.kernel
-    ).value or (few.meant.exact)
+    ).value or (few.or_fallback.exact)
     many = draw(rng, 200, 16, scale=1.4)
-    assert frechet_estimate(many, reference).doubt is None
-    assert frechet_estimate(many[1:], reference).doubt == "199 images are too few for an interval: it takes 200 or more"
+    assert frechet_estimate(many, reference).caveat is None
+    assert (
+        frechet_estimate(many[1:], reference).caveat == "199 images are too few for an interval: it takes 200 or more"
+    )
 
 
 def test_a_covariance_that_lacks_a_dimension_of_the_references_has_no_interval() -> None:
@@ -203,7 +209,7 @@ def test_a_covariance_that_lacks_a_dimension_of_the_references_has_no_interval()
     reference = Reference.of(draw(rng, 400, 8))
     flat = draw(rng, 200, 8)
     flat[:, 3] = 1.0
-    said = str(frechet_estimate(flat, reference).doubt)
+    said = str(frechet_estimate(flat, reference).caveat)
     assert said.startswith("the images do not vary in 1 of the 8 dimensions in which the reference images do; look for")
 
 
@@ -212,16 +218,16 @@ def test_a_dimension_that_is_constant_on_both_sides_does_no_harm() -> None:
     ours, real = draw(rng, 200, 8, scale=1.4), draw(rng, 400, 8)
     whole = frechet_estimate(ours, Reference.of(real))
     padded = frechet_estimate(np.pad(ours, ((0, 0), (0, 2))), Reference.of(np.pad(real, ((0, 0), (0, 2)))))
-    assert padded.doubt is None
-    assert (padded.value, padded.best) == pytest.approx((whole.value, whole.best), rel=1e-9)
+    assert padded.caveat is None
+    assert (padded.value, padded.debiased_value) == pytest.approx((whole.value, whole.debiased_value), rel=1e-9)
     assert padded.standard_error == pytest.approx(whole.standard_error, rel=1e-9)
 
 
 def test_images_like_the_reference_itself_have_no_interval() -> None:
     rng = np.random.default_rng(21)
     reference = Reference.of(draw(rng, 30000, 64))
-    doubts = [frechet_estimate(draw(rng, 640, 64), reference).doubt for _ in range(20)]
-    assert sum(doubt is not None and "too close" in doubt for doubt in doubts) >= 14
+    doubts = [frechet_estimate(draw(rng, 640, 64), reference).caveat for _ in range(20)]
+    assert sum(caveat is not None and "too close" in caveat for caveat in doubts) >= 14
 
 
 def test_the_standard_error_is_the_spread_over_draws() -> None:
@@ -293,7 +299,9 @@ def test_with_clusters_prompts_are_left_out_one_and_two_at_a_time(monkeypatch: p
     assert value - second > 0.15 * error
     assert estimate.value == pytest.approx(value)
     assert estimate.debiased == pytest.approx(second, abs=0.02 * error)
-    assert estimate.best - estimate.correction == pytest.approx(count * value - (count - 1) * one.mean(), rel=1e-6)
+    assert estimate.debiased_value - estimate.correction == pytest.approx(
+        count * value - (count - 1) * one.mean(), rel=1e-6
+    )
     pseudo = -(count - 1) * ((count - 1) * one - (count - 2) * others)
     assert (groups.units(estimate.influence) - pseudo + pseudo.mean()).std() < 0.05 * pseudo.std()
 
@@ -304,7 +312,7 @@ def test_groups_of_one_image_are_left_out_as_images_are() -> None:
     moments, each = features_to_moments(ours), frechet_estimate(ours, reference)
     alone = frechet._leave_out(ours, moments, reference, Groups(np.arange(240), 240))
     assert not isinstance(alone, int)
-    assert alone.best == pytest.approx(each.best, abs=0.002 * each.standard_error)
+    assert alone.debiased_value == pytest.approx(each.debiased_value, abs=0.002 * each.standard_error)
     assert alone.standard_error == pytest.approx(each.standard_error, rel=0.02)
     assert np.corrcoef(alone.influence, each.influence)[0, 1] > 0.9999
 
@@ -315,17 +323,17 @@ def test_the_interval_of_clusters_covers_and_few_prompts_have_none() -> None:
     labels = np.repeat(np.arange(count), each)
     labels[:80] = np.repeat(np.arange(40), 2)
     groups, reference = Groups.of(labels, len(labels)), Reference.of(draw(rng, 2000, d))
-    endless = frechet_estimate(np.sqrt(2) * draw(rng, 100_000, d), reference).best
+    endless = frechet_estimate(np.sqrt(2) * draw(rng, 100_000, d), reference).debiased_value
     found = [
         frechet_estimate(draw(rng, len(labels), d) + draw(rng, count, d)[labels], reference, groups=groups)
         for _ in range(60)
     ]
-    values, errors = np.array([(e.best, e.standard_error) for e in found]).T
+    values, errors = np.array([(e.debiased_value, e.standard_error) for e in found]).T
     assert abs(values.mean() - endless) < 0.5 * errors.mean()
     assert errors.mean() == pytest.approx(values.std(), rel=0.3)
     rows = np.arange(512)
     few = frechet_estimate(draw(rng, 512, 4), Reference.of(draw(rng, 400, 4)), groups=Groups.of(rows // 16, 512))
-    assert few.doubt == "512 images of 32 prompts are too few for an interval: it takes 200 prompts or more"
+    assert few.caveat == "512 images of 32 prompts are too few for an interval: it takes 200 prompts or more"
 
 
 @pytest.mark.parametrize("alike", [0.9, 0.5])
@@ -335,16 +343,16 @@ def test_the_paired_difference_of_close_generators_near_the_reference_has_an_int
     stretch = np.exp(0.05 * rng.standard_normal(d))
     reference = Reference.of(draw(rng, 4000, d) * stretch)
     large = draw(rng, 200_000, d)
-    truth = frechet_estimate(large, reference).best - frechet_estimate(large + 0.05, reference).best
+    truth = frechet_estimate(large, reference).debiased_value - frechet_estimate(large + 0.05, reference).debiased_value
     found, doubted = [], 0
     for _ in range(150):
         ours = draw(rng, n, d)
         theirs = alike * ours + np.sqrt(1 - alike**2) * draw(rng, n, d) + 0.05
         pair = frechet_estimate(ours, reference), frechet_estimate(theirs, reference)
-        doubted += pair[0].doubt is not None
+        doubted += pair[0].caveat is not None
         found.append(paired_difference(*pair))
     assert doubted > 10, "the values alone are too close to the reference"
-    assert np.mean([estimate.doubt is not None for estimate in found]) < 0.05
+    assert np.mean([estimate.caveat is not None for estimate in found]) < 0.05
     assert 0.9 < np.mean([low < truth < high for low, high in (estimate.interval() for estimate in found)]) < 0.99
 
 
@@ -395,4 +403,4 @@ def test_methods_that_differ_by_rounding_alone_have_no_verdict() -> None:
         pair = estimate(ours, reference), estimate(ours * (1 + 2e-16 * rng.standard_normal(ours.shape)), reference)
         difference = paired_difference(*pair)
         assert difference.p_value() == 1.0
-        assert difference.doubt is not None
+        assert difference.caveat is not None

@@ -194,12 +194,12 @@ def test_memory_is_held_against_its_limit(make: Make) -> None:
 
 @pytest.mark.parametrize(("after", "verdict"), [(5, "regressed"), (4, "unchanged"), (0, "improved")])
 def test_a_scheduler_that_waits_for_the_gpu_more_often_is_named(make: Make, after: int, verdict: str) -> None:
-    found = compare(make("a", waits=4), make("b", waits=after))["cost", "scheduler_waits"]
+    found = compare(make("a", waits=4), make("b", waits=after))["cost", "scheduler_syncs"]
     assert (found.verdict, found.before, found.after) == (verdict, 4, after)
 
 
 def test_waits_that_nobody_counted_are_not_compared(make: Make) -> None:
-    assert ("cost", "scheduler_waits") not in compare(make("a", waits=4), make("b"))
+    assert ("cost", "scheduler_syncs") not in compare(make("a", waits=4), make("b"))
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_library_versions_and_settings_may_differ(make: Make) -> None:
 def test_without_a_normal_interval_the_bound_holds_for_any_distribution() -> None:
     rows = np.tile([1.0, -1.0], 50)
     doubtful = Estimate(1.0, rows, correction=1.0, interactions={"images": np.full(50, 0.09)})
-    assert doubtful.doubt
+    assert doubtful.caveat
     assert exceeds(doubtful, 0.0) == pytest.approx(doubtful.whole_variance / (doubtful.whole_variance + 1))
     assert exceeds(doubtful, 2.0) == 1.0
     assert exceeds(Estimate(1.0, rows, problem="too few"), 0.0) == 1.0

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from bench.gate.latency import compare_latencies, compare_turns
+from bench.gate.latency import compare_interleaved, compare_latencies
 from bench.gate.outcome import Outcome
-from bench.records.record import Latency, Turns
+from bench.records.record import InterleavedLatency, Latency
 from bench.records.run import Limit
 
 LIMIT = Limit(0.05, 0.0)
@@ -24,7 +24,7 @@ def run(
 ) -> list[Latency]:
     """Cells of a run: each moment of the machine is slower or faster by `moments`, and its samples by 1% more.
 
-    The yardstick suffers the same, unless it is not `seen` there.
+    The workload suffers the same, unless it is not `seen` there.
     """
     found = []
     for cell in range(CELLS):
@@ -48,12 +48,12 @@ def test_moments_that_differ_and_a_machine_that_got_slower_are_no_regression() -
     rng = np.random.default_rng(0)
     assert sum(alarms(compare(run(rng, 0.1), run(rng, 0.1, pace))) for pace in [1.0, 1.1, 1.3] * 50) == 0
     unseen = sum(alarms(compare(run(rng, 0.1, seen=False), run(rng, 0.1, pace, seen=False))) for pace in [1.0, 1.3] * 9)
-    assert unseen > 50  # without the yardstick there would be many
+    assert unseen > 50  # without the workload there would be many
 
 
 def test_a_yardstick_alone_that_got_faster_is_no_regression() -> None:
     rng = np.random.default_rng(1)
-    before = [replace(entry, pace_s=tuple(0.7 * s for s in entry.pace_s)) for entry in run(rng, 0.0)]
+    before = [replace(entry, workload_s=tuple(0.7 * s for s in entry.workload_s)) for entry in run(rng, 0.0)]
     after = run(rng, 0.0)
     assert alarms(compare(before, after)) + alarms(compare(after, before)) == 0
 
@@ -99,8 +99,11 @@ def at_the_limit(rng: np.random.Generator, in_turn: bool) -> list[Outcome]:
         usual = np.full((CELLS, 8, 1), 0.05)
         before, after = (usual * side * rng.lognormal(0, 0.01, usual.shape) for side in (1, slower))
         sides = ([[tuple(row) for row in cell] for cell in side.tolist()] for side in (before, after))
-        return compare_turns(
-            [Turns(f"cell {i}", 1, tuple(b), tuple(a)) for i, (b, a) in enumerate(zip(*sides, strict=True))],
+        return compare_interleaved(
+            [
+                InterleavedLatency(f"cell {i}", 1, tuple(b), tuple(a))
+                for i, (b, a) in enumerate(zip(*sides, strict=True))
+            ],
             LIMIT,
         )
     sides = tuple(

@@ -44,7 +44,7 @@ def test_equal_images_and_other_latents_are_named() -> None:
 
 def test_where_no_interval_holds_none_is_shown_and_the_reason_is() -> None:
     few = mean_estimate(np.array([0.0, 0.0, 0.0, 1.0]))
-    assert few.doubt is not None
+    assert few.caveat is not None
     found = outcome(few, 0.1, "undecided")
     assert found.interval is None
-    assert found.note == f"no normal interval: {few.doubt}"
+    assert found.note == f"no normal interval: {few.caveat}"

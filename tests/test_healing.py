@@ -17,7 +17,7 @@ import check_bit_flips
 
 FEW = (
     *("method=[tcd]", "methods.tcd.steps=[2]", "methods.tcd.eta=[0,0.3]", "claim=[]", "measure.latency=false"),
-    *("measure.memory=false", "scores=[fid,clip_score]", "lanes=1"),
+    *("measure.memory=false", "scores=[fid,clip_score]", "concurrent_batches=1"),
 )
 Overrides = Callable[..., list[str]]
 CAUSES: dict[str, Callable[[Path], object]] = {

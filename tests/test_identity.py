@@ -33,7 +33,7 @@ CHANGES: Mapping[str, Any] = {
     "variant": {"base": {"variant": "fp16"}},
     "channels last": {"base": {"channels_last": True}},
     "parts": {"base": {"parts": (replace(PART, weights="w2"),)}},
-    "levers": {"base": {"levers": {"compile": True}}},
+    "memory_options": {"base": {"memory_options": {"compile": True}}},
     "kind of task": {"task": {"kind": "canny"}},
     "strength": {"task": {"settings": {"strength": 0.5}}},
     "strength, a little": {"task": {"settings": {"strength": 0.9900000001}}},
@@ -60,7 +60,7 @@ CHANGES: Mapping[str, Any] = {
 
 NOT_IN_SCORES = {
     *("prompts", "seed", "batch_size", "versions", "weights", "pipeline", "noise_schedule", "checkpoint_schedule"),
-    *("variant", "channels_last", "parts", "levers"),
+    *("variant", "channels_last", "parts", "memory_options"),
 }
 """Fields that scores.csv tells by the cell's key alone."""
 

@@ -38,7 +38,7 @@ def test_the_variance_grows_along_the_difference_of_the_means(monkeypatch: pytes
     delta, covariance = ours.mean(axis=0) - real.mean(axis=0), np.cov(ours.T)
     first = delta @ covariance @ delta
     assert np.var(found.influence) == pytest.approx(4 * first, rel=0.02)
-    assert found.growth == pytest.approx(4 / 600 * (delta @ covariance @ covariance @ delta) / first, rel=0.05)
+    assert found.variance_slope == pytest.approx(4 / 600 * (delta @ covariance @ covariance @ delta) / first, rel=0.05)
 
 
 def test_the_distance_is_the_sum_over_pairs_for_sets_of_different_size() -> None:
@@ -134,7 +134,7 @@ def test_with_clusters_the_distance_is_over_pairs_of_different_prompts_and_its_e
     each = kernel_estimate(ours, KernelReference(real))
     single = kernel_estimate(ours, KernelReference(real), groups=Groups(np.arange(90), 90))
     assert single.standard_error == pytest.approx(each.standard_error, rel=1e-9)
-    assert single.growth == pytest.approx(each.growth, rel=1e-9)
+    assert single.variance_slope == pytest.approx(each.variance_slope, rel=1e-9)
 
 
 @pytest.mark.parametrize("noise", [False, True])
@@ -147,6 +147,8 @@ def test_the_standard_error_of_clusters_is_the_spread_over_draws(noise: bool) ->
         ours = 0.7 * draw(rng, 200, 4) + 0.7 * draw(rng, 50, 4)[labels] + 0.1
         real = KernelReference(draw(rng, 100, 4)) if noise else fixed
         found.append(kernel_estimate(ours, real, noise, groups))
-    spread = np.std([estimate.best for estimate in found], ddof=1)
+    spread = np.std([estimate.debiased_value for estimate in found], ddof=1)
     assert np.sqrt(np.mean([estimate.standard_error**2 for estimate in found])) == pytest.approx(spread, rel=0.2)
-    assert np.mean([estimate.value - estimate.best for estimate in found]) > 0.1 * spread  # of pairs within prompts
+    assert (
+        np.mean([estimate.value - estimate.debiased_value for estimate in found]) > 0.1 * spread
+    )  # of pairs within prompts

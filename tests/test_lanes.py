@@ -13,8 +13,8 @@ from sleeping import make_cell
 
 from bench.execute.cell_runner import Runner, _attempt, _CellWork
 from bench.execute.device_queue import DeviceQueue
-from bench.execute.feature_extraction import Look
-from bench.execute.job import resolve_lanes
+from bench.execute.feature_extraction import Extractor
+from bench.execute.job import resolve_concurrent_batches
 from bench.experiment.config import Measure
 from bench.generate.sampling import Batch
 from bench.parallel import map_images, map_in_threads
@@ -25,17 +25,17 @@ from bench.store.store import Store
 from bench.workers.loop import Piece
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3])
-def test_results_come_in_the_order_of_the_items(lanes: int) -> None:
+@pytest.mark.parametrize("concurrent_batches", [1, 2, 3])
+def test_results_come_in_the_order_of_the_items(concurrent_batches: int) -> None:
     done = [threading.Event() for _ in range(5)]
 
     def work(item: int) -> int:
-        if item % lanes < lanes - 1 and item < 4:
+        if item % concurrent_batches < concurrent_batches - 1 and item < 4:
             done[item + 1].wait(300)  # of those that are at it at once the last one ends first
         done[item].set()
         return item * item
 
-    assert list(map_in_threads(work, range(5), lanes)) == [0, 1, 4, 9, 16]
+    assert list(map_in_threads(work, range(5), concurrent_batches)) == [0, 1, 4, 9, 16]
 
 
 def test_lanes_really_meet_and_share_the_threads() -> None:
@@ -107,7 +107,7 @@ class TakingTurns(Runner):
         return SimpleNamespace(begin=self.zeros)
 
     def zeros(self, start: int) -> Callable[[], Batch]:
-        self.alone = getattr(self, "alone", True) and self.turns._turn.locked()
+        self.alone = getattr(self, "alone", True) and self.queue._turn.locked()
         self.meet()
         calls = Calls((1.0,), None, None, {}, {}, 1, 1, 1, 4, 1)
 
@@ -118,16 +118,18 @@ class TakingTurns(Runner):
         return wait
 
 
-def make_runner(folder: Path, look: Look, one_samples: bool, kind: type[TakingTurns] = TakingTurns) -> TakingTurns:
+def make_runner(
+    folder: Path, extract: Extractor, one_samples: bool, kind: type[TakingTurns] = TakingTurns
+) -> TakingTurns:
     return kind(
         store=Store(folder),
         prompts=("a",) * 4,
-        look=look,
+        extract=extract,
         extractor="none",
         measure=Measure(latency=False, memory=False),
         inputs=None,  # type: ignore[arg-type]
         keep="all",
-        turns=DeviceQueue(2, one_samples),
+        queue=DeviceQueue(2, one_samples),
         advance=lambda _: None,
         process={},
     )
@@ -137,11 +139,11 @@ def make_runner(folder: Path, look: Look, one_samples: bool, kind: type[TakingTu
 def test_on_a_gpu_one_batch_is_sampled_while_another_is_looked_at(one_samples: bool, tmp_path: Path) -> None:
     looking = threading.Barrier(2, timeout=300)
 
-    def look(images: np.ndarray, start: int) -> Mapping[str, np.ndarray]:
+    def extract(images: np.ndarray, start: int) -> Mapping[str, np.ndarray]:
         looking.wait()  # for another lane's look, so both are at it at once
         return {"row": np.arange(start, start + len(images))}
 
-    runner = make_runner(tmp_path, look, one_samples)
+    runner = make_runner(tmp_path, extract, one_samples)
     if not one_samples:
         runner.meet = threading.Barrier(2, timeout=300).wait  # type: ignore[assignment]
     assert list(runner.sample([Piece(make_cell(0), range(4))])) == [None]
@@ -154,8 +156,8 @@ def test_the_next_cell_begins_while_the_last_batch_of_one_is_at_work(tmp_path: P
     assert list(runner.sample(Piece(make_cell(i), range(1)) for i in range(4))) == [None] * 4
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_what_is_wrong_with_a_cell_is_not_wrong_with_those_beside_it(tmp_path: Path, lanes: int) -> None:
+@pytest.mark.parametrize("concurrent_batches", [1, 2])
+def test_what_is_wrong_with_a_cell_is_not_wrong_with_those_beside_it(tmp_path: Path, concurrent_batches: int) -> None:
     class Bad(TakingTurns):
         tried = 0
 
@@ -166,10 +168,10 @@ def test_what_is_wrong_with_a_cell_is_not_wrong_with_those_beside_it(tmp_path: P
             return super().sampler(cell)
 
     runner = make_runner(tmp_path, lambda images, _: {"row": np.arange(len(images))}, False, Bad)
-    runner.turns = DeviceQueue(lanes, one_samples=False)
+    runner.queue = DeviceQueue(concurrent_batches, one_samples=False)
     first, second, third = runner.sample(Piece(make_cell(i), range(4)) for i in range(3))
     assert (first, str(second), third) == (None, "not this one", None)
-    assert runner.tried <= lanes  # type: ignore[attr-defined]
+    assert runner.tried <= concurrent_batches  # type: ignore[attr-defined]
     assert [len(runner.open_chunks(make_cell(i))) for i in range(3)] == [0, 1, 0]
 
 
@@ -205,11 +207,11 @@ def test_on_a_gpu_a_batch_is_asked_for_while_another_is_at_work(tmp_path: Path) 
 
 
 def test_a_batch_takes_the_device_from_when_the_one_before_it_was_done() -> None:
-    turns = DeviceQueue(2, one_samples=True)
-    assert [turns.spent(1.0, 4.0), turns.spent(2.0, 7.0), turns.spent(8.0, 9.0)] == [3.0, 3.0, 1.0]
+    queue = DeviceQueue(2, one_samples=True)
+    assert [queue.spent(1.0, 4.0), queue.spent(2.0, 7.0), queue.spent(8.0, 9.0)] == [3.0, 3.0, 1.0]
     assert DeviceQueue(2, one_samples=False).spent(1.0, 4.0) == 1.5
 
 
 def test_the_lanes_of_a_processor_and_of_a_gpu() -> None:
-    assert [resolve_lanes("auto", device) for device in ("cpu", "cuda", "cuda:1")] == [1, 4, 4]
-    assert resolve_lanes(2, "cuda") == 2
+    assert [resolve_concurrent_batches("auto", device) for device in ("cpu", "cuda", "cuda:1")] == [1, 4, 4]
+    assert resolve_concurrent_batches(2, "cuda") == 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.measure.latency import Stopwatch, measure_latency
-from bench.measure.reference_workload import make_yardstick
+from bench.measure.reference_workload import make_reference_workload
 from bench.records.record import Latency
 
 
@@ -102,8 +102,8 @@ def test_a_yardstick_is_timed_on_the_clock_that_latencies_are_timed_on(monkeypat
     device = FakeDevice()
     monkeypatch.setattr(torch, "mm", lambda *_: device.work(0.5))
     state = torch.random.get_rng_state()
-    yardstick = make_yardstick(torch.device("cpu"), device.stopwatch())
-    assert yardstick() == yardstick() == 0.5
+    workload = make_reference_workload(torch.device("cpu"), device.stopwatch())
+    assert workload() == workload() == 0.5
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -117,18 +117,18 @@ def test_the_machines_pace_is_timed_in_turn_with_calls_and_each_has_that_of_abou
         made.append("c")
         processor.work(call_s)
 
-    def yardstick() -> float:
+    def workload() -> float:
         made.append("y")
         seconds = next(took)
         processor.work(seconds)
         return seconds
 
-    latency = measure(call, {}, processor.stopwatch(), 1, 6, 1, yardstick)
+    latency = measure(call, {}, processor.stopwatch(), 1, 6, 1, workload)
     assert latency.call_s == (call_s,) * 6
     whole, rest = divmod(6, calls)
     turns = [calls] * whole + [rest] * (rest > 0)
     assert "".join(made) == "cyy" + "".join("c" * turn + "y" for turn in turns)
-    assert latency.pace_s == tuple(second + 2.5 for second, turn in enumerate(turns) for _ in range(turn))
+    assert latency.workload_s == tuple(second + 2.5 for second, turn in enumerate(turns) for _ in range(turn))
 
 
 @pytest.mark.parametrize("kind", [FakeProcessor, FakeDevice])

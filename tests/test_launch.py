@@ -12,7 +12,9 @@ from bench.store.files import Files
 from bench.store.local import LocalFiles
 from bench.workers.launch import Launch, Reporter, WorkerState
 
-LAUNCH = Launch("20261129-101500-abcdef", {"name": "x", "executor": {"tries": 3}}, (0.5, 1.0), ("k1", "k2"), 4, 1.5)
+LAUNCH = Launch(
+    "20261129-101500-abcdef", {"name": "x", "executor": {"max_attempts": 3}}, (0.5, 1.0), ("k1", "k2"), 4, 1.5
+)
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from contended import ContendedLock
 
 from bench.store.files import Files
 from bench.store.local import LocalFiles
-from bench.store.retrying import PatientFiles
-from bench.workers.leases import Leases, bury, new_worker_name
+from bench.store.retrying import RetryingFiles
+from bench.workers.leases import Leases, expire_leases_of, new_worker_name
 
 NAME = "cells/k/lease-00000"
 
@@ -92,7 +92,7 @@ def test_a_holder_that_beats_is_never_given_up(files: Files) -> None:
     assert lease is not None
     for second in range(0, 100, 5):
         clock.now = float(second)
-        a.beat()
+        a.renew()
         elsewhere(files, lease.file)
         assert b.take(NAME) is None
 
@@ -104,7 +104,7 @@ def test_who_was_alive_a_moment_ago_is_not_asked_after_again(files: Files) -> No
     assert lease is not None
     elsewhere(files, lease.file)
     assert b.take(NAME) is None
-    bury(files, "a")
+    expire_leases_of(files, "a")
     clock.now = 2.4
     assert b.take(NAME) is None
     clock.now = 2.5
@@ -135,7 +135,7 @@ def test_a_beat_that_is_under_way_does_not_bring_back_what_was_let_go(tmp_path: 
         leases.release(lease, True)
         lock.contended.set()  # where it did not wait for the beat
 
-    beat, release = threading.Thread(target=leases.beat), threading.Thread(target=let_go)
+    beat, release = threading.Thread(target=leases.renew), threading.Thread(target=let_go)
     beat.start()
     begun.wait(300)
     release.start()
@@ -174,8 +174,8 @@ def test_the_buried_are_not_waited_for_and_deaths_are_counted(files: Files) -> N
         assert lease is not None
         assert lease.deaths == deaths
         elsewhere(files, lease.file)
-        bury(files, f"w{deaths}")
-    bury(files, "somebody else")
+        expire_leases_of(files, f"w{deaths}")
+    expire_leases_of(files, "somebody else")
 
 
 def test_who_got_further_before_it_died_counts_the_deaths_anew(files: Files) -> None:
@@ -184,7 +184,7 @@ def test_who_got_further_before_it_died_counts_the_deaths_anew(files: Files) -> 
         lease = Leases(files, "w").take(NAME, lambda reached=reached: reached)  # type: ignore[misc]
         assert lease is not None
         counted.append(lease.deaths)
-        bury(files, "w")
+        expire_leases_of(files, "w")
     assert counted == [0, 1, 2, 1, 2, 1]
 
 
@@ -206,7 +206,7 @@ def test_a_malformed_lease_is_waited_for_like_a_silent_one(files: Files, content
     files.write(lease.file, content)
     other = Leases(files, "b", lease_s=1, clock=clock)
     assert other.take(NAME) is None
-    bury(files, "a")
+    expire_leases_of(files, "a")
     clock.now = 2.0
     taken = other.take(NAME)
     assert taken is not None
@@ -246,7 +246,7 @@ def test_only_leases_that_are_held_are_kept_alive_and_trouble_with_one_leaves_th
     a = Leases(Troubled(tmp_path), "a")
     leases = [a.take(name) for name in (NAME, "cells/k/lease-00001")]
     before = [a.files.read(lease.file) for lease in leases if lease]
-    a.beat()
+    a.renew()
     after = [a.files.read(lease.file) for lease in leases if lease]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
 
@@ -259,7 +259,7 @@ def test_only_the_leases_of_the_one_that_died_are_buried_and_none_that_it_let_go
     assert let_go is not None
     assert others is not None
     a.release(let_go, done=False)
-    bury(files, "a")
+    expire_leases_of(files, "a")
     states = [json.loads(files.read(lease.file))["state"] for lease in (held, let_go, others)]
     assert states == ["dead", "released", "held"]
 
@@ -277,7 +277,7 @@ def test_who_was_given_up_and_ends_after_all_leaves_the_lease_of_its_successor(f
     a, b = Leases(files, "a"), Leases(files, "b")
     slow = a.take(NAME)
     assert slow is not None
-    bury(files, "a")
+    expire_leases_of(files, "a")
     successor = b.take(NAME)
     assert successor is not None
     a.release(slow, done=True)
@@ -302,9 +302,9 @@ def test_a_file_that_is_no_lease_is_left_alone(files: Files, name: str) -> None:
     assert list(files.tree("cells")) == [f"cells/k/{name}"]
 
 
-@pytest.mark.parametrize("patience_s", [0.0, 1.0])
-def test_a_folder_in_place_of_a_lease_is_garbage(tmp_path: Path, patience_s: float) -> None:
-    files: Files = PatientFiles(LocalFiles(tmp_path), patience_s) if patience_s else LocalFiles(tmp_path)
+@pytest.mark.parametrize("store_retry_s", [0.0, 1.0])
+def test_a_folder_in_place_of_a_lease_is_garbage(tmp_path: Path, store_retry_s: float) -> None:
+    files: Files = RetryingFiles(LocalFiles(tmp_path), store_retry_s) if store_retry_s else LocalFiles(tmp_path)
     (tmp_path / f"{NAME}.0").mkdir(parents=True)
     clock = Clock()
     leases = Leases(files, "a", lease_s=1, clock=clock)

@@ -27,14 +27,14 @@ def test_cells_share_what_is_kept_and_it_is_counted(models: Path) -> None:
     cells = [make_cell(models, eta=eta) for eta in (0.0, 1.0)]
     plain = load_pipeline(cells[0])
     loaded = Loaded(cells[0])
-    assert loaded.beside_bytes == 0
+    assert loaded.excluded_bytes == 0
     for cell in cells:
         images = loaded.sampler(cell, PROMPTS, INPUTS).sample(0).images
         assert np.array_equal(images, Sampler(plain, cell, PROMPTS).sample(0).images)
     assert loaded._shared.used == 1
     text = 7 * 24 * 96 * 4  # once as a prompt's embedding, once as the evaluation's input
     latents, timestep = 7 * 8 * 16 * 16 * 4, 8
-    assert loaded.beside_bytes == 2 * text + 3 * (2 * latents + timestep)
+    assert loaded.excluded_bytes == 2 * text + 3 * (2 * latents + timestep)
 
 
 def test_the_last_pipeline_is_gone_before_the_next_one_is_loaded(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,12 +51,12 @@ def test_what_was_on_the_gpu_before_lies_beside(models: Path, monkeypatch: pytes
     pipeline = SimpleNamespace(unet=torch.nn.Identity(), vae=SimpleNamespace(decoder=torch.nn.Identity()))
     monkeypatch.setattr(bench.generate.loaded_pipeline, "load_pipeline", lambda _: pipeline)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: {"cuda:1": 7000}[device])
-    assert Loaded(replace(make_cell(models), device="cuda:1")).beside_bytes == 7000
+    assert Loaded(replace(make_cell(models), device="cuda:1")).excluded_bytes == 7000
 
 
-@pytest.mark.parametrize(("lanes", "fails"), [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize(("concurrent_batches", "fails"), [(1, False), (2, False), (2, True)])
 def test_a_run_keeps_no_pipeline_longer_than_its_cells(
-    overrides: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, lanes: int, fails: bool
+    overrides: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, concurrent_batches: int, fails: bool
 ) -> None:
     seen: list[weakref.ref[torch.nn.Module]] = []
 
@@ -69,5 +69,7 @@ def test_a_run_keeps_no_pipeline_longer_than_its_cells(
     monkeypatch.setattr(bench.generate.loaded_pipeline, "load_pipeline", load)
     if fails:
         monkeypatch.setattr(Sampler, "initial_latents", lambda *_: 1 / 0)
-    assert main(["run", *overrides("method=[tcd,lcm,ddim]", "claim=[]", f"lanes={lanes}")]) == int(fails)
+    assert main(
+        ["run", *overrides("method=[tcd,lcm,ddim]", "claim=[]", f"concurrent_batches={concurrent_batches}")]
+    ) == int(fails)
     assert len(seen) == 3

@@ -1,4 +1,4 @@
-"""Pickles of tensors are read where a repository holds nothing else; levers reach every pipeline."""
+"""Pickles of tensors are read where a repository holds nothing else; memory_options reach every pipeline."""
 
 import shutil
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def test_a_pickle_that_is_more_than_tensors_is_refused(own: Path, models: Path) 
 @pytest.mark.parametrize("upcast", [False, True])
 def test_a_vae_decodes_in_float32_where_that_is_asked_for(models: Path, upcast: bool) -> None:
     cell = make_cell(models)
-    base = replace(cell.base, dtype="bfloat16", levers={"vae_upcast": True} if upcast else {})
+    base = replace(cell.base, dtype="bfloat16", memory_options={"vae_upcast": True} if upcast else {})
     pipeline: Any = load_pipeline(replace(cell, base=base))
     channels = pipeline.vae.config.latent_channels
     latents = torch.randn(1, channels, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -97,8 +97,8 @@ def test_a_compiled_denoiser_stays_compiled_when_it_is_offloaded(models: Path, m
     cell = make_cell(models)
     monkeypatch.setattr(torch, "compile", fake_compile)
     monkeypatch.setattr("diffusers.DiffusionPipeline.enable_model_cpu_offload", offload)
-    levers = {"offload": "model", "compile": "default"}
-    pipeline: Any = load_pipeline(replace(cell, device="cuda", base=replace(cell.base, levers=levers)))
+    memory_options = {"offload": "model", "compile": "default"}
+    pipeline: Any = load_pipeline(replace(cell, device="cuda", base=replace(cell.base, memory_options=memory_options)))
     text = torch.zeros(1, 4, pipeline.unet.config.cross_attention_dim)
     config = pipeline.unet.config
     latents = torch.zeros(1, config.in_channels, config.sample_size, config.sample_size)
@@ -110,9 +110,9 @@ def test_a_compiled_denoiser_stays_compiled_when_it_is_offloaded(models: Path, m
 
 def test_layers_that_are_moved_one_by_one_are_not_compiled(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = make_cell(models)
-    levers = {"offload": "sequential", "compile": "default"}
+    memory_options = {"offload": "sequential", "compile": "default"}
     with pytest.raises(BenchError, match="cannot be compiled; choose one"):
-        load_pipeline(replace(cell, device="cuda", base=replace(cell.base, levers=levers)))
+        load_pipeline(replace(cell, device="cuda", base=replace(cell.base, memory_options=memory_options)))
 
 
 def test_each_stand_in_has_a_commit_of_its_own() -> None:

@@ -164,9 +164,9 @@ def test_what_lies_beside_the_pipeline_is_taken_off_the_gpu_s_peaks(monkeypatch:
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 9_000)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 10_000)
     gauges: dict[str, Gauge] = {"process_bytes": Use(11_000), "device_bytes": Use(12_000)}
-    memory = measure_memory(lambda: None, torch.device("cuda"), 1, **gauges, beside_bytes=4_000)
+    memory = measure_memory(lambda: None, torch.device("cuda"), 1, **gauges, excluded_bytes=4_000)
     peaks = memory.allocated_bytes, memory.reserved_bytes, memory.process_bytes, memory.device_bytes
     assert peaks == (5_000, 6_000, 7_000, 8_000)
-    assert memory.beside_bytes == 4_000
+    assert memory.excluded_bytes == 4_000
     plain = measure_memory(lambda: None, torch.device("cuda"), 1, **gauges)
-    assert (plain.allocated_bytes, plain.beside_bytes) == (9_000, 0)
+    assert (plain.allocated_bytes, plain.excluded_bytes) == (9_000, 0)

@@ -103,7 +103,7 @@ def test_plan_run_workers_and_conform_find_the_same_scheduler(
     (here,) = Store(tmp_path / "run", writable=False).records()
     assert here.cell.versions["own_fork"] == hash_own("own_fork.MyScheduler")
     elsewhere = f"results={tmp_path}/workers"
-    assert main(["run", *overrides(*quick, elsewhere, "executor.limit_s=3600")]) == 0, capsys.readouterr().err
+    assert main(["run", *overrides(*quick, elsewhere, "executor.cell_timeout_s=3600")]) == 0, capsys.readouterr().err
     (there,) = Store(tmp_path / "workers", writable=False).records()
     assert (there.key, there.images) == (here.key, here.images)
     assert main(["conform", "scheduler._target_=own_fork.MyScheduler"]) in (0, 1)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
-from bench.execute.job import Job, lay_out
+from bench.execute.job import Job, plan_job
 from bench.execute.ownership import OWNER, _place_in_grid, close_run, join, open_store, whole_run
 from bench.execute.pictures import PICTURES
 from bench.experiment.compose import compose_settings
@@ -43,7 +43,7 @@ def ask(overrides: Overrides, models: Path, tmp_path: Path) -> Ask:
 
 def begin(experiment: Experiment, *, done: bool = False) -> tuple[Job, Store]:
     """Open the experiment's directory, as a run does; `done` leaves records and features, none of them sampled."""
-    job = lay_out(join(experiment))
+    job = plan_job(join(experiment))
     store = open_store(job)
     for cell in job.plan.cells if done else ():
         count = len(job.run.prompts)
@@ -65,7 +65,9 @@ OTHERS = {
     "models.mini.source={tmp}/teacher": "models.mini.source is {models}/teacher there and {tmp}/teacher here",
     "models.mini.adapters.tcd.scale=0.5": "models.mini.adapters.tcd.scale is 1.0 there and 0.5 here",
     "models.mini.dtype=float16": "models.mini.dtype is float32 there and float16 here",
-    "models.mini.levers.vae_tiling=true": "models.mini.levers.vae_tiling is not given there and True here",
+    "models.mini.memory_options.vae_tiling=true": (
+        "models.mini.memory_options.vae_tiling is not given there and True here"
+    ),
     "methods.tcd.scheduler.original_inference_steps=25": (
         "methods.tcd.scheduler.original_inference_steps is 50 there and 25 here"
     ),
@@ -114,7 +116,7 @@ GROWTH = [
     "measure.repeats=3",
     "executor.workers=2",
     "keep=grid",
-    "lanes=1",
+    "concurrent_batches=1",
     "strict=false",
 ]
 
@@ -161,13 +163,13 @@ def test_where_the_note_of_the_owner_is_lost_the_records_say_whose_they_are(harm
     with pytest.raises(BenchError, match="seed is 0 there and 1 here"):
         join(ask("seed=1"))
     with pytest.raises(BenchError, match="seed is 0 there and 1 here"):
-        open_store(lay_out(ask("seed=1")))
+        open_store(plan_job(ask("seed=1")))
     begin(ask())
     assert json.loads(owner.read_text())["facts"]["seed"] == {"is": 0}
 
 
 def test_of_two_experiments_that_begin_at_once_one_is_refused(ask: Ask) -> None:
-    jobs = [lay_out(ask(f"seed={seed}")) for seed in range(4)]
+    jobs = [plan_job(ask(f"seed={seed}")) for seed in range(4)]
 
     def try_to(job: Job) -> str:
         try:
@@ -229,7 +231,7 @@ def test_cells_that_a_larger_run_has_no_place_for_are_named_as_they_leave_the_re
 
 
 def test_a_cell_whose_task_has_more_inputs_by_now_does_not_leave_the_grid(ask: Ask) -> None:
-    cell = lay_out(ask()).plan.cells[0]
+    cell = plan_job(ask()).plan.cells[0]
     more = replace(cell, prompts=replace(cell.prompts, count=12), task=replace(cell.task, inputs="of 12 images"))
     assert _place_in_grid(cell) == _place_in_grid(more) != _place_in_grid(replace(cell, steps=99))
 

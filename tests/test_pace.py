@@ -23,7 +23,7 @@ def timed(steps: int, call_s: float, pace: float = 1.0, method: str = "tcd", cal
     """A cell on a machine whose reference workload takes `pace` times 10 ms."""
     cell = replace(CELL, method=method, steps=steps)
     seconds = tuple(call_s * (1 + 0.01 * i) for i in range(calls))
-    latency = replace(LATENCY, batch_size=1, call_s=seconds, pace_s=(0.01 * pace,) * calls)
+    latency = replace(LATENCY, batch_size=1, call_s=seconds, workload_s=(0.01 * pace,) * calls)
     return replace(RECORD, key=cell.key, cell=cell, latency=latency)
 
 
@@ -51,7 +51,7 @@ def test_half_of_the_calls_count_and_single_ones_do_not() -> None:
         record = timed(8, 0.05, calls=10)
         assert record.latency
         paces = (0.03,) * share + (0.01,) * (10 - share)
-        return replace(record, latency=replace(record.latency, pace_s=paces))
+        return replace(record, latency=replace(record.latency, workload_s=paces))
 
     quiet = [timed(2, 0.02), timed(4, 0.03)]
     assert not disturbed([*quiet, mixed(3)])
@@ -62,11 +62,11 @@ def test_equal_calls_that_part_say_little() -> None:
     record = timed(4, 0.03)
     assert record.latency
     for calls, found in (((0.1, 0.11, 0.3, 0.31), True), ((0.1, 0.11, 0.1, 0.4, 0.1), False), ((0.1, 0.2), True)):
-        apart = replace(record, latency=replace(record.latency, call_s=calls, pace_s=()))
+        apart = replace(record, latency=replace(record.latency, call_s=calls, workload_s=()))
         assert bool(disturbed([apart])) is found, calls
     assert (
         "from 108 to 302 ms"
-        in disturbed([replace(record, latency=replace(record.latency, call_s=(0.1, 0.11, 0.3, 0.31), pace_s=()))])[
+        in disturbed([replace(record, latency=replace(record.latency, call_s=(0.1, 0.11, 0.3, 0.31), workload_s=()))])[
             record.key
         ]
     )

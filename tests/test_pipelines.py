@@ -1,4 +1,6 @@
-"""What does not fit a base model is said in one sentence, levers do what they say, and memory that runs out is met."""
+"""What does not fit a base model is said in one sentence, memory_options do what they say, and memory that runs out is
+met.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +80,7 @@ def test_a_lever_leaves_the_images_as_they_were_up_to_rounding(
     monkeypatch.setattr(torch, "compile", lambda call, mode: compiled.append(mode) or call)  # it takes a minute
     cell = make_cell(models, batch_size=2)
     value = "default" if lever == "compile" else True
-    pulled = replace(cell, base=replace(cell.base, levers={lever: value}))
+    pulled = replace(cell, base=replace(cell.base, memory_options={lever: value}))
     assert pulled.key != cell.key
     assert pulled.pipeline_key != cell.pipeline_key
     loaded: Any = load_pipeline(pulled)
@@ -94,14 +96,14 @@ def test_a_lever_leaves_the_images_as_they_were_up_to_rounding(
 
 def test_offloading_needs_a_gpu(models: Path) -> None:
     cell = make_cell(models)
-    with pytest.raises(BenchError, match=r"levers.offload=model was given and the device is cpu"):
-        load_pipeline(replace(cell, base=replace(cell.base, levers={"offload": "model"})))
+    with pytest.raises(BenchError, match=r"memory_options.offload=model was given and the device is cpu"):
+        load_pipeline(replace(cell, base=replace(cell.base, memory_options={"offload": "model"})))
 
 
 def test_an_attention_backend_that_is_not_there_is_refused(models: Path) -> None:
     cell = make_cell(models)
-    with pytest.raises(BenchError, match=r"levers.attention=flash_9 cannot be used here"):
-        load_pipeline(replace(cell, base=replace(cell.base, levers={"attention": "flash_9"})))
+    with pytest.raises(BenchError, match=r"memory_options.attention=flash_9 cannot be used here"):
+        load_pipeline(replace(cell, base=replace(cell.base, memory_options={"attention": "flash_9"})))
 
 
 class Cramped:
@@ -130,7 +132,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_record_says_so(models: Path
     assert batch.calls.batch_size == 1
     assert cramped.calls[:3] == [7, 3, 1]
     assert np.abs(batch.images.astype(int) - whole.images).max() <= 1
-    assert batch.calls.unet_evaluations == whole.calls.unet_evaluations, "what did not fit is not counted"
+    assert batch.calls.denoiser_evaluations == whole.calls.denoiser_evaluations, "what did not fit is not counted"
     assert batch.calls.scheduler_steps == 7 * whole.calls.scheduler_steps
     cramped.calls.clear()
     sampler.sample(0)
@@ -140,7 +142,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_record_says_so(models: Path
 def test_one_image_that_does_not_fit_names_the_levers(models: Path) -> None:
     pipeline: Any = load_pipeline(make_cell(models))
     Cramped(pipeline, rows=0)
-    with pytest.raises(CellError, match=r"levers.offload=model, levers.vae_tiling=true"):
+    with pytest.raises(CellError, match=r"memory_options.offload=model, memory_options.vae_tiling=true"):
         Sampler(pipeline, make_cell(models), PROMPTS).sample(0)
 
 

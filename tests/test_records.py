@@ -40,9 +40,9 @@ CALLS = Calls(
     scheduler_config={"lower_order_final": False, "original_inference_steps": 50},
     arguments={"eta": 0.3},
     scheduler_steps=2,
-    unet_calls=2,
-    unet_evaluations=4,
-    unet_samples=32,
+    denoiser_calls=2,
+    denoiser_evaluations=4,
+    denoiser_samples=32,
     batch_size=8,
 )
 IMAGES = Images(8, 64, 48, "ab" * 32)
@@ -99,7 +99,7 @@ CHANGES_IMAGES: dict[str, Cell] = {
     "Part.subfolder": replace(CELL, base=replace(BASE, parts=(replace(PART, subfolder="x"),))),
     "Part.file": replace(CELL, base=replace(BASE, parts=(replace(PART, file="x"),))),
     "Part.variant": replace(CELL, base=replace(BASE, parts=(replace(PART, variant="fp16"),))),
-    "Base.levers": replace(CELL, base=replace(BASE, levers={"vae_tiling": True})),
+    "Base.memory_options": replace(CELL, base=replace(BASE, memory_options={"vae_tiling": True})),
     "Task.kind": replace(CELL, task=Task("inpainting")),
     "Task.settings": replace(CELL, task=Task(settings={"strength": 0.8})),
     "Task.inputs": replace(CELL, task=Task(inputs="abc")),
@@ -190,7 +190,7 @@ def test_the_reproducible_part_holds_no_times_no_memory_and_no_machine() -> None
     other = replace(FULL, sampling_s=9.0, latency=None, memory=None, environment={"cpu": "other"})
     assert FULL.reproducible() == other.reproducible()
     assert FULL.reproducible() != replace(FULL, images=replace(IMAGES, sha256="other")).reproducible()
-    assert FULL.reproducible() != replace(FULL, calls=replace(CALLS, unet_samples=31)).reproducible()
+    assert FULL.reproducible() != replace(FULL, calls=replace(CALLS, denoiser_samples=31)).reproducible()
 
 
 def test_a_run_survives_json_unchanged() -> None:
@@ -305,7 +305,7 @@ def test_cells_are_read_from_any_mapping_which_stays_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda text: text[:-9], lambda text: text.replace('"unet_samples": ', '"unet_sample": '), lambda _: "[]"],
+    [lambda text: text[:-9], lambda text: text.replace('"denoiser_samples": ', '"unet_sample": '), lambda _: "[]"],
 )
 def test_a_record_that_is_not_what_was_written_is_known_as_such(damage: Callable[[str], str]) -> None:
     text = FULL.to_json()

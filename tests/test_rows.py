@@ -123,8 +123,8 @@ def test_a_row_yields_images_records_and_a_report(row: str, results: Path) -> No
     assert ROWS[row][1] in [adapter["name"] for adapter in student["cell"]["adapters"]]
     assert student["calls"]["arguments"]["eta"] == 0.3
     unused = 1 if row == "guide_inpainting" else 0  # strength .99
-    assert student["calls"]["unet_calls"] == student["cell"]["steps"] - unused
-    assert teacher["calls"]["unet_evaluations"] == 2 * (teacher["cell"]["steps"] - unused), "guidance counts twice"
+    assert student["calls"]["denoiser_calls"] == student["cell"]["steps"] - unused
+    assert teacher["calls"]["denoiser_evaluations"] == 2 * (teacher["cell"]["steps"] - unused), "guidance counts twice"
     assert student["latency"]["text_encoder_s"][0] > 0
     assert (results / row / "report.html").is_file()
     kept = {path.name for path in (results / row / "inputs").glob("*.png")}
@@ -143,7 +143,7 @@ def test_a_plan_s_evaluations_are_those_that_were_counted(results: Path) -> None
         for record in map(Record.from_json, (results / row / "records.jsonl").read_text().splitlines()):
             assert record.calls is not None
             (planned,) = try_schedulers((record.cell,)).values()
-            assert planned == record.calls.unet_evaluations, record.cell.label
+            assert planned == record.calls.denoiser_evaluations, record.cell.label
 
 
 @pytest.mark.rows
@@ -178,7 +178,7 @@ def test_other_few_step_adapters_run_with_their_schedulers_and_steps(bench: Benc
     assert {method for method, _ in found} >= {"hyper_sd", "lightning_2", "lightning_8", "dmd2", "pcm_4"}
     assert found["dmd2", 4]["calls"]["timesteps"] == [999, 749, 499, 249]
     assert found["lightning_4", 4]["calls"]["timesteps"] == [999, 749, 499, 249]
-    assert found["hyper_sd", 1]["calls"]["unet_calls"] == 1
+    assert found["hyper_sd", 1]["calls"]["denoiser_calls"] == 1
 
 
 @pytest.mark.rows

@@ -33,7 +33,7 @@ def test_a_run_leaves_records_scores_tables_plots_grid_and_page(overrides: Overr
     assert all(record.status == "ok" for record in lines)
     record = next(record for record in lines if record.cell.label == "mini dpmpp_2s 4 steps guidance 3")
     assert record.calls is not None
-    assert record.calls.unet_evaluations == 8
+    assert record.calls.denoiser_evaluations == 8
     assert record.calls.orders == (1, 2, 1, 2)
     assert record.calls.arguments["guidance_scale"] == 3.0
     assert record.calls.scheduler_config["final_sigmas_type"] == "sigma_min"
@@ -215,7 +215,7 @@ with open(ended, "w") as file:
 @pytest.mark.slow
 def test_killed_at_random_places_it_ends_with_the_same_records_and_images(overrides: Overrides, tmp_path: Path) -> None:
     undisturbed, killed, ended = tmp_path / "undisturbed", tmp_path / "killed", tmp_path / "ended"
-    arguments = ["run", *overrides(*QUICK, "batch_size=2", "prompts.count=8", "executor.tries=9")]
+    arguments = ["run", *overrides(*QUICK, "batch_size=2", "prompts.count=8", "executor.max_attempts=9")]
     command = [sys.executable, "-c", KILLED, json.dumps(arguments), *map(str, (undisturbed, killed, ended))]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     codes = json.loads(ended.read_text())
@@ -333,16 +333,16 @@ def test_what_was_damaged_is_made_anew(
 def test_a_worker_whose_installation_differs_cannot_take_part(overrides: Overrides, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from bench.execute.job import rebuild
+    from bench.execute.job import load_job
     from bench.records.errors import BenchError
     from bench.workers.launch import Launch
 
     assert main(["run", *overrides(*QUICK)]) == 0
     launch = Launch.latest(Store(tmp_path / "run").files)
     assert launch is not None
-    assert set(rebuild(launch).run.cells) == set(launch.cells)
+    assert set(load_job(launch).run.cells) == set(launch.cells)
     with pytest.raises(BenchError, match="1 of 5 cells of this launch are other ones here"):
-        rebuild(replace(launch, cells=(*launch.cells, "f" * 16)))
+        load_job(replace(launch, cells=(*launch.cells, "f" * 16)))
 
 
 def test_the_status_of_a_finished_run(overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,9 +161,9 @@ def test_all_methods_start_from_the_same_latents(models: Path, pipeline: Any) ->
 def test_evaluations_are_counted_three_ways(models: Path, pipeline: Any, guidance: float, doubled: int) -> None:
     cell = make_cell(models, "DDIMScheduler", steps=3, eta=0.0, guidance_scale=guidance)
     calls = Sampler(pipeline, cell, PROMPTS).sample(0).calls
-    assert (calls.scheduler_steps, calls.unet_calls) == (3, 3)
-    assert calls.unet_evaluations == 3 * doubled
-    assert calls.unet_samples == 3 * doubled * len(PROMPTS)
+    assert (calls.scheduler_steps, calls.denoiser_calls) == (3, 3)
+    assert calls.denoiser_evaluations == 3 * doubled
+    assert calls.denoiser_samples == 3 * doubled * len(PROMPTS)
     assert len(calls.timesteps) == 3
 
 
@@ -197,7 +197,7 @@ def test_the_evaluations_of_a_plan_are_those_that_a_run_counts(models: Path, pip
     for i, steps in enumerate(sorted({min(count, 9) for count in np.atleast_1d(own).tolist()})[:2]):
         cell = make_cell(models, spec, None, steps=steps, eta=eta, guidance_scale=3.0 * i)
         counted = Sampler(pipeline, cell, PROMPTS[:1]).sample(0).calls
-        assert expected_evaluations(cell, try_scheduler(spec, steps, eta)) == counted.unet_evaluations, steps
+        assert expected_evaluations(cell, try_scheduler(spec, steps, eta)) == counted.denoiser_evaluations, steps
 
 
 @pytest.mark.parametrize(("strength", "left"), [(1.0, 4), (0.99, 3), (0.5, 2), (0.2, 0)])
@@ -256,7 +256,7 @@ def test_a_single_step_works(models: Path, pipeline: Any, scheduler: str, settin
     batch = Sampler(pipeline, make_cell(models, scheduler=scheduler, steps=1, eta=eta), PROMPTS)
     batch.pipeline.scheduler = make_scheduler(spec)
     calls = batch.sample(0).calls
-    assert (calls.scheduler_steps, calls.unet_calls, len(calls.timesteps)) == (1, 1, 1)
+    assert (calls.scheduler_steps, calls.denoiser_calls, len(calls.timesteps)) == (1, 1, 1)
 
 
 def test_pixels_are_rounded_as_a_png_is_saved() -> None:

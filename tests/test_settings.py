@@ -54,9 +54,13 @@ SET = {
     ),
     "a Slurm time": ("executor.options.time=1:30:00", "executor.options.time", "1:30:00"),
     "a Slurm time in a table": ("executor.options={time: 90:00}", "executor.options.time", "90:00"),
-    "a judge": ("judges.image_reward=./my weights/ir #2.pt", "judges.image_reward", "./my weights/ir #2.pt"),
+    "a judge": (
+        "preference_models.image_reward=./my weights/ir #2.pt",
+        "preference_models.image_reward",
+        "./my weights/ir #2.pt",
+    ),
     "a margin": ("claims.tcd_8_steps.margins.fid=1", "claims.tcd_8_steps.margins", {"fid": 1}),
-    "a lever": ("models.mini.levers.vae_tiling=true", "models.mini.levers.vae_tiling", True),
+    "a lever": ("models.mini.memory_options.vae_tiling=true", "models.mini.memory_options.vae_tiling", True),
     "a name like a date": ("name=2024_01_05", "name", "2024_01_05"),
     "a name like a number": ("name=1e5", "name", "1e5"),
     "a revision like a number": ("models.mini.revision=12e4567", "models.mini.revision", "12e4567"),
@@ -87,7 +91,9 @@ def test_other_verbs_take_what_their_schema_knows_too() -> None:
     assert gate["ref"] == "diffusers==0.41.0"
     scheduler = compose_settings(["scheduler=ddim", "scheduler.clip_sample=false"], "conform")["scheduler"]
     assert scheduler["clip_sample"] is False
-    assert compose_settings(["results=x", "judges.pick_score=y"], "score")["judges"] == {"pick_score": "y"}
+    assert compose_settings(["results=x", "preference_models.pick_score=y"], "score")["preference_models"] == {
+        "pick_score": "y"
+    }
 
 
 SLIPS = {
@@ -126,7 +132,7 @@ SLIPS = {
         "claims.tcd_few_steps.metrics=['attribute_accuracy']",
     ),
     "another model": (("models.min.source=x",), "did you mean models.mini.source?"),
-    "another model's lever": (("models.sd15.levers.compile=default",), "choose it with 'model=[sd15]'"),
+    "another model's lever": (("models.sd15.memory_options.compile=default",), "choose it with 'model=[sd15]'"),
     "a claim's margin": (("claims.tcd_8_steps.margins.fidd=1",), "did you mean claims.tcd_8_steps.margins.fid?"),
     "half a reference": (("name=${a${b}}",), "name: "),
     "an unknown file": (("claim=[tcd_fw_steps]",), "did you mean tcd_few_steps?"),
@@ -140,7 +146,7 @@ SLIPS = {
     "a bare word": (("smoke",), "smoke was given; tcd-bench plan takes settings, as name=value"),
     "a pickle": (("--experimental-rerun", "x.pickle"), "--experimental-rerun was given; tcd-bench plan takes"),
     "another directory": (("--config-dir=/x",), "--config-dir=/x was given; tcd-bench plan takes"),
-    "a removal of nothing": (("~models.mini.levers",), "~models.mini.levers has no value to remove"),
+    "a removal of nothing": (("~models.mini.memory_options",), "~models.mini.memory_options has no value to remove"),
 }
 
 
@@ -310,7 +316,7 @@ NO_PATHS = {
     "EvaluatorChoice": {"name"},
     "Experiment": {"device", "name"},
     "GateChoice": {"author", "reason"},
-    "Levers": {"attention"},
+    "MemoryOptions": {"attention"},
     "MLflow": {"experiment"},
     "Method": {"adapter", "label"},
     "Model": {"pipeline", "revision", "variant"},
@@ -319,7 +325,7 @@ NO_PATHS = {
     "Prompts": {"column", "template"},
     "Ray": {"address"},
     "ScoreChoice": {"device"},
-    "SideBySideChoice": {"overrides"},
+    "BothSidesChoice": {"overrides"},
     "SideChoice": {"method"},
     "Slurm": {"options"},
     "TextToImage": {"style"},

@@ -18,13 +18,13 @@ from bench.execute.job import prepare
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.gate.both_sides import run_there, survey_there
-from bench.gate.interleaved_timing import CALLS, take_turns
-from bench.gate.latency import compare_turns
+from bench.gate.interleaved_timing import CALLS, time_interleaved
+from bench.gate.latency import compare_interleaved
 from bench.gate.schedulers import compare_surveys
 from bench.gate.timing_worker import serve
 from bench.records.cell import Cell
 from bench.records.errors import BenchError
-from bench.records.record import Turns
+from bench.records.record import InterleavedLatency
 from bench.records.run import Limit
 from bench.workers.installation import (
     Installation,
@@ -143,23 +143,23 @@ def test_two_installations_take_turns(cell: Cell, tmp_path: Path) -> None:
         python.write_text(STUB.format(python=sys.executable, log=str(log), name=name, seconds=seconds))
         python.chmod(0o755)
         sides.append(Installation(name, str(python)))
-    (turns,) = take_turns(*sides, [cell], ["a red circle"], sittings=2, rounds=2, warmup=0)
+    (turns,) = time_interleaved(*sides, [cell], ["a red circle"], sessions=2, rounds=2, warmup=0)
     assert (turns.cell, turns.batch_size) == (cell.label, 1)
     assert turns.before_s == ((1.0,) * 2 * CALLS,) * 2
     assert turns.after_s == ((2.0,) * 2 * CALLS,) * 2
     asked = [line.split()[0] for line in log.read_text().splitlines() if "calls" in line]
-    assert asked == ["old", "new", "new", "old", "new", "old", "old", "new"], "A B B A, the other first in odd sittings"
+    assert asked == ["old", "new", "new", "old", "new", "old", "old", "new"], "A B B A, the other first in odd sessions"
 
 
 def test_an_installation_that_cannot_run_is_named(cell: Cell, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('this one is broken')")
     broken = Installation("the broken one", sys.executable, (str(tmp_path),))
     with pytest.raises(InstallationError, match=r"the broken one cannot be timed.*this one is broken"):
-        take_turns(broken, this_installation(), [cell], ["x"], sittings=2, rounds=1)
+        time_interleaved(broken, this_installation(), [cell], ["x"], sessions=2, rounds=1)
 
 
 def sat(seed: int, slowdown: float = 1.0, own: float = 0.0) -> tuple[tuple[float, ...], ...]:
-    """Eight sittings of nine calls of about .1 s, each 3% noisy; `own` is the deviation of each sitting's processes."""
+    """Eight sessions of nine calls of about .1 s, each 3% noisy; `own` is the deviation of each session's processes."""
     rng = np.random.default_rng(seed)
     machine = 1 + 0.2 * np.arange(8)[:, None]  # gets slower and slower, for both sides alike
     alike = slowdown * np.exp(own * rng.standard_normal((8, 1)))
@@ -169,21 +169,21 @@ def sat(seed: int, slowdown: float = 1.0, own: float = 0.0) -> tuple[tuple[float
 def test_turns_see_a_difference_that_the_noise_between_sittings_hides() -> None:
     limit = Limit(0.02, 0.0)
     usual, again, slower = sat(0), sat(1), sat(2, 1.06)
-    assert compare_turns([Turns("c", 1, usual, slower)], limit)[0].verdict == "regressed"
-    assert compare_turns([Turns("c", 1, slower, usual)], limit)[0].verdict == "improved"
-    assert compare_turns([Turns("c", 2, usual, again)], limit)[0].verdict == "unchanged"
+    assert compare_interleaved([InterleavedLatency("c", 1, usual, slower)], limit)[0].verdict == "regressed"
+    assert compare_interleaved([InterleavedLatency("c", 1, slower, usual)], limit)[0].verdict == "improved"
+    assert compare_interleaved([InterleavedLatency("c", 2, usual, again)], limit)[0].verdict == "unchanged"
 
 
 def test_who_is_first_makes_no_difference() -> None:
     order = np.array([1.0, 1.04] * 4)[:, None]
     usual, again = np.array(sat(0)) / order, np.array(sat(1)) * order
-    turns = Turns("c", 1, tuple(map(tuple, usual)), tuple(map(tuple, again)))
-    assert compare_turns([turns], Limit(0.06, 0.0))[0].verdict == "unchanged"
+    turns = InterleavedLatency("c", 1, tuple(map(tuple, usual)), tuple(map(tuple, again)))
+    assert compare_interleaved([turns], Limit(0.06, 0.0))[0].verdict == "unchanged"
 
 
 def test_what_slows_all_cells_a_little_is_seen_in_all_of_them_together() -> None:
-    turns = [Turns(f"c{i}", 1, sat(2 * i, own=0.02), sat(2 * i + 1, 1.022, own=0.02)) for i in range(12)]
-    *cells, together = compare_turns(turns, Limit(0.01, 0.0))
+    turns = [InterleavedLatency(f"c{i}", 1, sat(2 * i, own=0.02), sat(2 * i + 1, 1.022, own=0.02)) for i in range(12)]
+    *cells, together = compare_interleaved(turns, Limit(0.01, 0.0))
     assert "regressed" not in {outcome.verdict for outcome in cells}
     assert (together.subject, together.verdict) == ("all cells", "regressed")
     assert together.after is not None
@@ -195,7 +195,9 @@ def test_sittings_are_the_samples_not_calls() -> None:
     """Two processes of one installation differ; their many calls must not make a finding of it."""
     alarms = 0
     for seed in range(200):
-        (outcome,) = compare_turns([Turns("c", 1, sat(seed, own=0.03), sat(1000 + seed, own=0.03))], Limit(0.0, 0.0))
+        (outcome,) = compare_interleaved(
+            [InterleavedLatency("c", 1, sat(seed, own=0.03), sat(1000 + seed, own=0.03))], Limit(0.0, 0.0)
+        )
         alarms += outcome.verdict == "regressed"
     assert 1 <= alarms <= 20  # 5% of 200 are 10
 

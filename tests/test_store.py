@@ -24,7 +24,7 @@ from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.records.errors import BenchError, Damaged
 from bench.records.record import Calls, Failure, Images, Record
 from bench.records.run import Run
-from bench.store.integrity import set_damaged_features_aside, set_damaged_records_aside
+from bench.store.integrity import quarantine_corrupt_features, quarantine_corrupt_records
 from bench.store.png import hash_images
 from bench.store.sealed import seal
 from bench.store.store import Store, StoredBatch, image_name
@@ -497,13 +497,13 @@ def test_a_record_whose_content_changed_is_found_by_its_hash_and_set_aside(
     store.commit(replace(GOOD, key="other"))
     overwrite(folder(store) / "record.json", b'"steps": 4', b'"steps": 5')
     assert store.record(KEY) is None
-    assert set_damaged_records_aside(store, [KEY, "other"]) == [f"cells/{KEY}/record.json"]
+    assert quarantine_corrupt_records(store, [KEY, "other"]) == [f"cells/{KEY}/record.json"]
     assert "is damaged (its content does not have the hash that it was written with)" in capsys.readouterr().err
     assert (Path(store.location) / "damaged" / f"cells-{KEY}-record.json").exists()
     assert not (folder(store) / "record.json").exists()
     assert [record.key for record in store.records()] == ["other"]
     assert store.commit(GOOD)
-    assert set_damaged_records_aside(store, [KEY, "other"]) == []
+    assert quarantine_corrupt_records(store, [KEY, "other"]) == []
 
 
 @pytest.mark.parametrize("damage", [truncated, lambda path: overwrite(path, b"\x07" * 8, b"\x08" * 8), as_folder])
@@ -514,7 +514,7 @@ def test_damaged_features_are_named_in_one_sentence_and_set_aside(store: Store, 
     damage(folder(store) / "features-e.npz")
     with pytest.raises(Damaged, match=r"features-e\.npz is damaged .* start the same tcd-bench run again"):
         store.features(KEY, "e")
-    assert set_damaged_features_aside(store, RUN) == [f"cells/{KEY}/features-e.npz"]
+    assert quarantine_corrupt_features(store, RUN) == [f"cells/{KEY}/features-e.npz"]
     assert not store.has_features(KEY, "e")
     assert [path.name for path in (Path(store.location) / "damaged").iterdir()] == [f"cells-{KEY}-features-e.npz"]
 
@@ -535,7 +535,7 @@ def test_a_record_of_another_version_is_refused_and_stays_where_it_is(store: Sto
     for text in (old, seal(f"cells/{KEY}/record.json", old.encode()).decode()):
         (folder(store)).mkdir(parents=True, exist_ok=True)
         (folder(store) / "record.json").write_text(text)
-        assert set_damaged_records_aside(store, [KEY]) == []
+        assert quarantine_corrupt_records(store, [KEY]) == []
         with pytest.raises(BenchError, match="schema version 9"):
             store.record(KEY)
 
@@ -654,7 +654,7 @@ def test_what_other_programs_leave_in_the_store_is_passed_over(store: Store) -> 
         (Path(store.location) / name).write_bytes(b"\0\1")
     assert list(store.records()) == [GOOD]
     assert store.record(".DS_Store") is None
-    assert set_damaged_records_aside(store, store.cell_keys()) == []
+    assert quarantine_corrupt_records(store, store.cell_keys()) == []
     assert Launch.latest(store.files) is None
     assert WorkerState.all_of(store.files, "x") == []
 

@@ -172,7 +172,7 @@ def test_scores_have_their_error_and_are_named_by_their_protocol() -> None:
         "η": "0.3",
         "Guidance": "0",
         "Steps": "4",
-        "UNet evaluations": "8",
+        "denoiser evaluations": "8",
         "fid_mini_n4 ↓": "12.35 ± 1.29",
         "attribute_accuracy_mini_n4 ↑": "0.667 ± 0.091",
     }
@@ -203,7 +203,7 @@ def test_costs_are_medians_over_calls_and_images_per_second() -> None:
     assert row["VAE ms"] == "30.0"
     assert row["scheduler waits"] == NONE
     assert row["images/s"] == "10.00"
-    on_gpu = replace(RECORD, latency=replace(LATENCY, scheduler_waits=4))
+    on_gpu = replace(RECORD, latency=replace(LATENCY, scheduler_syncs=4))
     (row,) = in_columns(cost_table(RUN, [ScoredCell(on_gpu, {})]))
     assert row["scheduler waits"] == "4"
 
@@ -296,8 +296,8 @@ def test_scores_csv_says_what_the_score_is_of() -> None:
         "steps": "4",
         "guidance_scale": "0.0",
         "scheduler_steps": "4",
-        "unet_evaluations": "8",
-        "unet_samples": "32",
+        "denoiser_evaluations": "8",
+        "denoiser_samples": "32",
         "n": "4",
         "higher_is_better": "True",
         "extractor": "e1",
@@ -309,7 +309,7 @@ def test_scores_csv_says_what_the_score_is_of() -> None:
 def test_what_scores_csv_does_not_know_is_empty_and_never_a_zero() -> None:
     record = replace(RECORD, cell=replace(CELL, eta=None), calls=None)
     row = csv_rows(ScoredCell(record, ESTIMATES))[0]
-    assert [row[name] for name in ("eta", "scheduler_steps", "unet_evaluations", "unet_samples")] == [""] * 4
+    assert [row[name] for name in ("eta", "scheduler_steps", "denoiser_evaluations", "denoiser_samples")] == [""] * 4
     assert csv_rows(ScoredCell(replace(record, cell=replace(CELL, eta=0.0)), ESTIMATES))[0]["eta"] == "0.0"
 
 
@@ -341,7 +341,7 @@ def test_a_biased_score_stands_with_and_without_its_bias() -> None:
 def test_what_stands_in_for_a_score_is_named_with_its_own_value() -> None:
     other = Estimate(0.0123, np.array([0.001, -0.001, 0.003, -0.003]))
     fid = Estimate(
-        12.0, other.influence, debiased=11.0, problem="too few", stand_in=lambda: other, stand_in_name="kernel"
+        12.0, other.influence, debiased=11.0, problem="too few", fallback=lambda: other, fallback_name="kernel"
     )
     (row,) = score_table(RUN, [ScoredCell(RECORD, {"fid": fid})]).rows
     assert row[6:8] == ("12.00", "11.00 (no interval; kid 0.012 ± 0.001)")

@@ -144,7 +144,7 @@ def test_lanes_share_a_batch_and_a_training_cut_short_resumes(tmp_path: Path) ->
             x = torch.randn(size, 3, generator=generator)
             return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
 
-        recipe = Recipe("line", iterations=100, batch_size=8, peak_lr=0.1, ema_decay=0.5, lanes=2)
+        recipe = Recipe("line", iterations=100, batch_size=8, peak_lr=0.1, ema_decay=0.5, threads=2)
         return loop.train(recipe, model, loss_of, directory, save_every_s=0)
 
     whole = train(tmp_path / "whole")

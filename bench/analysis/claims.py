@@ -226,7 +226,7 @@ def _find_within(cells: Sequence[ScoredCell], model: str, claim: Claim, ours: Sc
     if claim.equal == "latency" and ours.disturbed:
         return f"the latency of {ours.record.cell.label} was disturbed: {ours.disturbed}; measure it again"
     budget = cost_of(ours.record, claim.equal)
-    unit = "UNet evaluations" if claim.equal == "evaluations" else "seconds an image"
+    unit = "denoiser evaluations" if claim.equal == "evaluations" else "seconds an image"
     if budget is None:
         return f"the {unit} of {ours.record.cell.label} are not known"
     allowed = budget * (1.0 if claim.equal == "evaluations" else 1 + LATENCY_LEEWAY)
@@ -263,30 +263,30 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
     margin = claim.margins.get(metric, 0.0)
     ours, theirs, compared, note = mine.estimates[metric], yours.estimates[metric], metric, None
     difference = paired_difference(ours, theirs)
-    if difference.doubt:
-        stands_in = None not in (difference.stand_in, ours.stand_in, theirs.stand_in)
+    if difference.caveat:
+        stands_in = None not in (difference.fallback, ours.fallback, theirs.fallback)
         if stands_in and not margin:  # a margin is in the metric's own unit
-            note = f"{difference.stand_in_name} instead: {difference.doubt}"
+            note = f"{difference.fallback_name} instead: {difference.caveat}"
             compared = STAND_INS[metric]
-            difference, ours, theirs = (estimate.stand_in() for estimate in (difference, ours, theirs))  # type: ignore[misc]
-    if difference.doubt:
-        note = f"no interval: {difference.doubt}"
+            difference, ours, theirs = (estimate.fallback() for estimate in (difference, ours, theirs))  # type: ignore[misc]
+    if difference.caveat:
+        note = f"no interval: {difference.caveat}"
     gain = difference.scaled(1.0 if METRICS[metric].higher_is_better else -1.0)
     comparison = Comparison(
         model=model,
         metric=metric,
         subject=mine.record.cell.label,
         object=yours.record.cell.label,
-        subject_value=ours.best,
-        object_value=theirs.best,
-        gain=gain.best,
-        interval=None if difference.doubt else gain.interval(1 - LEVEL),
+        subject_value=ours.debiased_value,
+        object_value=theirs.debiased_value,
+        gain=gain.debiased_value,
+        interval=None if difference.caveat else gain.interval(1 - LEVEL),
         threshold=0.0 - margin if claim.expect == "not_worse" else margin,
         n=gain.n,
         expect=claim.expect,
         note=note,
-        error=None if difference.doubt else gain.standard_error,
+        error=None if difference.caveat else gain.standard_error,
         compared=compared,
         prompts=None if gain.groups is None else gain.groups.count,
     )
-    return _Tested(comparison, None if difference.doubt else gain)
+    return _Tested(comparison, None if difference.caveat else gain)

@@ -1,9 +1,9 @@
 """Which latencies were disturbed: what else a machine did while a cell was timed makes its calls longer.
 
-Beside every call a reference workload is timed (`Latency.pace_s`), a fixed piece of work that takes as long at every
-cell of a run unless the machine is slower at the moment. Cells are compared within a machine and a kind of latency:
-`usual` is the lower quartile of what the workload took beside each of its cells, so that up to three quarters of the
-cells may be disturbed. A latency does not stand
+Beside every call a reference workload is timed (`Latency.workload_s`), a fixed piece of work that takes as long at
+every cell of a run unless the machine is slower at the moment. Cells are compared within a machine and a kind of
+latency: `usual` is the lower quartile of what the workload took beside each of its cells, so that up to three quarters
+of the cells may be disturbed. A latency does not stand
 
 - where the workload took `SLOWER` times the usual or more beside at least half of its calls, since the median, which is
   what is reported, is then one of a slower machine; or
@@ -33,8 +33,8 @@ def disturbed(records: Sequence[Record]) -> dict[str, str]:
     """Why latencies of a run do not stand, by the cell's key, in words that end a sentence about it."""
     paces: dict[str, list[float]] = {}
     for record in records:
-        if record.latency and record.latency.pace_s:
-            paces.setdefault(_machine(record), []).append(median(record.latency.pace_s))
+        if record.latency and record.latency.workload_s:
+            paces.setdefault(_machine(record), []).append(median(record.latency.workload_s))
     usual = {machine: _lower_quartile(found) for machine, found in paces.items()}
     reasons = {}
     for record in records:
@@ -44,7 +44,7 @@ def disturbed(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _why(latency: Latency, usual: float | None) -> str | None:
-    if usual and latency.pace_s and (pace := median(latency.pace_s) / usual) >= SLOWER:
+    if usual and latency.workload_s and (pace := median(latency.workload_s) / usual) >= SLOWER:
         return f"the machine took {pace:.1f} times as long as usual for a fixed piece of work beside it"
     if len(latency.call_s) < 2:
         return None

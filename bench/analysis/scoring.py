@@ -43,9 +43,9 @@ class ScoredCell:
 
 
 def cost_of(record: Record, kind: str) -> float | None:
-    """UNet evaluations of an image (`evaluations`) or its median measured seconds (`latency`); None where unknown."""
+    """Denoiser evaluations per image (`evaluations`), or median measured seconds (`latency`); None where unknown."""
     if kind == "evaluations":
-        return None if record.calls is None else float(record.calls.unet_evaluations)
+        return None if record.calls is None else float(record.calls.denoiser_evaluations)
     return None if record.latency is None else median(record.latency.call_s) / record.latency.batch_size
 
 
@@ -65,7 +65,7 @@ def score_run(store: Store, run: Run) -> list[ScoredCell]:
     known = [scored for scored in found if scored is not None]
     reasons = disturbed([scored.record for scored in known])
     marked = [replace(s, disturbed=reasons[s.record.key]) if s.record.key in reasons else s for s in known]
-    return [_with_stand_ins(store, run, real, scored) for scored in marked]
+    return [_with_fallbacks(store, run, real, scored) for scored in marked]
 
 
 def _load_reference(store: Store, run: Run, reference: str) -> RealImages:
@@ -102,17 +102,17 @@ def _score_key(store: Store, run: Run, real: RealImages | None, key: str) -> Sco
     return scored
 
 
-def _with_stand_ins(store: Store, run: Run, real: RealImages | None, scored: ScoredCell) -> ScoredCell:
+def _with_fallbacks(store: Store, run: Run, real: RealImages | None, scored: ScoredCell) -> ScoredCell:
     """With what stands in for estimates of another process, which could not be sent."""
 
     def found_again(short: str) -> Estimate:
         features = store.features_of(scored.record, run.extractor)
         again = METRICS[short].of(features, real, prompt_groups(run, features))
-        return again.stand_in() if again.stand_in else again
+        return again.fallback() if again.fallback else again
 
     for short, estimate in scored.estimates.items():
-        if estimate.stand_in is None and estimate.stand_in_name:
-            object.__setattr__(estimate, "stand_in", partial(found_again, short))
+        if estimate.fallback is None and estimate.fallback_name:
+            object.__setattr__(estimate, "fallback", partial(found_again, short))
     return scored
 
 

@@ -75,7 +75,7 @@ MANIFEST: dict[str, Weights] = {
 }
 """By score, by evaluator, or by what a score needs besides. ICNet's checkpoint is behind a link of its repository."""
 
-JUDGES = ("pick_score", "image_reward", "aesthetic_score", "image_complexity")
+PREFERENCE_MODELS = ("pick_score", "image_reward", "aesthetic_score", "image_complexity")
 """Scores that a network of their own gives, whatever the evaluator is."""
 
 

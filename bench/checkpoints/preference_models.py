@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.checkpoints.manifest import JUDGES, MANIFEST, check_file
+from bench.checkpoints.manifest import MANIFEST, PREFERENCE_MODELS, check_file
 from bench.checkpoints.sources import name_weights, weights_directory
 from bench.experiment.config import Experiment
 from bench.records.errors import BenchError
@@ -28,7 +28,7 @@ class Needed:
         if "://" in self.source:
             raise BenchError(
                 f"scores: {self.name} needs {weights.file}; fetch it with {weights.command} and say where it lies, "
-                f"as in judges.{self.name}=./{weights.file}"
+                f"as in preference_models.{self.name}=./{weights.file}"
             )
         own = Path(self.source).expanduser()
         if weights.file and (own.is_file() or own.suffix == Path(weights.file).suffix):
@@ -44,7 +44,7 @@ class Needed:
 
 def needed_by(experiment: Experiment, judge: str) -> list[Needed]:
     """What a judge reads, its own checkpoint first."""
-    source = experiment.judges.get(judge, MANIFEST[judge].source)  # type: ignore[call-overload]
+    source = experiment.preference_models.get(judge, MANIFEST[judge].source)  # type: ignore[call-overload]
     needed = [Needed(judge, source)]
     if beside := BESIDE.get(judge):
         vocabulary = Path(source).parent / "vocab.txt"
@@ -53,11 +53,14 @@ def needed_by(experiment: Experiment, judge: str) -> list[Needed]:
     return needed
 
 
-def asked_judges(experiment: Experiment) -> list[str]:
+def requested_preference_models(experiment: Experiment) -> list[str]:
     """The judges whose scores are asked for."""
-    return [name for name in JUDGES if name in experiment.scores]
+    return [name for name in PREFERENCE_MODELS if name in experiment.scores]
 
 
-def name_judges(experiment: Experiment) -> Mapping[str, list[str]]:
+def name_preference_models(experiment: Experiment) -> Mapping[str, list[str]]:
     """What every judge's weights are named by; raises BenchError for those that are missing or other than they are."""
-    return {name: [part.identity() for part in needed_by(experiment, name)] for name in asked_judges(experiment)}
+    return {
+        name: [part.identity() for part in needed_by(experiment, name)]
+        for name in requested_preference_models(experiment)
+    }

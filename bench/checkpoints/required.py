@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.checkpoints.preference_models import asked_judges, needed_by
+from bench.checkpoints.preference_models import needed_by, requested_preference_models
 from bench.checkpoints.sources import ARCHITECTURE, INCEPTION
 from bench.experiment.config import Experiment, Model
 
@@ -66,9 +66,9 @@ def required_for_scores(experiment: Experiment) -> list[Required]:
         )
     if "background_lpips" in experiment.scores:
         found.append(Required("scores", "LPIPS", "file", "lpips://", manifest="background_lpips"))
-    for judge in asked_judges(experiment):
+    for judge in requested_preference_models(experiment):
         for part in needed_by(experiment, judge):
-            found.append(Required(f"judges.{part.name}", part.name, "file", part.source, manifest=part.name))
+            found.append(Required(f"preference_models.{part.name}", part.name, "file", part.source, manifest=part.name))
     return found
 
 

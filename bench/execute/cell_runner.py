@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench.execute.device_lock import beside_others_on
 from bench.execute.device_queue import DeviceQueue
-from bench.execute.feature_extraction import Look
+from bench.execute.feature_extraction import Extractor
 from bench.execute.kept_inputs import SHOWN, has_inputs, keep_inputs
 from bench.execute.measuring import lacks_latency, lacks_memory, measured
 from bench.experiment.config import Measure
@@ -57,14 +57,14 @@ class Runner:
 
     store: Store
     prompts: tuple[str, ...]
-    look: Look
+    extract: Extractor
     extractor: str
-    """What `look` computes features with, by content."""
+    """What `extract` computes features with, by content."""
     measure: Measure
     keep: str
     inputs: Inputs
     """The task's input images."""
-    turns: DeviceQueue
+    queue: DeviceQueue
     """How many batches are at work at once, and how they share the device."""
     advance: Callable[[int], object]
     """Called with the number of images that were just finished."""
@@ -78,7 +78,7 @@ class Runner:
     _smaller: dict[str, Record] | None = None
     _loaded: Loaded | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
-    _trusted: set[tuple[str, int]] = field(default_factory=set)
+    _verified: set[tuple[str, int]] = field(default_factory=set)
     """Batches of this process, whose images need no second look."""
 
     def is_complete(self, cell: Cell) -> bool:
@@ -112,9 +112,9 @@ class Runner:
                 work, starts = _CellWork(self, cell), range(chunk.start, chunk.stop, cell.batch_size)
                 yield from ((work, start, start == starts[-1]) for start in starts)
 
-        for work, batch, is_last in map_in_threads(_attempt, batches(), self.turns.lanes):
+        for work, batch, is_last in map_in_threads(_attempt, batches(), self.queue.concurrent_batches):
             if batch is not None:
-                self._trusted.add((work.cell.key, batch.start))
+                self._verified.add((work.cell.key, batch.start))
                 self.advance(batch.count)
             if is_last:
                 yield work.failed[min(work.failed)] if work.failed else None  # whichever lane was the faster one
@@ -131,7 +131,7 @@ class Runner:
             images, features = _join(cell, batches, SHOWN if self.keep == "grid" else None)
             if record is not None and record.images_hash != images.sha256:
                 why = "its images cannot be made again as they were; the cell is"
-                self.store.set_aside(f"cells/{cell.key}/{GOOD}", why)
+                self.store.quarantine(f"cells/{cell.key}/{GOOD}", why)
                 return None
             self.store.save_features(cell.key, self.extractor, features, images.sha256)
             calls = min((batch.calls for batch in batches), key=lambda found: found.batch_size)
@@ -144,8 +144,8 @@ class Runner:
             record = self._mend_images(work, record)
         if not has_inputs(self.store, self.inputs):
             keep_inputs(self.store, self.inputs)
-        kin, prompts = self.smaller(cell), len(self.prompts)
-        record = measured(record, self.measure, prompts, lambda: work.sampler, self.beside_bytes, kin)
+        donor, prompts = self.donor_of(cell), len(self.prompts)
+        record = measured(record, self.measure, prompts, lambda: work.sampler, self.excluded_bytes, donor)
         if work.good is None:
             self.store.commit(record, SHOWN if self.keep == "grid" else None)
         else:
@@ -187,7 +187,7 @@ class Runner:
     def _environment(self, cell: Cell) -> Mapping[str, Any]:
         return {
             **machine_fingerprint(cell.device, torch.get_num_threads()),
-            "lanes": self.turns.lanes,
+            "concurrent_batches": self.queue.concurrent_batches,
             **self.process,
         }
 
@@ -196,17 +196,17 @@ class Runner:
         batches = []
         for start in range(0, len(self.prompts), cell.batch_size):
             batch = self.store.load_batch(cell.key, self.extractor, start)
-            trusted = (cell.key, start) in self._trusted or not with_images
+            trusted = (cell.key, start) in self._verified or not with_images
             if batch is None or not (trusted or self.store.is_whole(cell.key, batch)):
                 self.store.drop_batch(cell.key, self.extractor, start)
-                self._trusted.discard((cell.key, start))
+                self._verified.discard((cell.key, start))
                 if batch is not None:
                     print(f"{cell.label}: images from {start} on are damaged and are made again", file=sys.stderr)
                 return None
             batches.append(batch)
         return batches
 
-    def smaller(self, cell: Cell) -> Record | None:
+    def donor_of(self, cell: Cell) -> Record | None:
         """The good record of the same cell with the most of its first prompts, whose images serve here too."""
         with self._loading:
             if self._smaller is None:
@@ -221,9 +221,9 @@ class Runner:
         fewer = prompts.count < len(self.prompts)
         return fewer and prompts.text_hash == hash_texts(self.prompts[: prompts.count])
 
-    def beside_bytes(self) -> int:
+    def excluded_bytes(self) -> int:
         """See `Loaded`; 0 where nothing is loaded."""
-        return self._loaded.beside_bytes if self._loaded else 0
+        return self._loaded.excluded_bytes if self._loaded else 0
 
     def sampler(self, cell: Cell) -> Sampler:
         """A sampler of a cell on the loaded pipeline that fits it."""
@@ -257,30 +257,30 @@ class _CellWork:
         """From the store where an earlier run left it, else sampled, and in the store then."""
         runner, key = self.runner, self.cell.key
         stored = runner.store.load_batch(key, runner.extractor, start)
-        if stored and ((key, start) in runner._trusted or self.good or runner.store.is_whole(key, stored)):
+        if stored and ((key, start) in runner._verified or self.good or runner.store.is_whole(key, stored)):
             return stored
         stop = min(start + self.cell.batch_size, len(runner.prompts))
-        kin = runner.smaller(self.cell)
-        kept = self._keep(start, stop)
-        batch, images = kept or (kin and self._take(kin, start, stop)) or self._make(start)
+        donor = runner.donor_of(self.cell)
+        kept = self._from_kept_images(start, stop)
+        batch, images = kept or (donor and self._from_donor(donor, start, stop)) or self._sample_batch(start)
         runner.store.save_batch(key, runner.extractor, batch, None if kept else images, map_images)
         return batch
 
-    def _keep(self, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
+    def _from_kept_images(self, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
         """A batch of a finished cell whose images were kept: features are computed from them."""
         if self.good is None or self.good.calls is None:
             return None
-        images = self._verified(self.good, range(start, stop))
+        images = self._intact_images(self.good, range(start, stop))
         if images is None:
             return None
-        return StoredBatch(start, self.runner.look(images, start), self.good.calls, 0.0, hash_images(images)), images
+        return StoredBatch(start, self.runner.extract(images, start), self.good.calls, 0.0, hash_images(images)), images
 
-    def _verified(self, record: Record, rows: range) -> NDArray[np.uint8] | None:
+    def _intact_images(self, record: Record, rows: range) -> NDArray[np.uint8] | None:
         """Kept images; one that is damaged is set aside, and there are none then."""
         try:
             return self.runner.store.kept_images(record, rows)
         except Damaged as error:
-            self.runner.store.set_aside(error.name, error.why)
+            self.runner.store.quarantine(error.name, error.why)
             return None
 
     def beside_others(self) -> AbstractContextManager[None]:
@@ -292,38 +292,38 @@ class _CellWork:
     def sample(self, start: int) -> tuple[Batch, float]:
         """A batch as the pipeline gives it, and how long that took in seconds. The caller has the device."""
         sampler = self.sampler  # what loading takes is not sampling
-        with self.runner.turns.turn():
+        with self.runner.queue.slot():
             begun = time.perf_counter()
             asked = sampler.begin(start)
         batch = asked()
-        return batch, self.runner.turns.spent(begun, time.perf_counter())
+        return batch, self.runner.queue.spent(begun, time.perf_counter())
 
-    def _make(self, start: int) -> tuple[StoredBatch, NDArray[np.uint8]]:
+    def _sample_batch(self, start: int) -> tuple[StoredBatch, NDArray[np.uint8]]:
         with self.beside_others():
             batch, elapsed = self.sample(start)
-            features = self.runner.look(batch.images, start)
+            features = self.runner.extract(batch.images, start)
         return StoredBatch(start, features, batch.calls, elapsed, hash_images(batch.images)), batch.images
 
-    def _take(self, kin: Record, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
+    def _from_donor(self, donor: Record, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
         """A batch from a smaller cell that was sampled before: its images are the same."""
-        runner, count = self.runner, kin.cell.prompts.count
-        images = self._verified(kin, range(start, stop)) if stop <= count else None
-        if images is None or kin.calls is None:
+        runner, count = self.runner, donor.cell.prompts.count
+        images = self._intact_images(donor, range(start, stop)) if stop <= count else None
+        if images is None or donor.calls is None:
             return None
-        calls = replace(kin.calls, unet_samples=kin.calls.unet_evaluations * len(runner.prompts))
-        known = self._known_of(kin)
-        features = {name: rows[start:stop] for name, rows in known.items()} if known else runner.look(images, start)
-        spent = kin.sampling_s * (stop - start) / count
+        calls = replace(donor.calls, denoiser_samples=donor.calls.denoiser_evaluations * len(runner.prompts))
+        known = self._known_of(donor)
+        features = {name: rows[start:stop] for name, rows in known.items()} if known else runner.extract(images, start)
+        spent = donor.sampling_s * (stop - start) / count
         return StoredBatch(start, features, calls, spent, hash_images(images)), images
 
-    def _known_of(self, kin: Record) -> Features:
+    def _known_of(self, donor: Record) -> Features:
         """The features of a smaller cell, read once; empty where there are none, or damaged ones."""
         if self._known is None:
             store, extractor = self.runner.store, self.runner.extractor
             self._known = {}
             with suppress(Damaged):  # who reads that cell for its own sake says it
-                if store.has_features(kin.key, extractor):
-                    self._known = store.features_of(kin, extractor)
+                if store.has_features(donor.key, extractor):
+                    self._known = store.features_of(donor, extractor)
         return self._known
 
 

@@ -75,7 +75,7 @@ def _needs(experiment: Experiment) -> Iterator[Finding]:
     yield _checked("device", lambda: resolve_device(experiment.device))
     models = {name: resolve_source(name, model, experiment.weights) for name, model in experiment.models.items()}
     experiment = replace(experiment, models=models)
-    if experiment.weights == "architecture":
+    if experiment.weights == "random":
         yield Finding("weights", "random ones, for costs alone; nothing to fetch")
     fine = True
     for entry in required(experiment):

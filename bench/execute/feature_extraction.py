@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.checkpoints.manifest import check_file
 from bench.checkpoints.sources import INCEPTION, is_tower, name_weights, weights_directory
-from bench.execute.preference_models import load_judges
+from bench.execute.preference_models import load_preference_models
 from bench.experiment.config import Experiment
 from bench.generate.image_folders import MASKS, list_images
 from bench.generate.prompts import Prompts, load_prompts
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PAIRED = ("inpainting", "canny", "depth")
 """Tasks with an input for each prompt."""
-Look = Callable[[NDArray[np.uint8], int], Mapping[str, NDArray[Any]]]
+Extractor = Callable[[NDArray[np.uint8], int], Mapping[str, NDArray[Any]]]
 """A batch's images (n, h, w, 3) and the number of its first one → features by name, a row an image."""
 
 
@@ -93,7 +93,7 @@ def make_evaluator(experiment: Experiment, device: str) -> Evaluator:
     return load_evaluator(name, directory, device)
 
 
-def make_look(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, inputs: Inputs) -> Look:
+def make_extractor(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, inputs: Inputs) -> Extractor:
     """Embeddings, agreement with the caption, and what the task adds; captions are encoded at once."""
     from bench.features.openclip import encode_captions, images_to_features
     from bench.features.tasks import TaskFeatures
@@ -114,19 +114,19 @@ def make_look(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, in
         frames=frames,
     )
 
-    judges = load_judges(experiment, str(evaluator.device))
+    preference_models = load_preference_models(experiment, str(evaluator.device))
 
-    def look(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
+    def extract(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
         middle = images.reshape(len(images), frames, -1, *images.shape[2:])[:, frames // 2]
         texts = prompts.texts[start : start + len(images)]
-        judged = {score: judge(middle, texts) for score, judge in judges.items()}
+        preferred = {score: model(middle, texts) for score, model in preference_models.items()}
         features = images_to_features(evaluator, images, captions, start, frames, map_images)
-        return {**features, **of_task.of(images, start), **judged}
+        return {**features, **of_task.of(images, start), **preferred}
 
-    return look
+    return extract
 
 
-def look_away(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
+def no_features(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
     """For a run that asks for costs alone: the images' numbers, so that there is a row for each."""
     return {"row": np.arange(start, start + len(images))}
 

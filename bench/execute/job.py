@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.checkpoints.openclip_files import check_open_clip
-from bench.checkpoints.preference_models import name_judges
+from bench.checkpoints.preference_models import name_preference_models
 from bench.checkpoints.sources import ARCHITECTURE, INCEPTION, LORA, is_tower, name_weights, weights_directory
 from bench.checkpoints.survey import NOT_FETCHED, Survey, settle_models, survey
 from bench.execute.device_queue import DeviceQueue
 from bench.execute.feature_extraction import (
-    Look,
-    look_away,
+    Extractor,
     make_evaluator,
+    make_extractor,
     make_inputs,
-    make_look,
     name_task_inputs,
+    no_features,
     prompts_of,
 )
 from bench.execute.image_protocol import describe_pictures, describe_protocol
@@ -78,16 +78,16 @@ class Job:
 def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: bool = True) -> Job:
     """Plan an experiment and try its schedulers; raises BenchError for whatever cannot run.
 
-    Loads the libraries that running it takes, but no model. `decode` is that of `lay_out`.
+    Loads the libraries that running it takes, but no model. `decode` is that of `plan_job`.
     """
-    job = lay_out(experiment, looks, decode)
+    job = plan_job(experiment, looks, decode)
     try_schedulers(job.plan.cells)
     for module in ("bench.execute.cell_runner", *(["bench.features.openclip"] if experiment.scores else [])):
         import_module(module)
     return job
 
 
-def lay_out(
+def plan_job(
     experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: bool = True, weights_needed: bool = True
 ) -> Job:
     """Plan an experiment: read its prompts, look at its weights, resolve its device. Raises and loads as `prepare`.
@@ -190,14 +190,14 @@ def resolve_device(wanted: str, here: bool = True) -> str:
     return wanted
 
 
-def resolve_lanes(wanted: int | Literal["auto"], device: str) -> int:
+def resolve_concurrent_batches(wanted: int | Literal["auto"], device: str) -> int:
     """How many batches are at work at once; `auto` is 1 on a processor, 4 on a GPU, which only one of them uses."""
     if wanted == "auto":
         return 1 if device == "cpu" else 4
     return wanted
 
 
-def rebuild(launch: Launch) -> Job:
+def load_job(launch: Launch) -> Job:
     """The job of a launch as a worker sees it; raises BenchError where its cells are others here.
 
     They are named by weights, prompts and library versions, so a worker whose installation differs cannot take part.
@@ -212,17 +212,17 @@ def rebuild(launch: Launch) -> Job:
     return job
 
 
-def make_work(
+def make_runner_for(
     launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
 ) -> tuple[Runner, list[Cell]]:
     """What a worker needs for the cells of a launch: evaluator, reference features, inputs, and who does the work."""
-    return equip(rebuild(launch), launch, store, advance, check)
+    return make_runner(load_job(launch), launch, store, advance, check)
 
 
-def equip(
+def make_runner(
     job: Job, launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
 ) -> tuple[Runner, list[Cell]]:
-    """As `make_work`, where the job is at hand."""
+    """As `make_runner_for`, where the job is at hand."""
     kept = keep_freed_memory()
     from bench.execute.cell_runner import Runner
 
@@ -231,20 +231,22 @@ def equip(
     cells = [cell for cell in job.plan.cells if cell.key in wanted]
     device = cells[0].device
     inputs = make_inputs(experiment, cells[0].task, device, job.prompts.rows)
-    look: Look = look_away
+    extract: Extractor = no_features
     if experiment.scores:
         evaluator = make_evaluator(experiment, device)
-        look = make_look(experiment, job.prompts, evaluator, inputs)
+        extract = make_extractor(experiment, job.prompts, evaluator, inputs)
         make_reference(experiment, job.run.reference, store, evaluator)
     runner = Runner(
         store=store,
         prompts=job.prompts.texts,
-        look=look,
+        extract=extract,
         extractor=job.run.extractor,
         measure=experiment.measure,
         inputs=inputs,
         keep=experiment.keep,
-        turns=DeviceQueue(resolve_lanes(experiment.lanes, device), one_samples=device != "cpu"),
+        queue=DeviceQueue(
+            resolve_concurrent_batches(experiment.concurrent_batches, device), one_samples=device != "cpu"
+        ),
         advance=advance,
         process={"freed_memory_kept": kept, "launch": launch.name},
         chunk_images=experiment.executor.chunk_images,
@@ -264,7 +266,7 @@ def name_extractor(experiment: Experiment) -> str:
     identity.append(describe_protocol(experiment))
     if own := sorted(set(experiment.scores) & TASK_SCORES):
         identity += [own, getattr(experiment.task, "style", None)]
-    if judges := name_judges(experiment):
+    if judges := name_preference_models(experiment):
         identity.append(judges)
     return content_hash(identity)
 
@@ -301,7 +303,7 @@ def has_whole_reference(store: Store, reference: str | None) -> bool:
     try:
         return reference is None or store.load_reference(reference) is not None
     except Damaged as error:
-        store.set_aside(error.name, error.why)
+        store.quarantine(error.name, error.why)
         return False
 
 
@@ -343,9 +345,9 @@ def find_source(model: Model) -> str:
 def resolve_source(name: str, model: Model, weights: str) -> Model:
     """The model at the source where it was found; a mirror is said aloud, and stands in the record.
 
-    With weights=architecture it has random weights, as have its adapters.
+    With weights=random it has random weights, as have its adapters.
     """
-    if weights == "architecture":
+    if weights == "random":
         adapters = {key: replace(a, source=LORA, file=None, revision=None) for key, a in model.adapters.items()}
         source = f"{ARCHITECTURE}{model.architecture}"
         return replace(model, source=source, config=None, revision=None, variant=None, adapters=adapters)

@@ -17,7 +17,7 @@ from bench.generate.sampling import Sampler
 from bench.measure.host_syncs import count_waits
 from bench.measure.latency import Stopwatch, measure_latency
 from bench.measure.memory import measure_memory
-from bench.measure.reference_workload import make_yardstick
+from bench.measure.reference_workload import make_reference_workload
 from bench.records.record import Latency, Memory, Record
 
 
@@ -26,23 +26,23 @@ def measured(
     measure: Measure,
     prompts: int,
     load: Callable[[], Sampler],
-    beside_bytes: Callable[[], int],
-    kin: Record | None,
+    excluded_bytes: Callable[[], int],
+    donor: Record | None,
 ) -> Record:
-    """The record with latency and memory where they are asked for; `kin` is one that may lend its own.
+    """The record with latency and memory where they are asked for; `donor` is one that may lend its own.
 
-    `beside_bytes` is asked for what lies on the GPU beside the pipeline once that is loaded.
+    `excluded_bytes` is asked for what lies on the GPU beside the pipeline once that is loaded.
     """
     wants_latency, wants_memory = lacks_latency(record, measure), lacks_memory(record, measure)
     if not (wants_latency or wants_memory):
         return record
     rows = range(min(measure.batch_size, prompts))
-    latency, memory = (kin.latency, kin.memory) if kin else (None, None)
+    latency, memory = (donor.latency, donor.memory) if donor else (None, None)
     with alone_on(record.cell.device):
         if wants_latency:
             record = replace(record, latency=latency or _latency(load(), measure, rows))
         if wants_memory:
-            record = replace(record, memory=memory or _memory(load(), rows, beside_bytes))
+            record = replace(record, memory=memory or _memory(load(), rows, excluded_bytes))
     return record
 
 
@@ -66,12 +66,12 @@ def _latency(sampler: Sampler, measure: Measure, rows: range) -> Latency:
     }
     stopwatch = Stopwatch.of(torch.device(sampler.cell.device))
     call = lambda: sampler.call(rows)  # noqa: E731
-    yardstick = make_yardstick(torch.device(sampler.cell.device), stopwatch)
-    latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup, yardstick)
+    workload = make_reference_workload(torch.device(sampler.cell.device), stopwatch)
+    latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup, workload)
     waits = count_waits(call, pipeline.scheduler) if sampler.cell.device.startswith("cuda") else None
-    return replace(latency, scheduler_waits=waits)
+    return replace(latency, scheduler_syncs=waits)
 
 
-def _memory(sampler: Sampler, rows: range, beside_bytes: Callable[[], int]) -> Memory:
+def _memory(sampler: Sampler, rows: range, excluded_bytes: Callable[[], int]) -> Memory:
     device = torch.device(sampler.cell.device)
-    return measure_memory(lambda: sampler.call(rows), device, len(rows), beside_bytes=beside_bytes())
+    return measure_memory(lambda: sampler.call(rows), device, len(rows), excluded_bytes=excluded_bytes())

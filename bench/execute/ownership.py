@@ -14,10 +14,10 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from bench.checkpoints.preference_models import name_judges
+from bench.checkpoints.preference_models import name_preference_models
 from bench.checkpoints.sources import name_weights
 from bench.execute.image_protocol import describe_protocol
-from bench.execute.job import Job, lay_out
+from bench.execute.job import Job, plan_job
 from bench.execute.pictures import changed_pictures, note_pictures
 from bench.experiment.config import Experiment
 from bench.generate.prompts import hash_texts
@@ -46,7 +46,7 @@ def join(experiment: Experiment, weights_needed: bool = True) -> Experiment:
     store = Store.of_run(experiment.results)
     if store is None:
         return experiment
-    job = lay_out(experiment, decode=False, weights_needed=weights_needed)
+    job = plan_job(experiment, decode=False, weights_needed=weights_needed)
     if job.absent:
         return experiment
     _check(store, job)
@@ -56,8 +56,8 @@ def join(experiment: Experiment, weights_needed: bool = True) -> Experiment:
     scores: list[Any] = list(dict.fromkeys([*before.metrics, *experiment.scores]))
     if added := [name for name in scores if name not in experiment.scores]:
         print(f"results={store.location} has these scores already, they stay: {', '.join(added)}", file=sys.stderr)
-    judges = {**before.settings.get("judges", {}), **experiment.judges}
-    return replace(experiment, scores=scores, judges=judges)
+    preference_models = {**before.settings.get("preference_models", {}), **experiment.preference_models}
+    return replace(experiment, scores=scores, preference_models=preference_models)
 
 
 def open_store(job: Job) -> Store:
@@ -65,7 +65,7 @@ def open_store(job: Job) -> Store:
 
     Raises BenchError where it cannot be written or belongs to another experiment.
     """
-    store = Store(job.experiment.results, patience_s=job.experiment.executor.patience_s)
+    store = Store(job.experiment.results, store_retry_s=job.experiment.executor.store_retry_s)
     _take(store, job)
     before = _last_run(store)
     run = whole_run(store, job)
@@ -179,7 +179,7 @@ def _take(store: Store, job: Job) -> None:
     except FileNotFoundError:
         pass
     except Corrupt as error:
-        store.set_aside(OWNER, str(error))
+        store.quarantine(OWNER, str(error))
     if not store.files.create(OWNER, _seal(facts, lengths)):
         _check(store, job)  # who was first may be another
         known = _read(store) or ({}, {})
@@ -260,8 +260,8 @@ def _facts(job: Job) -> Facts:
         source = experiment.evaluator.source
         facts["evaluator.name"] = experiment.evaluator.name
         facts["evaluator.source"] = _Named([name_weights(source), describe_protocol(experiment)], source)
-    for name, weights in name_judges(experiment).items():
-        facts[f"judges.{name}"] = weights
+    for name, weights in name_preference_models(experiment).items():
+        facts[f"preference_models.{name}"] = weights
     if run.reference is not None:
         asked = experiment.reference
         facts["reference"] = _Named(run.reference, f"{asked.count} images of {asked.source}")

@@ -125,7 +125,7 @@ def _measured(store: Store | None, device: str) -> Mapping[str, float]:
     for record in store.records() if store else ():
         if record.calls and record.status == "ok" and record.cell.device == device:
             seconds[record.cell.base.name] += record.sampling_s
-            samples[record.cell.base.name] += record.calls.unet_samples
+            samples[record.cell.base.name] += record.calls.denoiser_samples
     return {name: seconds[name] / samples[name] for name in seconds if seconds[name] > 0}
 
 

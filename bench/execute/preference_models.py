@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.checkpoints.preference_models import asked_judges, needed_by
+from bench.checkpoints.preference_models import needed_by, requested_preference_models
 from bench.experiment.config import Experiment
 
 if TYPE_CHECKING:
-    from bench.features.preferences import Judge
+    from bench.features.preferences import PreferenceModel
 
 
-def load_judges(experiment: Experiment, device: str) -> Mapping[str, Judge]:
+def load_preference_models(experiment: Experiment, device: str) -> Mapping[str, PreferenceModel]:
     """Every judge that is asked for, loaded."""
     return {
-        name: load_judge(name, [part.path() for part in needed_by(experiment, name)], device)
-        for name in asked_judges(experiment)
+        name: load_preference_model(name, [part.path() for part in needed_by(experiment, name)], device)
+        for name in requested_preference_models(experiment)
     }
 
 
-def load_judge(name: str, paths: list[Path], device: str) -> Judge:
+def load_preference_model(name: str, paths: list[Path], device: str) -> PreferenceModel:
     """A judge from what it reads, in the order of `needed_by`."""
     if name == "image_complexity":
         from bench.features.icnet import load_image_complexity

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from bench.execute.feature_extraction import Look, make_evaluator, make_inputs, make_look, paired_inputs, prompts_of
+from bench.execute.feature_extraction import (
+    Extractor,
+    make_evaluator,
+    make_extractor,
+    make_inputs,
+    paired_inputs,
+    prompts_of,
+)
 from bench.execute.image_protocol import describe_pictures, describe_protocol
 from bench.execute.job import (
     find_real_images,
@@ -53,9 +60,9 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
             prompts = _prompts(run, experiment)
             task = lacking[0].cell.task
             inputs = make_inputs(experiment, Task(task.kind, task.settings), str(evaluator.device), prompts.rows)
-            look = make_look(experiment, prompts, evaluator, inputs)
+            extract = make_extractor(experiment, prompts, evaluator, inputs)
             for i, record in enumerate(lacking, 1):
-                found = _read(store, record, look)
+                found = _read(store, record, extract)
                 store.save_features(record.key, scored.extractor, found, record.images_hash)
                 print(f"[{i}/{len(lacking)}] {record.cell.label}", file=sys.stderr, flush=True)
     if _replaces(run, scored):
@@ -66,8 +73,8 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
 
 def _replaces(run: Run, scored: Run) -> bool:
     """Whether a score that the run had is another number now: by other features, or of other real images."""
-    known: Mapping[str, str] = run.settings.get("judges", {})
-    moved = any(path != scored.settings["judges"].get(name) for name, path in known.items())
+    known: Mapping[str, str] = run.settings.get("preference_models", {})
+    moved = any(path != scored.settings["preference_models"].get(name) for name, path in known.items())
     evaluators = run.settings.get("evaluator") != scored.settings["evaluator"]
     real = run.reference is not None and run.settings["reference"] != scored.settings["reference"]
     return evaluators or real or moved
@@ -92,7 +99,7 @@ def _as_asked(run: Run, choice: ScoreChoice) -> Experiment:
     """The run's experiment with what is asked for in place of its own."""
     settings: dict[str, Any] = {**run.settings}
     settings["scores"] = list(dict.fromkeys([*run.metrics, *choice.scores]))
-    settings["judges"] = {**settings.get("judges", {}), **choice.judges}
+    settings["preference_models"] = {**settings.get("preference_models", {}), **choice.preference_models}
     for name in ("evaluator", "reference"):
         given = {key: value for key, value in asdict(getattr(choice, name)).items() if value is not None}
         settings[name] = {**settings[name], **given}
@@ -103,7 +110,7 @@ def _as_asked(run: Run, choice: ScoreChoice) -> Experiment:
 
 def _rename(store: Store, run: Run, experiment: Experiment, records: Sequence[Record]) -> Run:
     """The run as it is scored now; under its own features where they have all that is asked for."""
-    own = ("evaluator", "judges")
+    own = ("evaluator", "preference_models")
     same = all(asdict(experiment)[name] == run.settings.get(name, {}) for name in own)
     needed = {name for score in experiment.scores for name in METRICS[score].needs}
     enough = same and all(
@@ -142,7 +149,7 @@ def _features(store: Store, record: Record, extractor: str) -> Mapping[str, Any]
     try:
         return store.features_of(record, extractor) if store.has_features(record.key, extractor) else None
     except Damaged as error:
-        store.set_aside(error.name, error.why)
+        store.quarantine(error.name, error.why)
         return None
 
 
@@ -152,7 +159,7 @@ def _has_images(store: Store, record: Record) -> bool:
     return whole and all(store.has_image(record.key, row) for row in range(count))
 
 
-def _read(store: Store, record: Record, look: Look) -> Mapping[str, Any]:
+def _read(store: Store, record: Record, extract: Extractor) -> Mapping[str, Any]:
     """The features of a cell's kept images."""
     count, batch = 0 if record.images is None else record.images.count, record.cell.batch_size
     rows = []
@@ -160,12 +167,12 @@ def _read(store: Store, record: Record, look: Look) -> Mapping[str, Any]:
         try:
             images = store.kept_images(record, range(start, min(start + batch, count)))
         except Damaged as error:
-            store.set_aside(error.name, error.why)
+            store.quarantine(error.name, error.why)
             images = None
         if images is None:
             raise BenchError(
                 f"images of {record.cell.label} are damaged or gone; start the same tcd-bench run again, it samples "
                 "them again, then add the scores"
             )
-        rows.append(look(images, start))
+        rows.append(extract(images, start))
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

@@ -13,7 +13,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from bench.execute.feature_extraction import make_inputs
-from bench.execute.job import Job, equip, restore_reference
+from bench.execute.job import Job, make_runner, restore_reference
 from bench.execute.kept_inputs import restore_inputs
 from bench.experiment.executors import Local, Ray
 from bench.measure.environment import visible_gpus
@@ -22,14 +22,14 @@ from bench.records.cell import Cell
 from bench.records.errors import BenchError, Damaged
 from bench.records.record import Record
 from bench.redact import secret_settings, settings_without_secrets
-from bench.store.integrity import set_damaged_features_aside, set_damaged_records_aside
+from bench.store.integrity import quarantine_corrupt_features, quarantine_corrupt_records
 from bench.store.store import Store
 from bench.workers.launch import Launch, new_launch_name
 from bench.workers.leases import new_worker_name
 from bench.workers.loop import Stopped
-from bench.workers.pool import Crew, Place
-from bench.workers.status import ENDED, look_over
-from bench.workers.worker import Member, signals_stop
+from bench.workers.pool import Executor, WorkerPool
+from bench.workers.status import ENDED, read_status
+from bench.workers.worker import Worker, signals_stop
 
 LOOK_EVERY_S = 1.0
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 def execute(job: Job, store: Store, tell: Callable[[Record], object] = lambda _: None) -> list[Record]:
     """Do what the store lacks and return a record for every cell, in the plan's order; `tell` of each that ends."""
-    set_damaged_records_aside(store, job.run.cells)
+    quarantine_corrupt_records(store, job.run.cells)
     todo = [cell for cell in job.plan.cells if not _is_complete(job, store, cell)]
     done = len(job.plan.cells) - len(todo)
     if done:
@@ -71,8 +71,8 @@ def healed(job: Job, store: Store, read: Callable[[], Result]) -> Result:
         except Damaged as error:
             if error.name in seen:
                 raise
-            seen |= {error.name, *set_damaged_features_aside(store, job.run)}
-            store.set_aside(error.name, error.why)
+            seen |= {error.name, *quarantine_corrupt_features(store, job.run)}
+            store.quarantine(error.name, error.why)
             execute(job, store)
 
 
@@ -91,7 +91,7 @@ def _do(job: Job, store: Store, todo: Sequence[Cell], tell: Callable[[Record], o
     keys = tuple(cell.key for cell in todo)
     settings = asdict(job.experiment)
     executor = job.experiment.executor
-    here = isinstance(executor, Local) and executor.workers == 1 and executor.limit_s is None
+    here = isinstance(executor, Local) and executor.workers == 1 and executor.cell_timeout_s is None
     if not here and (secret := secret_settings(settings)):
         raise BenchError(
             f"{secret[0]} holds a secret, which workers would read from the store; put it into the environment"
@@ -105,10 +105,10 @@ def _do(job: Job, store: Store, todo: Sequence[Cell], tell: Callable[[Record], o
             tell(record)
             yield record
     else:
-        _oversee(find_place(job, store, launch, todo[0].device), job, store, launch, tell)
+        _oversee(find_executor(job, store, launch, todo[0].device), job, store, launch, tell)
 
 
-def find_place(job: Job, store: Store, launch: Launch, device: str) -> Place:
+def find_executor(job: Job, store: Store, launch: Launch, device: str) -> Executor:
     """Where the executor's workers are; raises BenchError where there is no such place."""
     executor = job.experiment.executor
     if isinstance(executor, Local):
@@ -128,11 +128,11 @@ def find_place(job: Job, store: Store, launch: Launch, device: str) -> Place:
 def _do_here(job: Job, store: Store, launch: Launch, device: str) -> Iterator[Record]:
     """Be the only worker of this launch."""
     stop = threading.Event()
-    member = Member(store, launch, job.experiment.executor, new_worker_name(), device, stop)
+    worker = Worker(store, launch, job.experiment.executor, new_worker_name(), device, stop)
     total = len(launch.cells)
     with signals_stop(stop), _progress(total * launch.images) as bar:
         bar.set_description(f"0/{total} cells")
-        work = member.work_through(lambda *asked: equip(job, *asked), bar.update)
+        work = worker.work_through(lambda *asked: make_runner(job, *asked), bar.update)
         try:
             for i, record in enumerate(work, 1):
                 bar.set_description(f"{i}/{total} cells")
@@ -142,18 +142,18 @@ def _do_here(job: Job, store: Store, launch: Launch, device: str) -> Iterator[Re
             raise KeyboardInterrupt from error
 
 
-def _oversee(place: Place, job: Job, store: Store, launch: Launch, tell: Callable[[Record], object]) -> None:
+def _oversee(executor: Executor, job: Job, store: Store, launch: Launch, tell: Callable[[Record], object]) -> None:
     """Keep workers at work until nothing is left; show how far they are, and failures at once."""
     batch_size, total = job.experiment.batch_size, len(launch.cells)
     seen: set[str] = set()
-    with contextlib.closing(Crew(place, store, launch.name)) as crew, _progress(total * launch.images) as bar:
+    with contextlib.closing(WorkerPool(executor, store, launch.name)) as pool, _progress(total * launch.images) as bar:
         while True:
-            at_work = crew.tend(total)
-            overview = look_over(store, launch, batch_size)
-            bar.n = overview.images
-            busy = sum(worker.state not in (*ENDED, "waiting") for worker in overview.workers)
-            bar.set_description(f"{total - overview.left}/{total} cells, {busy} workers")
-            ended = [*overview.done, *(record.key for record in overview.failed)]
+            at_work = pool.reconcile(total)
+            status = read_status(store, launch, batch_size)
+            bar.n = status.images
+            busy = sum(worker.state not in (*ENDED, "waiting") for worker in status.workers)
+            bar.set_description(f"{total - status.left}/{total} cells, {busy} workers")
+            ended = [*status.done, *(record.key for record in status.failed)]
             for key in ended:
                 record = store.record(key) if key not in seen else None
                 if record is not None:

@@ -19,14 +19,14 @@ from bench.experiment.value_types import (
     SCORES,
     STRICT,
     AnyNumber,
+    ConcurrentBatches,
     Count,
     Distinct,
     Eta,
     GuidanceScale,
     Images,
-    JudgeName,
-    Lanes,
     OneOrMore,
+    PreferenceModelName,
     ScoreName,
     Seed,
     Source,
@@ -72,7 +72,7 @@ class PartChoice:
 
 
 @dataclass(config=STRICT)
-class Levers:
+class MemoryOptions:
     """Settings that trade time for memory or the reverse; each is part of a cell's identity."""
 
     offload: Literal["none", "model", "sequential"] = "none"
@@ -128,10 +128,10 @@ class Model:
     """Adapters that fit this model, by the name that `methods.<name>.adapter` uses."""
     parts: dict[Literal["controlnet", "motion_adapter", "image_adapter"], PartChoice] = Field(default_factory=dict)
     """Further models that the task needs."""
-    levers: Levers = Field(default_factory=Levers)
+    memory_options: MemoryOptions = Field(default_factory=MemoryOptions)
     """Settings that trade time for memory or the reverse; each is part of the identity of a cell."""
     architecture: Literal["sd15", "sd21", "sdxl"] | None = None
-    """Architecture that `weights=architecture` builds in place of the checkpoint."""
+    """Architecture that `weights=random` builds in place of the checkpoint."""
     cost_s: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Seconds per image and denoiser evaluation, by kind of device; used by `plan` to estimate the duration."""
 
@@ -240,7 +240,7 @@ class Experiment:
     """The real images that distances compare with."""
     evaluator: EvaluatorChoice = Field(default_factory=EvaluatorChoice)
     """The network whose features the images are scored by."""
-    judges: dict[JudgeName, Source] = Field(default_factory=dict)
+    preference_models: dict[PreferenceModelName, Source] = Field(default_factory=dict)
     """Checkpoints of the preference models, by score: a file or a directory. By default the local hub cache is
     searched."""
     measure: Measure = Field(default_factory=Measure)
@@ -251,7 +251,7 @@ class Experiment:
     """Seed of initial latents, noise and prompt order; each image has a generator of its own."""
     batch_size: Count = 64
     """Images per batch when sampling for quality."""
-    lanes: Lanes = "auto"
+    concurrent_batches: ConcurrentBatches = "auto"
     """Batches that are processed concurrently: a processor samples them in parallel, a GPU one after the other while
     earlier ones are scored and saved. `auto`: 1 on a processor, 4 on a GPU."""
     device: str = "auto"
@@ -260,8 +260,8 @@ class Experiment:
     """Images kept on disk: all, or the first 8 of each cell (`grid`)."""
     strict: bool = False
     """Refuse hub ids whose revision is not pinned to a commit."""
-    weights: Literal["checkpoint", "architecture"] = "checkpoint"
-    """`architecture` builds the models with random weights, to measure costs only; needs `scores=[]`."""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """`random` builds the models with random weights, to measure costs only; needs `scores=[]`."""
     until: Literal["count", "decided"] = "count"
     """`decided` ends the run as soon as all claims are decided."""
     looks: Annotated[int, Field(ge=2, le=20)] = 5
@@ -329,7 +329,7 @@ def _problems(experiment: Experiment) -> Iterator[str]:
                 )
     if experiment.until == "decided" and not experiment.claims:
         yield "until=decided was given and no claim to decide; choose some, as in claim=[tcd_few_steps]"
-    if experiment.weights == "architecture":
+    if experiment.weights == "random":
         yield from _check_architecture(experiment)
     if experiment.evaluator.source == "inception://" and (read := set(experiment.scores) & _OF_CAPTIONS):
         yield (
@@ -362,14 +362,14 @@ def _fitting_claims(experiment: Experiment) -> tuple[dict[str, ClaimChoice], lis
 def _check_architecture(experiment: Experiment) -> Iterator[str]:
     if experiment.scores:
         yield (
-            f"weights=architecture was given with scores={written(experiment.scores)}; random weights tell costs and "
+            f"weights=random was given with scores={written(experiment.scores)}; random weights tell costs and "
             "nothing else, so set scores=[] and claim=[]"
         )
     if experiment.task.kind != "text_to_image":
-        yield f"weights=architecture builds text-to-image pipelines, not task={experiment.task.kind}"
+        yield f"weights=random builds text-to-image pipelines, not task={experiment.task.kind}"
     for name, model in experiment.models.items():
         if model.architecture is None:
-            yield f"models.{name}.architecture was not given; weights=architecture needs sd15, sd21 or sdxl"
+            yield f"models.{name}.architecture was not given; weights=random needs sd15, sd21 or sdxl"
 
 
 _OF_CAPTIONS = {"clip_score", "attribute_accuracy", "style_similarity"}

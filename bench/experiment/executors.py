@@ -17,13 +17,13 @@ Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Common:
     """Settings that every executor has."""
 
-    tries: Count = 3
+    max_attempts: Count = 3
     """Number of workers that may die at the same point of a cell before the cell is abandoned."""
-    limit_s: Seconds | None = None
+    cell_timeout_s: Seconds | None = None
     """Seconds that a worker may spend on one piece of work before it counts as hung and is ended; null: no limit."""
     lease_s: Seconds = 30.0
     """Seconds without a sign of life after which the work of a worker is released to the others."""
-    patience_s: Annotated[float, Field(ge=0)] = 600.0
+    store_retry_s: Annotated[float, Field(ge=0)] = 600.0
     """Seconds to wait for a full disk or an unreachable store."""
     chunk_images: Count = 1024
     """Images per chunk; large cells are split into chunks that several workers can take."""

@@ -29,14 +29,14 @@ class ConformanceChoice:
 
 
 @dataclass(config=STRICT)
-class SideBySideChoice:
+class BothSidesChoice:
     """What both installations run where one is named by `ref`; schedulers alone where `run` is false."""
 
     run: bool
     """`false` compares schedulers only: seconds, no model."""
     overrides: list[str]
     """What both sides run."""
-    sittings: Annotated[int, Field(ge=4, multiple_of=2)]
+    sessions: Annotated[int, Field(ge=4, multiple_of=2)]
     """Pairs of fresh processes in which latencies are taken; an even number."""
     rounds: Annotated[int, Field(ge=0)]
     """Rounds of three calls of every cell and side in each process; 0 leaves latencies out."""
@@ -69,7 +69,7 @@ class GateChoice:
     """Installation after the change; by default this one."""
     installations: Source
     """Where versions are installed, once each."""
-    side_by_side: SideBySideChoice
+    both_sides: BothSidesChoice
     """What both installations run."""
     output: Source
     """Directory of gate.md, gate.json, junit.xml and gate.html."""
@@ -136,7 +136,7 @@ def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:
 def _check_limits(gate: GateChoice) -> None:
     limits = {f"quality.{name}": limit for name, limit in gate.quality.items()}
     limits |= {"cost.latency": gate.cost.latency, "cost.memory": gate.cost.memory}
-    limits |= {"cost.latency_in_turn": gate.cost.latency_in_turn, "performance.limit": gate.performance.limit}
+    limits |= {"cost.latency_interleaved": gate.cost.latency_interleaved, "performance.limit": gate.performance.limit}
     numbers = {
         f"{name}.{part}": getattr(limit, part) for name, limit in limits.items() for part in ("relative", "absolute")
     }

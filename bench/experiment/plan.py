@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
 
-from bench.experiment.config import Experiment, Levers, Method, Model
+from bench.experiment.config import Experiment, MemoryOptions, Method, Model
 from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
 
 _NOT_OF_IMAGES = ("kind", "inputs", "estimator", "style")
@@ -102,7 +102,11 @@ def _cells_of(
             Part(role, part.source, weights[f"{place}.parts.{role}"], part.subfolder, part.file, part.variant)
             for role, part in sorted(model.parts.items())
         ),
-        levers={name: value for name, value in asdict(model.levers).items() if value != getattr(Levers(), name)},
+        memory_options={
+            name: value
+            for name, value in asdict(model.memory_options).items()
+            if value != getattr(MemoryOptions(), name)
+        },
         checkpoint_schedule=surroundings.overridden.get(model_name, {}),
         config=model.config,
     )

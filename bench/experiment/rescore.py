@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.value_types import STRICT, AnyNumber, Distinct, Images, JudgeName, ScoreName, Source
+from bench.experiment.value_types import STRICT, AnyNumber, Distinct, Images, PreferenceModelName, ScoreName, Source
 
 
 @dataclass(config=STRICT)
@@ -42,7 +42,7 @@ class ScoreChoice:
     """Another evaluator than that of the run."""
     reference: OtherReference = Field(default_factory=OtherReference)
     """Other reference images than those of the run."""
-    judges: dict[JudgeName, Source] = Field(default_factory=dict)
+    preference_models: dict[PreferenceModelName, Source] = Field(default_factory=dict)
     """Checkpoints of the preference models, by score."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1` …"""

@@ -36,7 +36,7 @@ def _lanes(value: object, check: ValidatorFunctionWrapHandler) -> object:
     try:
         return check(value)
     except ValidationError:
-        raise PydanticCustomError("lanes", "input should be auto, or a whole number from 1") from None
+        raise PydanticCustomError("concurrent_batches", "input should be auto, or a whole number from 1") from None
 
 
 def expand_home(text: str) -> str:
@@ -60,7 +60,7 @@ Source = Annotated[str, AfterValidator(expand_home)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Images = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Lanes = Annotated[Literal["auto"] | Count, WrapValidator(_lanes)]
+ConcurrentBatches = Annotated[Literal["auto"] | Count, WrapValidator(_lanes)]
 ScoreName = Literal[
     "fid",
     "kid",
@@ -89,6 +89,6 @@ ScoreName = Literal[
     "temporal_consistency",
     "flicker",
 ]
-JudgeName = Literal["pick_score", "image_reward", "aesthetic_score", "image_complexity"]
+PreferenceModelName = Literal["pick_score", "image_reward", "aesthetic_score", "image_complexity"]
 """Scores that a network of their own gives."""
 SCORES: tuple[ScoreName, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")

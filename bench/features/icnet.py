@@ -18,12 +18,12 @@ from torch.nn.functional import interpolate
 from torchvision.models import resnet18
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
-from bench.features.preferences import Judge, Pixels, load_tensors, read_tensors
+from bench.features.preferences import Pixels, PreferenceModel, load_tensors, read_tensors
 
 DETAIL, CONTEXT, MAP = 512, 256, 64
 
 
-def load_image_complexity(checkpoint: Path, device: str) -> Judge:
+def load_image_complexity(checkpoint: Path, device: str) -> PreferenceModel:
     """Complexity in [0, 1]; it does not look at the caption. Raises BenchError for another network's checkpoint."""
     network = ICNet()
     load_tensors(network, read_tensors(checkpoint), checkpoint)

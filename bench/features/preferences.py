@@ -20,14 +20,14 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Norma
 from bench.records.errors import BenchError
 
 Pixels = NDArray[np.uint8]
-Judge = Callable[[Pixels, Sequence[str]], NDArray[np.float64]]
+PreferenceModel = Callable[[Pixels, Sequence[str]], NDArray[np.float64]]
 """Images (n, h, w, 3), uint8, and their n captions → n numbers."""
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 REWARD_MEAN, REWARD_STD, REWARD_TOKENS = 0.16717362830052426, 1.0333394966054072, 35
 """Of ImageReward over its authors' validation set, by which it is standardised; and how many tokens it reads."""
 
 
-def load_pick_score(directory: Path, device: str) -> Judge:
+def load_pick_score(directory: Path, device: str) -> PreferenceModel:
     """PickScore (Kirstain et al. 2023, arXiv 2305.01569): a CLIP's cosine of image and caption times its logit scale.
 
     From a directory with config.json, safetensors, tokenizer and preprocessor.
@@ -48,7 +48,7 @@ def load_pick_score(directory: Path, device: str) -> Judge:
     return judge
 
 
-def load_aesthetic_score(head: Path, tower: Path, device: str) -> Judge:
+def load_aesthetic_score(head: Path, tower: Path, device: str) -> PreferenceModel:
     """LAION's aesthetic score, 1 to 10 (Schuhmann 2022, improved-aesthetic-predictor): a linear head on CLIP ViT-L/14.
 
     `head` is the head's checkpoint, `tower` the directory of the CLIP. It does not look at the caption.
@@ -69,7 +69,7 @@ def load_aesthetic_score(head: Path, tower: Path, device: str) -> Judge:
     return judge
 
 
-def load_image_reward(checkpoint: Path, vocabulary: Path, device: str) -> Judge:
+def load_image_reward(checkpoint: Path, vocabulary: Path, device: str) -> PreferenceModel:
     """ImageReward (Xu et al. 2023, arXiv 2304.05977): a BLIP whose text encoder attends to the image, and a head on it.
 
     `checkpoint` is the authors' file, of which the sizes are read; `vocabulary` is that of BERT, uncased.

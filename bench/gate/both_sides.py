@@ -13,9 +13,9 @@ from typing import Any
 from bench.execute.job import prepare
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
-from bench.gate.interleaved_timing import take_turns
+from bench.gate.interleaved_timing import time_interleaved
 from bench.records.cell import content_hash
-from bench.records.record import Turns
+from bench.records.record import InterleavedLatency
 from bench.workers.installation import Installation, InstallationError
 
 
@@ -51,14 +51,14 @@ def survey_there(installation: Installation, schedulers: Mapping[str, Mapping[st
 
 
 def time_sides(
-    before: Installation, after: Installation, overrides: Sequence[str], sittings: int, rounds: int, directory: Path
-) -> list[Turns]:
-    """Latencies of the experiment's cells in turn; every raw sample is kept in turns.json."""
+    before: Installation, after: Installation, overrides: Sequence[str], sessions: int, rounds: int, directory: Path
+) -> list[InterleavedLatency]:
+    """Latencies of the experiment's cells in turn; every raw sample is kept in interleaved.json."""
     job = prepare(check_experiment(compose_settings(overrides)))
     prompts = job.prompts.texts[: job.experiment.measure.batch_size]
-    print(f"Timing {len(job.plan.cells)} cells in turn, {sittings} sittings ...", file=sys.stderr)
-    turns = take_turns(before, after, job.plan.cells, prompts, sittings, rounds)
-    (directory / "turns.json").write_text(json.dumps([asdict(entry) for entry in turns]) + "\n", encoding="utf-8")
+    print(f"Timing {len(job.plan.cells)} cells in turn, {sessions} sessions ...", file=sys.stderr)
+    turns = time_interleaved(before, after, job.plan.cells, prompts, sessions, rounds)
+    (directory / "interleaved.json").write_text(json.dumps([asdict(entry) for entry in turns]) + "\n", encoding="utf-8")
     return turns
 
 

@@ -68,12 +68,12 @@ def _compare_installations(
     from bench.conformance.survey import Survey
     from bench.experiment.gate import chosen_schedulers
     from bench.gate.both_sides import run_sides, survey_there, time_sides
-    from bench.gate.latency import compare_turns
+    from bench.gate.latency import compare_interleaved
     from bench.gate.outcome import Outcome
     from bench.gate.schedulers import compare_surveys, find_baselines
     from bench.workers.installation import InstallationError, check_installation, find_installation, this_installation
 
-    output, options, only = Path(choice.output), choice.side_by_side, choice.conformance.only
+    output, options, only = Path(choice.output), choice.both_sides, choice.conformance.only
     runs = list[Path]()
     if directory := choice.conformance.directory:
         schedulers = {path.stem: read_baseline(path)["settings"] for path in find_baselines(Path(directory), only)}
@@ -93,8 +93,8 @@ def _compare_installations(
         if options.run:
             runs += run_sides(before, after, options.overrides, output)
             if options.rounds:
-                turns = time_sides(before, after, options.overrides, options.sittings, options.rounds, output)
-                outcomes += compare_turns(turns, choice.cost.latency_in_turn)
+                turns = time_sides(before, after, options.overrides, options.sessions, options.rounds, output)
+                outcomes += compare_interleaved(turns, choice.cost.latency_interleaved)
     except InstallationError as error:
         verdict = "missing" if error.name == choice.ref else "failed"
         outcomes.append(Outcome("cells", error.name, "run", verdict, note=str(error)))

@@ -17,9 +17,9 @@ from bench.gate.pairing import Pair
 from bench.records.record import Latency
 from bench.records.run import CostLimits, Limit
 
-MACHINE = ("device", "processor", "cores", "threads", "gpus", "system", "lanes", "freed_memory_kept")
+MACHINE = ("device", "processor", "cores", "threads", "gpus", "system", "concurrent_batches", "freed_memory_kept")
 FARTHEST_PACE = 1.5
-"""How much slower or faster a machine may have been, by its yardstick, for its latencies to be compared."""
+"""How much slower or faster a machine may have been, by its reference workload, for its latencies to be compared."""
 PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes")
 
 
@@ -53,11 +53,11 @@ def _other_machine(pair: Pair, old: Latency, new: Latency) -> str | None:
 
 
 def _compare_waits(label: str, before: Latency, after: Latency) -> list[Outcome]:
-    old, new = before.scheduler_waits, after.scheduler_waits
+    old, new = before.scheduler_syncs, after.scheduler_syncs
     if old is None or new is None:
         return []
     verdict = "regressed" if new > old else "improved" if new < old else "unchanged"
-    return [Outcome("cost", label, "scheduler_waits", verdict, old, new, None, 0.0)]
+    return [Outcome("cost", label, "scheduler_syncs", verdict, old, new, None, 0.0)]
 
 
 def _compare_memory(pair: Pair, limit: Limit) -> list[Outcome]:

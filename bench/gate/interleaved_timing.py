@@ -10,32 +10,32 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.records.cell import Cell
-from bench.records.record import Turns
+from bench.records.record import InterleavedLatency
 from bench.workers.installation import Installation, InstallationError
 
 CALLS = 3
 """How many calls a side makes before it is the other's turn."""
 
 
-def take_turns(
+def time_interleaved(
     before: Installation,
     after: Installation,
     cells: Sequence[Cell],
     prompts: Sequence[str],
-    sittings: int,
+    sessions: int,
     rounds: int,
     warmup: int = 3,
     threads: int | None = None,
-) -> list[Turns]:
-    """Time `rounds` turns of every cell on either side in each of several sittings; `before` is first in even ones.
+) -> list[InterleavedLatency]:
+    """Time `rounds` turns of every cell on either side in each of several sessions; `before` is first in even ones.
 
-    Every sitting has processes of its own: two processes of one installation can differ by a per cent, by where their
+    Every session has processes of its own: two processes of one installation can differ by a per cent, by where their
     memory lies and which was started first. Raises InstallationError where a side cannot run a cell.
     """
     asked = {"prompts": list(prompts), "warmup": warmup, "threads": threads}
     samples: list[tuple[list[tuple[float, ...]], list[tuple[float, ...]]]] = [([], []) for _ in cells]
-    for sitting in range(sittings):
-        order = (0, 1) if sitting % 2 == 0 else (1, 0)
+    for session in range(sessions):
+        order = (0, 1) if session % 2 == 0 else (1, 0)
         with ExitStack() as stack:
             sides = {which: stack.enter_context(_Worker.started((before, after)[which])) for which in order}
             for cell, found in zip(cells, samples, strict=True):
@@ -44,7 +44,7 @@ def take_turns(
                 for which, seconds in enumerate(_alternate(sides, order, rounds)):
                     found[which].append(seconds)
     return [
-        Turns(cell.label, len(prompts), tuple(found[0]), tuple(found[1]))
+        InterleavedLatency(cell.label, len(prompts), tuple(found[0]), tuple(found[1]))
         for cell, found in zip(cells, samples, strict=True)
     ]
 

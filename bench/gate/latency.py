@@ -1,11 +1,12 @@
 """Latency before and after, of two runs on one machine or of two installations that took turns.
 
 Of two runs by a rank test (Mann and Whitney 1947), shifted by the limit, so that no distribution is assumed. But
-moments of a machine differ. By how much tells the yardstick, a fixed piece of work in turn with the calls: a difference
-counts only where it shows both in what the calls took and in units of what the yardstick took about them. The calls
-between two turns of the yardstick are one sample, for what disturbs one of them mostly disturbs the next.
+moments of a machine differ. By how much tells the reference workload, a fixed piece of work in turn with the calls: a
+difference counts only where it shows both in what the calls took and in units of what the reference workload took about
+them. The calls between two turns of the workload are one sample, for what disturbs one of them mostly disturbs the
+next.
 
-Where both sides took turns, by Student's t over the sittings: what one pair of processes has in common, calls cannot
+Where both sides took turns, by Student's t over the sessions: what one pair of processes has in common, calls cannot
 average out. Either way each cell is judged, and all of them together, where what slows every cell a little is seen
 first. They are one family: by Holm's weighted procedure (1979, Scand. J. Statist. 6:65) half of the level is for all
 cells together and half for the cells, and whatever is decided leaves its share to the rest. So no more than 5% of
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from bench.analysis.claims import LEVEL, holm
 from bench.gate.outcome import Outcome
 from bench.gate.pairing import Pair
-from bench.records.record import Latency, Turns
+from bench.records.record import InterleavedLatency, Latency
 from bench.records.run import Limit
 
 Floats = NDArray[np.float64]
@@ -48,26 +49,26 @@ class _Timed:
     weight: float = 1.0
 
 
-def compare_turns(turns: Sequence[Turns], limit: Limit) -> list[Outcome]:
+def compare_interleaved(turns: Sequence[InterleavedLatency], limit: Limit) -> list[Outcome]:
     """Latencies of two installations that took turns: each cell, and the mean of all, each weighing as much."""
     sides = [(_medians(entry.before_s, entry.batch_size), _medians(entry.after_s, entry.batch_size)) for entry in turns]
-    count = f"{len(sides[0][0])} sittings" if sides else ""
-    timed = [_in_turn(t.cell, *both, f"means of {count}") for t, both in zip(turns, sides, strict=True)]
+    count = f"{len(sides[0][0])} sessions" if sides else ""
+    timed = [_interleaved(t.cell, *both, f"means of {count}") for t, both in zip(turns, sides, strict=True)]
     if len(turns) > 1:
         usual = np.array([fmean(before) for before, _ in sides])
         before, after = (
             usual.mean() * (np.array(side) / usual[:, None]).mean(axis=0) for side in zip(*sides, strict=True)
         )
-        together = _in_turn("all cells", before.tolist(), after.tolist(), f"means over cells and {count}")
+        together = _interleaved("all cells", before.tolist(), after.tolist(), f"means over cells and {count}")
         timed.append(replace(together, weight=float(len(turns))))
     return _judge(timed, limit)
 
 
-def _medians(sittings: Sequence[Sequence[float]], batch_size: int) -> list[float]:
-    return [median(seconds) / batch_size for seconds in sittings]
+def _medians(sessions: Sequence[Sequence[float]], batch_size: int) -> list[float]:
+    return [median(seconds) / batch_size for seconds in sessions]
 
 
-def _in_turn(label: str, before: list[float], after: list[float], note: str) -> _Timed:
+def _interleaved(label: str, before: list[float], after: list[float], note: str) -> _Timed:
     def test(slower: bool, limit: float) -> float:
         return later_in_turn(*((before, after) if slower else (after, before)), limit)
 
@@ -75,9 +76,9 @@ def _in_turn(label: str, before: list[float], after: list[float], note: str) -> 
 
 
 def later_in_turn(before: Sequence[float], after: Sequence[float], limit: float) -> float:
-    """p-value of the hypothesis that `after` is not above `before` by more than the limit, of sittings that are pairs.
+    """p-value of the hypothesis that `after` is not above `before` by more than the limit, of sessions that are pairs.
 
-    Student's t of their ratios, which a machine that gets slower leaves alone. `before` was first in even sittings and
+    Student's t of their ratios, which a machine that gets slower leaves alone. `before` was first in even sessions and
     `after` in odd ones, and whoever is first may be slower by some per cent; so each order has a mean of its own, and
     what is tested is the middle of both (the analysis of a crossover trial).
     """
@@ -99,15 +100,15 @@ def compare_latencies(pairs: Sequence[tuple[Pair, Latency, Latency]], limit: Lim
 
 
 def pace_of(before: Latency, after: Latency) -> float:
-    """How much longer the machine took for its yardstick on the later side; 1 where that was not timed."""
-    if not before.pace_s or not after.pace_s:
+    """How much longer the machine took for its workload on the later side; 1 where that was not timed."""
+    if not before.workload_s or not after.workload_s:
         return 1.0
-    return median(after.pace_s) / median(before.pace_s)
+    return median(after.workload_s) / median(before.workload_s)
 
 
 @dataclass(frozen=True)
 class _OfRuns:
-    """Turns of two runs, seconds an image: as they were taken, and what they would be at one pace of the machine."""
+    """Seconds per image of two runs: as measured, and what they would be at one pace of the machine."""
 
     label: str
     before: Floats
@@ -117,7 +118,7 @@ class _OfRuns:
 
     @classmethod
     def of(cls, label: str, old: Latency, new: Latency) -> _OfRuns:
-        if not old.pace_s or not new.pace_s:
+        if not old.workload_s or not new.workload_s:
             before, after = (np.array(latency.call_s) / latency.batch_size for latency in (old, new))
             return cls(label, before, after, before, after)
         (before, old_pace), (after, new_pace) = _turns(old), _turns(new)
@@ -147,10 +148,10 @@ class _OfRuns:
 
 
 def _turns(latency: Latency) -> tuple[Floats, Floats]:
-    """Mean seconds an image of the calls between two turns of the yardstick, and its own seconds about them."""
+    """Mean seconds per image of the calls between two reference workloads, and the seconds of those."""
     turns = [
         (fmean(call for call, _ in calls) / latency.batch_size, pace)
-        for pace, calls in groupby(zip(latency.call_s, latency.pace_s, strict=True), key=itemgetter(1))
+        for pace, calls in groupby(zip(latency.call_s, latency.workload_s, strict=True), key=itemgetter(1))
     ]
     seconds, paces = np.array(turns).T
     return seconds, paces

@@ -26,7 +26,7 @@ def compare_quality(pairs: Sequence[Pair], limits: Mapping[str, Limit]) -> list[
         for metric in limits
         if metric in pair.after.estimates and metric in pair.before.estimates
     ]
-    allowed = [limits[metric].of(pair.before.estimates[metric].best) for pair, metric, _ in compared]
+    allowed = [limits[metric].of(pair.before.estimates[metric].debiased_value) for pair, metric, _ in compared]
     gains = [change.scaled(1.0 if METRICS[metric].higher_is_better else -1.0) for _, metric, change in compared]
     worse = holm([exceeds(gain.scaled(-1.0), limit) for gain, limit in zip(gains, allowed, strict=True)])
     better = holm([exceeds(gain, limit) for gain, limit in zip(gains, allowed, strict=True)])
@@ -76,10 +76,10 @@ def exceeds(gain: Estimate, limit: float) -> float:
         return 1.0
     if gain.is_constant:
         units = gain.n if gain.groups is None else len(gain.groups.sizes)
-        return 0.5**units if gain.best > limit else 1.0
-    if gain.doubt is None:
+        return 0.5**units if gain.debiased_value > limit else 1.0
+    if gain.caveat is None:
         return gain.scaled(1.0, -limit).p_value("greater")
-    excess = gain.best - limit
+    excess = gain.debiased_value - limit
     return gain.whole_variance / (gain.whole_variance + excess**2) if excess > 0 else 1.0
 
 
@@ -87,9 +87,9 @@ def _outcome(pair: Pair, metric: str, change: Estimate, limit: float, verdict: s
     notes = [] if pair.same_noise else ["other initial latents: paired by prompt only"]
     if pair.images_equal:
         notes.append("the images are equal")
-    elif change.doubt:
-        notes.append(f"no normal interval: {change.doubt}")
-    interval = change.interval(1 - LEVEL) if change.doubt is None else None
+    elif change.caveat:
+        notes.append(f"no normal interval: {change.caveat}")
+    interval = change.interval(1 - LEVEL) if change.caveat is None else None
     if verdict == "undecided" and interval and (min(interval) > limit or max(interval) < -limit):
         notes.append("undecided because all comparisons are counted (Holm); the interval is of this one alone")
     return Outcome(
@@ -97,8 +97,8 @@ def _outcome(pair: Pair, metric: str, change: Estimate, limit: float, verdict: s
         subject=pair.label,
         quantity=metric,
         verdict=verdict,
-        before=pair.before.estimates[metric].best,
-        after=pair.after.estimates[metric].best,
+        before=pair.before.estimates[metric].debiased_value,
+        after=pair.after.estimates[metric].debiased_value,
         interval=interval,
         limit=limit,
         note="; ".join(notes),

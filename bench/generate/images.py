@@ -30,7 +30,7 @@ def quantise(images: torch.Tensor, rows: Sequence[int]) -> Callable[[], Images]:
         if not finite.all():
             raise CellError(
                 f"image {rows[int(np.flatnonzero(~finite)[0])]} holds NaN or infinity; a VAE that overflows in "
-                "float16, as SDXL's does, needs levers.vae_upcast=true"
+                "float16, as SDXL's does, needs memory_options.vae_upcast=true"
             )
         if not lit.all():
             raise CellError(f"image {rows[int(np.flatnonzero(~lit)[0])]} is all black")

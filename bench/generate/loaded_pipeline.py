@@ -35,7 +35,7 @@ class Loaded:
         return Sampler(self.pipeline, cell, prompts, self._embeddings, self._shared, inputs)
 
     @property
-    def beside_bytes(self) -> int:
+    def excluded_bytes(self) -> int:
         """What lies on a GPU beside the pipeline and would not with a user who calls it: evaluator, judges, caches."""
         return self._before + self._embeddings.used_bytes + self._shared.used_bytes
 

@@ -36,7 +36,7 @@ def load_pipeline(cell: Cell) -> DiffusionPipeline:
     transformers.logging.disable_progress_bar()
     quiet_libraries(afresh=True)
     pipeline = _load_base(cell.base, cell.device)
-    if not cell.base.levers.get("offload"):
+    if not cell.base.memory_options.get("offload"):
         pipeline.to(cell.device)  # adapters are fused where matrix products are fast, in half precision too
     for part in cell.base.parts:
         if part.role == "image_adapter":
@@ -123,23 +123,23 @@ def _load_adapter(pipeline: Any, adapter: Adapter) -> None:
 
 
 def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
-    """The pipeline on its device, with its levers set."""
-    levers, name = cell.base.levers, f"models.{cell.base.name}.levers"
+    """The pipeline on its device, with its memory_options set."""
+    memory_options, name = cell.base.memory_options, f"models.{cell.base.name}.memory_options"
     if cell.base.channels_last:
         pipeline.unet.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
-    if levers.get("vae_upcast"):
+    if memory_options.get("vae_upcast"):
         _decode_in_float32(pipeline)
-    if levers.get("vae_slicing"):
+    if memory_options.get("vae_slicing"):
         pipeline.vae.enable_slicing()
-    if levers.get("vae_tiling"):
+    if memory_options.get("vae_tiling"):
         pipeline.vae.enable_tiling()
-    if backend := levers.get("attention"):
+    if backend := memory_options.get("attention"):
         try:
             pipeline.unet.set_attention_backend(backend)
         except (ValueError, RuntimeError, ImportError) as error:
             raise BenchError(f"{name}.attention={backend} cannot be used here: {error}") from error
-    offload, mode = levers.get("offload"), levers.get("compile")
+    offload, mode = memory_options.get("offload"), memory_options.get("compile")
     if offload and not cell.device.startswith("cuda"):
         raise BenchError(f"{name}.offload={offload} was given and the device is {cell.device}; it needs a GPU")
     if offload == "sequential" and mode:

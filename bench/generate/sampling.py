@@ -42,7 +42,7 @@ class CallCounter:
     """
 
     def __init__(self, denoiser: torch.nn.Module, scheduler: Any) -> None:
-        self.unet_calls = self.unet_rows = self.scheduler_steps = 0
+        self.denoiser_calls = self.denoiser_rows = self.scheduler_steps = 0
         self._thread, self._scheduler = threading.get_ident(), scheduler
         with _HOOKS:
             self._hook = denoiser.register_forward_pre_hook(self._count_call, with_kwargs=True)
@@ -50,8 +50,8 @@ class CallCounter:
 
     def _count_call(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:
-            self.unet_calls += 1
-            self.unet_rows += len(args[0] if args else kwargs["sample"])
+            self.denoiser_calls += 1
+            self.denoiser_rows += len(args[0] if args else kwargs["sample"])
 
     def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Pipelines read the signature of `step` to decide whether it gets eta and generators, so it must stay."""
@@ -66,11 +66,11 @@ class CallCounter:
     @property
     def counts(self) -> tuple[int, int, int]:
         """UNet calls, their rows, and scheduler steps."""
-        return self.unet_calls, self.unet_rows, self.scheduler_steps
+        return self.denoiser_calls, self.denoiser_rows, self.scheduler_steps
 
     @counts.setter
     def counts(self, counts: tuple[int, int, int]) -> None:
-        self.unet_calls, self.unet_rows, self.scheduler_steps = counts
+        self.denoiser_calls, self.denoiser_rows, self.scheduler_steps = counts
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -193,7 +193,7 @@ class Sampler:
             peak = f"; the peak was {torch.cuda.max_memory_allocated(device):,} bytes" if device.type == "cuda" else ""
             raise CellError(
                 f"one image at a time does not fit into the device's memory{peak}; try models.{self.cell.base.name}."
-                "levers.offload=model, levers.vae_tiling=true, dtype=float16, or a smaller height and width"
+                "memory_options.offload=model, memory_options.vae_tiling=true, dtype=float16, or a smaller size"
             ) from error
         self._size = size // 2
         if device.type == "cuda":
@@ -240,15 +240,15 @@ class Sampler:
         return latents.to(self.pipeline._execution_device, unet.dtype)
 
     def _describe_calls(self, counter: CallCounter, images: int) -> Calls:
-        evaluations = counter.unet_rows // images
+        evaluations = counter.denoiser_rows // images
         return Calls(
             **resolved_schedule(self.pipeline.scheduler),
             scheduler_config=plain_config(self.pipeline.scheduler),
             arguments=self.arguments(),
             scheduler_steps=counter.scheduler_steps,
-            unet_calls=counter.unet_calls,
-            unet_evaluations=evaluations,
-            unet_samples=evaluations * len(self.prompts),
+            denoiser_calls=counter.denoiser_calls,
+            denoiser_evaluations=evaluations,
+            denoiser_samples=evaluations * len(self.prompts),
             batch_size=self._size,
         )
 

@@ -17,7 +17,9 @@ import torch
 from bench.records.record import Latency
 
 TURN_S = 0.2
-"""How long calls are timed between two turns of the yardstick, at least: the machine's pace changes within seconds."""
+"""How long calls are timed between two turns of the reference workload, at least: the machine's pace changes within
+seconds.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,19 @@ def measure_latency(
     batch_size: int,
     repeats: int,
     warmup: int,
-    yardstick: Callable[[], float] | None = None,
+    workload: Callable[[], float] | None = None,
 ) -> Latency:
     """Time `call` `repeats` times, whole and in parts; `parts` maps names of `PARTS` to modules.
 
     Where nothing has to be waited for (a CPU), one set of calls gives both. Parts are seconds per call, summed over the
-    module's uses within the call (0.0 for a module that is not used). The yardstick is timed before, after, and in
-    between whenever `TURN_S` have passed, since the call after it finds other things in the caches.
+    module's uses within the call (0.0 for a module that is not used). The reference workload is timed before, after,
+    and in between whenever `TURN_S` have passed, since the call after it finds other things in the caches.
     """
     for _ in range(warmup):
         call()
     in_one = stopwatch.event is None
     whole, split = [], []
-    paces = _Paces(yardstick, stopwatch) if yardstick else None
+    paces = _Paces(workload, stopwatch) if workload else None
     for _ in range(repeats):
         whole.append(_time_call(call, parts if in_one else {}, stopwatch))
         split.append(whole[-1] if in_one else _time_call(call, parts, stopwatch))
@@ -77,24 +79,26 @@ def measure_latency(
         denoiser_s=parts_s["denoiser"],
         vae_s=parts_s["vae"],
         device_s=None if in_one else tuple(sample.device_s for sample in whole),
-        pace_s=tuple(paces.of_calls) if paces else (),
+        workload_s=tuple(paces.of_calls) if paces else (),
     )
 
 
 class _Paces:
-    """What the yardstick took about each call: the mean of before and after the calls between two of its turns."""
+    """What the reference workload took about each call: the mean of before and after the calls between two of its
+    turns.
+    """
 
-    def __init__(self, yardstick: Callable[[], float], stopwatch: Stopwatch) -> None:
+    def __init__(self, workload: Callable[[], float], stopwatch: Stopwatch) -> None:
         self.of_calls: list[float] = []
-        self._yardstick, self._stopwatch = yardstick, stopwatch
-        yardstick()  # does not count: nothing of it is warm
-        self._before, self._since_s, self._calls = yardstick(), stopwatch.now_s(), 0
+        self._workload, self._stopwatch = workload, stopwatch
+        workload()  # does not count: nothing of it is warm
+        self._before, self._since_s, self._calls = workload(), stopwatch.now_s(), 0
 
     def after_call(self, last: bool) -> None:
-        """One more call was made; a yardstick where it is due."""
+        """One more call was made; a reference workload where it is due."""
         self._calls += 1
         if last or self._stopwatch.now_s() - self._since_s >= TURN_S:
-            after = self._yardstick()
+            after = self._workload()
             self.of_calls += [(self._before + after) / 2] * self._calls
             self._before, self._since_s, self._calls = after, self._stopwatch.now_s(), 0
 

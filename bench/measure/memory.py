@@ -28,13 +28,13 @@ def measure_memory(
     batch_size: int,
     process_bytes: Gauge | None = None,
     device_bytes: Gauge | None = None,
-    beside_bytes: int = 0,
+    excluded_bytes: int = 0,
 ) -> Memory:
     """Run `call` once and return its peaks.
 
     `allocated` and `reserved` come from PyTorch's allocator; the process's and the whole device's use are polled from
     NVML (or from the gauges given). The device's is what nvidia-smi shows: what the driver keeps for itself is not in
-    it. `beside_bytes` are on the GPU all the time and not the call's; they are taken off its peaks.
+    it. `excluded_bytes` are on the GPU all the time and not the call's; they are taken off its peaks.
     """
     cuda = device.type == "cuda"
     if cuda:
@@ -54,7 +54,7 @@ def measure_memory(
             torch.cuda.synchronize(device)
 
     def own_part(peak: int | None) -> int | None:
-        return None if peak is None else max(0, peak - beside_bytes)
+        return None if peak is None else max(0, peak - excluded_bytes)
 
     return Memory(
         batch_size=batch_size,
@@ -62,7 +62,7 @@ def measure_memory(
         reserved_bytes=own_part(torch.cuda.max_memory_reserved(device) if cuda else None),
         process_bytes=own_part(poller.peaks.get("process")),
         device_bytes=own_part(poller.peaks.get("device")),
-        beside_bytes=beside_bytes,
+        excluded_bytes=excluded_bytes,
     )
 
 

@@ -21,7 +21,7 @@ PRODUCT = 4096
 """Width of the matrices that a GPU multiplies besides: the network alone would tell its host's pace."""
 
 
-def make_yardstick(device: torch.device, stopwatch: Stopwatch) -> Callable[[], float]:
+def make_reference_workload(device: torch.device, stopwatch: Stopwatch) -> Callable[[], float]:
     """Return what does the work once and times it, seconds. Random numbers of the process stay as they are."""
     with torch.random.fork_rng(devices=[]):
         network = _network().to(device).eval()

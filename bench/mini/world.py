@@ -185,7 +185,7 @@ def _near(rng: np.random.Generator, centre: NDArray[np.float64], radius: float) 
 
 
 def _side_by_side(rng: np.random.Generator, relation: str, radii: list[float]) -> list[NDArray[np.float64]]:
-    """Centres of two things that do not overlap and whose relation is beyond doubt (one axis dominates)."""
+    """Centres of two things that do not overlap and whose relation is beyond caveat (one axis dominates)."""
     towards = np.asarray(RELATIONS[relation])
     gap = sum(radii) + rng.uniform(2, 8)
     gap = min(gap, IMAGE_SIZE - 2 - sum(radii))

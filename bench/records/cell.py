@@ -69,8 +69,8 @@ class Part:
 class Base:
     """A base model and how it is loaded; everything in it can change an image.
 
-    `levers` are the settings that trade time for memory or the reverse; those left at their default are not in it.
-    `noise_schedule` is the checkpoint's; where a deliberate override replaced it, `checkpoint_schedule` holds the
+    `memory_options` are the settings that trade time for memory or the reverse; those left at their default are not in
+    it. `noise_schedule` is the checkpoint's; where a deliberate override replaced it, `checkpoint_schedule` holds the
     checkpoint's own. `config` is the directory or hub id that describes a model in a single file; its content is part
     of `weights`.
     """
@@ -87,7 +87,7 @@ class Base:
     variant: str | None = None
     channels_last: bool = False
     parts: tuple[Part, ...] = ()
-    levers: Mapping[str, Any] = field(default_factory=dict)
+    memory_options: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_schedule: Mapping[str, Any] = field(default_factory=dict)
     config: str | None = None
 

@@ -10,16 +10,16 @@ from typing import Any, Self
 from bench.records.cell import Cell
 from bench.records.errors import BenchError, Corrupt
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Calls:
     """What sampling really did, counted and read back rather than assumed.
 
-    Per batch: `scheduler_steps` counts calls of `scheduler.step`, `unet_calls` forward calls of the denoiser. Per
-    image: `unet_evaluations`, which guidance doubles. Over the cell: `unet_samples`, the rows that the denoiser saw.
-    `batch_size` is below the cell's where memory did not suffice.
+    Per batch: `scheduler_steps` counts calls of `scheduler.step`, `denoiser_calls` forward calls of the denoiser. Per
+    image: `denoiser_evaluations`, which guidance doubles. Over the cell: `denoiser_samples`, the rows that the denoiser
+    saw. `batch_size` is below the cell's where memory did not suffice.
     """
 
     timesteps: tuple[float, ...]
@@ -28,9 +28,9 @@ class Calls:
     scheduler_config: Mapping[str, Any]
     arguments: Mapping[str, Any]
     scheduler_steps: int
-    unet_calls: int
-    unet_evaluations: int
-    unet_samples: int
+    denoiser_calls: int
+    denoiser_evaluations: int
+    denoiser_samples: int
     batch_size: int
 
     @classmethod
@@ -43,9 +43,9 @@ class Calls:
 class Latency:
     """Raw samples, seconds per call of one batch; parts are measured by module hooks, `device_s` by CUDA events.
 
-    `pace_s` tells how fast the machine was about each call: seconds that a fixed piece of work took before and after
-    it; empty where that was not timed. `scheduler_waits` is how often the scheduler's steps make the host wait for the
-    device in one call; None where nothing is waited for.
+    `workload_s` tells how fast the machine was about each call: seconds that a fixed piece of work took before and
+    after it; empty where that was not timed. `scheduler_syncs` is how often the scheduler's steps make the host wait
+    for the device in one call; None where nothing is waited for.
     """
 
     batch_size: int
@@ -56,8 +56,8 @@ class Latency:
     denoiser_s: tuple[float, ...]
     vae_s: tuple[float, ...]
     device_s: tuple[float, ...] | None = None
-    pace_s: tuple[float, ...] = ()
-    scheduler_waits: int | None = None
+    workload_s: tuple[float, ...] = ()
+    scheduler_syncs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Memory:
     """Peaks of one call on a GPU, in bytes; what a machine cannot tell is None, never 0.
 
     On a processor a call has no memory of its own: the resident set of the process holds what earlier cells left there.
-    `beside_bytes` lay on the GPU beside the pipeline, evaluator and caches, and is taken off the GPU's peaks.
+    `excluded_bytes` lay on the GPU beside the pipeline, evaluator and caches, and is taken off the GPU's peaks.
     """
 
     batch_size: int
@@ -73,12 +73,12 @@ class Memory:
     reserved_bytes: int | None
     process_bytes: int | None
     device_bytes: int | None
-    beside_bytes: int = 0
+    excluded_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
-    """Raw latencies of one cell in two installations that took turns: seconds per call of one batch, by sitting."""
+class InterleavedLatency:
+    """Raw latencies of one cell in two installations that took turns: seconds per call of one batch, by session."""
 
     cell: str
     batch_size: int

@@ -47,9 +47,9 @@ class Claim:
 
     `equal` says what the two sides have in common. "steps": step counts go pairwise (one count goes with every count of
     the other side). "evaluations" or "latency": the object has no step counts of its own; it is taken at the costliest
-    cell that costs no more than the subject's, in UNet evaluations or in measured seconds an image. `margins` maps a
-    metric to the difference that counts, in the metric's unit: a better subject must win by more, one that is not worse
-    may lose by less, an equivalent one may do neither by more.
+    cell that costs no more than the subject's, in denoiser evaluations or in measured seconds an image. `margins` maps
+    a metric to the difference that counts, in the metric's unit: a better subject must win by more, one that is not
+    worse may lose by less, an equivalent one may do neither by more.
     """
 
     name: str
@@ -155,7 +155,7 @@ class CostLimits:
 
     latency: Limit
     """Seconds per image, of two separate runs."""
-    latency_in_turn: Limit
+    latency_interleaved: Limit
     """Seconds per image, of two sides that are timed in turn."""
     memory: Limit
     """Bytes."""

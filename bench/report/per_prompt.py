@@ -71,8 +71,8 @@ def _difference(
         comparison.metric,
     )
     ours, theirs = mine.estimates[metric], yours.estimates[metric]
-    if metric == comparison.metric != comparison.compared and ours.stand_in and theirs.stand_in:
-        ours, theirs, metric = ours.stand_in(), theirs.stand_in(), comparison.compared
+    if metric == comparison.metric != comparison.compared and ours.fallback and theirs.fallback:
+        ours, theirs, metric = ours.fallback(), theirs.fallback(), comparison.compared
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     gains = sign * (ours.value + ours.influence - theirs.value - theirs.influence)
     order = np.argsort(gains)

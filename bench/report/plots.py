@@ -76,7 +76,7 @@ def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str,
     if any(scored.estimates for scored in own) and metrics:
         named, others = _part(series, metrics)
         rest = f"; of {len(series)} lines, those on the front are named, the others grey" if others else ""
-        caption = f"Quality against UNet evaluations per image (guidance counts twice){rest}"
+        caption = f"Quality against denoiser evaluations per image (guidance counts twice){rest}"
         yield 0, "quality-evaluations", caption, partial(_quality, run, named, others, metrics, "evaluations")
         if any(scored.record.latency for scored in own):
             hollow = "; hollow: disturbed by load, on no front" if any(scored.disturbed for scored in own) else ""
@@ -129,9 +129,9 @@ def _part(series: Sequence[Series], metrics: Sequence[Metric]) -> tuple[list[Ser
 def _points_of(
     line: Series, metric: Metric, kind: str, disturbed: bool | None = None
 ) -> list[tuple[float, float, tuple[float, float]]]:
-    """Cost, value and whiskers of those cells of a line that have them; of latencies the disturbed or the others."""
+    """Cost, value and error_bars of those cells of a line that have them; of latencies the disturbed or the others."""
     return [
-        (cost, estimate.best, estimate.whiskers)
+        (cost, estimate.debiased_value, estimate.error_bars)
         for s in line.cells
         if (estimate := s.estimates.get(metric.short)) and (cost := cost_of(s.record, kind))
         if disturbed is None or disturbed == bool(kind == "latency" and s.disturbed)
@@ -167,7 +167,7 @@ def _quality(
             axes.plot(*zip(*front, strict=True), label="Pareto front", **where)
         shown = [x for line in (*named, *others) for x, _, _ in _points_of(line, metric, kind)]
         log_axis(axes, shown, marked=kind == "evaluations")
-        axes.set_xlabel("UNet evaluations per image" if kind == "evaluations" else "latency, s per image (median)")
+        axes.set_xlabel("denoiser evaluations per image" if kind == "evaluations" else "latency, s per image (median)")
         n = max(
             (
                 s.estimates[metric.short].n
@@ -200,8 +200,8 @@ def _eta_curves(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure
                     style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
                     axes.errorbar(
                         [(s.record.cell.eta or 0.0) + aside for s in own],
-                        [e.best for e in estimates],
-                        np.transpose([e.whiskers for e in estimates]),
+                        [e.debiased_value for e in estimates],
+                        np.transpose([e.error_bars for e in estimates]),
                         label=f"{count} steps",
                         **style,
                     )
@@ -224,7 +224,7 @@ def _eta_map(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure:
             for s in panel.cells:
                 if metric.short in s.estimates:
                     place = etas.index(s.record.cell.eta or 0.0), steps.index(s.record.cell.steps)
-                    values[place] = s.estimates[metric.short].best
+                    values[place] = s.estimates[metric.short].debiased_value
             _draw_map(axes, values, metric, crowded)
             axes.set_xticks(range(len(steps)), [str(count) for count in steps])
             axes.set_yticks(range(len(etas)), [plain_number(eta) for eta in etas])

@@ -40,7 +40,7 @@ def beside_table(run: Run, pairs: Sequence[Beside]) -> Table:
         ),
         tuple(rows),
         (False, False, True, True, True, False, True, True, False, False, False),
-        "One implementation's number is a poor yardstick for another's. Primary: published by the method's authors.",
+        "One implementation's number is a poor workload for another's. Primary: published by the method's authors.",
     )
 
 
@@ -94,7 +94,7 @@ def _interval(pair: Beside) -> tuple[float, float]:
     estimate = pair.measured
     if estimate is None:
         return pair.seconds or 0.0, 0.0
-    return estimate.value, 0.0 if estimate.doubt else 1.96 * estimate.standard_error
+    return estimate.value, 0.0 if estimate.caveat else 1.96 * estimate.standard_error
 
 
 def _measured(pair: Beside) -> str:

@@ -75,8 +75,8 @@ def _without_intervals(run: Run, cells: Sequence[ScoredCell]) -> str:
     reasons: dict[str, dict[str, None]] = {}
     for short in run.metrics:
         for cell in cells:
-            if (estimate := cell.estimates.get(short)) and estimate.doubt:
-                reasons.setdefault(estimate.doubt, {})[short] = None
+            if (estimate := cell.estimates.get(short)) and estimate.caveat:
+                reasons.setdefault(estimate.caveat, {})[short] = None
     if len(reasons) > 3:
         names = dict.fromkeys(name for found in reasons.values() for name in found)
         return f" Some cells have no interval of {', '.join(names)}; scores.csv says why."
@@ -131,7 +131,7 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
                 p95 = quantiles(latency.call_s, n=20, method="inclusive")[-1]
             parts = latency.text_encoder_s, latency.denoiser_s, latency.vae_s
             seconds = [_milliseconds(value) for value in (p50, p95, *map(median, parts))]
-            waits = NONE if latency.scheduler_waits is None else str(latency.scheduler_waits)
+            waits = NONE if latency.scheduler_syncs is None else str(latency.scheduler_syncs)
             mark = "*" if cell.disturbed else ""
             times = [*(text + mark for text in seconds), waits, f"{latency.batch_size / p50:.2f}{mark}"]
         peaks = [_mebibytes(getattr(memory, name, None)) for name in ("allocated_bytes", "device_bytes")]
@@ -242,7 +242,7 @@ class Identity:
 
     def __init__(self, run: Run, cells: Sequence[ScoredCell]) -> None:
         self._traits = traits(run, cells)
-        self.heads = (*(trait.head for trait in self._traits), "UNet evaluations")
+        self.heads = (*(trait.head for trait in self._traits), "denoiser evaluations")
         self.numeric = (*(trait.numeric for trait in self._traits), True)
 
     def of(self, scored: ScoredCell) -> tuple[str, ...]:
@@ -250,7 +250,7 @@ class Identity:
         record, calls = scored.record, scored.record.calls
         texts = [trait.of(record.cell) for trait in self._traits]
         texts[1] += "" if record.status == "ok" else " (failed)"
-        return (*texts, NONE if calls is None else str(calls.unet_evaluations))
+        return (*texts, NONE if calls is None else str(calls.denoiser_evaluations))
 
 
 def _score(estimate: Estimate | None, digits: int, biased: bool, instead: Metric | None) -> list[str]:
@@ -261,15 +261,15 @@ def _score(estimate: Estimate | None, digits: int, biased: bool, instead: Metric
     if estimate is None:
         return [NONE] * (1 + biased)
     missing = "no interval"
-    if estimate.doubt and instead and not (other := estimate.meant).doubt:
-        missing += f"; {instead.short} {_plus_minus(other.best, other.standard_error, instead.digits)}"
-    if biased and estimate.doubt:
-        missing = f"{estimate.best:.{digits}f} ({missing})"
-    error = missing if estimate.doubt else _plus_minus(estimate.best, estimate.standard_error, digits)
+    if estimate.caveat and instead and not (other := estimate.or_fallback).caveat:
+        missing += f"; {instead.short} {_plus_minus(other.debiased_value, other.standard_error, instead.digits)}"
+    if biased and estimate.caveat:
+        missing = f"{estimate.debiased_value:.{digits}f} ({missing})"
+    error = missing if estimate.caveat else _plus_minus(estimate.debiased_value, estimate.standard_error, digits)
     value = f"{estimate.value:.{digits}f}"
     if biased:
         return [value, error]
-    return [f"{value} ({error})" if estimate.doubt else error]
+    return [f"{value} ({error})" if estimate.caveat else error]
 
 
 def _plus_minus(value: float, error: float, digits: int) -> str:

@@ -94,10 +94,10 @@ def _scores(name: str, cells: Sequence[ScoredCell]) -> list[str]:
         estimate, digits = cell.estimates.get(name), METRICS[name].digits
         if estimate is None:
             texts.append("")
-        elif estimate.doubt:
-            texts.append(f"{estimate.best:.{digits}f} (no ±)")
+        elif estimate.caveat:
+            texts.append(f"{estimate.debiased_value:.{digits}f} (no ±)")
         else:
-            texts.append(f"{estimate.best:.{digits}f} ± {estimate.standard_error:.{digits}f}")
+            texts.append(f"{estimate.debiased_value:.{digits}f} ± {estimate.standard_error:.{digits}f}")
     return texts
 
 

@@ -18,13 +18,14 @@ values need Hall's, which is too short where tails are heavy on both sides, and 
 shares has Wilson's (bench.score.intervals). Where nearly all units say the same, a mean has no interval, and a
 difference has none either. A test rejects what the interval leaves out.
 
-All other intervals, and tests, are Student's, with as many degrees of freedom as the variance of the influences has:
-n − 1 of normal ones, fewer where their tails are heavy. A squared distance has a first-order variance that grows with
-it, so that a low estimate would come with too short an interval. Where it grows in proportion, the interval holds all
-values that are not too far from the estimate by their own standard errors, as Wilson's does. Where `growth` is known,
-the estimate is a squared length whose noise has variance growth/4 in each of several directions, as many as the
-variance of pairs amounts to, and the interval is that of a noncentral χ² (bench.score.noncentral). In one direction it
-is Student's on the scale of the root, in very many Student's. scripts/calibrate_scores.py measures what covers.
+All other intervals, and tests, are Student's, with as many degrees of freedom as the variance of the influences has: n
+− 1 of normal ones, fewer where their tails are heavy. A squared distance has a first-order variance that grows with it,
+so that a low estimate would come with too short an interval. Where it grows in proportion, the interval holds all
+values that are not too far from the estimate by their own standard errors, as Wilson's does. Where `variance_slope` is
+known, the estimate is a squared length whose noise has variance variance_slope/4 in each of several directions, as many
+as the variance of pairs amounts to, and the interval is that of a noncentral χ² (bench.score.noncentral). In one
+direction it is Student's on the scale of the root, in very many Student's. scripts/calibrate_scores.py measures what
+covers.
 """
 
 from __future__ import annotations
@@ -70,15 +71,14 @@ class Estimate:
 
     `debiased` is the value without its bias, None where the value has none. `correction` is the part of `debiased` that
     the last step of the bias correction made. `plug_in` is given for a squared distance: what the images' own
-    distribution has, at least zero. `others` (n_b,) are the influences of a second, unpaired set of images,
-    `reference` (m,) those of the reference images where their noise counts. The mean squares of `interactions` are
-    the variances that pairs of images add (see above), by kind of pair; `exact` says that they are known exactly.
-    `growth` is by how much the variance is larger where the true value is, per unit. `resolution` is the size below
-    which influences are rounding errors. `reference_bias` is what the reference's own number of images adds, where
-    `debiased` is without it. `mean_of` says of what it is a mean: "values", "differences", or "shares" from 0 to 1
-    on the scale of `unit` (slope, offset); None of other scores. `strata` counts the prompts of an estimate for
-    fixed prompts. `problem` says why there is no interval, whatever the numbers; `stand_in` gives the estimate that
-    is used instead.
+    distribution has, at least zero. `others` (n_b,) are the influences of a second, unpaired set of images, `reference`
+    (m,) those of the reference images where their noise counts. The mean squares of `interactions` are the variances
+    that pairs of images add (see above), by kind of pair; `exact` says that they are known exactly. `variance_slope` is
+    by how much the variance is larger where the true value is, per unit. `resolution` is the size below which
+    influences are rounding errors. `reference_bias` is what the reference's own number of images adds, where `debiased`
+    is without it. `mean_of` says of what it is a mean: "values", "differences", or "shares" from 0 to 1 on the scale of
+    `unit` (slope, offset); None of other scores. `strata` counts the prompts of an estimate for fixed prompts.
+    `problem` says why there is no interval, whatever the numbers; `fallback` gives the estimate that is used instead.
     """
 
     value: float
@@ -91,7 +91,7 @@ class Estimate:
     other_groups: Groups | None = None
     reference: Floats = field(default_factory=lambda: NONE)
     interactions: Mapping[str, Floats] = field(default_factory=dict)
-    growth: float | None = None
+    variance_slope: float | None = None
     resolution: float = 0.0
     reference_bias: float | None = None
     strata: int = 0
@@ -99,12 +99,12 @@ class Estimate:
     unit: tuple[float, float] = (1.0, 0.0)
     exact: bool = False
     problem: str | None = None
-    stand_in: Callable[[], Estimate] | None = None
-    stand_in_name: str = ""
+    fallback: Callable[[], Estimate] | None = None
+    fallback_name: str = ""
 
     def __getstate__(self) -> dict[str, object]:
-        """All but `stand_in`, which cannot be pickled."""
-        return {**self.__dict__, "stand_in": None}
+        """All but `fallback`, which cannot be pickled."""
+        return {**self.__dict__, "fallback": None}
 
     @property
     def n(self) -> int:
@@ -117,7 +117,7 @@ class Estimate:
         return describe(self.groups, self.n) + (f" of {self.strata} prompts" if self.strata else "")
 
     @property
-    def best(self) -> float:
+    def debiased_value(self) -> float:
         """The value without its bias: what intervals are around and what is tested."""
         return self.value if self.debiased is None else self.debiased
 
@@ -174,7 +174,7 @@ class Estimate:
         return share * (1 - share) / error**2 * min(share, 1 - share)
 
     @cached_property
-    def doubt(self) -> str | None:
+    def caveat(self) -> str | None:
         """Why the interval would not hold, in words; None where it holds."""
         if self.problem is not None:
             return self.problem
@@ -205,15 +205,15 @@ class Estimate:
         return None
 
     @cached_property
-    def meant(self) -> Estimate:
-        """The estimate whose interval holds: this one, or the one that stands in for it where there is a doubt."""
-        return self.stand_in() if self.doubt and self.stand_in else self
+    def or_fallback(self) -> Estimate:
+        """The estimate whose interval holds: this one, or the one that stands in for it where there is a caveat."""
+        return self.fallback() if self.caveat and self.fallback else self
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The interval around the best value that covers with probability `level`, if there is no doubt.
+        """The interval around the best value that covers with probability `level`, if there is no caveat.
 
-        Of means Student's and Hall's together, or Wilson's (see above); else Student's.
-        Of a squared distance it holds the t with (best − t)² ≤ q² (SE² + growth (t − best)): longer above than below.
+        Of means Student's and Hall's together, or Wilson's (see above); else Student's. Of a squared distance it holds
+        the t with (best − t)² ≤ q² (SE² + variance_slope (t − best)): longer above than below.
         """
         from scipy.special import stdtrit  # takes its time, and a plan needs none of it
 
@@ -225,12 +225,12 @@ class Estimate:
         if self.mean_of:
             below = max(quantile, with_skewness(quantile, self._skewness))
             above = min(-quantile, with_skewness(-quantile, self._skewness))
-            return self.best - below * self.standard_error, self.best - above * self.standard_error
-        if self.growth:
+            return self.debiased_value - below * self.standard_error, self.debiased_value - above * self.standard_error
+        if self.variance_slope:
             return self._of_square(quantile)
-        growth = self.whole_variance / self.plug_in if self.plug_in else 0.0
-        middle = self.best + quantile**2 * growth / 2
-        half = quantile * float(np.hypot(self.standard_error, quantile * growth / 2))
+        variance_slope = self.whole_variance / self.plug_in if self.plug_in else 0.0
+        middle = self.debiased_value + quantile**2 * variance_slope / 2
+        half = quantile * float(np.hypot(self.standard_error, quantile * variance_slope / 2))
         return middle - half, middle + half
 
     @cached_property
@@ -245,33 +245,33 @@ class Estimate:
     def _share(self) -> tuple[float, float]:
         """Share and standard error on the scale from 0 to 1."""
         slope, offset = self.unit
-        return (self.best - offset) / slope, self.standard_error / abs(slope)
+        return (self.debiased_value - offset) / slope, self.standard_error / abs(slope)
 
     def _of_square(self, quantile: float) -> tuple[float, float]:
         """The interval of a squared length in D directions, of what moves the variance; the rest has no noise.
 
-        With s = growth/4: V₂ = 2 s² D of pairs, whole variance 4 s (|δ + ε|²), so that D = V₂/(2 s²). Where not even a
-        length of 0 is too small for the estimate, the lower end is Student's if that is lower.
+        With s = variance_slope/4: V₂ = 2 s² D of pairs, whole variance 4 s (|δ + ε|²), so that D = V₂/(2 s²). Where not
+        even a length of 0 is too small for the estimate, the lower end is Student's if that is lower.
         """
         whole, together = self._variances
-        scale = (self.growth or 0.0) / 4
+        scale = (self.variance_slope or 0.0) / 4
         freedom = max(together / (2 * scale**2), 1.0)
         student = quantile * self.standard_error
         if freedom > MANY_DIRECTIONS:
-            return self.best - student, self.best + student
+            return self.debiased_value - student, self.debiased_value + student
         value = whole / (4 * scale**2)
         low, high = (noncentrality(value, freedom, q) for q in (quantile, -quantile))
         reach = [abs(scale) * (noncentral - (value - freedom)) for noncentral in (low, high)]
         reach[0] = min(reach[0], -student) if low == 0 else reach[0]
-        ends = (self.best + float(np.copysign(1.0, scale)) * far for far in reach)
+        ends = (self.debiased_value + float(np.copysign(1.0, scale)) * far for far in reach)
         low, high = sorted(ends)
         return low, high
 
     @property
-    def whiskers(self) -> tuple[float, float]:
-        """How far the 95% interval reaches below and above the best value; nowhere where there is a doubt."""
-        low, high = (self.best, self.best) if self.doubt else self.interval()
-        return self.best - low, high - self.best
+    def error_bars(self) -> tuple[float, float]:
+        """How far the 95% interval reaches below and above the best value; nowhere where there is a caveat."""
+        low, high = (self.debiased_value, self.debiased_value) if self.caveat else self.interval()
+        return self.debiased_value - low, high - self.debiased_value
 
     def p_value(self, alternative: str = "two-sided") -> float:
         """p-value of the hypothesis that the true value is zero; 1.0 where no image differs from another.
@@ -293,12 +293,12 @@ class Estimate:
         if self.mean_of == "shares":
             slope, offset = self.unit
             return [float(np.copysign(1.0, slope)) * wilson_statistic(*self._share, -offset / slope)]
-        t = self.best / self.standard_error
+        t = self.debiased_value / self.standard_error
         return [t, without_skewness(t, self._skewness)] if self.mean_of else [t]
 
     def scaled(self, factor: float, offset: float = 0.0) -> Estimate:
         """factor × this + offset. What stands in is scaled too, but being another score it cannot take an offset."""
-        stand_in = self.stand_in
+        fallback = self.fallback
         return replace(
             self,
             value=factor * self.value + offset,
@@ -309,11 +309,11 @@ class Estimate:
             others=factor * self.others,
             reference=factor * self.reference,
             interactions={kind: factor * pairs for kind, pairs in self.interactions.items()},
-            growth=None if self.growth is None else factor * self.growth,
+            variance_slope=None if self.variance_slope is None else factor * self.variance_slope,
             resolution=abs(factor) * self.resolution,
             reference_bias=None if self.reference_bias is None else factor * self.reference_bias,
             unit=(factor * self.unit[0], factor * self.unit[1] + offset),
-            stand_in=None if offset or stand_in is None else lambda: stand_in().scaled(factor),
+            fallback=None if offset or fallback is None else lambda: fallback().scaled(factor),
         )
 
     def within_prompts(self) -> Estimate:
@@ -336,12 +336,12 @@ class Estimate:
         )
 
     def to_score(self) -> Score:
-        """As the plain data that a person gets; where there is a doubt, without error and with what stands in."""
-        if self.doubt is None:
-            sure = self.standard_error, self.best, self.interval()
+        """As the plain data that a person gets; where there is a caveat, without error and with what stands in."""
+        if self.caveat is None:
+            sure = self.standard_error, self.debiased_value, self.interval()
             return Score(self.value, *sure, self.n, None, self._prompts, self.reference_bias)
-        other = self.meant.to_score() if self.stand_in else None
-        fallback = Fallback(self.stand_in_name, self.doubt, other)
+        other = self.or_fallback.to_score() if self.fallback else None
+        fallback = Fallback(self.fallback_name, self.caveat, other)
         return Score(self.value, None, None, None, self.n, fallback, self._prompts)
 
     @property
@@ -421,11 +421,11 @@ def _difference(ours: Estimate, theirs: Estimate, subtract: Callable[[Estimate, 
     if len(ours.reference) != len(theirs.reference):
         raise ValueError("the reference's own noise is in one of two scores only; include it in both, or in neither")
     biased = ours.debiased is not None or theirs.debiased is not None
-    stand_ins = ours.stand_in, theirs.stand_in
+    fallbacks = ours.fallback, theirs.fallback
     return Estimate(
         ours.value - theirs.value,
         ours.influence,
-        ours.best - theirs.best if biased else None,
+        ours.debiased_value - theirs.debiased_value if biased else None,
         ours.correction - theirs.correction,
         groups=ours.groups,
         reference=ours.reference - theirs.reference,
@@ -434,8 +434,8 @@ def _difference(ours: Estimate, theirs: Estimate, subtract: Callable[[Estimate, 
         mean_of="differences" if ours.mean_of and theirs.mean_of else None,
         exact=ours.exact and theirs.exact,
         problem=ours.problem or theirs.problem,
-        stand_in=_both(*stand_ins, subtract),
-        stand_in_name=ours.stand_in_name or theirs.stand_in_name,
+        fallback=_both(*fallbacks, subtract),
+        fallback_name=ours.fallback_name or theirs.fallback_name,
     )
 
 

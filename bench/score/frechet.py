@@ -121,11 +121,11 @@ def frechet_estimate(
     values not finite, or another dimension than the reference's.
     """
     check_features(features, d=reference.d)
-    stand_in = _kernel_in_its_place(features, reference, reference_noise, groups)
+    fallback = _kernel_in_its_place(features, reference, reference_noise, groups)
     ours, keys = _distance(features, reference, groups), row_keys(features)
     problem = overlap(keys, reference.kernel.keys) or ours.problem or _repeats(keys, reference, groups)
     ours = replace(ours, problem=problem)
-    estimate = replace(ours, stand_in=stand_in, stand_in_name="kernel distance")
+    estimate = replace(ours, fallback=fallback, fallback_name="kernel distance")
     if not reference_noise or estimate.problem:
         return estimate
     theirs = _distance(reference.features, Reference.of(features))
@@ -133,8 +133,8 @@ def frechet_estimate(
         return replace(estimate, problem=f"the reference's own noise is not known: {theirs.problem}")
     return replace(
         estimate,
-        debiased=estimate.best + theirs.best - theirs.value,
-        reference_bias=theirs.value - theirs.best,
+        debiased=estimate.debiased_value + theirs.debiased_value - theirs.value,
+        reference_bias=theirs.value - theirs.debiased_value,
         correction=estimate.correction + theirs.correction,
         reference=theirs.influence,
         interactions={**estimate.interactions, "reference": theirs.interactions["images"]},

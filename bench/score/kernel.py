@@ -9,8 +9,8 @@ estimated without bias (η² by U-centring: Székely and Rizzo 2014, arXiv 1310.
 
 With δ what the two mean embeddings differ by and Σ the covariance of the images' embedding, the first part is 4 δᵀΣδ/n.
 Where the noise in δ makes the estimate too low, it makes this too low as well: the regression of one on the other has
-the slope (4/n) δᵀΣ²δ/δᵀΣδ, which is the `growth` of the variance that intervals take into account. Σδ is the mean of
-embeddings weighted by influences, so δᵀΣ²δ is a mean over pairs of images.
+the slope (4/n) δᵀΣ²δ/δᵀΣδ, which is the `variance_slope` of the variance that intervals take into account. Σδ is the
+mean of embeddings weighted by influences, so δᵀΣ²δ is a mean over pairs of images.
 
 Where prompts repeat, the mean over pairs of images of different prompts has no bias, that over all pairs has one. All
 of the above then holds with the sums of kernels over the images of either prompt in place of kernels.
@@ -96,7 +96,7 @@ def cmmd_estimate(features: Images, reference: KernelReference, groups: Groups |
     own = _among(unit, gaussian, groups)
     found = _estimate(unit, own, reference, False, groups)
     value = found.value + own.lift + reference.among.lift
-    return replace(found, value=value, debiased=found.best).scaled(CMMD_SCALE)
+    return replace(found, value=value, debiased=found.debiased_value).scaled(CMMD_SCALE)
 
 
 def to_unit_length(features: Images) -> Floats:
@@ -151,7 +151,7 @@ def _estimate(
         if reference_noise
         else NONE,
         interactions=interactions,
-        growth=_growth(influence, own, groups) * (1 + n / m if reference_noise else 1),
+        variance_slope=_variance_slope(influence, own, groups) * (1 + n / m if reference_noise else 1),
         resolution=ROUNDING**2 * float(np.finfo(np.float64).eps) * (abs(own.mean) + abs(theirs.mean)),
         exact=True,
         problem=problem,
@@ -308,7 +308,7 @@ def _across(features: Images, reference: KernelReference, groups: Groups | None 
     return Across(by_image, by_reference, _scaled(pairs, 4 / (n * m) * centred / max(1, (n - 1) * (m - 1))))
 
 
-def _growth(influence: Floats, own: Among, groups: Groups | None) -> float:
+def _variance_slope(influence: Floats, own: Among, groups: Groups | None) -> float:
     """By how much the variance grows with the true value (see above), at least 0."""
     units = influence if groups is None else groups.units(influence)
     n, variance = len(units), float(np.var(units))

@@ -9,7 +9,7 @@ from bench.records.run import Run
 from bench.store.store import FAILED, GOOD, Store
 
 
-def set_damaged_records_aside(store: Store, keys: Sequence[str]) -> list[str]:
+def quarantine_corrupt_records(store: Store, keys: Sequence[str]) -> list[str]:
     """Move damaged records of these cells to `damaged/`, saying so; returns the names that they had."""
     found = []
     for key in keys:
@@ -19,12 +19,12 @@ def set_damaged_records_aside(store: Store, keys: Sequence[str]) -> list[str]:
             except (FileNotFoundError, BenchError):
                 pass  # not there, or another version's and whole
             except Corrupt as error:
-                store.set_aside(f"cells/{key}/{name}", str(error))
+                store.quarantine(f"cells/{key}/{name}", str(error))
                 found.append(f"cells/{key}/{name}")
     return found
 
 
-def set_damaged_features_aside(store: Store, run: Run) -> list[str]:
+def quarantine_corrupt_features(store: Store, run: Run) -> list[str]:
     """The same for the features that a run is scored by and for its reference's, all of which are read for it."""
     found = []
     for key in run.cells:
@@ -40,5 +40,5 @@ def set_damaged_features_aside(store: Store, run: Run) -> list[str]:
     except Damaged as error:
         found.append(error)
     for damaged in found:
-        store.set_aside(damaged.name, damaged.why)
+        store.quarantine(damaged.name, damaged.why)
     return [damaged.name for damaged in found]

@@ -18,17 +18,17 @@ LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, *IN_THE_W
 LONGEST_PAUSE_S = 10.0
 
 
-class PatientFiles:
-    """Tries each operation again for up to `patience_s` seconds, saying so once; then raises StoreError."""
+class RetryingFiles:
+    """Tries each operation again for up to `store_retry_s` seconds, saying so once; then raises StoreError."""
 
     def __init__(
         self,
         files: Files,
-        patience_s: float,
+        store_retry_s: float,
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.inner, self._patience_s, self._sleep, self._clock = files, patience_s, sleep, clock
+        self.inner, self._store_retry_s, self._sleep, self._clock = files, store_retry_s, sleep, clock
 
     @property
     def location(self) -> str:
@@ -80,16 +80,16 @@ class PatientFiles:
                 raise
             except OSError as error:
                 waited = self._clock() - begun
-                if error.errno in LASTING or waited >= self._patience_s:
+                if error.errno in LASTING or waited >= self._store_retry_s:
                     raise StoreError(self._refusal(name, error, waited)) from error
                 if not said:
                     print(
                         f"results={self.location}: {error.strerror or error}; trying again for up to "
-                        f"{self._patience_s:.0f} s",
+                        f"{self._store_retry_s:.0f} s",
                         file=sys.stderr,
                     )
                     said = True
-                self._sleep(min(pause, LONGEST_PAUSE_S, max(0.05, self._patience_s - waited)))
+                self._sleep(min(pause, LONGEST_PAUSE_S, max(0.05, self._store_retry_s - waited)))
                 pause *= 2
             else:
                 if said:

@@ -30,7 +30,7 @@ from bench.store.files import Files
 from bench.store.local import LocalFiles
 from bench.store.locations import open_files
 from bench.store.png import hash_image, hash_images, read_known_png, read_png, to_png
-from bench.store.retrying import PatientFiles
+from bench.store.retrying import RetryingFiles
 from bench.store.sealed import read_sealed, seal
 
 Features = Arrays
@@ -58,15 +58,15 @@ class StoredBatch:
 class Store:
     """One run. Making it checks that it can be written; raises BenchError otherwise.
 
-    `patience_s` is how long a full disk or a store out of reach is waited for.
+    `store_retry_s` is how long a full disk or a store out of reach is waited for.
     """
 
-    def __init__(self, location: str | Path, writable: bool = True, patience_s: float = 0.0) -> None:
+    def __init__(self, location: str | Path, writable: bool = True, store_retry_s: float = 0.0) -> None:
         if str(location) in {"", "None"}:
             raise BenchError("results is empty; name a directory or a URL, as in results=results/mini")
         files = open_files(location)
         self._local = files if isinstance(files, LocalFiles) else None
-        self.files: Files = PatientFiles(files, patience_s)
+        self.files: Files = RetryingFiles(files, store_retry_s)
         if writable:
             try:
                 if self._local:
@@ -157,7 +157,7 @@ class Store:
         except FileNotFoundError:
             pass
         except Corrupt as error:
-            self.set_aside(RUN, str(error))
+            self.quarantine(RUN, str(error))
         self._put(RUN, seal(RUN, run.to_json().encode()))
 
     def _put(self, name: str, content: bytes, durable: bool = True) -> None:
@@ -177,10 +177,10 @@ class Store:
             above = "/".join(parts[:depth])
             with suppress(FileNotFoundError, Corrupt):
                 self.files.read(above)
-                return self.set_aside(above, "a file lies in the place of a folder")
-        return self.set_aside(name, "a folder lies in its place")
+                return self.quarantine(above, "a file lies in the place of a folder")
+        return self.quarantine(name, "a folder lies in its place")
 
-    def set_aside(self, name: str, why: str) -> None:
+    def quarantine(self, name: str, why: str) -> None:
         """Move what is not what was written to `damaged/`, and say so."""
         target = f"damaged/{name.replace('/', '-')}"
         for number in range(1, 1000):
@@ -363,7 +363,7 @@ class Store:
         except FileNotFoundError:
             return None
         except Corrupt as error:
-            self.set_aside(name, str(error))
+            self.quarantine(name, str(error))
             return None
         note = json.loads(arrays.pop("note").tobytes())
         calls = Calls.from_dict(note["calls"])

@@ -135,7 +135,7 @@ class Leases:
             if f"{folder}/{name}" == lease.name and number is not None and number <= own:
                 self.files.remove(f"{folder}/{file}")
 
-    def beat(self) -> None:
+    def renew(self) -> None:
         """Write into the leases that are held, so that others see them alive."""
         with self._lock:
             self._beat += 1
@@ -145,7 +145,7 @@ class Leases:
 
     def kept_alive(self) -> AbstractContextManager[None]:
         """Beat in the background for as long as the block runs."""
-        return call_periodically(self.lease_s / 4, self.beat)
+        return call_periodically(self.lease_s / 4, self.renew)
 
     def _content(self, lease: Lease, state: str = "held") -> bytes:
         note = {
@@ -159,7 +159,7 @@ class Leases:
         return json.dumps(note, sort_keys=True).encode()
 
 
-def bury(files: Files, worker: str) -> None:
+def expire_leases_of(files: Files, worker: str) -> None:
     """Mark as dead every lease of a worker that is known to be gone, so that nobody waits for it."""
     for name in files.tree("cells"):
         if name.rpartition("/")[2].startswith("lease-"):

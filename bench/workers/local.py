@@ -24,16 +24,16 @@ class Process:
     log: Path
 
     def poll(self) -> int | None:
-        """See `bench.workers.pool.Worker`."""
+        """See `bench.workers.pool.WorkerHandle`."""
         return self.process.poll()
 
-    def last_words(self) -> str:
-        """See `bench.workers.pool.Worker`."""
+    def last_log_line(self) -> str:
+        """See `bench.workers.pool.WorkerHandle`."""
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1] if lines else "it said nothing"
 
     def stop(self) -> None:
-        """See `bench.workers.pool.Worker`."""
+        """See `bench.workers.pool.WorkerHandle`."""
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE_S)
@@ -54,12 +54,12 @@ class ThisMachine:
         self._gpus = gpus
         self._logs = TemporaryDirectory(prefix="tcd-bench-workers-")
 
-    def room(self) -> int:
-        """See `bench.workers.pool.Place`."""
+    def capacity(self) -> int:
+        """See `bench.workers.pool.Executor`."""
         return self._workers
 
     def start(self, names: Sequence[str], first: int) -> list[Process]:
-        """See `bench.workers.pool.Place`."""
+        """See `bench.workers.pool.Executor`."""
         return [self._start(name, first + i) for i, name in enumerate(names)]
 
     def _start(self, name: str, first: int) -> Process:
@@ -82,5 +82,5 @@ class ThisMachine:
         return Process(name, process, log)
 
     def close(self) -> None:
-        """See `bench.workers.pool.Place`."""
+        """See `bench.workers.pool.Executor`."""
         self._logs.cleanup()

@@ -73,13 +73,13 @@ class Stopped(Exception):  # noqa: N818
 
 @dataclass
 class Loop:
-    """One worker's loop. `tries` is how many workers may die at one place of a cell before it is given up."""
+    """One worker's loop. `max_attempts` is how many workers may die at one place of a cell before it is given up."""
 
     work: Work
     store: Store
     leases: Leases
     launch: str
-    tries: int = 3
+    max_attempts: int = 3
     should_stop: Callable[[], bool] = lambda: False
     enter: Callable[[str, Cell | None], None] = lambda *_: None
     """Told what the worker is doing now."""
@@ -189,7 +189,7 @@ class Loop:
             reached = partial(self.work.progress, cell, chunk)
             lease = self.leases.take(f"{folder}/lease-{chunk.start:05d}", reached, there)
             if lease is not None:
-                return chunk, self._not_deadly(lease)
+                return chunk, self._check_attempts(lease)
         return None
 
     def _end(self, visit: _Visit) -> Record | None:
@@ -213,7 +213,7 @@ class Loop:
         lease = self.leases.take(f"cells/{cell.key}/lease-finish")
         if lease is None:
             return None
-        self._not_deadly(lease)
+        self._check_attempts(lease)
         visit.worked, done = True, False
         try:
             self.enter("finishing", cell)
@@ -223,14 +223,14 @@ class Loop:
             self.leases.release(lease, done)
         return record
 
-    def _not_deadly(self, lease: Lease) -> Lease:
+    def _check_attempts(self, lease: Lease) -> Lease:
         """The lease; raises CellError where too many died at it."""
-        if lease.deaths < self.tries:
+        if lease.deaths < self.max_attempts:
             return lease
         self.leases.release(lease, done=False)
         raise CellError(
             f"{lease.deaths} workers died at this cell and got no further, so it is given up; look at their "
-            "logs, run it alone with executor=local, or allow more with executor.tries"
+            "logs, run it alone with executor=local, or allow more with executor.max_attempts"
         )
 
     def _check(self) -> None:
@@ -265,17 +265,17 @@ def from_group(cells: Sequence[Cell], first: int) -> list[Cell]:
 
 
 class Watchdog:
-    """Calls `bark(cell)` when a worker is at one cell for longer than `limit_s`."""
+    """Calls `on_timeout(cell)` when a worker is at one cell for longer than `cell_timeout_s`."""
 
-    def __init__(self, limit_s: float, bark: Callable[[Cell], None]) -> None:
-        self._limit_s, self._bark = limit_s, bark
+    def __init__(self, cell_timeout_s: float, on_timeout: Callable[[Cell], None]) -> None:
+        self._cell_timeout_s, self._on_timeout = cell_timeout_s, on_timeout
         self._timer: threading.Timer | None = None
 
     def enter(self, state: str, cell: Cell | None) -> None:
         """Begin to wait for the end of what is entered; the end of what was before is here."""
         self.stop()
         if cell is not None:
-            self._timer = threading.Timer(self._limit_s, self._bark, (cell,))
+            self._timer = threading.Timer(self._cell_timeout_s, self._on_timeout, (cell,))
             self._timer.daemon = True
             self._timer.start()
 

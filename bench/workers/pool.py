@@ -1,4 +1,4 @@
-"""Workers somewhere: started, looked after, replaced when they die. Where they are is a `Place`'s affair."""
+"""Workers somewhere: started, looked after, replaced when they die. Where they are is the affair of an `Executor`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Protocol
 from bench.records.errors import BenchError
 from bench.store.store import Store
 from bench.workers.launch import WorkerState
-from bench.workers.leases import bury
+from bench.workers.leases import expire_leases_of
 from bench.workers.worker import DONE, STOPPED
 
 FAILED_STARTS = 3
 
 
-class Worker(Protocol):
+class WorkerHandle(Protocol):
     """A worker that was started."""
 
     @property
@@ -28,7 +28,7 @@ class Worker(Protocol):
         """Its exit code, None while it is at work; what was killed has one below 0."""
         ...
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """What it printed last, for a person to see why it ended."""
         ...
 
@@ -37,14 +37,14 @@ class Worker(Protocol):
         ...
 
 
-class Place(Protocol):
+class Executor(Protocol):
     """Where workers can be started."""
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """How many workers there can be now."""
         ...
 
-    def start(self, names: Sequence[str], first: int) -> Sequence[Worker]:
+    def start(self, names: Sequence[str], first: int) -> Sequence[WorkerHandle]:
         """Start one for each name, which begin at the `first` group of cells and those after it."""
         ...
 
@@ -54,20 +54,20 @@ class Place(Protocol):
 
 
 @dataclass
-class Crew:
+class WorkerPool:
     """As many workers as there is room for, for as long as work is left."""
 
-    place: Place
+    executor: Executor
     store: Store
     launch: str
     started: int = 0
     deaths: int = 0
-    _workers: list[Worker] = field(default_factory=list)
+    _workers: list[WorkerHandle] = field(default_factory=list)
     _failed_starts: int = 0
     _over: bool = False
     """Whether a worker found that nothing is left."""
 
-    def tend(self, left: int) -> bool:
+    def reconcile(self, left: int) -> bool:
         """Replace who died, add where room is; `left` is how many cells there are to do. False when all have gone home.
 
         Raises BenchError when workers die one after another before they get to work.
@@ -79,28 +79,28 @@ class Crew:
             self._workers.remove(worker)
             self._over = self._over or code == DONE
             if code not in (DONE, STOPPED):
-                self._bury(worker, code)
-        wanted = 0 if self._over else min(self.place.room(), left)
+                self._replace(worker, code)
+        wanted = 0 if self._over else min(self.executor.capacity(), left)
         if (missing := wanted - len(self._workers)) > 0:
             names = [f"{self.launch}-{self.started + i}" for i in range(missing)]
-            self._workers += self.place.start(names, self.started)
+            self._workers += self.executor.start(names, self.started)
             self.started += missing
         return bool(self._workers)
 
-    def _bury(self, worker: Worker, code: int) -> None:
+    def _replace(self, worker: WorkerHandle, code: int) -> None:
         self.deaths += 1
-        bury(self.store.files, worker.name)
-        print(f"worker {worker.name} died ({code}): {worker.last_words()}; its work is free again", file=sys.stderr)
+        expire_leases_of(self.store.files, worker.name)
+        print(f"worker {worker.name} died ({code}): {worker.last_log_line()}; its work is free again", file=sys.stderr)
         states = {said.worker: said.state for said in WorkerState.all_of(self.store.files, self.launch)}
         at_work = states.get(worker.name, "starting") != "starting"
         self._failed_starts = 0 if at_work else self._failed_starts + 1
         if self._failed_starts >= FAILED_STARTS:
             raise BenchError(
-                f"{FAILED_STARTS} workers in a row died before they began; the last one said: {worker.last_words()}"
+                f"{FAILED_STARTS} workers in a row died before they began; the last one said: {worker.last_log_line()}"
             )
 
     def close(self) -> None:
         """End all workers."""
         for worker in self._workers:
             worker.stop()
-        self.place.close()
+        self.executor.close()

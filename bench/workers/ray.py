@@ -49,7 +49,7 @@ class RayWorker:
     words: str = "it said nothing"
 
     def poll(self) -> int | None:
-        """See `bench.workers.pool.Worker`."""
+        """See `bench.workers.pool.WorkerHandle`."""
         ready, _ = self.ray.wait([self.promise], timeout=0)
         if not ready:
             return None
@@ -62,12 +62,12 @@ class RayWorker:
         self.stop()
         return code
 
-    def last_words(self) -> str:
-        """See `bench.workers.pool.Worker`."""
+    def last_log_line(self) -> str:
+        """See `bench.workers.pool.WorkerHandle`."""
         return self.words
 
     def stop(self) -> None:
-        """See `bench.workers.pool.Worker`. A killed actor's work is free again, as anyone's is."""
+        """See `bench.workers.pool.WorkerHandle`. A killed actor's work is free again, as anyone's is."""
         self.ray.kill(self.actor)
 
 
@@ -107,8 +107,8 @@ class RayCluster:
                 "`ray start --head`, and give its address and RAY_AUTH_TOKEN"
             ) from error
 
-    def room(self) -> int:
-        """See `bench.workers.pool.Place`. Follows the cluster as nodes come and go."""
+    def capacity(self) -> int:
+        """See `bench.workers.pool.Executor`. Follows the cluster as nodes come and go."""
         resources = self._ray.cluster_resources()
         gpus = self._gpus(resources)
         by_gpu = int(resources.get("GPU", 0) / gpus) if gpus else None
@@ -122,7 +122,7 @@ class RayCluster:
         return 1.0 if self._on_gpu and resources.get("GPU", 0) else 0.0
 
     def start(self, names: Sequence[str], first: int) -> list[RayWorker]:
-        """See `bench.workers.pool.Place`."""
+        """See `bench.workers.pool.Executor`."""
         return [self._start(name, first + i) for i, name in enumerate(names)]
 
     def _start(self, name: str, first: int) -> RayWorker:
@@ -134,6 +134,6 @@ class RayCluster:
         return RayWorker(name, self._ray, actor, actor.work.remote(*self._arguments, name, first, self._work))
 
     def close(self) -> None:
-        """See `bench.workers.pool.Place`."""
+        """See `bench.workers.pool.Executor`."""
         if self._started_here:
             self._ray.shutdown()

@@ -79,7 +79,7 @@ class Task:
     seen: bool = False
 
     def poll(self) -> int | None:
-        """See `bench.workers.pool.Worker`."""
+        """See `bench.workers.pool.WorkerHandle`."""
         states = {said.worker: said.state for said in WorkerState.all_of(self.store.files, self.launch)}
         state = states.get(self.name)
         if state == "done":
@@ -91,8 +91,8 @@ class Task:
             return None
         return STOPPED if state == "stopped" else KILLED
 
-    def last_words(self) -> str:
-        """See `bench.workers.pool.Worker`."""
+    def last_log_line(self) -> str:
+        """See `bench.workers.pool.WorkerHandle`."""
         try:
             lines = [line for line in Path(self.job.paths.stderr).read_text(errors="replace").splitlines() if line]
         except OSError:
@@ -100,7 +100,7 @@ class Task:
         return lines[-1] if lines else f"it left nothing in {self.job.paths.stderr}"
 
     def stop(self) -> None:
-        """See `bench.workers.pool.Worker`."""
+        """See `bench.workers.pool.WorkerHandle`."""
         subprocess.run(["scancel", str(self.job.job_id)], check=False, capture_output=True)  # noqa: S603, S607
 
 
@@ -135,12 +135,12 @@ class JobArray:
             stderr_to_stdout=False,
         )
 
-    def room(self) -> int:
-        """See `bench.workers.pool.Place`."""
+    def capacity(self) -> int:
+        """See `bench.workers.pool.Executor`."""
         return self._choice.workers
 
     def start(self, names: Sequence[str], first: int) -> list[Task]:
-        """See `bench.workers.pool.Place`."""
+        """See `bench.workers.pool.Executor`."""
         shards = [Shard(*self._arguments, name, first + i, self._work) for i, name in enumerate(names)]
         with self._executor.batch():
             jobs = [self._executor.submit(shard) for shard in shards]
@@ -148,4 +148,4 @@ class JobArray:
         return [Task(name, job, self._queue, self._store, launch, now) for name, job in zip(names, jobs, strict=True)]
 
     def close(self) -> None:
-        """See `bench.workers.pool.Place`."""
+        """See `bench.workers.pool.Executor`."""

@@ -17,7 +17,7 @@ SILENT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Overview:
+class LaunchStatus:
     """Cells done, failed and at work; images that are in the store; what the workers say."""
 
     launch: Launch
@@ -38,7 +38,7 @@ class Overview:
         return len(self.launch.cells) * self.launch.images
 
 
-def look_over(store: Store, launch: Launch, batch_size: int) -> Overview:
+def read_status(store: Store, launch: Launch, batch_size: int) -> LaunchStatus:
     """Read the store once: one listing, and the failures."""
     names: dict[str, set[str]] = {key: set() for key in launch.cells}
     batches: dict[str, int] = dict.fromkeys(launch.cells, 0)
@@ -53,38 +53,38 @@ def look_over(store: Store, launch: Launch, batch_size: int) -> Overview:
     images = sum(launch.images if GOOD in names[key] else batches[key] * batch_size for key in launch.cells)
     begun = tuple(key for key, found in names.items() if batches[key] and GOOD not in found)
     workers = tuple(WorkerState.all_of(store.files, launch.name))
-    return Overview(launch, done, failed, begun, min(images, len(launch.cells) * launch.images), workers)
+    return LaunchStatus(launch, done, failed, begun, min(images, len(launch.cells) * launch.images), workers)
 
 
-def describe(overview: Overview, now: float | None = None) -> str:
+def describe(status: LaunchStatus, now: float | None = None) -> str:
     """For a person: how far, how long still, who is at what, what failed."""
     now = time.time() if now is None else now
-    launch = overview.launch
+    launch = status.launch
     lines = [
-        f"{launch.settings.get('name', 'run')}: {len(overview.done)} of {len(launch.cells)} cells done, "
-        f"{len(overview.begun)} begun, {len(overview.failed)} failed; "
-        f"{overview.images:,} of {overview.total_images:,} images",
-        f"begun {_duration(now - launch.began)} ago{_rest(overview, now)}",
+        f"{launch.settings.get('name', 'run')}: {len(status.done)} of {len(launch.cells)} cells done, "
+        f"{len(status.begun)} begun, {len(status.failed)} failed; "
+        f"{status.images:,} of {status.total_images:,} images",
+        f"begun {_duration(now - launch.began)} ago{_rest(status, now)}",
     ]
-    if overview.workers:
-        lines += ["", *_table(_worker_rows(overview.workers, now))]
-    if overview.failed:
+    if status.workers:
+        lines += ["", *_table(_worker_rows(status.workers, now))]
+    if status.failed:
         lines += ["", "failed:"]
-        lines += [f"  {r.cell.label}: {r.failure.message if r.failure else ''}" for r in overview.failed]
+        lines += [f"  {r.cell.label}: {r.failure.message if r.failure else ''}" for r in status.failed]
     return printable("\n".join(lines))
 
 
-def _rest(overview: Overview, now: float) -> str:
-    if not overview.left:
+def _rest(status: LaunchStatus, now: float) -> str:
+    if not status.left:
         return ", finished"
-    alive = [worker for worker in overview.workers if worker.state not in ENDED and now - worker.said < SILENT_S]
+    alive = [worker for worker in status.workers if worker.state not in ENDED and now - worker.said < SILENT_S]
     if not alive:
         return ", nobody is at work; start the same command again"
-    made = sum(worker.images for worker in overview.workers)
-    spent = now - overview.launch.began
+    made = sum(worker.images for worker in status.workers)
+    spent = now - status.launch.began
     if not made or spent <= 0:
         return ""
-    missing = overview.total_images - overview.images
+    missing = status.total_images - status.images
     return f", about {_duration(missing * spent / made)} left"
 
 

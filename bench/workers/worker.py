@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 DONE, BAD, STOPPED, HUNG = 0, 2, 75, 76
 """Exit codes: nothing is left, it cannot work here, it was asked to stop, it was at one cell for too long."""
-REAL_WORK = "bench.execute.job:make_work"
+REAL_WORK = "bench.execute.job:make_runner_for"
 
 
-class MakeWork(Protocol):
+class MakeRunner(Protocol):
     """Makes what a launch asks for, with all that it needs, and names the cells it is about."""
 
     def __call__(
@@ -49,7 +49,7 @@ class MakeWork(Protocol):
 
 
 @dataclass
-class Member:
+class Worker:
     """One worker of a launch, in whatever process it is."""
 
     store: Store
@@ -61,7 +61,9 @@ class Member:
     watch: bool = False
     """Whether this process may be ended when a cell hangs."""
 
-    def work_through(self, make_work: MakeWork, advance: Callable[[int], object], first: int = 0) -> Iterator[Record]:
+    def work_through(
+        self, make_runner_for: MakeRunner, advance: Callable[[int], object], first: int = 0
+    ) -> Iterator[Record]:
         """Yield the record of each cell that it ended, until none is left. Raises Stopped."""
         reporter = Reporter(self.store.files, self.launch.name, self.name, self.device)
         leases = Leases(self.store.files, self.name, self.common.lease_s)
@@ -71,15 +73,19 @@ class Member:
             advance(images)
 
         with reporter.saying(), leases.kept_alive():
-            work, cells = make_work(self.launch, self.store, count, self._check)
-            dog = Watchdog(self.common.limit_s, self._bark(work)) if self.watch and self.common.limit_s else None
+            work, cells = make_runner_for(self.launch, self.store, count, self._check)
+            dog = (
+                Watchdog(self.common.cell_timeout_s, self._on_timeout(work))
+                if self.watch and self.common.cell_timeout_s
+                else None
+            )
 
             def enter(state: str, cell: Cell | None) -> None:
                 reporter.enter(state, cell)
                 if dog:
                     dog.enter(state, cell)
 
-            loop = Loop(work, self.store, leases, self.launch.name, self.common.tries, self.stop.is_set, enter)
+            loop = Loop(work, self.store, leases, self.launch.name, self.common.max_attempts, self.stop.is_set, enter)
             try:
                 yield from loop.run(cells, first)
                 reporter.enter("done", None)
@@ -94,18 +100,18 @@ class Member:
         if self.stop.is_set():
             raise Stopped
 
-    def _bark(self, work: Work) -> Callable[[Cell], None]:
+    def _on_timeout(self, work: Work) -> Callable[[Cell], None]:
         """Make a hung cell's record from what all threads are at, and end the process: a thread cannot be ended."""
 
-        def bark(cell: Cell) -> None:
+        def on_timeout(cell: Cell) -> None:
             stacks = stacks_of_all_threads()
-            error = HungError(f"it took longer than executor.limit_s={self.common.limit_s:g} s", stacks)
+            error = HungError(f"it took longer than executor.cell_timeout_s={self.common.cell_timeout_s:g} s", stacks)
             try:
                 work.fail(cell, error)
             finally:
                 os._exit(HUNG)
 
-        return bark
+        return on_timeout
 
 
 class HungError(BenchError):
@@ -143,10 +149,10 @@ def signals_stop(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def import_work(path: str) -> MakeWork:
+def import_work(path: str) -> MakeRunner:
     """The function that a launcher named, as module:function."""
     module, _, name = path.partition(":")
-    function: MakeWork = getattr(importlib.import_module(module), name)
+    function: MakeRunner = getattr(importlib.import_module(module), name)
     return function
 
 
@@ -154,13 +160,13 @@ def take_part(location: str, launch_name: str, name: str, first: int = 0, work: 
     """Be a worker of a launch until nothing is left; returns the exit code. Raises BenchError where it cannot work."""
     launch = Launch.load(Store(location, writable=False).files, launch_name)
     common = check_settings(Common, {k: launch.settings["executor"][k] for k in Common.__dataclass_fields__})
-    store = Store(location, patience_s=common.patience_s)
+    store = Store(location, store_retry_s=common.store_retry_s)
     stop = threading.Event()
     device = str(launch.settings.get("device", "cpu"))
-    member = Member(store, launch, common, name, device, stop, watch=True)
+    worker = Worker(store, launch, common, name, device, stop, watch=True)
     with signals_stop(stop):
         try:
-            for record in member.work_through(import_work(work), lambda _: None, first):
+            for record in worker.work_through(import_work(work), lambda _: None, first):
                 print(f"{record.cell.label}: {record.status}", flush=True)
         except Stopped:
             return STOPPED

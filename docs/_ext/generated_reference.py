@@ -114,7 +114,7 @@ def _type_of(name: str, hint: Any) -> str:
     said = describe_type(hint)
     return (
         said
-        if name in ("source", "config", "estimator", "judges")
+        if name in ("source", "config", "estimator", "preference_models")
         else said.replace("path, URL or hub id", "path or URL")
     )
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from bench.mini.training.data import Captioned, to_pixels
 from bench.mini.training.loop import Recipe, train
 
-RECIPE = Recipe("vae", iterations=3500, batch_size=24, peak_lr=2e-3, ema_decay=0.998, lanes=2)
+RECIPE = Recipe("vae", iterations=3500, batch_size=24, peak_lr=2e-3, ema_decay=0.998, threads=2)
 KL_WEIGHT = 2e-4
 LATENT_STD = 0.5
 

@@ -1,7 +1,7 @@
 """One resumable training loop for every model: one-cycle AdamW, EMA, checkpoints, a progress bar and a log.
 
-A batch may be shared among threads (`Recipe.lanes`), each of which takes a part of it forward and back: on a processor
-this uses small models better than one call's threads do. It is for losses that are means over images.
+A batch may be shared among threads (`Recipe.threads`), each of which takes a part of it forward and back: on a
+processor this uses small models better than one call's threads do. It is for losses that are means over images.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Recipe:
     weight_decay: float = 0.01
     warmup: float = 0.05
     seed: int = 0
-    lanes: int = 1
+    threads: int = 1
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
     """Train `model` in place and return a copy that carries the averaged (EMA) weights.
 
     `loss_of(size, generator, averaged_model)` gives the mean loss of `size` images and numbers for the log; its
-    generator is seeded by step and lane alone, so that a resumed training sees the same draws as an undisturbed one.
+    generator is seeded by step and thread alone, so that a resumed training sees the same draws as an undisturbed one.
     """
     directory.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -66,19 +66,19 @@ def train(
     for step in bar:
         model.train()
         take = partial(_take_part, recipe, step, loss_of, parameters, average)
-        losses, numbers, gradients = zip(*map_in_threads(take, range(recipe.lanes), recipe.lanes), strict=True)
-        loss = sum(losses) / recipe.lanes
+        losses, numbers, gradients = zip(*map_in_threads(take, range(recipe.threads), recipe.threads), strict=True)
+        loss = sum(losses) / recipe.threads
         if not math.isfinite(loss):
             raise FloatingPointError(f"{recipe.name}: the loss is {loss} at step {step}; lower peak_lr")
         for parameter, parts in zip(parameters, zip(*gradients, strict=True), strict=True):
             used = [part for part in parts if part is not None]
-            parameter.grad = torch.stack(used).sum(dim=0) / recipe.lanes if used else None
+            parameter.grad = torch.stack(used).sum(dim=0) / recipe.threads if used else None
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         _average(average, model, min(recipe.ema_decay, (1 + step) / (10 + step)))
         if step % 50 == 0:
-            means = {key: sum(part[key] for part in numbers) / recipe.lanes for key in numbers[0]}
+            means = {key: sum(part[key] for part in numbers) / recipe.threads for key in numbers[0]}
             entry = {"step": step, "loss": loss, "lr": schedule.get_last_lr()[0], **means}
             log.write(json.dumps(entry) + "\n")
             log.flush()
@@ -90,11 +90,11 @@ def train(
 
 
 def _take_part(
-    recipe: Recipe, step: int, loss_of: LossOf, parameters: list[nn.Parameter], average: nn.Module, lane: int
+    recipe: Recipe, step: int, loss_of: LossOf, parameters: list[nn.Parameter], average: nn.Module, thread: int
 ) -> Part:
-    """Loss, numbers and gradients of one lane's share of a batch."""
-    generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * recipe.lanes + lane)
-    loss, numbers = loss_of(recipe.batch_size // recipe.lanes, generator, average)
+    """Loss, numbers and gradients of one thread's share of a batch."""
+    generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * recipe.threads + thread)
+    loss, numbers = loss_of(recipe.batch_size // recipe.threads, generator, average)
     return loss.item(), numbers, torch.autograd.grad(loss, parameters, allow_unused=True)
 
 

@@ -22,8 +22,8 @@ from bench.mini.training.attributes import AttributeHeads, named_labels
 from bench.mini.training.loop import Recipe, train
 
 READING = Recipe("reading", iterations=400, batch_size=128, peak_lr=2e-3, ema_decay=0.95, warmup=0.1, seed=6)
-COMPOSING = Recipe("composing", iterations=2000, batch_size=64, peak_lr=2e-3, ema_decay=0.998, seed=7, lanes=2)
-RECIPE = Recipe("teacher", iterations=13000, batch_size=64, peak_lr=1.5e-3, ema_decay=0.9993, seed=2, lanes=2)
+COMPOSING = Recipe("composing", iterations=2000, batch_size=64, peak_lr=2e-3, ema_decay=0.998, seed=7, threads=2)
+RECIPE = Recipe("teacher", iterations=13000, batch_size=64, peak_lr=1.5e-3, ema_decay=0.9993, seed=2, threads=2)
 COMPOSING_FROM = 500
 TEXT_WIDTH = 96
 CAPTION_DROPOUT = 0.1
