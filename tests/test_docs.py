@@ -99,3 +99,68 @@ def test_the_citation_names_this_version() -> None:
         project["license"],
     )
     assert {"title", "message", "authors"} <= citation.keys()
+
+
+SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def words_in_code(page: Path) -> set[str]:
+    """What stands in backticks in the running text."""
+    return set(SPAN.findall(FENCE.sub("", page.read_text(encoding="utf-8"))))
+
+
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+FOREIGN = (PROJECT / "tests" / "docs_words.txt").read_text(encoding="utf-8").splitlines()
+"""What is an example, or is not a name of this project."""
+
+
+def known_words(settings: re.Pattern[str]) -> set[str]:
+    """Names that a page may use by themselves: verbs, scores, columns, choices, parts of settings' names."""
+    from bench.__main__ import VERBS
+    from bench.experiment.conf_files import config_groups
+    from bench.report.frame import COLUMNS
+    from bench.score.metrics import METRICS
+
+    choices = {name for names in config_groups().values() for name in names}
+    parts = {part for name in settings.pattern.replace("\\", "").split("|") for part in name.split(".")}
+    values = {
+        word
+        for path in (PROJECT / "bench" / "experiment").glob("*.py")
+        for found in re.findall(r"Literal\[([^\]]*)\]", path.read_text(encoding="utf-8"))
+        for word in re.findall(r'"(\w+)"', found)
+    }
+    return {*VERBS, *METRICS, *COLUMNS, *config_groups(), *choices, *parts, *values}
+
+
+def leads_somewhere(word: str) -> bool:
+    """Whether a path exists in the checkout, a dotted name in the package, or a file in a results directory."""
+    if word.startswith("bench."):
+        import bench
+
+        return hasattr(bench, word.split(".")[1].partition("(")[0])
+    in_results = (DOCS / "reference" / "results.md").read_text(encoding="utf-8")
+    places = (PROJECT, PROJECT / "scripts")
+    return (
+        any([*place.glob(word)] for place in places if not word.startswith(("/", "."))) or f"| `{word}`" in in_results
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_names_on_a_page_exist(page: Path, documented_settings: re.Pattern[str]) -> None:
+    known = known_words(documented_settings)
+
+    def exists(word: str) -> bool:
+        if word in FOREIGN or word in known or word.startswith(("tcd-bench", "pip install tcd-bench", "./scripts/")):
+            return True  # commands are run by test_docs_commands.py
+        name = re.split(r"=|: ", word)[0]
+        if word.startswith("results/") and not (PROJECT / word).exists():
+            return word.split("/")[1] in ("mine", "mini", "smoke", "<name>", "mini-seed=0", "mini-seed=1", "")
+        concrete = name.replace("<name>", "x").replace("<score>", "x")
+        return (
+            name in known
+            or bool(documented_settings.fullmatch(concrete.rpartition(".x")[0] or concrete))
+            or leads_somewhere(word)
+        )
+
+    assert sorted(word for word in words_in_code(page) if not exists(word)) == []

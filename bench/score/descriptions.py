@@ -82,7 +82,8 @@ DESCRIPTIONS = {
         "Hessel et al. 2021, arXiv 2104.08718, without its factor and cut-off at 0",
     ),
     "sharpness": Description(
-        "Root mean square of the Laplacian of the luma. Blur lowers it, noise raises it.",
+        "Root mean square of the Laplacian of the luma: blur lowers it, noise raises it. It stands in for detail, "
+        "wanted or not.",
         "pixels",
         "0 and above, levels of 255",
         "Pech-Pacheco et al. 2000, ICPR, as a standard deviation",
