@@ -51,7 +51,11 @@ COLUMNS = {
 
 
 def load_scores(results: Path | str) -> pd.DataFrame:
-    """The scores of a run's directory, as `scores_to_frame` gives them; raises BenchError where there is no run."""
+    """Scores of a run as a pandas data frame: one row per cell and score, with 95% intervals, unrounded.
+
+    `results` is the directory or URL of the run. A cell without scores has one row as well. Raises BenchError where
+    there is no run.
+    """
     store = Store(results, writable=False)
     run = store.run()
     return scores_to_frame(run, score_run(store, run))

@@ -1,4 +1,4 @@
-"""The scores for people who use them alone: features or per-image values in, a number with its interval out.
+"""Scores without a run: features or per-image values in, a number with its interval out.
 
     score = bench.frechet_distance(features, reference)
     score.value, score.debiased, score.interval, score.fallback
@@ -26,15 +26,21 @@ def frechet_distance(
     reference_noise: bool = False,
     groups: ArrayLike | None = None,
 ) -> Score:
-    """Squared Fréchet distance of features (n, d) from a reference: features (m, d), or `Reference.of` them.
+    """Squared Fréchet distance between features (n, d) and a reference: features (m, d), or `Reference.of` them.
 
-    `value` equals torchmetrics', torch-fidelity's and clean-fid's; `debiased` is what it would be with endless images
-    (Heusel et al. 2017, arXiv 1706.08500, eq. 6; delete-one jackknife, see bench.score.frechet). The reference is
-    held fixed, with what its own number of images adds to the distance, unless `reference_noise`: then its images
-    are left out in turn too, `debiased` is without the bias of both sets, which `reference_bias` is part of, and
-    the interval is for new reference images as well. `groups` (n,) names the prompt of each image where prompts
-    repeat: the interval is for new prompts and new noise. Raises ValueError for fewer than two images, NaN, or
-    other dimensions.
+    `value` equals that of torchmetrics, torch-fidelity and clean-fid; `debiased` estimates its limit for infinitely
+    many images (Heusel et al. 2017, arXiv 1706.08500, eq. 6; delete-one jackknife). The reference is taken as it is,
+    with what its own number of images adds to the distance. With `reference_noise` its images are left out in turn as
+    well: `debiased` is then without the bias of both sets, of which `reference_bias` is part, and the interval covers
+    new reference images too. `groups` (n,) names the prompt of each image where prompts repeat; the interval then
+    covers new prompts and new noise. Raises ValueError for fewer than two images, NaN, or different dimensions.
+
+    >>> import numpy as np
+    >>> draw = np.random.default_rng(0).normal
+    >>> score = frechet_distance(draw(0.2, size=(500, 4)), draw(size=(5000, 4)))
+    >>> low, high = score.interval
+    >>> bool(low < score.debiased < high and score.debiased < score.value)
+    True
     """
     return _frechet(features, reference, reference_noise, groups).to_score()
 
@@ -48,11 +54,18 @@ def frechet_difference(
     groups: ArrayLike | None = None,
     groups_b: ArrayLike | None = None,
 ) -> Score:
-    """Fréchet distance of features_a (n, d) less that of features_b, from one reference; negative where a is nearer.
+    """Fréchet distance of features_a (n, d) minus that of features_b, same reference; negative where a is closer.
 
-    `paired` means that row i of either came from the same prompt and latents: a far narrower interval. `groups` are
-    those of both sets where they are paired, else of features_a, and `groups_b` those of features_b. Raises ValueError
-    as `frechet_distance` does, and where paired sets differ in size.
+    `paired` means that row i of both sets came from the same prompt and latents, which makes the interval far narrower.
+    `groups` are those of both sets where they are paired, else of features_a, and `groups_b` those of features_b.
+    Raises ValueError as `frechet_distance` does, and where paired sets differ in size.
+
+    >>> import numpy as np
+    >>> draw = np.random.default_rng(0).normal
+    >>> noise, reference = draw(size=(500, 4)), draw(size=(5000, 4))
+    >>> low, high = frechet_difference(noise + 0.2, noise + 0.6, reference).interval
+    >>> bool(high < 0)
+    True
     """
     reference, of_b = _reference(reference), groups if paired else groups_b
     ours = _frechet(features_a, reference, reference_noise, groups)
@@ -65,10 +78,17 @@ def kernel_distance(
     reference_noise: bool = False,
     groups: ArrayLike | None = None,
 ) -> Score:
-    """KID of features (n, d) from a reference (m, d): unbiased MMD², cubic kernel, all pairs (arXiv 1801.01401).
+    """Kernel distance (KID) between features (n, d) and a reference (m, d): unbiased MMD² with a cubic kernel.
 
-    With `groups` as in `frechet_distance`, `debiased` is over pairs of different prompts. Raises ValueError for fewer
-    than two images, NaN, or other dimensions.
+    Over all pairs of images (Bińkowski et al. 2018, arXiv 1801.01401). With `groups` as in `frechet_distance`,
+    `debiased` is over pairs of different prompts. Raises ValueError for fewer than two images, NaN, or different
+    dimensions.
+
+    >>> import numpy as np
+    >>> draw = np.random.default_rng(0).normal
+    >>> low, high = kernel_distance(draw(size=(500, 4)), draw(size=(5000, 4))).interval
+    >>> bool(low < 0 < high)
+    True
     """
     return _kernel(features, reference, reference_noise, groups).to_score()
 
@@ -82,7 +102,7 @@ def kernel_difference(
     groups: ArrayLike | None = None,
     groups_b: ArrayLike | None = None,
 ) -> Score:
-    """KID of features_a (n, d) less that of features_b, from one reference; as `frechet_difference`."""
+    """Kernel distance of features_a (n, d) minus that of features_b, to the same reference; as `frechet_difference`."""
     reference, of_b = _reference(reference), groups if paired else groups_b
     ours = _kernel(features_a, reference, reference_noise, groups)
     return _subtract(ours, _kernel(features_b, reference, reference_noise, of_b), paired).to_score()
@@ -91,11 +111,11 @@ def kernel_difference(
 def mean_score(
     values: ArrayLike, groups: ArrayLike | None = None, fixed_prompts: bool = False, shares: bool = False
 ) -> Score:
-    """Mean of a per-image metric (n,), such as CLIP score; `groups` (n,) names the prompt of each image, if any repeat.
+    """Mean of a per-image metric (n,), such as the CLIP score; `groups` (n,) names the prompts where they repeat.
 
-    The interval is for new prompts and new noise, or for the same prompts with new noise where `fixed_prompts`, which
-    takes two or more images of each. `shares` says that values are from 0 to 1, or yes and no: their interval stays
-    within these bounds, and needs some values that are not at the bound. Raises ValueError for fewer than two values,
+    The interval covers new prompts and new noise, or with `fixed_prompts` the same prompts with new noise, which needs
+    two or more images per prompt. `shares` says that values lie from 0 to 1, or are yes and no: their interval stays
+    within these bounds, and needs some values that are not at a bound. Raises ValueError for fewer than two values,
     NaN, or shares beyond 0 and 1.
 
     >>> score = mean_score([1.0, 2.0, 3.0, 4.0] * 25)
@@ -113,9 +133,9 @@ def mean_difference(
     groups_b: ArrayLike | None = None,
     fixed_prompts: bool = False,
 ) -> Score:
-    """Mean of values_a (n,) less that of values_b; `paired` and groups as in `frechet_difference`.
+    """Mean of values_a (n,) minus that of values_b; `paired` and groups as in `frechet_difference`.
 
-    With `fixed_prompts` as in `mean_score`; differences within prompts are what counts then.
+    With `fixed_prompts` as in `mean_score`, differences within prompts are what counts.
     """
     ours = _mean(values_a, groups, fixed_prompts)
     return _subtract(ours, _mean(values_b, groups if paired else groups_b, fixed_prompts), paired).to_score()
