@@ -119,7 +119,7 @@ def known_words(settings: re.Pattern[str]) -> set[str]:
     """Names that a page may use by themselves: verbs, scores, columns, choices, parts of settings' names."""
     from bench.__main__ import VERBS
     from bench.experiment.conf_files import config_groups
-    from bench.report.frame import COLUMNS
+    from bench.report.data_frame import COLUMNS
     from bench.score.metrics import METRICS
 
     choices = {name for names in config_groups().values() for name in names}
@@ -130,7 +130,9 @@ def known_words(settings: re.Pattern[str]) -> set[str]:
         for found in re.findall(r"Literal\[([^\]]*)\]", path.read_text(encoding="utf-8"))
         for word in re.findall(r'"(\w+)"', found)
     }
-    return {*VERBS, *METRICS, *COLUMNS, *config_groups(), *choices, *parts, *values}
+    sources = [path.read_text(encoding="utf-8") for path in (PROJECT / "bench").rglob("*.py")]
+    defined = {name for source in sources for name in re.findall(r"^ *(?:class|def) (\w+)", source, re.MULTILINE)}
+    return {*defined, *VERBS, *METRICS, *COLUMNS, *config_groups(), *choices, *parts, *values}
 
 
 def leads_somewhere(word: str) -> bool:
@@ -164,3 +166,37 @@ def test_names_on_a_page_exist(page: Path, documented_settings: re.Pattern[str])
         )
 
     assert sorted(word for word in words_in_code(page) if not exists(word)) == []
+
+
+QUESTIONS = {
+    "Where is eta checked to lie in [0, 1]?": ("bench/experiment/value_types.py", "eta in [0, 1]"),
+    "Where does an override of the command line become a setting?": ("bench/experiment/compose.py", "overrides"),
+    "What tells one experiment from another in a results directory?": (
+        "bench/execute/ownership.py",
+        "different experiment",
+    ),
+    "What decides that a cell is complete?": ("bench/execute/cell_runner.py", "cell is complete"),
+    "Where do two denoiser evaluations become one?": ("bench/generate/denoiser_cache.py", "denoiser evaluations"),
+    "Where is a LoRA proved to have arrived as a whole?": ("bench/generate/lora.py", "LoRA"),
+    "Who notices that a worker died?": ("bench/workers/leases.py", "dead or silent worker"),
+    "Where is a call timed?": ("bench/measure/latency.py", "timed"),
+    "Where does the error bar of a score come from?": ("bench/score/estimate.py", "standard error"),
+    "Where is a claim's verdict decided?": ("bench/analysis/claims.py", "decides each claim"),
+}
+"""What a newcomer asks, written before the page: the file that answers, and the words that the page says it with."""
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_architecture_page_leads_to_the_file(question: str) -> None:
+    answer, words = QUESTIONS[question]
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    sentences = [sentence for paragraph in paragraphs for sentence in re.split(r"(?<=[.:]) (?=[A-Z`])", paragraph)]
+    assert (PROJECT / answer).is_file()
+    assert any(words in sentence and f"`{answer}`" in sentence for sentence in sentences)
+
+
+def test_the_architecture_page_names_every_package() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    packages = sorted(path.parent.name for path in (PROJECT / "bench").glob("*/__init__.py"))
+    assert [name for name in packages if f"| `bench/{name}` |" not in text] == []

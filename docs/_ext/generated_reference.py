@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator
 from inspect import getdoc
 from pathlib import Path
@@ -246,6 +248,22 @@ def describe_columns(_: str = "") -> Iterator[str]:
         yield f"| `{name}` | {dtype} | {meaning} |"
 
 
+def describe_modules(_: str = "") -> Iterator[str]:
+    """Every module below bench/ with the first sentence of its docstring."""
+    package = CONF.parent / "bench"
+    for folder in [package, *sorted(path.parent for path in package.rglob("__init__.py") if path.parent != package)]:
+        rows = [(path, _first_sentence(path)) for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+        if rows:
+            yield f"### `{folder.relative_to(package.parent)}`\n\n{_first_sentence(folder / '__init__.py')}\n"
+            yield from (f"`{path.stem}`\n: {sentence}\n" for path, sentence in rows)
+
+
+def _first_sentence(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = " ".join(text.partition("\n\n")[0].split())
+    return re.split(r"(?<=[.?!]) (?=[A-Z])", first)[0].replace("|", "\\|").replace("<", "\\<")
+
+
 class Generated(SphinxDirective):
     """Parses what a function writes as part of the page."""
 
@@ -268,5 +286,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("settings", _generated(describe_settings))
     app.add_directive("scores", _generated(describe_scores))
     app.add_directive("commands", _generated(describe_commands))
+    app.add_directive("modules", _generated(describe_modules))
     app.add_directive("columns", _generated(describe_columns))
     return {"parallel_read_safe": True}
