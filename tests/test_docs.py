@@ -132,7 +132,8 @@ def known_words(settings: re.Pattern[str]) -> set[str]:
     }
     sources = [path.read_text(encoding="utf-8") for path in (PROJECT / "bench").rglob("*.py")]
     defined = {name for source in sources for name in re.findall(r"^ *(?:class|def) (\w+)", source, re.MULTILINE)}
-    return {*defined, *VERBS, *METRICS, *COLUMNS, *config_groups(), *choices, *parts, *values}
+    packages = {path.stem for path in (PROJECT / "bench").iterdir()}
+    return {*packages, *defined, *VERBS, *METRICS, *COLUMNS, *config_groups(), *choices, *parts, *values}
 
 
 def leads_somewhere(word: str) -> bool:
