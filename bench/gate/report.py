@@ -165,7 +165,7 @@ def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
         }
         levels.append(shown)
     return (
-        templates()
+        templates(Path(__file__).parent)
         .get_template("gate.html.j2")
         .render(
             report=report,

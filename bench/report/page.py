@@ -73,10 +73,10 @@ def render_page(
     )
 
 
-def templates() -> jinja2.Environment:
-    """Where pages come from: every text is escaped, a missing name is an error, pictures stand in the page itself."""
+def templates(*folders: Path) -> jinja2.Environment:
+    """Templates of this package and of `folders`: every text is escaped, a missing name is an error, pictures stand in the page itself."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, *folders]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
