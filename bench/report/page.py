@@ -74,7 +74,7 @@ def render_page(
 
 
 def templates(*folders: Path) -> jinja2.Environment:
-    """Templates of this package and of `folders`: every text is escaped, a missing name is an error, pictures stand in the page itself."""
+    """Templates of this package and of `folders`: every text is escaped, a missing name is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([Path(__file__).parent, *folders]),
         autoescape=True,
