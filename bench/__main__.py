@@ -8,7 +8,7 @@ from functools import partial
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any
 
-from bench.gate.command import accept, gate
+from bench.gate.command import accept_baseline, gate
 from bench.printable import printable
 from bench.records.errors import BenchError, Damaged
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from bench.records.run import Run
     from bench.store.store import Store
 
-Settings = dict[str, Any]
+_Settings = dict[str, Any]
 
-HELP = """\
+_HELP = """\
 tcd-bench measures few-step diffusion samplers (TCD) against the teacher's own, and says who is better.
 
   tcd-bench run      run an experiment, go on where it was stopped, write the report
@@ -46,7 +46,7 @@ Exit codes: 0 done, 1 a cell failed, something is missing, deviates or got worse
 """
 
 
-def run(settings: Settings) -> int:
+def run(settings: _Settings) -> int:
     """Run the cells that have no complete record yet, then write the report.
 
     Exit codes: 0 done; 1 a cell failed; 2 refused, nothing was run; 130 interrupted, the same command continues.
@@ -120,7 +120,7 @@ def _forget_disturbed(store: Store) -> None:
         print(f"{label}: its latency was disturbed and is measured again", file=sys.stderr)
 
 
-def plan(settings: Settings) -> int:
+def plan(settings: _Settings) -> int:
     """Show the cells of an experiment, their order and cost, and what its claims compare; run nothing.
 
     Exit codes: 0 done; 2 refused.
@@ -138,7 +138,7 @@ def plan(settings: Settings) -> int:
     return 0
 
 
-def report(settings: Settings) -> int:
+def report(settings: _Settings) -> int:
     """Write tables, plots and report.html of the run in `results` from its records, and print the summary.
 
     Exit codes: 0 done; 2 refused: there is no run, a setting is wrong, or a stored file is damaged.
@@ -146,7 +146,7 @@ def report(settings: Settings) -> int:
     return _report_of(_finished_store(settings))
 
 
-def _finished_store(settings: Settings) -> Store:
+def _finished_store(settings: _Settings) -> Store:
     """The store that `results` names; raises BenchError where any setting that was given is wrong."""
     from bench.experiment.config import Experiment, check_settings
     from bench.store.store import Store
@@ -177,7 +177,7 @@ def _show_report(store: Store) -> None:
     print(f"Report: {page}")
 
 
-def score(settings: Settings) -> int:
+def score(settings: _Settings) -> int:
     """Add scores to a run from its stored features and kept images, then write the report; sample nothing.
 
     Exit codes: 0 done; 2 refused, the run is as it was.
@@ -193,7 +193,7 @@ def score(settings: Settings) -> int:
     return _report_of(store)
 
 
-def fetch(settings: Settings) -> int:
+def fetch(settings: _Settings) -> int:
     """Fetch the weights that an experiment needs and the local caches lack; everything runs offline afterwards.
 
     Exit codes: 0 everything is available; 1 something could not be fetched; 2 refused.
@@ -208,7 +208,7 @@ def fetch(settings: Settings) -> int:
     return 1 if failed else 0
 
 
-def status(settings: Settings) -> int:
+def status(settings: _Settings) -> int:
     """Show progress, workers and failures of a run, from any terminal or machine that sees `results`.
 
     Exit codes: 0 done; 2 refused: nothing was run there, or a setting is wrong.
@@ -224,7 +224,7 @@ def status(settings: Settings) -> int:
     return 0
 
 
-def doctor(settings: Settings) -> int:
+def doctor(settings: _Settings) -> int:
     """Show what this machine has and what the experiment lacks.
 
     Exit codes: 0 nothing is missing; 1 something is missing; 2 refused.
@@ -238,7 +238,7 @@ def doctor(settings: Settings) -> int:
     return 0 if all(finding.fine for finding in findings) else 1
 
 
-def conform(settings: Settings) -> int:
+def conform(settings: _Settings) -> int:
     """Check a scheduler against exact solutions.
 
     Exit codes: 0 conforms, or deviates only as the baseline knows; 1 a deviation is new or has grown, or a trajectory
@@ -250,7 +250,7 @@ def conform(settings: Settings) -> int:
     return run_verb(check_conform(settings))
 
 
-VERBS: dict[str, Callable[[Settings], int]] = {
+VERBS: dict[str, Callable[[_Settings], int]] = {
     "run": run,
     "plan": plan,
     "report": report,
@@ -260,7 +260,7 @@ VERBS: dict[str, Callable[[Settings], int]] = {
     "doctor": doctor,
     "conform": conform,
     "gate": gate,
-    "gate accept": accept,
+    "gate accept": accept_baseline,
 }
 CONFIGS = {"conform": "conform", "gate": "gate", "gate accept": "gate", "score": "score"}
 """The other verbs work on an experiment: conf/config.yaml."""
@@ -270,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The console script; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
+        print(_HELP, end="")
         return 0 if arguments else 2
     if arguments[0] in ("--version", "-V"):
         import bench

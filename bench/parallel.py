@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from threadpoolctl import threadpool_limits
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 _shared = threading.local()
 """`images`: the pool for images that the threads of one `map_in_threads` have in common."""
@@ -27,7 +27,7 @@ _function: Callable[[int], Any] = repr
 """What forked processes call: they inherit it, so that nothing it holds is sent to them."""
 
 
-def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+def map_in_threads(work: Callable[[Item], _Result], items: Iterable[Item], threads: int) -> Iterator[_Result]:
     """Yield `work(item)` in the items' order, computed by so many threads, each with its share of torch's threads.
 
     The first error ends it: items that have not started are dropped, running ones are waited for.
@@ -38,7 +38,7 @@ def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item], thread
         yield from map(work, items)
         return
     available = torch.get_num_threads()
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[Future[_Result]] = deque()
 
     def begin_thread() -> None:
         torch.set_num_threads(max(1, available // threads))
@@ -60,7 +60,7 @@ def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item], thread
                 future.cancel()
 
 
-def map_images(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
+def map_images(work: Callable[[Item], _Result], items: Iterable[Item]) -> Iterable[_Result]:
     """`work(item)` of each, in order; in threads, unless torch may use only one in the calling thread.
 
     Threads of `map_in_threads` share one pool for their images, so that the last one at work has all of it.
@@ -76,7 +76,7 @@ def map_images(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterabl
         return list(pool.map(work, items))
 
 
-def map_forked(function: Callable[[Item], Result], given: Sequence[Item], fewest: int) -> list[Result]:
+def map_forked(function: Callable[[Item], _Result], given: Sequence[Item], fewest: int) -> list[_Result]:
     """`function` of each, in order, in forked copies of this process. Results travel by pickle.
 
     In this process for fewer than `fewest`, where starting others would take longer than the work; where there is one

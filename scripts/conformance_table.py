@@ -28,11 +28,11 @@ def examine_one(name: str) -> tuple[str, dict[str, Any], ConformanceReport]:
     """The report on one file of conf/scheduler."""
     import torch
 
-    from bench.conformance.verb import examine
+    from bench.conformance.verb import examine_scheduler
 
     torch.set_num_threads(1)
     settings = yaml.safe_load((ROOT / "conf" / "scheduler" / f"{name}.yaml").read_text(encoding="utf-8"))
-    return name, settings, examine({"scheduler": settings})
+    return name, settings, examine_scheduler({"scheduler": settings})
 
 
 def main() -> int:

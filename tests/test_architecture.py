@@ -167,3 +167,16 @@ def test_input_is_checked_by_errors_and_not_by_assert() -> None:
         if isinstance(node, ast.Assert)
     ]
     assert asserting == []
+
+
+def test_few_public_names_are_defined_twice() -> None:
+    homes: dict[str, list[str]] = {}
+    for name, path in FILES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            defined = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            defined += [target.id for target in targets if isinstance(target, ast.Name)]
+            for public in defined:
+                if not public.startswith("_"):
+                    homes.setdefault(public, []).append(name)
+    assert len(twice := {public: names for public, names in homes.items() if len(names) > 1}) <= 8, twice

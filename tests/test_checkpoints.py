@@ -14,13 +14,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bench.__main__ import main
-from bench.checkpoints.facts import FAMILIES, GUIDANCE
+from bench.checkpoints.facts import ARCHITECTURES, GUIDANCE
 from bench.checkpoints.files import wanted_files
 from bench.checkpoints.headers import read_header
 from bench.checkpoints.inspect import inspect
 from bench.checkpoints.noise_schedule import DEFAULTS, NEUTRAL, schedule_of
 from bench.checkpoints.required import Required, required
-from bench.checkpoints.survey import settle_models, survey
+from bench.checkpoints.survey import settle_models, survey_checkpoints
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Experiment, check_experiment
 from bench.records.errors import BenchError
@@ -54,7 +54,7 @@ def experiment_on(own: Path, *more: str) -> Experiment:
 
 def faults_of(experiment: Experiment) -> str:
     with pytest.raises(BenchError) as refusal:
-        survey(experiment).check()
+        survey_checkpoints(experiment).check()
     return str(refusal.value)
 
 
@@ -176,13 +176,13 @@ def test_a_shard_that_its_index_names_must_be_there(own: Path) -> None:
 def test_a_variant_is_read_where_it_is_there_and_the_plain_files_where_not(own: Path) -> None:
     model = experiment_on(own, "models.mini.variant=fp16").models["mini"]
     experiment = replace(experiment_on(own), models={"mini": model})
-    settled = settle_models(experiment, survey(experiment))
+    settled = settle_models(experiment, survey_checkpoints(experiment))
     assert settled.experiment.models["mini"].variant is None
     assert any("no files of the variant fp16" in line for line in settled.told)
     for folder in ("unet", "vae", "text_encoder"):
         for file in (own / "teacher" / folder).glob("*.safetensors"):
             file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
-    settled = settle_models(experiment, survey(experiment))
+    settled = settle_models(experiment, survey_checkpoints(experiment))
     assert settled.experiment.models["mini"].variant == "fp16"
 
 
@@ -242,7 +242,7 @@ def test_a_lora_is_taken_under_any_name(own: Path, as_file: bool) -> None:
     (own / "tcd-lora" / LORA).rename(own / "tcd-lora" / "my_tcd_v3.safetensors")
     source = own / "tcd-lora" / "my_tcd_v3.safetensors" if as_file else own / "tcd-lora"
     experiment = experiment_on(own, f"models.mini.adapters.tcd.source={source}")
-    settled = settle_models(experiment, survey(experiment))
+    settled = settle_models(experiment, survey_checkpoints(experiment))
     assert settled.experiment.models["mini"].adapters["tcd"].file == "my_tcd_v3.safetensors"
 
 
@@ -268,7 +268,7 @@ def test_a_lora_must_reach_the_layers_that_its_metadata_announces(own: Path) -> 
     tensors = load_file(own / "tcd-lora" / LORA)
     said = {"unet.target_modules": ["to_q", "to_k"], "unet.r": 2}
     save_file(tensors, own / "tcd-lora" / LORA, {"lora_adapter_metadata": json.dumps(said)})
-    survey(experiment_on(own)).check()
+    survey_checkpoints(experiment_on(own)).check()
     few = {name: value for name, value in tensors.items() if "to_q" not in name}
     save_file(few, own / "tcd-lora" / LORA, {"lora_adapter_metadata": json.dumps(said)})
     assert "lacks layers that it was published for: to_q" in faults_of(experiment_on(own))
@@ -309,7 +309,7 @@ def test_the_default_guidance_of_every_pipeline_is_that_of_diffusers() -> None:
 
     found = {
         name: python_inspect.signature(getattr(diffusers, name).__call__).parameters["guidance_scale"].default
-        for name in FAMILIES
+        for name in ARCHITECTURES
     }
     assert found == GUIDANCE
 
@@ -321,7 +321,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 def test_a_model_needs_nothing_but_its_source(own: Path) -> None:
     edit(own / "teacher" / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True, beta_end=0.0123)
-    settled = settle_models(experiment_on(own), survey(experiment_on(own)))
+    settled = settle_models(experiment_on(own), survey_checkpoints(experiment_on(own)))
     model = settled.experiment.models["mini"]
     assert (model.pipeline, model.height, model.width) == ("StableDiffusionPipeline", 64, 64)
     assert model.noise_schedule == {
@@ -353,14 +353,14 @@ def test_what_a_configuration_leaves_out_is_its_own_class_s_default() -> None:
 def test_a_noise_schedule_other_than_the_checkpoint_s_is_refused_with_both(own: Path, stated: str, said: str) -> None:
     experiment = experiment_on(own, f"++models.mini.noise_schedule.{stated}")
     with pytest.raises(BenchError, match="mini") as refusal:
-        settle_models(experiment, survey(experiment))
+        settle_models(experiment, survey_checkpoints(experiment))
     assert said in str(refusal.value)
 
 
 def test_a_deliberate_override_is_loud_and_part_of_the_cells(own: Path) -> None:
     stated = ("++models.mini.noise_schedule.beta_end=0.02", "++models.mini.noise_schedule_override=true")
     experiment = experiment_on(own, *stated)
-    settled = settle_models(experiment, survey(experiment))
+    settled = settle_models(experiment, survey_checkpoints(experiment))
     assert settled.experiment.models["mini"].noise_schedule["beta_end"] == 0.02
     assert settled.overridden["mini"]["beta_end"] == 0.012
     assert any("beta_end=0.02 where the checkpoint says 0.012" in line for line in settled.told)
@@ -369,9 +369,10 @@ def test_a_deliberate_override_is_loud_and_part_of_the_cells(own: Path) -> None:
 def test_an_assertion_that_holds_is_fine(own: Path) -> None:
     stated = ("++models.mini.noise_schedule.beta_end=0.012", "++models.mini.noise_schedule.trained_betas=null")
     experiment = experiment_on(own, *stated)
-    plain = settle_models(experiment_on(own), survey(experiment_on(own))).experiment.models["mini"]
+    plain = settle_models(experiment_on(own), survey_checkpoints(experiment_on(own))).experiment.models["mini"]
     assert (
-        settle_models(experiment, survey(experiment)).experiment.models["mini"].noise_schedule == plain.noise_schedule
+        settle_models(experiment, survey_checkpoints(experiment)).experiment.models["mini"].noise_schedule
+        == plain.noise_schedule
     )
 
 
@@ -380,7 +381,7 @@ def test_a_method_cannot_read_predictions_by_another_schedule(own: Path) -> None
     with pytest.raises(
         BenchError, match=r"methods.tcd.scheduler.prediction_type='epsilon' was given, but models.mini has"
     ):
-        settle_models(experiment, survey(experiment))
+        settle_models(experiment, survey_checkpoints(experiment))
 
 
 @pytest.mark.parametrize(
@@ -393,7 +394,7 @@ def test_a_method_cannot_read_predictions_by_another_schedule(own: Path) -> None
 def test_a_pipeline_of_another_architecture_is_refused_before_loading(own: Path, pipeline: str, said: str) -> None:
     experiment = experiment_on(own, f"++models.mini.pipeline={pipeline}")
     with pytest.raises(BenchError, match=r"mini\.pipeline") as refusal:
-        settle_models(experiment, survey(experiment))
+        settle_models(experiment, survey_checkpoints(experiment))
     assert said in str(refusal.value)
 
 
@@ -401,16 +402,16 @@ def test_a_checkpoint_of_another_kind_is_refused(own: Path) -> None:
     edit(own / "teacher" / "model_index.json", _class_name="FluxPipeline")
     experiment = experiment_on(own)
     with pytest.raises(BenchError, match="made for FluxPipeline"):
-        settle_models(experiment, survey(experiment))
+        settle_models(experiment, survey_checkpoints(experiment))
 
 
 def test_an_inpainting_model_is_found_by_its_denoiser(own: Path) -> None:
     edit(own / "teacher" / "unet" / "config.json", in_channels=17)
     experiment = experiment_on(own)
     with pytest.raises(BenchError, match="made for inpainting; choose task=inpainting"):
-        settle_models(experiment, survey(experiment))
+        settle_models(experiment, survey_checkpoints(experiment))
     painting = experiment_on(own, "task=inpainting", "scores=[clip_score]")
-    settled = settle_models(painting, survey(painting))
+    settled = settle_models(painting, survey_checkpoints(painting))
     assert settled.experiment.models["mini"].pipeline == "StableDiffusionInpaintPipeline"
 
 
@@ -425,11 +426,11 @@ def test_a_teacher_takes_its_model_s_guidance_scale(capsys: pytest.CaptureFixtur
 
 def test_a_model_of_unknown_guidance_takes_its_pipeline_s_default_and_says_so(own: Path) -> None:
     experiment = experiment_on(own, "models.mini.guidance_scale=null")
-    settled = settle_models(experiment, survey(experiment))
+    settled = settle_models(experiment, survey_checkpoints(experiment))
     assert settled.experiment.models["mini"].guidance_scale == 7.5
     assert "take 7.5, the default of StableDiffusionPipeline" in "".join(settled.told)
     own_scale = experiment_on(own, "models.mini.guidance_scale=null", "methods.dpmpp_2s.guidance_scale=2")
-    assert settle_models(own_scale, survey(own_scale)).told == ()
+    assert settle_models(own_scale, survey_checkpoints(own_scale)).told == ()
 
 
 # Sources

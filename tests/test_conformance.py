@@ -21,7 +21,7 @@ from bench.__main__ import main
 from bench.conformance.baseline import changes, judge, read_baseline
 from bench.conformance.exponential import Singlestep
 from bench.conformance.noise import Level, NoiseTable, alpha_bars
-from bench.conformance.published import Ddim, Lcm, Method, Tcd
+from bench.conformance.published import Ddim, Lcm, PublishedMethod, Tcd
 from bench.conformance.published import Path as Levels
 from bench.conformance.spacing import distilled, spaced, spaced_before_the_end
 from bench.conformance.subject import Subject
@@ -109,7 +109,9 @@ def test_a_fork_is_known_by_its_base() -> None:
     assert "Call 0" in found.sentence
 
 
-def follow(method: type[Method], config: dict[str, Any], steps: int, end: str, eta: float | None = None) -> Any:
+def follow(
+    method: type[PublishedMethod], config: dict[str, Any], steps: int, end: str, eta: float | None = None
+) -> Any:
     """diffusers' dummy model x·t/(t+1) through a published method, from the sample of its own tests."""
     table = NoiseTable(alpha_bars(config))
     places = {Tcd: distilled, Lcm: distilled, Ddim: spaced, Singlestep: spaced_before_the_end}[method]
@@ -142,7 +144,7 @@ SOLVER = {"solver_order": 2, "solver_type": "midpoint", "lower_order_final": Fal
     ],
 )
 def test_the_published_methods_reach_the_sums_of_diffusers_own_tests(
-    method: type[Method], config: dict[str, Any], steps: int, end: str, eta: float | None, total: float
+    method: type[PublishedMethod], config: dict[str, Any], steps: int, end: str, eta: float | None, total: float
 ) -> None:
     got = follow(method, {**EPSILON, **config}, steps, end, eta).sum()
     assert got == pytest.approx(total, rel=2e-4)

@@ -15,7 +15,7 @@ from standins import REPOSITORIES, commit_of
 from test_checkpoints import experiment_on
 from test_sampling import PROMPTS, make_cell
 
-from bench.checkpoints.survey import settle_models, survey
+from bench.checkpoints.survey import settle_models, survey_checkpoints
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler
 from bench.records.cell import Cell
@@ -46,9 +46,9 @@ def test_a_model_of_pickled_tensors_gives_the_same_images_and_is_reported(own: P
     expected = images_of(cell)
     to_pickles(own / "teacher")
     experiment = experiment_on(own)
-    settled = settle_models(experiment, survey(experiment))
+    settled = settle_models(experiment, survey_checkpoints(experiment))
     assert any("models.mini: some of its weights are .bin files" in line for line in settled.told)
-    survey(experiment).check()
+    survey_checkpoints(experiment).check()
     there = replace(cell, base=replace(cell.base, source=str(own / "teacher")))
     np.testing.assert_array_equal(images_of(there), expected)
 

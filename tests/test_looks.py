@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from bench.analysis.sequential import OF_WHAT_IS_LEFT, Look, nominal_level, overall_p_value, path_of
+from bench.analysis.sequential import OF_WHAT_IS_LEFT, LookSizes, nominal_level, overall_p_value, path_of
 from bench.records.run import Claim, Run, Side
 from bench.store.interim_looks import note_look, with_looks
 from bench.store.store import Store
@@ -55,7 +55,7 @@ def test_the_last_of_two_looks_is_that_of_a_double_integral() -> None:
     ],
     ids=["planned", "early", "doubled", "plan changed", "grown in looks", "fewer"],
 )
-def test_a_true_hypothesis_is_rejected_at_some_look_as_often_as_allowed(history: list[Look], spent: float) -> None:
+def test_a_true_hypothesis_is_rejected_at_some_look_as_often_as_allowed(history: list[LookSizes], spent: float) -> None:
     counts = np.array([images for images, _ in history], float)
     order = np.argsort(counts)
     rng = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def test_a_look_at_as_many_images_as_before_is_the_same_look() -> None:
 
 
 @pytest.mark.parametrize("history", [FIVE[:3], DOUBLED[:2], DOUBLED])
-def test_the_overall_p_value_undoes_the_level(history: Sequence[Look]) -> None:
+def test_the_overall_p_value_undoes_the_level(history: Sequence[LookSizes]) -> None:
     path = path_of(history)
     for error in (1e-6, 0.001, 0.05, 0.3):
         assert overall_p_value(nominal_level(error, path), path) == pytest.approx(error, rel=0.02)

@@ -29,7 +29,7 @@ from bench.records.run import Claim, Run, Side
 from bench.report.axes import legend_below, log_axis
 from bench.report.embedded_images import Picture, open_picture, to_data_uri
 from bench.report.image_grid import PromptGrid, draw_grid, films, prompt_grids
-from bench.report.per_prompt import HEIGHT, differences
+from bench.report.per_prompt import HEIGHT, prompt_differences
 from bench.report.plots import STYLE
 from bench.report.power import draw_power, power, power_of_claim
 from bench.report.write import write_report
@@ -331,7 +331,7 @@ def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) 
     store.save_run(replace(store.run(), claims=(CLAIM,)))
     run = store.run()
     scored = score_run(store, run)
-    (found,) = differences(store, run, scored, judge_claims(run, scored))
+    (found,) = prompt_differences(store, run, scored, judge_claims(run, scored))
     assert [pair.gain for pair in found.debiased_value] == [39, 37, 35]
     assert [pair.gain for pair in found.worst] == [-39, -37, -35]
     assert found.debiased_value[0].subject == Picture(store, cells[1.0], 39)

@@ -13,7 +13,7 @@ from standins import sd_pipeline
 from test_checkpoints import experiment_on
 from test_sampling import PROMPTS, make_cell
 
-from bench.checkpoints.survey import settle_models, survey
+from bench.checkpoints.survey import settle_models, survey_checkpoints
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler
 from bench.records.errors import BenchError
@@ -56,19 +56,19 @@ def test_a_single_file_needs_a_configuration_and_says_which(models: Path, tmp_pa
     with pytest.raises(
         BenchError, match=r"models.mini.config was not given; .* such as stable-diffusion-v1-5/"
     ) as said:
-        settle_models(experiment, survey(experiment))
+        settle_models(experiment, survey_checkpoints(experiment))
     assert "\n" not in str(said.value)
     described = experiment_on(
         tmp_path / "own", f"models.mini.source={path}", f"models.mini.config={tmp_path}/own/teacher"
     )
-    settled = settle_models(described, survey(described))
+    settled = settle_models(described, survey_checkpoints(described))
     model = settled.experiment.models["mini"]
     assert (model.pipeline, model.height) == ("StableDiffusionPipeline", 64)
     assert model.noise_schedule["prediction_type"] == "v_prediction"
     before = settled.weights["models.mini"]
     scheduler = tmp_path / "own" / "teacher" / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"beta_end": 0.02}))
-    assert settle_models(described, survey(described)).weights["models.mini"] != before
+    assert settle_models(described, survey_checkpoints(described)).weights["models.mini"] != before
 
 
 def test_a_file_that_predicts_v_does_not_take_a_configuration_of_epsilon(models: Path, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_file_that_predicts_v_does_not_take_a_configuration_of_epsilon(models:
         tmp_path / "own", f"models.mini.source={path}", f"models.mini.config={tmp_path}/own/teacher"
     )
     with pytest.raises(BenchError, match="says that it predicts v"):
-        settle_models(experiment, survey(experiment))
+        settle_models(experiment, survey_checkpoints(experiment))
 
 
 def test_a_part_of_a_model_is_no_model(models: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_part_of_a_model_is_no_model(models: Path, tmp_path: Path) -> None:
     unet = tmp_path / "own" / "teacher" / "unet" / "diffusion_pytorch_model.safetensors"
     experiment = experiment_on(tmp_path / "own", f"models.mini.source={unet}")
     with pytest.raises(BenchError, match="holds no whole model"):
-        survey(experiment).check()
+        survey_checkpoints(experiment).check()
 
 
 UNET = [

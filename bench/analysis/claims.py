@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 
 from bench.analysis.power import Effect, images_needed
 from bench.analysis.scoring import ScoredCell, cost_of
-from bench.analysis.sequential import Look, nominal_level, overall_p_value, path_of
+from bench.analysis.sequential import LookSizes, nominal_level, overall_p_value, path_of
 from bench.records.run import Claim, Run, Side
 from bench.score.estimate import Estimate, paired_difference
 from bench.score.metrics import METRICS
@@ -142,7 +142,7 @@ def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
     return [_judge(t, 1 + sum(open_) - is_open, history) for t, is_open in zip(tried, open_, strict=True)]
 
 
-def _test(tested: _Tested, claim: Claim, history: Sequence[Look]) -> _Tested:
+def _test(tested: _Tested, claim: Claim, history: Sequence[LookSizes]) -> _Tested:
     """With the p-values of both sides."""
     gain, threshold = tested.gain, tested.comparison.threshold
     if gain is None:
@@ -156,7 +156,7 @@ def _test(tested: _Tested, claim: Claim, history: Sequence[Look]) -> _Tested:
     return replace(tested, supports=overall_p_value(supports, path), refutes=overall_p_value(refutes, path))
 
 
-def _judge(tried: _Tried, claims: int, history: Sequence[Look]) -> Judgement:
+def _judge(tried: _Tried, claims: int, history: Sequence[LookSizes]) -> Judgement:
     """The verdict where the level is shared with so many claims, this one among them."""
     if not tried.tests:
         return Judgement(tried.claim, "not tested", (), tried.missing)
@@ -169,7 +169,7 @@ def _judge(tried: _Tried, claims: int, history: Sequence[Look]) -> Judgement:
     return Judgement(tried.claim, verdict, decided, tried.missing, p_value)
 
 
-def _decide(test: _Tested, shared: int, claims: int, history: Sequence[Look]) -> Comparison:
+def _decide(test: _Tested, shared: int, claims: int, history: Sequence[LookSizes]) -> Comparison:
     """The comparison with its verdict; `shared` is by how many its p-values are corrected."""
     effect, gain = test.comparison.effect, test.gain
     if gain is None or effect is None:

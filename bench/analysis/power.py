@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from bench.analysis.sequential import Look, nominal_level, path_of
+from bench.analysis.sequential import LookSizes, nominal_level, path_of
 
 CHANCES = (0.5, 0.8)
 """With which chances of a verdict numbers of images are given."""
@@ -61,7 +61,7 @@ class Effect:
         return high
 
 
-def images_needed(effect: Effect, error: float, history: Sequence[Look]) -> tuple[int, ...] | None:
+def images_needed(effect: Effect, error: float, history: Sequence[LookSizes]) -> tuple[int, ...] | None:
     """Up to how many images to go on from the looks that were had, for each of `CHANCES` of a verdict at the next look.
 
     `error` is what all looks together may spend, one-sided. None where no number of images would do.
@@ -80,7 +80,7 @@ def images_needed(effect: Effect, error: float, history: Sequence[Look]) -> tupl
 
 
 @lru_cache(maxsize=64)
-def _bounds_of_next_look(error: float, history: tuple[Look, ...]) -> tuple[list[float], list[float]]:
+def _bounds_of_next_look(error: float, history: tuple[LookSizes, ...]) -> tuple[list[float], list[float]]:
     """What the statistic must exceed at the next look, against the logarithm of how many times the images there are."""
     n = history[-1][0]
     counts = [max(n + 1, round(n * multiple)) for multiple in MULTIPLES]

@@ -30,13 +30,13 @@ FARTHEST = 9.0
 """Standard deviations beyond which a sum below its boundary is not followed."""
 SMALLEST = 1e-12
 
-Look = tuple[int, int]
+LookSizes = tuple[int, int]
 """At how many images a claim was judged, and how many were planned then."""
-Path = tuple[tuple[float, float], ...]
+_Path = tuple[tuple[float, float], ...]
 """Of each look that counts, at growing numbers of images: how many images, and the share of the error it spends."""
 
 
-def path_of(history: Sequence[Look]) -> Path:
+def path_of(history: Sequence[LookSizes]) -> _Path:
     """The looks that lead to the last one of a history, which is in the order of time.
 
     A look at as many images as before learns nothing new and spends nothing. One at fewer images than before spends
@@ -63,7 +63,7 @@ def path_of(history: Sequence[Look]) -> Path:
     return ((float(last), aside[last]),) if last in aside else tuple(step for step in path if step[0] <= last)
 
 
-def overall_p_value(p_value: float, path: Path) -> float:
+def overall_p_value(p_value: float, path: _Path) -> float:
     """The one-sided p-value of the path's last look as that of the whole design."""
     if len(path) == 1:
         return min(1.0, p_value / path[0][1])
@@ -75,7 +75,7 @@ def overall_p_value(p_value: float, path: Path) -> float:
 
 
 @lru_cache(maxsize=4096)
-def nominal_level(error: float, path: Path) -> float:
+def nominal_level(error: float, path: _Path) -> float:
     """The one-sided level that a test keeps at its last look when `error` is spent along the path."""
     if len(path) == 1:
         return error * path[0][1]
@@ -111,7 +111,7 @@ def _bound(nodes: NDArray[np.float64], weights: NDArray[np.float64], sigma: floa
 
 
 @lru_cache(maxsize=32)
-def _table(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _table(path: _Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Overall errors, growing, and the levels at the last look that belong to them."""
     errors = np.geomspace(SMALLEST / 10, 1.0, 48)
     levels = np.maximum.accumulate([nominal_level(float(error), path) for error in errors])

@@ -11,7 +11,7 @@ from bench.experiment.config import Model
 from bench.records.errors import BenchError
 
 _SD, _XL = "Stable Diffusion", "Stable Diffusion XL"
-FAMILIES = {
+ARCHITECTURES = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionImg2ImgPipeline": _SD,
     "StableDiffusionInpaintPipeline": _SD,
@@ -32,8 +32,8 @@ _OF_TASK = {
     "text": {_SD: "StableDiffusionPipeline", _XL: "StableDiffusionXLPipeline"},
 }
 GUIDANCE = {
-    **dict.fromkeys([name for name, family in FAMILIES.items() if family == _SD], 7.5),
-    **dict.fromkeys([name for name, family in FAMILIES.items() if family == _XL], 5.0),
+    **dict.fromkeys([name for name, family in ARCHITECTURES.items() if family == _SD], 7.5),
+    **dict.fromkeys([name for name, family in ARCHITECTURES.items() if family == _XL], 5.0),
     "StableDiffusionXLInpaintPipeline": 7.5,
     "LatentConsistencyModelPipeline": 8.5,
 }
@@ -63,7 +63,7 @@ def size_of(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int | None
     return None, None
 
 
-def complete(name: str, model: Model, task: str, facts: Facts, guidance_open: bool) -> tuple[Model, list[str]]:
+def complete_facts(name: str, model: Model, task: str, facts: Facts, guidance_open: bool) -> tuple[Model, list[str]]:
     """The model with everything that the checkpoint decides, and what a person should be told of it.
 
     `guidance_open` says that a method takes the model's guidance scale.
@@ -102,7 +102,7 @@ def complete(name: str, model: Model, task: str, facts: Facts, guidance_open: bo
 
 
 def _pipeline(place: str, model: Model, task: str, facts: Facts) -> str:
-    family = FAMILIES.get(facts.pipeline)
+    family = ARCHITECTURES.get(facts.pipeline)
     if family is None:
         raise BenchError(
             f"{place}: the checkpoint was made for {facts.pipeline}; only Stable Diffusion's and Stable Diffusion XL's "
@@ -110,11 +110,11 @@ def _pipeline(place: str, model: Model, task: str, facts: Facts) -> str:
         )
     given = model.pipeline
     if given is not None:
-        if given not in FAMILIES:
+        if given not in ARCHITECTURES:
             raise BenchError(
-                f"{place}.pipeline={given} was given; choose one of {', '.join(FAMILIES)}, or leave it out"
+                f"{place}.pipeline={given} was given; choose one of {', '.join(ARCHITECTURES)}, or leave it out"
             )
-        if FAMILIES[given] != family:
+        if ARCHITECTURES[given] != family:
             raise BenchError(
                 f"{place}.pipeline={given} was given, but the checkpoint is {family}'s ({facts.pipeline}); leave the "
                 "setting out"

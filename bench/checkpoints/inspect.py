@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.checkpoints.facts import FAMILIES, Facts, size_of
+from bench.checkpoints.facts import ARCHITECTURES, Facts, size_of
 from bench.checkpoints.files import single_file, wanted_files, weights_in
 from bench.checkpoints.headers import check_payload, layout_of, read_header, read_json
 from bench.checkpoints.lora import lora_faults
@@ -222,7 +222,7 @@ def _facts(root: Path, variant: str | None, faults: list[str]) -> Facts | None:
             variant=variant,
         )
     except BenchError as error:
-        own = FAMILIES.get(str(read_json(root / "model_index.json").get("_class_name")))
+        own = ARCHITECTURES.get(str(read_json(root / "model_index.json").get("_class_name")))
         faults.append(
             str(error) if own else f"{root} was made for another pipeline than Stable Diffusion's; choose another model"
         )

@@ -10,7 +10,7 @@ from bench.checkpoints.preference_models import needed_by, requested_preference_
 from bench.checkpoints.sources import ARCHITECTURE, INCEPTION
 from bench.experiment.config import Experiment, Model
 
-Kind = Literal[
+_Kind = Literal[
     "pipeline",
     "config",
     "controlnet",
@@ -35,7 +35,7 @@ class Required:
 
     place: str
     subject: str
-    kind: Kind
+    kind: _Kind
     source: str
     revision: str | None = None
     variant: str | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from bench.checkpoints.facts import Facts, complete, size_of
+from bench.checkpoints.facts import Facts, complete_facts, size_of
 from bench.checkpoints.headers import predicts_v, read_header
 from bench.checkpoints.inspect import Found, inspect
 from bench.checkpoints.noise_schedule import NEUTRAL, PARTS, differences, schedule_of
@@ -23,7 +23,7 @@ NOT_FETCHED = "not fetched"
 
 
 @dataclass(frozen=True)
-class Survey:
+class CheckpointSurvey:
     """What became of each checkpoint, by the setting that names it."""
 
     found: Mapping[str, Found]
@@ -49,7 +49,7 @@ class Survey:
         return list(dict.fromkeys(str(error) for error in self.faults.values() if isinstance(error, NotFetchedError)))
 
 
-def survey(experiment: Experiment) -> Survey:
+def survey_checkpoints(experiment: Experiment) -> CheckpointSurvey:
     """Look at everything that an experiment needs; loads nothing."""
     found: dict[str, Found] = {}
     faults: dict[str, BenchError] = {}
@@ -60,7 +60,7 @@ def survey(experiment: Experiment) -> Survey:
                 _check_pinned(found[entry.place])
         except BenchError as error:
             faults[entry.place] = error
-    return Survey(found, faults)
+    return CheckpointSurvey(found, faults)
 
 
 def _random(entry: Required) -> Found:
@@ -97,7 +97,7 @@ class Settled:
     told: tuple[str, ...]
 
 
-def settle_models(experiment: Experiment, seen: Survey) -> Settled:
+def settle_models(experiment: Experiment, seen: CheckpointSurvey) -> Settled:
     """Fill in what checkpoints decide; raises BenchError that says every contradiction at once.
 
     Of a model that is not fetched yet what is not set stays open.
@@ -115,7 +115,7 @@ def settle_models(experiment: Experiment, seen: Survey) -> Settled:
         try:
             facts = _facts_of(name, model, seen)
             if facts is not None:
-                model, more = complete(name, model, experiment.task.kind, facts, guidance_open)
+                model, more = complete_facts(name, model, experiment.task.kind, facts, guidance_open)
                 told += more
                 if differences({**NEUTRAL, **model.noise_schedule}, facts.noise_schedule):
                     overridden[name] = facts.noise_schedule
@@ -130,7 +130,7 @@ def settle_models(experiment: Experiment, seen: Survey) -> Settled:
     return Settled(replace(experiment, models=models), weights, overridden, tuple(told))
 
 
-def _facts_of(name: str, model: Model, seen: Survey) -> Facts | None:
+def _facts_of(name: str, model: Model, seen: CheckpointSurvey) -> Facts | None:
     """Facts of a model's folder, or of the configuration beside a single file; None where neither is there yet."""
     place = f"models.{name}"
     found = seen.found.get(place)
@@ -172,7 +172,7 @@ _KINDS = {
 """Published configurations by architecture."""
 
 
-def _with_files(name: str, model: Model, seen: Survey) -> Model:
+def _with_files(name: str, model: Model, seen: CheckpointSurvey) -> Model:
     """The model with the file names that were found for its adapters and parts."""
     adapters = {
         key: replace(choice, file=found.file)
@@ -189,7 +189,7 @@ def _with_files(name: str, model: Model, seen: Survey) -> Model:
     return replace(model, adapters=adapters, parts=parts)
 
 
-def _substitutes(name: str, model: Model, seen: Survey) -> Iterator[str]:
+def _substitutes(name: str, model: Model, seen: CheckpointSurvey) -> Iterator[str]:
     """What a person should be told of files that are read in place of others."""
     places = {f"models.{name}": model.variant}
     places |= {f"models.{name}.parts.{role}": part.variant for role, part in model.parts.items()}

@@ -15,7 +15,7 @@ from bench.conformance.subject import Case, Refusal, Subject
 from bench.conformance.targets import GAUSSIAN, MIXTURE, NARROW, Target
 from bench.conformance.trace import Trace
 
-STEPS = (2, 4, 8, 16, 32, 64, 3, 7, 48)
+_STEPS = (2, 4, 8, 16, 32, 64, 3, 7, 48)
 FIT = (18, 36, 72, 144)  # whole groups of orders 1, 2 and 3
 FIT_WHOLE = (20, 40, 100, 200)  # whole timesteps between steps even in t
 SLACK = 0.25  # what is left of pre-asymptotic terms and of whole timesteps at 18 to 144 steps
@@ -29,7 +29,7 @@ PLAIN = {
     "rescale_betas_zero_snr": False,
     "prediction_type": "epsilon",
 }
-SIGMAS = {
+_SIGMAS = {
     "use_karras_sigmas": True,
     "timestep_spacing": "linspace",
     "final_sigmas_type": "zero",
@@ -58,7 +58,7 @@ def global_errors(subject: Subject) -> dict[str, dict[str, float]]:
         return {}
     errors: dict[str, dict[str, float]] = {}
     for target in (NARROW, GAUSSIAN, MIXTURE):
-        for steps in STEPS:
+        for steps in _STEPS:
             try:
                 case = subject.prepare(steps)
                 if math.isinf(case.path.levels[0].sigma):
@@ -77,7 +77,7 @@ def plain_overrides(subject: Subject) -> dict[str, Any]:
     Steps even in t do not get small in log SNR near t = 0 before they are single timesteps, so where a class spaces
     sigmas after Karras, that is taken, and the error is read before the last call, which spans an infinite log SNR.
     """
-    wanted = {**PLAIN, **(SIGMAS if "use_karras_sigmas" in subject.parameters else {})}
+    wanted = {**PLAIN, **(_SIGMAS if "use_karras_sigmas" in subject.parameters else {})}
     overrides = {name: value for name, value in wanted.items() if name in subject.parameters}
     if "original_inference_steps" in subject.parameters:
         overrides["original_inference_steps"] = subject.config["num_train_timesteps"]

@@ -14,7 +14,7 @@ from bench.conformance.checks_steps import ROUNDINGS, place, run_case
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Refusal, Subject, step_arguments
 from bench.conformance.targets import GAUSSIAN
-from bench.conformance.trace import Run
+from bench.conformance.trace import TracedRun
 
 CLEAR = (ValueError, AssertionError, TypeError, IndexError, NotImplementedError)
 HALF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -50,7 +50,7 @@ def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
 
 def run_with_eta(subject: Subject, eta: float) -> None:
     """A run that hands `eta` to step, whatever it is."""
-    subject.prepare(4).run(GAUSSIAN, Run(arguments={"eta": eta}))
+    subject.prepare(4).run(GAUSSIAN, TracedRun(arguments={"eta": eta}))
 
 
 def check_round_trip(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from bench.conformance.checks_steps import place
 from bench.conformance.report import Finding
 from bench.conformance.subject import Subject, step_arguments
 from bench.conformance.targets import GAUSSIAN
-from bench.conformance.trace import Run, to_numpy
+from bench.conformance.trace import TracedRun, to_numpy
 
 
 def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
@@ -20,7 +20,7 @@ def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -
     where = ((place(steps, eta), np.inf),)
     arguments = step_arguments(subject, eta)
     before = torch.random.get_rng_state().clone()
-    runs = [subject.prepare(steps).run(GAUSSIAN, Run(arguments=arguments, seed=seed)) for seed in (0, 0, 1)]
+    runs = [subject.prepare(steps).run(GAUSSIAN, TracedRun(arguments=arguments, seed=seed)) for seed in (0, 0, 1)]
     known = subject.family is not None
     stochastic = subject.family is not None and subject.family.stochastic(subject.config, eta or 0.0)
     stray = [call.index for call in runs[0].calls if call.stray_draws]

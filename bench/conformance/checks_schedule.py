@@ -14,7 +14,7 @@ from bench.conformance.noise import ZERO_SNR_FLOOR, Array, alpha_bars, betas
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Refusal, Subject
 
-COUNTS = (*range(1, 52), *range(54, 260, 3), 333, 499, 500)
+_COUNTS = (*range(1, 52), *range(54, 260, 3), 333, 499, 500)
 
 
 def check_table(subject: Subject, setting: str, overrides: Mapping[str, Any] | None = None) -> Iterator[Finding]:
@@ -55,7 +55,7 @@ def check_timesteps(subject: Subject, setting: str, overrides: Mapping[str, Any]
     calls = subject.family.calls_per_step if subject.family else 1
     spare = 0 if "original_inference_steps" in config else 1  # N steps have N + 1 ends
     known = subject.family is not None and subject.family.timesteps is not None
-    for steps in COUNTS if known else COUNTS[:12]:
+    for steps in _COUNTS if known else _COUNTS[:12]:
         if steps > most - spare:
             break
         where = ((f"{steps} steps", math.inf),)

@@ -12,7 +12,7 @@ from bench.conformance.noise import Array
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Refusal, Subject, step_arguments
 from bench.conformance.targets import GAUSSIAN, POINT, Target
-from bench.conformance.trace import Run, Trace
+from bench.conformance.trace import Trace, TracedRun
 
 # Schedulers keep their tables in float32 (unit rounding 2^-24). A step takes a few dozen operations on them: square
 # roots, logarithms of size up to 8 and their differences, a small linear system. 256 roundings of the largest term
@@ -63,7 +63,7 @@ def run_case(
     """A run on a target, with further arguments of step; an error inside it becomes a Refusal that names it."""
     random = case.family is None or case.family.stochastic(case.config, eta or 0.0)
     given = {**step_arguments(subject, eta), **(arguments or {})}
-    run = Run(arguments=given, begin=begin or None, told=told, record=random)
+    run = TracedRun(arguments=given, begin=begin or None, told=told, record=random)
     try:
         return case.run(target, run, begin)
     except (ValueError, NotImplementedError) as error:

@@ -14,9 +14,9 @@ from bench.conformance.noise import Array
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Refusal, Subject, step_arguments
 from bench.conformance.targets import GAUSSIAN
-from bench.conformance.trace import Run, to_numpy
+from bench.conformance.trace import TracedRun, to_numpy
 
-STEPS = 6
+_STEPS = 6
 
 
 def loop(case: Case, eta: dict[str, float], draw: bool, begin: int = 0) -> Iterator[Array]:
@@ -37,7 +37,7 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
     """Repeated, interrupted, interleaved, copied and batched use gives what a fresh object alone gives."""
     arguments, draw = step_arguments(subject, eta), "generator" in subject.step_parameters
 
-    def made(steps: int = STEPS) -> Case:
+    def made(steps: int = _STEPS) -> Case:
         return subject.prepare(steps, scheduler=subject.make())
 
     def alone() -> Array:
@@ -46,22 +46,22 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
     def again() -> Array:
         used = made()
         list(loop(used, arguments, draw))
-        return list(loop(subject.prepare(STEPS, scheduler=used.scheduler), arguments, draw))[-1]
+        return list(loop(subject.prepare(_STEPS, scheduler=used.scheduler), arguments, draw))[-1]
 
     def after_another_count() -> Array:
-        used = made(STEPS + 1)
+        used = made(_STEPS + 1)
         list(loop(used, arguments, draw))
-        return list(loop(subject.prepare(STEPS, scheduler=used.scheduler), arguments, draw))[-1]
+        return list(loop(subject.prepare(_STEPS, scheduler=used.scheduler), arguments, draw))[-1]
 
     def after_a_break() -> Array:
         used = made()
         run = loop(used, arguments, draw)
-        for _ in range(STEPS // 2):
+        for _ in range(_STEPS // 2):
             next(run)
-        return list(loop(subject.prepare(STEPS, scheduler=used.scheduler), arguments, draw))[-1]
+        return list(loop(subject.prepare(_STEPS, scheduler=used.scheduler), arguments, draw))[-1]
 
     def beside_another() -> Array:
-        other = loop(made(STEPS + 2), arguments, draw)
+        other = loop(made(_STEPS + 2), arguments, draw)
         states = []
         for state in loop(made(), arguments, draw):
             next(other)
@@ -72,7 +72,7 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
         case = made()
         twin = copy.deepcopy(case.scheduler)
         list(loop(case, arguments, draw))
-        run = loop(Case(twin, case.config, case.family, case.path, STEPS), arguments, draw)
+        run = loop(Case(twin, case.config, case.family, case.path, _STEPS), arguments, draw)
         return list(run)[-1]
 
     ways: dict[str, Callable[[], Array]] = {
@@ -90,14 +90,14 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
             case = made()
             if used:
                 list(loop(case, arguments, draw))
-                case = subject.prepare(STEPS, scheduler=case.scheduler)
+                case = subject.prepare(_STEPS, scheduler=case.scheduler)
             return list(loop(case, arguments, draw, begin=1))[-1]
 
         gaps["used again from the middle"] = _gap(lambda: from_the_middle(True), from_the_middle(False))
     for name, gap in gaps.items():
         if not gap <= 0:
             words = "State is left over from earlier use, or shared between objects."
-            places = ((f"{STEPS} steps", math.inf),)
+            places = ((f"{_STEPS} steps", math.inf),)
             yield Finding(f"state: {name}", setting, "what a fresh object gives", f"{gap:.3g} apart", words, places)
 
 
@@ -113,25 +113,27 @@ def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[F
     """Each image as alone, tuple as object, inputs left as they were."""
     arguments = step_arguments(subject, eta)
     quiet = {**arguments, **({"eta": 0.0} if subject.has_eta else {})}
-    where = ((place(STEPS, eta), math.inf),)
+    where = ((place(_STEPS, eta), math.inf),)
     stochastic = subject.family is None or subject.family.stochastic(subject.config, 0.0)
     if not stochastic:
-        case = subject.prepare(STEPS)
+        case = subject.prepare(_STEPS)
         start, model = case.start(GAUSSIAN), case.model(GAUSSIAN)
-        whole = Run(arguments=quiet).sample(case.scheduler, model, start).final
-        single = Run(arguments=quiet).sample(subject.prepare(STEPS).scheduler, model, start[1:2]).final
+        whole = TracedRun(arguments=quiet).sample(case.scheduler, model, start).final
+        single = TracedRun(arguments=quiet).sample(subject.prepare(_STEPS).scheduler, model, start[1:2]).final
         gap = float(np.abs(whole[1:2] - single).max())
         if not gap <= 1e-6 * max(1.0, float(np.abs(whole).max())):
             words = "An image depends on what else is in its batch."
             yield Finding("batch", setting, "each image as alone", f"{gap:.3g} apart", words, where)
     results = [
-        Run(arguments=arguments, pairs=pairs).sample(case.scheduler, case.model(GAUSSIAN), case.start(GAUSSIAN)).final
-        for pairs, case in ((False, subject.prepare(STEPS)), (True, subject.prepare(STEPS)))
+        TracedRun(arguments=arguments, pairs=pairs)
+        .sample(case.scheduler, case.model(GAUSSIAN), case.start(GAUSSIAN))
+        .final
+        for pairs, case in ((False, subject.prepare(_STEPS)), (True, subject.prepare(_STEPS)))
     ]
     if not np.array_equal(results[0], results[1]):
         words = "step(return_dict=False) and the object's prev_sample differ."
         yield Finding("return value", setting, "equal results", "other states", words, where)
-    case = subject.prepare(STEPS)
+    case = subject.prepare(_STEPS)
     state, timestep = torch.from_numpy(case.start(GAUSSIAN)), case.scheduler.timesteps[0]
     seen = case.scheduler.scale_model_input(state, timestep)
     output = torch.from_numpy(case.model(GAUSSIAN)(to_numpy(seen), 0, float(timestep)))
@@ -146,7 +148,7 @@ def check_device(subject: Subject, setting: str) -> Iterator[Finding]:
     """The timesteps lie on the device that was asked for; the one without memory stands for any."""
     scheduler = subject.fresh()
     try:
-        scheduler.set_timesteps(STEPS, device=torch.device("meta"))
+        scheduler.set_timesteps(_STEPS, device=torch.device("meta"))
     except NotImplementedError:  # it fetches its sigmas back, and there is nothing to fetch
         return
     if scheduler.timesteps.device.type != "meta":
@@ -211,7 +213,7 @@ def check_add_noise(subject: Subject, setting: str) -> Iterator[Finding]:
     rng = np.random.default_rng(5)
     x0, noise = rng.standard_normal((2, 3, 3, 2, 2))
     for name in ("before a run", "from a begin index", "half way"):
-        case = subject.prepare(STEPS)
+        case = subject.prepare(_STEPS)
         if name != "before a run" and not hasattr(case.scheduler, "set_begin_index"):
             continue
         rows = [0, 2, 4] if subject.family is None or subject.family.calls_per_step == 1 else [0, 0, 0]

@@ -22,7 +22,7 @@ from bench.conformance.subject import Case, Refusal, Subject
 from bench.conformance.targets import MIXTURE
 
 ETAS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
-COUNTS = (1, 2, 3, 4, 5, 7, 8, 16, 32, 64)
+_COUNTS = (1, 2, 3, 4, 5, 7, 8, 16, 32, 64)
 FEW = (2, 5, 7)  # with COMBINED: every remainder by 2 and 3, divisors of 1000 and not, both sides of 15
 COMBINED = (6, 17)
 LANDING = (4, 9)
@@ -87,7 +87,7 @@ def conform(make_scheduler: Callable[[], Any], family: str | None = None) -> Con
     return ConformanceReport(
         scheduler=f"{subject.cls.__module__}.{subject.cls.__qualname__}",
         family=subject.family.name if subject.family else None,
-        versions=library_versions(),
+        versions=tested_versions(),
         findings=merge(tally.findings),
         checked=dict(tally.checked),
         refused=tuple(tally.refused),
@@ -127,7 +127,7 @@ def _check_base(subject: Subject, tally: _Tally) -> None:
     some: tuple[float | None, ...] = (0.0, 0.3, 1.0) if subject.has_eta else (None,)
     tally.add("noise table", checks_schedule.check_table(subject, base), base)
     tally.add("timesteps", checks_schedule.check_timesteps(subject, base), base)
-    for steps in COUNTS:
+    for steps in _COUNTS:
         for eta in etas_of(subject) if steps in (4, 5) else some:
             tally.add("step", check_steps(subject, base, steps, eta), base)
     for steps in LANDING:
@@ -185,7 +185,7 @@ def _check_variation(subject: Subject, tally: _Tally, variation: Any) -> None:
     tally.add("setting ignored", check_effect(subject, variation, eta), label)
 
 
-def library_versions() -> dict[str, str]:
+def tested_versions() -> dict[str, str]:
     """Those whose code is judged."""
     import diffusers
 

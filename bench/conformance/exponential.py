@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.conformance.noise import Array
-from bench.conformance.published import Expected, Method, Path, Term, add_up, of_state, times
+from bench.conformance.published import Expected, Path, PublishedMethod, Term, add_up, of_state, times
 from bench.conformance.spacing import orders_of_single_steps
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
@@ -39,7 +39,7 @@ def interpolation_weights(width: float, known: Sequence[float], kernel: Mapping[
     return np.array(result)
 
 
-class ExponentialMethod(Method):
+class ExponentialMethod(PublishedMethod):
     """What DPM-Solver and UniPC share: the kernel of their integral, and the polynomial step."""
 
     algorithm = "dpmsolver++"
@@ -194,7 +194,7 @@ class UniPc(ExponentialMethod):
         return Expected(step.mean, 0.0, step.size + corrected.size)
 
 
-class Deis(Method):
+class Deis(PublishedMethod):
     """Zhang and Chen 2023, log-rho Adams-Bashforth: d(x / a) = epsilon d(sigma), epsilon a polynomial in log sigma."""
 
     def __init__(self, config: Mapping[str, Any], path: Path, eta: float | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from bench.conformance import spacing
 from bench.conformance.exponential import Deis, Multistep, Singlestep, UniPc
 from bench.conformance.noise import Array, Level, NoiseTable
-from bench.conformance.published import Ddim, Ddpm, Euler, EulerAncestral, Heun, Lcm, Method, Tcd
+from bench.conformance.published import Ddim, Ddpm, Euler, EulerAncestral, Heun, Lcm, PublishedMethod, Tcd
 
 Config = Mapping[str, Any]
 
@@ -70,7 +70,7 @@ class Family:
     """
 
     name: str
-    method: type[Method] | None
+    method: type[PublishedMethod] | None
     timesteps: Callable[[Config, int], Array] | None
     end: Callable[[Config, NoiseTable], Level | None]
     order: Callable[[Config], int] = first

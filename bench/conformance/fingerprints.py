@@ -12,7 +12,7 @@ from bench.conformance.settings import variations
 from bench.conformance.subject import Subject
 
 States = tuple[tuple[float, ...], ...]
-STEPS = 5
+_STEPS = 5
 _LOG = logging.getLogger(__name__)
 
 
@@ -46,17 +46,17 @@ def _chosen(subject: Subject) -> Iterator[_Print]:
     etas: tuple[float | None, ...] = (0.0, 0.3, 1.0) if subject.has_eta else (None,)
     yield from (_Print(place(steps, eta), steps, eta) for steps in (4, 10) for eta in etas)
     some = etas[len(etas) // 2]
-    where = place(STEPS, some)
+    where = place(_STEPS, some)
     for variation in variations(subject):
         if len(variation.changed) == 1:
-            yield _Print(f"{where}, {variation.label}", STEPS, some, variation.overrides)
+            yield _Print(f"{where}, {variation.label}", _STEPS, some, variation.overrides)
     if "timesteps" in subject.set_parameters:
-        yield _Print("timesteps given", STEPS, some, schedule={"timesteps": [999, 700, 420, 100, 20]})
+        yield _Print("timesteps given", _STEPS, some, schedule={"timesteps": [999, 700, 420, 100, 20]})
     if "sigmas" in subject.set_parameters:
-        yield _Print("sigmas given", STEPS, some, schedule={"sigmas": [14.0, 6.0, 2.0, 0.7, 0.2]})
+        yield _Print("sigmas given", _STEPS, some, schedule={"sigmas": [14.0, 6.0, 2.0, 0.7, 0.2]})
     if "s_churn" in subject.step_parameters:
         churn = {"s_churn": 1.0, "s_tmin": 0.3, "s_tmax": 10.0, "s_noise": 1.01}
-        yield _Print(f"{where}, churn", STEPS, some, step=churn)
+        yield _Print(f"{where}, churn", _STEPS, some, step=churn)
     if "use_clipped_model_output" in subject.step_parameters:
         clipped = {"clip_sample": True, "clip_sample_range": 0.5}
-        yield _Print(f"{where}, clipped output", STEPS, some, clipped, step={"use_clipped_model_output": True})
+        yield _Print(f"{where}, clipped output", _STEPS, some, clipped, step={"use_clipped_model_output": True})

@@ -1,7 +1,7 @@
 """One-step samplers as published, in float64: a state and a model output → mean and noise of the next state.
 
-Written from the papers, not from any library. `Method.advance` is handed the states and outputs of the scheduler under
-test, call by call, so that a difference belongs to the step where it arises and is not carried on.
+Written from the papers, not from any library. `PublishedMethod.advance` is handed the states and outputs of the
+scheduler under test, call by call, so that a difference belongs to the step where it arises and is not carried on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Path:
     table: NoiseTable
 
 
-class Method:
+class PublishedMethod:
     """A published sampler on a path. `rescaled` says that its state is x / a rather than x."""
 
     rescaled = False
@@ -106,7 +106,7 @@ def dynamic_threshold(data: Array, config: Mapping[str, Any]) -> Array:
     return np.asarray(np.clip(data, -limit, limit) / limit)
 
 
-class Ddim(Method):
+class Ddim(PublishedMethod):
     """Song et al. 2021, eq. 12 with the variance of eq. 16."""
 
     def variance(self, index: int) -> float:
@@ -122,7 +122,7 @@ class Ddim(Method):
         return add_up(math.sqrt(variance), times(there.a, data), times(direction, epsilon))
 
 
-class Ddpm(Method):
+class Ddpm(PublishedMethod):
     """Ho et al. 2020, eq. 6 and 7 between any two levels; the variance is that of eq. 7, or beta (`fixed_large`)."""
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
@@ -137,7 +137,7 @@ class Ddpm(Method):
         return add_up(math.sqrt(variance), times(there.a * beta / here.b**2, data), of_state(keep, state))
 
 
-class Tcd(Method):
+class Tcd(PublishedMethod):
     """Zheng et al. 2024, strategic stochastic sampling: denoise to s = (1 - gamma) t', then diffuse to t'.
 
     The last step goes to timestep 0 without noise. s is rounded down to a training timestep, in exact arithmetic.
@@ -154,7 +154,7 @@ class Tcd(Method):
         return add_up(noise, times(ratio * between.a, data), times(ratio * between.b, epsilon))
 
 
-class Lcm(Method):
+class Lcm(PublishedMethod):
     """Luo et al. 2023, algorithm 3 (multistep): the consistency function, then noise to the next level.
 
     c_skip and c_out as in Song et al. 2023, appendix C, with sigma_data = 0.5 and the scaled timestep.
@@ -170,7 +170,7 @@ class Lcm(Method):
         return add_up(there.b, times(there.a * out, data), of_state(there.a * skip, state))
 
 
-class Euler(Method):
+class Euler(PublishedMethod):
     """Karras et al. 2022, algorithm 1 without its second-order correction, in x / a over sigma."""
 
     rescaled = True
@@ -182,7 +182,7 @@ class Euler(Method):
         return add_up(0.0, of_state(there / here, state), times(1 - there / here, data))
 
 
-class EulerAncestral(Method):
+class EulerAncestral(PublishedMethod):
     """An Euler step to sigma_down, then noise sigma_up, with sigma_down² + sigma_up² = sigma'².
 
     The variance is the posterior's of Ho et al. 2020, eq. 7, written in sigma (Song et al. 2021, appendix F).
@@ -199,7 +199,7 @@ class EulerAncestral(Method):
         return add_up(up, of_state(down / here, state), times(1 - down / here, data))
 
 
-class Heun(Method):
+class Heun(PublishedMethod):
     """Karras et al. 2022, algorithm 1 without churn: an Euler step, then the mean of both slopes."""
 
     rescaled = True

@@ -84,7 +84,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "sigma_min": {"use_karras_sigmas": True},
     "sigma_max": {"use_karras_sigmas": True},
 }
-SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
 def variations(subject: Subject) -> Iterator[Variation]:
@@ -110,7 +110,7 @@ def variations(subject: Subject) -> Iterator[Variation]:
     if "rescale_betas_zero_snr" in has:
         trailing = {"timestep_spacing": "trailing"} if "timestep_spacing" in has else {}
         yield Variation({"rescale_betas_zero_snr": True}, {"prediction_type": "v_prediction", **trailing})
-    for name in SIGMAS:
+    for name in _SIGMAS:
         if name in has:
             yield Variation({"beta_schedule": "squaredcos_cap_v2", name: True})
     if "solver_order" in has:

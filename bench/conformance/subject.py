@@ -12,9 +12,9 @@ import numpy as np
 
 from bench.conformance.families import Family, family_of
 from bench.conformance.noise import Array, Level, NoiseTable, alpha_bars, level_of_sigma
-from bench.conformance.published import Method, Path
+from bench.conformance.published import Path, PublishedMethod
 from bench.conformance.targets import GAUSSIAN, ITEM, Target, predictions
-from bench.conformance.trace import Run, Trace
+from bench.conformance.trace import Trace, TracedRun
 from bench.generate.schedulers import parameters_of, settings_of
 
 BATCH = 4
@@ -64,11 +64,11 @@ class Case:
         x = level.b * z + level.a * GAUSSIAN.width * z + level.a * GAUSSIAN.mean
         return x / level.a if self.rescaled else x
 
-    def run(self, target: Target, run: Run | None = None, begin: int = 0) -> Trace:
+    def run(self, target: Target, run: TracedRun | None = None, begin: int = 0) -> Trace:
         """Sample from the target's ideal model."""
-        return (run or Run()).sample(self.scheduler, self.model(target), self.start(target, begin))
+        return (run or TracedRun()).sample(self.scheduler, self.model(target), self.start(target, begin))
 
-    def method(self, eta: float | None, begin: int = 0) -> Method | None:
+    def method(self, eta: float | None, begin: int = 0) -> PublishedMethod | None:
         """The published method on this path, or on the part from `begin` on."""
         if self.family is None or self.family.method is None:
             return None

@@ -52,8 +52,8 @@ class Survey:
 def survey(schedulers: Mapping[str, Mapping[str, Any]], directory: Path) -> Survey:
     """Examine each scheduler with the settings that its class takes, and write its baseline."""
     from bench.conformance.baseline import write_baseline
-    from bench.conformance.conform import library_versions
-    from bench.conformance.verb import examine, spec_of
+    from bench.conformance.conform import tested_versions
+    from bench.conformance.verb import examine_scheduler, spec_of
     from bench.generate.schedulers import scheduler_class_of, settings_of
 
     absent: dict[str, str] = {}
@@ -64,11 +64,11 @@ def survey(schedulers: Mapping[str, Mapping[str, Any]], directory: Path) -> Surv
             kept = {setting: value for setting, value in entry.items() if setting in {"_target_", *known}}
             if unknown := tuple(sorted(entry.keys() - kept.keys())):
                 left_out[name] = unknown
-            write_baseline(examine({"scheduler": kept}), directory / f"{name}.json", kept)
+            write_baseline(examine_scheduler({"scheduler": kept}), directory / f"{name}.json", kept)
         except BenchError as error:
             absent[name] = str(error)
     examined = tuple(name for name in schedulers if name not in absent)
-    found = Survey(directory, library_versions(), examined, absent, left_out)
+    found = Survey(directory, tested_versions(), examined, absent, left_out)
     directory.mkdir(parents=True, exist_ok=True)
     note = {name: value for name, value in asdict(found).items() if name != "directory"}
     directory.with_suffix(".json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from bench.conformance.noise import Array
 from bench.generate.schedulers import parameters_of
 
-Model = Callable[[Array, int, float], Array]
+_Model = Callable[[Array, int, float], Array]
 RANDOM = {
     *(torch.randn, torch.randn_like, torch.rand, torch.rand_like, torch.normal, torch.bernoulli, torch.randint),
     *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.exponential_, torch.Tensor.cauchy_),
@@ -68,7 +68,7 @@ class DrawRecorder(TorchFunctionMode):
 
 
 @dataclass
-class Run:
+class TracedRun:
     """How a run is made: dtype, the seed of its generator, and further arguments of `step` such as eta."""
 
     dtype: torch.dtype = torch.float64
@@ -79,7 +79,7 @@ class Run:
     record: bool = True  # watch random draws, which slows every torch call down
     pairs: bool = False  # hand `step` its result as a tuple rather than an object
 
-    def sample(self, scheduler: Any, model: Model, start: Array) -> Trace:
+    def sample(self, scheduler: Any, model: _Model, start: Array) -> Trace:
         """Run the loop of a pipeline over `scheduler.timesteps` (from `begin` on); set_timesteps was called before.
 
         `model` gets (input, index of the step, timestep) and answers in float64, whatever the run's dtype is.

@@ -22,7 +22,7 @@ def spec_of(entry: Any) -> SchedulerSpec:
     return SchedulerSpec(entry["_target_"], {name: value for name, value in entry.items() if name != "_target_"})
 
 
-def examine(settings: Mapping[str, Any]) -> ConformanceReport:
+def examine_scheduler(settings: Mapping[str, Any]) -> ConformanceReport:
     """The report on the scheduler that the settings name."""
     spec, family = spec_of(settings["scheduler"]), settings.get("family")
     if family is not None and family not in FAMILIES:
@@ -36,7 +36,7 @@ def run_verb(settings: Mapping[str, Any]) -> int:
     path = Path(settings["baseline"]) if settings.get("baseline") else None
     baseline = read_baseline(path) if path else {"findings": [], "fingerprints": {}}
     causes = load_causes(path.parent) if path else ()
-    report = examine(settings)
+    report = examine_scheduler(settings)
     verdicts = list(judge(report, baseline, causes))
     changed = list(changes(report, baseline))
     for line in (*verdicts, *changed):

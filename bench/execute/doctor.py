@@ -16,7 +16,7 @@ from bench.checkpoints.hub_notes import note_of
 from bench.checkpoints.inspect import Found, inspect
 from bench.checkpoints.required import Required, is_random, required
 from bench.checkpoints.sources import NotFetchedError, local_path
-from bench.checkpoints.survey import settle_models, survey
+from bench.checkpoints.survey import settle_models, survey_checkpoints
 from bench.execute.feature_extraction import make_inputs, prompts_of
 from bench.execute.job import find_real_images, prepare, resolve_device, resolve_source
 from bench.experiment.config import Experiment
@@ -29,7 +29,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Finding:
+class _Finding:
     """One line of the examination; `fine` is False for what stands in the experiment's way."""
 
     subject: str
@@ -40,43 +40,45 @@ class Finding:
         return f"{'ok' if self.fine else 'MISSING':<8} {self.subject:<24} {self.state}"
 
 
-def examine(experiment: Experiment) -> list[Finding]:
+def examine(experiment: Experiment) -> list[_Finding]:
     """All findings, machine first."""
     return [*_machine(), *_libraries(), *_needs(experiment)]
 
 
-def _machine() -> Iterator[Finding]:
+def _machine() -> Iterator[_Finding]:
     version = sys.version_info[:2]
-    yield Finding("Python", platform.python_version(), (3, 11) <= version < (3, 14))
-    yield Finding("processor", f"{os.cpu_count()} cores, {psutil.virtual_memory().available / GIB:.1f} GiB free memory")
+    yield _Finding("Python", platform.python_version(), (3, 11) <= version < (3, 14))
+    yield _Finding(
+        "processor", f"{os.cpu_count()} cores, {psutil.virtual_memory().available / GIB:.1f} GiB free memory"
+    )
     gpus = nvidia_devices()
     for gpu in gpus:
-        yield Finding("GPU", f"{gpu['name']}, {gpu['memory_bytes'] / GIB:.0f} GiB, driver {gpu['driver']}")
+        yield _Finding("GPU", f"{gpu['name']}, {gpu['memory_bytes'] / GIB:.0f} GiB, driver {gpu['driver']}")
     if not gpus:
-        yield Finding("GPU", "none seen; the miniature runs on the processor")
+        yield _Finding("GPU", "none seen; the miniature runs on the processor")
         return
     import torch
 
     usable = torch.cuda.is_available()
-    yield Finding(
+    yield _Finding(
         "PyTorch on the GPU",
         f"CUDA {torch.version.cuda}" if usable else "this build of torch cannot use the GPU; update the driver",
         usable,
     )
 
 
-def _libraries() -> Iterator[Finding]:
+def _libraries() -> Iterator[_Finding]:
     for name, version in library_versions().items():
         there = version != "missing"
-        yield Finding(name, version if there else "not installed; run ./scripts/set-up", there)
+        yield _Finding(name, version if there else "not installed; run ./scripts/set-up", there)
 
 
-def _needs(experiment: Experiment) -> Iterator[Finding]:
+def _needs(experiment: Experiment) -> Iterator[_Finding]:
     yield _checked("device", lambda: resolve_device(experiment.device))
     models = {name: resolve_source(name, model, experiment.weights) for name, model in experiment.models.items()}
     experiment = replace(experiment, models=models)
     if experiment.weights == "random":
-        yield Finding("weights", "random ones, for costs alone; nothing to fetch")
+        yield _Finding("weights", "random ones, for costs alone; nothing to fetch")
     fine = True
     for entry in required(experiment):
         if not is_random(entry):
@@ -86,7 +88,9 @@ def _needs(experiment: Experiment) -> Iterator[Finding]:
     yield _checked("settings", lambda: _settings(experiment))
     yield _checked("reference images", lambda: _reference(experiment))
     if fine and hasattr(experiment.task, "inputs"):
-        yield _checked("task inputs", lambda: _inputs(settle_models(experiment, survey(experiment)).experiment))
+        yield _checked(
+            "task inputs", lambda: _inputs(settle_models(experiment, survey_checkpoints(experiment)).experiment)
+        )
     if fine:
         yield _checked("prompts and plan", lambda: f"{len(prepare(experiment).plan.cells)} cells")
     yield _disk(Path(experiment.results))
@@ -108,7 +112,7 @@ def _inputs(experiment: Experiment) -> str:
 
 
 def _settings(experiment: Experiment) -> str:
-    settle_models(experiment, survey(experiment))
+    settle_models(experiment, survey_checkpoints(experiment))
     return "fit the weights"
 
 
@@ -125,15 +129,15 @@ def _state(entry: Required) -> str:
     return f"{entry.source}, {found.size / 2**20:.1f} MiB, {found.identity}"
 
 
-def _checked(subject: str, look: Callable[[], str]) -> Finding:
+def _checked(subject: str, look: Callable[[], str]) -> _Finding:
     try:
-        return Finding(subject, look())
+        return _Finding(subject, look())
     except BenchError as error:
-        return Finding(subject, str(error), fine=False)
+        return _Finding(subject, str(error), fine=False)
 
 
-def _disk(results: Path) -> Finding:
+def _disk(results: Path) -> _Finding:
     place = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
     if not os.access(place, os.W_OK):
-        return Finding("results", f"{place} cannot be written; choose another with results=…", fine=False)
-    return Finding("results", f"{results}, {shutil.disk_usage(place).free / GIB:.1f} GiB free")
+        return _Finding("results", f"{place} cannot be written; choose another with results=…", fine=False)
+    return _Finding("results", f"{results}, {shutil.disk_usage(place).free / GIB:.1f} GiB free")

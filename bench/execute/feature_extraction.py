@@ -16,7 +16,7 @@ from bench.execute.preference_models import load_preference_models
 from bench.experiment.config import Experiment
 from bench.generate.image_folders import MASKS, list_images
 from bench.generate.prompts import Prompts, load_prompts
-from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, WORLD, Estimate, Inputs, canny_edges, name_inputs
+from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, WORLD, DepthEstimator, Inputs, canny_edges, name_inputs
 from bench.mini import world
 from bench.parallel import map_images
 from bench.records.cell import Task
@@ -136,7 +136,7 @@ class _Estimator:
 
     def __init__(self, source: str, device: str) -> None:
         self._source, self._device = source, device
-        self._loaded: Estimate | None = None
+        self._loaded: DepthEstimator | None = None
 
     def __call__(self, images: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         if self._loaded is None:

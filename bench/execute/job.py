@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.checkpoints.openclip_files import check_open_clip
 from bench.checkpoints.preference_models import name_preference_models
 from bench.checkpoints.sources import ARCHITECTURE, INCEPTION, LORA, is_tower, name_weights, weights_directory
-from bench.checkpoints.survey import NOT_FETCHED, Survey, settle_models, survey
+from bench.checkpoints.survey import NOT_FETCHED, CheckpointSurvey, settle_models, survey_checkpoints
 from bench.execute.device_queue import DeviceQueue
 from bench.execute.feature_extraction import (
     Extractor,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from bench.features.openclip import Evaluator
 
 _T = TypeVar("_T")
-SHOWN = 6
+_SHOWN = 6
 """How many reference images are kept to be shown."""
 IMAGE_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy")
 
@@ -150,7 +150,9 @@ def _hash_own_code(experiment: Experiment) -> Mapping[str, str]:
     return {target: digest for target in targets if (digest := hash_own(target)) is not None}
 
 
-def _look(experiment: Experiment, decode: bool, weights_needed: bool) -> tuple[str | None, Prompts, str, Survey]:
+def _look(
+    experiment: Experiment, decode: bool, weights_needed: bool
+) -> tuple[str | None, Prompts, str, CheckpointSurvey]:
     """Names of real images, prompts, device and weights; raises BenchError that says all that is missing at once."""
     problems: list[str] = []
 
@@ -164,7 +166,7 @@ def _look(experiment: Experiment, decode: bool, weights_needed: bool) -> tuple[s
     real_images = tried(lambda: find_real_images(experiment, decode))
     prompts = tried(lambda: prompts_of(experiment, experiment.prompts.count))
     device = tried(lambda: resolve_device(experiment.device, experiment.executor.kind == "local"))
-    seen = survey(experiment)
+    seen = survey_checkpoints(experiment)
     tried(lambda: seen.check(tolerate_absent=not weights_needed))
     if problems or prompts is None or device is None:
         raise BenchError("; ".join(problems))
@@ -314,7 +316,7 @@ def make_reference(experiment: Experiment, reference: str | None, store: Store, 
     source, count = experiment.reference.source, experiment.reference.count
     features, sizes, first = [], set(), list[NDArray[np.uint8]]()
     for images in load_real_images(source, count):
-        first += [*images[: SHOWN - len(first)]]
+        first += [*images[: _SHOWN - len(first)]]
         features.append(evaluator.image_features(images))
         sizes.add(images.shape[1:3])
     own = {(model.height, model.width) for model in experiment.models.values()}

@@ -31,9 +31,9 @@ from bench.store.sealed import read_sealed, seal
 from bench.store.store import Store
 
 OWNER = "experiment.json"
-SHOWN = 3
+_SHOWN = 3
 """How many differences a refusal names."""
-Facts = dict[str, Any]
+_Facts = dict[str, Any]
 """By setting: its value as `is`, and as `shown` how a person knows it where the value is a hash."""
 
 
@@ -197,9 +197,9 @@ def _check(store: Store, job: Job) -> None:
             asked = job.experiment.prompts.source
             differences.append(f"the first {row} prompts of prompts.source={asked} are not those that it has")
         if differences:
-            more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+            more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
             raise BenchError(
-                f"{where} belongs to another experiment: {'; '.join(differences[:SHOWN])}{more}; {_WAYS_OUT}"
+                f"{where} belongs to another experiment: {'; '.join(differences[:_SHOWN])}{more}; {_WAYS_OUT}"
             )
     own = {claim.name: define(claim) for claim in job.run.claims}
     for look in looks_of(store):
@@ -224,12 +224,12 @@ def _has_records(store: Store, run: Run) -> bool:
     return any((record := store.record(key)) is not None and record.status == "ok" for key in run.cells)
 
 
-def _seal(facts: Facts, prompts: Mapping[str, str]) -> bytes:
+def _seal(facts: _Facts, prompts: Mapping[str, str]) -> bytes:
     data = {"facts": facts, "prompts": dict(prompts)}
     return seal(OWNER, json.dumps(data, indent=1, ensure_ascii=False).encode())
 
 
-def _read(store: Store) -> tuple[Facts, Mapping[str, str]] | None:
+def _read(store: Store) -> tuple[_Facts, Mapping[str, str]] | None:
     """What `experiment.json` says; None where it is missing or is not what was written."""
     with suppress(FileNotFoundError, Corrupt, ValueError, KeyError, TypeError):
         data = json.loads(read_sealed(store.files, OWNER))
@@ -237,7 +237,7 @@ def _read(store: Store) -> tuple[Facts, Mapping[str, str]] | None:
     return None
 
 
-def _from_records(store: Store) -> tuple[Facts, Mapping[str, str]] | None:
+def _from_records(store: Store) -> tuple[_Facts, Mapping[str, str]] | None:
     """The same from run.json and the records, where `experiment.json` was lost."""
     run = _last_run(store)
     if run is None:
@@ -249,7 +249,7 @@ def _from_records(store: Store) -> tuple[Facts, Mapping[str, str]] | None:
     return facts, _prompt_hashes(run.prompts)
 
 
-def _facts(job: Job) -> Facts:
+def _facts(job: Job) -> _Facts:
     """What the numbers of a job depend on."""
     experiment, run = job.experiment, job.run
     facts: dict[str, Any] = {"name": experiment.name, **_facts_of_cells(job.plan.cells)}
@@ -304,7 +304,7 @@ class _Named:
         self.value, self.shown = content_hash(value), shown
 
 
-def _plain(facts: Mapping[str, Any]) -> Facts:
+def _plain(facts: Mapping[str, Any]) -> _Facts:
     """As JSON gives it back."""
     return {
         name: {"is": value.value, "shown": without_secrets(value.shown)}
@@ -314,7 +314,7 @@ def _plain(facts: Mapping[str, Any]) -> Facts:
     }
 
 
-def _differences(there: Facts, here: Facts, changed: Callable[[str], str]) -> Iterator[str]:
+def _differences(there: _Facts, here: _Facts, changed: Callable[[str], str]) -> Iterator[str]:
     """Each fact that both know and that is another, in words; `changed` tells what did in a set of pictures."""
     for name, mine in here.items():
         theirs = there.get(name)

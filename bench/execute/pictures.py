@@ -18,7 +18,7 @@ from bench.store.sealed import read_sealed, seal
 from bench.store.store import Store
 
 PICTURES = "pictures.json"
-SHOWN = 3
+_SHOWN = 3
 """How many pictures are named."""
 
 
@@ -38,8 +38,8 @@ def changed_pictures(store: Store, job: Job, place: str) -> str:
     said = [f"{name} is another picture" for name in before if now.get(name, before[name]) != before[name]]
     said += [f"{name} is gone" for name in before if name not in now]
     said += [f"{name} is new" for name in now if name not in before]
-    more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
-    return f": {', '.join(said[:SHOWN])}{more}" if said else ""
+    more = f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+    return f": {', '.join(said[:_SHOWN])}{more}" if said else ""
 
 
 def _identities(job: Job) -> dict[str, str]:

@@ -10,7 +10,7 @@ from bench.records.cell import Cell
 from bench.records.run import Claim, Side
 from bench.store.store import Store
 
-SHOWN = 6
+_SHOWN = 6
 """How many pairs of cells of a claim are listed."""
 
 
@@ -69,9 +69,9 @@ def _describe_claim(claim: Claim, cells: Sequence[Cell]) -> Iterator[str]:
     yield f"  {claim.name}: {claim.text} ({claim.expect.replace('_', ' ')} by {', '.join(claim.metrics)})"
     compared = _comparisons(claim, cells)
     found = [text for is_there, text in compared if is_there]
-    yield from (f"    {text}" for text in found[:SHOWN])
-    if len(found) > SHOWN:
-        yield f"    … and {len(found) - SHOWN} more pairs of cells"
+    yield from (f"    {text}" for text in found[:_SHOWN])
+    if len(found) > _SHOWN:
+        yield f"    … and {len(found) - _SHOWN} more pairs of cells"
     yield from (f"    LACKS {text}" for is_there, text in compared if not is_there)
 
 

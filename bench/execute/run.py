@@ -32,7 +32,7 @@ from bench.workers.status import ENDED, read_status
 from bench.workers.worker import Worker, signals_stop
 
 LOOK_EVERY_S = 1.0
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 def execute(job: Job, store: Store, tell: Callable[[Record], object] = lambda _: None) -> list[Record]:
@@ -62,7 +62,7 @@ def execute(job: Job, store: Store, tell: Callable[[Record], object] = lambda _:
     return [record for record in records if record is not None]
 
 
-def healed(job: Job, store: Store, read: Callable[[], Result]) -> Result:
+def healed(job: Job, store: Store, read: Callable[[], _Result]) -> _Result:
     """What `read` returns. A stored file that turns out damaged there is set aside and made again, each once."""
     seen: set[str] = set()
     while True:

@@ -34,16 +34,16 @@ from bench.experiment.conf_files import (
 from bench.experiment.hydra_errors import explain_composition, in_one_message, unknown_setting
 from bench.experiment.overrides import Override, chosen, read_arguments
 from bench.experiment.schema import Types, narrow, references, types_at, value_at
-from bench.experiment.sweeps import give_directories, label_jobs, summarise
+from bench.experiment.sweeps import give_directories, label_jobs, summarise_sweep
 from bench.experiment.yaml_reader import read_value
 from bench.records.errors import BenchError
 
-Settings = dict[str, Any]
+_Settings = dict[str, Any]
 
 CHOSEN = "<file>"
 """Marks, while files are merged, what a chosen file of a group brought."""
 MISSING_VALUE = "???"
-HELP = """\
+_HELP = """\
 {summary}
 
 {groups}{choice}Every setting with its value; each may be overridden, as in {example}:
@@ -133,7 +133,7 @@ class ConfDirectories(SearchPathPlugin):
 
 
 def run_application(
-    verb: str, summary: str, arguments: Sequence[str], task: Callable[[Settings], int], config_name: str = "config"
+    verb: str, summary: str, arguments: Sequence[str], task: Callable[[_Settings], int], config_name: str = "config"
 ) -> int:
     """Run `task` with the settings that the arguments of a verb describe; with -m once for each of several values.
 
@@ -161,18 +161,18 @@ def run_application(
             refusals.append(error)
             outcomes.append("refused")
     if len(outcomes) > 1:
-        print(summarise(labels, jobs, outcomes))
+        print(summarise_sweep(labels, jobs, outcomes))
     if refusals:
         raise BenchError("\n".join(dict.fromkeys(map(str, refusals)))) from refusals[0]
     return max(codes)
 
 
-def compose_settings(overrides: Sequence[str], config_name: str = "config") -> Settings:
+def compose_settings(overrides: Sequence[str], config_name: str = "config") -> _Settings:
     """The settings that overrides describe, for use from Python; raises BenchError for what is refused."""
     return _compose(read_arguments("plan", overrides).overrides, config_name, whole=True)
 
 
-def _compose(overrides: Sequence[Override], config_name: str, *, whole: bool) -> Settings:
+def _compose(overrides: Sequence[Override], config_name: str, *, whole: bool) -> _Settings:
     """Choose files, merge them, set values; `whole` refuses settings that have no value yet."""
     schema, groups = (schema_of(config_name),), groups_of(config_name)
     choices = [override for override in overrides if override.name in groups]
@@ -193,7 +193,7 @@ def _compose(overrides: Sequence[Override], config_name: str, *, whole: bool) ->
             in_one_message([f"{name} was not given; it has no default, so set it, as in {name}=…" for name in missing])
         )
     try:
-        resolved: Settings = OmegaConf.to_container(OmegaConf.create(settings), resolve=whole)  # type: ignore[assignment]
+        resolved: _Settings = OmegaConf.to_container(OmegaConf.create(settings), resolve=whole)  # type: ignore[assignment]
     except (OmegaConfBaseException, ValueError, RecursionError) as error:
         said = explain_composition(error, groups)
         names = [".".join(path) for path, text in references(settings) if not _can_be_read(text)]
@@ -209,7 +209,7 @@ def _can_be_read(text: str) -> bool:
     return True
 
 
-def _merge_files(config_name: str, choices: list[str], groups: Mapping[str, Sequence[str]]) -> Settings:
+def _merge_files(config_name: str, choices: list[str], groups: Mapping[str, Sequence[str]]) -> _Settings:
     """What Hydra makes of the files that are chosen, references not resolved."""
     for plugin in (ConfDirectories, ConfFiles):
         if plugin not in Plugins.instance().discover(plugin.__bases__[0]):
@@ -218,7 +218,7 @@ def _merge_files(config_name: str, choices: list[str], groups: Mapping[str, Sequ
     GlobalHydra.instance().clear()  # Hydra runs once at a time; somebody else's may be at work
     try:
         with hydra.initialize(version_base="1.3", config_path=None):
-            merged: Settings = OmegaConf.to_container(hydra.compose(config_name, choices))  # type: ignore[assignment]
+            merged: _Settings = OmegaConf.to_container(hydra.compose(config_name, choices))  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         raise BenchError(explain_composition(error, groups)) from error
     finally:
@@ -226,7 +226,7 @@ def _merge_files(config_name: str, choices: list[str], groups: Mapping[str, Sequ
     return merged
 
 
-def _forget_unchosen(settings: Settings, schema: Types, groups: Mapping[str, Sequence[str]]) -> None:
+def _forget_unchosen(settings: _Settings, schema: Types, groups: Mapping[str, Sequence[str]]) -> None:
     """Remove what an experiment sets for a file of a group that was not chosen: it lacks what that file would bring."""
     for plural, group in PLURALS.items():
         for name, entry in list(settings.get(plural, {}).items()):
@@ -243,7 +243,7 @@ def _needed(types: Types) -> set[str]:
     return {field.name for field in fields(types[0]) if field.default is MISSING and field.default_factory is MISSING}
 
 
-def _let_claims_go(settings: Settings, overrides: Sequence[Override]) -> None:
+def _let_claims_go(settings: _Settings, overrides: Sequence[Override]) -> None:
     """The claims of an experiment whose grid the command line changes are judged where they can be."""
     given = {override.path[0] for override in overrides}
     if given & {"model", "method", "methods", "scores", "measure"} and not given & {"claim", "claims"}:
@@ -251,7 +251,7 @@ def _let_claims_go(settings: Settings, overrides: Sequence[Override]) -> None:
             claim.setdefault("optional", True)
 
 
-def _set(settings: Settings, override: Override, schema: Types, groups: Mapping[str, Sequence[str]]) -> None:
+def _set(settings: _Settings, override: Override, schema: Types, groups: Mapping[str, Sequence[str]]) -> None:
     """Set or remove one value; raises BenchError where there is no such setting."""
     path = override.path
     types = types_at(schema, path, settings)
@@ -294,10 +294,10 @@ def _merged(old: Any, new: Any) -> Any:
     return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
-def _help(verb: str, summary: str, settings: Settings, config_name: str) -> str:
+def _help(verb: str, summary: str, settings: _Settings, config_name: str) -> str:
     """What --help shows: what may be chosen, and every setting with its value."""
     groups = "".join(f"{name}: {', '.join(choices)}\n" for name, choices in groups_of(config_name).items())
-    return HELP.format(
+    return _HELP.format(
         summary=summary,
         groups=groups and f"Choose from conf/ and from ./conf, as in {_EXAMPLES[config_name][0]}:\n\n",
         choice=groups and f"{groups}\n",

@@ -11,9 +11,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from bench.experiment.claims import ClaimChoice, claim_problems, what_the_grid_lacks
-from bench.experiment.executors import Executor, Local
+from bench.experiment.executors import ExecutorChoice, Local
 from bench.experiment.hydra_errors import explain_validation, in_one_message, written
-from bench.experiment.tasks import Task, TextToImage, task_problems
+from bench.experiment.tasks import TaskChoice, TextToImage, task_problems
 from bench.experiment.trackers import TrackerChoice
 from bench.experiment.value_types import (
     SCORES,
@@ -24,7 +24,7 @@ from bench.experiment.value_types import (
     Distinct,
     Eta,
     GuidanceScale,
-    Images,
+    ImageCount,
     OneOrMore,
     PreferenceModelName,
     ScoreName,
@@ -162,13 +162,13 @@ class Method:
 
 
 @dataclass(config=STRICT)
-class Prompts:
+class _Prompts:
     """The prompts: captions of the miniature's world, or those of a file."""
 
     source: Source = "world"
     """`world` (captions of the miniature's world), a file in UTF-8 (.txt with one prompt per line, .csv, .tsv, .jsonl,
     .json, .parquet, or COCO captions), or `dataset://owner/name/file` in the local hub cache."""
-    count: Images = 512
+    count: ImageCount = 512
     """Number of prompts, and therefore of images per cell."""
     shuffle: bool = True
     """Take the prompts of a file in an order that `seed` decides; `false` takes them from the top."""
@@ -182,12 +182,12 @@ class Prompts:
 
 
 @dataclass(config=STRICT)
-class Reference:
+class _Reference:
     """The real images that Fréchet and kernel distances compare with."""
 
     source: Source = "world"
     """`world` (images of the miniature's world) or a folder of images."""
-    count: Images = 2048
+    count: ImageCount = 2048
     """Number of reference images."""
 
 
@@ -232,11 +232,11 @@ class Experiment:
     """Methods by name; `method=[…]` chooses the files of conf/method that are put here."""
     results: Annotated[Source, Field(min_length=1)]
     """Directory or URL (s3://…) of the results."""
-    task: Task = Field(default_factory=lambda: TextToImage("text_to_image"))
+    task: TaskChoice = Field(default_factory=lambda: TextToImage("text_to_image"))
     """What is asked of the model; `task=…` chooses a file of conf/task."""
-    prompts: Prompts = Field(default_factory=Prompts)
+    prompts: _Prompts = Field(default_factory=_Prompts)
     """The prompts."""
-    reference: Reference = Field(default_factory=Reference)
+    reference: _Reference = Field(default_factory=_Reference)
     """The real images that distances compare with."""
     evaluator: EvaluatorChoice = Field(default_factory=EvaluatorChoice)
     """The network whose features the images are scored by."""
@@ -268,7 +268,7 @@ class Experiment:
     """Number of image counts at which `until=decided` judges the claims."""
     claims: dict[str, ClaimChoice] = Field(default_factory=dict)
     """Claims by name; `claim=[…]` chooses the files of conf/claim that are put here."""
-    executor: Executor = Field(default_factory=Local)
+    executor: ExecutorChoice = Field(default_factory=Local)
     """Where cells run; `executor=…` chooses a file of conf/executor."""
     trackers: dict[str, TrackerChoice] = Field(default_factory=dict)
     """Experiment trackers; `tracker=[…]` chooses files of conf/tracker."""

@@ -70,4 +70,4 @@ class Slurm(Common):
     """Directory of job scripts and logs, on a file system that all nodes share."""
 
 
-Executor = Annotated[Local | Ray | Slurm, Field(discriminator="kind")]
+ExecutorChoice = Annotated[Local | Ray | Slurm, Field(discriminator="kind")]

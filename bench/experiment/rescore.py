@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.value_types import STRICT, AnyNumber, Distinct, Images, PreferenceModelName, ScoreName, Source
+from bench.experiment.value_types import STRICT, AnyNumber, Distinct, ImageCount, PreferenceModelName, ScoreName, Source
 
 
 @dataclass(config=STRICT)
@@ -26,7 +26,7 @@ class OtherReference:
 
     source: Source | None = None
     """`world` or a folder of images."""
-    count: Images | None = None
+    count: ImageCount | None = None
     """Number of reference images."""
 
 

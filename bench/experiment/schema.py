@@ -19,7 +19,7 @@ PROSE = {"text", "label", "template", "style", "reason", "author"}
 """Settings that are text for people; any other text may name a file."""
 
 Types = tuple[Any, ...]
-Path = tuple[str, ...]
+SettingPath = tuple[str, ...]
 
 
 def types_at(types: Types, path: Sequence[str], settings: object = None) -> Types:
@@ -75,7 +75,7 @@ def is_table(member: Any) -> bool:
     return _has_fields(member) or origin(member) is dict
 
 
-def names_below(types: Types, settings: object, above: Path = ()) -> Iterator[Path]:
+def names_below(types: Types, settings: object, above: SettingPath = ()) -> Iterator[SettingPath]:
     """All settings that there are: fields of dataclasses, and keys that `settings` holds where any may be set."""
     found = narrow(types, settings)
     keys = dict.fromkeys(key for parent in found if _has_fields(parent) for key in _hints(parent))
@@ -120,7 +120,7 @@ def value_at(settings: object, path: Sequence[str]) -> object:
     return settings
 
 
-def references(settings: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
+def references(settings: object, path: SettingPath = ()) -> Iterator[tuple[SettingPath, str]]:
     """The texts that refer to other settings or to the environment, each with its place."""
     if isinstance(settings, Mapping):
         for key, value in settings.items():
@@ -132,7 +132,7 @@ def references(settings: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
         yield path, settings
 
 
-def misfits(types: Types, value: object, path: Path = ()) -> Iterator[tuple[Path, object, str]]:
+def misfits(types: Types, value: object, path: SettingPath = ()) -> Iterator[tuple[SettingPath, object, str]]:
     """Place, value and complaint of what pydantic would convert without a word: truth values that stand for numbers,
     empty texts, and numbers that are infinite or none.
     """

@@ -10,9 +10,9 @@ from bench.experiment.overrides import Override
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError
 
-PLACES = ("results", "output")
+_PLACES = ("results", "output")
 """Settings that say where a job writes."""
-LONGEST = 120
+_LONGEST = 120
 
 
 def label_jobs(jobs: Sequence[tuple[Override, ...]]) -> list[str]:
@@ -27,7 +27,7 @@ def give_directories(jobs: Sequence[dict[str, Any]], labels: Sequence[str]) -> l
 
     Directories that differ by themselves stay. Raises BenchError for jobs that are the same.
     """
-    for place in PLACES:
+    for place in _PLACES:
         where = [str(settings[place]).rstrip("/") for settings in jobs if settings.get(place)]
         if len(where) < len(jobs) or len(set(where)) == len(jobs):
             continue
@@ -44,13 +44,13 @@ def _as_name(label: str) -> str:
     """A label as part of a file's name; what decides the directory's first part already is left out."""
     parts = re.sub(r"(?:^|,)(?:name|results|output)=[^,]*", "", label).strip(",") or label
     name = re.sub(r"[^A-Za-z0-9._=,+-]+", "", parts)
-    return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{content_hash(label, 8)}"
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}-{content_hash(label, 8)}"
 
 
-def summarise(labels: Sequence[str], jobs: Sequence[dict[str, Any]], outcomes: Sequence[str]) -> str:
+def summarise_sweep(labels: Sequence[str], jobs: Sequence[dict[str, Any]], outcomes: Sequence[str]) -> str:
     """One line for each job: what is particular to it, where it lies, and how it ended."""
     lines = [
-        f"  {label}: {next((settings[place] for place in PLACES if settings.get(place)), '')} ({outcome})"
+        f"  {label}: {next((settings[place] for place in _PLACES if settings.get(place)), '')} ({outcome})"
         for label, settings, outcome in zip(labels, jobs, outcomes, strict=True)
     ]
     return "\n".join([f"{len(jobs)} jobs:", *lines])

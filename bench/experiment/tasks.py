@@ -79,7 +79,7 @@ class Animation:
     """Number of frames."""
 
 
-Task = Annotated[TextToImage | Inpainting | ControlNet | ImagePrompt | Animation, Field(discriminator="kind")]
+TaskChoice = Annotated[TextToImage | Inpainting | ControlNet | ImagePrompt | Animation, Field(discriminator="kind")]
 
 NEEDED_PART = {
     "canny": "controlnet",

@@ -58,7 +58,7 @@ GuidanceScale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Source = Annotated[str, AfterValidator(expand_home)]
 """A path, or a name that stands for something else, such as a hub id. ~ is expanded."""
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Images = Annotated[int, Field(ge=1, le=1_000_000)]
+ImageCount = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ConcurrentBatches = Annotated[Literal["auto"] | Count, WrapValidator(_lanes)]
 ScoreName = Literal[

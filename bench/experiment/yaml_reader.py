@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from bench.experiment.schema import (
-    Path,
+    SettingPath,
     Types,
     elements,
     is_table,
@@ -39,7 +39,7 @@ DEPTH = 50
 """How deep settings may be nested; real ones are not deeper than five."""
 
 
-def read_file(text: str, file: str, types: Types, package: Path) -> dict[str, Any]:
+def read_file(text: str, file: str, types: Types, package: SettingPath) -> dict[str, Any]:
     """The settings in a file's text that belong at `package`, where `types` are; `defaults` are left as they are.
 
     Raises BenchError that names file, line and column of whatever cannot be read or is no setting.
@@ -117,7 +117,7 @@ class _Reader:
     file: str
     problems: list[str] = field(default_factory=list)
 
-    def value(self, node: yaml.Node, types: Types, path: Path) -> Any:
+    def value(self, node: yaml.Node, types: Types, path: SettingPath) -> Any:
         if len(path) > DEPTH:
             raise RecursionError
         if node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
@@ -129,7 +129,7 @@ class _Reader:
             return [self.value(entry, inner, (*path, str(i))) for i, entry in enumerate(node.value)]
         return self.table(node, types, path)
 
-    def table(self, node: yaml.Node, types: Types, path: Path, *, is_file: bool = False) -> dict[str, Any]:
+    def table(self, node: yaml.Node, types: Types, path: SettingPath, *, is_file: bool = False) -> dict[str, Any]:
         found: dict[str, Any] = {}
         types = narrow(types, {key.value: value.value for key, value in node.value if key.value == "kind"})
         for key, inner in _pairs(node):

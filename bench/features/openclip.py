@@ -24,7 +24,7 @@ from bench.checkpoints.openclip_files import check_open_clip
 from bench.features.pixels import complexity
 from bench.records.errors import BenchError
 
-Array = NDArray[Any]
+_Array = NDArray[Any]
 Counterfactuals = Sequence[tuple[str, tuple[str, ...]]]
 
 
@@ -133,7 +133,7 @@ def images_to_features(
     start: int,
     frames: int = 1,
     each: Callable[..., Iterable[Any]] = map,
-) -> Mapping[str, Array]:
+) -> Mapping[str, _Array]:
     """Features of images `start` … of a cell, one row an image; a film's `frames` stand below one another in it.
 
     `image` (d,) the embedding, of a film that of its middle frame; `clip_score` 100 × cosine of image and caption, of a
@@ -148,7 +148,7 @@ def images_to_features(
     middle = embeddings[:, frames // 2]
     measured = complexity(stills, each)
     of_pixels = {name: rows.reshape(len(images), frames).mean(axis=1) for name, rows in measured.items()}
-    features: dict[str, Array] = {"image": middle, **of_pixels}
+    features: dict[str, _Array] = {"image": middle, **of_pixels}
     if captions is None:
         return features
     similarities = np.einsum("nfd,nd->nf", _unit(embeddings), captions.own[rows.start : rows.stop])
@@ -162,7 +162,7 @@ def images_to_features(
     return features
 
 
-def _count_right(image: Array, own: Array, wrong: Sequence[Array]) -> int:
+def _count_right(image: _Array, own: _Array, wrong: Sequence[_Array]) -> int:
     similarity = float(image @ own)
     return sum(bool(similarity > (candidates @ image).max()) for candidates in wrong)
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float64]
+_Pixels = NDArray[np.uint8]
+_Floats = NDArray[np.float64]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Of ITU-R BT.601."""
 HIGH_FREQUENCY = 0.25
@@ -24,7 +24,7 @@ PIECE = 2**16
 """Pixels that are measured at once: some small images or one large one, so that all stays in a processor's cache."""
 
 
-def complexity(images: Pixels, each: Callable[..., Iterable[Any]] = map) -> Mapping[str, Floats]:
+def complexity(images: _Pixels, each: Callable[..., Iterable[Any]] = map) -> Mapping[str, _Floats]:
     """All measures of images (n, h, w, 3), uint8, one row an image, by name; `each` is `map`, or one in threads."""
     size = max(1, PIECE // (images.shape[1] * images.shape[2]))
     pieces = [images[start : start + size] for start in range(0, len(images), size)]
@@ -33,7 +33,7 @@ def complexity(images: Pixels, each: Callable[..., Iterable[Any]] = map) -> Mapp
     return {measure.__name__: rows for measure, rows in zip(measures, found, strict=True)}
 
 
-def sharpness(images: Pixels) -> Floats:
+def sharpness(images: _Pixels) -> _Floats:
     """Root mean square of the luma's Laplacian, in levels of 255, for images (n, h, w, 3); 0 for an even one.
 
     The focus measure of Pech-Pacheco et al. (ICPR 2000), as a standard deviation. Blur lowers it, noise raises it.
@@ -41,11 +41,11 @@ def sharpness(images: Pixels) -> Floats:
     luma = images.astype(np.float32) @ LUMA
     middle = luma[:, 1:-1, 1:-1]
     around = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
-    found: Floats = np.sqrt(((around - 4 * middle) ** 2).mean(axis=(1, 2), dtype=np.float64))
+    found: _Floats = np.sqrt(((around - 4 * middle) ** 2).mean(axis=(1, 2), dtype=np.float64))
     return found
 
 
-def bits_per_pixel(images: Pixels) -> Floats:
+def bits_per_pixel(images: _Pixels) -> _Floats:
     """What a simple lossless coder needs for images (n, h, w, 3), bits a pixel over all channels; 0 for an even one.
 
     The entropy of what is left when each value is predicted from its left, upper and upper left neighbours by the
@@ -57,11 +57,11 @@ def bits_per_pixel(images: Pixels) -> Floats:
     predicted = np.clip(left + up - corner, np.minimum(left, up), np.maximum(left, up))
     residuals = (values[..., 1:, 1:] - predicted).astype(np.uint8)
     by_channel = _entropies(residuals.reshape(-1, *residuals.shape[2:]), 256)
-    found: Floats = by_channel.reshape(len(images), -1).sum(axis=1)
+    found: _Floats = by_channel.reshape(len(images), -1).sum(axis=1)
     return found
 
 
-def high_frequency(images: Pixels) -> Floats:
+def high_frequency(images: _Pixels) -> _Floats:
     """Root mean square of what the luma of images (n, h, w, 3) has above HIGH_FREQUENCY, in levels of 255.
 
     By Parseval's theorem from the discrete Fourier transform, under a Hann window so that the borders add nothing.
@@ -69,12 +69,12 @@ def high_frequency(images: Pixels) -> Floats:
     luma = _luma(images)
     window, weights = _window_and_weights(*luma.shape[1:])
     waves = np.fft.rfft2((luma - luma.mean(axis=(1, 2), keepdims=True)) * window)
-    found: Floats = np.sqrt(((waves.real**2 + waves.imag**2) * weights).sum(axis=(1, 2)))
+    found: _Floats = np.sqrt(((waves.real**2 + waves.imag**2) * weights).sum(axis=(1, 2)))
     return found
 
 
 @cache
-def _window_and_weights(height: int, width: int) -> tuple[Floats, Floats]:
+def _window_and_weights(height: int, width: int) -> tuple[_Floats, _Floats]:
     """A Hann window (h, w), and what each frequency (h, w // 2 + 1) of the half transform weighs in a mean square.
 
     Low frequencies weigh nothing, and those whose conjugates the half transform leaves out weigh double.
@@ -85,7 +85,7 @@ def _window_and_weights(height: int, width: int) -> tuple[Floats, Floats]:
     return window, weights / (window.size * np.square(window).sum())
 
 
-def gradient_entropy(images: Pixels) -> Floats:
+def gradient_entropy(images: _Pixels) -> _Floats:
     """Entropy of the luma's gradient magnitudes in whole levels, bits, for images (n, h, w, 3); 0 for an even one.
 
     The mean over an image at 1, 1/2 and 1/4 its size; sizes that leave fewer than 8 pixels on a side are left out.
@@ -99,25 +99,25 @@ def gradient_entropy(images: Pixels) -> Floats:
         rows = luma[:, :height:2] + luma[:, 1:height:2]
         luma = (rows[:, :, :width:2] + rows[:, :, 1:width:2]) / 4
         found.append(_gradient_entropies(luma))
-    mean: Floats = np.mean(found, axis=0)
+    mean: _Floats = np.mean(found, axis=0)
     return mean
 
 
-def _gradient_entropies(luma: Floats) -> Floats:
+def _gradient_entropies(luma: _Floats) -> _Floats:
     corner = luma[:, :-1, :-1]
     magnitudes = np.sqrt((luma[:, 1:, :-1] - corner) ** 2 + (luma[:, :-1, 1:] - corner) ** 2)
     return _entropies(np.rint(magnitudes), 362)
 
 
-def _luma(images: Pixels) -> Floats:
-    luma: Floats = images.astype(np.float64) @ LUMA.astype(np.float64)
+def _luma(images: _Pixels) -> _Floats:
+    luma: _Floats = images.astype(np.float64) @ LUMA.astype(np.float64)
     return luma
 
 
-def _entropies(values: NDArray[Any], levels: int) -> Floats:
+def _entropies(values: NDArray[Any], levels: int) -> _Floats:
     """Shannon entropies (n,) of whole numbers (n, …) from 0 up to below `levels`, bits."""
     own = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1)) * levels + values.astype(np.intp)
     counts = np.bincount(own.ravel(), minlength=len(values) * levels).reshape(len(values), levels)
     shares = counts / counts.sum(axis=1, keepdims=True)
-    found: Floats = -(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0)).sum(axis=1) + 0.0
+    found: _Floats = -(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0)).sum(axis=1) + 0.0
     return found

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from bench.features.openclip import Evaluator
 from bench.records.errors import BenchError
 
-Pixels = NDArray[np.uint8]
-Rows = Mapping[str, NDArray[Any]]
+_Pixels = NDArray[np.uint8]
+_Rows = Mapping[str, NDArray[Any]]
 
 
 class Given(Protocol):
     """A task's inputs: images and what a ControlNet followed (n, h, w, 3), masks and depths (n, h, w)."""
 
     @property
-    def images(self) -> Pixels: ...
+    def images(self) -> _Pixels: ...
     @property
     def masks(self) -> NDArray[np.bool_]: ...
     @property
-    def conditions(self) -> Pixels: ...
+    def conditions(self) -> _Pixels: ...
     @property
     def depths(self) -> NDArray[np.float32]: ...
 
@@ -43,12 +43,12 @@ class TaskFeatures:
     scores: Sequence[str]
     evaluator: Evaluator
     given: Given
-    find_edges: Callable[[Pixels], NDArray[np.bool_]]
-    estimate_depth: Callable[[Pixels], NDArray[np.float32]] | None = None
+    find_edges: Callable[[_Pixels], NDArray[np.bool_]]
+    estimate_depth: Callable[[_Pixels], NDArray[np.float32]] | None = None
     style: str | None = None
     frames: int = 1
 
-    def of(self, images: Pixels, start: int) -> Rows:
+    def of(self, images: _Pixels, start: int) -> _Rows:
         """Features of a cell's images `start` …, uint8 (n, h, w, 3).
 
         inpainting: `background_psnr` in dB and, if asked for, `background_lpips`, both of what lies outside the mask;
@@ -75,7 +75,7 @@ class TaskFeatures:
             return {"style_similarity": self._similarity(images, self.evaluator.text_features([self.style]))}
         return {}
 
-    def _inpainting(self, images: Pixels, inputs: Pixels, masks: NDArray[np.bool_]) -> Rows:
+    def _inpainting(self, images: _Pixels, inputs: _Pixels, masks: NDArray[np.bool_]) -> _Rows:
         rows: dict[str, NDArray[Any]] = {
             "background_psnr": np.array([psnr(a[~m], b[~m]) for a, b, m in zip(images, inputs, masks, strict=True)]),
             "image_masked": self.evaluator.image_features(np.where(masks[..., None], images, np.uint8(128))),
@@ -85,19 +85,19 @@ class TaskFeatures:
             rows["background_lpips"] = lpips(np.where(masks[..., None], inputs, images), inputs)
         return rows
 
-    def _animation(self, films: Pixels) -> Rows:
+    def _animation(self, films: _Pixels) -> _Rows:
         frames = films.reshape(len(films), self.frames, -1, *films.shape[2:])
         embeddings = self.evaluator.image_features(frames.reshape(-1, *frames.shape[2:]))
         unit = _unit(embeddings).reshape(len(films), self.frames, -1)
         neighbours = 100 * (unit[:, 1:] * unit[:, :-1]).sum(axis=-1).mean(axis=1)
         return {"temporal_consistency": neighbours, "flicker": np.array([flicker(film) for film in frames])}
 
-    def _similarity(self, images: Pixels, other: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _similarity(self, images: _Pixels, other: NDArray[np.float32]) -> NDArray[np.float64]:
         similarity: NDArray[np.float64] = 100 * (_unit(self.evaluator.image_features(images)) @ _unit(other)[0])
         return similarity
 
 
-def psnr(ours: Pixels, theirs: Pixels) -> float:
+def psnr(ours: _Pixels, theirs: _Pixels) -> float:
     """Peak signal-to-noise ratio of 8-bit values, dB; equal ones count as a mean squared error of 1/12, 58.9 dB.
 
     That is the error of rounding to whole levels, below which two images of 8 bits cannot be told apart.
@@ -123,7 +123,7 @@ def edge_agreement(found: NDArray[np.bool_], wanted: NDArray[np.bool_], share: f
     return 0.0 if precision + recall == 0 else float(2 * precision * recall / (precision + recall))
 
 
-def flicker(frames: Pixels) -> float:
+def flicker(frames: _Pixels) -> float:
     """Mean absolute second difference in time of frames (f, h, w, 3), levels of 255, halved; 0 for fewer than three.
 
     An even fade costs nothing; a value that jumps to and fro by d in each frame costs d.
@@ -135,7 +135,7 @@ def flicker(frames: Pixels) -> float:
     return float(bend.mean(dtype=np.float64))
 
 
-def lpips(images: Pixels, inputs: Pixels) -> NDArray[np.float64]:
+def lpips(images: _Pixels, inputs: _Pixels) -> NDArray[np.float64]:
     """LPIPS of pairs of images (n, h, w, 3) with AlexNet (arXiv 1801.03924, version 0.1); 0 for equal ones."""
     network = _lpips_network()
     pairs = zip(*(torch.from_numpy(a).permute(0, 3, 1, 2).float() / 255 for a in (images, inputs)), strict=True)

@@ -101,7 +101,7 @@ def _compare_installations(
     return names, runs
 
 
-def accept(settings: dict[str, Any]) -> int:
+def accept_baseline(settings: dict[str, Any]) -> int:
     """Make a candidate the baseline, with an author and a reason.
 
     Exit codes: 0 done; 2 refused.

@@ -16,7 +16,7 @@ from bench.store.store import Store
 
 
 @dataclass(frozen=True)
-class Comparison:
+class _Comparison:
     """What came out, and what the report shows images of; no sides and no pairs where a side was not whole."""
 
     outcomes: tuple[Outcome, ...]
@@ -26,7 +26,7 @@ class Comparison:
 
 def compare_stores(
     baseline: Store, candidate: Store, images: Movement, quality: Mapping[str, Limit], cost: CostLimits
-) -> Comparison:
+) -> _Comparison:
     """Compare two runs. Where a file of either is missing or damaged nothing is, and each such file is an outcome.
 
     A part of a run could pass where the whole does not, and a lost cell would look like a new one.
@@ -41,10 +41,10 @@ def compare_stores(
                 for name, why in error.damage.items()
             ]
     if outcomes:
-        return Comparison(tuple(outcomes))
+        return _Comparison(tuple(outcomes))
     before, after = sides
     pairs, found = compare_runs(before, after, images, quality, cost)
-    return Comparison(found, pairs, (before, after))
+    return _Comparison(found, pairs, (before, after))
 
 
 def compare_runs(

@@ -17,10 +17,10 @@ from bench.gate.pairing import Pair
 from bench.records.record import Latency
 from bench.records.run import CostLimits, Limit
 
-MACHINE = ("device", "processor", "cores", "threads", "gpus", "system", "concurrent_batches", "freed_memory_kept")
+_MACHINE = ("device", "processor", "cores", "threads", "gpus", "system", "concurrent_batches", "freed_memory_kept")
 FARTHEST_PACE = 1.5
 """How much slower or faster a machine may have been, by its reference workload, for its latencies to be compared."""
-PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes")
+_PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes")
 
 
 def compare_costs(pairs: Sequence[Pair], limits: CostLimits) -> list[Outcome]:
@@ -46,7 +46,7 @@ def compare_costs(pairs: Sequence[Pair], limits: CostLimits) -> list[Outcome]:
 
 def _other_machine(pair: Pair, old: Latency, new: Latency) -> str | None:
     before, after = pair.before.record.environment, pair.after.record.environment
-    names = [name for name in MACHINE if before.get(name) != after.get(name)]
+    names = [name for name in _MACHINE if before.get(name) != after.get(name)]
     if old.batch_size != new.batch_size:
         names.append("batch size")
     return f"another machine or protocol: {', '.join(names)} differ" if names else None
@@ -66,7 +66,7 @@ def _compare_memory(pair: Pair, limit: Limit) -> list[Outcome]:
     old: Mapping[str, Any] = asdict(pair.before.record.memory)
     new: Mapping[str, Any] = asdict(pair.after.record.memory)
     outcomes = []
-    for name in PEAKS:
+    for name in _PEAKS:
         if old[name] is not None and new[name] is not None:
             allowed, growth = limit.of(old[name]), new[name] - old[name]
             verdict = "regressed" if growth > allowed else "improved" if growth < -allowed else "unchanged"

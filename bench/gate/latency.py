@@ -30,7 +30,7 @@ from bench.gate.pairing import Pair
 from bench.records.record import InterleavedLatency, Latency
 from bench.records.run import Limit
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,10 @@ class _OfRuns:
     """Seconds per image of two runs: as measured, and what they would be at one pace of the machine."""
 
     label: str
-    before: Floats
-    after: Floats
-    before_at_pace: Floats
-    after_at_pace: Floats
+    before: _Floats
+    after: _Floats
+    before_at_pace: _Floats
+    after_at_pace: _Floats
 
     @classmethod
     def of(cls, label: str, old: Latency, new: Latency) -> _OfRuns:
@@ -147,7 +147,7 @@ class _OfRuns:
         return max(later(*(both if slower else both[::-1]), limit) for both in sides)
 
 
-def _turns(latency: Latency) -> tuple[Floats, Floats]:
+def _turns(latency: Latency) -> tuple[_Floats, _Floats]:
     """Mean seconds per image of the calls between two reference workloads, and the seconds of those."""
     turns = [
         (fmean(call for call, _ in calls) / latency.batch_size, pace)
@@ -157,7 +157,7 @@ def _turns(latency: Latency) -> tuple[Floats, Floats]:
     return seconds, paces
 
 
-def later(before: Floats, after: Floats, limit: float) -> float:
+def later(before: _Floats, after: _Floats, limit: float) -> float:
     """p-value of the hypothesis that `after` is not larger than `before` by more than the limit, by ranks."""
     from scipy.stats import mannwhitneyu
 

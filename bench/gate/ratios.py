@@ -22,7 +22,7 @@ from bench.gate.outcome import Outcome
 from bench.records.errors import BenchError
 from bench.records.run import Limit
 
-MACHINE = ("device", "processor", "cores", "gpus", "system")
+_MACHINE = ("device", "processor", "cores", "gpus", "system")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read_ratios(directory: Path) -> list[Ratio]:
             data = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(data, dict) or "ratios" not in data:
                 continue
-            machine = {name: data["machine"].get(name) for name in MACHINE}
+            machine = {name: data["machine"].get(name) for name in _MACHINE}
             for entry in data["ratios"]:
                 samples = tuple(float(sample) for sample in entry["samples"])
                 if not samples or not all(0 < sample < math.inf for sample in samples):
@@ -70,7 +70,7 @@ def compare_ratios(before: Iterable[Ratio], after: Iterable[Ratio], limit: Limit
         old = known.get(ratio.name)
         if old is None:
             yield Outcome("performance", ratio.name, "ratio", "new", after=_middle(ratio.samples))
-        elif different := [name for name in MACHINE if old.machine[name] != ratio.machine[name]]:
+        elif different := [name for name in _MACHINE if old.machine[name] != ratio.machine[name]]:
             note = f"another machine: {', '.join(different)} differ"
             yield Outcome("performance", ratio.name, "ratio", "not comparable", note=note)
         else:

@@ -14,7 +14,7 @@ from bench.gate.pairing import Pair, Side
 from bench.printable import printable
 from bench.records.errors import BenchError
 from bench.report.embedded_images import Picture
-from bench.report.identity import NONE
+from bench.report.identity import NO_VALUE
 from bench.report.page import templates
 from bench.report.tables import Table, to_markdown
 
@@ -24,7 +24,7 @@ ANSWERS = {
     NOT_COMPARABLE: "not comparable: the two runs did not measure the same thing",
     INCOMPLETE: "incomplete: records are missing, or nothing could be decided",
 }
-SHOWN = 8
+_SHOWN = 8
 """How many pairs of images the page shows."""
 QUIET = ("unchanged", "known")
 """Verdicts that are counted and folded away."""
@@ -73,13 +73,13 @@ def outcome_table(level: str, outcomes: Sequence[Outcome]) -> Table:
             outcome.quantity,
             _number(outcome.before),
             _number(outcome.after),
-            NONE if outcome.interval is None else f"[{outcome.interval[0]:+.3g}, {outcome.interval[1]:+.3g}]",
+            NO_VALUE if outcome.interval is None else f"[{outcome.interval[0]:+.3g}, {outcome.interval[1]:+.3g}]",
             _number(outcome.limit),
-            outcome.note or NONE,
+            outcome.note or NO_VALUE,
         )
         for outcome in outcomes
     ]
-    kept = [i for i in range(len(columns)) if any(row[i] != NONE for row in rows)]
+    kept = [i for i in range(len(columns)) if any(row[i] != NO_VALUE for row in rows)]
     return Table(
         level,
         level.capitalize(),
@@ -191,7 +191,7 @@ def worst_images(pairs: Sequence[Pair], baseline: Side, candidate: Side) -> list
             after = Picture(candidate.store, pair.after.record, row)
             if before.is_whole() and after.is_whole():
                 found.append(BeforeAfter(pair.label, candidate.run.prompts[row], float(moved), before, after))
-    return sorted(found, key=lambda entry: -entry.moved)[:SHOWN]
+    return sorted(found, key=lambda entry: -entry.moved)[:_SHOWN]
 
 
 _OPEN = ("not comparable", "missing", "undecided", "new")
@@ -216,7 +216,7 @@ def in_words(outcome: Outcome) -> str:
 
 
 def _number(value: float | None) -> str:
-    return NONE if value is None else f"{value:.4g}"
+    return NO_VALUE if value is None else f"{value:.4g}"
 
 
 def write_gate(report: GateReport, images: Sequence[BeforeAfter], directory: Path) -> list[Path]:

@@ -30,11 +30,11 @@ def find_baselines(directory: Path, only: Iterable[str]) -> list[Path]:
 def compare_schedulers(paths: Iterable[Path]) -> Iterator[Outcome]:
     """Examine each baseline's scheduler again, with the settings that the baseline notes."""
     for path in paths:
-        from bench.conformance.verb import examine  # it imports diffusers, which takes its time
+        from bench.conformance.verb import examine_scheduler  # it imports diffusers, which takes its time
 
         settings = read_baseline(path)["settings"]
         try:
-            report = examine({"scheduler": settings})
+            report = examine_scheduler({"scheduler": settings})
         except BenchError as error:
             yield Outcome("conformance", path.stem, "scheduler", "failed", note=str(error))
         else:

@@ -12,10 +12,10 @@ from torch.nn import functional
 from bench.checkpoints.sources import weights_directory
 
 if TYPE_CHECKING:
-    from bench.generate.task_inputs import Estimate
+    from bench.generate.task_inputs import DepthEstimator
 
 
-def load_depth_estimator(source: str, device: str) -> Estimate:
+def load_depth_estimator(source: str, device: str) -> DepthEstimator:
     """A function of images (n, h, w, 3), uint8, that returns their depth (n, h, w), float32 in [0, 1], near is 1.
 
     With a `size` (height, width) the depth is of that size, as the guide resizes it: the depth, not the image.

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from bench.records.errors import BenchError
 
-Pixels = NDArray[np.uint8]
+_Pixels = NDArray[np.uint8]
 
 READER = "version 1: upright by EXIF, sRGB by embedded profiles, transparency on white, rounded to 8 bits"
 """What pictures are read by; part of the name of a set of them. A change that alters pixels changes the version."""
@@ -56,7 +56,7 @@ class _UnreadableError(Exception):
     """Why a file is not read, for people."""
 
 
-def read_image(path: Path, background: int = WHITE) -> Pixels:
+def read_image(path: Path, background: int = WHITE) -> _Pixels:
     """The picture in a file, (h, w, 3), uint8, sRGB; what is transparent shows a grey `background`.
 
     Raises BenchError, naming the file, for what is not one still picture of defined colours, and for more than
@@ -68,7 +68,7 @@ def read_image(path: Path, background: int = WHITE) -> Pixels:
         raise BenchError(f"{path} cannot be read as a picture: {_reason(error)}") from error
 
 
-def read_mask(path: Path) -> Pixels:
+def read_mask(path: Path) -> _Pixels:
     """As `read_image`, for a mask: what is transparent is black, and a mask of 0 and 1 is one of 0 and 255."""
     pixels = read_image(path, BLACK)
     return pixels * np.uint8(255) if pixels.max() == 1 else pixels
@@ -87,7 +87,7 @@ def _reason(error: Exception) -> str:
     return f"it is damaged or unreadable ({said})"
 
 
-def _decode(data: bytes, background: int) -> Pixels:
+def _decode(data: bytes, background: int) -> _Pixels:
     if data.startswith(_LFS):
         raise _UnreadableError("it is a Git LFS pointer in the picture's place; fetch the picture with git lfs pull")
     if data.startswith(_PNG):
@@ -111,7 +111,7 @@ def _decode(data: bytes, background: int) -> Pixels:
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
-def _over(samples: NDArray[Any], alpha: NDArray[Any] | int, top: int, background: int) -> Pixels:
+def _over(samples: NDArray[Any], alpha: NDArray[Any] | int, top: int, background: int) -> _Pixels:
     """Samples of `top` + 1 levels laid over a grey of 256 levels, rounded to the nearest of 256 levels."""
     if top == 255 and isinstance(alpha, int) and alpha == 255:
         return samples.astype(np.uint8, copy=False)  # as most are
@@ -119,7 +119,7 @@ def _over(samples: NDArray[Any], alpha: NDArray[Any] | int, top: int, background
     wide, cover = samples.astype(np.int64), np.asarray(alpha, np.int64)
     levels = wide * cover + background * scale * (top - cover)
     unit = scale * top
-    pixels: Pixels = ((levels + unit // 2) // unit).astype(np.uint8)
+    pixels: _Pixels = ((levels + unit // 2) // unit).astype(np.uint8)
     return pixels
 
 

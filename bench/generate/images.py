@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from bench.records.errors import CellError
 
-Images = NDArray[np.uint8]
+PixelArray = NDArray[np.uint8]
 
 
-def quantise(images: torch.Tensor, rows: Sequence[int]) -> Callable[[], Images]:
+def quantise(images: torch.Tensor, rows: Sequence[int]) -> Callable[[], PixelArray]:
     """Floats in [0, 1], (n, 3, h, w) → uint8 (n, h, w, 3), rounded as diffusers does when it saves a PNG.
 
     The device is asked for all of it now; what is returned waits for the device and gives the images, or raises
@@ -22,10 +22,10 @@ def quantise(images: torch.Tensor, rows: Sequence[int]) -> Callable[[], Images]:
     """
     finite = torch.isfinite(images).flatten(1).all(dim=1)
     pixels = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    arrays = fetch(pixels, finite, pixels.flatten(1).any(dim=1))
+    arrays = start_transfer(pixels, finite, pixels.flatten(1).any(dim=1))
 
-    def wait() -> Images:
-        array: Images
+    def wait() -> PixelArray:
+        array: PixelArray
         array, finite, lit = arrays()
         if not finite.all():
             raise CellError(
@@ -39,7 +39,7 @@ def quantise(images: torch.Tensor, rows: Sequence[int]) -> Callable[[], Images]:
     return wait
 
 
-def fetch(*tensors: torch.Tensor) -> Callable[[], list[NDArray[Any]]]:
+def start_transfer(*tensors: torch.Tensor) -> Callable[[], list[NDArray[Any]]]:
     """Begin to copy tensors to the host; what is returned waits until they are there and gives them as arrays."""
     device = tensors[0].device
     if device.type != "cuda":

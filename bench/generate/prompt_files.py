@@ -18,19 +18,19 @@ from bench.checkpoints.sources import local_path
 from bench.records.errors import BenchError
 
 DATASET = "dataset://"
-COLUMNS = ("prompt", "caption", "text")
+_COLUMNS = ("prompt", "caption", "text")
 """Columns that hold prompts when none is named; upper and lower case are not told apart."""
 POINTER = b"version https://git-lfs.github.com/spec/"
-Rows = Iterator[tuple[str, object]]
+_Rows = Iterator[tuple[str, object]]
 """Where each value stands, for messages, and the value."""
-Reader = Callable[[bytes, Path, str | None, bool | None], Rows]
+_Reader = Callable[[bytes, Path, str | None, bool | None], _Rows]
 
 
 class PromptFileError(ValueError):
     """What is wrong with a file, beginning with the row where that is known."""
 
 
-def find_file(source: str) -> Path:
+def find_prompt_file(source: str) -> Path:
     """The file that a source names: a path, `bench://…`, or `dataset://owner/name/path` in the local hub cache.
 
     Raises BenchError for a data set that is not in the cache, or a source that names no file in it.
@@ -65,7 +65,7 @@ def read_prompts(path: Path, column: str | None = None, quoted: bool | None = No
       the order of the images' ids |
     | .parquet | a column |
 
-    `column` is by default the one of `COLUMNS` that the file has. Raises BenchError, naming the row, for a file that
+    `column` is by default the one of `_COLUMNS` that the file has. Raises BenchError, naming the row, for a file that
     cannot be read, has another encoding than UTF-8, lacks the column, or holds something that is not text.
     """
     try:
@@ -84,7 +84,7 @@ def read_prompts(path: Path, column: str | None = None, quoted: bool | None = No
     return found
 
 
-def _choose_reader(path: Path, column: str | None, quoted: bool | None) -> Reader:
+def _choose_reader(path: Path, column: str | None, quoted: bool | None) -> _Reader:
     ending = path.suffix.lower()
     read = _READERS.get(ending)
     if read is None:
@@ -131,12 +131,12 @@ def _decode(content: bytes) -> str:
     return text
 
 
-def _lines(content: bytes, *_: object) -> Rows:
+def _lines(content: bytes, *_: object) -> _Rows:
     lines = _decode(content).split("\n")
     return ((f"line {number}", line) for number, line in enumerate(lines, 1) if line.strip())
 
 
-def _table(content: bytes, path: Path, column: str | None, quoted: bool | None) -> Rows:
+def _table(content: bytes, path: Path, column: str | None, quoted: bool | None) -> _Rows:
     """By the standard library's reader: pandas takes surplus fields for an index, and shifts the columns by it."""
     tabs = path.suffix.lower() == ".tsv"
     csv.field_size_limit(2**31 - 1)
@@ -168,7 +168,7 @@ def _table(content: bytes, path: Path, column: str | None, quoted: bool | None) 
         ) from error
 
 
-def _json_lines(content: bytes, _: Path, column: str | None, *__: object) -> Rows:
+def _json_lines(content: bytes, _: Path, column: str | None, *__: object) -> _Rows:
     name = None
     for number, line in enumerate(content.decode("utf-8-sig").split("\n"), 1):
         if line.strip():
@@ -177,7 +177,7 @@ def _json_lines(content: bytes, _: Path, column: str | None, *__: object) -> Row
             yield f"the row at line {number}", _member(entry, name, f"the row at line {number}")
 
 
-def _json(content: bytes, _: Path, column: str | None, *__: object) -> Rows:
+def _json(content: bytes, _: Path, column: str | None, *__: object) -> _Rows:
     text = content.decode("utf-8-sig")
     try:
         entries = _parse(text, "its content")
@@ -204,7 +204,7 @@ def _json(content: bytes, _: Path, column: str | None, *__: object) -> Rows:
         )
 
 
-def _first_captions(entries: Sequence[Any]) -> Rows:
+def _first_captions(entries: Sequence[Any]) -> _Rows:
     captions: dict[int | str, list[tuple[int | str, str]]] = {}
     for number, entry in enumerate(entries, 1):
         where = f"annotation {number}"
@@ -231,7 +231,7 @@ def _to_id(value: object, name: str, where: str) -> int | str:
     raise PromptFileError(f"{where} has {name}={_brief(value)}; ids are whole numbers or text")
 
 
-def _parquet(content: bytes, _: Path, column: str | None, *__: object) -> Rows:
+def _parquet(content: bytes, _: Path, column: str | None, *__: object) -> _Rows:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -248,7 +248,7 @@ def _parquet(content: bytes, _: Path, column: str | None, *__: object) -> Rows:
     return ((f"row {number}", value) for number, value in enumerate(values, 1))
 
 
-_READERS: Mapping[str, Reader] = {
+_READERS: Mapping[str, _Reader] = {
     "": _lines,
     ".txt": _lines,
     ".csv": _table,
@@ -289,7 +289,7 @@ def _name_of(entry: object, column: str | None) -> str:
 
 def _choose(there: Sequence[str], column: str | None) -> int:
     """The place of the column that holds the prompts; there must be one, and one alone."""
-    known = [i for i, name in enumerate(there) if (name == column if column else name.lower() in COLUMNS)]
+    known = [i for i, name in enumerate(there) if (name == column if column else name.lower() in _COLUMNS)]
     if len(known) == 1:
         return known[0]
     listed = ", ".join(there) or "nothing"
@@ -298,5 +298,5 @@ def _choose(there: Sequence[str], column: str | None) -> int:
             f"has several columns that may hold the prompts ({', '.join(there[i] for i in known)}); "
             + ("name one with prompts.column=…" if len({there[i] for i in known}) > 1 else "rename all but one")
         )
-    wanted = f"no column {column!r}" if column else f"none of the columns {', '.join(COLUMNS)}"
+    wanted = f"no column {column!r}" if column else f"none of the columns {', '.join(_COLUMNS)}"
     raise PromptFileError(f"has {wanted}, but {listed}; name one with prompts.column=…")

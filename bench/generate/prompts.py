@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.generate.prompt_files import find_file, read_prompts
+from bench.generate.prompt_files import find_prompt_file, read_prompts
 from bench.mini import world
 from bench.records.cell import PromptSet
 from bench.records.errors import BenchError
@@ -57,7 +57,7 @@ def load_prompts(
         scenes = tuple(world.scene(seed) for seed in world.split_seeds("prompts", count))
         texts = tuple(world.caption(scene) for scene in scenes)
     else:
-        texts = read_prompts(find_file(source), column, quoted)
+        texts = read_prompts(find_prompt_file(source), column, quoted)
         if len(texts) < count:
             raise BenchError(
                 f"prompts.source={source} holds {len(texts)} prompts and {count} were asked for; "

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from bench.generate.denoiser_cache import SharedEvaluations
-from bench.generate.images import Images, quantise
+from bench.generate.images import PixelArray, quantise
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule
 from bench.generate.task_inputs import Inputs
 from bench.records.cell import Cell
@@ -28,10 +28,10 @@ from bench.records.record import Calls
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images `start` to `start + len(images)` of a cell, shape (n, height, width, 3), uint8, and how they came."""
+    """PixelArray `start` to `start + len(images)` of a cell, shape (n, height, width, 3), uint8, and how they came."""
 
     start: int
-    images: Images
+    images: PixelArray
     calls: Calls
 
 
@@ -162,11 +162,11 @@ class Sampler:
 
         return wait
 
-    def call(self, rows: Sequence[int]) -> Images:
+    def call(self, rows: Sequence[int]) -> PixelArray:
         """The images of some prompts by one call of the pipeline, as a user would write it."""
         return self._call(rows, {"prompt": [self.prompts[row] for row in rows]})()
 
-    def _in_what_fits(self, rows: range, counter: CallCounter) -> list[Callable[[], Images]]:
+    def _in_what_fits(self, rows: range, counter: CallCounter) -> list[Callable[[], PixelArray]]:
         """Ask for the images of rows in as many calls as memory demands; raises CellError where one is too much."""
         done = []
         at = rows.start
@@ -199,7 +199,7 @@ class Sampler:
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _call(self, rows: Sequence[int], text: Mapping[str, Any]) -> Callable[[], Images]:
+    def _call(self, rows: Sequence[int], text: Mapping[str, Any]) -> Callable[[], PixelArray]:
         generators = [image_generator(self.cell.seed, row) for row in rows]
         given = self.inputs.arguments(rows) if self.inputs else {}
         if "strength" not in given:  # else the pipeline noises its input, by the same generators

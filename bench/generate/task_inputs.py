@@ -24,7 +24,7 @@ from bench.mini.shapes import signed_distance
 from bench.records.cell import Task
 from bench.records.errors import BenchError
 
-Pixels = NDArray[np.uint8]
+_Pixels = NDArray[np.uint8]
 WORLD = "world"
 CANNY_THRESHOLDS = (100, 200)
 """Those of the TCD guide."""
@@ -32,10 +32,10 @@ PROMPT_IMAGE_SIZE = 512
 """The height and width of an image prompt in the guide, whatever is sampled."""
 
 
-class Estimate(Protocol):
+class DepthEstimator(Protocol):
     """Images (n, h, w, 3) → their depth (n, h, w), or of `size` (height, width); float32 in [0, 1], near is 1."""
 
-    def __call__(self, images: Pixels, size: tuple[int, int] | None = None) -> NDArray[np.float32]: ...
+    def __call__(self, images: _Pixels, size: tuple[int, int] | None = None) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Inputs:
     count: int
     height: int
     width: int
-    estimate_depth: Estimate | None = None
+    estimate_depth: DepthEstimator | None = None
     rows: tuple[int, ...] = ()
 
     @cached_property
-    def images(self) -> Pixels:
+    def images(self) -> _Pixels:
         """The inputs themselves, as large as what is sampled. An image prompt takes the first alone."""
         return np.stack([self._resize(self.original(row)[0]) for row in range(self.count)])
 
@@ -68,7 +68,7 @@ class Inputs:
         return np.stack([_is_light(self._resize(self.original(row)[1])) for row in range(self.count)])
 
     @cached_property
-    def conditions(self) -> Pixels:
+    def conditions(self) -> _Pixels:
         """What a ControlNet follows, (n, h, w, 3): white edges on black, or depth as grey, near is white."""
         if self._finished:
             return self.images
@@ -88,7 +88,7 @@ class Inputs:
         size = (self.height, self.width)
         return np.concatenate([self.estimate_depth(self.original(row)[0][None], size) for row in range(self.count)])
 
-    def shown(self, row: int) -> dict[str, Pixels]:
+    def shown(self, row: int) -> dict[str, _Pixels]:
         """What an image is made from, to be shown, (h, w, 3) each: `image`, and `mask` or `control` if there is one."""
         if self._finished:
             return {"control": self._resize(self.original(row)[0])}
@@ -103,7 +103,7 @@ class Inputs:
             found["control"] = _three((depth * 255).astype(np.uint8))
         return found
 
-    def original(self, row: int) -> tuple[Pixels, Pixels]:
+    def original(self, row: int) -> tuple[_Pixels, _Pixels]:
         """An input as large as it is, but cut to the aspect ratio, and its mask (of black, for a task without masks).
 
         Raises BenchError for files that cannot be read or do not fit.
@@ -196,7 +196,7 @@ class Inputs:
         top, left = (height - high) // 2, (width - wide) // 2
         return slice(top, top + high), slice(left, left + wide)
 
-    def _resize(self, image: Pixels) -> Pixels:
+    def _resize(self, image: _Pixels) -> _Pixels:
         return np.asarray(Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BICUBIC))
 
 
@@ -228,7 +228,7 @@ def name_inputs(inputs: Inputs, estimator_weights: str | None) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def draw_scene(row: int, height: int, width: int) -> tuple[Pixels, NDArray[np.bool_]]:
+def draw_scene(row: int, height: int, width: int) -> tuple[_Pixels, NDArray[np.bool_]]:
     """A still life in the world's shapes and colours, (h, w, 3), and where its first thing stands, (h, w).
 
     The floor grows lighter towards the eye and each thing is shaded like a body, so that edges and depth are there to
@@ -252,7 +252,7 @@ def draw_scene(row: int, height: int, width: int) -> tuple[Pixels, NDArray[np.bo
     return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8), mask
 
 
-def canny_edges(image: Pixels) -> NDArray[np.bool_]:
+def canny_edges(image: _Pixels) -> NDArray[np.bool_]:
     """Where an image (h, w, 3) has edges, (h, w), by OpenCV's Canny detector with the guide's thresholds."""
     import cv2
 
@@ -260,20 +260,20 @@ def canny_edges(image: Pixels) -> NDArray[np.bool_]:
     return edges
 
 
-def _three(grey: NDArray[np.uint8]) -> Pixels:
+def _three(grey: NDArray[np.uint8]) -> _Pixels:
     """A grey image (h, w) as (h, w, 3)."""
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
-def _to_pil(images: Pixels) -> list[Image.Image]:
+def _to_pil(images: _Pixels) -> list[Image.Image]:
     return [Image.fromarray(image) for image in images]
 
 
-def _is_light(mask: Pixels) -> NDArray[np.bool_]:
+def _is_light(mask: _Pixels) -> NDArray[np.bool_]:
     """Where diffusers paints anew, (h, w)."""
     return _grey(mask) >= 128
 
 
-def _grey(image: Pixels) -> Pixels:
+def _grey(image: _Pixels) -> _Pixels:
     """Luma (h, w), as Pillow and diffusers take it."""
     return np.asarray(Image.fromarray(image).convert("L"))

@@ -53,7 +53,7 @@ def measure_latency(
     warmup: int,
     workload: Callable[[], float] | None = None,
 ) -> Latency:
-    """Time `call` `repeats` times, whole and in parts; `parts` maps names of `PARTS` to modules.
+    """Time `call` `repeats` times, whole and in parts; `parts` maps names of `_PARTS` to modules.
 
     Where nothing has to be waited for (a CPU), one set of calls gives both. Parts are seconds per call, summed over the
     module's uses within the call (0.0 for a module that is not used). The reference workload is timed before, after,
@@ -69,7 +69,7 @@ def measure_latency(
         split.append(whole[-1] if in_one else _time_call(call, parts, stopwatch))
         if paces:
             paces.after_call(last=len(whole) == repeats)
-    parts_s = {name: tuple(sample.parts_s.get(name, 0.0) for sample in split) for name in PARTS}
+    parts_s = {name: tuple(sample.parts_s.get(name, 0.0) for sample in split) for name in _PARTS}
     return Latency(
         batch_size=batch_size,
         warmup=warmup,
@@ -129,7 +129,7 @@ def _time_call(
     return _Sample(elapsed, device_s, {name: timer.total_s for name, timer in timers.items()})
 
 
-PARTS = ("text_encoder", "denoiser", "vae")
+_PARTS = ("text_encoder", "denoiser", "vae")
 
 
 class _ModuleTimer:

@@ -17,7 +17,7 @@ from bench.printable import printable, spreadsheet_text
 from bench.records.run import Run
 from bench.report.image_grid import draw_grid, films, prompt_grids
 from bench.report.page import Plot, render_page
-from bench.report.per_prompt import differences
+from bench.report.per_prompt import prompt_differences
 from bench.report.published import beside_table, draw_beside
 from bench.report.tables import cost_table, score_table, settings_table, to_csv, to_latex, to_markdown, verdict_table
 from bench.report.terminal import SUMMARY, summarise
@@ -72,7 +72,7 @@ def make_report(store: Store, inputs: str) -> Made:
         draw_grid(grids).save(picture, format="PNG")
         files["grid.png"] = picture.getvalue()
     files |= films(grids)
-    behind = differences(store, run, cells, judgements)
+    behind = prompt_differences(store, run, cells, judgements)
     real = load_pictures(store.files, "reference", run.reference) if run.reference else []
     page = render_page(run, cells, judgements, tables, plots, grids, behind, inputs, real)
     return Made(

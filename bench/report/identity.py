@@ -14,8 +14,8 @@ from bench.analysis.scoring import ScoredCell
 from bench.records.cell import Cell, canonical_json, content_hash, plain_number
 from bench.records.run import Run
 
-NONE = "–"
-LONGEST = 32
+NO_VALUE = "–"
+_LONGEST = 32
 """Longer values of a field are cut, with a hash of the whole."""
 _SILENT = {"base", "task", "settings", "scheduler"}
 """Parts of a field's path that its name leaves out."""
@@ -35,7 +35,7 @@ def traits(run: Run, cells: Sequence[ScoredCell]) -> list[Trait]:
     return [
         Trait("Base", False, lambda cell: f"{cell.base.name}{' (cost only)' if cell.cost_only else ''}"),
         Trait("Method", False, lambda cell: run.labels.get(cell.method, cell.method)),
-        Trait("η", True, lambda cell: NONE if cell.eta is None else plain_number(cell.eta)),
+        Trait("η", True, lambda cell: NO_VALUE if cell.eta is None else plain_number(cell.eta)),
         Trait("Guidance", True, lambda cell: plain_number(cell.guidance_scale)),
         Trait("Steps", True, lambda cell: str(cell.steps)),
         *further_traits([scored.record.cell for scored in cells]),
@@ -53,7 +53,7 @@ def further_traits(cells: Sequence[Cell]) -> list[Trait]:
             fields = [_fields(cell) for cell in group]
             names = dict.fromkeys(name for found in fields for name in found)
             differing |= dict.fromkeys(name for name in names if len({found.get(name) for found in fields}) > 1)
-    return [Trait(_head(name), False, lambda cell, name=name: _fields(cell).get(name, NONE)) for name in differing]  # type: ignore[misc]
+    return [Trait(_head(name), False, lambda cell, name=name: _fields(cell).get(name, NO_VALUE)) for name in differing]  # type: ignore[misc]
 
 
 def task_in_words(cell: Cell) -> str:
@@ -103,4 +103,4 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return plain_number(value)
     text = value if isinstance(value, str) else canonical_json(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 8]}… {content_hash(text)[:6]}"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 8]}… {content_hash(text)[:6]}"

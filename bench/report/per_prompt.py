@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 640, 96
 
 
 @dataclass(frozen=True)
-class Pair:
+class _Pair:
     """One prompt with both images; `gain` is how much better the subject's is."""
 
     prompt: str
@@ -41,15 +41,15 @@ class Difference:
     object: str
     metric: str
     share: float
-    best: tuple[Pair, ...]
-    worst: tuple[Pair, ...]
+    best: tuple[_Pair, ...]
+    worst: tuple[_Pair, ...]
     curve: str
     zero: float
     frames: int
     verdict: str
 
 
-def differences(
+def prompt_differences(
     store: Store, run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement]
 ) -> list[Difference]:
     """One for each claim whose first comparison has images of its largest differences."""
@@ -77,9 +77,9 @@ def _difference(
     gains = sign * (ours.value + ours.influence - theirs.value - theirs.influence)
     order = np.argsort(gains)
 
-    def pairs(rows: Sequence[int]) -> tuple[Pair, ...]:
+    def pairs(rows: Sequence[int]) -> tuple[_Pair, ...]:
         made = (
-            Pair(
+            _Pair(
                 run.prompts[row],
                 float(gains[row]),
                 *(Picture(store, cell.record, row) for cell in (mine, yours)),

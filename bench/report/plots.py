@@ -20,7 +20,7 @@ from bench.analysis.scoring import ScoredCell, cost_of
 from bench.records.cell import plain_number
 from bench.records.run import Run
 from bench.report.axes import legend_below, log_axis
-from bench.report.series import COLOURS, MARKERS, EtaPanel, Series, eta_panels, to_series
+from bench.report.series import LINE_COLOURS, MARKERS, EtaPanel, Series, eta_panels, to_series
 from bench.score.metrics import METRICS, Metric
 
 STYLE: dict[Any, Any] = {
@@ -30,7 +30,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "tcd-bench",
     "text.parse_math": False,  # a label is what it says
 }
-PEAKS = (("allocated_bytes", "GPU, allocated"), ("device_bytes", "GPU, whole device"))
+_PEAKS = (("allocated_bytes", "GPU, allocated"), ("device_bytes", "GPU, whole device"))
 MOST_LINES = 12
 MOST_BARS = 60
 MOST_VALUES = 300
@@ -99,7 +99,7 @@ def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str,
         mark = "; * disturbed by load" if any(scored.disturbed for _, scored in bars) else ""
         caption = f"Where a call's time goes: median seconds per image by part{cut}{mark}"
         yield 4, "latency-parts", caption, partial(_latency_parts, bars)
-    if any(getattr(s.record.memory, name, None) is not None for _, s in bars for name, _ in PEAKS):
+    if any(getattr(s.record.memory, name, None) is not None for _, s in bars for name, _ in _PEAKS):
         yield 5, "memory", f"Peak GPU memory of one call{cut}", partial(_memory, bars)
 
 
@@ -121,7 +121,7 @@ def _part(series: Sequence[Series], metrics: Sequence[Metric]) -> tuple[list[Ser
         points = {(x, y): i for i, line in enumerate(series) for x, y, _ in _points_of(line, metric, "evaluations")}
         first.update((points[point], None) for point in pareto_front(list(points), metric.higher_is_better))
     chosen = sorted(list(first)[:MOST_LINES])
-    styles = zip(chosen, cycle(COLOURS), cycle(MARKERS), strict=False)
+    styles = zip(chosen, cycle(LINE_COLOURS), cycle(MARKERS), strict=False)
     named = [replace(series[i], colour=colour, marker=marker) for i, colour, marker in styles]
     return named, [line for i, line in enumerate(series) if i not in chosen]
 
@@ -197,7 +197,11 @@ def _eta_curves(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure
                 if own:
                     estimates = [s.estimates[metric.short] for s in own]
                     aside = 0.012 * (i - (len(steps) - 1) / 2)  # so that error bars do not hide one another
-                    style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
+                    style = {
+                        "color": LINE_COLOURS[i % len(LINE_COLOURS)],
+                        "marker": MARKERS[i % len(MARKERS)],
+                        "capsize": 2,
+                    }
                     axes.errorbar(
                         [(s.record.cell.eta or 0.0) + aside for s in own],
                         [e.debiased_value for e in estimates],
@@ -275,7 +279,7 @@ def _latency_parts(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
 
 def _memory(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
     bars = [(label, scored.record.memory) for label, scored in cells if scored.record.memory]
-    shown = [(key, name) for key, name in PEAKS if any(getattr(memory, key) is not None for _, memory in bars)]
+    shown = [(key, name) for key, name in _PEAKS if any(getattr(memory, key) is not None for _, memory in bars)]
     figure = Figure(figsize=(8, 0.24 * len(bars) * max(1, len(shown)) ** 0.5 + 1.2), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / max(1, len(shown))

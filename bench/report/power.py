@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.sequential import OF_WHAT_IS_LEFT
 from bench.report.axes import legend_below, log_axis
-from bench.report.series import COLOURS
+from bench.report.series import LINE_COLOURS
 
 
 def power(comparison: Comparison, counts: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -51,8 +51,8 @@ def draw_power(judgements: Sequence[Judgement]) -> Figure | None:
     for i, judgement in enumerate(judgements):
         line = power_of_claim(judgement, counts)
         if line is not None:
-            colour = COLOURS[i % len(COLOURS)]
-            style = "-" if i < len(COLOURS) else "--"
+            colour = LINE_COLOURS[i % len(LINE_COLOURS)]
+            style = "-" if i < len(LINE_COLOURS) else "--"
             axes.plot(counts, line, style, color=colour, label=judgement.claim.text, linewidth=1.3)
     if not axes.lines:
         return None

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from bench.analysis.published import Beside
 from bench.records.cell import plain_number
 from bench.records.run import Run
-from bench.report.identity import NONE
-from bench.report.series import COLOURS, MARKERS
+from bench.report.identity import NO_VALUE
+from bench.report.series import LINE_COLOURS, MARKERS
 from bench.report.tables import Table
 from bench.score.metrics import METRICS
 
@@ -25,7 +25,7 @@ def beside_table(run: Run, pairs: Sequence[Beside]) -> Table:
         rows.append(
             (
                 *(cell.base.name, run.labels.get(cell.method, cell.method)),
-                *(NONE if cell.eta is None else plain_number(cell.eta), plain_number(cell.guidance_scale)),
+                *(NO_VALUE if cell.eta is None else plain_number(cell.eta), plain_number(cell.guidance_scale)),
                 *(str(cell.steps), _title(number.metric)),
                 *(f"{number.value:g}", _measured(pair), number.trust),
                 *("; ".join(pair.differences), "; ".join(filter(None, (number.source, number.note)))),
@@ -56,7 +56,11 @@ def draw_beside(run: Run, pairs: Sequence[Beside]) -> Figure:
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         for i, method in enumerate(methods):
             own = [p for p in pairs if (p.published.method, p.published.metric) == (method, metric)]
-            style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "none"}
+            style = {
+                "color": LINE_COLOURS[i % len(LINE_COLOURS)],
+                "marker": MARKERS[i % len(MARKERS)],
+                "linestyle": "none",
+            }
             label = run.labels.get(method, method)
             theirs = {(p.published.steps, p.published.value) for p in own}
             if theirs:
@@ -99,7 +103,7 @@ def _interval(pair: Beside) -> tuple[float, float]:
 
 def _measured(pair: Beside) -> str:
     if pair.measured is None:
-        return NONE if pair.seconds is None else f"{pair.seconds:.3g}"
+        return NO_VALUE if pair.seconds is None else f"{pair.seconds:.3g}"
     value, half = _interval(pair)
     digits = METRICS[pair.published.metric].digits if pair.published.metric in METRICS else 3
     return f"{value:.{digits}f}" + (f" ± {half / 1.96:.{digits}f}" if half else "")

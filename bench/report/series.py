@@ -11,7 +11,18 @@ from bench.records.run import Run
 from bench.report.identity import further_traits
 
 # Okabe and Ito's palette, told apart by colour-blind readers; shapes tell the series apart once more.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7B3294", "#5D8A00")
+LINE_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#999999",
+    "#7B3294",
+    "#5D8A00",
+)
 MARKERS = "osD^vP*Xh<p"
 """One more than colours, so that both together repeat late."""
 
@@ -39,7 +50,7 @@ def to_series(run: Run, cells: Sequence[ScoredCell]) -> list[Series]:
     series = []
     for i, (label, members) in enumerate(_grouped(run, cells, with_eta=True)):
         ordered = tuple(sorted(members, key=lambda scored: scored.record.cell.steps))
-        series.append(Series(label, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], ordered))
+        series.append(Series(label, LINE_COLOURS[i % len(LINE_COLOURS)], MARKERS[i % len(MARKERS)], ordered))
     return series
 
 

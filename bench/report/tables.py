@@ -14,7 +14,7 @@ from bench.analysis.scoring import ScoredCell
 from bench.printable import spreadsheet_text
 from bench.records.run import Run
 from bench.report.comparisons import digits_of, interval_in_words, looks_in_words, metric_of, would_decide
-from bench.report.identity import NONE, adapters_in_words, scheduler_in_words, task_in_words, traits
+from bench.report.identity import NO_VALUE, adapters_in_words, scheduler_in_words, task_in_words, traits
 from bench.score.estimate import Estimate
 from bench.score.metrics import METRICS, Metric
 
@@ -101,7 +101,7 @@ def settings_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
     for scored in cells:
         cell = scored.record.cell
         said = (
-            *(task_in_words(cell), scheduler_in_words(cell), adapters_in_words(cell) or NONE, cell.base.dtype),
+            *(task_in_words(cell), scheduler_in_words(cell), adapters_in_words(cell) or NO_VALUE, cell.base.dtype),
             *(f"{cell.base.width}×{cell.base.height}", cell.device),
         )
         steps = rows.setdefault((*(trait.of(cell) for trait in identity), *said), {})
@@ -124,14 +124,14 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
     rows, identity = [], Identity(run, cells)
     for cell in cells:
         latency, memory = cell.record.latency, cell.record.memory
-        times = [NONE] * 7
+        times = [NO_VALUE] * 7
         if latency:
             p50 = p95 = median(latency.call_s)
             if len(latency.call_s) > 1:
                 p95 = quantiles(latency.call_s, n=20, method="inclusive")[-1]
             parts = latency.text_encoder_s, latency.denoiser_s, latency.vae_s
             seconds = [_milliseconds(value) for value in (p50, p95, *map(median, parts))]
-            waits = NONE if latency.scheduler_syncs is None else str(latency.scheduler_syncs)
+            waits = NO_VALUE if latency.scheduler_syncs is None else str(latency.scheduler_syncs)
             mark = "*" if cell.disturbed else ""
             times = [*(text + mark for text in seconds), waits, f"{latency.batch_size / p50:.2f}{mark}"]
         peaks = [_mebibytes(getattr(memory, name, None)) for name in ("allocated_bytes", "device_bytes")]
@@ -146,7 +146,7 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         ),
         tuple(rows),
         (*identity.numeric, *[True] * 9),
-        f"{NONE} means that the machine cannot tell; on a processor that is the memory of a call. Parts are sums over "
+        f"{NO_VALUE} means that the machine cannot tell; on a processor, the memory of a call. Parts are sums over "
         "one call, by module hooks; waits are operations of the scheduler's steps that make the host wait for the GPU."
         + disturbed_in_words(cells),
     )
@@ -189,7 +189,7 @@ def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
             )
         if judgement.missing or not judgement.comparisons:
             lacking = "needs " + (", ".join(judgement.missing) or "cells")
-            rows.append((judgement.claim.text, judgement.verdict, lacking, *[NONE] * 10))
+            rows.append((judgement.claim.text, judgement.verdict, lacking, *[NO_VALUE] * 10))
     return Table(
         "verdicts",
         "Verdicts",
@@ -250,7 +250,7 @@ class Identity:
         record, calls = scored.record, scored.record.calls
         texts = [trait.of(record.cell) for trait in self._traits]
         texts[1] += "" if record.status == "ok" else " (failed)"
-        return (*texts, NONE if calls is None else str(calls.denoiser_evaluations))
+        return (*texts, NO_VALUE if calls is None else str(calls.denoiser_evaluations))
 
 
 def _score(estimate: Estimate | None, digits: int, biased: bool, instead: Metric | None) -> list[str]:
@@ -259,7 +259,7 @@ def _score(estimate: Estimate | None, digits: int, biased: bool, instead: Metric
     Where there is no interval, what stands in for the score is named with its own value, unless it has a column.
     """
     if estimate is None:
-        return [NONE] * (1 + biased)
+        return [NO_VALUE] * (1 + biased)
     missing = "no interval"
     if estimate.caveat and instead and not (other := estimate.or_fallback).caveat:
         missing += f"; {instead.short} {_plus_minus(other.debiased_value, other.standard_error, instead.digits)}"
@@ -281,7 +281,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _mebibytes(count: int | None) -> str:
-    return NONE if count is None else f"{count / 2**20:.0f}"
+    return NO_VALUE if count is None else f"{count / 2**20:.0f}"
 
 
 def _escape_markdown(text: str) -> str:

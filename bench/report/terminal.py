@@ -11,7 +11,7 @@ from bench.analysis.scoring import ScoredCell
 from bench.printable import printable
 from bench.records.run import Run
 from bench.report.comparisons import digits_of, interval_in_words, metric_of
-from bench.report.identity import NONE, Trait, traits
+from bench.report.identity import NO_VALUE, Trait, traits
 from bench.score.metrics import METRICS
 
 SUMMARY = "summary.txt"
@@ -81,7 +81,7 @@ def _columns(run: Run, cells: Sequence[ScoredCell]) -> list[Trait]:
 
 
 def _name(trait: Trait, scored: ScoredCell) -> str:
-    text = trait.of(scored.record.cell).replace(NONE, "")
+    text = trait.of(scored.record.cell).replace(NO_VALUE, "")
     if trait.head == "method":
         text = text if len(text) <= 32 else f"{text[:31]}…"
         text += "" if scored.record.status == "ok" else " (failed)"

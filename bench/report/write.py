@@ -15,7 +15,7 @@ from bench.store.pictures import captions_of
 from bench.store.sealed import read_sealed, seal
 from bench.store.store import FAILED, GOOD, INPUTS, RUN, Store
 
-NOTE = "report.json"
+_NOTE = "report.json"
 """Says what the report was made of, the hash of each of its files, and which stored files it lacks."""
 PAGE = "report.html"
 
@@ -35,7 +35,7 @@ def write_report(store: Store) -> str:
         made = make_report(store, inputs)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in made.files.items()}
         note = {"inputs": inputs, "files": hashes, "lacks": made.lacks}
-        store.files.write_all({**made.files, NOTE: seal(NOTE, json.dumps(note, indent=1).encode())})
+        store.files.write_all({**made.files, _NOTE: seal(_NOTE, json.dumps(note, indent=1).encode())})
         for name in before.get("files", {}).keys() - hashes.keys():
             if _has(store, name, before["files"][name]):
                 store.files.remove(name)  # of an earlier report, and nobody's since
@@ -63,7 +63,7 @@ def _has(store: Store, name: str, known: str) -> bool:
 
 def _read_note(store: Store) -> Mapping[str, Any]:
     with suppress(FileNotFoundError, Corrupt, BenchError):
-        note: Mapping[str, Any] = json.loads(read_sealed(store.files, NOTE))
+        note: Mapping[str, Any] = json.loads(read_sealed(store.files, _NOTE))
         return note
     return {}
 

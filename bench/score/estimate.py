@@ -38,15 +38,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.records.score import Fallback, Score
-from bench.score.groups import Groups, describe, independent
+from bench.score.groups import Groups, describe_sample, independent
 from bench.score.intervals import wilson_interval, wilson_statistic, with_skewness, without_skewness
 from bench.score.noncentral import noncentrality
 
-Floats = NDArray[np.float64]
-NONE: Floats = np.empty(0)
+_Floats = NDArray[np.float64]
+NONE: _Floats = np.empty(0)
 ROUNDING = 16.0
 """How many units of the last digit of the largest value influences may differ by and be called equal."""
-FEWEST = 20
+_FEWEST = 20
 """Fewer images (prompts, where they repeat) than this have no interval of a mean: of log-normal values 20 cover 93%."""
 FEWEST_APART = 5
 """Fewer images (or prompts) that differ from the most common value have no interval: 5 of 64 or of 1,000 cover 94%."""
@@ -82,15 +82,15 @@ class Estimate:
     """
 
     value: float
-    influence: Floats
+    influence: _Floats
     debiased: float | None = None
     correction: float = 0.0
     plug_in: float | None = None
     groups: Groups | None = None
-    others: Floats = field(default_factory=lambda: NONE)
+    others: _Floats = field(default_factory=lambda: NONE)
     other_groups: Groups | None = None
-    reference: Floats = field(default_factory=lambda: NONE)
-    interactions: Mapping[str, Floats] = field(default_factory=dict)
+    reference: _Floats = field(default_factory=lambda: NONE)
+    interactions: Mapping[str, _Floats] = field(default_factory=dict)
     variance_slope: float | None = None
     resolution: float = 0.0
     reference_bias: float | None = None
@@ -114,7 +114,7 @@ class Estimate:
     @property
     def sample(self) -> str:
         """What it was taken from: "512 images", or "512 images of 32 prompts"."""
-        return describe(self.groups, self.n) + (f" of {self.strata} prompts" if self.strata else "")
+        return describe_sample(self.groups, self.n) + (f" of {self.strata} prompts" if self.strata else "")
 
     @property
     def debiased_value(self) -> float:
@@ -152,7 +152,7 @@ class Estimate:
         return whole, sum(float(np.mean(np.square(pairs))) for pairs in self.interactions.values() if len(pairs))
 
     @cached_property
-    def _sets(self) -> list[Floats]:
+    def _sets(self) -> list[_Floats]:
         """The influences of independent units, images or prompts, by independent set."""
         sets = (self.influence, self.groups), (self.others, self.other_groups), (self.reference, None)
         return [rows if groups is None else groups.units(rows) for rows, groups in sets if len(rows)]
@@ -326,13 +326,15 @@ class Estimate:
         groups, sizes = self.groups, self.groups.sizes
         centred = self.influence - (np.bincount(groups.labels, self.influence) / sizes)[groups.labels]
         unbiased = np.sqrt(sizes / (sizes - 1) * (self.n - 1) / self.n)[groups.labels]
-        few = f"{self.sample} are too few for an interval for fixed prompts: it takes {FEWEST} images more than prompts"
+        few = (
+            f"{self.sample} are too few for an interval for fixed prompts: it takes {_FEWEST} images more than prompts"
+        )
         return replace(
             self,
             influence=centred * unbiased,
             groups=None,
             strata=groups.count,
-            problem=few if self.n - groups.count < FEWEST else None,
+            problem=few if self.n - groups.count < _FEWEST else None,
         )
 
     def to_score(self) -> Score:
@@ -393,14 +395,16 @@ def mean_estimate(values: NDArray[np.floating], groups: Groups | None = None, sh
     mean = float(rows.mean())
     kind = given.dtype if given.dtype in (np.float16, np.float32) else np.float64
     verb = "is" if len(rows) == 1 else "are"
-    few = f"{describe(groups, len(rows))} {verb} too few for an interval of their mean: it takes {FEWEST} or more"
+    few = (
+        f"{describe_sample(groups, len(rows))} {verb} too few for an interval of their mean: it takes {_FEWEST} or more"
+    )
     return Estimate(
         mean,
         rows - mean,
         groups=groups,
         resolution=ROUNDING * float(np.finfo(kind).eps) * float(np.abs(rows).max()),
         mean_of="shares" if shares else "values",
-        problem=few if independent(groups, len(rows)) < FEWEST else None,
+        problem=few if independent(groups, len(rows)) < _FEWEST else None,
     )
 
 
@@ -408,7 +412,7 @@ def _equal(ours: Groups | None, theirs: Groups | None) -> bool:
     return ours is not None and ours.same_as(theirs)
 
 
-def _freedom(rows: Floats, strata: int = 0) -> float:
+def _freedom(rows: _Floats, strata: int = 0) -> float:
     """Degrees of freedom of the variance of one set of influences, of which each stratum's mean took one."""
     squares = np.square(rows - rows.mean())
     spread = float(np.var(squares))

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bench.score.estimate import ROUNDING, Estimate
-from bench.score.groups import Groups, describe, independent
+from bench.score.groups import Groups, describe_sample, independent
 from bench.score.jackknife import Deletions, Spectrum
 from bench.score.kernel import KernelReference, kernel_estimate, random_pairs
 from bench.score.moments import (
@@ -37,12 +37,12 @@ from bench.score.moments import (
     row_keys,
 )
 
-Floats = NDArray[np.float64]
-Images = NDArray[np.floating]
-FEWEST = 200
+_Floats = NDArray[np.float64]
+_Images = NDArray[np.floating]
+_FEWEST = 200
 """Fewer images than this have no interval whatever the dimension: of skewed features 160 cover a difference in 92.9%,
 since what few images there are lack the rare ones that the variance is made of."""
-PAIRS = 2048
+_PAIRS = 2048
 """How many pairs of images sample the interactions."""
 
 
@@ -53,11 +53,11 @@ class Reference:
     `parts` are those of an earlier time, by which none is.
     """
 
-    features: Images
-    parts: Mapping[str, Floats] = field(default_factory=dict)
+    features: _Images
+    parts: Mapping[str, _Floats] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, features: ArrayLike, parts: Mapping[str, Floats] | None = None) -> Reference:
+    def of(cls, features: ArrayLike, parts: Mapping[str, _Floats] | None = None) -> Reference:
         """From features (m, d), as the distances take them; raises ValueError for fewer than two rows, or NaN."""
         rows = as_floats(features)
         check_features(rows, "reference features")
@@ -74,7 +74,7 @@ class Reference:
         return features_to_moments(self.features)
 
     @cached_property
-    def mean(self) -> Floats:
+    def mean(self) -> _Floats:
         """Of the features, (d,)."""
         found = self.parts.get("mean")
         return self.moments.mean if found is None else found
@@ -85,7 +85,7 @@ class Reference:
         return float(self.parts["trace"] if "trace" in self.parts else np.trace(self.moments.covariance))
 
     @cached_property
-    def factor(self) -> Floats:
+    def factor(self) -> _Floats:
         """L (d, r) with L Lᵀ the covariance and r its rank; for m < d from the m × m Gram matrix."""
         if "factor" in self.parts:
             return self.parts["factor"]
@@ -93,14 +93,14 @@ class Reference:
         if m > self.d:
             values, vectors = np.linalg.eigh(self.moments.covariance)
             kept = _positive(values)
-            columns: Floats = vectors[:, kept] * np.sqrt(values[kept])
+            columns: _Floats = vectors[:, kept] * np.sqrt(values[kept])
             return columns
         rows = (self.features.astype(np.float64) - self.moments.mean) / np.sqrt(m - 1)
         values, vectors = np.linalg.eigh(rows @ rows.T)
-        spanning: Floats = rows.T @ vectors[:, _positive(values)]
+        spanning: _Floats = rows.T @ vectors[:, _positive(values)]
         return spanning
 
-    def to_parts(self) -> dict[str, Floats]:
+    def to_parts(self) -> dict[str, _Floats]:
         """All that can be kept for another time: `Reference.of(features, parts)` computes nothing again."""
         return {"mean": self.mean, "trace": np.array(self.trace), "factor": self.factor}
 
@@ -111,7 +111,7 @@ class Reference:
 
 
 def frechet_estimate(
-    features: Images, reference: Reference, reference_noise: bool = False, groups: Groups | None = None
+    features: _Images, reference: Reference, reference_noise: bool = False, groups: Groups | None = None
 ) -> Estimate:
     """The squared Fréchet (2-Wasserstein) distance of the Gaussians that fit features (n, d) and the reference (m, d).
 
@@ -146,10 +146,10 @@ def _fewest(rank: int) -> int:
     return 2 * (rank + 2)
 
 
-def _distance(features: Images, reference: Reference, groups: Groups | None = None) -> Estimate:
+def _distance(features: _Images, reference: Reference, groups: Groups | None = None) -> Estimate:
     """The estimate with the reference held fixed; the bare value with a problem where there cannot be more."""
     n, rank, units = len(features), reference.factor.shape[1], " prompts" if groups else ""
-    sample, enough = describe(groups, n), independent(groups, n)
+    sample, enough = describe_sample(groups, n), independent(groups, n)
     if rank == 0:
         problem = "the reference images do not vary"
     elif enough <= _fewest(rank):
@@ -157,8 +157,8 @@ def _distance(features: Images, reference: Reference, groups: Groups | None = No
     else:
         found = _leave_out(features, features_to_moments(features), reference, groups)
         if isinstance(found, Estimate):
-            few = f"{sample} are too few for an interval: it takes {FEWEST}{units} or more"
-            return replace(found, problem=few if enough < FEWEST else None)
+            few = f"{sample} are too few for an interval: it takes {_FEWEST}{units} or more"
+            return replace(found, problem=few if enough < _FEWEST else None)
         problem = (
             f"the images do not vary in {found} of the {rank} dimensions in which the reference images do; look for "
             "images that are all alike, or features that are always the same"
@@ -174,7 +174,7 @@ def _repeats(keys: list[int], reference: Reference, groups: Groups | None) -> st
     return f"{n - different} of {n} images are equal to another one; it takes more than {fewest} different ones then"
 
 
-def bare_distance(features: Images, reference: Reference) -> float:
+def bare_distance(features: _Images, reference: Reference) -> float:
     """The value alone, by whichever symmetric eigenvalue problem is smaller."""
     factor, moments = reference.factor, features_to_moments(features)
     if len(features) < factor.shape[1]:
@@ -187,7 +187,7 @@ def bare_distance(features: Images, reference: Reference) -> float:
 
 
 def _leave_out(
-    features: Images, moments: Moments, reference: Reference, groups: Groups | None = None
+    features: _Images, moments: Moments, reference: Reference, groups: Groups | None = None
 ) -> Estimate | int:
     """The distance with one image or group left out, and two; or how many of the reference's dimensions are lacking."""
     n, factor = len(features), reference.factor
@@ -207,7 +207,7 @@ def _leave_out(
         forms.append(spectrum.forms(np.square(coordinates), n))
         norms.append(np.square(block).sum(axis=1))
         along.append(block @ shift)
-        first, second = random_pairs(len(block), len(block), round(PAIRS * len(block) / n))
+        first, second = random_pairs(len(block), len(block), round(_PAIRS * len(block) / n))
         pairs.append(spectrum.interactions(coordinates, first, second))
     without = _without_one_and_two(spectrum.deletions(np.concatenate(forms)), *map(np.concatenate, (norms, along)))
     one, two = (rest + fixed + _squared_shift(moments, reference) for rest in without)
@@ -227,7 +227,13 @@ def _leave_out(
 
 
 def _leave_out_groups(
-    features: Images, moments: Moments, spectrum: Spectrum, basis: Floats, shift: Floats, fixed: float, groups: Groups
+    features: _Images,
+    moments: Moments,
+    spectrum: Spectrum,
+    basis: _Floats,
+    shift: _Floats,
+    fixed: float,
+    groups: Groups,
 ) -> Estimate:
     """The same with all images of a group left out, and all of two: a group is a unit as an image is elsewhere.
 
@@ -276,7 +282,7 @@ def _leave_out_groups(
     )
 
 
-def _without_one_and_two(deletions: Deletions, norms: Floats, along: Floats) -> tuple[Floats, Floats]:
+def _without_one_and_two(deletions: Deletions, norms: _Floats, along: _Floats) -> tuple[_Floats, _Floats]:
     """What the distance is without each image in turn (n,), and without it and another, mean over the others (n,).
 
     Less what no image changes: the squared shift of the means, and the reference's trace. `norms` (n,) are |x − m|²,
@@ -290,7 +296,7 @@ def _without_one_and_two(deletions: Deletions, norms: Floats, along: Floats) -> 
     return one, both / (n - 2) ** 2 - 2 / (n - 1) * along + traces - 2 * deletions.two
 
 
-def _positive(values: Floats) -> NDArray[np.bool_]:
+def _positive(values: _Floats) -> NDArray[np.bool_]:
     """Which eigenvalues are not rounding errors of zero."""
     kept: NDArray[np.bool_] = values > max(values.max(initial=0.0), 0.0) * len(values) * np.finfo(np.float64).eps
     return kept
@@ -311,6 +317,6 @@ def _traces(moments: Moments, reference: Reference) -> float:
 
 
 def _kernel_in_its_place(
-    features: Images, reference: Reference, reference_noise: bool, groups: Groups | None
+    features: _Images, reference: Reference, reference_noise: bool, groups: Groups | None
 ) -> Callable[[], Estimate]:
     return lambda: kernel_estimate(features, reference.kernel, reference_noise, groups)

@@ -12,15 +12,15 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
-Rows = NDArray[np.intp]
+_Floats = NDArray[np.float64]
+_Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
 class Groups:
     """Which group each image belongs to: `labels` (n,), integers from 0 to `count` − 1, each of which occurs."""
 
-    labels: Rows
+    labels: _Rows
     count: int
 
     @classmethod
@@ -40,17 +40,17 @@ class Groups:
         return None if len(names) == n else cls(numbers.astype(np.intp), len(names))
 
     @cached_property
-    def sizes(self) -> Rows:
+    def sizes(self) -> _Rows:
         """Images in each group, (count,)."""
         return np.bincount(self.labels, minlength=self.count).astype(np.intp)
 
     @cached_property
-    def order(self) -> Rows:
+    def order(self) -> _Rows:
         """The images sorted by group, (n,)."""
         return np.argsort(self.labels, kind="stable")
 
     @cached_property
-    def starts(self) -> Rows:
+    def starts(self) -> _Rows:
         """Where each group begins in `order`, (count,)."""
         return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.intp)
 
@@ -69,15 +69,15 @@ class Groups:
             begun = last
         return found
 
-    def units(self, influence: Floats) -> Floats:
+    def units(self, influence: _Floats) -> _Floats:
         """The influence (count,) of each group on a scale on which s²/count is the squared standard error."""
-        units: Floats = np.zeros(self.count)
+        units: _Floats = np.zeros(self.count)
         np.add.at(units, self.labels, influence * (self.count / len(self.labels)))
         return units
 
-    def spread(self, units: Floats) -> Floats:
+    def spread(self, units: _Floats) -> _Floats:
         """Influences (n,) of images, equal within a group, whose `units` are those."""
-        share: Floats = len(self.labels) / (self.count * self.sizes.astype(np.float64))
+        share: _Floats = len(self.labels) / (self.count * self.sizes.astype(np.float64))
         return (units * share)[self.labels]
 
     def same_as(self, other: Groups | None) -> bool:
@@ -90,7 +90,7 @@ def independent(groups: Groups | None, n: int) -> int:
     return n if groups is None else int(groups.effective + 1e-9)
 
 
-def describe(groups: Groups | None, n: int) -> str:
+def describe_sample(groups: Groups | None, n: int) -> str:
     """For people: "512 images", or "512 images of 32 prompts", which says also how many those are in effect."""
     if groups is None:
         return f"{n} image{'s' if n != 1 else ''}"

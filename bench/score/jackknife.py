@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from bench.score.groups import Groups
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-GROUPS = 96
+_GROUPS = 96
 """How many groups stand for all of them in what pairs of groups add to the variance."""
 STEP = 0.4
 """Step in log t. The integrand is analytic within π/2 of the real line: relative error about exp(−π²/STEP), 2e-11."""
@@ -35,21 +35,21 @@ STEP = 0.4
 class Deletions:
     """tr √ without each row in turn (n,), and without it and another one, mean over the others (n,)."""
 
-    one: Floats
-    two: Floats
+    one: _Floats
+    two: _Floats
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """The positive eigenvalues (r,) of a covariance, and nodes and weights of the integral for that range."""
 
-    values: Floats
-    resolvents: Floats
+    values: _Floats
+    resolvents: _Floats
     """1/(λ + t²) at each eigenvalue and node, (r, nodes)."""
-    weights: Floats
+    weights: _Floats
 
     @classmethod
-    def of(cls, values: Floats) -> Spectrum:
+    def of(cls, values: _Floats) -> Spectrum:
         """From positive eigenvalues."""
         low, high = 0.005 * np.sqrt(values.min()), 200 * np.sqrt(values.max())
         nodes = np.exp(np.arange(np.log(low), np.log(high) + STEP, STEP))
@@ -65,26 +65,26 @@ class Spectrum:
         return float(np.sqrt(self.values).sum())
 
     @cached_property
-    def _products(self) -> Floats:
+    def _products(self) -> _Floats:
         """1/(λ + t²), then λ/(λ + t²)², side by side."""
         return np.hstack([self.resolvents, self.values[:, None] * np.square(self.resolvents)])
 
     @cached_property
-    def _differences(self) -> Floats:
+    def _differences(self) -> _Floats:
         """1/(√λ_a √λ_b (√λ_a + √λ_b)), (r, r)."""
         roots = np.sqrt(self.values)
-        differences: Floats = 1 / (np.outer(roots, roots) * np.add.outer(roots, roots))
+        differences: _Floats = 1 / (np.outer(roots, roots) * np.add.outer(roots, roots))
         return differences
 
-    def forms(self, squares: Floats, n: int) -> Floats:
+    def forms(self, squares: _Floats, n: int) -> _Floats:
         """g_ii, and Σ_j g_ij² over all n rows, at each node side by side, (b, 2 nodes).
 
         `squares` (b, r) are the squared coordinates, in the eigenvectors' basis, of rows less the mean over all n.
         """
-        found: Floats = squares @ self._products / (n - 1)
+        found: _Floats = squares @ self._products / (n - 1)
         return found
 
-    def deletions(self, forms: Floats) -> Deletions:
+    def deletions(self, forms: _Floats) -> Deletions:
         """tr √ of the covariance of the rows that are left, from the forms (n, 2 nodes) of all rows."""
         n = len(forms)
         own, others = np.split(forms, 2, axis=1)
@@ -104,7 +104,7 @@ class Spectrum:
             np.sqrt((n - 1) / (n - 3)) * (self.root_trace + changes),
         )
 
-    def interactions(self, rows: Floats, first: Indices, second: Indices) -> Floats:
+    def interactions(self, rows: _Floats, first: Indices, second: Indices) -> _Floats:
         """Second-order influence of pairs (p,) of rows (b, r) on mean and −2 tr √A together: the von Mises expansion.
 
         2 Σ u_a v_a/√λ_a + Σ_ab w_ab (u_a u_b − δ_ab λ_a) (v_a v_b − δ_ab λ_a), w_ab = 1/(√λ_a √λ_b (√λ_a + √λ_b)): the
@@ -113,10 +113,10 @@ class Spectrum:
         roots = np.sqrt(self.values)
         products = rows.take(first, axis=0) * rows.take(second, axis=0)
         own = np.square(rows) @ (0.5 / roots)
-        pairs: Floats = 2 * products @ (1 / roots) + np.einsum("pa,pa->p", products @ self._differences, products)
+        pairs: _Floats = 2 * products @ (1 / roots) + np.einsum("pa,pa->p", products @ self._differences, products)
         return pairs - own.take(first) - own.take(second) + 0.5 * float(roots.sum())
 
-    def group_deletions(self, rows: Floats, groups: Groups) -> Deletions:
+    def group_deletions(self, rows: _Floats, groups: Groups) -> Deletions:
         """The same (count,) without each group of rows (n, r), which are sorted by group, and without it and another.
 
         Of two groups, X Xᵀ summed over the others is known, and K' is taken to be in proportion to their mean.
@@ -143,7 +143,7 @@ class Spectrum:
             np.sqrt((n - 1) / (left - 1)) * (self.root_trace + changes),
         )
 
-    def _of_group(self, rows: Floats, n: int) -> tuple[Floats, ...]:
+    def _of_group(self, rows: _Floats, n: int) -> tuple[_Floats, ...]:
         """Of a group of rows (k, r), at each node: what its deletion changes, log det(1 − G), and what pairs need."""
         k = len(rows)
         forms = np.empty((k, k, 2 * len(self.weights)))
@@ -166,13 +166,13 @@ class Spectrum:
         shape = np.square(turned).sum(axis=(1, 2)) / np.maximum(np.square(weighed), 1e-300)
         return change, own, np.array([moved, crossed, reached]), weighed, np.trace(others, axis1=1, axis2=2), shape
 
-    def group_interactions(self, rows: Floats, groups: Groups) -> Floats:
-        """As `interactions`, summed over the rows of two groups, for all pairs of up to GROUPS groups drawn at random.
+    def group_interactions(self, rows: _Floats, groups: Groups) -> _Floats:
+        """As `interactions`, summed over the rows of two groups, for all pairs of up to _GROUPS groups drawn at random.
 
         Rows (n, r) are sorted by group.
         """
         roots, count = np.sqrt(self.values), groups.count
-        chosen = np.sort(np.random.default_rng(count).permutation(count)[:GROUPS])
+        chosen = np.sort(np.random.default_rng(count).permutation(count)[:_GROUPS])
         parts = [rows[groups.starts[g] : groups.starts[g] + groups.sizes[g]] for g in chosen]
         sizes = groups.sizes[chosen].astype(np.float64)
         sums = np.array([part.sum(axis=0) for part in parts])
@@ -183,5 +183,5 @@ class Spectrum:
         own = np.array([float((np.square(part) @ (0.5 / roots)).sum()) for part in parts])
         table -= np.outer(own, sizes) + np.outer(sizes, own)
         table += 0.5 * float(roots.sum()) * np.outer(sizes, sizes)
-        pairs: Floats = table[np.triu_indices(len(chosen), 1)]
+        pairs: _Floats = table[np.triu_indices(len(chosen), 1)]
         return pairs

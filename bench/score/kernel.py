@@ -26,36 +26,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.score.estimate import NONE, ROUNDING, Estimate
-from bench.score.groups import Groups, describe, independent
+from bench.score.groups import Groups, describe_sample, independent
 from bench.score.moments import check_features, overlap, row_keys
 
-Floats = NDArray[np.float64]
-Rows = NDArray[np.intp]
-Images = NDArray[np.floating]
-FEWEST = 50
+_Floats = NDArray[np.float64]
+_Rows = NDArray[np.intp]
+_Images = NDArray[np.floating]
+_FEWEST = 50
 """Fewer images than this have no interval."""
 TILE = 512
 """How many images are held against as many others at once: their kernels stay in the processor's cache."""
-PAIRS = 8192
+_PAIRS = 8192
 """How many pairs of images stand for all of them in the variance of a difference."""
 
 
-Kernel = Callable[[Floats, int], Floats]
+Kernel = Callable[[_Floats, int], _Floats]
 """From inner products of features, and their dimension, to the kernel's values; the products may be overwritten."""
 CMMD_SCALE, CMMD_WIDTH = 1000.0, 10.0
 """As Jayasumana et al. chose them (section 4)."""
 
 
-def cubic(products: Floats, d: int) -> Floats:
+def cubic(products: _Floats, d: int) -> _Floats:
     """KID's kernel; by multiplication, which is many times faster than a power."""
     products /= d
     products += 1
-    cubes: Floats = products * products
+    cubes: _Floats = products * products
     cubes *= products
     return cubes
 
 
-def gaussian(products: Floats, d: int) -> Floats:
+def gaussian(products: _Floats, d: int) -> _Floats:
     """CMMD's kernel of vectors of unit length, of which ‖x − y‖² = 2 − 2 x·y."""
     products -= 1
     products /= CMMD_WIDTH**2
@@ -66,7 +66,7 @@ def gaussian(products: Floats, d: int) -> Floats:
 class KernelReference:
     """Reference features (m, d), and what they contribute to every kernel distance, computed once."""
 
-    features: Images
+    features: _Images
     kernel: Kernel = cubic
 
     @cached_property
@@ -80,12 +80,12 @@ class KernelReference:
         return _among(self.features, self.kernel)
 
     @classmethod
-    def of_directions(cls, features: Images) -> KernelReference:
+    def of_directions(cls, features: _Images) -> KernelReference:
         """For CMMD: of the features' directions."""
         return cls(to_unit_length(features), gaussian)
 
 
-def cmmd_estimate(features: Images, reference: KernelReference, groups: Groups | None = None) -> Estimate:
+def cmmd_estimate(features: _Images, reference: KernelReference, groups: Groups | None = None) -> Estimate:
     """CMMD of features (n, d) of any length from `KernelReference.of_directions`.
 
     `value` is the V-statistic that the authors' code prints, `debiased` the U-statistic. Raises ValueError as
@@ -99,18 +99,18 @@ def cmmd_estimate(features: Images, reference: KernelReference, groups: Groups |
     return replace(found, value=value, debiased=found.debiased_value).scaled(CMMD_SCALE)
 
 
-def to_unit_length(features: Images) -> Floats:
+def to_unit_length(features: _Images) -> _Floats:
     """Rows divided by their lengths, float64; raises ValueError for one of length 0."""
     rows = np.asarray(features, np.float64)
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not lengths.all():
         raise ValueError("features of length 0 were given, which have no direction; look for broken images")
-    unit: Floats = rows / lengths
+    unit: _Floats = rows / lengths
     return unit
 
 
 def kernel_estimate(
-    features: Images, reference: KernelReference, reference_noise: bool = False, groups: Groups | None = None
+    features: _Images, reference: KernelReference, reference_noise: bool = False, groups: Groups | None = None
 ) -> Estimate:
     """MMD² of features (n, d) and a reference (m, d), which is held fixed unless `reference_noise`.
 
@@ -121,21 +121,21 @@ def kernel_estimate(
     return _estimate(features, _among(features, reference.kernel, groups), reference, reference_noise, groups)
 
 
-def _check(features: Images, reference: KernelReference) -> None:
+def _check(features: _Images, reference: KernelReference) -> None:
     check_features(reference.features, "reference features")
     check_features(features, d=reference.features.shape[1])
 
 
 def _estimate(
-    features: Images, own: Among, reference: KernelReference, reference_noise: bool, groups: Groups | None
+    features: _Images, own: Among, reference: KernelReference, reference_noise: bool, groups: Groups | None
 ) -> Estimate:
     n, m = len(features), len(reference.features)
     theirs, across = reference.among, _across(features, reference, groups)
     level = theirs.mean - 2 * float(across.by_image.mean())
     problem = overlap(row_keys(features), reference.keys)
-    if min(independent(groups, n), m if reference_noise else n) < FEWEST:
+    if min(independent(groups, n), m if reference_noise else n) < _FEWEST:
         problem = (
-            f"{describe(groups, n)} and {m} reference images were given; an interval needs at least {FEWEST}"
+            f"{describe_sample(groups, n)} and {m} reference images were given; an interval needs at least {_FEWEST}"
             f"{' prompts' if groups else ''}"
         )
     interactions = {"images": own.pairs}
@@ -159,7 +159,7 @@ def _estimate(
 
 
 @lru_cache(maxsize=64)
-def random_pairs(n: int, m: int, count: int) -> tuple[Rows, Rows]:
+def random_pairs(n: int, m: int, count: int) -> tuple[_Rows, _Rows]:
     """Pairs of a row of n and another of m (where m is n: of the same), equal for every set of that size."""
     rng = np.random.default_rng([n, m])
     first, step = rng.integers(0, n, count), rng.integers(1, max(n, 2), count)
@@ -180,9 +180,9 @@ class Among:
 
     mean: float
     apart: float
-    influence: Floats
-    centred: Floats
-    pairs: Floats
+    influence: _Floats
+    centred: _Floats
+    pairs: _Floats
     lift: float
 
 
@@ -190,12 +190,12 @@ class Among:
 class Across:
     """Kernels of images with reference images: means over either, and what pairs of the two add to the variance."""
 
-    by_image: Floats
-    by_reference: Floats
-    pairs: Floats
+    by_image: _Floats
+    by_reference: _Floats
+    pairs: _Floats
 
 
-def _among(features: Images, kernel_of: Kernel, groups: Groups | None = None) -> Among:
+def _among(features: _Images, kernel_of: Kernel, groups: Groups | None = None) -> Among:
     if groups is not None:
         return _among_groups(np.asarray(features, np.float64)[groups.order], kernel_of, groups)
     n, d = features.shape
@@ -216,31 +216,31 @@ def _among(features: Images, kernel_of: Kernel, groups: Groups | None = None) ->
     lift = (own / n - mean) / n
     if n < 4:
         return Among(mean, mean, np.zeros(n), NONE, NONE, lift)
-    first, second = random_pairs(n, n, PAIRS)
+    first, second = random_pairs(n, n, _PAIRS)
     apart = kernel_of(_products(whole[first], whole[second]), d)
     return _hoeffding(mean, rows, squares, apart, lift)
 
 
-def _hoeffding(mean: float, rows: Floats, squares: float, apart: Floats, lift: float) -> Among:
+def _hoeffding(mean: float, rows: _Floats, squares: float, apart: _Floats, lift: float) -> Among:
     """From the kernel of n units: sums `rows` (n,) and sum of `squares` off its diagonal, and those of random pairs."""
     n, total = len(rows), float(rows.sum())
     power = squares - 2 * float(rows @ rows) / (n - 2) + total**2 / ((n - 1) * (n - 2))
-    first, second = random_pairs(n, n, PAIRS)
+    first, second = random_pairs(n, n, _PAIRS)
     centred = apart - (rows[first] + rows[second]) / (n - 2) + total / ((n - 1) * (n - 2))
     doubled = 4 / (n * (n - 2)) - 2 / (n * (n - 1))  # what s²(influence)/n has of η² too much
     pairs = _scaled(centred, doubled * power / (n * (n - 3)))
     return Among(mean, mean, (rows - rows.mean()) / (n - 2), centred, pairs, lift)
 
 
-def _among_groups(ordered: Floats, kernel_of: Kernel, groups: Groups) -> Among:
+def _among_groups(ordered: _Floats, kernel_of: Kernel, groups: Groups) -> Among:
     """As `_among` of features sorted by group, with the sums of kernels over two groups as the kernel of the two.
 
     On the scale of one pair of images, and less the mean over pairs of different groups, so that sizes may differ.
     """
     (n, d), count, sizes = ordered.shape, groups.count, groups.sizes.astype(np.float64)
     rows, squares, crossed, within, own = np.zeros(count), 0.0, 0.0, 0.0, 0.0
-    first, second = random_pairs(count, count, PAIRS)
-    apart = np.zeros(PAIRS)
+    first, second = random_pairs(count, count, _PAIRS)
+    apart = np.zeros(_PAIRS)
     tiles = groups.tiles(TILE)
     for number, (i, a) in enumerate(tiles):
         for j, b in tiles[number:]:
@@ -274,13 +274,13 @@ def _among_groups(ordered: Floats, kernel_of: Kernel, groups: Groups) -> Among:
     return replace(units, apart=found, influence=groups.spread(units.influence))
 
 
-def _across(features: Images, reference: KernelReference, groups: Groups | None = None) -> Across:
+def _across(features: _Images, reference: KernelReference, groups: Groups | None = None) -> Across:
     n, m, d = len(features), len(reference.features), features.shape[1]
     by_image, by_reference, squares = np.zeros(n), np.zeros(m), 0.0
     whole = np.asarray(reference.features, np.float64)
     count = n if groups is None else groups.count
-    first, second = random_pairs(count, m, PAIRS)
-    apart = np.zeros(PAIRS)
+    first, second = random_pairs(count, m, _PAIRS)
+    apart = np.zeros(_PAIRS)
     order = None if groups is None else groups.order
     for i, units in [(i, i) for i in _tiles(n)] if groups is None else groups.tiles(TILE):
         rows = i if order is None else order[i]
@@ -308,17 +308,17 @@ def _across(features: Images, reference: KernelReference, groups: Groups | None 
     return Across(by_image, by_reference, _scaled(pairs, 4 / (n * m) * centred / max(1, (n - 1) * (m - 1))))
 
 
-def _variance_slope(influence: Floats, own: Among, groups: Groups | None) -> float:
+def _variance_slope(influence: _Floats, own: Among, groups: Groups | None) -> float:
     """By how much the variance grows with the true value (see above), at least 0."""
     units = influence if groups is None else groups.units(influence)
     n, variance = len(units), float(np.var(units))
     if not len(own.centred) or variance == 0:
         return 0.0
-    first, second = random_pairs(n, n, PAIRS)
+    first, second = random_pairs(n, n, _PAIRS)
     return max(4 / n * float(np.mean(units[first] * units[second] * own.centred)) / variance, 0.0)
 
 
-def _within(rows: Rows, part: slice) -> NDArray[np.bool_]:
+def _within(rows: _Rows, part: slice) -> NDArray[np.bool_]:
     """Which rows are in a slice."""
     inside: NDArray[np.bool_] = (rows >= part.start) & (rows < part.stop)
     return inside
@@ -329,14 +329,14 @@ def _tiles(count: int, start: int = 0) -> list[slice]:
     return [slice(at, min(at + TILE, count)) for at in range(start, count, TILE)]
 
 
-def _scaled(pairs: Floats, variance: float) -> Floats:
+def _scaled(pairs: _Floats, variance: float) -> _Floats:
     """Pairs whose mean square is that variance, which all pairs have, rather than what a sample of them happens to."""
     power = float(np.mean(np.square(pairs)))
-    scaled: Floats = pairs * np.sqrt(max(variance, 0.0) / power) if power > 0 else pairs
+    scaled: _Floats = pairs * np.sqrt(max(variance, 0.0) / power) if power > 0 else pairs
     return scaled
 
 
-def _products(a: Floats, b: Floats) -> Floats:
+def _products(a: _Floats, b: _Floats) -> _Floats:
     """Inner products of rows with rows, one by one."""
-    products: Floats = np.einsum("pd,pd->p", a, b)
+    products: _Floats = np.einsum("pd,pd->p", a, b)
     return products

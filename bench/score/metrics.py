@@ -22,7 +22,7 @@ from bench.score.neighbours import (
     recall_estimate,
 )
 
-Features = Mapping[str, NDArray[Any]]
+_Features = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Metric:
     title: str
     higher_is_better: bool
     needs: tuple[str, ...]
-    estimate: Callable[[Features, RealImages | None, Groups | None], Estimate]
+    estimate: Callable[[_Features, RealImages | None, Groups | None], Estimate]
     digits: int
     needs_reference: bool = False
     judge: str | None = None
 
-    def of(self, features: Features, real: RealImages | None, groups: Groups | None = None) -> Estimate:
+    def of(self, features: _Features, real: RealImages | None, groups: Groups | None = None) -> Estimate:
         """The estimate from a cell's features, whose rows have prompts as `groups` says (None: all different ones).
 
         Raises ValueError where features lack something, or are not fit for it.
@@ -79,26 +79,26 @@ class Metric:
         return f"{self.short}_{self.judge or evaluator}_n{n}"
 
 
-def _accuracy(features: Features, _: RealImages | None, groups: Groups | None) -> Estimate:
+def _accuracy(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
     named = features["attributes_named"]
     if not named.all():
         raise ValueError("a prompt names no attribute; attribute accuracy needs at least one in each")
     return mean_estimate(features["attributes_right"] / named, groups, shares=True)
 
 
-def _fid(features: Features, real: RealImages | None, groups: Groups | None) -> Estimate:
+def _fid(features: _Features, real: RealImages | None, groups: Groups | None) -> Estimate:
     return frechet_estimate(features["image"], _given(real).reference, groups=groups)
 
 
-def _kid(features: Features, real: RealImages | None, groups: Groups | None) -> Estimate:
+def _kid(features: _Features, real: RealImages | None, groups: Groups | None) -> Estimate:
     return kernel_estimate(features["image"], _given(real).reference.kernel, groups=groups)
 
 
-def _cmmd(features: Features, real: RealImages | None, groups: Groups | None) -> Estimate:
+def _cmmd(features: _Features, real: RealImages | None, groups: Groups | None) -> Estimate:
     return cmmd_estimate(features["image"], _given(real).directions, groups)
 
 
-def _masked_fid(features: Features, _: RealImages | None, groups: Groups | None) -> Estimate:
+def _masked_fid(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
     return frechet_estimate(features["image_masked"], Reference.of(features["real_masked"]), groups=groups)
 
 
@@ -107,7 +107,7 @@ def _mean_of(
 ) -> Metric:
     """A score that is the mean of one number an image, or of one share from 0 to 1."""
 
-    def found(features: Features, _: RealImages | None, groups: Groups | None) -> Estimate:
+    def found(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
         return mean_estimate(features[short], groups, shares)
 
     return Metric(short, title, higher_is_better, (short,), found, digits, judge=judge)
@@ -118,7 +118,7 @@ def _among_real(
 ) -> Metric:
     """A score of where the images lie among the real ones."""
 
-    def found(features: Features, real: RealImages | None, groups: Groups | None) -> Estimate:
+    def found(features: _Features, real: RealImages | None, groups: Groups | None) -> Estimate:
         return estimate(features["image"], _given(real).neighbourhood, groups)
 
     return Metric(short, title, True, ("image",), found, 3, needs_reference=True)

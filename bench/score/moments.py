@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 BLOCK = 1024
 """How many rows are converted to float64 at a time."""
 
@@ -18,8 +18,8 @@ BLOCK = 1024
 class Moments:
     """Mean (d,), covariance (d, d) with divisor n − 1, and how many rows they were taken from."""
 
-    mean: Floats
-    covariance: Floats
+    mean: _Floats
+    covariance: _Floats
     n: int
 
 
@@ -51,7 +51,7 @@ def check_features(features: NDArray[np.floating], what: str = "features", d: in
         )
 
 
-def float64_blocks(features: NDArray[np.floating]) -> Iterator[Floats]:
+def float64_blocks(features: NDArray[np.floating]) -> Iterator[_Floats]:
     """Copies of up to BLOCK rows in float64, in order."""
     for i in range(0, len(features), BLOCK):
         yield features[i : i + BLOCK].astype(np.float64)

@@ -23,9 +23,9 @@ from bench.score.estimate import Estimate, mean_estimate
 from bench.score.groups import Groups
 from bench.score.moments import BLOCK, check_features
 
-Floats = NDArray[np.float64]
-Rows = NDArray[np.intp]
-Images = NDArray[np.floating]
+_Floats = NDArray[np.float64]
+_Rows = NDArray[np.intp]
+_Images = NDArray[np.floating]
 K_OF_PRECISION, K_OF_DENSITY = 3, 5
 
 
@@ -33,10 +33,10 @@ K_OF_PRECISION, K_OF_DENSITY = 3, 5
 class Neighbourhood:
     """Features (m, d) with the squared radii of their balls, found once."""
 
-    features: Images
+    features: _Images
 
     @cached_property
-    def nearest(self) -> tuple[Floats, Rows]:
+    def nearest(self) -> tuple[_Floats, _Rows]:
         """Squared distances (m, k + 1) to each row's nearest others in growing order, k = K_OF_DENSITY, and which."""
         count = K_OF_DENSITY + 1
         check_features(self.features)
@@ -54,25 +54,25 @@ class Neighbourhood:
             distances.append(np.take_along_axis(block, rows[-1], axis=1))
         return np.concatenate(distances), np.concatenate(rows)
 
-    def radius(self, k: int) -> Floats:
+    def radius(self, k: int) -> _Floats:
         """Squared distances (m,) to the k-th nearest other."""
         return self.nearest[0][:, k - 1]
 
 
-def precision_estimate(features: Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
+def precision_estimate(features: _Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
     """Share of features (n, d) that lie in a ball of a real image; raises ValueError as all of these do: NaN, too few,
     or another dimension than the real ones'."""
     inside = _inside(features, real, K_OF_PRECISION)
     return mean_estimate(np.concatenate([block.any(axis=1) for block in inside]), groups, shares=True)
 
 
-def density_estimate(features: Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
+def density_estimate(features: _Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
     """Mean number of real balls that an image is in, over k; above 1 where images crowd about the densest real ones."""
     k = K_OF_DENSITY
     return mean_estimate(np.concatenate([block.sum(axis=1) / k for block in _inside(features, real, k)]), groups)
 
 
-def coverage_estimate(features: Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
+def coverage_estimate(features: _Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
     """Share of the real images' balls that hold an image."""
     n, m = len(features), len(real.features)
     if groups is not None:
@@ -83,7 +83,7 @@ def coverage_estimate(features: Images, real: Neighbourhood, groups: Groups | No
     return _left_out(float((counts > 0).mean()), lost / m, n)
 
 
-def _coverage_of_groups(features: Images, real: Neighbourhood, groups: Groups) -> Estimate:
+def _coverage_of_groups(features: _Images, real: Neighbourhood, groups: Groups) -> Estimate:
     """Each group is left out as a whole: a ball is lost that only its images are in."""
     holds = np.zeros((groups.count, len(real.features)), bool)
     start = 0
@@ -96,7 +96,7 @@ def _coverage_of_groups(features: Images, real: Neighbourhood, groups: Groups) -
     return Estimate(float((counts > 0).mean()), groups.spread(units - units.mean()), groups=groups)
 
 
-def recall_estimate(features: Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
+def recall_estimate(features: _Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
     """Share of the real images that lie in a ball of a generated one; without an interval where there are `groups`."""
     k, ours = K_OF_PRECISION, Neighbourhood(features)
     check_features(features, d=real.features.shape[1])
@@ -120,20 +120,20 @@ def recall_estimate(features: Images, real: Neighbourhood, groups: Groups | None
     return found if groups is None else replace(found, groups=groups, problem=alike)
 
 
-def _left_out(value: float, lost: Floats, n: int) -> Estimate:
+def _left_out(value: float, lost: _Floats, n: int) -> Estimate:
     """An estimate from what leaving out each image takes from the value."""
     influence = (n - 1) * lost
     return Estimate(value, influence - influence.mean())
 
 
-def _inside(features: Images, real: Neighbourhood, k: int) -> Iterator[NDArray[np.bool_]]:
+def _inside(features: _Images, real: Neighbourhood, k: int) -> Iterator[NDArray[np.bool_]]:
     """Which images are in which real balls, in blocks (b, m) of images."""
     check_features(features, d=real.features.shape[1])
     radius = real.radius(k)
     return (distances <= radius for _, distances in _blocks(features, real.features))
 
 
-def _blocks(ours: Images, theirs: Images) -> Iterator[tuple[int, Floats]]:
+def _blocks(ours: _Images, theirs: _Images) -> Iterator[tuple[int, _Floats]]:
     """Squared distances (b, m) of rows from rows, block by block, with the number of the first."""
     whole = np.asarray(theirs, np.float64)
     lengths = np.square(whole).sum(axis=1)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from bench.records.errors import StoreError
 from bench.store.files import Files
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP)
 LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, *IN_THE_WAY)
 """What waiting does not mend."""
@@ -71,7 +71,7 @@ class RetryingFiles:
         """See `bench.store.files.Files`."""
         self._try(name, lambda: self.inner.remove(name))
 
-    def _try(self, name: str, operation: Callable[[], Result]) -> Result:
+    def _try(self, name: str, operation: Callable[[], _Result]) -> _Result:
         begun, pause, said = self._clock(), 0.1, False
         while True:
             try:

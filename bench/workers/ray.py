@@ -21,7 +21,7 @@ from bench.records.errors import BenchError
 from bench.workers.installation import package_paths
 from bench.workers.worker import REAL_WORK, take_part
 
-KILLED = -9
+_KILLED = -9
 
 
 class Actor:
@@ -58,7 +58,7 @@ class RayWorker:
         except self.ray.exceptions.RayTaskError as error:
             self.words, code = str(error.cause or error).strip().splitlines()[-1], 2
         except (self.ray.exceptions.RayActorError, self.ray.exceptions.RayError) as error:
-            self.words, code = str(error).strip().splitlines()[0], KILLED
+            self.words, code = str(error).strip().splitlines()[0], _KILLED
         self.stop()
         return code
 

@@ -21,7 +21,7 @@ from bench.workers.installation import this_installation
 from bench.workers.launch import WorkerState
 from bench.workers.worker import DONE, REAL_WORK, STOPPED, take_part
 
-KILLED = -9
+_KILLED = -9
 WARNING_S = 90
 """How long before its time is up a task is told."""
 QUEUE_S = 5.0
@@ -67,7 +67,7 @@ class Queue:
 
 
 @dataclass
-class Task:
+class _Task:
     """A task of the array."""
 
     name: str
@@ -89,7 +89,7 @@ class Task:
             return None
         if not self.seen and time.monotonic() - self.submitted < SETTLE_S:
             return None
-        return STOPPED if state == "stopped" else KILLED
+        return STOPPED if state == "stopped" else _KILLED
 
     def last_log_line(self) -> str:
         """See `bench.workers.pool.WorkerHandle`."""
@@ -139,13 +139,13 @@ class JobArray:
         """See `bench.workers.pool.Executor`."""
         return self._choice.workers
 
-    def start(self, names: Sequence[str], first: int) -> list[Task]:
+    def start(self, names: Sequence[str], first: int) -> list[_Task]:
         """See `bench.workers.pool.Executor`."""
         shards = [Shard(*self._arguments, name, first + i, self._work) for i, name in enumerate(names)]
         with self._executor.batch():
             jobs = [self._executor.submit(shard) for shard in shards]
         now, launch = time.monotonic(), self._arguments[1]
-        return [Task(name, job, self._queue, self._store, launch, now) for name, job in zip(names, jobs, strict=True)]
+        return [_Task(name, job, self._queue, self._store, launch, now) for name, job in zip(names, jobs, strict=True)]
 
     def close(self) -> None:
         """See `bench.workers.pool.Executor`."""

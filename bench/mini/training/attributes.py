@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from bench.mini import world
 
-PLACES = (*world.POSITIONS, "side by side", "one above the other")
+_PLACES = (*world.POSITIONS, "side by side", "one above the other")
 LABELS: dict[str, Sequence[str]] = {
-    "place": PLACES,
+    "place": _PLACES,
     **{
         f"{kind}.{slot}": world.ATTRIBUTE_VALUES[kind]
         for slot in (0, 1)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from bench.parallel import map_in_threads
 
 LossOf = Callable[[int, torch.Generator, nn.Module], tuple[torch.Tensor, dict[str, float]]]
-Part = tuple[float, dict[str, float], tuple[torch.Tensor | None, ...]]
+_Part = tuple[float, dict[str, float], tuple[torch.Tensor | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def train(
 
 def _take_part(
     recipe: Recipe, step: int, loss_of: LossOf, parameters: list[nn.Parameter], average: nn.Module, thread: int
-) -> Part:
+) -> _Part:
     """Loss, numbers and gradients of one thread's share of a batch."""
     generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * recipe.threads + thread)
     loss, numbers = loss_of(recipe.batch_size // recipe.threads, generator, average)

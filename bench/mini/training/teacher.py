@@ -43,7 +43,7 @@ class Latents:
     scenes: Sequence[world.Scene]
 
 
-class Reader(nn.Module):
+class _Reader(nn.Module):
     """A text encoder with linear heads over its pooled embedding."""
 
     def __init__(self, text_encoder: CLIPTextModel) -> None:
@@ -112,7 +112,7 @@ def noise_scheduler() -> DDIMScheduler:
 
 def learn_to_read(text_encoder: CLIPTextModel, data: Latents, directory: Path, recipe: Recipe) -> None:
     """Train the text encoder in place to name from a caption's tokens what the caption names."""
-    reader, labels = Reader(text_encoder), named_labels(data.scenes)
+    reader, labels = _Reader(text_encoder), named_labels(data.scenes)
     complete_labels = named_labels([world.complete(scene) for scene in data.scenes])
 
     def loss_of(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
