@@ -28,7 +28,7 @@ from bench.records.record import Calls
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """PixelArray `start` to `start + len(images)` of a cell, shape (n, height, width, 3), uint8, and how they came."""
+    """Images `start` to `start + len(images)` of a cell, shape (n, height, width, 3), uint8, and how they came."""
 
     start: int
     images: PixelArray

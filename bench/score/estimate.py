@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from bench.records.score import Fallback, Score
 from bench.score.groups import Groups, describe_sample, independent
 from bench.score.intervals import wilson_interval, wilson_statistic, with_skewness, without_skewness
-from bench.score.noncentral import noncentrality
+from bench.score.noncentral import squared_length_reach
 
 _Floats = NDArray[np.float64]
 NONE: _Floats = np.empty(0)
@@ -52,8 +52,6 @@ FEWEST_APART = 5
 """Fewer images (or prompts) that differ from the most common value have no interval: 5 of 64 or of 1,000 cover 94%."""
 FEWEST_APART_OF_PROMPTS = 10
 """The same of shares where prompts repeat, whose error is itself known from few prompts: 5 of 32 cover 90%."""
-MANY_DIRECTIONS = 1e5
-"""Noise in so many directions is normal."""
 LARGEST_INTERACTION = 0.35
 """Largest share of the variance that interactions may have; it is 1/2 where the first order vanishes (S = S_r).
 
@@ -250,22 +248,14 @@ class Estimate:
     def _of_square(self, quantile: float) -> tuple[float, float]:
         """The interval of a squared length in D directions, of what moves the variance; the rest has no noise.
 
-        With s = variance_slope/4: V₂ = 2 s² D of pairs, whole variance 4 s (|δ + ε|²), so that D = V₂/(2 s²). Where not
-        even a length of 0 is too small for the estimate, the lower end is Student's if that is lower.
+        With s = variance_slope/4: V₂ = 2 s² D of pairs, whole variance 4 s (|δ + ε|²), so that D = V₂/(2 s²). Where
+        not even a length of 0 is too small for the estimate, the lower end is Student's if that is lower.
         """
         whole, together = self._variances
         scale = (self.variance_slope or 0.0) / 4
-        freedom = max(together / (2 * scale**2), 1.0)
-        student = quantile * self.standard_error
-        if freedom > MANY_DIRECTIONS:
-            return self.debiased_value - student, self.debiased_value + student
-        value = whole / (4 * scale**2)
-        low, high = (noncentrality(value, freedom, q) for q in (quantile, -quantile))
-        reach = [abs(scale) * (noncentral - (value - freedom)) for noncentral in (low, high)]
-        reach[0] = min(reach[0], -student) if low == 0 else reach[0]
-        ends = (self.debiased_value + float(np.copysign(1.0, scale)) * far for far in reach)
-        low, high = sorted(ends)
-        return low, high
+        below, above = squared_length_reach(whole, together, abs(scale), quantile, quantile * self.standard_error)
+        low, high = (below, above) if scale > 0 else (-above, -below)
+        return self.debiased_value + low, self.debiased_value + high
 
     @property
     def error_bars(self) -> tuple[float, float]:

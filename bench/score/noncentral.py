@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 
+MANY_DIRECTIONS = 1e5
+"""Noise in so many directions is normal."""
+
 
 def noncentrality(value: float, freedom: float, quantile: float) -> float:
     """The noncentrality at which a normal deviate of `value` ≥ 0 is `quantile`; at least 0."""
@@ -35,3 +38,20 @@ def _deviate(value: float, freedom: float, noncentral: float) -> float:
     middle = 1 + power * p * (power - 1 - 0.5 * (2 - power) * m * p)
     deviate: float = ((value / mean) ** power - middle) / (power * math.sqrt(2 * p) * (1 + 0.5 * m * p))
     return deviate
+
+
+def squared_length_reach(
+    whole: float, together: float, scale: float, quantile: float, student: float
+) -> tuple[float, float]:
+    """How far the interval reaches below (negative) and above an estimate of a squared length.
+
+    `whole` is the variance with all that pairs of images add, `together` that part, `scale` a quarter of the variance's
+    slope; `student` is how far Student's interval reaches.
+    """
+    freedom = max(together / (2 * scale**2), 1.0)
+    if freedom > MANY_DIRECTIONS:
+        return -student, student
+    value = whole / (4 * scale**2)
+    low, high = (noncentrality(value, freedom, q) for q in (quantile, -quantile))
+    below, above = (scale * (noncentral - (value - freedom)) for noncentral in (low, high))
+    return (min(below, -student) if low == 0 else below), above
