@@ -156,7 +156,7 @@ def test_a_file_that_is_no_baseline_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(BenchError, match=r"x\.json"):
         read_baseline(tmp_path / "x.json")
-    with pytest.raises(BenchError, match="there is no baseline"):
+    with pytest.raises(BenchError, match="does not exist; write one"):
         read_baseline(tmp_path / "y.json")
 
 

@@ -77,7 +77,7 @@ def test_a_directory_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", " \n\n\t\n", b"\xef\xbb\xbf"])
 def test_an_empty_file_is_refused(tmp_path: Path, content: str | bytes) -> None:
     message = refusal(write(tmp_path / "prompts.txt", content))
-    assert message.endswith("holds no prompt; write one prompt a line")
+    assert message.endswith("holds no prompt; write one prompt per line")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
@@ -93,7 +93,7 @@ def test_the_byte_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_too_short_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "prompts.txt", "a cat\n\na dog\n")
     message = refusal(source, count=3)
-    assert message.endswith("holds 2 prompts and 3 were asked for; set prompts.count to at most 2")
+    assert message.endswith("holds 2 prompts but 3 were requested; set prompts.count to at most 2")
     assert len(load_prompts(source, 2).texts) == 2
 
 

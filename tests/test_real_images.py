@@ -59,7 +59,7 @@ def test_a_folder_is_named_by_the_content_of_the_images_that_are_used(folder: Pa
     assert len({name_real_images("world", 4), name_real_images("world", 5)}) == 2
 
 
-@pytest.mark.parametrize(("count", "said"), [(6, "holds 5 images"), (9, "at most what it holds")])
+@pytest.mark.parametrize(("count", "said"), [(6, "holds 5 images"), (9, "at most that number")])
 def test_too_few_images_are_refused(folder: Path, count: int, said: str) -> None:
     with pytest.raises(BenchError, match=said):
         name_real_images(str(folder), count)

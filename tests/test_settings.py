@@ -386,7 +386,7 @@ def test_a_scheduler_that_is_none_is_not_called(tmp_path: Path, capsys: pytest.C
     for target in ("os.system", "subprocess.Popen"):
         assert main(["conform", f"scheduler={{_target_: {target}, command: touch {tmp_path}/x}}"]) == 2
         assert main(["conform", f"scheduler._target_={target}"]) == 2
-    assert "is no scheduler" in capsys.readouterr().err
+    assert "is not a scheduler" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -1,1 +1,1 @@
-"""A scheduler against the exact solution: no network, no image, the same verdict on every machine."""
+"""Conformance compares a scheduler with the exact solution, without a network or images; verdicts are reproducible."""

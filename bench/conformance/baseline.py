@@ -1,7 +1,7 @@
-"""What is known of a scheduler: its deviations with their causes, and its trajectories; new against known.
+"""Baselines of schedulers: known deviations with their causes, and trajectories, compared with a new report.
 
-A baseline is one JSON file a scheduler, reviewable as text; beside it `causes.yaml` explains deviations, many by one
-cause. No torch here: a report is compared where it was made or anywhere else.
+A baseline is one JSON file per scheduler, reviewable as text; `causes.yaml` in the same folder explains deviations,
+many by one cause. This module needs no torch, so a report can be compared on any machine.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from bench.conformance.report import ConformanceReport, Finding, Order
 from bench.records.errors import BenchError
 from bench.records.record import check_schema
 
-GROWTH = 1.5  # sizes are repeatable to the rounding of float32 tables; half as much again is another fault
-SAME = 2e-6  # trajectories of equal code on other processors: a few float32 roundings a step
+GROWTH = 1.5  # sizes are repeatable to the rounding of float32 tables; a factor of 1.5 indicates another fault
+SAME = 2e-6  # trajectories of equal code on different processors: a few float32 roundings per step
 CAUSES = "causes.yaml"
 
 FORMAT = 1
-"""Of baseline files; read and written."""
+"""Version of the format of baseline files; written and checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why deviations are there: a pattern of check and setting, words, and a minimal reproduction."""
+    """The cause of known deviations: a pattern of check and setting, an explanation, and a minimal reproduction."""
 
     name: str
     schedulers: tuple[str, ...]
@@ -53,7 +53,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A deviation beside what the baseline knows: new, grown, known, vanished, or added with a setting of its own."""
+    """A deviation compared with the baseline: new, grown, known, vanished, or added with a new setting of the class."""
 
     status: str
     finding: Finding
@@ -61,12 +61,12 @@ class Verdict:
 
     @property
     def fails(self) -> bool:
-        """Whether it ends the command with exit code 1."""
+        """Whether this verdict ends the command with exit code 1."""
         return self.status in ("new", "grown")
 
     @property
     def words(self) -> str:
-        """Where, what was expected and what came out, and the cause as far as it is known."""
+        """The place, the expected and the actual value, and the cause if it is known."""
         where = f"{self.finding.places[0][0]}: " if self.finding.places[0][0] else ""
         return f"{where}{self.finding.words}{self._why}"
 
@@ -80,8 +80,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A trajectory that is no longer the baseline's: the call where it parts (counted from 0, None where it cannot be
-    followed), by how much, and what that does to the error.
+    """A trajectory that differs from the baseline's.
+
+    It holds the first call that differs (counted from 0, None where the calls cannot be compared), the size of the
+    difference, and its effect on the error.
     """
 
     name: str
@@ -91,8 +93,8 @@ class Change:
 
     @property
     def words(self) -> str:
-        """Without the word that it changed."""
-        where = "" if self.call is None else f" parts from the baseline's in call {self.call}, by {self.size:.3g}"
+        """The description of the change, without the word `changed`."""
+        where = "" if self.call is None else f" differs from the baseline from call {self.call} on, by {self.size:.3g}"
         return f"the trajectory of {self.name}{where}; {self.consequence}"
 
     def __str__(self) -> str:
@@ -100,7 +102,7 @@ class Change:
 
 
 def load_causes(directory: Path) -> tuple[Cause, ...]:
-    """The explanations that lie beside the baselines; none if there is no such file."""
+    """Return the explanations in the folder of the baselines; empty if it has no `causes.yaml`."""
     path = directory / CAUSES
     if not path.is_file():
         return ()
@@ -112,12 +114,12 @@ def load_causes(directory: Path) -> tuple[Cause, ...]:
 
 
 def explain(causes: Sequence[Cause], scheduler: str, finding: Finding) -> Cause | None:
-    """The first cause that fits."""
+    """Return the first cause that fits a finding, or None."""
     return next((cause for cause in causes if cause.fits(scheduler, finding)), None)
 
 
 def write_baseline(report: ConformanceReport, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write a report as the baseline at `path`: one state a line, sizes to four digits."""
+    """Write a report as the baseline at `path`: one line per state, sizes to four digits."""
     data = report.to_dict()
     for finding in data["findings"]:
         finding["places"] = {name: _plain(size) for name, size in finding["places"]}
@@ -137,7 +139,7 @@ def _rows_on_one_line(text: str) -> str:
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
-    """A baseline's data with its findings restored; raises BenchError for a file that is none."""
+    """Return a baseline's data with its findings restored; raises BenchError for a file that is not a baseline."""
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         check_schema(data, f"the baseline {path}", FORMAT)
@@ -146,14 +148,14 @@ def read_baseline(path: Path) -> dict[str, Any]:
             for finding in data["findings"]
         ]
     except FileNotFoundError as error:
-        raise BenchError(f"there is no baseline {path}; write one with write={path}") from error
+        raise BenchError(f"baseline {path} does not exist; write one with write={path}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BenchError(f"{path} is no baseline of conformance ({error}); write one with write=…") from error
+        raise BenchError(f"{path} is not a conformance baseline ({error}); write one with write=…") from error
     return data
 
 
 def read_report(path: Path) -> ConformanceReport:
-    """A baseline as the report that it was written from."""
+    """Return the report that a baseline was written from."""
     data = read_baseline(path)
     orders = [Order(**{**order, **{k: tuple(order[k]) for k in ("steps", "errors")}}) for order in data["orders"]]
     kept = {field.name for field in fields(ConformanceReport)} & data.keys() - {"findings", "orders"}
@@ -163,10 +165,10 @@ def read_report(path: Path) -> ConformanceReport:
 
 
 def judge(report: ConformanceReport, baseline: Mapping[str, Any], causes: Sequence[Cause] = ()) -> Iterator[Verdict]:
-    """Every deviation of the report beside the baseline's, then those that are gone.
+    """Yield a verdict on every deviation of the report, then on those of the baseline that are gone.
 
-    What deviates at a setting that the baseline's class does not take, or refuses altogether (not for some numbers of
-    steps only), is no regression: it was added.
+    A deviation at a setting that the baseline's class does not take, or refuses at every number of steps, is not a
+    regression: it was added.
     """
     before = {finding.key: finding for finding in baseline["findings"]}
     ran = tuple(baseline.get("fingerprints", ()))
@@ -188,7 +190,7 @@ def judge(report: ConformanceReport, baseline: Mapping[str, Any], causes: Sequen
 
 
 def growth(old: Finding, new: Finding) -> str:
-    """In words, what is worse: another place, or a larger size at one; nothing is worse than a breakdown everywhere."""
+    """Describe what is worse: a new place or a larger size at a known one; nothing is worse than a breakdown."""
     sizes = dict(old.places)
     if sizes.get("") == math.inf:
         return ""
@@ -201,15 +203,16 @@ def growth(old: Finding, new: Finding) -> str:
 
 
 def changes(report: ConformanceReport, baseline: Mapping[str, Any]) -> Iterator[Change]:
-    """Trajectories that differ from the baseline's beyond rounding, and settings that are refused only now.
+    """Yield the trajectories that differ from the baseline's beyond rounding, and the settings that are newly refused.
 
-    Where the scheduler as configured has changed, its single settings have, too, and are counted only.
+    Where the trajectory of the scheduler as configured has changed, those of its single settings have changed as well
+    and are only counted.
     """
     refused = {text.partition(":")[0] for text in baseline.get("refused", report.refused)}
     for text in report.refused:
         label = text.partition(":")[0]
         if label not in refused and not _mentioned(label) & _additions(report, baseline):
-            yield Change(label, None, math.inf, f"the setting is refused now ({text})")
+            yield Change(label, None, math.inf, f"the setting is now refused ({text})")
     found = [
         change
         for name, states in baseline["fingerprints"].items()
@@ -226,7 +229,7 @@ def changes(report: ConformanceReport, baseline: Mapping[str, Any]) -> Iterator[
 
 def _change(name: str, before: Any, now: Any, consequence: str) -> Change | None:
     if now is None:
-        return Change(name, None, math.inf, "it cannot be run any more")
+        return Change(name, None, math.inf, "it can no longer be run")
     old, new = np.array(before), np.array(now)
     if old.shape != new.shape:
         return Change(name, None, math.inf, f"it has {len(new) - 1} calls instead of {len(old) - 1}")
@@ -240,17 +243,17 @@ def _change(name: str, before: Any, now: Any, consequence: str) -> Change | None
 
 
 def _mentioned(words: str) -> set[str]:
-    """The settings that a label names."""
+    """Return the settings that a label names."""
     return set(re.findall(r"(\w+)=", words))
 
 
 def _additions(report: ConformanceReport, baseline: Mapping[str, Any]) -> set[str]:
-    """Settings that the class takes and the baseline's did not."""
+    """Return the settings that the class takes and the baseline's class did not."""
     return set(report.parameters) - set(baseline.get("parameters", report.parameters))
 
 
 def _consequence(report: ConformanceReport, baseline: Mapping[str, Any]) -> str:
-    """What a change does to error and order, so that a reader sees whether it got better or worse."""
+    """Describe the effect of a change on errors and orders, so that a reader sees whether they improved."""
     parts = []
     for target, errors in baseline["errors"].items():
         for steps in ("4", "16"):
@@ -262,9 +265,9 @@ def _consequence(report: ConformanceReport, baseline: Mapping[str, Any]) -> str:
         setting, old = order["setting"], order["fitted"]
         if setting in fitted and f"{old:.2f}" != f"{fitted[setting]:.2f}":
             parts.append(f"order ({setting}) {old:.2f} → {fitted[setting]:.2f}")
-    return ", ".join(parts) or "errors and orders as configured stay"
+    return ", ".join(parts) or "errors and orders as configured are unchanged"
 
 
 def report_as_json(report: ConformanceReport) -> str:
-    """The whole report for machines."""
+    """Return the whole report as JSON text."""
     return json.dumps({**asdict(report), "passed": report.passed}, default=float, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Global error against the exact solution, and how fast it falls with the number of steps."""
+"""Global error against the exact solution, and the order at which it falls with the number of steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.conformance.trace import Trace
 _STEPS = (2, 4, 8, 16, 32, 64, 3, 7, 48)
 FIT = (18, 36, 72, 144)  # whole groups of orders 1, 2 and 3
 FIT_WHOLE = (20, 40, 100, 200)  # whole timesteps between steps even in t
-SLACK = 0.25  # what is left of pre-asymptotic terms and of whole timesteps at 18 to 144 steps
+SLACK = 0.25  # allows for pre-asymptotic terms and the rounding to whole timesteps at 18 to 144 steps
 PLAIN = {
     "lower_order_final": False,
     "timestep_spacing": "trailing",
@@ -37,11 +37,11 @@ _SIGMAS = {
 }
 
 
-_FLOWS: dict[tuple[str, bytes, tuple[Level, Level]], Array] = {}  # the mixture's takes a quarter of a second
+_FLOWS: dict[tuple[str, bytes, tuple[Level, Level]], Array] = {}  # the mixture's flow takes 0.25 s to compute
 
 
 def error_of(case: Case, trace: Trace, target: Target, calls_left: int = 0) -> float:
-    """Root mean square distance of a run's end, or of its state some calls before, from the exact solution."""
+    """Return the root mean square distance from the exact solution, at a run's end or `calls_left` calls before."""
     reached = len(case.path.timesteps) - calls_left
     start, levels = trace.calls[0].state, (case.level(0), case.level(reached))
     end = trace.calls[-calls_left].state if calls_left else trace.final
@@ -52,7 +52,7 @@ def error_of(case: Case, trace: Trace, target: Target, calls_left: int = 0) -> f
 
 
 def global_errors(subject: Subject) -> dict[str, dict[str, float]]:
-    """The error at each number of steps, by target; nothing for schedulers that always draw noise."""
+    """Return the error by target and number of steps; empty for schedulers that always draw noise."""
     eta = 0.0 if subject.has_eta else None
     if subject.family is not None and subject.family.stochastic(subject.config, 0.0):
         return {}
@@ -72,10 +72,10 @@ def global_errors(subject: Subject) -> dict[str, dict[str, float]]:
 
 
 def plain_overrides(subject: Subject) -> dict[str, Any]:
-    """The settings that leave a method's own order visible, as far as the class has them.
+    """Return the settings under which a method's own order is visible, as far as the class has them.
 
-    Steps even in t do not get small in log SNR near t = 0 before they are single timesteps, so where a class spaces
-    sigmas after Karras, that is taken, and the error is read before the last call, which spans an infinite log SNR.
+    Steps even in t do not become small in log SNR near t = 0 until they are single timesteps. Classes that offer
+    Karras' sigmas therefore use them, and the error is read before the last call, which spans an infinite log SNR.
     """
     wanted = {**PLAIN, **(_SIGMAS if "use_karras_sigmas" in subject.parameters else {})}
     overrides = {name: value for name, value in wanted.items() if name in subject.parameters}
@@ -85,7 +85,7 @@ def plain_overrides(subject: Subject) -> dict[str, Any]:
 
 
 def fit_order(subject: Subject, overrides: Mapping[str, Any], target: Target) -> Order:
-    """Least squares of log error on log steps; raises Refusal where a step count is refused."""
+    """Fit log error on log steps by least squares; raises Refusal where a step count is refused."""
     eta = 0.0 if subject.has_eta else None
     by_sigma = bool(overrides.get("use_karras_sigmas"))
     fit, errors = FIT if by_sigma else FIT_WHOLE, []
@@ -101,7 +101,7 @@ def fit_order(subject: Subject, overrides: Mapping[str, Any], target: Target) ->
 
 
 def check_order(subject: Subject, orders: list[Order]) -> Iterator[Finding]:
-    """The fitted order reaches the declared one; the fits go to `orders` whatever they are."""
+    """Check that the fitted order reaches the declared one; every fit is appended to `orders`."""
     plain = plain_overrides(subject)
     if subject.family is None or subject.family.stochastic({**subject.config, **plain}, 0.0):
         return

@@ -1,4 +1,4 @@
-"""What must be refused, what must survive a round trip, and what lower precision may cost."""
+"""Limits: inputs that must be refused, settings that must survive a round trip, and the error of lower precision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HALF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-1
 
 
 def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
-    """eta outside [0, 1], timesteps that do not fall, more steps than timesteps."""
+    """Check that eta outside [0, 1], timesteps that do not fall, and more steps than timesteps are refused."""
     trained = int(subject.config["num_train_timesteps"])
     most = int(subject.config.get("original_inference_steps", trained))
 
@@ -44,17 +44,17 @@ def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
             got = f"{type(error).__name__}: {' '.join(str(error).split())}"
         else:
             got = "accepted"
-        words = "Bad input is to be refused with an error that names it."
+        words = "Invalid input must be refused with an error that names it."
         yield Finding("refusal", f"{setting}, {name}", "ValueError or the like", got, words)
 
 
 def run_with_eta(subject: Subject, eta: float) -> None:
-    """A run that hands `eta` to step, whatever it is."""
+    """Run the scheduler with `eta` passed to step, without checking it."""
     subject.prepare(4).run(GAUSSIAN, TracedRun(arguments={"eta": eta}))
 
 
 def check_round_trip(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
-    """Saved and loaded, the configuration is the same and so is the run; likewise through from_config."""
+    """Check that save and load, and from_config, keep the configuration and the run."""
     first = subject.fresh()
     ways: dict[str, Callable[[], Any]] = {"from_config": lambda: subject.cls.from_config(first.config)}
 
@@ -71,10 +71,10 @@ def check_round_trip(subject: Subject, setting: str, eta: float | None) -> Itera
             key for key, value in subject.config.items() if _plain(subject.config_of(loaded).get(key)) != _plain(value)
         )
         if changed:
-            words = "A saved scheduler comes back with other settings."
+            words = "A saved and reloaded scheduler has different settings."
             yield Finding("round trip", f"{setting}, {name}", "the same settings", f"other {changed}", words)
         elif not np.array_equal(run_case(subject, subject.prepare(5, scheduler=loaded), eta).final, wanted):
-            words = "A saved scheduler comes back with the same settings and another run."
+            words = "A saved and reloaded scheduler has the same settings but a different run."
             yield Finding("round trip", f"{setting}, {name}", "the same run", "other states", words)
 
 
@@ -83,10 +83,10 @@ def _plain(value: Any) -> Any:
 
 
 def check_precision(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
-    """Each step in float32, bfloat16 and float16 from the float64 run's own states, within a few roundings.
+    """Check each step in float32, bfloat16 and float16, from the float64 run's own states, to within a few roundings.
 
-    A step casts its inputs, adds up a handful of terms and casts the result: 32 unit roundings of the largest term, on
-    top of the tables'. The dtype of the state has to come back unchanged, since the next model call expects it.
+    A step casts its inputs, adds a handful of terms and casts the result: 32 unit roundings of the largest term, in
+    addition to those of the tables. The state must keep its dtype, since the next model call expects it.
     """
     try:
         exact = run_case(subject, subject.prepare(steps), eta)
@@ -107,10 +107,10 @@ def check_precision(subject: Subject, setting: str, steps: int, eta: float | Non
             result = case.scheduler.step(output, timestep, state, **arguments).prev_sample
             where = ((f"{name}, {place(steps, eta)}", math.inf),)
             if result.dtype != dtype:
-                words = f"The state turns from {name} into another dtype, which the next model call does not expect."
+                words = f"The state changes from {name} to another dtype, which the next model call does not expect."
                 yield Finding("dtype", f"{setting}, {name}", name, str(result.dtype), words, where)
                 break
-            if method is None or call.draws:  # noise of another dtype is another draw
+            if method is None or call.draws:  # noise of another dtype is a different draw
                 continue
             size = method.advance(call.index, call.state, call.output).size + float(np.abs(call.state).max())
             history = max(history, size * _reach(case, call.index))
@@ -124,7 +124,7 @@ def check_precision(subject: Subject, setting: str, steps: int, eta: float | Non
 
 
 def _reach(case: Case, index: int) -> float:
-    """How much differences of past values are blown up: 1 + the ratio of this step's width to the last one's."""
+    """Return the amplification of differences of past values: 1 + the ratio of this step's width to the last one's."""
     if index == 0:
         return 1.0
     widths = [case.path.levels[k + 1].lam - case.path.levels[k].lam for k in (index - 1, index)]

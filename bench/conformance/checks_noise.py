@@ -1,4 +1,4 @@
-"""Randomness: from the given generator alone, only where the method has it, the same for the same seed."""
+"""Randomness: drawn from the given generator only, only where the method is stochastic, and repeatable by seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.conformance.trace import TracedRun, to_numpy
 
 
 def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
-    """Stray draws, draws of a deterministic run, repeatability by seed, the global generator left alone."""
+    """Check for stray draws, draws of a deterministic run, repeatability by seed, and use of the global generator."""
     where = ((place(steps, eta), np.inf),)
     arguments = step_arguments(subject, eta)
     before = torch.random.get_rng_state().clone()
@@ -25,7 +25,7 @@ def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -
     stochastic = subject.family is not None and subject.family.stochastic(subject.config, eta or 0.0)
     stray = [call.index for call in runs[0].calls if call.stray_draws]
     if stray or not torch.equal(before, torch.random.get_rng_state()):
-        words = "Noise is drawn that the given generator did not make; the same seed will not give the same image."
+        words = "Noise is drawn from another source than the given generator; a seed does not reproduce its image."
         yield Finding("noise source", setting, "the generator", f"another, in calls {stray[:5]}", words, where)
     if known and not stochastic and any(call.draws for call in runs[0].calls):
         words = "The run is deterministic by its settings, yet draws noise."
@@ -34,7 +34,7 @@ def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -
         words = "The run is stochastic by its settings, yet draws nothing from the generator."
         yield Finding("noise source", setting, "noise drawn", "none", words, where)
     if known and runs[0].calls[-1].draws:
-        words = "The last step adds no noise, yet draws some, which moves the generator on for whoever uses it next."
+        words = "The last step adds no noise, yet draws some, which advances the generator for later uses."
         yield Finding("last noise", setting, "no noise drawn in the last step", "noise drawn", words, where)
     if not np.array_equal(runs[0].final, runs[1].final):
         words = "Two runs with one seed differ."
@@ -45,7 +45,7 @@ def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -
 
 
 def check_generators(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
-    """A list of generators, one an image, gives each image what it gets alone; pipelines hand such lists over."""
+    """Check that a list of generators, one per image, as pipelines pass it, gives each image its own noise."""
     stochastic = subject.family is not None and subject.family.stochastic(subject.config, eta or 0.0)
     if not stochastic or "generator" not in subject.step_parameters:
         return

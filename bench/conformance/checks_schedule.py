@@ -1,4 +1,4 @@
-"""The schedule: the noise table, the timesteps, the noise levels that they stand for, and where the run ends."""
+"""The schedule: the noise table, the timesteps, their noise levels, and the end of the run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _COUNTS = (*range(1, 52), *range(54, 260, 3), 333, 499, 500)
 
 
 def check_table(subject: Subject, setting: str, overrides: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-    """alpha_bar against its definition, within the roundings of a float32 product.
+    """Check alpha_bar against its definition, within the roundings of a float32 product.
 
-    Each of the t + 1 factors 1 - beta carries a few roundings relative to beta or 1, that is of 2^-24 / (1 - beta).
+    Each of the t + 1 factors 1 - beta carries a few roundings relative to beta or 1, that is, of 2^-24 / (1 - beta).
     """
     scheduler = subject.fresh(overrides)
     config = {**subject.config, **(overrides or {})}
@@ -33,21 +33,22 @@ def check_table(subject: Subject, setting: str, overrides: Mapping[str, Any] | N
         limit = 16 * FLOAT32 * np.cumsum(1 / (1 - betas(config))) * wanted[0] + math.sqrt(ZERO_SNR_FLOOR)
     if got.shape != wanted.shape:
         yield Finding(
-            "noise table", setting, f"{len(wanted)} timesteps", f"{len(got)}", "The table has another length."
+            "noise table", setting, f"{len(wanted)} timesteps", f"{len(got)}", "The table has a different length."
         )
         return
     excess = np.abs(got - wanted) / limit
     if not excess.max() <= 1:
         t = int(np.argmax(~(excess <= 1)))
-        words = f"alpha_bar leaves its definition at timestep {t}, by more than the rounding of a float32 product."
+        words = f"alpha_bar differs from its definition at timestep {t} by more than rounding of a float32 product."
         places = (("", float(excess.max())),)
         yield Finding("noise table", setting, f"{wanted[t] ** 2:.9g}", f"{got[t] ** 2:.9g}", words, places)
 
 
 def check_timesteps(subject: Subject, setting: str, overrides: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-    """Count, order, range, repeats and values for every step count up to 51 and some beyond.
+    """Check count, order, range, repeats and values of the timesteps for every step count up to 51 and some beyond.
 
-    A whole timestep may be half a timestep off the real number that its spacing defines, a float32 one its rounding.
+    A whole timestep may differ by half a timestep from the real number that its spacing defines, a float32 timestep by
+    its rounding.
     """
     config = {**subject.config, **(overrides or {})}
     scheduler = subject.fresh(overrides)
@@ -62,7 +63,7 @@ def check_timesteps(subject: Subject, setting: str, overrides: Mapping[str, Any]
         try:
             case = subject.prepare(steps, overrides, subject.fresh(overrides) if steps < 9 else scheduler)
         except Refusal as refusal:
-            words = "The class refuses a number of steps that its training schedule has."
+            words = "The class refuses a number of steps that its training schedule allows."
             yield Finding("timesteps", setting, f"{steps} timesteps", "a refusal", f"{words} ({refusal})", where)
             continue
         got = np.array(case.path.timesteps)
@@ -77,12 +78,12 @@ def check_timesteps(subject: Subject, setting: str, overrides: Mapping[str, Any]
         slack = 0.5 + 1e-6 if np.all(got == np.round(got)) else 1e-3
         if not off <= slack:
             index = int(np.argmax(np.abs(got - wanted))) if len(got) == len(wanted) else 0
-            words = f"Timestep {index} of {steps} is not where the spacing puts it."
+            words = f"Timestep {index} of {steps} differs from the definition of its spacing."
             yield Finding("timesteps", setting, f"{wanted[index]:.6g}", f"{got[index]:.6g}", words, where)
 
 
 def _disorder(got: Array, steps: int, calls: int, trained: int, subject: Subject) -> str:
-    """What is wrong with a list of timesteps, whatever its spacing."""
+    """Describe what is wrong with a list of timesteps under any spacing; empty when it is valid."""
     known = subject.family is not None and subject.family.timesteps is not None
     if known and len(got) != (steps if calls == 1 else calls * steps - 1):
         return f"{len(got)} calls"
@@ -94,10 +95,10 @@ def _disorder(got: Array, steps: int, calls: int, trained: int, subject: Subject
 
 
 def check_levels(subject: Subject, setting: str, case: Case) -> Iterator[Finding]:
-    """Sigma-based classes: each sigma is that of its timestep, so that the model is called where the solver stands.
+    """Check for sigma-based classes that each sigma is that of its timestep: the model is called at the solver's level.
 
-    With Karras' or another spacing of sigmas the timestep is the nearest one: half a timestep off at most where it is
-    whole, within its neighbours where it is not.
+    With Karras' or another spacing of sigmas the timestep is the nearest one: at most half a timestep off where it is
+    whole, between its neighbours where it is not.
     """
     sigmas = getattr(case.scheduler, "sigmas", None)
     if sigmas is None or len(sigmas) != len(case.path.timesteps) + 1 or hasattr(case.scheduler, "sigmas_interpol"):
@@ -108,26 +109,29 @@ def check_levels(subject: Subject, setting: str, case: Case) -> Iterator[Finding
         sigma = float(sigmas[index])
         wanted = case.path.levels[index].sigma
         if case.path.table.alpha_bar[-1] > ZERO_SNR_FLOOR and abs(sigma - wanted) > 16 * FLOAT32 * wanted:
-            words = f"Call {index} solves from another noise level than that of timestep {t:g}."
+            words = f"Call {index} solves from a noise level that differs from that of timestep {t:g}."
             yield Finding("levels", setting, f"{wanted:.7g}", f"{sigma:.7g}", words, ((where, np.inf),))
             return
         slack = 0.51 if float(t).is_integer() else 0.05
         low, high = (float(np.exp(np.interp(t + d, grid, np.log(table.sigmas)))) for d in (-slack, slack))
         if not low * (1 - 1e-4) <= sigma <= high * (1 + 1e-4):
             at = float(np.interp(np.log(sigma), np.log(table.sigmas), grid))
-            words = f"Call {index} asks the model at another timestep than the one whose noise level it solves from."
+            words = f"Call {index} passes the model a timestep that differs from the one of its noise level."
             yield Finding("levels", setting, f"timestep {at:.2f}", f"{t:g}", words, ((where, abs(at - t) / slack),))
             return
     end, last = case.path.levels[-1].sigma, float(sigmas[-1])
     if abs(last - end) > 16 * FLOAT32 * max(end, 1e-3):
-        words = "The last call lands on another noise level than the settings say."
+        words = "The last call ends on a noise level that differs from the settings."
         yield Finding("levels", setting, f"{end:.7g} at the end", f"{last:.7g}", words, ((where, np.inf),))
     yield from _check_ramp(subject, setting, case, np.array([float(sigma) for sigma in sigmas[:-1]]))
 
 
 def _check_ramp(subject: Subject, setting: str, case: Case, sigmas: Array) -> Iterator[Finding]:
-    """Karras et al. 2022, eq. 5 with rho = 7; exponential: even in log sigma; beta: Lee et al. 2024, quantiles of
-    Beta(0.6, 0.6); Lu et al. 2022: even in lambda. From the largest sigma of the schedule to the smallest."""
+    """Check the spacing of sigmas, from the largest of the schedule to the smallest.
+
+    Karras et al. 2022, eq. 5 with rho = 7; exponential: even in log sigma; beta: Lee et al. 2024, quantiles of
+    Beta(0.6, 0.6); Lu et al. 2022: even in lambda.
+    """
     table, count = case.path.table.sigmas, len(sigmas)
     if count < 2 or case.family is None or case.family.calls_per_step > 1:
         return
@@ -149,16 +153,16 @@ def _check_ramp(subject: Subject, setting: str, case: Case, sigmas: Array) -> It
             if not off.max() <= 64 * FLOAT32:
                 index = int(off.argmax())
                 where = ((f"{case.steps} steps", float(off.max()) / (64 * FLOAT32)),)
-                words = f"Sigma {index} of {count} is not where its spacing puts it."
+                words = f"Sigma {index} of {count} differs from the definition of its spacing."
                 yield Finding("levels", setting, f"{values[index]:.7g}", f"{sigmas[index]:.7g}", words, where)
 
 
 def check_initial_noise(subject: Subject, setting: str, case: Case) -> Iterator[Finding]:
-    """The scale of the first noise: 1, or sigma of the first level (plain, or with data of unit variance added)."""
+    """Check the scale of the initial noise: 1 or the first level's sigma (plain, or with unit-variance data added)."""
     got = float(case.scheduler.init_noise_sigma)
     first = case.path.levels[0].sigma
     allowed = (first, math.hypot(first, 1.0)) if case.rescaled else (1.0,)
     if min(abs(got / wanted - 1) for wanted in allowed) > 16 * FLOAT32:
-        words = "Pure noise of this scale is not what the first timestep expects."
+        words = "Pure noise of this scale differs from what the first timestep expects."
         where = ((f"{case.steps} steps", math.inf),)
         yield Finding("initial noise", setting, f"{allowed[0]:.7g}", f"{got:.7g}", words, where)

@@ -1,4 +1,4 @@
-"""Each step against the published one: same state, same output, same noise, so that a fault shows where it arises."""
+"""Single steps compared with the published method: same state, output and noise, so that a fault is localised."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ROUNDINGS = 256
 
 
 def allowance(size: float) -> float:
-    """How far a float64 run on float32 tables may be from exact arithmetic, for terms of this size."""
+    """Return how far a float64 run on float32 tables may be from exact arithmetic, for terms of this size."""
     return ROUNDINGS * FLOAT32 * size
 
 
 def place(steps: int, eta: float | None = None, begin: int = 0) -> str:
-    """Where at a setting, for people: `8 steps, eta 0.3`."""
+    """Return a readable label of a place at a setting, for example `8 steps, eta 0.3`."""
     parts = [f"{steps} steps", "" if eta is None else f"eta {eta:g}", f"from call {begin}" if begin else ""]
     return ", ".join(part for part in parts if part)
 
@@ -42,7 +42,7 @@ def check_steps(
     begin: int = 0,
     told: bool = True,
 ) -> Iterator[Finding]:
-    """Every call of a run against the published method; the first one that differs is the finding.
+    """Compare every call of a run with the published method; the first call that differs is the finding.
 
     Raises Refusal when the class does not take the setting.
     """
@@ -60,7 +60,7 @@ def run_case(
     told: bool = True,
     arguments: Mapping[str, Any] | None = None,
 ) -> Trace:
-    """A run on a target, with further arguments of step; an error inside it becomes a Refusal that names it."""
+    """Run a case on a target, with further arguments of step; an error inside becomes a Refusal that quotes it."""
     random = case.family is None or case.family.stochastic(case.config, eta or 0.0)
     given = {**step_arguments(subject, eta), **(arguments or {})}
     run = TracedRun(arguments=given, begin=begin or None, told=told, record=random)
@@ -73,7 +73,7 @@ def run_case(
 def compare_steps(
     case: Case, trace: Trace, setting: str, where: str, eta: float | None, begin: int = 0
 ) -> Iterator[Finding]:
-    """A recorded run against the published method."""
+    """Compare a recorded run with the published method."""
     if not np.isfinite(trace.final).all():
         call = next(call for call in trace.calls if not np.isfinite(call.next_state).all())
         got, words = f"NaN or infinity after call {call.index}", f"The run breaks down at timestep {call.timestep:g}."
@@ -87,7 +87,7 @@ def compare_steps(
         scaled = call.state * level.a if case.rescaled else call.state
         off = float(np.abs(call.model_input - scaled).max())
         if not off <= allowance(1 + float(np.abs(scaled).max())):
-            words = f"In call {call.index} the model is not shown a x0 + b noise with a² + b² = 1."
+            words = f"In call {call.index} the model input is not of the form a x0 + b noise with a² + b² = 1."
             got = f"{call.model_input.flat[0]:.8g}"
             yield Finding("model input", setting, f"{scaled.flat[0]:.8g}", got, words, ((where, np.inf),))
             return
@@ -105,8 +105,8 @@ def compare_steps(
         if not gap <= limit:
             yield Finding(
                 *("step", setting, f"{wanted.flat[worst]:.10g}", f"{call.next_state.flat[worst]:.10g}"),
-                f"Call {call.index} (timestep {call.timestep:g}) is the first to leave the published method, by up to "
-                f"{gap:.3g} where rounding explains {limit:.1g}{_split(call.next_state, expected.mean, noise)}.",
+                f"Call {call.index} (timestep {call.timestep:g}) is the first to differ from the published method, by "
+                f"up to {gap:.3g} where rounding explains {limit:.1g}{_split(call.next_state, expected.mean, noise)}.",
                 ((where, float(gap / limit)),),
             )
             return
@@ -114,7 +114,7 @@ def compare_steps(
             data, _ = method.read(call.index - begin, call.state, call.output)
             gap, limit = float(np.abs(call.data - data.value).max()), allowance(data.size)
             if not gap <= limit:
-                words = f"In call {call.index} pred_original_sample is not the x0 that the output stands for."
+                words = f"In call {call.index} pred_original_sample differs from the x0 that the output implies."
                 got = f"{call.data.flat[0]:.8g}"
                 yield Finding(
                     "predicted data", setting, f"{data.value.flat[0]:.8g}", got, words, ((where, float(gap / limit)),)
@@ -123,7 +123,7 @@ def compare_steps(
 
 
 def _split(got: Array, mean: Array, noise: Array) -> str:
-    """How much of a difference is noise: the factor that the scheduler put before it."""
+    """Describe how much of a difference is noise: the factor that the scheduler multiplied it by."""
     power = float((noise**2).sum())
     if not power:
         return ""
@@ -133,10 +133,10 @@ def _split(got: Array, mean: Array, noise: Array) -> str:
 def check_landing(
     subject: Subject, setting: str, steps: int, eta: float | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Iterator[Finding]:
-    """On a point, whose x0 is known without error, every step must land on the level of the next timestep.
+    """Check on a point, whose x0 is known without error, that every step lands on the level of the next timestep.
 
     x - a mu = b z has to become a' mu + b' z' with z' again of unit variance: for the state's part A and the noise's
-    part C of the step, A² b² + C² = b'². This holds for any consistent method, published here or not.
+    part C of the step, A² b² + C² = b'². This holds for any consistent method, with or without a published form.
     """
     case = subject.prepare(steps, overrides)
     if case.family is None or not case.family.exact_on_point(case.config):
@@ -153,7 +153,7 @@ def check_landing(
         weights = np.linalg.lstsq(design, after.ravel(), rcond=None)[0]
         spread = math.hypot(weights[0] * here.b, weights[1] if call.draws else 0.0)
         off = float(np.abs(design @ weights - after.ravel()).max())
-        # a value that an earlier call computed from epsilon carries that call's rounding, blown up by 1 / a
+        # a value that an earlier call computed from epsilon carries that call's rounding, amplified by 1 / a
         smallest = min(level.a for level in case.path.levels[: call.index + 1])
         limit = allowance(float(1 + np.abs(call.state).max()) * max(1.0, there.a / max(smallest, 1e-6)))
         gap = max(off, abs(spread - there.b))
@@ -167,7 +167,7 @@ def check_landing(
 
 
 def _final_landing(case: Case, trace: Trace, setting: str, where: str) -> Iterator[Finding]:
-    """Only the end, for methods whose inner calls stand between levels."""
+    """Check only the end, for methods whose inner calls lie between levels."""
     wanted = POINT.flow(trace.calls[0].state, case.level(0), case.level(len(case.path.timesteps)))
     gap = float(np.abs(trace.final - wanted).max())
     limit = allowance(float(1 + np.abs(trace.calls[0].state).max()) * len(trace.calls))

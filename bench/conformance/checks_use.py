@@ -1,4 +1,4 @@
-"""How a scheduler is used: again, twice at once, copied, in batches, from the middle, and with a hand-made schedule."""
+"""Use of a scheduler: repeated, interleaved, copied, in batches, from the middle, and with explicit timesteps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STEPS = 6
 
 
 def loop(case: Case, eta: dict[str, float], draw: bool, begin: int = 0) -> Iterator[Array]:
-    """The states of a run one by one, so that runs can be interleaved and copied half way."""
+    """Yield the states of a run one by one, so that runs can be interleaved and copied half way."""
     if begin:
         case.scheduler.set_begin_index(begin)
     generator = {"generator": torch.Generator().manual_seed(3)} if draw else {}
@@ -34,7 +34,7 @@ def loop(case: Case, eta: dict[str, float], draw: bool, begin: int = 0) -> Itera
 
 
 def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
-    """Repeated, interrupted, interleaved, copied and batched use gives what a fresh object alone gives."""
+    """Check that repeated, interrupted, interleaved, copied and batched use equals that of a fresh object."""
     arguments, draw = step_arguments(subject, eta), "generator" in subject.step_parameters
 
     def made(steps: int = _STEPS) -> Case:
@@ -96,7 +96,7 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
         gaps["used again from the middle"] = _gap(lambda: from_the_middle(True), from_the_middle(False))
     for name, gap in gaps.items():
         if not gap <= 0:
-            words = "State is left over from earlier use, or shared between objects."
+            words = "State is left over from earlier use or shared between objects."
             places = ((f"{_STEPS} steps", math.inf),)
             yield Finding(f"state: {name}", setting, "what a fresh object gives", f"{gap:.3g} apart", words, places)
 
@@ -104,13 +104,13 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
 def _gap(way: Callable[[], Array], wanted: Array) -> float:
     try:
         got = way()
-    except Exception:  # an error in one of the ways is a difference, too
+    except Exception:  # an error also counts as a difference
         return math.inf
     return float(np.abs(got - wanted).max())
 
 
 def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
-    """Each image as alone, tuple as object, inputs left as they were."""
+    """Check that images do not depend on their batch, tuple and object agree, and inputs are left unchanged."""
     arguments = step_arguments(subject, eta)
     quiet = {**arguments, **({"eta": 0.0} if subject.has_eta else {})}
     where = ((place(_STEPS, eta), math.inf),)
@@ -122,7 +122,7 @@ def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[F
         single = TracedRun(arguments=quiet).sample(subject.prepare(_STEPS).scheduler, model, start[1:2]).final
         gap = float(np.abs(whole[1:2] - single).max())
         if not gap <= 1e-6 * max(1.0, float(np.abs(whole).max())):
-            words = "An image depends on what else is in its batch."
+            words = "An image depends on the other images of its batch."
             yield Finding("batch", setting, "each image as alone", f"{gap:.3g} apart", words, where)
     results = [
         TracedRun(arguments=arguments, pairs=pairs)
@@ -140,27 +140,27 @@ def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[F
     kept = state.clone(), output.clone()
     case.scheduler.step(output, timestep, state, **arguments)
     if not (torch.equal(state, kept[0]) and torch.equal(output, kept[1])):
-        words = "step writes into the tensors that it is given."
+        words = "step writes into its input tensors."
         yield Finding("return value", setting, "inputs left alone", "changed inputs", words, where)
 
 
 def check_device(subject: Subject, setting: str) -> Iterator[Finding]:
-    """The timesteps lie on the device that was asked for; the one without memory stands for any."""
+    """Check that the timesteps are on the requested device; the meta device, which has no memory, represents any."""
     scheduler = subject.fresh()
     try:
         scheduler.set_timesteps(_STEPS, device=torch.device("meta"))
-    except NotImplementedError:  # it fetches its sigmas back, and there is nothing to fetch
+    except NotImplementedError:  # the class copies its sigmas back, which the meta device cannot do
         return
     if scheduler.timesteps.device.type != "meta":
-        words = "set_timesteps(device=…) leaves the timesteps elsewhere, and a pipeline fails or copies at every step."
+        words = "set_timesteps(device=…) leaves the timesteps on another device: a pipeline fails or copies per step."
         yield Finding("device", setting, "timesteps on the device", str(scheduler.timesteps.device), words)
 
 
 def check_slices(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
-    """Image-to-image: the pipeline sets a begin index and runs the rest of the schedule (strength below 1).
+    """Check image-to-image use: the pipeline sets a begin index and runs the rest of the schedule (strength below 1).
 
-    Pipelines that set none leave it to the scheduler to find the first timestep; of two equal ones (Heun) it is the
-    second that starts a step.
+    Without a begin index the scheduler has to find the first timestep; of two equal ones (Heun) it is the second that
+    starts a step.
     """
     if not hasattr(subject.base, "set_begin_index") or subject.family is None:
         return
@@ -170,7 +170,7 @@ def check_slices(subject: Subject, setting: str, eta: float | None) -> Iterator[
 
 
 def check_schedule_arguments(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
-    """set_timesteps(timesteps=…), strength and original_inference_steps, as far as the class takes them."""
+    """Check set_timesteps(timesteps=…), strength and original_inference_steps, as far as the class takes them."""
     has, family = subject.set_parameters, subject.family
     if family is None or family.method is None or family.calls_per_step > 1:
         return
@@ -181,7 +181,7 @@ def check_schedule_arguments(subject: Subject, setting: str, eta: float | None) 
         except Refusal:
             case = None
         if case is not None and case.path.timesteps != given:
-            words = "The schedule handed to set_timesteps is not the one that is run."
+            words = "The schedule passed to set_timesteps is not the one that is run."
             yield Finding("timesteps given", setting, str(given), str(case.path.timesteps), words)
         elif case is not None:
             trace = run_case(subject, case, eta)
@@ -201,13 +201,13 @@ def check_schedule_arguments(subject: Subject, setting: str, eta: float | None) 
             wanted = list(subject.prepare(4, {"original_inference_steps": original}).path.timesteps)
             got = subject.prepare(4, original_inference_steps=original).path.timesteps
             if list(got) != wanted:
-                words = "The argument of set_timesteps means another grid than the setting of the same name."
+                words = "The argument of set_timesteps and the setting of the same name give different grids."
                 label = f"{setting}, set_timesteps(original_inference_steps={original})"
                 yield Finding("original steps", label, str(wanted), str(got), words)
 
 
 def check_add_noise(subject: Subject, setting: str) -> Iterator[Finding]:
-    """add_noise makes the marginal a x0 + b noise of its timestep, before a run, from a begin index and half way."""
+    """Check that add_noise gives a x0 + b noise of its timestep, before a run, from a begin index and half way."""
     if not hasattr(subject.base, "add_noise"):
         return
     rng = np.random.default_rng(5)
@@ -227,16 +227,14 @@ def check_add_noise(subject: Subject, setting: str) -> Iterator[Finding]:
         got = to_numpy(case.scheduler.add_noise(torch.from_numpy(x0), torch.from_numpy(noise), chosen))
         half = case.scheduler.add_noise(torch.from_numpy(x0).half(), torch.from_numpy(noise).half(), chosen)
         if half.dtype != torch.float16:
-            words = (
-                "add_noise answers in another dtype than that of the data, which the next model call does not expect."
-            )
+            words = "add_noise returns a dtype other than that of the data, which the next model call does not expect."
             yield Finding("dtype", f"{setting}, add_noise {name}", "torch.float16", str(half.dtype), words)
         for row, index in enumerate(rows):
             level = case.level(index)
             wanted = level.a * x0[row] + level.b * noise[row]
             gap = float(np.abs(got[row] - wanted).max())
             if not gap <= 64 * 2**-24 * (1 + level.b) * 4:
-                words = f"At timestep {float(chosen[row]):g} noise is added with other factors than the marginal's."
+                words = f"At timestep {float(chosen[row]):g} noise is added with factors other than the marginal's."
                 expected = f"{wanted.flat[0]:.8g}"
                 yield Finding("add_noise", f"{setting}, {name}", expected, f"{got[row].flat[0]:.8g}", words)
                 break
@@ -245,7 +243,7 @@ def check_add_noise(subject: Subject, setting: str) -> Iterator[Finding]:
 
 
 def _check_velocity(case: Case, setting: str, x0: Array, noise: Array, rows: list[int]) -> Iterator[Finding]:
-    """v = a noise - b x0 (Salimans and Ho 2022, appendix D)."""
+    """Check v = a noise - b x0 (Salimans and Ho 2022, appendix D)."""
     chosen = case.scheduler.timesteps[rows]
     got = to_numpy(case.scheduler.get_velocity(torch.from_numpy(x0), torch.from_numpy(noise), chosen))
     for row, index in enumerate(rows):

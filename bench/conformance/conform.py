@@ -23,17 +23,17 @@ from bench.conformance.targets import MIXTURE
 
 ETAS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
 _COUNTS = (1, 2, 3, 4, 5, 7, 8, 16, 32, 64)
-FEW = (2, 5, 7)  # with COMBINED: every remainder by 2 and 3, divisors of 1000 and not, both sides of 15
+FEW = (2, 5, 7)  # with COMBINED: every remainder modulo 2 and 3, divisors of 1000 and others, both sides of 15
 COMBINED = (6, 17)
 LANDING = (4, 9)
 
 
 class _Enough(Exception):  # noqa: N818
-    """The finding that was waited for has come."""
+    """Ends the checks early: the finding that was searched for has been made."""
 
 
 class _Tally:
-    """Collects findings, counts checks, turns refusals into a list; stops at a finding that `enough` says yes to."""
+    """Collects findings, counts checks and lists refusals; stops at the first finding for which `enough` is true."""
 
     def __init__(self, enough: Callable[[Finding], bool] | None = None) -> None:
         self.enough = enough
@@ -58,7 +58,7 @@ class _Tally:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings of a library in between: deprecations and hints would drown the findings. Threads as they were."""
+    """Suppress warnings of libraries, which would bury the findings, and restore the number of threads afterwards."""
     logger = logging.getLogger("diffusers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -71,11 +71,11 @@ def quiet() -> Iterator[None]:
 
 
 def conform(make_scheduler: Callable[[], Any], family: str | None = None) -> ConformanceReport:
-    """Check a scheduler against exact solutions; float64, CPU, no network, the same verdict on every machine.
+    """Check a scheduler against exact solutions: float64, CPU, no network, the same verdict on every machine.
 
     `make_scheduler` returns a new object with diffusers' interface at each call. `family` names the diffusers class
-    whose published method it claims to be, where its own name or bases do not say so; a class of no known family is
-    held to the checks that need no published form. Raises ValueError for a family that does not exist.
+    whose published method it claims to be, where its own name or bases do not say so; a class of no known family gets
+    only the checks that need no published form. Raises ValueError for a family that does not exist.
     """
     begun = time.perf_counter()
     with quiet():
@@ -100,7 +100,7 @@ def conform(make_scheduler: Callable[[], Any], family: str | None = None) -> Con
 
 
 def first_deviation(make_scheduler: Callable[[], Any], enough: Callable[[Finding], bool]) -> Finding | None:
-    """`conform`, stopped at the first deviation that `enough` says yes to; None when there is none."""
+    """Run `conform` until the first deviation for which `enough` is true; None when there is none."""
     tally = _Tally(enough)
     with quiet():
         try:
@@ -111,7 +111,7 @@ def first_deviation(make_scheduler: Callable[[], Any], enough: Callable[[Finding
 
 
 def etas_of(subject: Subject) -> tuple[float | None, ...]:
-    """The etas that are tried: all tenths, or none for a step without eta."""
+    """Return the etas that are tried: all tenths, or None alone for a step without eta."""
     return ETAS if subject.has_eta else (None,)
 
 
@@ -186,7 +186,7 @@ def _check_variation(subject: Subject, tally: _Tally, variation: Any) -> None:
 
 
 def tested_versions() -> dict[str, str]:
-    """Those whose code is judged."""
+    """Return the versions of the libraries whose code is checked."""
     import diffusers
 
     return {"diffusers": diffusers.__version__, "torch": str(torch.__version__).partition("+")[0]}

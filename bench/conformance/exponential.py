@@ -25,7 +25,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 
 
 def interpolation_weights(width: float, known: Sequence[float], kernel: Mapping[str, float]) -> Array:
-    """The weights w with ∫_0^width kernel(x) p(x) dx = Σ w_j p(known_j) for the polynomial p through the known nodes.
+    """Return weights w with ∫_0^width kernel(x) p(x) dx = Σ w_j p(known_j), p the polynomial through the known nodes.
 
     The kernel is factor · exp(rate · (width - x)).
     """
@@ -40,7 +40,7 @@ def interpolation_weights(width: float, known: Sequence[float], kernel: Mapping[
 
 
 class ExponentialMethod(PublishedMethod):
-    """What DPM-Solver and UniPC share: the kernel of their integral, and the polynomial step."""
+    """The common part of DPM-Solver and UniPC: the kernel of their integral, and the polynomial step."""
 
     algorithm = "dpmsolver++"
 
@@ -51,13 +51,13 @@ class ExponentialMethod(PublishedMethod):
         self.values: list[Term] = []
 
     def value(self, index: int, state: Array, output: Array) -> Term:
-        """The quantity that the polynomial goes through: data, or noise."""
+        """Return the quantity that the polynomial interpolates: data or noise."""
         if self.algorithm.endswith("++"):
             return self.read(index, state, output)[0]
         return self.noise_of(index, state, output)
 
     def kernel(self) -> dict[str, float]:
-        """Rate and factor of exp(rate (lam_t - lam)) under the integral; the SDE forms: Lu et al. 2023, section 5."""
+        """Rate and factor of exp(rate (lam_t - lam)) under the integral; SDE forms: Lu et al. 2023, section 5."""
         return {
             "dpmsolver++": {"rate": -1.0, "factor": 1.0},
             "dpmsolver": {"rate": 1.0, "factor": -1.0},
@@ -68,7 +68,7 @@ class ExponentialMethod(PublishedMethod):
     def integrate(
         self, index: int, start: int, state: Array, nodes: Sequence[int], values: Sequence[Term], rule: str = "exact"
     ) -> Expected:
-        """From the level of call `start` to the level after call `index`, through values at the nodes (calls).
+        """Integrate from the level of call `start` to the level after call `index`, through values at nodes (calls).
 
         Rule `midpoint` (two nodes): the straight line's value half way, times the integral of the kernel (Lu et al.
         2022, algorithm 1).
@@ -96,13 +96,13 @@ class ExponentialMethod(PublishedMethod):
 
 
 class Singlestep(ExponentialMethod):
-    """Lu et al. 2022, algorithms 1 and 2, and 2023, algorithm 1, with inner nodes on the schedule."""
+    """Singlestep solvers (Lu et al. 2022, algorithms 1, 2; 2023, algorithm 1), with inner nodes on the schedule."""
 
     start = 0
     begun: Array
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
-        """Calls of order 1, 2, 3 start a step at its first node, each replacing the one before it."""
+        """Return the next state; calls of order 1, 2, 3 start a step at its first node and replace the previous one."""
         calls = len(self.path.timesteps)
         zero = self.path.levels[-1].b == 0
         orders = orders_of_single_steps(calls, self.order, bool(self.config["lower_order_final"]), zero)
@@ -117,10 +117,10 @@ class Singlestep(ExponentialMethod):
 
 
 class Multistep(ExponentialMethod):
-    """Lu et al. 2023, algorithm 2, and its third-order form: Adams-Bashforth under the exponential kernel."""
+    """Multistep solvers: Lu et al. 2023, algorithm 2, and its third-order form: Adams-Bashforth, exponential kernel."""
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
-        """The order grows with the history, and falls at the end where the settings say so."""
+        """Return the next state; the order grows with the history and falls at the end where the settings say so."""
         self.values.append(self.value(index, state, output))
         calls, order = len(self.path.timesteps), min(self.order, index + 1)
         falls = bool(self.config.get("lower_order_final")) and calls < 15
@@ -144,18 +144,18 @@ class UniPc(ExponentialMethod):
         super().__init__(config, path, eta)
         self.algorithm = "dpmsolver++" if config["predict_x0"] else "dpmsolver"
         self.corrected: Array | None = None
-        self.corrected_size = 0.0  # the corrected states follow from one another, and so do their roundings
+        self.corrected_size = 0.0  # corrected states follow from one another, and so do their roundings
         self.last_order = 1
 
     def half(self, width: float) -> float:
-        """B(h) / 2 with the kernel's sign: the weight of a first difference."""
+        """Return B(h) / 2 with the kernel's sign: the weight of a first difference."""
         rate = self.kernel()["rate"]
         signed = rate * width
         size = signed if self.config["solver_type"] == "bh1" else math.expm1(signed)
         return self.kernel()["factor"] / rate * size / 2
 
     def with_half(self, index: int, start: int, state: Array, after: Term, before: Term, ratio: float) -> Expected:
-        """The first-order step plus B(h) / 2 times a difference of values."""
+        """Return the first-order step plus B(h) / 2 times a difference of values."""
         here, there = self.path.levels[start], self.path.levels[index + 1]
         step = self.integrate(index, start, state, [start], [self.values[start]])
         scale = there.a if self.algorithm.endswith("++") else there.b
@@ -164,7 +164,7 @@ class UniPc(ExponentialMethod):
         return Expected(step.mean + extra.mean, 0.0, step.size + extra.size)
 
     def correct(self, index: int, state: Array, value: Term) -> Expected:
-        """UniC for the step that led here, now that the value at its end is known."""
+        """Apply UniC to the step that led here, now that the value at its end is known."""
         if index == 0 or self.corrected is None or index - 1 in self.config["disable_corrector"]:
             return Expected(state, 0.0, 0.0)
         last = index - 1
@@ -177,7 +177,7 @@ class UniPc(ExponentialMethod):
         return Expected(step.mean, 0.0, step.size + self.corrected_size)
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
-        """Correct the state, then predict from it; the value stays that of the uncorrected state."""
+        """Correct the state, then predict from it; the value remains that of the uncorrected state."""
         value = self.value(index, state, output)
         corrected = self.correct(index, state, value)
         self.corrected, self.corrected_size = corrected.mean, corrected.size
@@ -202,7 +202,7 @@ class Deis(PublishedMethod):
         self.values: list[Term] = []
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
-        """The order grows with the history and falls at the end; the integral is that of sigma = exp(-lam)."""
+        """Return the next state; the order changes as in `Multistep`; the integral is that of sigma = exp(-lam)."""
         self.values.append(self.noise_of(index, state, output))
         calls, order = len(self.path.timesteps), min(int(self.config["solver_order"]), index + 1)
         if self.config["lower_order_final"] and calls < 15:

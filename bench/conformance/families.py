@@ -1,4 +1,4 @@
-"""What each known scheduler class claims to be: its published method, its timesteps, where it ends, its order."""
+"""The claims of each known scheduler class: published method, timesteps, last level, and order."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Config = Mapping[str, Any]
 
 
 def ends_by_sigma(config: Config, table: NoiseTable) -> Level | None:
-    """`final_sigmas_type`: sigma 0, or the training schedule's smallest; a class without it ends where it ends."""
+    """Return the level of `final_sigmas_type`: sigma 0 or the schedule's smallest; None without the setting."""
     if "final_sigmas_type" not in config:
         return None
     return table.level(0) if config.get("final_sigmas_type") == "sigma_min" else Level(1.0, 0.0)
 
 
 def ends_by_alpha(config: Config, table: NoiseTable) -> Level:
-    """`set_alpha_to_one`: alpha_bar 1, or that of timestep 0."""
+    """Return the level of `set_alpha_to_one`: alpha_bar 1, or that of timestep 0."""
     return Level(1.0, 0.0) if config.get("set_alpha_to_one", True) else table.level(0)
 
 
 def ends_clean(config: Config, table: NoiseTable) -> Level:
-    """No noise at all."""
+    """Return the level without noise."""
     return Level(1.0, 0.0)
 
 
 def ends_at_zero(config: Config, table: NoiseTable) -> Level:
-    """Training timestep 0, which still carries a little noise."""
+    """Return the level of training timestep 0, which still carries a little noise."""
     return table.level(0)
 
 
@@ -52,18 +52,18 @@ def by_solver(config: Config) -> int:
 
 
 def never(config: Config, eta: float) -> bool:
-    """No run draws noise."""
+    """Return False: no run draws noise."""
     return False
 
 
 def everywhere(config: Config) -> bool:
-    """At every setting."""
+    """Return True: the claim holds at every setting."""
     return True
 
 
 @dataclass(frozen=True)
 class Family:
-    """One class's claims. `method` is None where no published form is written down here; then the general checks hold.
+    """The claims of one class. `method` is None where no published form is written here; general checks still apply.
 
     `exact_on_point`: given the true x0, every step lands exactly on the next noise level.
     `stochastic`: whether a run draws noise, from the settings and eta.
@@ -80,34 +80,34 @@ class Family:
 
 
 def keeps_data(config: Config) -> bool:
-    """Noise prediction under an SDE is not constant on a point, and a group of calls starts at its first state."""
+    """Exclude noise prediction under an SDE (not constant on a point) and groups of calls (one start for all)."""
     return not str(config.get("algorithm_type", "")).startswith("sde") or (
         config["algorithm_type"] == "sde-dpmsolver++" and "euler_at_final" in config
     )
 
 
 def by_boundary(config: Config) -> bool:
-    """The consistency function keeps a share c_skip of the state."""
+    """Return False: the consistency function keeps a share c_skip of the state."""
     return False
 
 
 def by_posterior(config: Config) -> bool:
-    """The larger of Ho et al.'s two variances keeps the marginals of unit Gaussian data, not of a point."""
+    """Exclude Ho et al.'s larger variance, which keeps the marginals of unit Gaussian data, not of a point."""
     return str(config["variance_type"]).startswith("fixed_small")
 
 
 def by_algorithm(config: Config, eta: float) -> bool:
-    """The SDE forms draw noise."""
+    """Whether a run draws noise: the SDE forms do."""
     return str(config.get("algorithm_type", "")).startswith("sde")
 
 
 def by_eta(config: Config, eta: float) -> bool:
-    """Any eta above 0 draws noise."""
+    """Whether a run draws noise: any eta above 0 does."""
     return eta > 0
 
 
 def always(config: Config, eta: float) -> bool:
-    """Every run draws noise."""
+    """Return True: every run draws noise."""
     return True
 
 
@@ -141,7 +141,7 @@ FAMILIES = {
 
 
 def family_of(scheduler: Any, name: str | None = None) -> Family | None:
-    """The family that a class or one of its bases has the name of, or the one that is asked for by name."""
+    """Return the family named like a class or one of its bases, or the family of a given name."""
     if name is not None:
         return FAMILIES[name]
     return next((FAMILIES[base.__name__] for base in type(scheduler).__mro__ if base.__name__ in FAMILIES), None)

@@ -1,4 +1,4 @@
-"""What a baseline keeps of runs, element by element, so that any change shows, with a published form or without."""
+"""Trajectories that a baseline keeps element by element, so that any change shows, with or without a published form."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class _Print:
 
 
 def fingerprints(subject: Subject) -> dict[str, States]:
-    """The trajectory of one image by name: start, and the state after every call."""
+    """Return the trajectory of one image by name: the start and the state after every call."""
     kept: dict[str, States] = {}
     for chosen in _chosen(subject):
         try:
             case = subject.prepare(chosen.steps, chosen.overrides, **chosen.schedule)
             trace = run_case(subject, case, chosen.eta, arguments=chosen.step)
-        except Exception as error:  # what breaks down is a finding of its own check
+        except Exception as error:  # the checks report a breakdown as a finding
             _LOG.debug("no trajectory of %s: %s", chosen.name, error)
             continue
         states = [trace.calls[0].state, *(call.next_state for call in trace.calls)]
@@ -42,7 +42,7 @@ def fingerprints(subject: Subject) -> dict[str, States]:
 
 
 def _chosen(subject: Subject) -> Iterator[_Print]:
-    """As configured at a few steps and etas, then once for each single setting and for arguments of the methods."""
+    """Yield the configuration at a few steps and etas, then each single setting and the arguments of the methods."""
     etas: tuple[float | None, ...] = (0.0, 0.3, 1.0) if subject.has_eta else (None,)
     yield from (_Print(place(steps, eta), steps, eta) for steps in (4, 10) for eta in etas)
     some = etas[len(etas) // 2]

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-ZERO_SNR_FLOOR = 2.0**-24  # what sigma-based schedulers put for alpha_bar = 0, so that sigma stays finite
+ZERO_SNR_FLOOR = 2.0**-24  # what sigma-based schedulers use in place of alpha_bar = 0, so that sigma stays finite
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One noise level: x = a · x0 + b · noise. Variance preserving unless said otherwise: a² + b² = 1."""
+    """One noise level: x = a · x0 + b · noise. Variance preserving unless stated otherwise: a² + b² = 1."""
 
     a: float
     b: float
@@ -34,17 +34,17 @@ class Level:
 
 
 def level_of_alpha_bar(alpha_bar: float) -> Level:
-    """a = sqrt(alpha_bar), b = sqrt(1 - alpha_bar) (Ho et al. 2020, eq. 4)."""
+    """Return the level with a = sqrt(alpha_bar), b = sqrt(1 - alpha_bar) (Ho et al. 2020, eq. 4)."""
     return Level(math.sqrt(alpha_bar), math.sqrt(max(0.0, 1.0 - alpha_bar)))
 
 
 def level_of_sigma(sigma: float) -> Level:
-    """The variance-preserving level with this ratio of noise to signal."""
+    """Return the variance-preserving level with this ratio of noise to signal."""
     return Level(1.0 / math.hypot(1.0, sigma), sigma / math.hypot(1.0, sigma))
 
 
 def betas(config: Mapping[str, Any]) -> Array:
-    """The training betas of a configuration, float64, one a training timestep.
+    """Return the training betas of a configuration, float64, one per training timestep.
 
     `linear`: Ho et al. 2020, section 4. `scaled_linear`: linear in sqrt(beta), Rombach et al. 2022, appendix.
     `squaredcos_cap_v2`: Nichol and Dhariwal 2021, eq. 17, betas capped at 0.999. Raises ValueError for another name.
@@ -60,12 +60,15 @@ def betas(config: Mapping[str, Any]) -> Array:
     if schedule == "squaredcos_cap_v2":
         f = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
         return np.asarray(np.minimum(1.0 - f[1:] / f[:-1], 0.999))
-    raise ValueError(f"no definition is known here for beta_schedule {schedule!r}")
+    raise ValueError(f"beta_schedule {schedule!r} has no definition here")
 
 
 def alpha_bars(config: Mapping[str, Any]) -> Array:
-    """alpha_bar at every training timestep; with `rescale_betas_zero_snr` shifted and scaled in sqrt(alpha_bar) so that
-    the last is 0 and the first is kept (Lin et al. 2024, algorithm 1)."""
+    """Return alpha_bar at every training timestep.
+
+    With `rescale_betas_zero_snr`, sqrt(alpha_bar) is shifted and scaled so that the last value is 0 and the first is
+    kept (Lin et al. 2024, algorithm 1).
+    """
     values = np.cumprod(1.0 - betas(config))
     if config.get("rescale_betas_zero_snr"):
         roots = np.sqrt(values)
@@ -81,12 +84,12 @@ class NoiseTable:
 
     @property
     def sigmas(self) -> Array:
-        """Noise over signal at every training timestep."""
+        """The ratio of noise to signal at every training timestep."""
         kept = np.where(self.alpha_bar > 0, self.alpha_bar, ZERO_SNR_FLOOR)
         return np.asarray(np.sqrt((1.0 - kept) / kept))
 
     def level(self, timestep: float) -> Level:
-        """The level at a timestep; between two whole ones sigma is interpolated linearly."""
+        """Return the level at a timestep; between two whole timesteps sigma is interpolated linearly."""
         if float(timestep).is_integer():
             return level_of_alpha_bar(float(self.alpha_bar[int(timestep)]))
         return level_of_sigma(float(np.interp(timestep, np.arange(len(self.alpha_bar)), self.sigmas)))

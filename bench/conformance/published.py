@@ -1,6 +1,6 @@
 """One-step samplers as published, in float64: a state and a model output → mean and noise of the next state.
 
-Written from the papers, not from any library. `PublishedMethod.advance` is handed the states and outputs of the
+Written from the papers, not from any library. `PublishedMethod.advance` gets the states and outputs of the
 scheduler under test, call by call, so that a difference belongs to the step where it arises and is not carried on.
 """
 
@@ -20,7 +20,7 @@ from bench.conformance.targets import data_and_noise
 
 @dataclass(frozen=True)
 class Expected:
-    """The next state is `mean + noise · z`; `size` bounds what was rounded on the way: intermediate values, scaled."""
+    """The expected next state, `mean + noise · z`; `size` bounds the scaled intermediate values that were rounded."""
 
     mean: Array
     noise: float
@@ -29,7 +29,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of a step: weight · value, with the size of the largest number that the value was computed from."""
+    """One summand of a step: weight · value, and the size of the largest number that the value was computed from."""
 
     weight: float
     value: Array
@@ -38,7 +38,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Path:
-    """Where a run goes: a level for every call and the one where the last call lands, and the timesteps."""
+    """The path of a run: a level for every call, the level on which the last call lands, and the timesteps."""
 
     levels: Sequence[Level]
     timesteps: Sequence[float]
@@ -46,7 +46,7 @@ class Path:
 
 
 class PublishedMethod:
-    """A published sampler on a path. `rescaled` says that its state is x / a rather than x."""
+    """A published sampler on a path. `rescaled` means that its state is x / a rather than x."""
 
     rescaled = False
 
@@ -55,7 +55,7 @@ class PublishedMethod:
         self.prediction: str = config["prediction_type"]
 
     def read(self, index: int, state: Array, output: Array) -> tuple[Term, Term]:
-        """The data and noise that the output stands for, with weight 1; data clipped where the settings say so."""
+        """Return the data and noise of the output, with weight 1; data clipped where the settings say so."""
         level = self.path.levels[index]
         x = state * level.a if self.rescaled else state
         data, noise = data_and_noise(output, x, level, self.prediction)
@@ -70,7 +70,7 @@ class PublishedMethod:
         return Term(1.0, data, data_size), Term(1.0, noise, noise_size)
 
     def noise_of(self, index: int, state: Array, output: Array) -> Term:
-        """The noise that the state holds beside the data, thresholded where the settings say so."""
+        """Return the noise part of the state, with data thresholded where the settings say so."""
         data, noise = self.read(index, state, output)
         level = self.path.levels[index]
         if not self.config.get("thresholding"):
@@ -78,28 +78,28 @@ class PublishedMethod:
         return Term(1.0, (state - level.a * data.value) / level.b, data.size / level.b)
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
-        """The next state, from the state and output of this call and whatever earlier calls left."""
+        """Return the next state, from the state and output of this call and the memory of earlier calls."""
         raise NotImplementedError
 
 
 def of_state(weight: float, state: Array) -> Term:
-    """The state itself as a summand."""
+    """Return the state itself as a summand."""
     return Term(weight, state, float(np.abs(state).max()))
 
 
 def add_up(noise: float, *terms: Term) -> Expected:
-    """The sum of a step's terms."""
+    """Return the sum of a step's terms."""
     mean = sum((term.weight * term.value for term in terms), np.zeros_like(terms[0].value))
     return Expected(mean, noise, noise + sum(abs(term.weight) * term.size for term in terms))
 
 
 def times(weight: float, term: Term) -> Term:
-    """A term with another weight."""
+    """Return a term multiplied by a weight."""
     return Term(weight * term.weight, term.value, term.size)
 
 
 def dynamic_threshold(data: Array, config: Mapping[str, Any]) -> Array:
-    """Saharia et al. 2022, section 2.3: clip to the quantile s of |x0| (at least 1) and divide by s, image by image."""
+    """Clip to the quantile s of |x0| (at least 1) and divide by s, per image (Saharia et al. 2022, section 2.3)."""
     rows = np.abs(data).reshape(len(data), -1)
     quantile = np.quantile(rows, float(config["dynamic_thresholding_ratio"]), axis=1)
     limit = np.clip(quantile, 1.0, float(config["sample_max_value"])).reshape(-1, *[1] * (data.ndim - 1))
@@ -206,7 +206,7 @@ class Heun(PublishedMethod):
     begun: tuple[Array, Term] | None = None
 
     def advance(self, index: int, state: Array, output: Array) -> Expected:
-        """Calls in turn predict and correct; the last step, which ends at sigma = 0, only predicts."""
+        """Return the next state: calls alternate between predictor and corrector; the last step only predicts."""
         data, _ = self.read(index, state, output)
         sigma = self.path.levels[index].sigma
         slope = Term(1.0, (state - data.value) / sigma, data.size / sigma)

@@ -1,4 +1,4 @@
-"""What `conform` answers with: findings as frozen data, readable without torch."""
+"""The result of `conform`: findings as frozen data, readable without torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bench.records.cell import content_hash
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One deviation: which check, at which setting, what theory demands and what came out.
+    """One deviation: the check, the setting, the value that theory demands and the actual value.
 
-    `places` says at which steps and eta, each with how far out it is in units of what is allowed (1 is the limit;
-    infinite where the question is yes or no). Expected, got and sentence are those of the first place.
+    `places` lists the steps and etas, each with its deviation in units of the allowed one (1 is the limit; infinite for
+    a yes-or-no question). Expected, got and sentence are those of the first place.
     """
 
     check: str
@@ -27,12 +27,12 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """The same for the same check at the same setting: what a baseline knows a deviation by."""
+        """The identity of a finding in a baseline: the same for the same check at the same setting."""
         return content_hash([self.check, self.setting], digits=10)
 
     @property
     def words(self) -> str:
-        """What was expected, what came out, and what that means."""
+        """The expected and the actual value, and what the difference means."""
         more = f" Also at {len(self.places) - 1} other places." if len(self.places) > 1 else ""
         return f"expected {self.expected}, got {self.got}. {self.sentence}{more}"
 
@@ -42,7 +42,7 @@ class Finding:
 
 
 def merge(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """One finding for each check and setting, with all its places, in the order of their first appearance."""
+    """Return one finding per check and setting, with all its places, in the order of first appearance."""
     merged: dict[tuple[str, str], Finding] = {}
     for finding in findings:
         known = merged.get((finding.check, finding.setting))
@@ -64,7 +64,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class ConformanceReport:
-    """The whole answer. `checked` counts what was tried, by check; `refused` lists settings that the class refuses.
+    """The whole result. `checked` counts checks by name; `refused` lists settings that the class refuses.
 
     `errors` holds the global error by target and steps, root mean square against the exact solution;
     `fingerprints` the trajectories that a baseline keeps; `parameters` the settings that the class takes.
@@ -88,7 +88,7 @@ class ConformanceReport:
         return not self.findings
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, without what differs from run to run."""
+        """Return plain data for JSON, without the values that differ between runs."""
         data = asdict(self)
         del data["duration_s"]
         return data

@@ -1,4 +1,4 @@
-"""Which settings are tried: every one that the class takes, one at a time, with what it needs to take effect."""
+"""The settings that are tried: every setting of the class, one at a time, with those that it needs to take effect."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from bench.conformance.targets import GAUSSIAN
 
 @dataclass(frozen=True)
 class Variation:
-    """One setting changed, or a combination; `companions` are there on both sides of the comparison."""
+    """One changed setting, or a combination; `companions` are set on both sides of the comparison."""
 
     changed: Mapping[str, Any]
     companions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """For people: `solver_order=3`."""
+        """A readable label, for example `solver_order=3`."""
         shown = {**self.changed, **self.companions}
         return ", ".join(f"{name}={_short(value)}" for name, value in shown.items())
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """All that differs from the configuration under test."""
+        """Everything that differs from the configuration under test."""
         return {**self.companions, **self.changed}
 
 
@@ -38,7 +38,7 @@ def _short(value: Any) -> str:
 
 
 def axes() -> dict[str, tuple[Any, ...]]:
-    """The values that are tried for each setting, those that are already set left out."""
+    """Return the values that are tried for each setting; values already set are left out."""
     return {
         "prediction_type": ("epsilon", "v_prediction", "sample"),
         "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
@@ -50,7 +50,7 @@ def axes() -> dict[str, tuple[Any, ...]]:
         "clip_sample": (True, False),
         "thresholding": (True, False),
         "set_alpha_to_one": (True, False),
-        "timestep_scaling": (0.02,),  # at the usual 10 the boundary terms drown in rounding
+        "timestep_scaling": (0.02,),  # at the usual 10 the boundary terms vanish in rounding
         "original_inference_steps": (25, 100),
         "solver_order": (1, 2, 3),
         "solver_type": ("midpoint", "heun", "bh1", "bh2"),
@@ -88,7 +88,7 @@ _SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "us
 
 
 def variations(subject: Subject) -> Iterator[Variation]:
-    """Every single change that the class's signature has, and the combinations that solvers branch on."""
+    """Yield every single change that the class's signature allows, and the combinations on which solvers branch."""
     has, config = subject.parameters, subject.config
     for name, values in axes().items():
         if name not in has:
@@ -118,7 +118,7 @@ def variations(subject: Subject) -> Iterator[Variation]:
 
 
 def _means_something(name: str, value: Any, subject: Subject) -> bool:
-    """Values that a class takes for another family's sake alone, and translates, are left out."""
+    """Whether a value has an effect; values that a class only translates for another family are left out."""
     own = str(subject.config.get(name))
     if name == "solver_type":
         return any(own in kinds and value in kinds for kinds in (("bh1", "bh2"), ("midpoint", "heun")))
@@ -130,9 +130,9 @@ def _means_something(name: str, value: Any, subject: Subject) -> bool:
 
 
 def _solver_combinations(has: set[str], dpm: bool) -> Iterator[Variation]:
-    """Order × type × algorithm, which share code but not formulas; ended at sigma_min so that all orders run.
+    """Yield order × type × algorithm, which share code but not formulas; ended at sigma_min so that all orders run.
 
-    Solvers of the noise read each prediction in a way of their own, and clip the data that it stands for.
+    Solvers of the noise read each prediction type differently, and clip the data that it stands for.
     """
     end = {"final_sigmas_type": "sigma_min"} if "final_sigmas_type" in has else {}
     of_noise = {"algorithm_type": "dpmsolver"} if dpm else {"predict_x0": False} if "predict_x0" in has else {}
@@ -153,12 +153,12 @@ def _solver_combinations(has: set[str], dpm: bool) -> Iterator[Variation]:
 
 
 def check_effect(subject: Subject, variation: Variation, eta: float | None) -> Iterator[Finding]:
-    """A setting that the class takes must change something: timesteps, the first noise, or a state on the way."""
+    """Check that a setting of the class changes the timesteps, the initial noise, or a state of the trajectory."""
     if len(variation.changed) > 1:
         return
     companions = dict(variation.companions)
     unchanged = {name: subject.config[name] for name in variation.changed}
-    for steps in (5, 6):  # whole and broken groups of orders, step counts that divide 1000 and that do not
+    for steps in (5, 6):  # whole and incomplete groups of orders; a divisor of 1000 and a number that is not
         try:
             before = subject.prepare(steps, {**companions, **unchanged})
             after = subject.prepare(steps, variation.overrides)

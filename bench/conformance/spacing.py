@@ -1,4 +1,4 @@
-"""Which timesteps a scheduler has to take, as real numbers before rounding, from the definition of its spacing."""
+"""The timesteps that a scheduler has to take, as real numbers before rounding, from the definition of its spacing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.conformance.noise import Array
 
 
 def spaced(config: Mapping[str, Any], steps: int) -> Array:
-    """`steps` timesteps by Lin et al. 2024, table 2: linspace, leading (plus steps_offset) or trailing."""
+    """Return `steps` timesteps by Lin et al. 2024, table 2: linspace, leading (plus steps_offset) or trailing."""
     count = int(config["num_train_timesteps"])
     spacing = config.get("timestep_spacing", "leading")
     if spacing == "linspace":
@@ -24,7 +24,7 @@ def spaced(config: Mapping[str, Any], steps: int) -> Array:
 
 
 def spaced_before_the_end(config: Mapping[str, Any], steps: int) -> Array:
-    """`steps` timesteps and one more where the last step lands, which is left out (Lu et al. 2022, section 3.4).
+    """Return `steps` timesteps, without the additional one on which the last step lands (Lu et al. 2022, section 3.4).
 
     Without `timestep_spacing` in the configuration: linspace from the last timestep to 0.
     """
@@ -39,7 +39,7 @@ def spaced_before_the_end(config: Mapping[str, Any], steps: int) -> Array:
 
 
 def distilled(config: Mapping[str, Any], steps: int) -> Array:
-    """`steps` of the timesteps that the student saw: every `count / original`-th, the largest first, evenly skipped.
+    """Return `steps` of the student's timesteps: every `count / original`-th, the largest first, evenly skipped.
 
     Luo et al. 2023, section 4.3 (skipping); Zheng et al. 2024 train on the same grid.
     """
@@ -49,12 +49,12 @@ def distilled(config: Mapping[str, Any], steps: int) -> Array:
 
 
 def twice_but_the_first(config: Mapping[str, Any], steps: int) -> Array:
-    """Two calls a step, at its start and at its end: every timestep but the first comes twice (Karras 2022, alg. 1)."""
+    """Return the timesteps of two calls per step, at start and end: all but the first twice (Karras 2022, alg. 1)."""
     return np.asarray(np.repeat(spaced(config, steps), 2)[1:])
 
 
 def orders_of_single_steps(steps: int, order: int, lower_final: bool, ends_at_zero: bool) -> list[int]:
-    """The order of each call of a singlestep solver: groups 1, 2, …, order, that together make one step of that order.
+    """Return the order of each call of a singlestep solver: groups 1, 2, …, order, each one step of that order.
 
     Lu et al. 2022, section 3.4 and appendix D: when the groups do not fill the calls, the rest makes groups of lower
     order. A last sigma of 0 lies at an infinite distance in log SNR and is reached to first order only.
@@ -62,7 +62,7 @@ def orders_of_single_steps(steps: int, order: int, lower_final: bool, ends_at_ze
     whole, rest = divmod(steps, order)
     if order == 1 or (rest == 0 and not lower_final and not ends_at_zero):
         return list(range(1, order + 1)) * whole
-    if rest == 0:  # the last group gives way to lower orders
+    if rest == 0:  # lower orders replace the last group
         whole, ending = whole - 1, [1, 1] if order == 2 else [1, 2, 1]
     else:
         ending = list(range(1, rest + 1))

@@ -22,12 +22,12 @@ OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"
 
 
 class Refusal(Exception):  # noqa: N818
-    """A class refuses a setting, by an error of its own when it is made, or set up, or stepped."""
+    """A class refuses a setting with an error when it is created, set up or stepped."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A set-up scheduler with everything that theory needs to know of it."""
+    """A set-up scheduler with everything that the theory needs."""
 
     scheduler: Any
     config: Mapping[str, Any]
@@ -43,12 +43,12 @@ class Case:
         )
 
     def level(self, index: int) -> Level:
-        """The level of the state before call `index`; in the scheduler's own variable."""
+        """Return the level of the state before call `index`, in the scheduler's own variable."""
         level = self.path.levels[index]
         return Level(1.0, level.sigma) if self.rescaled else level
 
     def model(self, target: Target) -> Callable[[Array, int, float], Array]:
-        """The ideal model of a target: it knows the level of each timestep and nothing else."""
+        """Return the ideal model of a target, which depends on the level of each timestep only."""
 
         def ideal(seen: Array, index: int, timestep: float) -> Array:
             level = self.path.levels[index]
@@ -58,7 +58,7 @@ class Case:
         return ideal
 
     def start(self, target: Target, begin: int = 0, batch: int = BATCH, seed: int = 7) -> Array:
-        """A state at the first level, as data about as wide as the targets' would give it; fixed normal draws."""
+        """Return a state at the first level, with about the width of the targets' data; fixed normal draws."""
         z = np.random.default_rng(seed).standard_normal((batch, *ITEM))
         level = self.path.levels[begin]
         x = level.b * z + level.a * GAUSSIAN.width * z + level.a * GAUSSIAN.mean
@@ -69,7 +69,7 @@ class Case:
         return (run or TracedRun()).sample(self.scheduler, self.model(target), self.start(target, begin))
 
     def method(self, eta: float | None, begin: int = 0) -> PublishedMethod | None:
-        """The published method on this path, or on the part from `begin` on."""
+        """Return the published method on this path, or on the part from `begin` on."""
         if self.family is None or self.family.method is None:
             return None
         path = Path(self.path.levels[begin:], self.path.timesteps[begin:], self.path.table)
@@ -77,7 +77,7 @@ class Case:
 
 
 class Subject:
-    """A scheduler class with its settings, from a function that makes one."""
+    """A scheduler class with its settings, given as a function that creates it."""
 
     def __init__(self, make: Callable[[], Any], family: str | None = None) -> None:
         self.make = make
@@ -91,7 +91,7 @@ class Subject:
         self._untouched: dict[str, Any] = {}
 
     def config_of(self, scheduler: Any) -> dict[str, Any]:
-        """The public part of a configuration, with what the bases of a class set for it."""
+        """Return the public part of a configuration, with the defaults of the base classes."""
         return {name: value for name, value in dict(scheduler.config).items() if not name.startswith("_")}
 
     @cached_property
@@ -100,10 +100,10 @@ class Subject:
         return "eta" in self.step_parameters
 
     def fresh(self, overrides: Mapping[str, Any] | None = None) -> Any:
-        """A scheduler as its class makes it with some settings changed; raises Refusal where it does not take them.
+        """Return a scheduler with some settings changed; raises Refusal where the class does not take them.
 
-        Some classes need half a second to be made, so this is a deep copy of an object that was never used; the checks
-        of leftover state make theirs anew.
+        Some classes take half a second to create, so this is a deep copy of an object that was never used; the checks
+        of leftover state create their own objects.
         """
         key = repr(sorted((overrides or {}).items(), key=lambda item: item[0]))
         if key not in self._untouched:
@@ -117,7 +117,7 @@ class Subject:
     def prepare(
         self, steps: int, overrides: Mapping[str, Any] | None = None, scheduler: Any = None, **arguments: Any
     ) -> Case:
-        """A case at `steps` steps; raises Refusal where set_timesteps refuses."""
+        """Return a case at `steps` steps; raises Refusal where set_timesteps refuses."""
         scheduler = scheduler if scheduler is not None else self.fresh(overrides)
         config = {**self.config, **(overrides or {})}
         try:
@@ -129,14 +129,14 @@ class Subject:
         return Case(scheduler, config, self.family, self.path_of(scheduler, config), steps)
 
     def path_of(self, scheduler: Any, config: Mapping[str, Any]) -> Path:
-        """The levels of the timesteps in the scheduler's own table, which a check of its own holds against theory."""
+        """Return the levels of the timesteps in the scheduler's own table, which another check compares with theory."""
         own = getattr(scheduler, "alphas_cumprod", None)
         table = NoiseTable(alpha_bars(config) if own is None else np.asarray(own.double().numpy()))
         timesteps = [float(t) for t in scheduler.timesteps]
         sigmas = getattr(scheduler, "sigmas", None)
         other = any(config.get(name) for name in OTHER_SIGMAS) or config.get("interpolation_type") == "log_linear"
         inner = getattr(scheduler, "sigmas_interpol", None)
-        if inner is not None and sigmas is not None:  # every second call stands between two levels
+        if inner is not None and sigmas is not None:  # every second call lies between two levels
             ahead = 1 if hasattr(scheduler, "sigmas_up") else 0
             own_sigmas = [sigmas[index] if index % 2 == 0 else inner[index - ahead] for index in range(len(timesteps))]
             levels = [level_of_sigma(float(sigma)) for sigma in own_sigmas]
@@ -149,7 +149,7 @@ class Subject:
 
     @staticmethod
     def _own_end(scheduler: Any, table: NoiseTable) -> Level:
-        """Where a class ends that no setting tells of: its last sigma, or its final alpha_bar, or timestep 0."""
+        """Return the last level of a class without a setting for it: last sigma, final alpha_bar, or timestep 0."""
         sigmas = getattr(scheduler, "sigmas", None)
         if sigmas is not None and len(sigmas) > len(scheduler.timesteps):
             return level_of_sigma(float(sigmas[-1]))
@@ -158,5 +158,5 @@ class Subject:
 
 
 def step_arguments(subject: Subject, eta: float | None) -> dict[str, float]:
-    """The keyword arguments of `step` for an eta."""
+    """Return the keyword arguments of `step` for an eta."""
     return {} if eta is None or not subject.has_eta else {"eta": eta}

@@ -1,9 +1,9 @@
-"""Many schedulers examined in one process, each kept as a baseline: what the gate asks of another installation.
+"""Many schedulers examined in one process, each saved as a baseline; the gate runs it in another installation.
 
     python -m bench.conformance.survey DIRECTORY SCHEDULERS.json
 
-The file holds `{"tcd": {"_target_": "diffusers.TCDScheduler", …}, …}`. It needs neither Hydra nor pydantic, and takes
-releases of diffusers that lack a scheduler or some of its settings: they are listed in DIRECTORY.json.
+The file holds `{"tcd": {"_target_": "diffusers.TCDScheduler", …}, …}`. The module needs neither Hydra nor pydantic, and
+works with releases of diffusers that lack a scheduler or some of its settings: they are listed in DIRECTORY.json.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from bench.records.errors import BenchError
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Where the baselines lie, with which versions they were made, and what could not be examined.
+    """The folder of the baselines, the versions they were made with, and the schedulers that could not be examined.
 
     `examined` are names of schedulers. `absent` holds the reason by scheduler, `left_out` the settings that its class
-    does not take: it was examined without them, and its baseline notes the others.
+    does not take: it was examined without them, and its baseline lists the rest.
     """
 
     directory: Path
@@ -34,18 +34,18 @@ class Survey:
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """What `survey` left there."""
+        """Read the result of `survey` from its folder."""
         data = json.loads(directory.with_suffix(".json").read_text(encoding="utf-8"))
         left_out = {name: tuple(settings) for name, settings in data["left_out"].items()}
         return cls(directory, data["versions"], tuple(data["examined"]), data["absent"], left_out)
 
     def baseline(self, name: str) -> Path:
-        """Where a scheduler's baseline lies."""
+        """Return the path of a scheduler's baseline."""
         return self.directory / f"{name}.json"
 
     @property
     def name(self) -> str:
-        """For people: `diffusers 0.41.0, torch 2.15.0`."""
+        """The versions, for example `diffusers 0.41.0, torch 2.15.0`."""
         return ", ".join(f"{library} {version}" for library, version in self.versions.items())
 
 

@@ -1,7 +1,7 @@
 """Data distributions whose ideal prediction and whose probability-flow solution are known exactly.
 
-With x_t = a x0 + b noise, a scheduler that is handed the ideal prediction has only its own error left.
-Arrays are float64 of shape (batch, *item); everything acts on each item of the batch alone.
+With x_t = a x0 + b noise, a scheduler that receives the ideal prediction has only its own error left.
+Arrays are float64 of shape (batch, *item); every function acts on each item of the batch alone.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Target(Protocol):
         ...
 
     def expected_data(self, x: Array, level: Level) -> Array:
-        """E[x0 | x_t = x], the ideal data prediction."""
+        """Return E[x0 | x_t = x], the ideal data prediction."""
         ...
 
     def flow(self, x: Array, start: Level, end: Level) -> Array:
-        """Where the probability-flow ODE takes x from one noise level to another."""
+        """Return the state to which the probability-flow ODE takes x from one noise level to another."""
         ...
 
 
@@ -52,7 +52,7 @@ class Gaussian:
         return np.asarray(self.mean + gain * (x - level.a * self.mean))
 
     def flow(self, x: Array, start: Level, end: Level) -> Array:
-        """x at the end level, in closed form."""
+        """Return x at the end level, in closed form."""
         before = np.hypot(start.a * self.width, start.b)
         after = np.hypot(end.a * self.width, end.b)
         return np.asarray(end.a * self.mean + after / before * (x - start.a * self.mean))
@@ -73,7 +73,7 @@ class Mixture:
     widths: Array
 
     def _slope(self, y: Array, sigma: float) -> Array:
-        """(y - E[x0 | y]) / sigma for rows y, written without the division so that sigma = 0 is no special case."""
+        """Return (y - E[x0 | y]) / sigma for rows y, without the division, so that sigma = 0 needs no special case."""
         apart = y[:, None, :] - self.means[None]
         variance = self.widths**2 + sigma**2
         log_share = np.log(self.weights) - 0.5 * y.shape[1] * np.log(variance) - (apart**2).sum(-1) / (2 * variance)
@@ -87,7 +87,7 @@ class Mixture:
         return np.asarray((y - level.sigma * self._slope(y, level.sigma)).reshape(x.shape))
 
     def flow(self, x: Array, start: Level, end: Level) -> Array:
-        """x at the end level, to about 1e-10."""
+        """Return x at the end level, to about 1e-10."""
         rows = (x / start.a).reshape(len(x), -1)
 
         def slope(sigma: float, flat: Array) -> Array:
@@ -99,7 +99,7 @@ class Mixture:
 
 
 def predictions(data: Array, x: Array, level: Level, prediction_type: str) -> Array:
-    """What a network of a prediction type says when it knows E[x0 | x].
+    """Return the output of a network of a prediction type whose data prediction is E[x0 | x].
 
     epsilon = (x - a x0) / b; v = a epsilon - b x0 (Salimans and Ho 2022, appendix D); sample = x0.
     """
@@ -110,18 +110,18 @@ def predictions(data: Array, x: Array, level: Level, prediction_type: str) -> Ar
         return np.asarray(epsilon)
     if prediction_type == "v_prediction":
         return np.asarray(level.a * epsilon - level.b * data)
-    raise ValueError(f"prediction type {prediction_type!r} is none of epsilon, v_prediction, sample")
+    raise ValueError(f"prediction type {prediction_type!r} is not one of epsilon, v_prediction, sample")
 
 
 def data_and_noise(output: Array, x: Array, level: Level, prediction_type: str) -> tuple[Array, Array]:
-    """The inverse of `predictions`: the data and the noise that an output stands for."""
+    """Invert `predictions`: return the data and the noise that an output stands for."""
     if prediction_type == "epsilon":
         return np.asarray((x - level.b * output) / level.a), output
     if prediction_type == "v_prediction":
         return np.asarray(level.a * x - level.b * output), np.asarray(level.a * output + level.b * x)
     if prediction_type == "sample":
         return output, np.asarray((x - level.a * output) / level.b)
-    raise ValueError(f"prediction type {prediction_type!r} is none of epsilon, v_prediction, sample")
+    raise ValueError(f"prediction type {prediction_type!r} is not one of epsilon, v_prediction, sample")
 
 
 ITEM = (3, 2, 1)

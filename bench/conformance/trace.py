@@ -1,4 +1,4 @@
-"""One sampling run with an ideal model, every call of it kept, and every random number that was drawn."""
+"""One sampling run with an ideal model, with every call and every random number recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RANDOM = {
 
 @dataclass(frozen=True)
 class Call:
-    """One call of `step`: what the model saw and said, the state before and after, the noise that was drawn."""
+    """One call of `step`: the input and output of the model, the state before and after, the noise that was drawn."""
 
     index: int
     timestep: float
@@ -32,8 +32,8 @@ class Call:
     output: Array
     next_state: Array
     draws: tuple[Array, ...]
-    stray_draws: int  # random numbers that came from somewhere else than the given generator
-    data: Array | None = None  # the x0 that the scheduler says it read from the output, where it says so
+    stray_draws: int  # random numbers from another source than the given generator
+    data: Array | None = None  # the x0 that the scheduler reports, where it reports one
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Trace:
 
 
 class DrawRecorder(TorchFunctionMode):
-    """Notes every random tensor that torch makes inside the context, and whether `generator` made it."""
+    """Records every random tensor that torch makes inside the context, and whether `generator` made it."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class DrawRecorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Pass a call through; keep what a random one returned."""
+        """Pass a call through and record a random result."""
         kwargs = dict(kwargs or {})
         result = func(*args, **kwargs)
         if func in RANDOM:
@@ -69,20 +69,20 @@ class DrawRecorder(TorchFunctionMode):
 
 @dataclass
 class TracedRun:
-    """How a run is made: dtype, the seed of its generator, and further arguments of `step` such as eta."""
+    """Options of a run: dtype, the seed of its generator, and further arguments of `step` such as eta."""
 
     dtype: torch.dtype = torch.float64
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     begin: int | None = None
-    told: bool = True  # of the begin index; otherwise the scheduler has to find it by the timestep
-    record: bool = True  # watch random draws, which slows every torch call down
-    pairs: bool = False  # hand `step` its result as a tuple rather than an object
+    told: bool = True  # set the begin index; otherwise the scheduler has to find it by the timestep
+    record: bool = True  # record random draws, which slows every torch call down
+    pairs: bool = False  # let `step` return a tuple rather than an object
 
     def sample(self, scheduler: Any, model: _Model, start: Array) -> Trace:
         """Run the loop of a pipeline over `scheduler.timesteps` (from `begin` on); set_timesteps was called before.
 
-        `model` gets (input, index of the step, timestep) and answers in float64, whatever the run's dtype is.
+        `model` gets (input, index of the step, timestep) and returns float64, whatever the run's dtype is.
         """
         generator = torch.Generator().manual_seed(self.seed)
         accepted = parameters_of(type(scheduler), "step")
@@ -120,11 +120,11 @@ class TracedRun:
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:
-    """A float64 copy."""
+    """Return a float64 copy."""
     return np.array(tensor.detach().to(torch.float64).cpu().numpy(), dtype=np.float64)
 
 
 def _global_numpy_state() -> bytes:
-    """numpy's global generator as bytes, to see whether somebody drew from it."""
+    """Return the state of numpy's global generator as bytes, to detect draws from it."""
     state: Any = np.random.get_state()  # noqa: NPY002
     return bytes(state[1].tobytes()) + bytes(str(state[2:]), "ascii")

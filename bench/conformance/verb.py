@@ -1,4 +1,4 @@
-"""`tcd-bench conform`: settings → scheduler → report → words and an exit code."""
+"""`tcd-bench conform`: settings → scheduler → report → summary and exit code."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from bench.records.errors import BenchError
 
 
 def spec_of(entry: Any) -> SchedulerSpec:
-    """A scheduler from its settings: `_target_` and whatever else its class takes; raises BenchError without."""
+    """Return a scheduler from its settings, `_target_` and arguments; raises BenchError without a target."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("_target_"), str):
-        raise BenchError("scheduler names no class; choose one of conf/scheduler, or give scheduler._target_=my.Class")
+        raise BenchError("scheduler names no class; choose one of conf/scheduler, or pass scheduler._target_=my.Class")
     return SchedulerSpec(entry["_target_"], {name: value for name, value in entry.items() if name != "_target_"})
 
 
 def examine_scheduler(settings: Mapping[str, Any]) -> ConformanceReport:
-    """The report on the scheduler that the settings name."""
+    """Return the report on the scheduler that the settings name."""
     spec, family = spec_of(settings["scheduler"]), settings.get("family")
     if family is not None and family not in FAMILIES:
-        raise BenchError(f"family {family!r} is not known; choose one of {', '.join(sorted(FAMILIES))}")
+        raise BenchError(f"family {family!r} is unknown; choose one of {', '.join(sorted(FAMILIES))}")
     make_scheduler(spec)
     return conform(lambda: make_scheduler(spec), family)
 
 
 def run_verb(settings: Mapping[str, Any]) -> int:
-    """Examine, compare with the baseline, print; 1 when a deviation is new or grown or a trajectory changed."""
+    """Examine, compare with the baseline, print; return 1 when a deviation is new or grown or a trajectory changed."""
     path = Path(settings["baseline"]) if settings.get("baseline") else None
     baseline = read_baseline(path) if path else {"findings": [], "fingerprints": {}}
     causes = load_causes(path.parent) if path else ()
@@ -50,7 +50,7 @@ def run_verb(settings: Mapping[str, Any]) -> int:
 
 
 def summary(report: ConformanceReport, statuses: list[str], changed: int, path: Path | None) -> str:
-    """What was checked and what came out, in a few lines."""
+    """Summarise the checks and their results in a few lines."""
     counts = ", ".join(f"{statuses.count(name)} {name}" for name in ("new", "added", "grown", "known", "vanished"))
     orders = "; ".join(f"{o.setting}: {o.fitted:.2f} of {o.declared:g}" for o in report.orders)
     family = report.family or "no known family: only checks that need no published form"

@@ -1,1 +1,1 @@
-"""From a cell to images: schedulers, prompts, pipelines, sampling."""
+"""Generation turns a cell into images: schedulers, prompts, pipelines, sampling."""

@@ -1,4 +1,4 @@
-"""Whether two tensors are the same to the bit."""
+"""Bitwise comparison of tensors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Evaluations of a batch, kept for the next cells of a loaded pipeline.
+"""Denoiser evaluations of a batch, cached for the next cells of a loaded pipeline.
 
-Every cell starts from the same latents, and most schedulers at the same timestep, so that the denoiser's first input is
-the same in many cells; two solvers that differ in their last step alone have all inputs in common. An output is used
-again only where every input is equal bit for bit, so no image can change.
+Every cell starts from the same latents, and most schedulers at the same timestep, so the denoiser's first input is the
+same in many cells; two solvers that differ only in their last step have all inputs in common. An output is reused only
+where every input is bitwise equal, so no image can change.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from bench.generate.bits import same_bits
 
 
 def room_on(device: str) -> int:
-    """Bytes for evaluations: a twentieth of the host's memory and at most 1 GiB; 256 MiB of a GPU's."""
+    """Return the bytes for evaluations: 5% of the host's memory, at most 1 GiB; 256 MiB of a GPU's."""
     return min(2**30, psutil.virtual_memory().total // 20) if device == "cpu" else 2**28
 
 
 @dataclass
 class _Evaluation:
-    """What a denoiser made of which input, and the calls of the pipeline in which it did."""
+    """An output of the denoiser with its inputs, and the pipeline calls that produced it."""
 
     text: int
     inputs: tuple[Any, ...]
@@ -37,7 +37,7 @@ class _Evaluation:
 
 @dataclass
 class _Call:
-    """A call of the pipeline under way: which earlier ones had the same inputs so far, and what all of it is given."""
+    """A pipeline call in progress: the earlier calls with the same inputs so far, and the inputs of the whole call."""
 
     start: int
     steps: int
@@ -49,9 +49,9 @@ class _Call:
 
 
 class SharedEvaluations:
-    """Stands before a denoiser's `forward`. Calls outside `of` pass straight through: what is timed is never shared.
+    """Wraps a denoiser's `forward`. Calls outside `of` pass straight through: timed calls are never shared.
 
-    Half of `limit_bytes` is for first evaluations, which most cells have in common.
+    Half of `limit_bytes` is reserved for first evaluations, which most cells have in common.
     """
 
     def __init__(self, denoiser: torch.nn.Module, limit_bytes: int) -> None:
@@ -64,7 +64,7 @@ class SharedEvaluations:
 
     @contextmanager
     def of(self, start: int, steps: int) -> Iterator[None]:
-        """A call of the pipeline from this thread, for the batch that begins with image `start`."""
+        """Mark a pipeline call from this thread, for the batch that begins with image `start`."""
         self._now.call = _Call(start, steps)
         try:
             yield
@@ -78,7 +78,7 @@ class SharedEvaluations:
         if call.done == 0:
             call.more, call.text = more, self._find_text(call.start, more)
         elif not _equal(call.more, more, lambda ours, theirs: ours is theirs):
-            self._now.call = None  # as with a ControlNet, whose residuals are new each time
+            self._now.call = None  # for example a ControlNet, whose residuals are new each time
             return self._forward(*inputs, **more)
         place = (call.start, call.steps if call.done else 0, call.done)
         known = self._find(place, call, inputs)
@@ -87,7 +87,7 @@ class SharedEvaluations:
             call.alike = set()
             self._keep(place, call, inputs, output)
         else:
-            output = copy.deepcopy(known.output)  # whatever the caller does with its own
+            output = copy.deepcopy(known.output)  # the caller may modify its copy
             self.used += 1
             call.alike = set(known.calls)
             known.calls.add(call.name)
@@ -95,7 +95,7 @@ class SharedEvaluations:
         return output
 
     def _find_text(self, start: int, more: Mapping[str, Any]) -> int:
-        """The number of what the denoiser is given beside latents and timestep; -1 where there is no room for it."""
+        """Return the number of the inputs other than latents and timestep; -1 where the cache has no space for them."""
         texts = self._texts.setdefault(start, [])
         for number, known in enumerate(texts):
             if _equal(known, more):
@@ -123,7 +123,7 @@ class SharedEvaluations:
 
 
 def _equal(ours: Any, theirs: Any, tensors: Callable[[Any, Any], bool] = same_bits) -> bool:
-    """Whether two arguments are the same: tensors bit for bit, or as `tensors` says, containers entry by entry."""
+    """Whether two arguments are equal: tensors bitwise, or by `tensors`; containers entry by entry."""
     if isinstance(ours, torch.Tensor) or isinstance(theirs, torch.Tensor):
         both = isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor)
         return both and tensors(ours, theirs)

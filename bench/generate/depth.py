@@ -1,4 +1,4 @@
-"""Depth of images, by a DPT model of the hub, as the TCD guide makes its depth maps."""
+"""Depth of images, by a DPT model of the hub, as the TCD guide computes its depth maps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def load_depth_estimator(source: str, device: str) -> DepthEstimator:
-    """A function of images (n, h, w, 3), uint8, that returns their depth (n, h, w), float32 in [0, 1], near is 1.
+    """Return a function of images (n, h, w, 3), uint8, that gives their depth (n, h, w), float32 in [0, 1], near is 1.
 
-    With a `size` (height, width) the depth is of that size, as the guide resizes it: the depth, not the image.
+    With a `size` (height, width) the depth is resized to it, as in the guide: the depth, not the image.
 
-    Each depth is stretched over the whole range: a monocular estimate knows neither scale nor zero. A flat one is 0.
-    Raises BenchError when the model is not at hand.
+    Each depth is stretched over the whole range: a monocular estimate has neither scale nor zero. A flat depth is 0.
+    Raises BenchError when the model is not available locally.
     """
     from transformers import AutoImageProcessor, DPTForDepthEstimation
 

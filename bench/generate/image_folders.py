@@ -1,4 +1,4 @@
-"""The pictures below a folder: which files they are, in which order, which masks are theirs, and what was left out."""
+"""Image folders: their picture files in order, the masks that belong to them, and the files left out."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from bench.generate.image_files import SUFFIXES, read_image
 from bench.records.errors import BenchError
 
 MASKS = "masks"
-"""The folder, beside the pictures, in which their masks are."""
+"""The subfolder that holds the masks of a folder of pictures."""
 
 _OF_SYSTEMS = {"thumbs.db", "desktop.ini", "icon\r"}
 
 
 def check_readable(folder: Path, names: Sequence[str], read: Callable[[Path], object] = read_image) -> None:
-    """Read all files, in threads; raises BenchError that lists those of which no picture comes."""
+    """Read all files, in threads; raises BenchError that lists those that cannot be decoded."""
 
     def attempt(name: str) -> str | None:
         try:
@@ -39,7 +39,7 @@ def check_readable(folder: Path, names: Sequence[str], read: Callable[[Path], ob
 
 
 def hash_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """The SHA-256 of each file's bytes, in the order of `names`; raises BenchError that names one without a content."""
+    """Return the SHA-256 of each file's bytes, in the order of `names`; raises BenchError for unreadable files."""
 
     def attempt(name: str) -> bytes:
         try:
@@ -53,26 +53,26 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
 
 
 def refuse(reasons: Sequence[str], remedy: str, shown: int = 5) -> None:
-    """Raise BenchError with the first few of the reasons, each a sentence's part that names its file."""
+    """Raise BenchError with the first few reasons, each a clause that names its file."""
     more = f"; and {len(reasons) - shown} more like these" if len(reasons) > shown else ""
     raise BenchError(f"{'; '.join(reasons[:shown])}{more}; {remedy}")
 
 
 @cache
 def say_once(text: str) -> None:
-    """Print to stderr what this process has not yet said."""
+    """Print a text to stderr, once per process."""
     print(text, file=sys.stderr)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures below a folder, as paths relative to it with /, and by reason what was left out."""
+    """The pictures below a folder, as relative paths with /, and the files left out, by reason."""
 
     files: tuple[str, ...]
     left_out: Mapping[str, tuple[str, ...]]
 
     def __str__(self) -> str:
-        """`64 images; left out: 2 hidden (._a.png, .b.png)`."""
+        """A summary such as `64 images; left out: 2 hidden (._a.png, .b.png)`."""
         parts = []
         for reason, names in self.left_out.items():
             more = ", …" if len(names) > 3 else ""
@@ -83,8 +83,8 @@ class Listing:
 def list_images(folder: Path, but: Collection[str] = ()) -> Listing:
     """Find the pictures in a folder and all folders below it, numbers in names sorted by value (2.png before 10.png).
 
-    Links to folders are followed, each folder once. Folders named in `but`, directly below, are left out, under that
-    name. Raises BenchError for a folder that cannot be read.
+    Links to folders are followed, each folder once. Folders named in `but`, directly below, are left out, with that
+    name as the reason. Raises BenchError for a folder that cannot be read.
     """
     files: list[str] = []
     left_out: dict[str, list[str]] = {}
@@ -101,16 +101,16 @@ def list_images(folder: Path, but: Collection[str] = ()) -> Listing:
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts numbers within names by value."""
+    """Return a sort key that orders numbers within names by value."""
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def _walk(folder: Path, but: Collection[str], left_out: dict[str, list[str]]) -> Iterator[str]:
-    """Every file below a folder, relative to it; hidden and unwanted folders are noted in `left_out`."""
+    """Yield every file below a folder, relative to it; skipped folders are noted in `left_out`."""
 
     def fail(error: OSError) -> None:
-        raise BenchError(f"{error.filename} cannot be read ({error.strerror}); give it the rights, or move it away")
+        raise BenchError(f"{error.filename} cannot be read ({error.strerror}); grant read access, or move it away")
 
     seen: set[tuple[int, int]] = set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
@@ -121,7 +121,7 @@ def _walk(folder: Path, but: Collection[str], left_out: dict[str, list[str]]) ->
         seen.add((here.st_dev, here.st_ino))
         prefix = Path(place).relative_to(folder).as_posix()
         prefix = "" if prefix == "." else f"{prefix}/"
-        if prefix and "run.json" in names:  # whose images would become its own next reference
+        if prefix and "run.json" in names:  # its images would become the reference of the next run
             left_out.setdefault("results of a run", []).append(prefix)
             folders.clear()
             continue
@@ -138,9 +138,9 @@ def _walk(folder: Path, but: Collection[str], left_out: dict[str, list[str]]) ->
 
 
 def pair_masks(pictures: Sequence[str], masks: Sequence[str]) -> list[tuple[str, str]]:
-    """Each picture with the mask of its name: cats/1.jpg with cats/1.png or cats/1_mask.png, relative to masks/.
+    """Return each picture with the mask of its name: cats/1.jpg with cats/1.png or cats/1_mask.png, relative to masks/.
 
-    Raises BenchError that names the pictures and masks that have no partner, or several.
+    Raises BenchError that names the pictures and masks without a partner, or with several.
     """
     by_name: dict[str, list[str]] = {}
     for mask in masks:
@@ -156,10 +156,10 @@ def pair_masks(pictures: Sequence[str], masks: Sequence[str]) -> list[tuple[str,
     problems += [f"{MASKS}/{mask} has no picture" for name in by_name.keys() - set(names) for mask in by_name[name]]
     if problems:
         problems[0] = f"task.inputs: {problems[0]}"
-        refuse(problems, f"give each picture one mask of its own name in {MASKS}/, and each mask a picture")
+        refuse(problems, f"give each picture one mask of the same name in {MASKS}/, and each mask a picture")
     return [(picture, by_name[name][0]) for picture, name in zip(pictures, names, strict=True)]
 
 
 def _stem(name: str) -> str:
-    """A path without its suffix, in one form of Unicode, as file systems differ in theirs."""
+    """Return a path without its suffix, in one Unicode normalisation form, since file systems differ in theirs."""
     return unicodedata.normalize("NFC", name.rpartition(".")[0])

@@ -1,4 +1,4 @@
-"""What a pipeline gives → uint8 on the host; who asks need not wait for the device at once."""
+"""Conversion of a pipeline's output to uint8 on the host, without waiting for the device until the result is needed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PixelArray = NDArray[np.uint8]
 def quantise(images: torch.Tensor, rows: Sequence[int]) -> Callable[[], PixelArray]:
     """Floats in [0, 1], (n, 3, h, w) → uint8 (n, h, w, 3), rounded as diffusers does when it saves a PNG.
 
-    The device is asked for all of it now; what is returned waits for the device and gives the images, or raises
-    CellError for NaN, infinity or all-black ones, named by `rows`.
+    The work is queued on the device at once; the returned function waits for the device and gives the images, or raises
+    CellError for NaN, infinity or all-black images, named by `rows`.
     """
     finite = torch.isfinite(images).flatten(1).all(dim=1)
     pixels = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
@@ -40,7 +40,7 @@ def quantise(images: torch.Tensor, rows: Sequence[int]) -> Callable[[], PixelArr
 
 
 def start_transfer(*tensors: torch.Tensor) -> Callable[[], list[NDArray[Any]]]:
-    """Begin to copy tensors to the host; what is returned waits until they are there and gives them as arrays."""
+    """Start to copy tensors to the host; the returned function waits for the copies and gives them as arrays."""
     device = tensors[0].device
     if device.type != "cuda":
         return lambda: [tensor.cpu().numpy() for tensor in tensors]

@@ -1,4 +1,4 @@
-"""A pipeline in memory, and what is kept with it for all cells that it serves."""
+"""A loaded pipeline and the caches shared by all cells that use it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Loaded:
     """The pipeline of a cell, for every cell with the same `pipeline_key`."""
 
     def __init__(self, cell: Cell) -> None:
-        gc.collect()  # models and what stands before them hold one another, so the last ones may still be there
+        gc.collect()  # models and their wrappers reference one another, so the previous ones may still be in memory
         self._before = torch.cuda.memory_allocated(cell.device) if cell.device.startswith("cuda") else 0
         self.key, self.pipeline = cell.pipeline_key, load_pipeline(cell)
         self._told = False
         self._embeddings, self._shared = Embeddings(), SharedEvaluations(self.pipeline.unet, room_on(cell.device))
 
     def sampler(self, cell: Cell, prompts: Sequence[str], inputs: Inputs) -> Sampler:
-        """A sampler of a cell that this pipeline serves."""
+        """Return a sampler of a cell of this pipeline."""
         if not self._told:
             self._told = True
             if (line := cut_prompts(self.pipeline, prompts)) is not None:
@@ -36,23 +36,23 @@ class Loaded:
 
     @property
     def excluded_bytes(self) -> int:
-        """What lies on a GPU beside the pipeline and would not with a user who calls it: evaluator, judges, caches."""
+        """Bytes on a GPU that a user who calls the pipeline would not have: evaluator, preference models, caches."""
         return self._before + self._embeddings.used_bytes + self._shared.used_bytes
 
 
 def cut_prompts(pipeline: Any, prompts: Sequence[str]) -> str | None:
-    """How many prompts are longer than a pipeline's text encoders read, in words; None where none is."""
+    """Return a sentence on how many prompts are longer than the text encoders' limit; None where none is."""
     tokenizers = [found for name in ("tokenizer", "tokenizer_2") if (found := getattr(pipeline, name, None))]
     if not tokenizers or not prompts:
         return None
     shortest = min(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
     limit = shortest.model_max_length
-    with Embeddings.encoding:  # a tokenizer keeps its padding as a state of its own
+    with Embeddings.encoding:  # a tokenizer stores its padding as state
         ids = shortest(list(prompts), truncation=False, padding=False).input_ids
     cut = sum(len(tokens) > limit for tokens in ids)
     if not cut:
         return None
     return (
-        f"{cut} of {len(prompts)} prompts are longer than the {limit} tokens that the text encoder reads; what is "
-        "beyond does not count"
+        f"{cut} of {len(prompts)} prompts are longer than the {limit} tokens that the text encoder reads; the rest of "
+        "each is ignored"
     )

@@ -1,4 +1,4 @@
-"""A LoRA laid over a pipeline, and proof that the whole of it arrived: every tensor of the file, bit for bit."""
+"""A LoRA applied to a pipeline, with a check that every tensor of the file arrived bitwise."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _MODELS = ("unet", "text_encoder", "text_encoder_2")
 
 
 def load_lora(pipeline: Any, path: Path, name: str, which: str) -> None:
-    """Lay a LoRA file over a pipeline as adapter `name`.
+    """Apply a LoRA file to a pipeline as adapter `name`.
 
-    Raises BenchError, naming `which`, where it does not fit, or any of its tensors did not arrive as it is in the file.
+    Raises BenchError, naming `which`, where it does not fit, or any of its tensors was changed or not loaded.
     """
-    with overhear("diffusers", "peft") as heard:  # they warn of every part that an adapter leaves alone
+    with overhear("diffusers", "peft") as heard:  # they warn of every part that an adapter does not change
         try:
             pipeline.load_lora_weights(
                 str(path.parent), weight_name=path.name, adapter_name=name, use_safetensors=True, local_files_only=True
@@ -79,8 +79,8 @@ def _check_arrived(path: Path, name: str, layers: list[LoraLayer], which: str) -
             nearest = min(scales, key=lambda scale: abs(scale - stated[key]))
             if not isclose(nearest, stated[key], rel_tol=1e-6):
                 raise BenchError(
-                    f"{which}: {key} has alpha / rank = {stated[key]:g}, but is applied with {nearest:g}; give it in a "
-                    "form that diffusers reads right, such as its own"
+                    f"{which}: {key} has alpha / rank = {stated[key]:g}, but is applied with {nearest:g}; convert it "
+                    "to a form that diffusers reads correctly, such as its own"
                 )
             scales.remove(nearest)
     if missing:
@@ -102,7 +102,7 @@ def _fingerprint(tensor: torch.Tensor) -> tuple[str, str]:
 
 @contextmanager
 def overhear(*names: str) -> Iterator[list[str]]:
-    """Keep libraries' warnings to ourselves, as a list."""
+    """Collect libraries' warnings in a list instead of printing them."""
     heard: list[str] = []
     before = []
     for name in names:

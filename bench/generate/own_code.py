@@ -1,7 +1,7 @@
-"""A user's own scheduler: the module that its dotted name leads to, found in the current directory, loaded and hashed.
+"""A user's own scheduler: the module of its dotted name, found in the current directory, loaded and hashed.
 
-Installed modules come first. The current directory does not become part of the import path: only the module or package
-that was named is loaded from it, so what lies beside it is not imported and shadows nothing.
+Installed modules take precedence. The current directory does not become part of the import path: only the named module
+or package is loaded from it, so neighbouring files are not imported and shadow nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from bench.records.cell import content_hash
 
 PACKAGES = {"diffusers"}
-"""Not hashed: their versions are in the identity of a cell already."""
+"""Packages that are not hashed: their versions are part of a cell's identity already."""
 
 
 def load_own(target: str) -> None:
-    """Load the module that a dotted name begins with, if it is one of the current directory and not loaded yet."""
+    """Load the module that a dotted name begins with, if it is in the current directory and not loaded yet."""
     name = target.partition(".")[0]
     if name in sys.modules or not name or importlib.util.find_spec(name) is not None:
         return
@@ -38,9 +38,9 @@ def load_own(target: str) -> None:
 
 
 def hash_own(target: str) -> str | None:
-    """16 hexadecimal digits over the source files of a user's own module or package; None for what is installed.
+    """Return 16 hexadecimal digits over the source files of a user's module or package; None for installed code.
 
-    Nothing is imported. Own code is what lies outside this Python's installation.
+    Nothing is imported. Own code is any code outside this Python's installation.
     """
     name = target.partition(".")[0]
     try:

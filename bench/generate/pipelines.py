@@ -1,7 +1,7 @@
 """Loaded pipelines: a base model with its parts and adapters, ready to sample.
 
-Safetensors are read where there are any. Where a repository has .bin files alone, diffusers and transformers read them
-with `weights_only=True`: tensors, and no code.
+Safetensors are preferred. Where a repository has only .bin files, diffusers and transformers read them with
+`weights_only=True`: tensors, and no code.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def load_pipeline(cell: Cell) -> DiffusionPipeline:
 
     Raises BenchError for parts and adapters that do not fit the base model.
     """
-    diffusers.logging.disable_progress_bar()  # a run draws its own
+    diffusers.logging.disable_progress_bar()  # a run shows its own
     transformers.logging.disable_progress_bar()
     quiet_libraries(afresh=True)
     pipeline = _load_base(cell.base, cell.device)
     if not cell.base.memory_options.get("offload"):
-        pipeline.to(cell.device)  # adapters are fused where matrix products are fast, in half precision too
+        pipeline.to(cell.device)  # adapters are fused on the device, where matrix products are fast in half precision
     for part in cell.base.parts:
         if part.role == "image_adapter":
             _load_image_adapter(pipeline, part, cell.task.settings["scale"])
@@ -77,7 +77,7 @@ def _load_base(base: Base, device: str) -> Any:
         if found != expected:
             raise BenchError(
                 f"models.{base.name}.noise_schedule.{name}={expected!r}, but the checkpoint says {found!r}; "
-                "leave the setting out"
+                "omit the setting"
             )
     return pipeline
 
@@ -96,7 +96,7 @@ def _check_family(base: Base, controlnet: Any, unet: Any) -> None:
         if ours != theirs:
             raise BenchError(
                 f"models.{base.name}.parts.controlnet: it was made for another family of models (its {name} is "
-                f"{theirs}, the base model's {ours}); choose one for this base"
+                f"{theirs}, the base model's {ours}); choose one made for this base"
             )
 
 
@@ -123,7 +123,7 @@ def _load_adapter(pipeline: Any, adapter: Adapter) -> None:
 
 
 def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
-    """The pipeline on its device, with its memory_options set."""
+    """Return the pipeline on its device, with its memory_options applied."""
     memory_options, name = cell.base.memory_options, f"models.{cell.base.name}.memory_options"
     if cell.base.channels_last:
         pipeline.unet.to(memory_format=torch.channels_last)
@@ -141,10 +141,10 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
             raise BenchError(f"{name}.attention={backend} cannot be used here: {error}") from error
     offload, mode = memory_options.get("offload"), memory_options.get("compile")
     if offload and not cell.device.startswith("cuda"):
-        raise BenchError(f"{name}.offload={offload} was given and the device is {cell.device}; it needs a GPU")
+        raise BenchError(f"{name}.offload={offload} was given but the device is {cell.device}; it needs a GPU")
     if offload == "sequential" and mode:
-        raise BenchError(f"{name}: offload=sequential moves each layer by itself and cannot be compiled; choose one")
-    if mode:  # before offloading, whose hooks put back the forward that they found
+        raise BenchError(f"{name}: offload=sequential moves each layer separately and cannot be compiled; choose one")
+    if mode:  # before offloading, whose hooks restore the forward they found
         pipeline.unet.forward = torch.compile(pipeline.unet.forward, mode=mode)
         pipeline.vae.decoder.forward = torch.compile(pipeline.vae.decoder.forward, mode=mode)
     if offload == "model":
@@ -158,7 +158,7 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
 
 
 def _decode_in_float32(pipeline: Any) -> None:
-    """SDXL's pipelines cast their VAE themselves where its configuration says so; the others would take no notice."""
+    """Decode in float32: SDXL's pipelines cast their VAE where its configuration says so, the others are wrapped."""
     vae = pipeline.vae
     if hasattr(pipeline, "upcast_vae"):
         vae.register_to_config(force_upcast=True)
@@ -175,13 +175,13 @@ def _options(variant: str | None) -> dict[str, Any]:
 
 
 def _revision(source: str, weights: str) -> str | None:
-    """The commit that weights of the hub are named by; None for a directory."""
+    """Return the commit of weights of the hub; None for a directory."""
     return None if local_path(source) is not None else weights
 
 
 @contextmanager
 def _whole(place: str) -> Iterator[None]:
-    """Refuse a model some of whose weights were not in its files, or not used: the libraries only warn of it."""
+    """Refuse a model with weights missing from its files, or unused; the libraries only warn."""
     with overhear("diffusers", "transformers") as heard:
         yield
     if said := [message for message in heard if any(mark in message for mark in _PARTLY)]:

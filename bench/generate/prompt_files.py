@@ -1,8 +1,8 @@
-"""Prompts from the files that prompt sets come in: text, .csv, .tsv, .jsonl, .json, .parquet. No torch.
+"""Prompts from files: text, .csv, .tsv, .jsonl, .json, .parquet. Imports no torch.
 
-A prompt is text. Everything else that a file may hold in its place (nothing, a number, a list, bytes) is refused with
-its row, as are rows whose fields do not match the header: a prompt that was cut at a comma is not the prompt that the
-file's author wrote. White space around a prompt is removed; nothing else about it changes.
+A prompt is text. Any other value (nothing, a number, a list, bytes) is refused with its row, and so are rows whose
+fields do not match the header: a prompt cut at a comma is not the prompt that the file's author wrote. White space
+around a prompt is removed; prompts are not changed otherwise.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from bench.records.errors import BenchError
 
 DATASET = "dataset://"
 _COLUMNS = ("prompt", "caption", "text")
-"""Columns that hold prompts when none is named; upper and lower case are not told apart."""
+"""Columns that hold prompts when none is named; case is ignored."""
 POINTER = b"version https://git-lfs.github.com/spec/"
 _Rows = Iterator[tuple[str, object]]
-"""Where each value stands, for messages, and the value."""
+"""Pairs of the place of a value, for messages, and the value."""
 _Reader = Callable[[bytes, Path, str | None, bool | None], _Rows]
 
 
 class PromptFileError(ValueError):
-    """What is wrong with a file, beginning with the row where that is known."""
+    """The problem with a file, beginning with the row where that is known."""
 
 
 def find_prompt_file(source: str) -> Path:
-    """The file that a source names: a path, `bench://…`, or `dataset://owner/name/path` in the local hub cache.
+    """Return the file that a source names: a path, `bench://…`, or `dataset://owner/name/path` in the local hub cache.
 
     Raises BenchError for a data set that is not in the cache, or a source that names no file in it.
     """
@@ -54,19 +54,19 @@ def find_prompt_file(source: str) -> Path:
 
 
 def read_prompts(path: Path, column: str | None = None, quoted: bool | None = None) -> tuple[str, ...]:
-    """The prompts of a file, in its order, without those of a text file's blank lines.
+    """Return the prompts of a file, in its order, without blank lines of a text file.
 
     | ending | prompts |
     | --- | --- |
     | .txt, none | one per line; lines end at a line feed, with or without a carriage return before it |
     | .csv, .tsv | a column; fields may be quoted in a .csv, and not in a .tsv, unless `quoted` says otherwise |
     | .jsonl, .ndjson | a member of the object on each line |
-    | .json | a list of texts, a list of objects, or COCO's captions: the first one that is not blank of each image, in
+    | .json | a list of texts, a list of objects, or COCO's captions: the first non-blank caption of each image, in
       the order of the images' ids |
     | .parquet | a column |
 
-    `column` is by default the one of `_COLUMNS` that the file has. Raises BenchError, naming the row, for a file that
-    cannot be read, has another encoding than UTF-8, lacks the column, or holds something that is not text.
+    `column` defaults to the one of `_COLUMNS` that the file has. Raises BenchError, naming the row, for a file that
+    cannot be read, is not UTF-8, lacks the column, or holds a value that is not text.
     """
     try:
         read = _choose_reader(path, column, quoted)
@@ -80,7 +80,7 @@ def read_prompts(path: Path, column: str | None = None, quoted: bool | None = No
     except PromptFileError as error:
         raise BenchError(f"prompts.source={path} {error}") from error
     if not found:
-        raise BenchError(f"prompts.source={path} holds no prompt; write one prompt a line")
+        raise BenchError(f"prompts.source={path} holds no prompt; write one prompt per line")
     return found
 
 
@@ -89,7 +89,7 @@ def _choose_reader(path: Path, column: str | None, quoted: bool | None) -> _Read
     read = _READERS.get(ending)
     if read is None:
         known = ", ".join(filter(None, _READERS))
-        raise PromptFileError(f"ends in {ending}, which is not read; give a file that ends in one of {known}")
+        raise PromptFileError(f"ends in {ending}, which is not supported; give a file that ends in one of {known}")
     if column is not None and read is _lines:
         raise PromptFileError("is plain text, which has no columns; remove prompts.column, or rename the file to .csv")
     if quoted is not None and read is not _table:
@@ -105,7 +105,7 @@ def _contents(path: Path) -> bytes:
 
 
 def _to_text(where: str, value: object) -> str:
-    """A prompt without white space around it."""
+    """Return a prompt without surrounding white space."""
     if not isinstance(value, str):
         shown = "nothing" if value is None else f"{type(value).__name__} {_brief(value)}"
         raise PromptFileError(f"{where} holds {shown} where a prompt is expected; write text, or remove the row")
@@ -123,7 +123,7 @@ def _brief(value: object) -> str:
 
 
 def _decode(content: bytes) -> str:
-    """The text of a file whose lines end at a line feed, with or without a carriage return before it."""
+    """Return the text of a file whose lines end at a line feed, with or without a carriage return before it."""
     text = content.decode("utf-8-sig")
     if "\r" in (ends := text.replace("\r\n", "\n")):
         number = ends.count("\n", 0, ends.index("\r")) + 1
@@ -137,7 +137,7 @@ def _lines(content: bytes, *_: object) -> _Rows:
 
 
 def _table(content: bytes, path: Path, column: str | None, quoted: bool | None) -> _Rows:
-    """By the standard library's reader: pandas takes surplus fields for an index, and shifts the columns by it."""
+    """Read with the standard library: pandas would take surplus fields for an index and shift the columns by it."""
     tabs = path.suffix.lower() == ".tsv"
     csv.field_size_limit(2**31 - 1)
     rows = csv.reader(
@@ -199,7 +199,7 @@ def _json(content: bytes, _: Path, column: str | None, *__: object) -> _Rows:
             yield f"entry {number}", entry
     else:
         raise PromptFileError(
-            "is JSON of another shape; a .json holds a list of texts, a list of objects with a column, or COCO's "
+            "is JSON of an unknown shape; a .json holds a list of texts, a list of objects with a column, or COCO's "
             '{"annotations": [{"image_id": …, "id": …, "caption": …}]}'
         )
 
@@ -216,14 +216,14 @@ def _first_captions(entries: Sequence[Any]) -> _Rows:
     if len({type(image) for image in captions}) > 1 or any(
         len({type(own) for own, _ in of_image}) > 1 for of_image in captions.values()
     ):
-        raise PromptFileError("holds ids that are numbers and ids that are words, which have no common order")
+        raise PromptFileError("holds ids that are numbers and ids that are words, which cannot be ordered")
     for image in sorted(captions):
         ordered = [text for _, text in sorted(captions[image])]
         yield f"image {image}", next(filter(None, ordered), "")
 
 
 def _to_id(value: object, name: str, where: str) -> int | str:
-    """A number where it is one, as text too, so that image "10" comes after image "9"."""
+    """Return an id, converted to a number where possible, so that image "10" comes after image "9"."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 4000:
         return int(value)
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
@@ -288,7 +288,7 @@ def _name_of(entry: object, column: str | None) -> str:
 
 
 def _choose(there: Sequence[str], column: str | None) -> int:
-    """The place of the column that holds the prompts; there must be one, and one alone."""
+    """Return the index of the column that holds the prompts; exactly one must match."""
     known = [i for i, name in enumerate(there) if (name == column if column else name.lower() in _COLUMNS)]
     if len(known) == 1:
         return known[0]

@@ -1,4 +1,4 @@
-"""Prompts, with the truth about them where it is known. No torch."""
+"""Prompts, with their ground truth where it is known. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ WORLD = "world"
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompts in order; `scenes` holds the truth about each for the procedural world, and is None for other sources.
+    """Prompts in order; `scenes` holds the ground truth of the procedural world, and is None for other sources.
 
-    `rows` are the numbers that prompts of a file have there, the first is 0.
+    `rows` are the numbers of the prompts in their file, counted from 0.
     """
 
     identity: PromptSet
@@ -39,16 +39,16 @@ def load_prompts(
 ) -> Prompts:
     """Return `count` prompts of a source: `world`, or a file (see `bench.generate.prompt_files`).
 
-    Of a file they are the first ones, or with a `seed` the first ones of `shuffled` rows, since files are often sorted
-    by topic. `among` says that only so many of the first rows may be taken. The world draws its scenes independently.
+    A file's prompts are its first ones, or with a `seed` the first of `shuffled` rows, since files are often sorted
+    by topic. `among` limits the choice to that many first rows. The world draws its scenes independently.
 
-    Each is put into `template` in place of its {}. `bench://` begins the path of a file in this package, such as
+    Each prompt is put into `template` in place of its {}. `bench://` begins the path of a file in this package, such as
     `bench://generate/everyday.txt` (64 prompts), `dataset://owner/name/` that of one in the local hub cache.
 
     Raises BenchError for a file that is missing, empty, too short or not UTF-8.
     """
     if count < 1:
-        raise BenchError(f"prompts.count={count} was given; ask for at least 1")
+        raise BenchError(f"prompts.count={count} was given; give at least 1")
     scenes = None
     rows: tuple[int, ...] = ()
     if source == WORLD:
@@ -60,7 +60,7 @@ def load_prompts(
         texts = read_prompts(find_prompt_file(source), column, quoted)
         if len(texts) < count:
             raise BenchError(
-                f"prompts.source={source} holds {len(texts)} prompts and {count} were asked for; "
+                f"prompts.source={source} holds {len(texts)} prompts but {count} were requested; "
                 f"set prompts.count to at most {len(texts)}"
             )
         rows = shuffled(min(len(texts), max(count, among or len(texts))), seed)[:count]
@@ -70,12 +70,12 @@ def load_prompts(
 
 
 def shuffled(count: int, seed: int | None) -> tuple[int, ...]:
-    """The rows 0 to count − 1 in an order that only the seed decides, on every machine; as they are without a seed."""
+    """Return the rows 0 to count − 1, in an order given by the seed alone on every machine; in order without a seed."""
     if seed is None:
         return tuple(range(count))
     return tuple(sorted(range(count), key=lambda row: hashlib.sha256(f"{seed}/{row}".encode()).digest()))
 
 
 def hash_texts(texts: Sequence[str]) -> str:
-    """What prompts are named by."""
+    """Return the hash that identifies prompts."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]

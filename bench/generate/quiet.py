@@ -1,4 +1,4 @@
-"""What diffusers and transformers print: each warning once, and none that this package says better or means."""
+"""Output of diffusers and transformers: each warning once, except those that this package reports or intends."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ NOISE = (
     "The custom timestep schedule contains the following timesteps",
     "The number of timesteps in the custom timestep schedule is",
 )
-"""How these warnings begin: prompts that are cut (counted and said in one line), half precision on a processor and
-timesteps of one's own, both of which were asked for."""
+"""The beginnings of these warnings: truncated prompts (counted and reported in one line), half precision on a processor
+and custom timesteps, both of which were requested."""
 
 
 class _Useful(logging.Filter):
-    """Lets every other message through, once."""
+    """Passes every other message, once."""
 
     def __init__(self) -> None:
         super().__init__()
         self._seen: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is shown."""
+        """Whether a record is shown."""
         message = record.getMessage()
         if message.startswith(NOISE) or message in self._seen:
             return False
@@ -33,9 +33,9 @@ class _Useful(logging.Filter):
 
 
 def quiet_libraries(afresh: bool = False) -> None:
-    """Filter what the libraries' own handlers print; other handlers of these loggers hear everything.
+    """Filter what the libraries' own handlers print; other handlers of these loggers receive everything.
 
-    `afresh` lets warnings through once more that were shown before.
+    `afresh` shows warnings once more that were shown before.
     """
     for library in ("diffusers", "transformers"):
         for handler in logging.getLogger(library).handlers:

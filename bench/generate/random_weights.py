@@ -1,7 +1,7 @@
-"""Pipelines at full size with random weights: latency and memory do not depend on what the weights are.
+"""Pipelines at full size with random weights, since latency and memory do not depend on the weights.
 
 `architecture://sdxl` names one as a model's source, `architecture://lora` a LoRA in the shape of the published TCD and
-LCM ones. Sizes are those of the published checkpoints (their config.json files; the tests count the parameters).
+LCM LoRAs. Sizes are those of the published checkpoints (their config.json files; the tests count the parameters).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 
 LORA_RANK = 64
-"""The TCD paper's, section 5.1."""
+"""The rank used by the TCD paper, section 5.1."""
 LORA_TARGETS = [
     *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"),
     *("conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
@@ -25,7 +25,7 @@ LORA_TARGETS = [
 
 
 def read_architecture(name: str) -> dict[str, Any]:
-    """The configurations of a pipeline's models: `sd15`, `sd21` or `sdxl`."""
+    """Return the configurations of a pipeline's models: `sd15`, `sd21` or `sdxl`."""
     text = (resources.files("bench.checkpoints") / "architectures" / f"{name}.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
@@ -34,7 +34,7 @@ def read_architecture(name: str) -> dict[str, Any]:
 def build_pipeline(
     name: str, pipeline_class: Any, noise_schedule: dict[str, Any], dtype: torch.dtype, device: str
 ) -> Any:
-    """A pipeline made on the device, its weights drawn at random from a fixed seed."""
+    """Return a pipeline created on the device, its weights drawn at random from a fixed seed."""
     models = read_architecture(name)
     torch.manual_seed(0)
     with torch.device(device):
@@ -58,13 +58,13 @@ def build_pipeline(
 
 
 def add_lora(pipeline: Any, name: str) -> None:
-    """Lay a random LoRA of the published ones' rank and targets over the denoiser."""
+    """Add a random LoRA to the denoiser, with the rank and targets of the published LoRAs."""
     config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=LORA_TARGETS)  # B is zero: no overflow
     pipeline.unet.add_adapter(config, adapter_name=name)
 
 
 def _clip_tokenizer() -> transformers.CLIPTokenizer:
-    """CLIP's own, from the vocabulary that OpenCLIP brings with it."""
+    """Return CLIP's tokenizer, from the vocabulary that OpenCLIP includes."""
     from open_clip.tokenizer import SimpleTokenizer
 
     own = SimpleTokenizer()

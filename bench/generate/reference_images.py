@@ -1,4 +1,4 @@
-"""Real images, which Fréchet and kernel distances compare with: of the procedural world, or of a folder. No torch."""
+"""Reference images for Fréchet and kernel distances: of the procedural world, or of a folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ WORLD = "world"
 
 
 def name_real_images(source: str, count: int) -> str:
-    """What the first `count` images of a source are named by: the seeds, or a hash over the files' content.
+    """Return the identity of the first `count` images of a source: the seeds, or a hash over the files' content.
 
-    Raises BenchError for a folder that does not exist or holds fewer images. Says once what was left out of it, and
-    how many of the images are copies of others.
+    Raises BenchError for a folder that does not exist or holds fewer images. Prints once which files were left out, and
+    how many of the images are duplicates.
     """
     if source == WORLD:
         return f"{WORLD}-{world.split_seeds('reference', count)}"
     contents = [*hash_real_images(source, count).values()]
     if copies := len(contents) - len(set(contents)):
-        say_once(f"reference.source={source}: {copies} of the {count} images are copies of others among them")
+        say_once(f"reference.source={source}: {copies} of the {count} images are duplicates")
     return hashlib.sha256(READER.encode() + b"".join(contents)).hexdigest()[:16]
 
 
 def hash_real_images(source: str, count: int) -> dict[str, bytes]:
-    """The SHA-256 of each file's bytes by its path below the folder; none for the procedural world."""
+    """Return the SHA-256 of each file's bytes by its path below the folder; empty for the procedural world."""
     if source == WORLD:
         return {}
     folder, names = real_image_files(source, count)
@@ -48,17 +48,17 @@ def hash_real_images(source: str, count: int) -> dict[str, bytes]:
 
 
 def check_real_images(source: str, count: int, name: str) -> None:
-    """Decode all that `name` stands for; raises BenchError that names those which cannot be read.
+    """Decode all images of `name`; raises BenchError that lists those that cannot be read.
 
-    Which contents were decoded by which Pillow is remembered in the user's cache, so that they are decoded once. What
-    is sampled for is decoded again when its features are computed, whatever is remembered.
+    The contents decoded by each version of Pillow are noted in the user's cache, so that they are decoded once. Images
+    are decoded again when their features are computed, independently of these notes.
     """
     if source == WORLD:
         return
     try:
         mark = cache_directory() / "decoded" / hashlib.sha256(f"{name} Pillow {PIL.__version__}".encode()).hexdigest()
         known = mark.exists()
-    except (OSError, RuntimeError):  # without a home, or rights in it
+    except (OSError, RuntimeError):  # no home directory, or no access to it
         mark, known = None, False
     if known:
         return
@@ -70,14 +70,14 @@ def check_real_images(source: str, count: int, name: str) -> None:
 
 
 def shrunk(image: NDArray[np.uint8], side: int = 512) -> NDArray[np.uint8]:
-    """A picture (h, w, 3) to be shown, its longer side at most `side` pixels."""
+    """Return a picture (h, w, 3) for display, its longer side at most `side` pixels."""
     picture = Image.fromarray(image)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return np.asarray(picture)
 
 
 def cache_directory() -> Path:
-    """Where notes are kept that save time and that no number depends on; may be removed at any time."""
+    """Return the folder of notes that only save time and affect no number; it may be removed at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tcd-bench"
 
 
@@ -105,15 +105,15 @@ def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator
 
 
 def real_image_files(source: str, count: int) -> tuple[Path, tuple[str, ...]]:
-    """A folder, and the paths below it of its first `count` images; raises BenchError where there are fewer."""
+    """Return a folder, and the paths below it of its first `count` images; raises BenchError where it holds fewer."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise BenchError(f"reference.source={source}: there is no such folder; give {WORLD!r} or a folder of images")
+        raise BenchError(f"reference.source={source}: no such folder; give {WORLD!r} or a folder of images")
     found = list_images(folder)
     if len(found.files) < count:
         raise BenchError(
-            f"reference.source={source} holds {found}; {count} images were asked for, so set reference.count to at "
-            "most what it holds"
+            f"reference.source={source} holds {found} but {count} images were requested; set reference.count to at "
+            "most that number"
         )
     if found.left_out:
         say_once(f"reference.source={source} holds {found}")

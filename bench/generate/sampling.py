@@ -1,6 +1,6 @@
 """A cell's images: seeds → latents → pipeline call → uint8, streamed batch by batch.
 
-Image i depends on the cell's seed and on i alone: every image has its own generator on the CPU, which draws first the
+Image i depends only on the cell's seed and on i: every image has its own generator on the CPU, which draws first the
 initial latents and then the noise of stochastic steps. All methods see the same latents for the same prompt.
 """
 
@@ -28,7 +28,7 @@ from bench.records.record import Calls
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images `start` to `start + len(images)` of a cell, shape (n, height, width, 3), uint8, and how they came."""
+    """Images `start` to `start + len(images)` of a cell, shape (n, height, width, 3), uint8, and their call counts."""
 
     start: int
     images: PixelArray
@@ -38,7 +38,7 @@ class Batch:
 class CallCounter:
     """Counts forward calls and rows of a denoiser, and steps of a scheduler, by hooks.
 
-    The denoiser may serve several threads at once; only calls from the thread that made the counter count.
+    The denoiser may serve several threads at once; only calls from the thread that created the counter count.
     """
 
     def __init__(self, denoiser: torch.nn.Module, scheduler: Any) -> None:
@@ -54,7 +54,7 @@ class CallCounter:
             self.denoiser_rows += len(args[0] if args else kwargs["sample"])
 
     def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """Pipelines read the signature of `step` to decide whether it gets eta and generators, so it must stay."""
+        """Wrap `step` and keep its signature, by which pipelines decide whether it gets eta and generators."""
 
         @functools.wraps(step)
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -65,7 +65,7 @@ class CallCounter:
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """UNet calls, their rows, and scheduler steps."""
+        """Denoiser calls, their rows, and scheduler steps."""
         return self.denoiser_calls, self.denoiser_rows, self.scheduler_steps
 
     @counts.setter
@@ -76,16 +76,16 @@ class CallCounter:
         """Remove the hooks."""
         with _HOOKS:
             self._hook.remove()
-        del self._scheduler.step  # the class's own shows again
+        del self._scheduler.step  # uncovers the class's method
 
 
 _HOOKS = threading.Lock()
 
 
 class Embeddings:
-    """Prompt embeddings of a loaded pipeline, made once for all cells that it serves; kept up to `limit_bytes`.
+    """Prompt embeddings of a loaded pipeline, computed once for all its cells; kept up to `limit_bytes`.
 
-    One thread encodes at a time, whichever object it asks: a tokenizer sets its padding as a state of its own.
+    One thread encodes at a time, across all instances: a tokenizer stores its padding as state.
     """
 
     encoding = threading.Lock()
@@ -97,14 +97,14 @@ class Embeddings:
         self._limit_bytes = limit_bytes
 
     def of(self, pipeline: Any, prompts: Sequence[str], guided: bool) -> Mapping[str, torch.Tensor]:
-        """What the pipeline's own call would make of the prompts, as keyword arguments of that call."""
+        """Return the prompt embeddings, as the keyword arguments that the pipeline's call accepts."""
         key = (tuple(prompts), guided)
         with self.encoding:
             found = self._kept.get(key)
             if found is None:
                 encoded = pipeline.encode_prompt(
                     prompt=list(prompts),
-                    device=pipeline._execution_device,  # offloaded models lie elsewhere
+                    device=pipeline._execution_device,  # offloaded models are on another device
                     num_images_per_prompt=1,
                     do_classifier_free_guidance=guided,
                 )
@@ -117,10 +117,10 @@ class Embeddings:
 
 
 class Sampler:
-    """One cell on a loaded pipeline. Batches may be asked for in any order and more than once.
+    """One cell on a loaded pipeline. Batches may be sampled in any order and more than once.
 
-    The pipeline's models are shared; scheduler and settings of a call are the sampler's own, so that samplers may work
-    side by side in several threads.
+    The pipeline's models are shared; each sampler has its own scheduler and settings, so that samplers may run
+    concurrently in several threads.
     """
 
     def __init__(
@@ -140,14 +140,14 @@ class Sampler:
         self._shared = shared.of if shared else lambda *_: nullcontext()
 
     def sample(self, start: int) -> Batch:
-        """The batch that begins with image `start`; raises CellError for NaN or all-black images.
+        """Return the batch that begins with image `start`; raises CellError for NaN or all-black images.
 
         A batch that does not fit into the device's memory is sampled in halves, as are those after it.
         """
         return self.begin(start)()
 
     def begin(self, start: int) -> Callable[[], Batch]:
-        """As `sample`, but what is returned waits for the device, which may be asked for other batches meanwhile."""
+        """Start as `sample` does; the returned function waits for the device, which may get other batches meanwhile."""
         rows = range(start, min(start + self.cell.batch_size, len(self.prompts)))
         counter = CallCounter(self.pipeline.unet, self.pipeline.scheduler)
         try:
@@ -163,11 +163,11 @@ class Sampler:
         return wait
 
     def call(self, rows: Sequence[int]) -> PixelArray:
-        """The images of some prompts by one call of the pipeline, as a user would write it."""
+        """Return the images of some prompts by one call of the pipeline, as a user would write it."""
         return self._call(rows, {"prompt": [self.prompts[row] for row in rows]})()
 
     def _in_what_fits(self, rows: range, counter: CallCounter) -> list[Callable[[], PixelArray]]:
-        """Ask for the images of rows in as many calls as memory demands; raises CellError where one is too much."""
+        """Start the images of rows in as many calls as memory demands; raises CellError where one is too much."""
         done = []
         at = rows.start
         while at < rows.stop:
@@ -182,7 +182,7 @@ class Sampler:
                     done.append(self._call(part, text))
             except torch.OutOfMemoryError as error:
                 self._shrink(len(part), error)
-                counter.counts = counted  # what it did is done again
+                counter.counts = counted  # the failed call is repeated
                 continue
             at = part.stop
         return done
@@ -207,14 +207,14 @@ class Sampler:
         with torch.inference_mode():
             output = self.pipeline(**text, **given, generator=generators, output_type="pt", **self.arguments())
         if self.cell.task.kind == "animation":
-            return quantise(torch.cat(output.frames.unbind(dim=1), dim=-2), rows)  # frames below one another
+            return quantise(torch.cat(output.frames.unbind(dim=1), dim=-2), rows)  # frames stacked vertically
         if self.cell.cost_only:
             shape = len(rows), self.cell.base.height, self.cell.base.width, 3
             return lambda: np.zeros(shape, np.uint8)
         return quantise(output.images, rows)
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of a call besides prompts, latents and generators; eta only where the scheduler has one."""
+        """Return the arguments of a call besides prompts, latents, generators; eta only where the scheduler has it."""
         cell = self.cell
         arguments: dict[str, Any] = {
             "num_inference_steps": cell.steps,
@@ -227,9 +227,9 @@ class Sampler:
         return arguments
 
     def initial_latents(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """Unit Gaussian latents, one generator an image, drawn in float32 on the CPU.
+        """Return unit Gaussian latents, one generator per image, drawn in float32 on the CPU.
 
-        Shape (n, c, h, w), or (n, c, frames, h, w) for a film.
+        Shape (n, c, h, w), or (n, c, frames, h, w) for video.
         """
         unet, factor = self.pipeline.unet, self.pipeline.vae_scale_factor
         shape: tuple[int, ...] = (self.cell.base.height // factor, self.cell.base.width // factor)
@@ -254,6 +254,6 @@ class Sampler:
 
 
 def image_generator(seed: int, row: int) -> torch.Generator:
-    """The generator of image `row`: the same whatever the batch it is in, independent between images."""
+    """Return the generator of image `row`: the same in every batch, independent between images."""
     state = np.random.SeedSequence((seed, row)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

@@ -1,4 +1,4 @@
-"""Schedulers, built from explicit settings alone; a checkpoint's own scheduler configuration never leaks in."""
+"""Schedulers, created from explicit settings only; a checkpoint's own scheduler configuration is not used."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
             near = get_close_matches(name, allowed, 1, 0.6)
             meant = f"did you mean scheduler.{near[0]}? It" if near else "it"
             raise BenchError(
-                f"scheduler.{name} was given, and {spec.target} has no such setting; {meant} takes {', '.join(allowed)}"
+                f"scheduler.{name} was given, but {spec.target} has no such setting; {meant} takes {', '.join(allowed)}"
             )
         if value != _default(scheduler_class, name) and (wanted := _refused(name, value, types.get(name, Any))):
             raise BenchError(f"scheduler.{name}={_written(value)} was given; {spec.target} takes {wanted}")
     quiet_libraries()
     try:
         return scheduler_class(**spec.settings)
-    except Exception as error:  # whatever a class of anybody's makes of its settings
+    except Exception as error:  # a user's class may raise anything
         raise BenchError(f"scheduler: {spec.target} refuses its settings ({_said(error)})") from error
 
 
 def settings_of(scheduler_class: type[Any]) -> tuple[str, ...]:
-    """The settings that a class takes by name."""
+    """Return the settings that a class takes by name."""
     return parameters_of(scheduler_class, "__init__")
 
 
 def parameters_of(scheduler_class: type[Any], method: str) -> tuple[str, ...]:
-    """What a method takes by name; what its bases' take, too, where it hands `**more` on to them."""
+    """Return the parameters of a method, including those of its bases where it passes `**more` on to them."""
     names: dict[str, None] = {}
     for base in scheduler_class.__mro__:
         if method not in vars(base):
@@ -60,16 +60,16 @@ def parameters_of(scheduler_class: type[Any], method: str) -> tuple[str, ...]:
 
 
 def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None) -> SchedulerMixin:
-    """The scheduler with its timesteps set; raises BenchError if it cannot be made, refuses the step count, or has an
-    eta where none is given.
+    """Return the scheduler with its timesteps set.
 
-    Pipelines hand their own default of 0 to a scheduler that has an eta, so it is never left open.
+    Raises BenchError if it cannot be created, refuses the step count, or has an eta and none is given: pipelines pass
+    their own default of 0 to a scheduler that has an eta, so it is always set explicitly.
     """
     scheduler = make_scheduler(spec)
     if has_eta(scheduler) and eta is None:
-        raise BenchError(f"{spec.target} has an eta, and none was given; say which, as in eta=[0.3]")
+        raise BenchError(f"{spec.target} has an eta and none was given; give one, as in eta=[0.3]")
     if not has_eta(scheduler) and eta is not None:
-        raise BenchError(f"{spec.target} has no eta, and {eta:g} was given; leave it empty, eta=[]")
+        raise BenchError(f"{spec.target} has no eta but {eta:g} was given; leave it empty, eta=[]")
     try:
         scheduler.set_timesteps(steps)
     except Exception as error:
@@ -80,11 +80,11 @@ def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None) -> Schedul
 
 
 def expected_evaluations(cell: Cell, scheduler: Any) -> int:
-    """Denoiser evaluations per image that a cell will take with a scheduler whose timesteps are set.
+    """Return the denoiser evaluations per image that a cell will take with a scheduler whose timesteps are set.
 
-    Pipelines call the denoiser once for each timestep, of which some schedulers have more than steps (Heun 2N - 1), and
-    guidance doubles that. An image that begins from a noised input leaves out the first ones, as diffusers'
-    `get_timesteps` does. A record holds what was counted.
+    Pipelines call the denoiser once per timestep, of which some schedulers have more than steps (Heun 2N - 1), and
+    guidance doubles that. A run that begins from a noised input skips the first timesteps, as diffusers'
+    `get_timesteps` does. A record holds the counted number.
     """
     strength = float(cell.task.settings.get("strength", 1))
     left_out = cell.steps - min(int(cell.steps * strength), cell.steps)
@@ -93,11 +93,11 @@ def expected_evaluations(cell: Cell, scheduler: Any) -> int:
 
 
 def _annotations(scheduler_class: type[Any]) -> dict[str, Any]:
-    """The declared types of a class's settings; none for those that cannot be read."""
+    """Return the declared types of a class's settings; empty where they cannot be read."""
     types: dict[str, Any] = {}
     for base in reversed(scheduler_class.__mro__):
         if "__init__" in vars(base):
-            with suppress(Exception):  # names that only a type checker knows
+            with suppress(Exception):  # names that exist only for a type checker
                 types |= get_type_hints(inspect.unwrap(vars(base)["__init__"]))
     return types
 
@@ -108,7 +108,7 @@ def _default(scheduler_class: type[Any], name: str) -> Any:
 
 
 def _refused(name: str, value: Any, annotation: Any) -> str | None:
-    """What a setting takes instead of a value; None where it takes that."""
+    """Return what a setting takes instead of a value; None where it takes the value."""
     members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     if isinstance(value, int) and not isinstance(value, bool) and int in members:
         least = 1 if name.endswith("_order") or name in ("num_train_timesteps", "original_inference_steps") else 0
@@ -141,7 +141,7 @@ def _fits(value: Any, member: Any) -> bool:
 
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
-"""What a denoiser can be trained to predict, as diffusers calls it."""
+"""The prediction types of denoisers, by diffusers' names."""
 
 _NAMES = {bool: "true or false", str: "a text", int: "a whole number", float: "a number", NoneType: "null"}
 
@@ -162,28 +162,28 @@ def has_eta(scheduler: Any) -> bool:
 
 
 def scheduler_class_of(target: str) -> type[Any]:
-    """The class that a dotted path names: `diffusers.TCDScheduler`, or `my_fork.MyScheduler` of one's own.
+    """Return the class of a dotted path: `diffusers.TCDScheduler`, or a user's `my_fork.MyScheduler`.
 
-    See `bench.generate.own_code` for where it is looked for. Raises BenchError where it cannot be imported.
+    `bench.generate.own_code` documents the search order. Raises BenchError where it cannot be imported.
     """
     module_name, _, class_name = target.rpartition(".")
     try:
         load_own(module_name)
         found: type[Any] = getattr(importlib.import_module(module_name), class_name)
         usable = inspect.isclass(found) and hasattr(found, "step") and hasattr(found, "set_timesteps")
-    except Exception as error:  # whatever a module does when it is imported
+    except Exception as error:  # an imported module may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BenchError(
             f"scheduler {target!r} cannot be imported ({reason}); give the dotted path of a class, such as "
             "diffusers.TCDScheduler, that is installed or in a module of the current directory"
         ) from error
     if not usable:
-        raise BenchError(f"{target} is no scheduler: it needs the methods set_timesteps and step")
+        raise BenchError(f"{target} is not a scheduler: it needs the methods set_timesteps and step")
     return found
 
 
 def resolved_schedule(scheduler: Any) -> dict[str, Any]:
-    """What `set_timesteps` made of the settings: timesteps, sigmas and solver orders (None where there are none)."""
+    """Return the result of `set_timesteps`: timesteps, sigmas and solver orders (None for those that do not exist)."""
     sigmas = getattr(scheduler, "sigmas", None)
     orders = getattr(scheduler, "order_list", None)
     return {
@@ -194,7 +194,7 @@ def resolved_schedule(scheduler: Any) -> dict[str, Any]:
 
 
 def plain_config(scheduler: Any) -> dict[str, Any]:
-    """The scheduler's whole resolved configuration as JSON-ready values, private entries left out."""
+    """Return the scheduler's whole resolved configuration as JSON-ready values, without private entries."""
     config: Mapping[str, Any] = scheduler.config
     return {name: _plain(value) for name, value in config.items() if not name.startswith("_")}
 

@@ -15,9 +15,9 @@ from bench.records.errors import BenchError
 
 
 def load_single_file(pipeline_class: Any, path: Path, config: Path, dtype: torch.dtype, parts: dict[str, Any]) -> Any:
-    """The pipeline, its configurations, tokenizers and scheduler from the directory `config`.
+    """Return the pipeline, with configurations, tokenizers and scheduler from the directory `config`.
 
-    Raises BenchError where the file's tensors are not those of that configuration.
+    Raises BenchError where the file's tensors do not match that configuration.
     """
     try:
         if layout_of(read_header(path)) == "parts":
@@ -34,7 +34,7 @@ def load_single_file(pipeline_class: Any, path: Path, config: Path, dtype: torch
 
 
 def _from_parts(pipeline_class: Any, path: Path, config: Path, dtype: torch.dtype, parts: dict[str, Any]) -> Any:
-    """From a file whose tensors have the names that save_pretrained gives them, each after its part's and a dot."""
+    """Load a file whose tensors have the names of save_pretrained, each prefixed with its part and a dot."""
     tensors = load_file(path)
     models = {}
     for name, value in read_json(config / "model_index.json").items():
@@ -56,4 +56,4 @@ def _from_parts(pipeline_class: Any, path: Path, config: Path, dtype: torch.dtyp
 
 
 def _misfit(path: Path, config: Path, reason: str) -> BenchError:
-    return BenchError(f"{path} does not fit the configuration {config} ({reason}); name that of its own architecture")
+    return BenchError(f"{path} does not fit the configuration {config} ({reason}); give that of its architecture")

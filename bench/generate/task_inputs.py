@@ -1,7 +1,7 @@
-"""The input images of tasks that need some: still lifes of the package's own, or a folder's images.
+"""Input images of tasks that need them: the package's still lifes, or a folder's images.
 
-Everything is uint8 and of one size, and inputs are named by their pixels. A folder may have folders in it; its images
-go with the prompts in the order of their paths. Masks lie in its folder masks/, each under the name of its image.
+Everything is uint8 and of one size, and inputs are identified by their pixels. A folder may have subfolders; its images
+are paired with the prompts in the order of their paths. Masks are in its subfolder masks/, each named like its image.
 """
 
 from __future__ import annotations
@@ -27,23 +27,22 @@ from bench.records.errors import BenchError
 _Pixels = NDArray[np.uint8]
 WORLD = "world"
 CANNY_THRESHOLDS = (100, 200)
-"""Those of the TCD guide."""
+"""The thresholds of the TCD guide."""
 PROMPT_IMAGE_SIZE = 512
-"""The height and width of an image prompt in the guide, whatever is sampled."""
+"""The height and width of an image prompt in the guide, independent of the sampled size."""
 
 
 class DepthEstimator(Protocol):
-    """Images (n, h, w, 3) → their depth (n, h, w), or of `size` (height, width); float32 in [0, 1], near is 1."""
+    """A function: images (n, h, w, 3) → depth (n, h, w), or of `size` (height, width); float32 in [0, 1], near is 1."""
 
     def __call__(self, images: _Pixels, size: tuple[int, int] | None = None) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The first `count` input images (n, h, w, 3) of a task, or those of a folder that `rows` names, and what is made
-    of them.
+    """The first `count` input images (n, h, w, 3) of a task, or the `rows` of a folder, and derived images.
 
-    Files are read as `bench.generate.image_files` says and resized as the TCD guide does, bicubically.
+    Files are read as in `bench.generate.image_files` and resized bicubically, as in the TCD guide.
     """
 
     task: Task
@@ -56,40 +55,40 @@ class Inputs:
 
     @cached_property
     def images(self) -> _Pixels:
-        """The inputs themselves, as large as what is sampled. An image prompt takes the first alone."""
+        """The input images, in the sampled size. An image prompt uses only the first."""
         return np.stack([self._resize(self.original(row)[0]) for row in range(self.count)])
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
-        """What is to be painted anew, (n, h, w): of a still life its first thing, else where a file in masks/ is light.
+        """The area to repaint, (n, h, w): the first object of a still life, or the light area of a file in masks/.
 
-        Grey levels from 128 on are light, as they are for diffusers.
+        Grey levels from 128 on are light, as in diffusers.
         """
         return np.stack([_is_light(self._resize(self.original(row)[1])) for row in range(self.count)])
 
     @cached_property
     def conditions(self) -> _Pixels:
-        """What a ControlNet follows, (n, h, w, 3): white edges on black, or depth as grey, near is white."""
+        """The condition of a ControlNet, (n, h, w, 3): white edges on black, or depth as grey, near is white."""
         if self._finished:
             return self.images
         if self.task.kind == "canny":
             grey = np.stack([canny_edges(image) for image in self.images]).astype(np.uint8) * 255
         else:
-            grey = (self.depths * 255).astype(np.uint8)  # cut, as the guide does
+            grey = (self.depths * 255).astype(np.uint8)  # truncated, as in the guide
         return np.repeat(grey[..., None], 3, axis=-1)
 
     @cached_property
     def depths(self) -> NDArray[np.float32]:
-        """The inputs' depth, estimated at their own sizes; of finished depth images their grey."""
+        """The depth of the inputs, estimated at their own sizes; of finished depth images their grey levels."""
         if self._finished:
             return np.stack([_grey(image).astype(np.float32) / np.float32(255) for image in self.images])
         if self.estimate_depth is None:
-            raise BenchError("task.estimator: none was loaded; depth needs one")
+            raise BenchError("task.estimator: none was loaded; task depth needs one")
         size = (self.height, self.width)
         return np.concatenate([self.estimate_depth(self.original(row)[0][None], size) for row in range(self.count)])
 
     def shown(self, row: int) -> dict[str, _Pixels]:
-        """What an image is made from, to be shown, (h, w, 3) each: `image`, and `mask` or `control` if there is one."""
+        """Return the inputs of an image for display, (h, w, 3) each: `image`, and `mask` or `control` where used."""
         if self._finished:
             return {"control": self._resize(self.original(row)[0])}
         original, mask = self.original(row)
@@ -104,7 +103,7 @@ class Inputs:
         return found
 
     def original(self, row: int) -> tuple[_Pixels, _Pixels]:
-        """An input as large as it is, but cut to the aspect ratio, and its mask (of black, for a task without masks).
+        """Return an input in its own size, cropped to the aspect ratio, and its mask (black for a task without masks).
 
         Raises BenchError for files that cannot be read or do not fit.
         """
@@ -121,20 +120,20 @@ class Inputs:
         if mask.shape != image.shape:
             sizes = " and ".join(f"{array.shape[1]}×{array.shape[0]}" for array in (image, mask))
             raise BenchError(
-                f"task.inputs: {folder / name} and its mask {MASKS}/{mask_name} have {sizes} pixels; make the mask as "
-                "large as the image"
+                f"task.inputs: {folder / name} and its mask {MASKS}/{mask_name} have {sizes} pixels; give the mask the "
+                "size of the image"
             )
         light = _is_light(self._resize(mask[box]))
         if light.all() or not light.any():
             extent = "everywhere" if light.any() else "nowhere"
             raise BenchError(
                 f"task.inputs: the mask {folder / MASKS / mask_name} is light {extent}; "
-                "make it light (grey levels 128 to 255) where the image is to be painted anew, and dark elsewhere"
+                "make it light (grey levels 128 to 255) where the image is to be repainted, and dark elsewhere"
             )
         return image[box], mask[box]
 
     def hash_files(self) -> dict[str, bytes]:
-        """The SHA-256 of the bytes of each file that is used, by its path below the folder; none for still lifes."""
+        """Return the SHA-256 of the bytes of each used file, by its path below the folder; empty for still lifes."""
         if self.source == WORLD:
             return {}
         pairs = [self._files[self.rows[row] if self.rows else row] for row in range(self.count)]
@@ -142,7 +141,7 @@ class Inputs:
         return hash_files(Path(self.source).expanduser(), names)
 
     def arguments(self, rows: Sequence[int]) -> dict[str, Any]:
-        """What a pipeline call takes for these rows beside prompts, latents and generators."""
+        """Return the arguments of a pipeline call for these rows besides prompts, latents and generators."""
         task, chosen = self.task, list(rows)
         if task.kind == "inpainting":
             masks = [Image.fromarray(mask.astype(np.uint8) * 255) for mask in self.masks[chosen]]
@@ -161,18 +160,18 @@ class Inputs:
 
     @cached_property
     def _files(self) -> list[tuple[str, str | None]]:
-        """The first images, and their masks, relative to the folder and to masks/ in it."""
+        """Return the first images, and their masks, relative to the folder and to its masks/."""
         folder = Path(self.source).expanduser()
         masked = self.task.kind == "inpainting"
         for place in (folder, *([folder / MASKS] if masked else [])):
             if not place.is_dir():
-                raise BenchError(f"task.inputs: {place} is no folder; give {WORLD!r}, or a folder of images")
+                raise BenchError(f"task.inputs: {place} is not a folder; give {WORLD!r}, or a folder of images")
         found = list_images(folder, but=[MASKS])
         needed = max(self.rows, default=self.count - 1) + 1
         if len(found.files) < needed:
             raise BenchError(
-                f"task.inputs: {folder} holds {found} and {needed} are needed, one a prompt; add some, or set "
-                "prompts.count to what there is"
+                f"task.inputs: {folder} holds {found} but {needed} are needed, one per prompt; add some, or set "
+                "prompts.count to that number"
             )
         if found.left_out.keys() - ({MASKS} if masked else ()):
             say_once(f"task.inputs={self.source} holds {found}")
@@ -182,7 +181,7 @@ class Inputs:
         return pairs[:needed]
 
     def _box(self, path: Path, height: int, width: int) -> tuple[slice, slice]:
-        """The part of an image that is used, as `fit` says."""
+        """Return the part of an image that is used, by `fit`."""
         fit = self.task.settings.get("fit", "exact")
         high, wide = height, width
         if fit == "crop":
@@ -190,8 +189,8 @@ class Inputs:
             high = min(height, max(1, round(width * self.height / self.width)))
         elif fit == "exact" and abs(width * self.height - self.width * height) >= max(width, height):
             raise BenchError(
-                f"task.inputs: {path} has {width}×{height} pixels, another aspect ratio than the {self.width}×"
-                f"{self.height} that are wanted; crop it, or set task.fit to crop (about the centre) or stretch"
+                f"task.inputs: {path} has {width}×{height} pixels, not the required aspect ratio {self.width}×"
+                f"{self.height}; crop it, or set task.fit to crop (about the centre) or stretch"
             )
         top, left = (height - high) // 2, (width - wide) // 2
         return slice(top, top + high), slice(left, left + wide)
@@ -201,9 +200,9 @@ class Inputs:
 
 
 def name_inputs(inputs: Inputs, estimator_weights: str | None) -> str | None:
-    """A hash over the pixels of images and masks, and of what tells their depth; None for a task without inputs.
+    """Return a hash over images, masks and the depth estimator; None for a task without inputs.
 
-    Raises BenchError for whatever of them cannot be used.
+    Raises BenchError for inputs that cannot be used.
     """
     kind = inputs.task.kind
     if kind in ("text_to_image", "animation"):
@@ -229,10 +228,10 @@ def name_inputs(inputs: Inputs, estimator_weights: str | None) -> str | None:
 
 
 def draw_scene(row: int, height: int, width: int) -> tuple[_Pixels, NDArray[np.bool_]]:
-    """A still life in the world's shapes and colours, (h, w, 3), and where its first thing stands, (h, w).
+    """Draw a still life in the world's shapes and colours, (h, w, 3), and the place of its first object, (h, w).
 
-    The floor grows lighter towards the eye and each thing is shaded like a body, so that edges and depth are there to
-    be found. The mask has a margin around the thing.
+    The floor brightens towards the viewer and each object is shaded like a solid, so that edges and depth can be
+    detected. The mask has a margin around the object.
     """
     truth = world.scene(world.SEEDS["validation"].start + row)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64) + 0.5
@@ -253,7 +252,7 @@ def draw_scene(row: int, height: int, width: int) -> tuple[_Pixels, NDArray[np.b
 
 
 def canny_edges(image: _Pixels) -> NDArray[np.bool_]:
-    """Where an image (h, w, 3) has edges, (h, w), by OpenCV's Canny detector with the guide's thresholds."""
+    """Return the edges of an image (h, w, 3), (h, w), by OpenCV's Canny detector with the guide's thresholds."""
     import cv2
 
     edges: NDArray[np.bool_] = cv2.Canny(np.ascontiguousarray(image), *CANNY_THRESHOLDS) > 0
@@ -261,7 +260,7 @@ def canny_edges(image: _Pixels) -> NDArray[np.bool_]:
 
 
 def _three(grey: NDArray[np.uint8]) -> _Pixels:
-    """A grey image (h, w) as (h, w, 3)."""
+    """Return a grey image (h, w) as (h, w, 3)."""
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
@@ -270,10 +269,10 @@ def _to_pil(images: _Pixels) -> list[Image.Image]:
 
 
 def _is_light(mask: _Pixels) -> NDArray[np.bool_]:
-    """Where diffusers paints anew, (h, w)."""
+    """Return the area that diffusers repaints, (h, w)."""
     return _grey(mask) >= 128
 
 
 def _grey(image: _Pixels) -> _Pixels:
-    """Luma (h, w), as Pillow and diffusers take it."""
+    """Return luma (h, w), as Pillow and diffusers compute it."""
     return np.asarray(Image.fromarray(image).convert("L"))
