@@ -96,7 +96,7 @@ def test_a_lever_leaves_the_images_as_they_were_up_to_rounding(
 
 def test_offloading_needs_a_gpu(models: Path) -> None:
     cell = make_cell(models)
-    with pytest.raises(BenchError, match=r"memory_options.offload=model was given and the device is cpu"):
+    with pytest.raises(BenchError, match=r"memory_options.offload=model was given but the device is cpu"):
         load_pipeline(replace(cell, base=replace(cell.base, memory_options={"offload": "model"})))
 
 

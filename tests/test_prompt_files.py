@@ -96,7 +96,7 @@ def test_prompts_are_what_the_file_says(tmp_path: Path, name: str, content: str,
         ("x.txt", LFS, "is a Git LFS pointer"),
         ("x.parquet", LFS, "is a Git LFS pointer"),
         ("x.parquet", "PAR1 and nothing else", "is not a .parquet file"),
-        ("x.xlsx", "", "ends in .xlsx, which is not read; give a file that ends in one of .txt, .csv"),
+        ("x.xlsx", "", "ends in .xlsx, which is not supported; give a file that ends in one of .txt, .csv"),
     ],
 )  # fmt: skip
 def test_what_is_not_a_prompt_is_refused_with_its_row(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -128,7 +128,7 @@ def test_copies_are_mentioned_and_all_broken_files_are_named(folder: Path, capsy
     for i in (3, 4):
         shutil.copy(folder / "2.PNG", folder / f"{i}.PNG")
     assert name_real_images(str(folder), 5) != name
-    assert "2 of the 5 images are copies" in capsys.readouterr().err
+    assert "2 of the 5 images are duplicates" in capsys.readouterr().err
     (folder / "1.PNG").write_bytes(b"")
     (folder / "3.PNG").write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(BenchError, match=r"1\.PNG cannot .*; .*3\.PNG cannot .* git lfs pull; replace or remove them"):

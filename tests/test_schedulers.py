@@ -65,7 +65,7 @@ def test_something_else_than_a_scheduler_is_refused(target: str) -> None:
 def test_a_setting_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(
         BenchError,
-        match=r"scheduler.orignal_inference_steps was given, and .* did you mean scheduler.original_inference_steps\?",
+        match=r"scheduler.orignal_inference_steps was given, but .* did you mean scheduler.original_inference_steps\?",
     ) as caught:
         make_scheduler(SchedulerSpec("diffusers.TCDScheduler", {"orignal_inference_steps": 50}))
     assert "original_inference_steps" in str(caught.value)

@@ -241,7 +241,7 @@ def test_two_installations_schedulers_are_compared(
     assert verdicts["settings steps_offset"].verdict == "not comparable"
     assert [o.verdict for o in outcomes if o.subject == "gone"] == ["new"]
     changed = [o for o in outcomes if o.verdict == "changed"]
-    assert any("4 steps, eta 0 parts from the baseline's in call 1" in o.note for o in changed)
+    assert any("4 steps, eta 0 differs from the baseline from call 1" in o.note for o in changed)
     assert any(o.verdict == "regressed" and "Call 1 (timestep 500)" in o.note for o in outcomes)
 
 
