@@ -260,7 +260,7 @@ def describe_modules(_: str = "") -> Iterator[str]:
 
 def _first_sentence(path: Path) -> str:
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    first = " ".join(text.partition("\n\n")[0].split())
+    first = re.sub(r" (numpy only|numpy|No torch)\.$", "", " ".join(text.partition("\n\n")[0].split()))
     return re.split(r"(?<=[.?!]) (?=[A-Z])", first)[0].replace("|", "\\|").replace("<", "\\<")
 
 
