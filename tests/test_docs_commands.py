@@ -1,7 +1,8 @@
 """Every command, file and Python example of README and docs is run, on one finished run of the miniature.
 
 A comment above a block says how: `<!-- docs-test: plan -->` runs its `tcd-bench run` as `plan` (it would need a GPU, a
-download or minutes), `compose` and `not run` only compose its settings, `exit 1` expects that exit code.
+download or minutes), `compose` and `not run` only compose its settings, `exit 1` expects that exit code;
+`shown` compares a block with what the commands before it printed, but for numbers.
 Blocks that begin with a comment that names a file are written to that file.
 """
 
@@ -86,6 +87,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
+def without_numbers(text: str) -> list[str]:
+    return [" ".join(re.sub(r"\d[\d.,]*", "0", line).split()) for line in text.splitlines()]
+
+
 def write_files(blocks: Iterable[Block], place: Path) -> None:
     for block in blocks:
         if named := FILE.match(block.text):
@@ -97,11 +102,16 @@ def write_files(blocks: Iterable[Block], place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({block.page for block in SHELL}))
 def test_the_commands_of_a_page_run(page: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_files((block for block in BLOCKS if block.page == page), place)
-    for block in SHELL:
-        if block.page == page:
+    own = [block for block in BLOCKS if block.page == page]
+    write_files(own, place)
+    for block in own:
+        if block in SHELL:
+            capsys.readouterr()
             for words in block.commands:
                 check(words, block.how, place, capsys)
+        elif block.how == "shown":  # by the commands before it
+            said = without_numbers(capsys.readouterr().out)
+            assert [line for line in without_numbers(block.text) if line not in said] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
