@@ -106,13 +106,13 @@ def test_the_citation_names_this_version() -> None:
     assert {"title", "message", "authors"} <= citation.keys()
 
 
-SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
 
 def words_in_code(page: Path) -> set[str]:
     """What stands in backticks in the running text."""
-    return set(SPAN.findall(FENCE.sub("", page.read_text(encoding="utf-8"))))
+    return {" ".join(word.split()) for word in SPAN.findall(FENCE.sub("", page.read_text(encoding="utf-8")))}
 
 
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
