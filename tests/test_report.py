@@ -332,9 +332,9 @@ def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) 
     run = store.run()
     scored = score_run(store, run)
     (found,) = prompt_differences(store, run, scored, judge_claims(run, scored))
-    assert [pair.gain for pair in found.debiased_value] == [39, 37, 35]
+    assert [pair.gain for pair in found.best] == [39, 37, 35]
     assert [pair.gain for pair in found.worst] == [-39, -37, -35]
-    assert found.debiased_value[0].subject == Picture(store, cells[1.0], 39)
+    assert found.best[0].subject == Picture(store, cells[1.0], 39)
     assert found.worst[0].object == Picture(store, cells[0.0], 0)
     assert found.share == 0.5
     assert found.zero == HEIGHT / 2

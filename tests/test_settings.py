@@ -322,7 +322,7 @@ NO_PATHS = {
     "Model": {"pipeline", "revision", "variant"},
     "OtherEvaluator": {"name"},
     "PartChoice": {"file", "revision", "subfolder", "variant"},
-    "Prompts": {"column", "template"},
+    "PromptsChoice": {"column", "template"},
     "Ray": {"address"},
     "ScoreChoice": {"device"},
     "BothSidesChoice": {"overrides"},

@@ -44,7 +44,7 @@ def test_the_table_has_a_line_for_each_cell_and_says_what_failed_or_waits(store:
 
 
 def test_a_score_is_shown_without_bias_with_its_standard_error(store: Store) -> None:
-    estimate: Any = SimpleNamespace(value=5.0, best=4.0, standard_error=0.25, caveat=None)
+    estimate: Any = SimpleNamespace(value=5.0, debiased_value=4.0, standard_error=0.25, caveat=None)
     (cell, *_) = score_run(store, store.run())
     shown = summarise(store.run(), [replace(cell, estimates={"fid": estimate})], [])
     assert "  4.00 ± 0.25  " in shown

@@ -162,7 +162,7 @@ class Method:
 
 
 @dataclass(config=STRICT)
-class _Prompts:
+class PromptsChoice:
     """The prompts: captions of the miniature's world, or those of a file."""
 
     source: Source = "world"
@@ -234,7 +234,7 @@ class Experiment:
     """Directory or URL (s3://…) of the results."""
     task: TaskChoice = Field(default_factory=lambda: TextToImage("text_to_image"))
     """What is asked of the model; `task=…` chooses a file of conf/task."""
-    prompts: _Prompts = Field(default_factory=_Prompts)
+    prompts: PromptsChoice = Field(default_factory=PromptsChoice)
     """The prompts."""
     reference: _Reference = Field(default_factory=_Reference)
     """The real images that distances compare with."""
