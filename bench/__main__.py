@@ -101,12 +101,10 @@ def _most_looked_at(results: str, claims: Iterable[str]) -> int:
 
 def _all_decided(store: Store, run: Run, where: str) -> bool:
     """Judge the claims at a look, write down that it was made, and say how many are decided."""
-    from bench.analysis.claims import judge_claims
-    from bench.analysis.scoring import score_run
-    from bench.store.interim_looks import note_look
+    from bench.analysis.claims import judge_run
+    from bench.analysis.scoring import ScoredRun
 
-    judgements = judge_claims(run, score_run(store, run))
-    note_look(store, run, [judgement.claim for judgement in judgements if judgement.comparisons])
+    judgements = judge_run(ScoredRun.load(store, run))
     open_ = sum(judgement.verdict == "undecided" for judgement in judgements)
     print(f"{where}: {len(judgements) - open_} of {len(judgements)} claims decided", file=sys.stderr)
     return not open_

@@ -31,7 +31,7 @@ from benchmark_executors import time_crew  # noqa: E402
 from many_records import write  # noqa: E402
 from ratios import save_benchmark  # noqa: E402
 
-from bench.analysis.scoring import score_run  # noqa: E402
+from bench.analysis.scoring import ScoredRun  # noqa: E402
 from bench.execute.job import prepare  # noqa: E402
 from bench.experiment.compose import compose_settings  # noqa: E402
 from bench.experiment.config import check_experiment  # noqa: E402
@@ -140,7 +140,7 @@ def report() -> Iterator[Growth]:
             command = [sys.executable, "-m", "bench", "report", f"results='{folder}'"]
             reports.append(timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)))  # noqa: B023
             store = Store(folder, writable=False)
-            scores.append(best(lambda: score_run(store, store.run())))  # noqa: B023
+            scores.append(best(lambda: ScoredRun.load(store).cells))  # noqa: B023
     yield Growth("report", "cells", "s", 1, sizes, tuple(reports))
     yield Growth("reading and scoring a store", "cells", "s", 1, sizes, tuple(scores))
 

@@ -28,7 +28,7 @@ from ratios import save_benchmark
 from scipy.special import ndtri
 
 from bench.analysis.claims import LEVEL, judge_claims
-from bench.analysis.scoring import ScoredCell, score_run
+from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.analysis.sequential import nominal_level, path_of
 from bench.records.run import Run
 from bench.score.metrics import METRICS, RealImages
@@ -62,8 +62,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance")
     options = parser.parse_args()
     store = Store(options.results, writable=False)
-    run = store.run()
-    cells = score_run(store, run)
+    scored = ScoredRun.load(store)
+    run, cells = scored.run, scored.cells
     rows = list(compare(store, run, cells, options.repetitions))
     hardest = {claim: max((row for row in rows if row.claim == claim), key=cost) for claim in {r.claim for r in rows}}
     text = "\n".join(to_markdown(rows, hardest)) + "\n"

@@ -462,11 +462,11 @@ def test_gains_at_their_thresholds_get_a_false_verdict_in_at_most_5_percent_of_r
     assert false > binom.ppf(0.001, runs, 0.02)
 
 
-def test_a_doubtful_distance_is_decided_by_what_stands_in_for_it_and_says_so() -> None:
+def test_a_distance_without_an_interval_is_decided_by_its_fallback_and_says_so() -> None:
     def doubtful(method: str, kernel: float) -> ScoredCell:
         fallback = Estimate(kernel, NOISE * kernel)  # of 9 against 1
         return scored(method, {"fid": replace(
-            Estimate(5.0, NOISE), problem="too few images", fallback=lambda: fallback, fallback_name="kernel distance"
+            Estimate(5.0, NOISE), problem="too few images", fallback=fallback, fallback_name="kernel distance"
         )})  # fmt: skip
 
     comparison = the_comparison(make_claim(["fid"]), doubtful("tcd", 1.0), doubtful("dpmpp_2s", 9.0))

@@ -4,14 +4,16 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from many_records import write
 
-from bench.analysis.scoring import _load_reference, _score_key, _with_fallbacks, score_run
+from bench.analysis.scoring import ScoredRun
 from bench.parallel import map_forked
+from bench.score.metrics import METRICS
 from bench.store.store import Store
 
 
@@ -38,23 +40,24 @@ def test_few_things_stay_here() -> None:
     assert map_forked(str, [1, 2], fewest=3) == ["1", "2"]
 
 
-def test_a_scored_cell_that_was_sent_is_the_same_and_finds_its_stand_in_again(tmp_path: Path) -> None:
+def test_a_cell_scored_in_another_process_is_the_same_and_finds_its_fallback(tmp_path: Path) -> None:
     write(tmp_path, 40)
-    store = Store(tmp_path)
-    run = store.run()
-    real = _load_reference(store, run, run.reference or "")
-    here = score_run(store, run)
-    sent = [_with_fallbacks(store, run, real, pickle.loads(pickle.dumps(_score_key(store, run, real, key))))  # noqa: S301
-            for key in run.cells]  # fmt: skip
-    doubtful = 0
-    for ours, theirs in zip(here, sent, strict=True):
-        assert ours.record == theirs.record
-        for short, estimate in ours.estimates.items():
-            other = theirs.estimates[short]
+    scored = ScoredRun.load(Store(tmp_path))
+    without = 0
+    for cell in scored.cells:
+        assert cell.source
+        sent = replace(pickle.loads(pickle.dumps(cell.source.score(cell.record.key))), source=cell.source)  # noqa: S301
+        assert cell.record == sent.record
+        for short, estimate in cell.estimates.items():
+            other = sent.estimates[short]
             assert estimate.to_score() == other.to_score()
             assert np.array_equal(estimate.influence, other.influence)
-            if estimate.stand_in:
-                doubtful += estimate.caveat is not None
-                assert other.stand_in is not None
-                assert other.stand_in().to_score() == estimate.stand_in().to_score()
-    assert doubtful
+            assert (estimate.fallback is None) == (estimate.caveat is None or short != "fid")
+            if short == "fid":
+                without += estimate.caveat is not None
+                ours, theirs = (one.fallback(short) for one in (cell, sent))
+                computed = cell.source.estimate(cell.record, METRICS["kid"])
+                assert ours
+                assert theirs
+                assert ours.to_score() == theirs.to_score() == computed.to_score()
+    assert without

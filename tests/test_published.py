@@ -8,7 +8,7 @@ import pytest
 from test_report import make_record, store
 
 from bench.analysis.published import Published, load_published, set_beside
-from bench.analysis.scoring import ScoredCell, score_run
+from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.report.published import beside_table, draw_beside
 from bench.report.write import write_report
 from bench.store.store import Store
@@ -27,7 +27,7 @@ def test_every_published_number_is_read_with_its_source() -> None:
 
 @pytest.fixture
 def scored(store: Store) -> list[ScoredCell]:
-    return score_run(store, store.run())
+    return ScoredRun.load(store).cells
 
 
 def test_only_the_same_model_method_steps_and_score_stand_beside(store: Store, scored: list[ScoredCell]) -> None:

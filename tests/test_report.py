@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.stats import norm
 
 from bench.analysis.claims import Comparison, Judgement, judge_claims
-from bench.analysis.scoring import score_run
+from bench.analysis.scoring import ScoredRun
 from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.records.errors import BenchError, Damaged
 from bench.records.record import Calls, Failure, Images, Latency, Memory, Record
@@ -330,12 +330,12 @@ def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) 
         cells[eta] = keep(store, record, [Image.new("RGB", (8, 8), (6 * row, 0, 0)) for row in range(40)])
     store.save_run(replace(store.run(), claims=(CLAIM,)))
     run = store.run()
-    scored = score_run(store, run)
-    (found,) = prompt_differences(store, run, scored, judge_claims(run, scored))
-    assert [pair.gain for pair in found.best] == [39, 37, 35]
-    assert [pair.gain for pair in found.worst] == [-39, -37, -35]
-    assert found.best[0].subject == Picture(store, cells[1.0], 39)
-    assert found.worst[0].object == Picture(store, cells[0.0], 0)
+    scored = ScoredRun.load(store, run)
+    (found,) = prompt_differences(scored, judge_claims(run, scored.cells))
+    assert [pair.gain for pair in found.gains] == [39, 37, 35]
+    assert [pair.gain for pair in found.losses] == [-39, -37, -35]
+    assert found.gains[0].subject == Picture(store, cells[1.0], 39)
+    assert found.losses[0].object == Picture(store, cells[0.0], 0)
     assert found.share == 0.5
     assert found.zero == HEIGHT / 2
     page = Path(write_report(store)).read_text(encoding="utf-8")
@@ -429,7 +429,7 @@ def inpainted(store: Store) -> Store:
 
 def test_inputs_and_masks_are_shown_beside_what_was_made_of_them(inpainted: Store) -> None:
     run = inpainted.run()
-    grids = prompt_grids(inpainted, run, score_run(inpainted, run))
+    grids = prompt_grids(ScoredRun.load(inpainted, run))
     assert [[said for said, _ in grid.inputs] for grid in grids] == [["input", "mask"]] * 2
     assert np.asarray(open_picture(grids[0].inputs[1][1])).min() == 255
     page = Path(write_report(inpainted)).read_text(encoding="utf-8")

@@ -338,11 +338,9 @@ def test_a_biased_score_stands_with_and_without_its_bias() -> None:
     assert table.rows[2][6:] == (NONE, NONE, NONE)
 
 
-def test_what_stands_in_for_a_score_is_named_with_its_own_value() -> None:
+def test_the_fallback_of_a_score_is_named_with_its_own_value() -> None:
     other = Estimate(0.0123, np.array([0.001, -0.001, 0.003, -0.003]))
-    fid = Estimate(
-        12.0, other.influence, debiased=11.0, problem="too few", fallback=lambda: other, fallback_name="kernel"
-    )
+    fid = Estimate(12.0, other.influence, debiased=11.0, problem="too few", fallback=other, fallback_name="kernel")
     (row,) = score_table(RUN, [ScoredCell(RECORD, {"fid": fid})]).rows
     assert row[6:8] == ("12.00", "11.00 (no interval; kid 0.012 ± 0.001)")
     (row,) = score_table(replace(RUN, metrics=("fid", "kid")), [ScoredCell(RECORD, {"fid": fid, "kid": other})]).rows

@@ -14,7 +14,7 @@ from test_report import store
 
 from bench.__main__ import main
 from bench.analysis.claims import Comparison, Judgement, judge_claims
-from bench.analysis.scoring import score_run
+from bench.analysis.scoring import ScoredRun
 from bench.records.run import Claim, Side
 from bench.report.terminal import MOST_CELLS, WIDTH, summarise
 from bench.store.store import Store
@@ -33,7 +33,7 @@ def compared(gain: float, p_value: float, verdict: str, metric: str = "fid") -> 
 
 def test_the_table_has_a_line_for_each_cell_and_says_what_failed_or_waits(store: Store) -> None:
     run = store.run()
-    shown = summarise(run, score_run(store, run), []).splitlines()
+    shown = summarise(run, ScoredRun.load(store, run).cells, []).splitlines()
     assert shown[0].split() == ["method", "eta", "steps", "fid", "↓", "clip_score", "↑", "latency"]
     assert len(shown) == 1 + 6 + 1
     assert shown[1].startswith("TCD & <friends> $\\frac{1$")
@@ -45,14 +45,14 @@ def test_the_table_has_a_line_for_each_cell_and_says_what_failed_or_waits(store:
 
 def test_a_score_is_shown_without_bias_with_its_standard_error(store: Store) -> None:
     estimate: Any = SimpleNamespace(value=5.0, debiased_value=4.0, standard_error=0.25, caveat=None)
-    (cell, *_) = score_run(store, store.run())
+    (cell, *_) = ScoredRun.load(store).cells
     shown = summarise(store.run(), [replace(cell, estimates={"fid": estimate})], [])
     assert "  4.00 ± 0.25  " in shown
 
 
 def test_no_line_is_longer_than_a_terminal_and_many_cells_are_cut(store: Store) -> None:
     run = store.run()
-    cells = score_run(store, run) * 10
+    cells = ScoredRun.load(store, run).cells * 10
     wide = replace(run, metrics=("fid", "clip_score") * 6, labels={"tcd": "T" * 200})
     text = replace(CLAIM, text="very " * 50)
     judged = [Judgement(text, "supported", (compared(3.0, 0.01, "supported"),), ())]
@@ -86,12 +86,12 @@ def test_a_verdict_names_the_comparison_that_it_hangs_on(
 
 def test_a_claim_that_was_not_tested_says_what_it_needs(store: Store) -> None:
     run = replace(store.run(), claims=(replace(CLAIM, subject=Side("tcd", (99,), 0.0)),))
-    shown = summarise(run, [], judge_claims(run, score_run(store, run))).splitlines()[-1]
+    shown = summarise(run, [], judge_claims(run, ScoredRun.load(store, run).cells)).splitlines()[-1]
     assert shown == "not tested  TCD at 2 steps beats TCD at 4: needs mini tcd 99 steps eta 0 (not run)"
 
 
 def test_a_disturbed_latency_has_a_mark_that_is_explained(store: Store) -> None:
-    (cell, *others) = score_run(store, store.run())
+    (cell, *others) = ScoredRun.load(store).cells
     shown = summarise(store.run(), [replace(cell, disturbed="load"), *others], []).splitlines()
     assert shown[1].endswith(" 200 ms*")
     assert "* disturbed by load: measure again on an idle machine (measure.again=true)" in shown

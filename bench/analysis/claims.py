@@ -27,19 +27,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.analysis.power import Effect, images_needed
-from bench.analysis.scoring import ScoredCell, cost_of
+from bench.analysis.scoring import ScoredCell, ScoredRun, cost_of
 from bench.analysis.sequential import LookSizes, nominal_level, overall_p_value, path_of
 from bench.records.run import Claim, Run, Side
 from bench.score.estimate import Estimate, paired_difference
 from bench.score.metrics import METRICS
+from bench.store.interim_looks import note_look
 
 LEVEL = 0.05
 BEYOND_DOUBT = 1e-5
 """Below which p-value a claim leaves its share of the level to the others."""
 LATENCY_LEEWAY = 0.1
 """By what share a cell may take longer than another and still count as equally fast."""
-STAND_INS = {"fid": "kid", "masked_fid": "kid"}
-"""Which metric an estimate's stand-in is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Comparison:
     comparison's adjusted interval holds a threshold, a decided one's does not. `error` is the standard
     error of the gain over `n` images of `prompts` different prompts, `level` the one-sided level of a verdict in the
     direction of the gain, over all looks. Values, gain and interval are without bias, and of the metric `compared`,
-    which stands in for `metric` where that has no interval; `note` says why. `images_needed` are the numbers of images
+    which replaces `metric` where that has no interval; `note` says why. `images_needed` are the numbers of images
     that would decide an undecided comparison with the chances `bench.analysis.power.CHANCES`. Intervals and error are
     None where there is no interval.
     """
@@ -83,6 +82,13 @@ class Comparison:
         if self.error is None:
             return None
         return Effect(self.gain, self.error, self.n, self.threshold, self.expect == "equivalent")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Why there is no cell to compare."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,13 @@ class _Tried:
     @property
     def refutes(self) -> float:
         return min(1.0, self.corrections * min((test.refutes for test in self.tests), default=1.0))
+
+
+def judge_run(scored: ScoredRun) -> list[Judgement]:
+    """Judge all claims of a stored run, and write down in its store that they were."""
+    judgements = judge_claims(scored.run, scored.cells)
+    note_look(scored.store, scored.run, [judgement.claim for judgement in judgements if judgement.comparisons])
+    return judgements
 
 
 def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
@@ -204,14 +217,14 @@ def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], 
             ours = _find(cells, model, claim.subject, mine)
             if yours is not None:
                 theirs = _find(cells, model, claim.object, yours)
-            elif isinstance(ours, str):
+            elif isinstance(ours, Missing):
                 theirs = ours
             else:
                 theirs = _find_within(cells, model, claim, ours)
             for side, steps, cell in ((claim.subject, mine, ours), (claim.object, yours, theirs)):
-                if isinstance(cell, str):
-                    missing.append(f"{model} {side.label(steps)} ({cell})")
-            if isinstance(ours, str) or isinstance(theirs, str):
+                if isinstance(cell, Missing):
+                    missing.append(f"{model} {side.label(steps)} ({cell.reason})")
+            if isinstance(ours, Missing) or isinstance(theirs, Missing):
                 continue
             for metric in claim.metrics:
                 lacking = [cell for cell in (ours, theirs) if metric not in cell.estimates]
@@ -221,30 +234,36 @@ def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], 
     return found, tuple(dict.fromkeys(missing))
 
 
-def _find_within(cells: Sequence[ScoredCell], model: str, claim: Claim, ours: ScoredCell) -> ScoredCell | str:
+def _find_within(cells: Sequence[ScoredCell], model: str, claim: Claim, ours: ScoredCell) -> ScoredCell | Missing:
     """The object's costliest cell that costs no more than the subject's, or why there is none."""
     if claim.equal == "latency" and ours.disturbed:
-        return f"the latency of {ours.record.cell.label} was disturbed: {ours.disturbed}; measure it again"
+        return _disturbed(ours)
     budget = cost_of(ours.record, claim.equal)
     unit = "denoiser evaluations" if claim.equal == "evaluations" else "seconds an image"
     if budget is None:
-        return f"the {unit} of {ours.record.cell.label} are not known"
+        return Missing(f"the {unit} of {ours.record.cell.label} are not known")
     allowed = budget * (1.0 if claim.equal == "evaluations" else 1 + LATENCY_LEEWAY)
     counts = {cell.record.cell.steps for cell in cells if cell.record.cell.method == claim.object.method}
     affordable, unsure = [], []
     for steps in sorted(counts):
         found = _find(cells, model, claim.object, steps)
-        if not isinstance(found, str) and claim.equal == "latency" and found.disturbed:
+        if isinstance(found, Missing):
+            continue
+        if claim.equal == "latency" and found.disturbed:
             unsure.append((steps, found))
-        elif not isinstance(found, str) and (needed := cost_of(found.record, claim.equal)) and needed <= allowed:
+        elif (needed := cost_of(found.record, claim.equal)) and needed <= allowed:
             affordable.append((needed, steps, found))
-    best = max(affordable, key=lambda entry: entry[:2], default=None)
-    if beyond := [found for steps, found in unsure if best is None or steps > best[1]]:
-        return f"the latency of {beyond[0].record.cell.label} was disturbed: {beyond[0].disturbed}; measure it again"
-    return best[2] if best else f"none takes {budget:.3g} {unit} or less"
+    costliest = max(affordable, key=lambda entry: entry[:2], default=None)
+    if beyond := [found for steps, found in unsure if costliest is None or steps > costliest[1]]:
+        return _disturbed(beyond[0])
+    return costliest[2] if costliest else Missing(f"none takes {budget:.3g} {unit} or less")
 
 
-def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> ScoredCell | str:
+def _disturbed(scored: ScoredCell) -> Missing:
+    return Missing(f"the latency of {scored.record.cell.label} was disturbed: {scored.disturbed}; measure it again")
+
+
+def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> ScoredCell | Missing:
     """The one cell that a side means, or why there is none."""
     matches = [
         scored
@@ -252,10 +271,10 @@ def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> Sc
         if (cell := scored.record.cell).base.name == model and cell.steps == steps and side.fits(cell)
     ]
     if len(matches) > 1:
-        return f"{len(matches)} cells fit, say which eta or guidance scale"
+        return Missing(f"{len(matches)} cells fit, say which eta or guidance scale")
     if not matches:
-        return "not run"
-    return matches[0] if matches[0].record.status == "ok" else "failed"
+        return Missing("not run")
+    return matches[0] if matches[0].record.status == "ok" else Missing("failed")
 
 
 def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: ScoredCell) -> _Tested:
@@ -263,12 +282,12 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
     margin = claim.margins.get(metric, 0.0)
     ours, theirs, compared, note = mine.estimates[metric], yours.estimates[metric], metric, None
     difference = paired_difference(ours, theirs)
-    if difference.caveat:
-        stands_in = None not in (difference.fallback, ours.fallback, theirs.fallback)
-        if stands_in and not margin:  # a margin is in the metric's own unit
+    if difference.caveat and (instead := METRICS[metric].fallback) and not margin:  # which is in the metric's own unit
+        our_fallback, their_fallback = mine.fallback(metric), yours.fallback(metric)
+        if our_fallback and their_fallback:
             note = f"{difference.fallback_name} instead: {difference.caveat}"
-            compared = STAND_INS[metric]
-            difference, ours, theirs = (estimate.fallback() for estimate in (difference, ours, theirs))  # type: ignore[misc]
+            compared, ours, theirs = instead.short, our_fallback, their_fallback
+            difference = paired_difference(ours, theirs)
     if difference.caveat:
         note = f"no interval: {difference.caveat}"
     gain = difference.scaled(1.0 if METRICS[metric].higher_is_better else -1.0)

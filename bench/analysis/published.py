@@ -108,10 +108,10 @@ def _differences(run: Run, scored: ScoredCell, number: Published, measured: Esti
     else:
         if number.images != measured.n:
             yield f"{measured.n:,} images; theirs {f'{number.images:,}' if number.images else 'not stated'}"
-        judge = METRICS[SCALED.get(number.metric, (number.metric, 1.0))[0]].judge
-        if _plain(number.extractor) != _plain(judge or run.evaluator):
-            yield f"extractor {judge or run.evaluator}; theirs {number.extractor or 'not stated'}"
-        if run.protocol and judge is None:
+        extractor = METRICS[SCALED.get(number.metric, (number.metric, 1.0))[0]].extractor
+        if _plain(number.extractor) != _plain(extractor or run.evaluator):
+            yield f"extractor {extractor or run.evaluator}; theirs {number.extractor or 'not stated'}"
+        if run.protocol and extractor is None:
             yield "made ready by " + ", ".join(f"{name} {value}" for name, value in run.protocol.items())
         source = str(run.settings["prompts"]["source"])
         if _plain(number.prompts) not in _plain(source):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from statistics import median
 from typing import Any
 
@@ -19,7 +18,7 @@ from bench.records.record import Record
 from bench.records.run import Run
 from bench.score.estimate import Estimate
 from bench.score.groups import Groups
-from bench.score.metrics import METRICS, RealImages
+from bench.score.metrics import METRICS, Metric, RealImages
 from bench.store.store import Store
 
 NO_FEATURES = "its features are not there; the same tcd-bench run again computes them"
@@ -32,7 +31,8 @@ class ScoredCell:
     """A cell's record with its estimates by short metric name (`fid`, `clip_score` …); none for a failed cell.
 
     `problems` says, by metric, why there is no estimate. `cut_prompts` counts those longer than the evaluator reads.
-    `disturbed` says why its latency does not stand, None where it does (bench.analysis.pace).
+    `disturbed` says why its latency does not count, None where it does (bench.analysis.pace). `source` is what it was
+    scored from.
     """
 
     record: Record
@@ -40,6 +40,69 @@ class ScoredCell:
     problems: Mapping[str, str] = field(default_factory=dict)
     cut_prompts: int = 0
     disturbed: str | None = None
+    source: StoredFeatures | None = None
+
+    def fallback(self, short: str) -> Estimate | None:
+        """The estimate that replaces one whose interval does not hold, alone or in a difference, if there is any."""
+        known = self.estimates[short].fallback
+        instead = METRICS[short].fallback
+        return known if known or self.source is None or not instead else self.source.estimate(self.record, instead)
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run that was loaded and scored; cells in the plan's order, those without a record are not among them."""
+
+    store: Store
+    run: Run
+    cells: tuple[ScoredCell, ...]
+
+    @classmethod
+    def load(cls, store: Store, run: Run | None = None) -> ScoredRun:
+        """The run in `store`, or `run`, where that is more than was written into it.
+
+        Raises BenchError where there is no run, Damaged for a damaged record, feature file or run.json.
+        """
+        run = store.run() if run is None else run
+        source = StoredFeatures(store, run, None if run.reference is None else _load_reference(store, run))
+        found = [scored for scored in map_forked(source.score, run.cells, fewest=500) if scored is not None]
+        reasons = disturbed([scored.record for scored in found])
+        return cls(store, run, tuple(replace(s, source=source, disturbed=reasons.get(s.record.key)) for s in found))
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """The features of a run's cells, and of its real images: what its scores are computed from."""
+
+    store: Store
+    run: Run
+    real: RealImages | None
+
+    def score(self, key: str) -> ScoredCell | None:
+        """A cell with all scores of the run; None while it has no record. Raises Damaged."""
+        record, run = self.store.whole_record(key), self.run
+        if record is None:
+            return None
+        if record.status != "ok":
+            return ScoredCell(record, {})
+        if not self.store.has_features(key, run.extractor):
+            return ScoredCell(record, {}, dict.fromkeys(run.metrics, NO_FEATURES))
+        features = self.store.features_of(record, run.extractor)
+        estimates, problems, groups = {}, {}, prompt_groups(run, features)
+        for short in run.metrics:
+            try:
+                estimates[short] = METRICS[short].of(features, self.real, groups)
+            except ValueError as error:
+                problems[short] = str(error)
+        for estimate in estimates.values():
+            estimate.to_score()  # in a forked process, where there are several: it keeps what this works out
+        cut = int(features["caption_cut"].sum()) if "caption_cut" in features else 0
+        return ScoredCell(record, estimates, problems, cut)
+
+    def estimate(self, record: Record, metric: Metric) -> Estimate:
+        """One more score of a finished cell; raises Damaged, and ValueError where it cannot be computed."""
+        features = self.store.features_of(record, self.run.extractor)
+        return metric.of(features, self.real, prompt_groups(self.run, features))
 
 
 def cost_of(record: Record, kind: str) -> float | None:
@@ -58,18 +121,15 @@ def fingerprint(run: Run, short: str, n: int) -> str:
     return content_hash([run.extractor, run.protocol, run.reference if metric.needs_reference else None, n])[:12]
 
 
-def score_run(store: Store, run: Run) -> list[ScoredCell]:
-    """Score every recorded cell of a run, in the plan's order; cells without a record are not in the list."""
-    real = None if run.reference is None else _load_reference(store, run, run.reference)
-    found = map_forked(partial(_score_key, store, run, real), run.cells, fewest=500)
-    known = [scored for scored in found if scored is not None]
-    reasons = disturbed([scored.record for scored in known])
-    marked = [replace(s, disturbed=reasons[s.record.key]) if s.record.key in reasons else s for s in known]
-    return [_with_fallbacks(store, run, real, scored) for scored in marked]
+def prompt_groups(run: Run, features: Mapping[str, NDArray[Any]]) -> Groups | None:
+    """Which images have prompts of equal text, in the order of a cell's features; None where all texts differ."""
+    n = len(next(iter(features.values())))
+    return Groups.of(run.prompts[:n], n) if len(run.prompts) >= n else None
 
 
-def _load_reference(store: Store, run: Run, reference: str) -> RealImages:
+def _load_reference(store: Store, run: Run) -> RealImages:
     """The real images' features, with what distances need of them, which is written beside them the first time."""
+    reference = str(run.reference)
     embeddings = store.load_reference(reference)
     if embeddings is None:
         raise BenchError(
@@ -90,49 +150,3 @@ def _load_reference(store: Store, run: Run, reference: str) -> RealImages:
         with suppress(StoreError):  # somebody else's run may be read only
             store.save_derived(reference, embeddings, real.reference.to_parts())
     return real
-
-
-def _score_key(store: Store, run: Run, real: RealImages | None, key: str) -> ScoredCell | None:
-    record = store.whole_record(key)
-    if record is None:
-        return None
-    scored = _score(store, run, record, real)
-    for estimate in scored.estimates.values():
-        estimate.to_score()  # what that works out goes along
-    return scored
-
-
-def _with_fallbacks(store: Store, run: Run, real: RealImages | None, scored: ScoredCell) -> ScoredCell:
-    """With what stands in for estimates of another process, which could not be sent."""
-
-    def found_again(short: str) -> Estimate:
-        features = store.features_of(scored.record, run.extractor)
-        again = METRICS[short].of(features, real, prompt_groups(run, features))
-        return again.fallback() if again.fallback else again
-
-    for short, estimate in scored.estimates.items():
-        if estimate.fallback is None and estimate.fallback_name:
-            object.__setattr__(estimate, "fallback", partial(found_again, short))
-    return scored
-
-
-def prompt_groups(run: Run, features: Mapping[str, NDArray[Any]]) -> Groups | None:
-    """Which images have prompts of equal text, in the order of a cell's features; None where all texts differ."""
-    n = len(next(iter(features.values())))
-    return Groups.of(run.prompts[:n], n) if len(run.prompts) >= n else None
-
-
-def _score(store: Store, run: Run, record: Record, real: RealImages | None) -> ScoredCell:
-    if record.status != "ok":
-        return ScoredCell(record, {})
-    if not store.has_features(record.key, run.extractor):
-        return ScoredCell(record, {}, dict.fromkeys(run.metrics, NO_FEATURES))
-    features = store.features_of(record, run.extractor)
-    estimates, problems, groups = {}, {}, prompt_groups(run, features)
-    for short in run.metrics:
-        try:
-            estimates[short] = METRICS[short].of(features, real, groups)
-        except ValueError as error:
-            problems[short] = str(error)
-    cut = int(features["caption_cut"].sum()) if "caption_cut" in features else 0
-    return ScoredCell(record, estimates, problems, cut)

@@ -49,8 +49,8 @@ def gate(settings: dict[str, Any]) -> int:
         before, after = (Store(path, writable=False) for path in runs)
         compared = compare_stores(before, after, choice.images, choice.limits(), choice.cost)
         outcomes += compared.outcomes
-        if compared.sides:
-            images += worst_images(compared.pairs, *compared.sides)
+        if compared.runs:
+            images += worst_images(compared.pairs, *compared.runs)
     report = GateReport(*names, tuple(outcomes))
     files = write_gate(report, images, output)
     print(f"{to_terminal(report)}\nReport: {files[-1]}")

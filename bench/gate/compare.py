@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.gate.completeness import REMEDY, DamagedRunError
+from bench.analysis.scoring import ScoredRun
+from bench.gate.completeness import REMEDY, DamagedRunError, read_whole
 from bench.gate.cost import compare_costs
 from bench.gate.images import compare_images
 from bench.gate.outcome import Outcome
-from bench.gate.pairing import Pair, Side, pair_cells
+from bench.gate.pairing import Pair, pair_cells
 from bench.gate.quality import compare_quality
 from bench.records.run import CostLimits, Limit, Movement
 from bench.store.store import Store
@@ -17,11 +18,11 @@ from bench.store.store import Store
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What came out, and what the report shows images of; no sides and no pairs where a side was not whole."""
+    """What came out, and what the report shows images of; no runs and no pairs where a run was not whole."""
 
     outcomes: tuple[Outcome, ...]
     pairs: Sequence[Pair] = ()
-    sides: tuple[Side, Side] | None = None
+    runs: tuple[ScoredRun, ScoredRun] | None = None
 
 
 def compare_stores(
@@ -31,10 +32,10 @@ def compare_stores(
 
     A part of a run could pass where the whole does not, and a lost cell would look like a new one.
     """
-    sides, outcomes = list[Side](), list[Outcome]()
+    runs, outcomes = list[ScoredRun](), list[Outcome]()
     for store in (baseline, candidate):
         try:
-            sides.append(Side.of(store))
+            runs.append(ScoredRun.load(store, read_whole(store)))
         except DamagedRunError as error:
             outcomes += [
                 Outcome("cells", error.location, name, "missing", note=f"{why}; {REMEDY}")
@@ -42,13 +43,13 @@ def compare_stores(
             ]
     if outcomes:
         return _Comparison(tuple(outcomes))
-    before, after = sides
+    before, after = runs
     pairs, found = compare_runs(before, after, images, quality, cost)
     return _Comparison(found, pairs, (before, after))
 
 
 def compare_runs(
-    baseline: Side, candidate: Side, images: Movement, quality: Mapping[str, Limit], cost: CostLimits
+    baseline: ScoredRun, candidate: ScoredRun, images: Movement, quality: Mapping[str, Limit], cost: CostLimits
 ) -> tuple[Sequence[Pair], tuple[Outcome, ...]]:
     """The pairs of cells that were compared, and the outcomes of all levels within their limits."""
     pairs, outcomes = pair_cells(baseline, candidate)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from bench.records.errors import BenchError, Corrupt, Damaged
-from bench.records.record import Record
 from bench.records.run import Run
 from bench.store.store import FAILED, GOOD, Store
 
@@ -40,22 +38,28 @@ def read_whole(store: Store) -> Run:
     for key in run.cells:
         damage |= _damage_of_cell(store, run, key)
     if run.reference is not None:
-        rows, why = _try(lambda: store.load_reference(str(run.reference)))
-        if why is None and rows is None:
-            why = "it is missing"
-        if why is not None:
-            damage[f"reference-{run.reference}.npz"] = why
+        damage |= _damage_of_reference(store, run.reference)
     if damage:
         raise DamagedRunError(store.location, damage)
     return run
 
 
+def _damage_of_reference(store: Store, reference: str) -> dict[str, str]:
+    name = f"reference-{reference}.npz"
+    try:
+        return {} if store.load_reference(reference) is not None else {name: "it is missing"}
+    except UNREADABLE as error:
+        return {name: _cannot_read(error)}
+
+
 def _damage_of_cell(store: Store, run: Run, key: str) -> dict[str, str]:
     good, features = f"cells/{key}/{GOOD}", f"cells/{key}/features-{run.extractor}.npz"
-    record, why = _try(lambda: store.record(key))
-    there = store.files.exists(good)
-    if why is not None or (there and (record is None or record.status != "ok")):
-        return {good: why or "it is damaged"}
+    try:
+        record = store.record(key)
+    except UNREADABLE as error:
+        return {good: _cannot_read(error)}
+    if store.files.exists(good) and (record is None or record.status != "ok"):
+        return {good: "it is damaged"}
     if record is None:
         failed = f"cells/{key}/{FAILED}"
         if store.files.exists(failed):
@@ -65,22 +69,13 @@ def _damage_of_cell(store: Store, run: Run, key: str) -> dict[str, str]:
         return {}
     if not store.has_features(key, run.extractor):
         return {features: "it is missing: the features that the cell is scored by"}
-    found, why = _try(lambda: store.features_of(record, run.extractor))
-    why = why or _short(record, found)
-    return {} if why is None else {features: why}
-
-
-def _short(record: Record, features: Any) -> str | None:
-    count = record.images.count if record.images else 0
-    rows = {name: len(array) for name, array in features.items() if len(array) != count}
-    return f"it is damaged: {next(iter(rows.values()))} rows for {count} images" if rows else None
-
-
-def _try(read: Callable[[], Any]) -> tuple[Any, str | None]:
     try:
-        return read(), None
+        found = store.features_of(record, run.extractor)
     except UNREADABLE as error:
-        return None, _cannot_read(error)
+        return {features: _cannot_read(error)}
+    count = record.images.count if record.images else 0
+    rows = next((len(array) for array in found.values() if len(array) != count), None)
+    return {} if rows is None else {features: f"it is damaged: {rows} rows for {count} images"}
 
 
 def _cannot_read(error: BaseException) -> str:

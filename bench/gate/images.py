@@ -12,12 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.analysis.scoring import ScoredRun
 from bench.gate.outcome import Outcome
-from bench.gate.pairing import Pair, Side
+from bench.gate.pairing import Pair
 from bench.records.run import Movement
 
 
-def compare_images(pairs: Sequence[Pair], baseline: Side, candidate: Side, limit: Movement) -> list[Outcome]:
+def compare_images(pairs: Sequence[Pair], baseline: ScoredRun, candidate: ScoredRun, limit: Movement) -> list[Outcome]:
     """An outcome for each pair: changed when more images moved farther than the limit lets pass."""
     outcomes = []
     for pair in pairs:
@@ -54,7 +55,7 @@ def compare_images(pairs: Sequence[Pair], baseline: Side, candidate: Side, limit
     return outcomes
 
 
-def displacements(pair: Pair, baseline: Side, candidate: Side) -> NDArray[np.float64] | None:
+def displacements(pair: Pair, baseline: ScoredRun, candidate: ScoredRun) -> NDArray[np.float64] | None:
     """How far each image's features moved (n,), in units of the median distance between neighbours in the baseline.
 
     None where the runs were made without an evaluator.

@@ -5,27 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from bench.analysis.scoring import ScoredCell, score_run
-from bench.gate.completeness import read_whole
+from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.gate.outcome import Outcome
 from bench.records.cell import Cell
 from bench.records.run import Run
-from bench.store.store import Store
-
-
-@dataclass(frozen=True)
-class Side:
-    """A run that was loaded and scored."""
-
-    store: Store
-    run: Run
-    cells: tuple[ScoredCell, ...]
-
-    @classmethod
-    def of(cls, store: Store) -> Side:
-        """The run in `store`; raises DamagedRunError, and BenchError for another version's."""
-        run = read_whole(store)
-        return cls(store, run, tuple(score_run(store, run)))
 
 
 @dataclass(frozen=True)
@@ -52,16 +35,16 @@ class Pair:
         return self.before.record.cell.seed == self.after.record.cell.seed
 
 
-def pair_cells(baseline: Side, candidate: Side) -> tuple[list[Pair], list[Outcome]]:
+def pair_cells(baseline: ScoredRun, candidate: ScoredRun) -> tuple[list[Pair], list[Outcome]]:
     """Cells with the same base model, method and axes, and an outcome for every cell that has no comparable partner.
 
-    Library versions, schedulers' settings and code may differ: they are what is judged.
+    Library versions, schedulers' settings and code may differ: they are what is compared.
     """
-    before = {_place(scored.record.cell): scored for scored in baseline.cells}
-    after = {_place(scored.record.cell): scored for scored in candidate.cells}
+    before = {_identity(scored.record.cell): scored for scored in baseline.cells}
+    after = {_identity(scored.record.cell): scored for scored in candidate.cells}
     pairs, outcomes = [], []
-    for place, old in before.items():
-        new = after.get(place)
+    for identity, old in before.items():
+        new = after.get(identity)
         if new is None:
             note = "the baseline has it, the candidate does not"
             outcomes.append(Outcome("cells", old.record.cell.label, "record", "missing", note=note))
@@ -74,13 +57,13 @@ def pair_cells(baseline: Side, candidate: Side) -> tuple[list[Pair], list[Outcom
             pairs.append(Pair(old, new))
     outcomes += [
         Outcome("cells", new.record.cell.label, "record", "new", note="the baseline does not have it")
-        for place, new in after.items()
-        if place not in before
+        for identity, new in after.items()
+        if identity not in before
     ]
     return pairs, outcomes
 
 
-def _place(cell: Cell) -> Hashable:
+def _identity(cell: Cell) -> Hashable:
     return cell.base.name, cell.task.kind, cell.method, cell.steps, cell.eta, cell.guidance_scale
 
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.analysis.scoring import ScoredRun
 from bench.gate.images import displacements
 from bench.gate.outcome import FAILS, INCOMPLETE, NOT_COMPARABLE, PASS, REGRESSION, GateReport, Outcome
-from bench.gate.pairing import Pair, Side
+from bench.gate.pairing import Pair
 from bench.printable import printable
 from bench.records.errors import BenchError
 from bench.report.embedded_images import Picture
@@ -179,7 +180,7 @@ def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
     )
 
 
-def worst_images(pairs: Sequence[Pair], baseline: Side, candidate: Side) -> list[BeforeAfter]:
+def worst_images(pairs: Sequence[Pair], baseline: ScoredRun, candidate: ScoredRun) -> list[BeforeAfter]:
     """The kept images that moved most, over all pairs of cells with the same noise."""
     found = []
     for pair in pairs:

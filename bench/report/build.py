@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.analysis.claims import Judgement, judge_claims
+from bench.analysis.claims import Judgement, judge_run
 from bench.analysis.published import Beside, load_published, set_beside
-from bench.analysis.scoring import ScoredCell, score_run
+from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.gc_pause import collector_paused
 from bench.parallel import map_forked
 from bench.printable import printable, spreadsheet_text
@@ -21,7 +21,6 @@ from bench.report.per_prompt import prompt_differences
 from bench.report.published import beside_table, draw_beside
 from bench.report.tables import cost_table, score_table, settings_table, to_csv, to_latex, to_markdown, verdict_table
 from bench.report.terminal import SUMMARY, summarise
-from bench.store.interim_looks import note_look
 from bench.store.pictures import load_pictures
 from bench.store.store import Store, features_name, image_name
 
@@ -40,12 +39,10 @@ class Made:
 @collector_paused()
 def make_report(store: Store, inputs: str) -> Made:
     """Make everything; the page carries the hash of its `inputs`. Raises Damaged for a feature file or an image."""
-    from bench.report.data_frame import scores_to_frame  # pandas takes its time
+    from bench.report.data_frame import scores_to_frame  # pandas is slow to import
 
-    run = store.run()
-    cells = score_run(store, run)
-    judgements = judge_claims(run, cells)
-    note_look(store, run, [judgement.claim for judgement in judgements if judgement.comparisons])
+    scored = ScoredRun.load(store)
+    run, cells, judgements = scored.run, scored.cells, judge_run(scored)
     pairs = set_beside(run, cells, load_published())
     tables = {
         table.name: table
@@ -66,23 +63,22 @@ def make_report(store: Store, inputs: str) -> Made:
     plots = _draw_plots(run, cells, judgements, pairs)
     for plot in plots:
         files |= {f"plots/{plot.name}.png": plot.png, f"plots/{plot.name}.svg": plot.svg}
-    grids = prompt_grids(store, run, cells)
+    grids = prompt_grids(scored)
     if grids:
         picture = io.BytesIO()
         draw_grid(grids).save(picture, format="PNG")
         files["grid.png"] = picture.getvalue()
     files |= films(grids)
-    behind = prompt_differences(store, run, cells, judgements)
+    behind = prompt_differences(scored, judgements)
     real = load_pictures(store.files, "reference", run.reference) if run.reference else []
     page = render_page(run, cells, judgements, tables, plots, grids, behind, inputs, real)
-    return Made(
-        {**files, "report.html": page.encode()}, [*_missing_images(store, cells), *_missing_features(store, run, cells)]
-    )
+    return Made({**files, "report.html": page.encode()}, [*_missing_images(scored), *_missing_features(scored)])
 
 
-def _missing_images(store: Store, cells: Sequence[ScoredCell]) -> list[str]:
+def _missing_images(scored: ScoredRun) -> list[str]:
     """Names of kept images that are gone, at most a hundred; says how many there are."""
-    gone = [image_name(s.record.key, row) for s in cells for row in store.missing_images(s.record)]
+    store = scored.store
+    gone = [image_name(s.record.key, row) for s in scored.cells for row in store.missing_images(s.record)]
     if gone:
         print(
             f"results={store.location}: {len(gone)} kept images are gone ({gone[0]} for one); the same tcd-bench run "
@@ -92,12 +88,12 @@ def _missing_images(store: Store, cells: Sequence[ScoredCell]) -> list[str]:
     return gone[:100]
 
 
-def _missing_features(store: Store, run: Run, cells: Sequence[ScoredCell]) -> list[str]:
+def _missing_features(scored: ScoredRun) -> list[str]:
     """Names of features that finished cells are scored by and lack, at most a hundred."""
-    keys = [
-        s.record.key for s in cells if s.record.status == "ok" and not store.has_features(s.record.key, run.extractor)
-    ]
-    return [features_name(key, run.extractor) for key in keys[:100]]
+    extractor = scored.run.extractor
+    keys = [s.record.key for s in scored.cells if s.record.status == "ok"]
+    gone = [key for key in keys if not scored.store.has_features(key, extractor)]
+    return [features_name(key, extractor) for key in gone[:100]]
 
 
 def _draw_plots(

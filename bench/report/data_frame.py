@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bench.analysis.scoring import ScoredCell, fingerprint, score_run
+from bench.analysis.scoring import ScoredCell, ScoredRun, fingerprint
 from bench.records.run import Run
 from bench.report.identity import adapters_in_words, scheduler_in_words, task_in_words
 from bench.score.metrics import METRICS
@@ -56,19 +55,17 @@ def load_scores(results: Path | str) -> pd.DataFrame:
     `results` is the directory or URL of the run. A cell without scores has one row as well. Raises BenchError where
     there is no run.
     """
-    store = Store(results, writable=False)
-    run = store.run()
-    return scores_to_frame(run, score_run(store, run))
+    scored = ScoredRun.load(Store(results, writable=False))
+    return scores_to_frame(scored.run, scored.cells)
 
 
 def scores_to_frame(run: Run, cells: Sequence[ScoredCell]) -> pd.DataFrame:
-    """One row a cell and metric with the 95% interval, numbers unrounded; a cell without scores has one row as well."""
-    protocol = cache(partial(fingerprint, run))
-    rows = [row for scored in cells for row in _rows(run, scored, protocol)]
+    """One row per cell and metric with the 95% interval, unrounded; a cell without scores has one row as well."""
+    rows = [row for scored in cells for row in _rows(run, scored)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({name: dtype for name, (dtype, _) in COLUMNS.items()})
 
 
-def _rows(run: Run, scored: ScoredCell, protocol: Callable[[str, int], str]) -> Sequence[Mapping[str, Any]]:
+def _rows(run: Run, scored: ScoredCell) -> Sequence[Mapping[str, Any]]:
     cell, calls = scored.record.cell, scored.record.calls
     identity = {
         "key": cell.key,
@@ -106,7 +103,7 @@ def _rows(run: Run, scored: ScoredCell, protocol: Callable[[str, int], str]) -> 
                 "ci_high": high,
                 "n": estimate.n,
                 "prompts": score.groups or estimate.n,
-                "protocol": protocol(short, estimate.n),
+                "protocol": fingerprint(run, short, estimate.n),
                 "higher_is_better": METRICS[short].higher_is_better,
                 "fallback": str(score.fallback) if score.fallback else None,
             }

@@ -9,11 +9,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.analysis.scoring import ScoredCell
-from bench.records.run import Run
+from bench.analysis.scoring import ScoredRun
 from bench.report.embedded_images import InputPicture, Picture, input_pictures, open_picture, to_gif
 from bench.report.series import to_series
-from bench.store.store import Store
 
 PROMPTS = 6
 
@@ -37,22 +35,22 @@ class PromptGrid:
         return counts.index(max(counts))
 
 
-def prompt_grids(store: Store, run: Run, cells: Sequence[ScoredCell], count: int = PROMPTS) -> list[PromptGrid]:
+def prompt_grids(scored: ScoredRun, count: int = PROMPTS) -> list[PromptGrid]:
     """Grids of the first prompts, base model by base model; a grid without any image is left out."""
-    grids = []
-    for model in dict.fromkeys(scored.record.cell.base.name for scored in cells):
-        own = [s for s in cells if s.record.cell.base.name == model and not s.record.cell.cost_only]
+    grids, run = [], scored.run
+    for model in dict.fromkeys(s.record.cell.base.name for s in scored.cells):
+        own = [s for s in scored.cells if s.record.cell.base.name == model and not s.record.cell.cost_only]
         if not own:
             continue
-        steps, series = tuple(sorted({scored.record.cell.steps for scored in own})), to_series(run, own)
+        steps, series = tuple(sorted({s.record.cell.steps for s in own})), to_series(run, own)
         for row, prompt in enumerate(run.prompts[:count]):
             rows = []
             for line in series:
-                paths = {s.record.cell.steps: Picture(store, s.record, row) for s in line.cells}
+                paths = {s.record.cell.steps: Picture(scored.store, s.record, row) for s in line.cells}
                 rows.append((line.label, tuple(p if (p := paths.get(n)) and p.exists() else None for n in steps)))
             if any(path for _, paths in rows for path in paths):
                 task = own[0].record.cell.task
-                inputs = tuple(input_pictures(store, task.kind, row))
+                inputs = tuple(input_pictures(scored.store, task.kind, row))
                 grids.append(PromptGrid(model, prompt, steps, tuple(rows), task.settings.get("frames", 1), inputs))
     return grids
 

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.analysis.claims import Comparison, Judgement
-from bench.analysis.scoring import ScoredCell
-from bench.records.run import Run
+from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.report.comparisons import digits_of, interval_in_words, metric_of
 from bench.report.embedded_images import Picture
 from bench.score.metrics import METRICS
-from bench.store.store import Store
 
 PER_SIDE = 3
 WIDTH, HEIGHT = 640, 96
@@ -41,38 +39,37 @@ class Difference:
     object: str
     metric: str
     share: float
-    best: tuple[_Pair, ...]
-    worst: tuple[_Pair, ...]
+    gains: tuple[_Pair, ...]
+    losses: tuple[_Pair, ...]
     curve: str
     zero: float
     frames: int
     verdict: str
 
 
-def prompt_differences(
-    store: Store, run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement]
-) -> list[Difference]:
+def prompt_differences(scored: ScoredRun, judgements: Sequence[Judgement]) -> list[Difference]:
     """One for each claim whose first comparison has images of its largest differences."""
-    by_label = {cell.record.cell.label: cell for cell in cells}
+    by_label = {cell.record.cell.label: cell for cell in scored.cells}
     found = []
     for judgement in judgements:
         for comparison in judgement.comparisons[:1]:
             mine, yours = by_label[comparison.subject], by_label[comparison.object]
-            if entry := _difference(store, run, judgement.claim.text, comparison, mine, yours):
+            if entry := _difference(scored, judgement.claim.text, comparison, mine, yours):
                 found.append(entry)
     return found
 
 
 def _difference(
-    store: Store, run: Run, claim: str, comparison: Comparison, mine: ScoredCell, yours: ScoredCell
+    scored: ScoredRun, claim: str, comparison: Comparison, mine: ScoredCell, yours: ScoredCell
 ) -> Difference | None:
     metric = next(
         (m for m in ("clip_score", comparison.metric) if m in mine.estimates and m in yours.estimates),
         comparison.metric,
     )
     ours, theirs = mine.estimates[metric], yours.estimates[metric]
-    if metric == comparison.metric != comparison.compared and ours.fallback and theirs.fallback:
-        ours, theirs, metric = ours.fallback(), theirs.fallback(), comparison.compared
+    if metric == comparison.metric != comparison.compared:
+        ours, theirs = mine.fallback(metric) or ours, yours.fallback(metric) or theirs
+        metric = comparison.compared
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     gains = sign * (ours.value + ours.influence - theirs.value - theirs.influence)
     order = np.argsort(gains)
@@ -80,16 +77,16 @@ def _difference(
     def pairs(rows: Sequence[int]) -> tuple[_Pair, ...]:
         made = (
             _Pair(
-                run.prompts[row],
+                scored.run.prompts[row],
                 float(gains[row]),
-                *(Picture(store, cell.record, row) for cell in (mine, yours)),
+                *(Picture(scored.store, cell.record, row) for cell in (mine, yours)),
             )
             for row in rows
         )
         return tuple(pair for pair in made if pair.subject.exists() and pair.object.exists())
 
-    best, worst = pairs(order[::-1][:PER_SIDE].tolist()), pairs(order[:PER_SIDE].tolist())
-    if not best and not worst:
+    largest, smallest = pairs(order[::-1][:PER_SIDE].tolist()), pairs(order[:PER_SIDE].tolist())
+    if not largest and not smallest:
         return None
     low, high = min(0.0, float(gains.min())), max(0.0, float(gains.max()))
     span = (high - low) or 1.0
@@ -99,10 +96,10 @@ def _difference(
         claim=claim,
         subject=comparison.subject,
         object=comparison.object,
-        metric=METRICS[metric].name(run.evaluator, len(gains)),
+        metric=METRICS[metric].name(scored.run.evaluator, len(gains)),
         share=float(np.mean(gains > 0)),
-        best=best,
-        worst=worst,
+        gains=largest,
+        losses=smallest,
         curve=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
         zero=HEIGHT * high / span,
         verdict=_verdict(comparison),

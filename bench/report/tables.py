@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-from bench.analysis.claims import STAND_INS, Judgement
+from bench.analysis.claims import Judgement
 from bench.analysis.scoring import ScoredCell
 from bench.printable import spreadsheet_text
 from bench.records.run import Run
@@ -34,7 +34,7 @@ class Table:
 def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
     """Value ± standard error of every metric for every cell; a biased one also without its bias."""
     metrics = [METRICS[short] for short in run.metrics]
-    instead = {of: METRICS[short] for of, short in STAND_INS.items() if short not in run.metrics}
+    instead = {s: other for s in run.metrics if (other := METRICS[s].fallback) and other.short not in run.metrics}
     estimates = [e for cell in cells for e in cell.estimates.values()]
     n = max((e.n for e in estimates), default=0)
     biased = {
@@ -256,7 +256,7 @@ class Identity:
 def _score(estimate: Estimate | None, digits: int, biased: bool, instead: Metric | None) -> list[str]:
     """Value ± standard error, or for a biased score the value, and the one without bias ± standard error.
 
-    Where there is no interval, what stands in for the score is named with its own value, unless it has a column.
+    Where there is no interval, the score's fallback is named with its own value, unless it has a column.
     """
     if estimate is None:
         return [NO_VALUE] * (1 + biased)

@@ -30,7 +30,7 @@ covers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -76,7 +76,8 @@ class Estimate:
     influences are rounding errors. `reference_bias` is what the reference's own number of images adds, where `debiased`
     is without it. `mean_of` says of what it is a mean: "values", "differences", or "shares" from 0 to 1 on the scale of
     `unit` (slope, offset); None of other scores. `strata` counts the prompts of an estimate for fixed prompts.
-    `problem` says why there is no interval, whatever the numbers; `fallback` gives the estimate that is used instead.
+    `problem` says why there is no interval, whatever the numbers. `fallback`, of the score `fallback_name`, replaces an
+    estimate with a caveat; it is computed by what has the features, once there is one.
     """
 
     value: float
@@ -97,12 +98,8 @@ class Estimate:
     unit: tuple[float, float] = (1.0, 0.0)
     exact: bool = False
     problem: str | None = None
-    fallback: Callable[[], Estimate] | None = None
+    fallback: Estimate | None = None
     fallback_name: str = ""
-
-    def __getstate__(self) -> dict[str, object]:
-        """All but `fallback`, which cannot be pickled."""
-        return {**self.__dict__, "fallback": None}
 
     @property
     def n(self) -> int:
@@ -202,16 +199,16 @@ class Estimate:
             )
         return None
 
-    @cached_property
+    @property
     def or_fallback(self) -> Estimate:
-        """The estimate whose interval holds: this one, or the one that stands in for it where there is a caveat."""
-        return self.fallback() if self.caveat and self.fallback else self
+        """The estimate whose interval holds: this one, or its fallback where there is a caveat."""
+        return self.fallback if self.caveat and self.fallback else self
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The interval around the best value that covers with probability `level`, if there is no caveat.
+        """The interval around `debiased_value` that covers with probability `level`, if there is no caveat.
 
         Of means Student's and Hall's together, or Wilson's (see above); else Student's. Of a squared distance it holds
-        the t with (best − t)² ≤ q² (SE² + variance_slope (t − best)): longer above than below.
+        the t with (d − t)² ≤ q² (SE² + variance_slope (t − d)), d the debiased value: longer above than below.
         """
         from scipy.special import stdtrit  # takes its time, and a plan needs none of it
 
@@ -259,7 +256,7 @@ class Estimate:
 
     @property
     def error_bars(self) -> tuple[float, float]:
-        """How far the 95% interval reaches below and above the best value; nowhere where there is a caveat."""
+        """How far the 95% interval reaches below and above `debiased_value`; nowhere where there is a caveat."""
         low, high = (self.debiased_value, self.debiased_value) if self.caveat else self.interval()
         return self.debiased_value - low, high - self.debiased_value
 
@@ -287,8 +284,7 @@ class Estimate:
         return [t, without_skewness(t, self._skewness)] if self.mean_of else [t]
 
     def scaled(self, factor: float, offset: float = 0.0) -> Estimate:
-        """factor × this + offset. What stands in is scaled too, but being another score it cannot take an offset."""
-        fallback = self.fallback
+        """factor × this + offset. The fallback is scaled too, but being another score it cannot take an offset."""
         return replace(
             self,
             value=factor * self.value + offset,
@@ -303,7 +299,7 @@ class Estimate:
             resolution=abs(factor) * self.resolution,
             reference_bias=None if self.reference_bias is None else factor * self.reference_bias,
             unit=(factor * self.unit[0], factor * self.unit[1] + offset),
-            fallback=None if offset or fallback is None else lambda: fallback().scaled(factor),
+            fallback=None if offset or self.fallback is None else self.fallback.scaled(factor),
         )
 
     def within_prompts(self) -> Estimate:
@@ -328,7 +324,7 @@ class Estimate:
         )
 
     def to_score(self) -> Score:
-        """As the plain data that a person gets; where there is a caveat, without error and with what stands in."""
+        """As the plain data that a person gets; where there is a caveat, without error and with the fallback."""
         if self.caveat is None:
             sure = self.standard_error, self.debiased_value, self.interval()
             return Score(self.value, *sure, self.n, None, self._prompts, self.reference_bias)
@@ -347,7 +343,7 @@ def paired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
         raise ValueError(f"{ours.n} and {theirs.n} images cannot be paired; sample the same prompts in both cells")
     if ours.strata != theirs.strata or not (ours.groups is theirs.groups or _equal(ours.groups, theirs.groups)):
         raise ValueError(f"{ours.sample} and {theirs.sample} cannot be paired row by row; give both the same groups")
-    difference = _difference(ours, theirs, paired_difference)
+    difference = _difference(ours, theirs)
     kinds = ours.interactions.keys() & theirs.interactions.keys()
     return replace(
         difference,
@@ -358,7 +354,7 @@ def paired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
 
 def unpaired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
     """ours − theirs over images that have nothing to do with each other; only the reference is the same."""
-    difference = _difference(ours, theirs, unpaired_difference)
+    difference = _difference(ours, theirs)
     apart = {
         f"{whose} {kind}": pairs
         for whose, estimate in (("our", ours), ("their", theirs))
@@ -410,12 +406,11 @@ def _freedom(rows: _Floats, strata: int = 0) -> float:
     return most if spread == 0 else max(1.0, min(most, 2 * len(rows) * float(squares.mean()) ** 2 / spread))
 
 
-def _difference(ours: Estimate, theirs: Estimate, subtract: Callable[[Estimate, Estimate], Estimate]) -> Estimate:
+def _difference(ours: Estimate, theirs: Estimate) -> Estimate:
     """All parts that do not depend on whether the images are paired."""
     if len(ours.reference) != len(theirs.reference):
         raise ValueError("the reference's own noise is in one of two scores only; include it in both, or in neither")
     biased = ours.debiased is not None or theirs.debiased is not None
-    fallbacks = ours.fallback, theirs.fallback
     return Estimate(
         ours.value - theirs.value,
         ours.influence,
@@ -428,16 +423,5 @@ def _difference(ours: Estimate, theirs: Estimate, subtract: Callable[[Estimate, 
         mean_of="differences" if ours.mean_of and theirs.mean_of else None,
         exact=ours.exact and theirs.exact,
         problem=ours.problem or theirs.problem,
-        fallback=_both(*fallbacks, subtract),
         fallback_name=ours.fallback_name or theirs.fallback_name,
     )
-
-
-def _both(
-    ours: Callable[[], Estimate] | None,
-    theirs: Callable[[], Estimate] | None,
-    subtract: Callable[[Estimate, Estimate], Estimate],
-) -> Callable[[], Estimate] | None:
-    if ours is None or theirs is None:
-        return None
-    return lambda: subtract(ours(), theirs())

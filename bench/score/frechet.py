@@ -15,7 +15,7 @@ transport map (limit law: Rippl, Munk, Sturm, arXiv 1507.04090); at small n/d th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -117,15 +117,21 @@ def frechet_estimate(
 
     The reference is held fixed unless `reference_noise`: then its images are left out in turn as well. tr((S S_r)^½) is
     taken from the eigenvalues of Lᵀ S L, L Lᵀ = S_r: symmetric, no general matrix square root; for fewer images than
-    dimensions from those of an n × n Gram matrix, without an interval. Raises ValueError for fewer than two images,
+    dimensions from those of an n × n Gram matrix, without an interval. Where there is a caveat, the kernel distance is
+    its fallback. Raises ValueError for fewer than two images,
     values not finite, or another dimension than the reference's.
     """
     check_features(features, d=reference.d)
-    fallback = _kernel_in_its_place(features, reference, reference_noise, groups)
+    estimate = _estimate(features, reference, reference_noise, groups)
+    if estimate.caveat is None:
+        return estimate
+    return replace(estimate, fallback=kernel_estimate(features, reference.kernel, reference_noise, groups))
+
+
+def _estimate(features: _Images, reference: Reference, reference_noise: bool, groups: Groups | None) -> Estimate:
     ours, keys = _distance(features, reference, groups), row_keys(features)
     problem = overlap(keys, reference.kernel.keys) or ours.problem or _repeats(keys, reference, groups)
-    ours = replace(ours, problem=problem)
-    estimate = replace(ours, fallback=fallback, fallback_name="kernel distance")
+    estimate = replace(ours, problem=problem, fallback_name="kernel distance")
     if not reference_noise or estimate.problem:
         return estimate
     theirs = _distance(reference.features, Reference.of(features))
@@ -314,9 +320,3 @@ def _squared_shift(moments: Moments, reference: Reference) -> float:
 
 def _traces(moments: Moments, reference: Reference) -> float:
     return float(np.trace(moments.covariance)) + reference.trace
-
-
-def _kernel_in_its_place(
-    features: _Images, reference: Reference, reference_noise: bool, groups: Groups | None
-) -> Callable[[], Estimate]:
-    return lambda: kernel_estimate(features, reference.kernel, reference_noise, groups)

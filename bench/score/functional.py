@@ -4,11 +4,13 @@
     score.value, score.debiased, score.interval, score.fallback
 
 Intervals are at 95% and speak about new prompts and new noise together, with the reference and the extractor as they
-are. Where theory gives no interval the score says so in `fallback`, with the reason and the kernel distance that stands
-in.
+are. Where theory gives no interval the score says so in `fallback`, with the reason and the kernel distance that
+replaces it.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from numpy.typing import ArrayLike
 
@@ -69,7 +71,13 @@ def frechet_difference(
     """
     reference, of_b = _reference(reference), groups if paired else groups_b
     ours = _frechet(features_a, reference, reference_noise, groups)
-    return _subtract(ours, _frechet(features_b, reference, reference_noise, of_b), paired).to_score()
+    theirs = _frechet(features_b, reference, reference_noise, of_b)
+    difference = _subtract(ours, theirs, paired)
+    if difference.caveat:
+        our_kernel = ours.fallback or _kernel(features_a, reference, reference_noise, groups)
+        their_kernel = theirs.fallback or _kernel(features_b, reference, reference_noise, of_b)
+        difference = replace(difference, fallback=_subtract(our_kernel, their_kernel, paired))
+    return difference.to_score()
 
 
 def kernel_distance(

@@ -53,7 +53,8 @@ class RealImages:
 class Metric:
     """A score. `title` is for people; `name(evaluator, n)` says the protocol, so that no bare "FID" is ever printed.
 
-    `judge` is what looks at the images where the evaluator does not.
+    `extractor` is what computes its features where the evaluator does not. `fallback` is the score that replaces it
+    where it has no interval.
     """
 
     short: str
@@ -63,7 +64,8 @@ class Metric:
     estimate: Callable[[_Features, RealImages | None, Groups | None], Estimate]
     digits: int
     needs_reference: bool = False
-    judge: str | None = None
+    extractor: str | None = None
+    fallback: Metric | None = None
 
     def of(self, features: _Features, real: RealImages | None, groups: Groups | None = None) -> Estimate:
         """The estimate from a cell's features, whose rows have prompts as `groups` says (None: all different ones).
@@ -76,7 +78,7 @@ class Metric:
 
     def name(self, evaluator: str, n: int) -> str:
         """For instance `fid_mini_n512`."""
-        return f"{self.short}_{self.judge or evaluator}_n{n}"
+        return f"{self.short}_{self.extractor or evaluator}_n{n}"
 
 
 def _accuracy(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
@@ -102,15 +104,19 @@ def _masked_fid(features: _Features, _: RealImages | None, groups: Groups | None
     return frechet_estimate(features["image_masked"], Reference.of(features["real_masked"]), groups=groups)
 
 
+def _masked_kid(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
+    return kernel_estimate(features["image_masked"], Reference.of(features["real_masked"]).kernel, groups=groups)
+
+
 def _mean_of(
-    short: str, title: str, higher_is_better: bool, digits: int, judge: str | None = None, shares: bool = False
+    short: str, title: str, higher_is_better: bool, digits: int, extractor: str | None = None, shares: bool = False
 ) -> Metric:
     """A score that is the mean of one number an image, or of one share from 0 to 1."""
 
     def found(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
         return mean_estimate(features[short], groups, shares)
 
-    return Metric(short, title, higher_is_better, (short,), found, digits, judge=judge)
+    return Metric(short, title, higher_is_better, (short,), found, digits, extractor=extractor)
 
 
 def _among_real(
@@ -130,16 +136,18 @@ def _given(real: RealImages | None) -> RealImages:
     return real
 
 
+_KID = Metric("kid", "Kernel distance", False, ("image",), _kid, 3, needs_reference=True)
+_MASK = ("image_masked", "real_masked")
+_MASKED_KID = Metric("kid", "Kernel distance, mask", False, _MASK, _masked_kid, 3)
+
 METRICS: dict[str, Metric] = {
-    "fid": Metric("fid", "Fréchet distance", False, ("image",), _fid, 2, needs_reference=True),
-    "kid": Metric("kid", "Kernel distance", False, ("image",), _kid, 3, needs_reference=True),
+    "fid": Metric("fid", "Fréchet distance", False, ("image",), _fid, 2, needs_reference=True, fallback=_KID),
+    "kid": _KID,
     "cmmd": Metric("cmmd", "CMMD", False, ("image",), _cmmd, 3, needs_reference=True),
     "attribute_accuracy": Metric(
         "attribute_accuracy", "Attribute accuracy", True, ("attributes_named", "attributes_right"), _accuracy, 3
     ),
-    "masked_fid": Metric(
-        "masked_fid", "Fréchet distance, mask", False, ("image_masked", "real_masked"), _masked_fid, 2
-    ),
+    "masked_fid": Metric("masked_fid", "Fréchet distance, mask", False, _MASK, _masked_fid, 2, fallback=_MASKED_KID),
     **{
         metric.short: metric
         for metric in (
