@@ -115,11 +115,13 @@ def test_the_commands_of_a_page_run(page: str, place: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_commands_within_the_text_can_be_composed(page: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_within_the_text_can_be_composed_or_planned(
+    page: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Those of the table of the guide's rows among them; placeholders are left out."""
     for command in re.findall(r"(?<!`)`(tcd-bench \w+ [^`…<]+)`(?!`)", page.read_text(encoding="utf-8")):
         if "--" not in command:
-            check(shlex.split(command), "compose", place, capsys)
+            check(shlex.split(command), "plan" if "experiment=guide" in command else "compose", place, capsys)
 
 
 def test_the_results_page_lists_every_file_of_a_run(place: Path) -> None:
