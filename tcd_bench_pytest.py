@@ -1,10 +1,10 @@
-"""A pytest plugin: every outcome of the gate as a test of its own.
+"""A pytest plugin: one test per outcome of the gate.
 
     pytest --tcd-bench-baseline=results/conformance                     each scheduler against its baseline
     pytest --tcd-bench-baseline=BASELINE --tcd-bench-candidate=RUN      a run against an accepted baseline
 
 Without the first option it does nothing and imports nothing: pytest loads it in every repository of an environment that
-has tcd-bench, also in one with a package `bench` of its own. That is why it lies outside the package.
+has tcd-bench, including repositories with their own package `bench`. Therefore it is located outside the package.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add the gate's tests to whatever else was collected."""
+    """Add the gate's tests to the collected ones."""
     baseline, candidate = config.getoption("--tcd-bench-baseline"), config.getoption("--tcd-bench-candidate")
     if baseline is None:
         if candidate is not None:
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         from bench.gate.pytest_plugin import gate_items
     except ImportError as error:
         raise pytest.UsageError(
-            f"--tcd-bench-baseline: the package bench that is imported here is not tcd-bench's ({error}); start pytest "
+            f"--tcd-bench-baseline: the package bench imported here is not tcd-bench's ({error}); start pytest "
             "in another directory, by `pytest` rather than `python -m pytest`"
         ) from error
     items += gate_items(session, Path(baseline), Path(candidate) if candidate else None)

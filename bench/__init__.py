@@ -1,6 +1,6 @@
-"""tcd-bench: benchmarks few-step diffusion sampling. What stands here loads what it needs when it is first used.
+"""tcd-bench benchmarks few-step diffusion sampling. Public names are imported when they are first used.
 
-`conform` checks a scheduler; the distances and their differences score features that you have; `load` reads a run.
+`conform` checks a scheduler; the distances and their differences score given features; `load` reads a run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from where it is defined."""
+    """Import a public name from its module."""
     if name == "__version__":
         return _version()
     for home, names in _HOMES.items():
@@ -59,12 +59,12 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names, loaded or not, beside what every module has."""
+    """Return the public names, loaded or not, and those that every module has."""
     return sorted({*globals(), *__all__, "__version__"})
 
 
 def _version() -> str:
-    """That of the checkout this package lies in, else of the installed distribution."""
+    """Return the version of the checkout that contains this package, else of the installed distribution."""
     import tomllib
     from importlib import metadata
 

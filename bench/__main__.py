@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 _Settings = dict[str, Any]
 
 _HELP = """\
-tcd-bench measures few-step diffusion samplers (TCD) against the teacher's own, and says who is better.
+tcd-bench measures few-step diffusion samplers (TCD) against the teacher's own, and reports which is better.
 
-  tcd-bench run      run an experiment, go on where it was stopped, write the report
+  tcd-bench run      run an experiment, resume where it was stopped, write the report
   tcd-bench plan     show the cells of an experiment, their order and cost; run nothing
-  tcd-bench status   show how far a run is, from any terminal or machine
+  tcd-bench status   show the progress of a run, from any terminal or machine
   tcd-bench score    add scores to a run from stored features and kept images; sample nothing
   tcd-bench fetch    fetch the weights that an experiment needs
-  tcd-bench report   write tables, plots and report.html again from existing records
+  tcd-bench report   rewrite tables, plots and report.html from existing records
   tcd-bench doctor   show what this machine has and what an experiment lacks
   tcd-bench conform  check a scheduler against exact solutions: seconds, CPU, no model
-  tcd-bench gate     hold a run against a baseline: did a change alter images, quality or cost?
+  tcd-bench gate     compare a run with a baseline: did a change alter images, quality or cost?
 
 Everything is set by overrides:
 
@@ -40,7 +40,7 @@ Everything is set by overrides:
   tcd-bench conform scheduler=tcd                           or your own: scheduler._target_=my_fork.TCDScheduler
   tcd-bench gate baseline=results/main candidate=results/mine
 
-`tcd-bench VERB --help` lists all settings, `--cfg job` shows them composed; `tcd-bench --version` prints the version.
+`tcd-bench VERB --help` lists all settings, `--cfg job` shows their values; `tcd-bench --version` prints the version.
 Exit codes: 0 done, 1 a cell failed, something is missing, deviates or got worse, 2 bad input (nothing was run),
 3 the gate lacks records.
 """
@@ -64,7 +64,7 @@ def run(settings: _Settings) -> int:
     experiment = join(check_experiment(settings))
     trackers = Trackers(experiment.trackers, experiment.name, settings)
     counts, most = counts_of_looks(experiment), _most_looked_at(experiment.results, experiment.claims)
-    todo = [count for count in counts if count >= most or count == counts[-1]]  # no verdict is taken back
+    todo = [count for count in counts if count >= most or count == counts[-1]]  # a verdict is never revoked
     for count in todo:
         fewer = replace(experiment, prompts=replace(experiment.prompts, count=count))
         job = prepare(fewer, (count / counts[-1],))
@@ -75,7 +75,7 @@ def run(settings: _Settings) -> int:
         if experiment.measure.again and count == todo[0]:
             _forget_disturbed(store)
         failed = [record for record in execute(job, store, trackers.cell) if record.status != "ok"]
-        where = f"look {counts.index(count) + 1} of {len(counts)}, {count} images a cell"
+        where = f"look {counts.index(count) + 1} of {len(counts)}, {count} images per cell"
         judge = partial(_all_decided, store, whole_run(store, job), where)
         decided = len(counts) > 1 and not failed and healed(job, store, judge)
         is_last = bool(failed) or decided or count == counts[-1]
@@ -90,7 +90,7 @@ def run(settings: _Settings) -> int:
 
 
 def _most_looked_at(results: str, claims: Iterable[str]) -> int:
-    """The largest number of images per cell at which these claims were judged before; 0 where they were not."""
+    """Return the largest number of images per cell at which these claims were judged before; 0 if they were not."""
     from bench.store.interim_looks import looks_of
     from bench.store.store import Store
 
@@ -100,7 +100,7 @@ def _most_looked_at(results: str, claims: Iterable[str]) -> int:
 
 
 def _all_decided(store: Store, run: Run, where: str) -> bool:
-    """Judge the claims at a look, write down that it was made, and say how many are decided."""
+    """Judge the claims at a look, record that it was made, and report how many are decided."""
     from bench.analysis.claims import judge_run
     from bench.analysis.scoring import ScoredRun
 
@@ -111,7 +111,7 @@ def _all_decided(store: Store, run: Run, where: str) -> bool:
 
 
 def _forget_disturbed(store: Store) -> None:
-    """Have latencies measured again that load disturbed, and say which."""
+    """Discard disturbed latencies, so that they are measured again, and report them."""
     from bench.analysis.pace import forget_disturbed
 
     for label in forget_disturbed(store):
@@ -145,7 +145,7 @@ def report(settings: _Settings) -> int:
 
 
 def _finished_store(settings: _Settings) -> Store:
-    """The store that `results` names; raises BenchError where any setting that was given is wrong."""
+    """Return the store that `results` names; raises BenchError where any given setting is wrong."""
     from bench.experiment.config import Experiment, check_settings
     from bench.store.store import Store
 
@@ -159,13 +159,13 @@ def _report_of(store: Store) -> int:
         except Damaged as error:
             if not error.name.endswith(".png"):
                 raise
-            store.quarantine(error.name, error.why)  # a picture alone: no number depends on it
+            store.quarantine(error.name, error.why)  # only a picture: no number depends on it
         else:
             return 0
 
 
 def _show_report(store: Store) -> None:
-    """Write the report where it is not up to date, and print what it found; raises Damaged."""
+    """Write the report where it is out of date, and print its summary; raises Damaged."""
     from bench.report.write import write_report
 
     page = write_report(store)
@@ -178,7 +178,7 @@ def _show_report(store: Store) -> None:
 def score(settings: _Settings) -> int:
     """Add scores to a run from its stored features and kept images, then write the report; sample nothing.
 
-    Exit codes: 0 done; 2 refused, the run is as it was.
+    Exit codes: 0 done; 2 refused, the run is unchanged.
     """
     from bench.execute.rescore import add_scores
     from bench.experiment.config import check_settings
@@ -217,7 +217,7 @@ def status(settings: _Settings) -> int:
     store = _finished_store(settings)
     launch = Launch.latest(store.files)
     if launch is None:
-        raise BenchError(f"results={store.location} was never run; start it with tcd-bench run")
+        raise BenchError(f"results={store.location} holds no run; start it with tcd-bench run")
     print(describe(read_status(store, launch, int(launch.settings["batch_size"]))))
     return 0
 
@@ -261,7 +261,7 @@ VERBS: dict[str, Callable[[_Settings], int]] = {
     "gate accept": accept_baseline,
 }
 CONFIGS = {"conform": "conform", "gate": "gate", "gate accept": "gate", "score": "score"}
-"""The other verbs work on an experiment: conf/config.yaml."""
+"""The configuration of the remaining verbs, which work on an experiment, is conf/config.yaml."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -279,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
     if verb == "gate" and rest[:1] == ["accept"]:
         verb, rest = "gate accept", rest[1:]
     if verb not in VERBS:
-        print(f"error: there is no verb {verb!r}; choose one of {', '.join(VERBS)}, or --help", file=sys.stderr)
+        print(f"error: unknown verb {verb!r}; choose one of {', '.join(VERBS)}, or --help", file=sys.stderr)
         return 2
     from bench.experiment.compose import run_application
 
@@ -291,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command continues from here", file=sys.stderr)
         return 130
 
 

@@ -1,7 +1,7 @@
-"""The concurrency helpers: map in threads, map over images, map in forked processes, and a periodic call.
+"""Concurrency helpers: map in threads, map over images, map in forked processes, and a periodic call.
 
-On a processor, small models use several batches in threads better than one call's threads; on a GPU the host works on
-one batch while the device is busy with the next.
+On a CPU, several batches in threads suit small models better than one call's threads; on a GPU the host works on one
+batch while the device computes the next.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Item = TypeVar("Item")
 _Result = TypeVar("_Result")
 
 _shared = threading.local()
-"""`images`: the pool for images that the threads of one `map_in_threads` have in common."""
+"""`images`: the pool for images that all threads of one `map_in_threads` share."""
 _function: Callable[[int], Any] = repr
-"""What forked processes call: they inherit it, so that nothing it holds is sent to them."""
+"""The function that forked processes call: they inherit it, so that its data is not sent to them."""
 
 
 def map_in_threads(work: Callable[[Item], _Result], items: Iterable[Item], threads: int) -> Iterator[_Result]:
-    """Yield `work(item)` in the items' order, computed by so many threads, each with its share of torch's threads.
+    """Yield `work(item)` in the items' order, computed by `threads` threads, each with its share of torch's threads.
 
-    The first error ends it: items that have not started are dropped, running ones are waited for.
+    The first error ends the iteration: items that have not started are dropped, running ones are waited for.
     """
-    import torch  # not where only a plan is wanted
+    import torch  # not needed where only a plan is made
 
     if threads == 1:
         yield from map(work, items)
@@ -61,9 +61,9 @@ def map_in_threads(work: Callable[[Item], _Result], items: Iterable[Item], threa
 
 
 def map_images(work: Callable[[Item], _Result], items: Iterable[Item]) -> Iterable[_Result]:
-    """`work(item)` of each, in order; in threads, unless torch may use only one in the calling thread.
+    """Return `work(item)` of each item, in order; in threads, unless torch may use only one in the calling thread.
 
-    Threads of `map_in_threads` share one pool for their images, so that the last one at work has all of it.
+    Threads of `map_in_threads` share one pool for their images, so that the last active thread has all of it.
     """
     import torch
 
@@ -77,10 +77,10 @@ def map_images(work: Callable[[Item], _Result], items: Iterable[Item]) -> Iterab
 
 
 def map_forked(function: Callable[[Item], _Result], given: Sequence[Item], fewest: int) -> list[_Result]:
-    """`function` of each, in order, in forked copies of this process. Results travel by pickle.
+    """Return `function` of each item, in order, computed in forked copies of this process. Results travel by pickle.
 
-    In this process for fewer than `fewest`, where starting others would take longer than the work; where there is one
-    processor or no fork; and where torch is loaded, whose threads do not survive a fork.
+    It runs in this process for fewer than `fewest` items, where starting others would take longer than the work; on a
+    single processor or without fork; and where torch is loaded, whose threads do not survive a fork.
     """
     global _function
     processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -100,7 +100,7 @@ def _call(index: int) -> Any:
 
 @contextmanager
 def call_periodically(seconds: float, act: Callable[[], object]) -> Iterator[None]:
-    """Call `act` in a background thread every so many seconds until the block ends; a running call is waited for."""
+    """Call `act` in a background thread every `seconds` seconds until the block ends; a running call is waited for."""
     over = threading.Event()
 
     def run() -> None:

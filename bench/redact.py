@@ -1,4 +1,4 @@
-"""Nothing secret in what is written down: secrets of the environment, and texts of their forms, become [secret].
+"""Redaction of secrets in written text: secrets of the environment, and texts in the form of tokens, become [secret].
 
 The forms are those that the services document for their tokens, as GitHub's and GitLab's secret scanning list them.
 """
@@ -45,10 +45,10 @@ SHORTEST = 8
 
 
 def without_secrets(text: str) -> str:
-    """The text with `[secret]` where a secret stood.
+    """Return the text with each secret replaced by `[secret]`.
 
-    Those are values of environment variables with names such as HF_TOKEN, where they stand for themselves and are not
-    part of a word; tokens by their form; passwords and signatures in URLs; and what follows `password=` and the like.
+    Secrets are values of environment variables with names such as HF_TOKEN, where they are not part of a word; tokens,
+    by their form; passwords and signatures in URLs; and values after `password=` and the like.
     """
     values = {value for name, value in os.environ.items() if _NAMES.search(name) and len(value) >= SHORTEST}
     for value in sorted(values, key=len, reverse=True):
@@ -58,12 +58,12 @@ def without_secrets(text: str) -> str:
 
 
 def settings_without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings with `[secret]` for secrets in texts, and for texts under names such as `api_key`."""
+    """Return nested settings with `[secret]` for secrets in texts, and for texts under names such as `api_key`."""
     return {key: REDACTED if _is_secret(key, value) else _scrubbed(value) for key, value in settings.items()}
 
 
 def secret_settings(settings: Mapping[str, Any]) -> list[str]:
-    """The dotted names of the settings that hold secrets, in their order."""
+    """Return the dotted names of the settings that hold secrets, in their order."""
     return list(_changed(settings, settings_without_secrets(settings)))
 
 

@@ -92,16 +92,16 @@ def _with_gap(content: bytes) -> bytes:
 
 
 SPOILT = {
-    "cut": "is cut off: it has",
-    "one byte short": "is cut off: it has",
-    "one byte long": "is longer than it says",
-    "cut in its header": "is cut off",
+    "cut": "is truncated: it has",
+    "one byte short": "is truncated: it has",
+    "one byte long": "is too long",
+    "cut in its header": "is truncated",
     "cut in its length": "is not a safetensors file",
     "empty": "is empty",
-    "pointer": "is a pointer of Git LFS",
+    "pointer": "is a Git LFS pointer",
     "page": "is a web page",
     "pickle": "is not a safetensors file",
-    "zeros": "is damaged|cut off|longer than it says|not a safetensors file",
+    "zeros": "is damaged|truncated|too long|not a safetensors file",
     "no JSON": "header cannot be read",
     "gap": "does not fit its shape",
 }
@@ -137,7 +137,11 @@ def test_everything_that_is_missing_is_said_at_once(own: Path, capsys: pytest.Ca
     experiment = experiment_on(own)
     said = faults_of(experiment)
     for part in ("vae", "text_encoder", "tokenizer", "evaluator", LORA):
-        assert f"{part} holds no" in said or f"{part}/config.json is missing" in said or f"{part} is a pointer" in said
+        assert (
+            f"{part} does not hold " in said
+            or f"{part}/config.json is missing" in said
+            or f"{part} is a Git LFS pointer" in said
+        )
     sources = (f"models.mini.source={own}/teacher", f"models.mini.adapters.tcd.source={own}/tcd-lora")
     arguments = ["experiment=smoke", "claim=[]", *sources, f"evaluator.source={own}/evaluator", "device=cpu"]
     assert main(["run", *arguments, f"results={own}/run"]) == 2
@@ -178,7 +182,7 @@ def test_a_variant_is_read_where_it_is_there_and_the_plain_files_where_not(own: 
     experiment = replace(experiment_on(own), models={"mini": model})
     settled = settle_models(experiment, survey_checkpoints(experiment))
     assert settled.experiment.models["mini"].variant is None
-    assert any("no files of the variant fp16" in line for line in settled.told)
+    assert any("the variant fp16 has no files" in line for line in settled.told)
     for folder in ("unet", "vae", "text_encoder"):
         for file in (own / "teacher" / folder).glob("*.safetensors"):
             file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
@@ -276,7 +280,7 @@ def test_a_lora_must_reach_the_layers_that_its_metadata_announces(own: Path) -> 
 
 def test_what_is_no_lora_is_refused(own: Path) -> None:
     shutil.copy(own / "teacher" / "vae" / "diffusion_pytorch_model.safetensors", own / "tcd-lora" / LORA)
-    assert "holds no LoRA" in faults_of(experiment_on(own))
+    assert "does not hold a LoRA" in faults_of(experiment_on(own))
 
 
 # What the checkpoint says
@@ -337,7 +341,7 @@ def test_what_a_configuration_leaves_out_is_its_own_class_s_default() -> None:
         "prediction_type": "epsilon",
     }
     assert schedule_of({"_class_name": "TCDScheduler"}, "x")["beta_schedule"] == "scaled_linear"
-    with pytest.raises(BenchError, match=r"x is of the class FlowMatchEulerDiscreteScheduler, whose noise schedule"):
+    with pytest.raises(BenchError, match=r"x has the class FlowMatchEulerDiscreteScheduler, whose noise schedule"):
         schedule_of({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "x")
 
 

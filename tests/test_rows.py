@@ -201,4 +201,4 @@ def test_what_is_not_fetched_is_named_with_the_command_that_fetches_it(bench: Be
 def test_strict_wants_commits(bench: Bench, tmp_path: Path) -> None:
     run = bench(tmp_path, small("guide_sdxl_t2i", "strict=true", verb="plan"))
     assert run.returncode == 2
-    assert "models.sdxl.revision=None was given and strict=true wants a commit" in run.stderr
+    assert "models.sdxl.revision=None was given but strict=true needs a commit" in run.stderr

@@ -79,7 +79,7 @@ def test_a_file_that_predicts_v_does_not_take_a_configuration_of_epsilon(models:
     experiment = experiment_on(
         tmp_path / "own", f"models.mini.source={path}", f"models.mini.config={tmp_path}/own/teacher"
     )
-    with pytest.raises(BenchError, match="says that it predicts v"):
+    with pytest.raises(BenchError, match="declares v prediction"):
         settle_models(experiment, survey_checkpoints(experiment))
 
 
@@ -87,7 +87,7 @@ def test_a_part_of_a_model_is_no_model(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models, tmp_path / "own")
     unet = tmp_path / "own" / "teacher" / "unet" / "diffusion_pytorch_model.safetensors"
     experiment = experiment_on(tmp_path / "own", f"models.mini.source={unet}")
-    with pytest.raises(BenchError, match="holds no whole model"):
+    with pytest.raises(BenchError, match="is not a complete model"):
         survey_checkpoints(experiment).check()
 
 

@@ -1,1 +1,1 @@
-"""The checkpoints that an experiment needs: which, where they are, what their files say. No torch."""
+"""Checkpoints of an experiment: which are needed, where they are stored, what their files declare. Imports no torch."""

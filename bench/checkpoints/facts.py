@@ -1,4 +1,4 @@
-"""What a base model's folder says of itself: pipeline class, size, noise schedule. No torch."""
+"""Facts declared by a base model's folder: pipeline class, size, noise schedule. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARCHITECTURES = {
     "StableDiffusionXLControlNetPipeline": _XL,
     "AnimateDiffSDXLPipeline": _XL,
 }
-"""Architecture by pipeline class: a checkpoint's parts serve every class of its architecture."""
+"""Architecture by pipeline class: a checkpoint's parts fit every class of its architecture."""
 _OF_TASK = {
     "inpainting": {_SD: "StableDiffusionInpaintPipeline", _XL: "StableDiffusionXLInpaintPipeline"},
     "controlnet": {_SD: "StableDiffusionControlNetPipeline", _XL: "StableDiffusionXLControlNetPipeline"},
@@ -37,12 +37,12 @@ GUIDANCE = {
     "StableDiffusionXLInpaintPipeline": 7.5,
     "LatentConsistencyModelPipeline": 8.5,
 }
-"""The guidance scale that a pipeline takes when none is given: the default of its `__call__` in diffusers 0.42."""
+"""Default guidance scale by pipeline: the default of its `__call__` in diffusers 0.42."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the folder of a base model says; `pipeline` is its own class, `inpaints` if its denoiser takes a mask."""
+    """Facts of a base model's folder; `pipeline` is its own class, `inpaints` is true if its denoiser takes a mask."""
 
     pipeline: str
     height: int | None
@@ -53,7 +53,7 @@ class Facts:
 
 
 def size_of(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Height and width in pixels: the denoiser's own size times what the VAE scales by; None where it has none."""
+    """Return height and width in pixels: the denoiser's own size times the VAE's scale; None where it has no size."""
     sample = unet.get("sample_size")
     factor = 2 ** (len(vae.get("block_out_channels") or [0]) - 1)
     if isinstance(sample, int):
@@ -64,9 +64,9 @@ def size_of(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int | None
 
 
 def complete_facts(name: str, model: Model, task: str, facts: Facts, guidance_open: bool) -> tuple[Model, list[str]]:
-    """The model with everything that the checkpoint decides, and what a person should be told of it.
+    """Return the model with everything that the checkpoint decides, and notes for the user.
 
-    `guidance_open` says that a method takes the model's guidance scale.
+    `guidance_open` is true when a method uses the model's guidance scale.
 
     Raises BenchError where a setting contradicts the checkpoint, or neither says what is needed.
     """
@@ -76,7 +76,7 @@ def complete_facts(name: str, model: Model, task: str, facts: Facts, guidance_op
     height, width = model.height or facts.height, model.width or facts.width
     if height is None or width is None:
         raise BenchError(
-            f"{place}.height and {place}.width were not given and the checkpoint does not say its size; set both"
+            f"{place}.height and {place}.width were not given and the checkpoint does not state its size; set both"
         )
     schedule = settle(name, model.noise_schedule, facts.noise_schedule, model.noise_schedule_override)
     if schedule != facts.noise_schedule:
@@ -86,7 +86,7 @@ def complete_facts(name: str, model: Model, task: str, facts: Facts, guidance_op
         guidance = GUIDANCE.get(pipeline, 7.5)
         if guidance_open:
             told.append(
-                f"{place}.guidance_scale was not given; methods that set none of their own take {guidance:g}, the "
+                f"{place}.guidance_scale was not given; methods without a guidance scale use {guidance:g}, the "
                 f"default of {pipeline} in diffusers"
             )
     model = replace(
@@ -105,18 +105,18 @@ def _pipeline(place: str, model: Model, task: str, facts: Facts) -> str:
     family = ARCHITECTURES.get(facts.pipeline)
     if family is None:
         raise BenchError(
-            f"{place}: the checkpoint was made for {facts.pipeline}; only Stable Diffusion's and Stable Diffusion XL's "
-            "are sampled, so choose another model"
+            f"{place}: the checkpoint was made for {facts.pipeline}; only Stable Diffusion and Stable Diffusion XL "
+            "models can be sampled, so choose another model"
         )
     given = model.pipeline
     if given is not None:
         if given not in ARCHITECTURES:
             raise BenchError(
-                f"{place}.pipeline={given} was given; choose one of {', '.join(ARCHITECTURES)}, or leave it out"
+                f"{place}.pipeline={given} was given; choose one of {', '.join(ARCHITECTURES)}, or omit it"
             )
         if ARCHITECTURES[given] != family:
             raise BenchError(
-                f"{place}.pipeline={given} was given, but the checkpoint is {family}'s ({facts.pipeline}); leave the "
+                f"{place}.pipeline={given} was given, but the checkpoint is {family}'s ({facts.pipeline}); omit the "
                 "setting out"
             )
         return given

@@ -1,4 +1,4 @@
-"""The weights that an experiment needs, fetched from the hub or from their publishers into the local caches."""
+"""Weights of an experiment, fetched from the hub or from their publishers into the local caches."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from bench.records.errors import BenchError
 
 
 def fetch_needs(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
-    """Fetch one after another what is not there; yields subject, what came of it, and whether it is there now.
+    """Fetch missing checkpoints one after another; yields subject, result, and whether it is complete now.
 
-    "There" means that every file that will be read is there and whole; a download that was cut is taken up again.
+    Complete means that every file that will be read exists in full; an interrupted download is resumed.
     """
     for entry in required(experiment):
         if entry.source in (INCEPTION, "lpips://"):
@@ -35,14 +35,14 @@ def fetch_needs(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
 def _outcome(fetch: Callable[[], str]) -> tuple[str, bool]:
     try:
         return fetch(), True
-    except (BenchError, OSError, RuntimeError, ValueError) as error:  # the hub's errors are of all kinds
+    except (BenchError, OSError, RuntimeError, ValueError) as error:  # the hub raises errors of many kinds
         return " ".join(str(error).split()), False
 
 
 def _fetch_repository(entry: Required) -> str:
-    """Raises BenchError or OSError where it cannot be had, or is not whole afterwards."""
+    """Raises BenchError or OSError where it cannot be fetched, or is incomplete afterwards."""
     try:
-        return f"{entry.source} at {inspect(entry).identity[:12]}, there already"
+        return f"{entry.source} at {inspect(entry).identity[:12]}, already cached"
     except NotFetchedError:
         pass
     files = _files_on_hub(entry)
@@ -67,7 +67,7 @@ def _fetch_file(entry: Required) -> str:
     weights = MANIFEST[name]
     path = torch_checkpoints() / weights.file
     if path.is_file():
-        return f"{path}, hash {check_file(path, name)}, there already"
+        return f"{path}, hash {check_file(path, name)}, already cached"
     from torch.hub import download_url_to_file
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Which of a directory's or repository's files are read: for the doctor what must be there, for fetching what to bring.
+"""Selection of the files of a directory or repository that are read: the doctor requires them, fetching downloads them.
 
-Works on names alone, so that a listing of the hub does as well as one of a disk. Code is never among them.
+It works on names alone, on a listing of the hub as well as of a disk. Code files are never selected.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _SIDE_FILES = (".json", ".txt", ".model")
 
 
 def wanted_files(entry: Required, names: Iterable[str]) -> list[str]:
-    """The files of `names` (paths with /, relative to the root) that an entry reads, in the order of `names`.
+    """Return the files of `names` (paths with /, relative to the root) that an entry reads, in the order of `names`.
 
-    Raises BenchError where a single file is meant and it is not clear which.
+    Raises BenchError where a single file is needed and the choice is ambiguous.
     """
     names = list(names)
     wanted: set[str] = set()
@@ -46,7 +46,7 @@ def wanted_files(entry: Required, names: Iterable[str]) -> list[str]:
 
 
 def single_file(entry: Required, names: Sequence[str]) -> str:
-    """The one file that is meant: the named one, or of the only .safetensors; a .bin gives way to its .safetensors.
+    """Return the single file of an entry: the named file, or the only .safetensors; a .bin yields to its .safetensors.
 
     Raises BenchError where there is none, or several and no name was given.
     """
@@ -56,7 +56,7 @@ def single_file(entry: Required, names: Sequence[str]) -> str:
         found = twin if name.endswith(".bin") and twin in names else name
         if found not in names:
             there = [other for other in names if other.endswith((".safetensors", ".bin"))]
-            listed = f"; there are {_listed(there)}" if there else ", nor any other weights file"
+            listed = f"; available: {_listed(there)}" if there else ", and no other weights file"
             raise BenchError(f"{entry.place}.file={entry.file} was given, but {entry.source} has no such file{listed}")
         return found
     if PUBLISHED_LORA in names:
@@ -72,9 +72,9 @@ def single_file(entry: Required, names: Sequence[str]) -> str:
 
 
 def weights_in(folder: str, names: Iterable[str], variant: str | None) -> tuple[list[str], str | None]:
-    """A model's weights files in a folder, and of which variant they are: the one asked for where it is there.
+    """Return a model's weights files in a folder, and their variant: the requested variant where it exists.
 
-    Safetensors, or where there are none the .bin files, which are read with `weights_only=True`: tensors and no code.
+    Safetensors are preferred; .bin files are read with `weights_only=True`: tensors and no code.
     """
     inside = [name for name in names if str(PurePosixPath(name).parent) == folder]
     for stems, ending in ((_STEMS, "safetensors"), (_PICKLED_STEMS, "bin")):

@@ -1,5 +1,5 @@
-"""Headers of safetensors files: which tensors a file holds, and whether the file is whole. No tensor is read but those
-of a single number.
+"""Headers of safetensors files: the tensors of a file, and whether the file is complete. Only tensors of a single
+number are read.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _BITS = {
 """Bits per element of the format's types (github.com/huggingface/safetensors, tensor.rs)."""
 _NUMBERS = {"F64": "d", "F32": "f", "F16": "e", "BF16": "", "I64": "q", "I32": "i", "I16": "h", "U8": "B"}
 _LIMIT = 100_000_000
-"""The format's own limit of a header, in bytes."""
+"""The format's limit on the size of a header, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Shapes of a file's tensors by name, its free text metadata, and type and place (in bytes) of each tensor."""
+    """Shapes of a file's tensors by name, its free text metadata, and type and position (in bytes) of each tensor."""
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
@@ -36,15 +36,15 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """A safetensors file's header; raises BenchError, naming the file, where it is missing, cut or of another kind."""
+    """Return a safetensors file's header; raises BenchError, naming the file, where it is missing, cut or malformed."""
     state = check_payload(path)
     return _read(path, *state)
 
 
 def check_payload(path: Path) -> tuple[int, int]:
-    """Size and time of change of a weights file; raises BenchError where it is absent, empty, or a text in its place.
+    """Return size and time of change of a weights file; raises BenchError where it is absent, empty, or a text file.
 
-    Git LFS leaves a pointer in place of a file that it did not fetch, a download that failed often leaves a web page.
+    Git LFS leaves a pointer in place of a file that it did not fetch; a failed download often leaves a web page.
     """
     try:
         state = path.stat()
@@ -53,19 +53,17 @@ def check_payload(path: Path) -> tuple[int, int]:
         with path.open("rb") as file:
             beginning = file.read(256)
     except FileNotFoundError as error:
-        what = "a link to nothing" if path.is_symlink() else "missing"
+        what = "a broken link" if path.is_symlink() else "missing"
         raise BenchError(f"{path} is {what}; fetch or copy it again") from error
     except OSError as error:
         raise BenchError(f"{path} cannot be read ({error.strerror})") from error
     if not beginning:
         raise BenchError(f"{path} is empty; fetch or copy it again")
     if beginning.startswith(b"version https://git-lfs"):
-        raise BenchError(
-            f"{path} is a pointer of Git LFS and not the file itself; run `git lfs pull`, or fetch it again"
-        )
+        raise BenchError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`, or fetch it again")
     if beginning.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise BenchError(f"{path} is a web page and not a weights file; fetch it again")
-    if path.suffix == ".bin" and not beginning.startswith((b"PK\x03\x04", b"\x80")):  # torch.save's forms
+        raise BenchError(f"{path} is a web page, not a weights file; fetch it again")
+    if path.suffix == ".bin" and not beginning.startswith((b"PK\x03\x04", b"\x80")):  # formats of torch.save
         raise BenchError(f"{path} was not written by torch.save; fetch or copy it again")
     return state.st_size, state.st_mtime_ns
 
@@ -104,11 +102,11 @@ def _read(path: Path, size: int, changed_ns: int) -> Header:
 
 
 def read_number(path: Path, name: str) -> float:
-    """A tensor of one element; raises BenchError, naming the file, for any other and for types that are not numbers."""
+    """Return a tensor of one element; raises BenchError, naming the file, for other shapes and non-numeric types."""
     header = read_header(path)
     dtype, start = header.places[name]
     if prod(header.shapes[name]) != 1 or dtype not in _NUMBERS:
-        raise BenchError(f"{path}: {name} must be one number, and is {dtype} of shape {list(header.shapes[name])}")
+        raise BenchError(f"{path}: {name} must be one number, but is {dtype} of shape {list(header.shapes[name])}")
     with path.open("rb") as file:
         file.seek(start)
         content = file.read(_BITS[dtype] // 8)
@@ -118,12 +116,12 @@ def read_number(path: Path, name: str) -> float:
 
 
 def _cut(path: Path, size: int, wanted: int) -> str:
-    kind = "cut off" if size < wanted else "longer than it says"
-    return f"{path} is {kind}: it has {size:,} bytes and its header says {wanted:,}; fetch or copy it again"
+    kind = "truncated" if size < wanted else "too long"
+    return f"{path} is {kind}: it has {size:,} bytes and its header states {wanted:,}; fetch or copy it again"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises BenchError, naming the file, where there is none."""
+    """Return the object in a JSON file; raises BenchError, naming the file, where there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -131,12 +129,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} cannot be read as JSON; fetch or copy it again") from error
     if not isinstance(found, dict):
-        raise BenchError(f"{path} holds no JSON object; fetch or copy it again")
+        raise BenchError(f"{path} does not hold a JSON object; fetch or copy it again")
     return found
 
 
 def layout_of(header: Header) -> str | None:
-    """How a single-file model names its tensors: "original", "parts" (unet.*, vae.*, text_encoder.*), or None."""
+    """Return the tensor naming of a single-file model: "original", "parts" (unet.*, vae.*, text_encoder.*), or None."""
     first = {name.partition(".")[0] for name in header.shapes}
     if {"unet", "vae", "text_encoder"} <= first:
         return "parts"
@@ -146,6 +144,6 @@ def layout_of(header: Header) -> str | None:
 
 
 def predicts_v(header: Header) -> bool:
-    """Whether a single file says that its denoiser predicts v: an entry that trainers leave for other programs."""
+    """Whether a single file declares v prediction: an entry that trainers write for other programs."""
     said = header.metadata.get("modelspec.prediction_type", "")
     return "v_pred" in header.shapes or said in ("v", "v_prediction", "v-prediction")

@@ -1,7 +1,7 @@
-"""What is known of the hub's repositories that conf/ names, for people who are about to fetch them.
+"""Notes on the hub's repositories that conf/ names, shown before they are fetched.
 
 Sizes are of the files that are read, in GB, by the architectures' parameter counts. A licence is named where it is
-sure; the model card has the word.
+certain; the model card is authoritative.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class HubNote:
     licence: str | None = None
 
     def __str__(self) -> str:
-        size = f"about {self.gigabytes:g} GB" if self.gigabytes else "size not known"
+        size = f"about {self.gigabytes:g} GB" if self.gigabytes else "size unknown"
         return f"{size}, licence: {self.licence or 'see its model card'}"
 
 
@@ -45,5 +45,5 @@ HUB_NOTES: dict[str, HubNote] = {
 
 
 def note_of(source: str) -> HubNote:
-    """What is known of a repository."""
+    """Return the note on a repository."""
     return HUB_NOTES.get(source, HubNote())

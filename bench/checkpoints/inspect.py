@@ -1,4 +1,4 @@
-"""Checkpoints looked at without loading them: is every file there that will be read, whole, and of the right kind?"""
+"""Inspection of checkpoints without loading them: all files to be read exist, are complete, and of the right kind."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from bench.records.errors import BenchError
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A checkpoint that is there: where, what it is named by, and for one that is a single file, which.
+    """A checkpoint that was found: its path, its identity, and its name if it is a single file.
 
-    `variant` is what its files are of, and `pickled` says that some are .bin files.
+    `variant` is that of its files, and `pickled` is true when some are .bin files.
     """
 
     entry: Required
@@ -46,9 +46,9 @@ class Found:
 
 
 def inspect(entry: Required) -> Found:
-    """Look at a checkpoint; raises BenchError that says all that is wrong with it.
+    """Inspect a checkpoint; raises BenchError that lists all faults.
 
-    NotFetchedError where the hub's cache lacks it or some of its files, which fetching again mends.
+    NotFetchedError where the hub's cache lacks it or some of its files, which fetching again fixes.
     """
     if entry.manifest is not None:
         return _inspect_manifest(entry)
@@ -89,7 +89,7 @@ def inspect(entry: Required) -> Found:
     if faults:
         raise _of_kind(entry, faults)
     if entry.kind in ("lora", "config") and local_path(entry.source) is not None:
-        identity = name_files(files, root)  # what else lies there changes nothing
+        identity = name_files(files, root)  # further files change nothing
     else:
         identity = name_weights(entry.source, entry.revision)
     if file is not None and entry.subfolder:
@@ -101,15 +101,15 @@ def _of_kind(entry: Required, faults: list[str]) -> BenchError:
     said = "; ".join(dict.fromkeys(faults))
     if local_path(entry.source) is None:
         return NotFetchedError(
-            f"{entry.source} is not whole in the local hub cache ({said}); fetch it with `tcd-bench fetch`"
+            f"{entry.source} is incomplete in the local hub cache ({said}); fetch it with `tcd-bench fetch`"
         )
     return BenchError(said)
 
 
 def _expected(entry: Required, root: Path, faults: list[str]) -> Iterator[tuple[str, str]]:
-    """The folders that must hold a model's weights, each with the name that its weights go by.
+    """Yield the folders that must hold a model's weights, each with the base name of its weights files.
 
-    Configurations that must stand beside them are checked on the way.
+    Required configuration files are checked at the same time.
     """
     if entry.kind in ("pipeline", "config"):
         yield from _components(entry, root, faults)
@@ -185,12 +185,12 @@ def _no_weights(folder: Path, base: str, names: Sequence[str], inside: str) -> s
     prefix = "" if inside == "." else f"{inside}/"
     others = [name for name in names if name.startswith(prefix) and name.endswith((".bin", ".ckpt", ".safetensors"))]
     if others:
-        return f"{folder} holds {', '.join(others[:3])} and no {base}.safetensors, which is read; convert or fetch it"
-    return f"{folder} holds no {base}.safetensors; fetch or copy the weights again"
+        return f"{folder} holds {', '.join(others[:3])} but not {base}.safetensors; convert or fetch it"
+    return f"{folder} does not hold {base}.safetensors; fetch or copy the weights again"
 
 
 def _indices(folder: Path, variant: str | None) -> list[Path]:
-    """The index that lists a model's files where it has several."""
+    """Return the index that lists a model's files where it has several."""
     infix = f".{variant}" if variant else ""
     stem = next(
         (s for s in ("diffusion_pytorch_model", "model") if (folder / f"{s}{infix}.safetensors").exists()), None
@@ -202,7 +202,7 @@ def _shards(index: Path) -> list[Path]:
     try:
         return [index.parent / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
     except BenchError:
-        return []  # said before
+        return []  # reported already
 
 
 def _facts(root: Path, variant: str | None, faults: list[str]) -> Facts | None:
@@ -224,13 +224,13 @@ def _facts(root: Path, variant: str | None, faults: list[str]) -> Facts | None:
     except BenchError as error:
         own = ARCHITECTURES.get(str(read_json(root / "model_index.json").get("_class_name")))
         faults.append(
-            str(error) if own else f"{root} was made for another pipeline than Stable Diffusion's; choose another model"
+            str(error) if own else f"{root} was made for a pipeline other than Stable Diffusion; choose another model"
         )
         return None
 
 
 def _inspect_single_file(entry: Required, path: Path) -> Found:
-    """A source that is a file: a LoRA, an IP-Adapter, or a whole pipeline in one."""
+    """Inspect a source that is a file: a LoRA, an IP-Adapter, or a whole pipeline."""
     if entry.kind not in ("lora", "pipeline"):
         raise BenchError(
             f"{entry.place}.source={entry.source} is a file; give the directory that the model was saved into"
@@ -243,21 +243,21 @@ def _inspect_single_file(entry: Required, path: Path) -> Found:
             raise BenchError("; ".join(faults))
     elif layout_of(header) is None:
         raise BenchError(
-            f"{entry.place}.source={entry.source} holds no whole model: it needs denoiser, VAE and text encoder, in "
+            f"{entry.place}.source={entry.source} is not a complete model: it needs denoiser, VAE and text encoder, in "
             "the original layout (model.diffusion_model.*, first_stage_model.*) or parts by name (unet.*, vae.*)"
         )
     return Found(entry, path, name_files([path], path.parent), path.stat().st_size, path.name)
 
 
 def _inspect_manifest(entry: Required) -> Found:
-    """A network of a score, by its entry in the manifest."""
+    """Inspect a network of a score, by its entry in the manifest."""
     name = str(entry.manifest)
     weights = MANIFEST[name]
     if entry.source == INCEPTION or entry.source == "lpips://":
         path = torch_checkpoints() / weights.file
         if not path.is_file():
             raise NotFetchedError(
-                f"{path} is not there; fetch it with `tcd-bench fetch`, or {weights.command_into(path)}"
+                f"{path} is missing; fetch it with `tcd-bench fetch`, or {weights.command_into(path)}"
             )
         check_payload(path)
         return Found(entry, path, check_file(path, name), path.stat().st_size, path.name)
@@ -265,7 +265,7 @@ def _inspect_manifest(entry: Required) -> Found:
     path = needed.path()
     if not path.exists():
         raise (NotFetchedError if local_path(entry.source) is None else BenchError)(
-            f"{path} is not there, and {name} needs it; fetch it with {weights.command}"
+            f"{path} is missing, and {name} needs it; fetch it with {weights.command}"
         )
     if path.is_file():
         check_payload(path)

@@ -1,6 +1,6 @@
-"""A LoRA file by its header: is it whole, and does it reach the layers that it was published for, as strongly?
+"""A LoRA file by its header: whether it is complete, and applied to the published layers at the trained strength.
 
-No tensor is read but the alphas, which are one number each.
+Only the alphas are read, which are one number each.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ _SIDES = (
     *((".lora_linear_layer.down.", "A"), (".lora_linear_layer.up.", "B")),
 )
 _PLAIN_STARTS = (True, False, "gaussian", "orthogonal", None)
-"""peft's `init_lora_weights` that leave the base model's own weights as they are."""
+"""Values of peft's `init_lora_weights` that leave the base model's weights unchanged."""
 
 
 def lora_faults(path: Path) -> list[str]:
-    """What keeps a LoRA file from being applied as it was trained.
+    """Return the reasons why a LoRA file cannot be applied as it was trained.
 
-    Halves of pairs, announced layers that it lacks, forms that diffusers does not read, and ranks or alphas that its
-    metadata and its tensors give differently.
+    Halves of pairs, missing layers, forms that diffusers does not read, and contradictions between metadata and tensors
+    on ranks or alphas.
     """
     header = read_header(path)
     if any(name.startswith("base_model.model.") for name in header.shapes):
         return [
-            f"{path} is in peft's own form, and diffusers would not read its alpha from adapter_config.json; load it "
+            f"{path} is in peft's form, and diffusers would not read its alpha from adapter_config.json; load it "
             "with peft and save it with the pipeline's save_lora_weights"
         ]
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     for layer, side, name in _matrices(header):
         pairs.setdefault(layer, {})[side] = header.shapes[name]
     if not pairs:
-        return [f"{path} holds no LoRA: none of its tensors is named lora_A or lora_down"]
+        return [f"{path} does not hold a LoRA: none of its tensors is named lora_A or lora_down"]
     faults = []
     if halves := [layer for layer, sides in pairs.items() if len(sides) != 2]:
-        faults.append(f"{path} is half a LoRA: {_some(halves)} has one of the two matrices only")
+        faults.append(f"{path} is half a LoRA: {_some(halves)} has only one of the two matrices")
     whole = {layer: sides for layer, sides in pairs.items() if len(sides) == 2}
     if unequal := [layer for layer, sides in whole.items() if sides["A"][:1] != sides["B"][1:2]]:
         faults.append(f"{path} is damaged: the two matrices of {_some(unequal)} have different ranks")
@@ -52,7 +52,7 @@ def lora_faults(path: Path) -> list[str]:
     except (ValueError, TypeError, AttributeError, RecursionError, re.error):
         return [*faults, f"{path} is damaged: its lora_adapter_metadata cannot be read; fetch or save it again"]
     if said.dora or any("dora_scale" in name or "lora_magnitude_vector" in name for name in header.shapes):
-        faults.append(f"{path} is a DoRA, whose magnitudes diffusers leaves out; use a plain LoRA")
+        faults.append(f"{path} is a DoRA, whose magnitudes diffusers ignores; use a plain LoRA")
     if idle := [target for target in said.targets if not any(_is_at(layer, target) for layer in pairs)]:
         faults.append(f"{path} lacks layers that it was published for: {_some(idle)}")
     if said.start is not None:
@@ -66,11 +66,11 @@ def lora_faults(path: Path) -> list[str]:
 
 
 def stated_scales(path: Path) -> dict[str, float]:
-    """The factor that B·A is to be added with, for the first matrix (A) of each layer by its name in the file.
+    """Return the factor of B·A for the first matrix (A) of each layer, by its name in the file.
 
-    Alpha / rank, by the alphas beside the matrices (kohya's form) or by diffusers' metadata, where rsLoRA divides by
-    √rank (Kalajdzievski 2023, arXiv:2312.03732). 1 where the file states no alpha: it is the rank then, for both.
-    Raises BenchError for a file that cannot be read.
+    The factor is alpha / rank, by the alphas beside the matrices (kohya's form) or by diffusers' metadata, where rsLoRA
+    divides by √rank (Kalajdzievski 2023, arXiv:2312.03732). It is 1 where the file states no alpha, for alpha then is
+    the rank. Raises BenchError for a file that cannot be read.
     """
     header = read_header(path)
     said, found = _Said.of(header), {}
@@ -84,7 +84,7 @@ def stated_scales(path: Path) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Said:
-    """What diffusers' metadata in a file say, by model: the fields of peft's LoraConfig."""
+    """The contents of diffusers' metadata in a file, by model: the fields of peft's LoraConfig."""
 
     models: Mapping[str, Mapping[str, Any]]
 
@@ -112,23 +112,23 @@ class _Said:
 
     @property
     def start(self) -> str | None:
-        """What the training began with, where that changed the base model."""
+        """The initialisation of the training, where it changed the base model."""
         starts = [said.get("init_lora_weights") for said in self.models.values()]
         return next((str(start) for start in starts if start not in _PLAIN_STARTS), None)
 
     def rank(self, layer: str) -> float | None:
-        """A layer's rank as diffusers' metadata gives it; None where they do not."""
+        """Return a layer's rank from diffusers' metadata; None where they do not state it."""
         return self._of(layer, "r", "rank_pattern")
 
     def scale(self, layer: str, rank: int) -> float:
-        """Alpha / rank as diffusers' metadata give it; 1 where they do not."""
+        """Return alpha / rank from diffusers' metadata; 1 where they do not state it."""
         alpha = self._of(layer, "lora_alpha", "alpha_pattern")
         if alpha is None:
             return 1.0
         return alpha / (sqrt(rank) if self.models[layer.partition(".")[0]].get("use_rslora") else rank)
 
     def _of(self, layer: str, default: str, patterns: str) -> float | None:
-        """peft's rule: the first pattern that the layer's name ends with, else what holds for all."""
+        """Apply peft's rule: the first pattern that the layer's name ends with, else the value for all layers."""
         model, _, inner = layer.partition(".")
         said = self.models.get(model)
         if said is None:
@@ -137,11 +137,11 @@ class _Said:
         for pattern, value in table.items() if isinstance(table, dict) else ():
             if re.match(rf"(.*\.)?({pattern})$", inner):
                 return _number(value)
-        return _number(said.get(default, 8))  # of peft's LoraConfig
+        return _number(said.get(default, 8))  # the default of peft's LoraConfig
 
 
 def _contradictions(path: Path, header: Header, said: _Said, ranks: Mapping[str, int]) -> Iterator[str]:
-    """Where metadata and tensors differ, so that it is not known which of them the LoRA was trained with."""
+    """Yield the differences between metadata and tensors, which leave open with which of them the LoRA was trained."""
     for layer, rank in ranks.items():
         stated = said.rank(layer)
         if stated is not None and stated != rank:
@@ -154,7 +154,7 @@ def _contradictions(path: Path, header: Header, said: _Said, ranks: Mapping[str,
         return
     values = [read_number(path, name) for name in alphas] or [float(rank) for rank in ranks.values()]
     for what, entry, found in (("rank", "dim", [*ranks.values()]), ("alpha", "alpha", values)):
-        stated = _number(header.metadata.get(f"ss_network_{entry}"))  # layers may have others, but some have this one
+        stated = _number(header.metadata.get(f"ss_network_{entry}"))  # layers may differ, but some have this value
         if stated is not None and not any(isclose(stated, value, rel_tol=0.01) for value in found):
             has = ", ".join(f"{value:g}" for value in sorted({*found})[:3])
             yield f"{path} contradicts itself: ss_network_{entry} is {stated:g}, its layers have {what} {has}; {_MEND}"
@@ -171,7 +171,7 @@ def _number(value: object) -> float | None:
 
 
 def _matrices(header: Header) -> Iterator[tuple[str, str, str]]:
-    """Layer, side (A or B) and name of each matrix."""
+    """Yield layer, side (A or B) and name of each matrix."""
     for name in header.shapes:
         for mark, side in _SIDES:
             if mark in name:

@@ -1,7 +1,7 @@
-"""All weights that scores need, in one place: where they come from, their files, hashes and licences. No torch.
+"""All weights that scores need, in one list: their source, files, hashes and licences. Imports no torch.
 
 `sha256` is a hash or its beginning, as the publisher's file name carries it; None where no publisher states one. A
-licence is named where it is sure; the publisher has the word.
+licence is named where it is certain; the publisher is authoritative.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bench.records.errors import BenchError
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights of a judge. `source` is a hub id, or the address of a single file.
+    """Weights of a preference model or score. `source` is a hub id, or the address of a single file.
 
     `file` is the one file that is read, "" for a repository in the layout of transformers (config.json, safetensors).
     """
@@ -25,7 +25,7 @@ class Weights:
     sha256: str | None = None
     licence: str | None = None
     by_hand: str | None = None
-    """What a person must do where no command fetches the file."""
+    """Instructions for the user where no command fetches the file."""
 
     @property
     def is_hub_id(self) -> bool:
@@ -34,7 +34,7 @@ class Weights:
 
     @property
     def command(self) -> str:
-        """What fetches it into the current directory, or the hub's cache; where no command does, what to do."""
+        """The command that fetches it into the current directory or the hub's cache; otherwise the instructions."""
         if self.by_hand is not None:
             return self.by_hand
         if not self.is_hub_id:
@@ -43,7 +43,7 @@ class Weights:
         return f"`hf download {self.source} {only}`"
 
     def command_into(self, path: Path) -> str:
-        """What fetches a single file to where it is looked for."""
+        """Return the command that fetches a single file to its expected path."""
         return f"`curl -fL --create-dirs -o '{path}' '{self.source}'`"
 
 
@@ -73,22 +73,22 @@ MANIFEST: dict[str, Weights] = {
     ),
     "dinov2": Weights("facebook/dinov2-large", licence="Apache-2.0"),
 }
-"""By score, by evaluator, or by what a score needs besides. ICNet's checkpoint is behind a link of its repository."""
+"""By score, evaluator, or a score's further requirement. ICNet's checkpoint is behind a link of its repository."""
 
 PREFERENCE_MODELS = ("pick_score", "image_reward", "aesthetic_score", "image_complexity")
-"""Scores that a network of their own gives, whatever the evaluator is."""
+"""Scores computed by a dedicated network, independent of the evaluator."""
 
 
 def check_file(path: Path, name: str) -> str:
-    """A file's hash, 16 digits; raises BenchError where it is not there or not the one of the manifest."""
+    """Return a file's hash, 16 digits; raises BenchError where it is missing or differs from the manifest."""
     weights = MANIFEST[name]
     if not path.is_file():
-        raise BenchError(f"{path} is not there, and {name} needs it; fetch it with {weights.command}")
+        raise BenchError(f"{path} is missing, and {name} needs it; fetch it with {weights.command}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if weights.sha256 is not None and not found.startswith(weights.sha256):
         raise BenchError(
-            f"{path} has the hash {found[:16]}…, and the manifest's begins with {weights.sha256[:16]}; it is another "
-            f"file or a broken one, so fetch it again with {weights.command}"
+            f"{path} has the hash {found[:16]}…, but the manifest's begins with {weights.sha256[:16]}; the file is "
+            f"different or damaged, so fetch it again with {weights.command}"
         )
     return found[:16]

@@ -1,4 +1,4 @@
-"""The noise schedule that weights were trained with, as the checkpoint's scheduler_config.json states it. No torch."""
+"""The noise schedule of trained weights, as stated by the checkpoint's scheduler_config.json. Imports no torch."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _BY_DEFAULT: tuple[tuple[Schedule, tuple[str, ...]], ...] = (
     (_SCALED, ("LCMScheduler", "TCDScheduler")),
 )
 DEFAULTS: Mapping[str, Schedule] = {name: values for values, names in _BY_DEFAULT for name in names}
-"""What diffusers' scheduler classes take for what a configuration leaves out: defaults of their constructors.
+"""Defaults of diffusers' scheduler classes for settings that a configuration omits, from their constructors.
 
-Classes that are not here have no betas (EDM, flow matching) or a schedule that these settings do not describe.
+Classes that are not listed have no betas (EDM, flow matching) or a schedule that these settings do not describe.
 """
 NEUTRAL: Schedule = {"trained_betas": None, "rescale_betas_zero_snr": False, "use_flow_sigmas": False}
-"""Parts of a noise schedule that not every scheduler can express; at these values they change nothing."""
+"""Parts of a noise schedule that not every scheduler can express; these values have no effect."""
 PARTS = (*_LINEAR, *NEUTRAL)
 
 
 def schedule_of(config: Mapping[str, Any], where: str) -> Schedule:
-    """The noise schedule that a scheduler's configuration describes, parts at their neutral value left out.
+    """Return the noise schedule of a scheduler's configuration, without parts at their neutral value.
 
     Raises BenchError, naming `where`, for a class of scheduler that has no such schedule.
     """
@@ -56,13 +56,13 @@ def schedule_of(config: Mapping[str, Any], where: str) -> Schedule:
     defaults = DEFAULTS.get(name, DEFAULTS.get(name.removeprefix("Flax"), {}))
     if not defaults:
         known = ", ".join(sorted(DEFAULTS))
-        raise BenchError(f"{where} is of the class {name}, whose noise schedule is not one of betas; known are {known}")
+        raise BenchError(f"{where} has the class {name}, whose noise schedule is not given by betas; known are {known}")
     found = {part: config.get(part, value) for part, value in {**defaults, **NEUTRAL}.items()}
     return without_neutral(found)
 
 
 def without_neutral(schedule: Mapping[str, Any]) -> Schedule:
-    """A schedule without the parts that change nothing."""
+    """Return a schedule without the parts that have no effect."""
     return {part: value for part, value in schedule.items() if part not in NEUTRAL or value != NEUTRAL[part]}
 
 
@@ -76,14 +76,14 @@ def check_names(schedule: Mapping[str, Any], place: str) -> None:
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Names of what `wanted` states otherwise than `found`."""
+    """Return the names of settings for which `wanted` and `found` differ."""
     return [part for part, value in wanted.items() if value != found.get(part, NEUTRAL.get(part))]
 
 
 def settle(model: str, stated: Mapping[str, Any], found: Schedule, override: bool) -> Schedule:
-    """The schedule that a model is sampled with: the checkpoint's; with `override` what is stated in its place.
+    """Return the schedule that a model is sampled with: the checkpoint's; with `override`, the stated values instead.
 
-    Raises BenchError where a statement differs from the checkpoint and nothing allows that.
+    Raises BenchError where a statement differs from the checkpoint and no override allows it.
     """
     place = f"models.{model}.noise_schedule"
     check_names(stated, place)
@@ -92,7 +92,7 @@ def settle(model: str, stated: Mapping[str, Any], found: Schedule, override: boo
         pairs = " and ".join(f"{place}.{part}={stated[part]!r}" for part in others)
         own = " and ".join(f"{part}={found.get(part, NEUTRAL.get(part))!r}" for part in others)
         raise BenchError(
-            f"{pairs} was given, but the checkpoint says {own}; leave the setting out, or sample otherwise than the "
-            f"weights were trained with models.{model}.noise_schedule_override=true"
+            f"{pairs} was given, but the checkpoint states {own}; omit the setting, or deviate from the "
+            f"training with models.{model}.noise_schedule_override=true"
         )
     return without_neutral({**found, **stated})

@@ -1,4 +1,4 @@
-"""What an OpenCLIP directory asks for, read before anything of it is loaded. No torch."""
+"""Requirements of an OpenCLIP directory, checked before anything is loaded from it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CONFIG = "open_clip_config.json"
 
 
 def check_open_clip(directory: Path) -> None:
-    """Refuse a directory that is not an OpenCLIP model of safetensors, or asks to run code of its own.
+    """Refuse a directory that is not an OpenCLIP model of safetensors, or that requires running its own code.
 
-    Raises BenchError. A model's `tokenizer_kwargs` go to transformers as they are, `trust_remote_code` among them.
+    Raises BenchError. A model's `tokenizer_kwargs` are passed to transformers unchanged, `trust_remote_code` included.
     """
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
@@ -29,8 +29,8 @@ def check_open_clip(directory: Path) -> None:
         raise BenchError(f"evaluator.source={directory}: its {CONFIG} is not that of an OpenCLIP model") from error
     if asked:
         raise BenchError(
-            f"evaluator.source={directory}: its {CONFIG} asks for trust_remote_code, to run code that comes with the "
-            "model, which is never done; use a model that does without"
+            f"evaluator.source={directory}: its {CONFIG} requires trust_remote_code, to run code that comes with the "
+            "model, which is never done; use a model that does not need it"
         )
     if not any(directory.glob("*.safetensors")):
         raise BenchError(
@@ -40,7 +40,7 @@ def check_open_clip(directory: Path) -> None:
 
 
 def _settings(value: Any) -> Iterator[tuple[str, Any]]:
-    """All names at any depth, with their values."""
+    """Yield all names at any depth, with their values."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield name, inner

@@ -1,4 +1,4 @@
-"""Checkpoints of scores that a network of their own gives: where they lie and what they are named by. No torch."""
+"""Checkpoints of scores that have a dedicated network: their paths and identities. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from bench.experiment.config import Experiment
 from bench.records.errors import BenchError
 
 BESIDE = {"image_reward": "image_reward_tokenizer", "aesthetic_score": "aesthetic_score_tower"}
-"""What a judge needs besides its own checkpoint."""
+"""Further weights that a preference model needs besides its checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """One entry of the manifest that a score needs, and where it is looked for: a file, a directory or a hub id."""
+    """An entry of the manifest that a score needs, and its location: a file, a directory or a hub id."""
 
     name: str
     source: str
 
     def path(self) -> Path:
-        """The file, or the directory of a repository; raises BenchError where it is not available locally."""
+        """Return the file, or the directory of a repository; raises BenchError where it is not available locally."""
         weights = MANIFEST[self.name]
         if "://" in self.source:
             raise BenchError(
-                f"scores: {self.name} needs {weights.file}; fetch it with {weights.command} and say where it lies, "
+                f"scores: {self.name} needs {weights.file}; fetch it with {weights.command} and give its path, "
                 f"as in preference_models.{self.name}=./{weights.file}"
             )
         own = Path(self.source).expanduser()
@@ -37,13 +37,13 @@ class Needed:
         return directory / weights.file if weights.file else directory
 
     def identity(self) -> str:
-        """A file's hash, compared with the manifest, or a repository's name; raises BenchError as `path` does."""
+        """Return a file's hash, checked by the manifest, or a repository's name; raises BenchError as `path` does."""
         path = self.path()
         return check_file(path, self.name) if MANIFEST[self.name].file else name_weights(self.source)
 
 
 def needed_by(experiment: Experiment, judge: str) -> list[Needed]:
-    """What a judge reads, its own checkpoint first."""
+    """Return the weights of a preference model, its own checkpoint first."""
     source = experiment.preference_models.get(judge, MANIFEST[judge].source)  # type: ignore[call-overload]
     needed = [Needed(judge, source)]
     if beside := BESIDE.get(judge):
@@ -54,12 +54,12 @@ def needed_by(experiment: Experiment, judge: str) -> list[Needed]:
 
 
 def requested_preference_models(experiment: Experiment) -> list[str]:
-    """The judges whose scores are asked for."""
+    """Return the preference models of the requested scores."""
     return [name for name in PREFERENCE_MODELS if name in experiment.scores]
 
 
 def name_preference_models(experiment: Experiment) -> Mapping[str, list[str]]:
-    """What every judge's weights are named by; raises BenchError for those that are missing or other than they are."""
+    """Return the identity of every preference model's weights; raises BenchError for missing or different files."""
     return {
         name: [part.identity() for part in needed_by(experiment, name)]
         for name in requested_preference_models(experiment)

@@ -1,4 +1,4 @@
-"""The one list of checkpoints that an experiment needs: naming, the doctor and fetching all go by it."""
+"""The list of checkpoints that an experiment needs, used for naming, by the doctor and for fetching."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _Kind = Literal[
     "file",
 ]
 PUBLISHED_LORA = "pytorch_lora_weights.safetensors"
-"""The name under which diffusers saves a LoRA, and most are published."""
+"""The file name under which diffusers saves a LoRA, and under which most are published."""
 
 
 @dataclass(frozen=True, slots=True)
 class Required:
-    """A checkpoint: the setting that names it, what it is to a person, and where it is looked for.
+    """A checkpoint: the setting that names it, its display name, and its location.
 
-    `file` is for one that is a single file of a directory or repository. `manifest` names the entry of a score's own
-    network in `bench.checkpoints.manifest`.
+    `file` is set for a single file of a directory or repository. `manifest` names the entry of a score's own network in
+    `bench.checkpoints.manifest`.
     """
 
     place: str
@@ -45,7 +45,7 @@ class Required:
 
 
 def required(experiment: Experiment) -> list[Required]:
-    """Every checkpoint that the experiment reads, models first; nothing is looked up."""
+    """Return every checkpoint that the experiment reads, models first; nothing is looked up."""
     used = {name for method in experiment.methods.values() for name in method.adapter}
     found = [entry for name, model in experiment.models.items() for entry in _of_model(name, model, used)]
     if estimator := getattr(experiment.task, "estimator", None):
@@ -54,7 +54,7 @@ def required(experiment: Experiment) -> list[Required]:
 
 
 def required_for_scores(experiment: Experiment) -> list[Required]:
-    """The checkpoints behind scores alone."""
+    """Return only the checkpoints of scores."""
     found = []
     if experiment.scores:
         name, source = experiment.evaluator.name, experiment.evaluator.source

@@ -1,4 +1,4 @@
-"""What weights a source holds: named by content, found without loading them. No torch."""
+"""Sources of weights: identified by content, located without loading them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from bench.records.errors import BenchError
 PACKAGED = "bench://"
 ARCHITECTURE = "architecture://"
 LORA = "architecture://lora"
-"""Random weights: a pipeline's, as in architecture://sdxl, and a LoRA's."""
+"""Random weights: of a pipeline, as in architecture://sdxl, and of a LoRA."""
 INCEPTION = "inception://"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-"""The network of published FIDs, where torch-fidelity and torchmetrics keep it: among torch's own downloads."""
+"""The network of published FIDs, in torch's download folder, where torch-fidelity and torchmetrics keep it."""
 
 
 WEIGHT_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 
 
 class NotFetchedError(BenchError):
-    """Weights of the hub that are not in the local cache, or not all of them; `tcd-bench fetch` brings them."""
+    """Weights of the hub that are missing from the local cache, even in part; `tcd-bench fetch` downloads them."""
 
 
 def local_path(source: str) -> Path | None:
-    """The directory or file that a source names, or None for a hub id; `bench://x` is the package's own data.
+    """Return the directory or file that a source names, or None for a hub id; `bench://x` is the package's own data.
 
-    A source that looks like a path is one, whether anything is there or not.
+    A source that looks like a path is treated as a path, whether it exists or not.
     """
     if source.startswith(PACKAGED):
         return Path(str(resources.files("bench"))) / source.removeprefix(PACKAGED)
@@ -44,14 +44,14 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def is_at_hand(source: str) -> bool:
-    """Whether a source is no hub id, whose content another could change."""
+    """Whether a source is local, unlike a hub id, whose content may change."""
     return source.startswith(ARCHITECTURE) or local_path(source) is not None
 
 
 def weights_directory(source: str, revision: str | None = None) -> Path:
-    """The directory that a source's files lie in, a hub repository's in the local cache; the file where it is one.
+    """Return the directory of a source's files, for a hub repository in the local cache; the file where it is one.
 
-    Raises BenchError when there is nothing there, for a hub repository NotFetchedError.
+    Raises BenchError when nothing exists there, for a hub repository NotFetchedError.
     """
     if source == INCEPTION:
         return _inception()
@@ -64,9 +64,9 @@ def weights_directory(source: str, revision: str | None = None) -> Path:
 
 
 def name_weights(source: str, revision: str | None = None) -> str:
-    """A hash over all files of a local directory, or the commit of a cached hub repository.
+    """Return a hash over all files of a local directory, or the commit of a cached hub repository.
 
-    Raises BenchError when there is nothing there.
+    Raises BenchError when nothing exists there.
     """
     if source.startswith(ARCHITECTURE):
         return _name_architecture(source)
@@ -84,7 +84,7 @@ def name_weights(source: str, revision: str | None = None) -> str:
 
 
 def name_files(files: list[Path], root: Path) -> str:
-    """A hash over files and their names below `root`; a single file is named by its content alone."""
+    """Return a hash over files and their names below `root`; for a single file over its content alone."""
     digest = hashlib.sha256()
     for file in files:
         state = file.stat()
@@ -96,19 +96,19 @@ def name_files(files: list[Path], root: Path) -> str:
 
 @cache
 def _hash_file(path: Path, size: int, changed_ns: int) -> bytes:
-    """Once, as long as a file stays as it is: a command names its weights more than once, and they are gigabytes."""
+    """Hash a file; cached while it is unchanged, since a command names its gigabytes of weights more than once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def is_tower(directory: Path) -> bool:
-    """Whether a directory holds a DINOv2 in the layout of transformers, which knows no captions."""
+    """Whether a directory holds a DINOv2 in the layout of transformers, which has no text encoder."""
     config = directory / "config.json"
     return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "dinov2"
 
 
 def torch_checkpoints() -> Path:
-    """Where torch keeps the single files that it fetches."""
+    """Return the folder of single files that torch downloads."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     return Path(home).expanduser() / "hub" / "checkpoints"
 
@@ -116,12 +116,12 @@ def torch_checkpoints() -> Path:
 def _inception() -> Path:
     path = torch_checkpoints() / INCEPTION_FILE
     if not path.is_file():
-        raise NotFetchedError(f"evaluator.source={INCEPTION}: {path} is not there; fetch it with `tcd-bench fetch`")
+        raise NotFetchedError(f"evaluator.source={INCEPTION}: {path} is missing; fetch it with `tcd-bench fetch`")
     return path
 
 
 def _name_architecture(source: str) -> str:
-    """`random-` and a hash of the configuration; a LoRA's is the code's own."""
+    """Return `random-` and a hash of the configuration; that of a LoRA is defined in the code."""
     if source == LORA:
         return "random-lora"
     path = Path(__file__).parent / "architectures" / f"{source.removeprefix(ARCHITECTURE)}.json"
@@ -129,11 +129,11 @@ def _name_architecture(source: str) -> str:
         return f"random-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
     except OSError as error:
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
-        raise BenchError(f"{source}: there is no such architecture; choose one of {known}") from error
+        raise BenchError(f"{source}: no such architecture; choose one of {known}") from error
 
 
 def _snapshot(source: str, revision: str | None) -> Path:
-    """A repository's files in the local hub cache; their directory is named by the commit."""
+    """Return a repository's files in the local hub cache; their directory is named by the commit."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

@@ -1,4 +1,4 @@
-"""All checkpoints of an experiment looked at together: what is there, what is wrong, what the models are then."""
+"""Survey of all checkpoints of an experiment: which exist, what is wrong, and the resulting models."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from bench.records.cell import content_hash
 from bench.records.errors import BenchError
 
 NOT_FETCHED = "not fetched"
-"""What weights are named by in a plan that is made before they are there."""
+"""The identity of weights in a plan that is made before they are fetched."""
 
 
 @dataclass(frozen=True)
 class CheckpointSurvey:
-    """What became of each checkpoint, by the setting that names it."""
+    """The result for each checkpoint, by the setting that names it."""
 
     found: Mapping[str, Found]
     faults: Mapping[str, BenchError]
 
     def names(self) -> dict[str, str]:
-        """Content hash or commit of each; NOT_FETCHED for what is not there."""
+        """The content hash or commit of each; NOT_FETCHED for missing ones."""
         return {
             **{place: found.identity for place, found in self.found.items()},
             **{place: f"{NOT_FETCHED}: {place}" for place in self.faults},
         }
 
     def check(self, tolerate_absent: bool = False) -> None:
-        """Raise BenchError that says all faults at once; `tolerate_absent` leaves out what can still be fetched."""
+        """Raise BenchError that lists all faults; `tolerate_absent` ignores checkpoints that can still be fetched."""
         said = [
             f"{error}" for error in self.faults.values() if not (tolerate_absent and isinstance(error, NotFetchedError))
         ]
@@ -45,12 +45,12 @@ class CheckpointSurvey:
             raise BenchError("; ".join(dict.fromkeys(said)))
 
     def absent(self) -> list[str]:
-        """What is not there and can be fetched, each in words."""
+        """Descriptions of missing checkpoints that can be fetched."""
         return list(dict.fromkeys(str(error) for error in self.faults.values() if isinstance(error, NotFetchedError)))
 
 
 def survey_checkpoints(experiment: Experiment) -> CheckpointSurvey:
-    """Look at everything that an experiment needs; loads nothing."""
+    """Inspect everything that an experiment needs; loads nothing."""
     found: dict[str, Found] = {}
     faults: dict[str, BenchError] = {}
     for entry in required(experiment):
@@ -71,7 +71,7 @@ def _random(entry: Required) -> Found:
 
 
 def _facts_of_architecture(name: str) -> Facts:
-    name_weights(f"{ARCHITECTURE}{name}")  # says which there are
+    name_weights(f"{ARCHITECTURE}{name}")  # raises for unknown names
     text = (resources.files("bench.checkpoints") / "architectures" / f"{name}.json").read_text(encoding="utf-8")
     models: dict[str, Any] = json.loads(text)
     height, width = size_of(models["unet"], models["vae"])
@@ -82,14 +82,14 @@ def _check_pinned(found: Found) -> None:
     entry = found.entry
     if entry.revision != found.identity:
         raise BenchError(
-            f"{entry.place}.revision={entry.revision} was given and strict=true wants a commit; {entry.source} is at "
-            f"hand as {found.identity}, so set {entry.place}.revision to it, or strict=false"
+            f"{entry.place}.revision={entry.revision} was given but strict=true needs a commit; {entry.source} is "
+            f"available locally as {found.identity}, so set {entry.place}.revision to it, or strict=false"
         )
 
 
 @dataclass(frozen=True)
 class Settled:
-    """An experiment whose models say everything, and what comes with them."""
+    """An experiment whose models are fully specified, and the accompanying notes."""
 
     experiment: Experiment
     weights: Mapping[str, str]
@@ -98,9 +98,9 @@ class Settled:
 
 
 def settle_models(experiment: Experiment, seen: CheckpointSurvey) -> Settled:
-    """Fill in what checkpoints decide; raises BenchError that says every contradiction at once.
+    """Fill in what checkpoints decide; raises BenchError that lists every contradiction.
 
-    Of a model that is not fetched yet what is not set stays open.
+    Settings that are not given stay open for a model that is not fetched yet.
     """
     models: dict[str, Model] = {}
     overridden: dict[str, Mapping[str, Any]] = {}
@@ -131,7 +131,7 @@ def settle_models(experiment: Experiment, seen: CheckpointSurvey) -> Settled:
 
 
 def _facts_of(name: str, model: Model, seen: CheckpointSurvey) -> Facts | None:
-    """Facts of a model's folder, or of the configuration beside a single file; None where neither is there yet."""
+    """Return facts of a model's folder, or of the configuration of a single file; None where neither exists yet."""
     place = f"models.{name}"
     found = seen.found.get(place)
     if found is None:
@@ -139,21 +139,21 @@ def _facts_of(name: str, model: Model, seen: CheckpointSurvey) -> Facts | None:
     if found.facts is not None:
         if model.config is not None:
             raise BenchError(
-                f"{place}.config={model.config} was given, but {model.source} is no single file; leave it out"
+                f"{place}.config={model.config} was given, but {model.source} is not a single file; omit it"
             )
         return found.facts
     header = read_header(found.root)
     if model.config is None:
         raise BenchError(
-            f"{place}.config was not given; a single file does not say how it was trained, so name a directory or hub "
+            f"{place}.config was not given; a single file does not state its training, so name a directory or hub "
             f"id of the same architecture and noise schedule, such as {_KINDS[_kind_of(header.shapes)]}"
         )
     described = seen.found.get(f"{place}.config")
     facts = None if described is None else described.facts
     if facts is not None and predicts_v(header) and facts.noise_schedule.get("prediction_type") != "v_prediction":
         raise BenchError(
-            f"{place}.config={model.config} says prediction_type={facts.noise_schedule.get('prediction_type')}, but "
-            f"{model.source} says that it predicts v; name the configuration of a model that does"
+            f"{place}.config={model.config} states prediction_type={facts.noise_schedule.get('prediction_type')}, but "
+            f"{model.source} declares v prediction; name the configuration of a model that predicts v"
         )
     return facts
 
@@ -173,7 +173,7 @@ _KINDS = {
 
 
 def _with_files(name: str, model: Model, seen: CheckpointSurvey) -> Model:
-    """The model with the file names that were found for its adapters and parts."""
+    """Return the model with the file names that were found for its adapters and parts."""
     adapters = {
         key: replace(choice, file=found.file)
         if (found := seen.found.get(f"models.{name}.adapters.{key}")) and found.file
@@ -190,7 +190,7 @@ def _with_files(name: str, model: Model, seen: CheckpointSurvey) -> Model:
 
 
 def _substitutes(name: str, model: Model, seen: CheckpointSurvey) -> Iterator[str]:
-    """What a person should be told of files that are read in place of others."""
+    """Yield notes for the user on files that are read in place of others."""
     places = {f"models.{name}": model.variant}
     places |= {f"models.{name}.parts.{role}": part.variant for role, part in model.parts.items()}
     for place, variant in places.items():
@@ -198,19 +198,19 @@ def _substitutes(name: str, model: Model, seen: CheckpointSurvey) -> Iterator[st
         if found is None:
             continue
         if variant is not None and found.variant is None:
-            yield f"{place}: there are no files of the variant {variant}; the plain ones are read as {model.dtype}"
+            yield f"{place}: the variant {variant} has no files; the plain files are read as {model.dtype}"
         if found.pickled:
-            yield f"{place}: some of its weights are .bin files and no .safetensors; tensors alone are read from them"
+            yield f"{place}: some of its weights are .bin files without .safetensors; only tensors are read from them"
 
 
 def _contradictions(name: str, model: Model, experiment: Experiment) -> Iterator[str]:
-    """Methods whose scheduler would read the model's predictions by another noise schedule."""
+    """Yield methods whose scheduler would interpret the model's predictions by another noise schedule."""
     for method_name, method in experiment.methods.items():
         stated = {part: value for part, value in method.scheduler.items() if part in PARTS}
         for part in differences(stated, model.noise_schedule):
             own = model.noise_schedule.get(part, NEUTRAL.get(part))
             yield (
                 f"methods.{method_name}.scheduler.{part}={stated[part]!r} was given, but models.{name} has "
-                f"{own!r}; leave it out, or change the model's own with models.{name}.noise_schedule and "
+                f"{own!r}; omit it, or change the model's own with models.{name}.noise_schedule and "
                 "noise_schedule_override=true"
             )

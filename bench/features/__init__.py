@@ -1,1 +1,1 @@
-"""From images to features: every network that reads images."""
+"""Features of images: every network that reads images."""

@@ -23,9 +23,9 @@ RESIZED, SIZE = 256, 224
 
 
 def load_tower(name: str, directory: Path, device: str) -> Evaluator:
-    """An evaluator that embeds images (its class token) and knows no captions.
+    """Return an evaluator that embeds images (the class token) and has no text encoder.
 
-    The shorter side to 256 pixels, bicubic with antialias, the middle 224 of it, ImageNet's mean and deviation.
+    The shorter side is resized to 256 pixels, bicubic with antialias; centre crop 224; ImageNet's mean and deviation.
     """
     from transformers import Dinov2Model
 
@@ -41,7 +41,7 @@ def load_tower(name: str, directory: Path, device: str) -> Evaluator:
 
 
 class _Tower:
-    """The network in the form that an evaluator calls."""
+    """The network with the interface of an evaluator."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -51,7 +51,7 @@ class _Tower:
         return tokens
 
     def encode_text(self, tokens: object) -> NoReturn:
-        raise BenchError("DINOv2 knows no captions; take an OpenCLIP model for scores of captions")
+        raise BenchError("DINOv2 has no text encoder; use an OpenCLIP model for scores of captions")
 
 
 def _no_tokens(texts: Sequence[str]) -> torch.Tensor:

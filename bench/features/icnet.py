@@ -1,7 +1,7 @@
-"""Image complexity as people rate it, by ICNet (Feng et al. 2023, IC9600, IEEE TPAMI 45:8577), from its checkpoint.
+"""Image complexity as rated by people: ICNet (Feng et al. 2023, IC9600, IEEE TPAMI 45:8577), from its checkpoint.
 
-Two branches of ResNet-18 see the image at 512 pixels (detail) and at 256 (context). After each stage every channel is
-weighed by a small network that reads its map ("spatial layout attention").
+Two branches of ResNet-18 read the image at 512 pixels (detail) and at 256 (context). After each stage every channel is
+weighted by a small network that reads its map ("spatial layout attention").
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DETAIL, CONTEXT, MAP = 512, 256, 64
 
 
 def load_image_complexity(checkpoint: Path, device: str) -> PreferenceModel:
-    """Complexity in [0, 1]; it does not look at the caption. Raises BenchError for another network's checkpoint."""
+    """Return a model of complexity in [0, 1] that ignores the caption; raises BenchError for a wrong checkpoint."""
     network = ICNet()
     load_tensors(network, read_tensors(checkpoint), checkpoint)
     network.to(device).eval()
@@ -40,7 +40,7 @@ def load_image_complexity(checkpoint: Path, device: str) -> PreferenceModel:
 
 
 class ICNet(nn.Module):
-    """The network that gives the score; parts are named as in the authors' checkpoint."""
+    """The scoring network; modules are named as in the authors' checkpoint."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class ICNet(nn.Module):
 
 
 class _Attention(nn.Module):
-    """One weight a channel, from its map at `size` × `size`."""
+    """One weight per channel, from its map at `size` × `size`."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

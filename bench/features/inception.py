@@ -1,4 +1,4 @@
-"""The features of published FIDs: the Inception network of 2015 as torch-fidelity ports it, 2048 dimensions."""
+"""Features of published FIDs: the Inception network of 2015 as ported by torch-fidelity, 2048 dimensions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.records.errors import BenchError
 
 
 def load_inception(name: str, weights: Path, device: str) -> Evaluator:
-    """An evaluator that embeds images and knows no captions; it resizes to 299 pixels as TensorFlow did.
+    """Return an evaluator that embeds images and has no text encoder; it resizes to 299 pixels as TensorFlow did.
 
     Raises BenchError without torch-fidelity.
     """
@@ -31,7 +31,7 @@ def load_inception(name: str, weights: Path, device: str) -> Evaluator:
 
 
 class _Tower:
-    """The network in the form that an evaluator calls."""
+    """The network with the interface of an evaluator."""
 
     def __init__(self, network: Any) -> None:
         self._network = network
@@ -41,7 +41,7 @@ class _Tower:
         return features
 
     def encode_text(self, tokens: object) -> NoReturn:
-        raise BenchError("inception:// knows no captions; take an OpenCLIP model for scores of captions")
+        raise BenchError("inception:// has no text encoder; use an OpenCLIP model for scores of captions")
 
 
 def _to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:

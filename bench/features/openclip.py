@@ -1,6 +1,6 @@
-"""Images → features, by an OpenCLIP encoder: embeddings of images and captions, and which attributes are right.
+"""Features by an OpenCLIP encoder: embeddings of images and captions, and the attributes that an image gets right.
 
-Features are kept per image, so that a new score, claim or reference costs no new images.
+Features are stored per image, so that a new score, claim or reference needs no new images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Counterfactuals = Sequence[tuple[str, tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A dual encoder on a device. `preprocess` takes uint8 (n, h, w, 3) and gives what the image tower takes."""
+    """A dual encoder on a device. `preprocess` takes uint8 (n, h, w, 3) and gives the input of the image tower."""
 
     name: str
     model: Any
@@ -40,14 +40,14 @@ class Evaluator:
 
     @torch.inference_mode()
     def image_features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (n, h, w, 3) → embeddings (n, d), float32, not normalised."""
+        """Return embeddings (n, d), float32, not normalised, of images uint8 (n, h, w, 3)."""
         pixels = self.preprocess(images).to(self.device)
         features: NDArray[np.float32] = self.model.encode_image(pixels).float().cpu().numpy()
         return features
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str], batch_size: int = 512) -> NDArray[np.float32]:
-        """Captions → embeddings (n, d), float32, not normalised."""
+        """Return embeddings (n, d), float32, not normalised, of captions."""
         batches = [list(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
         encoded = [self.model.encode_text(self.tokenize(batch).to(self.device)).float().cpu() for batch in batches]
         features: NDArray[np.float32] = torch.cat(encoded).numpy()
@@ -57,10 +57,10 @@ class Evaluator:
 def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
     """Load the OpenCLIP model of a directory (`open_clip_config.json`, safetensors), in float32.
 
-    Nothing that comes with the model is executed. Raises BenchError for one that cannot be loaded so.
+    No code from the model is executed. Raises BenchError for a model that cannot be loaded this way.
     """
     check_open_clip(directory)
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # transformers would ask on the terminal whether to run foreign code
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # else transformers asks on the terminal whether to run foreign code
     source = f"local-dir:{directory}"
     try:
         model, _, transform = open_clip.create_model_and_transforms(source, device=device, precision="fp32")
@@ -69,7 +69,7 @@ def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
         reason = " ".join(str(error).split())[:300]
         raise BenchError(
             f"evaluator.source={directory} cannot be loaded ({reason}); give an OpenCLIP model of safetensors that "
-            "needs no code of its own"
+            "needs no custom code"
         ) from error
     model.eval()
     normalise = Normalize(model.visual.image_mean, model.visual.image_std)
@@ -77,7 +77,7 @@ def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
     size = (size, size) if isinstance(size, int) else tuple(size)
 
     def preprocess(images: NDArray[np.uint8]) -> torch.Tensor:
-        if images.shape[1:3] == size:  # nothing to resize: the same numbers, all at once
+        if images.shape[1:3] == size:  # nothing to resize: the same numbers in one operation
             pixels: torch.Tensor = normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
             return pixels
         return torch.stack([transform(Image.fromarray(image)) for image in images])
@@ -87,11 +87,11 @@ def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
 
 @dataclass(frozen=True)
 class CaptionFeatures:
-    """What a prompt set looks like to an evaluator; encoded once, used for every cell.
+    """A prompt set as encoded by an evaluator; encoded once, used for every cell.
 
-    `own` (n, d) are the captions, `cut` (n,) says which are longer than the evaluator reads. For prompt i and its j-th
-    named attribute, `wrong[i][j]` (k, d) are the captions in which that attribute alone is another, and `kinds[i][j]`
-    says which attribute it is.
+    `own` (n, d) are the captions, `cut` (n,) marks those longer than the evaluator's limit. For prompt i and its j-th
+    named attribute, `wrong[i][j]` (k, d) are the captions in which only that attribute is changed, and `kinds[i][j]`
+    names the attribute.
     """
 
     own: NDArray[np.float32]
@@ -103,7 +103,7 @@ class CaptionFeatures:
 def encode_captions(
     evaluator: Evaluator, texts: Sequence[str], counterfactuals: Sequence[Counterfactuals] | None
 ) -> CaptionFeatures:
-    """Encode captions, and their counterfactual captions where the truth is known; normalised to unit length."""
+    """Encode captions, and their counterfactual captions where the ground truth is known; normalised to unit length."""
     own, cut = _unit(evaluator.text_features(texts)), find_cut(evaluator.tokenize, texts)
     if counterfactuals is None:
         return CaptionFeatures(own, cut, None, None)
@@ -118,7 +118,7 @@ def encode_captions(
 
 
 def find_cut(tokenize: Callable[..., torch.Tensor], texts: Sequence[str]) -> NDArray[np.bool_]:
-    """Which texts (n,) have more tokens than a tokenizer keeps; their last kept token is still that of the end."""
+    """Return which texts (n,) have more tokens than a tokenizer keeps; their last kept token is still the end token."""
     length = tokenize([""]).shape[1]
     long = tokenize(list(texts), context_length=8 * length)
     padding = tokenize([""], context_length=8 * length)[0, -1]
@@ -134,13 +134,13 @@ def images_to_features(
     frames: int = 1,
     each: Callable[..., Iterable[Any]] = map,
 ) -> Mapping[str, _Array]:
-    """Features of images `start` … of a cell, one row an image; a film's `frames` stand below one another in it.
+    """Return features of images `start` … of a cell, one row per image; a video's `frames` are stacked vertically.
 
-    `image` (d,) the embedding, of a film that of its middle frame; `clip_score` 100 × cosine of image and caption, of a
-    film the mean over its frames, and `caption_cut`, whether the caption is too long, none of them without captions;
-    what `complexity` says of the pixels; and where the truth is known, `attributes_named` and `attributes_right`: how
-    many attributes the caption names, and how many of them the image is nearer to than to any caption with that one
-    attribute changed. `each` is `map`, or one in threads.
+    `image` (d,) is the embedding, for a video that of its middle frame; `clip_score` 100 × cosine of image and caption,
+    for a video the mean over its frames, and `caption_cut`, whether the caption is too long, both only with captions;
+    the measures of `complexity`; and where the ground truth is known, `attributes_named` and `attributes_right`: the
+    number of attributes that the caption names, and of those for which the image is nearer to the caption than to every
+    caption with that one attribute changed. `each` is `map` or a threaded equivalent.
     """
     rows = range(start, start + len(images))
     stills = images.reshape(len(images) * frames, -1, *images.shape[2:])

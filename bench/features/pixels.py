@@ -1,6 +1,6 @@
-"""Features that need no network: how sharp an image is, and how much there is in it. numpy only.
+"""Features without a network: sharpness and complexity of an image. Needs numpy only.
 
-Each is a model-free measure of complexity, the paper's word for detail; noise counts as detail to all of them.
+Each is a model-free measure of complexity, the paper's word for detail; all of them count noise as detail.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 _Pixels = NDArray[np.uint8]
 _Floats = NDArray[np.float64]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Of ITU-R BT.601."""
+"""The luma weights of ITU-R BT.601."""
 HIGH_FREQUENCY = 0.25
-"""Cycles a pixel above which a frequency is high: half of the highest there is."""
+"""Cycles per pixel above which a frequency is high: half of the highest frequency."""
 HALVINGS = 2
-"""How often an image is made half as large for the entropy of its gradients."""
+"""The number of halvings of an image for the entropy of its gradients."""
 PIECE = 2**16
-"""Pixels that are measured at once: some small images or one large one, so that all stays in a processor's cache."""
+"""Pixels measured at once: several small images or one large image, so that all stays in a processor's cache."""
 
 
 def complexity(images: _Pixels, each: Callable[..., Iterable[Any]] = map) -> Mapping[str, _Floats]:
-    """All measures of images (n, h, w, 3), uint8, one row an image, by name; `each` is `map`, or one in threads."""
+    """Return all measures of images (n, h, w, 3), uint8, one row per image, by name; `each` is `map` or threaded."""
     size = max(1, PIECE // (images.shape[1] * images.shape[2]))
     pieces = [images[start : start + size] for start in range(0, len(images), size)]
     measures = (sharpness, bits_per_pixel, high_frequency, gradient_entropy)
@@ -34,7 +34,7 @@ def complexity(images: _Pixels, each: Callable[..., Iterable[Any]] = map) -> Map
 
 
 def sharpness(images: _Pixels) -> _Floats:
-    """Root mean square of the luma's Laplacian, in levels of 255, for images (n, h, w, 3); 0 for an even one.
+    """Root mean square of the luma's Laplacian, in levels of 255, for images (n, h, w, 3); 0 for a uniform image.
 
     The focus measure of Pech-Pacheco et al. (ICPR 2000), as a standard deviation. Blur lowers it, noise raises it.
     """
@@ -46,11 +46,11 @@ def sharpness(images: _Pixels) -> _Floats:
 
 
 def bits_per_pixel(images: _Pixels) -> _Floats:
-    """What a simple lossless coder needs for images (n, h, w, 3), bits a pixel over all channels; 0 for an even one.
+    """Bits per pixel, over all channels, that a simple lossless coder needs for images (n, h, w, 3); 0 if uniform.
 
-    The entropy of what is left when each value is predicted from its left, upper and upper left neighbours by the
+    The entropy of the residuals when each value is predicted from its left, upper and upper left neighbours by the
     median edge detector (LOCO-I of JPEG-LS: Weinberger, Seroussi, Sapiro 2000, IEEE Trans. Image Process. 9:1309,
-    eq. 1). No codec's version changes it.
+    eq. 1). It does not depend on the version of a codec.
     """
     values = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.int16)
     left, up, corner = values[..., 1:, :-1], values[..., :-1, 1:], values[..., :-1, :-1]
@@ -62,9 +62,9 @@ def bits_per_pixel(images: _Pixels) -> _Floats:
 
 
 def high_frequency(images: _Pixels) -> _Floats:
-    """Root mean square of what the luma of images (n, h, w, 3) has above HIGH_FREQUENCY, in levels of 255.
+    """Root mean square of the luma of images (n, h, w, 3) above HIGH_FREQUENCY, in levels of 255.
 
-    By Parseval's theorem from the discrete Fourier transform, under a Hann window so that the borders add nothing.
+    Computed by Parseval's theorem from the discrete Fourier transform, under a Hann window so that borders add nothing.
     """
     luma = _luma(images)
     window, weights = _window_and_weights(*luma.shape[1:])
@@ -75,9 +75,9 @@ def high_frequency(images: _Pixels) -> _Floats:
 
 @cache
 def _window_and_weights(height: int, width: int) -> tuple[_Floats, _Floats]:
-    """A Hann window (h, w), and what each frequency (h, w // 2 + 1) of the half transform weighs in a mean square.
+    """Return a Hann window (h, w), and the weights (h, w // 2 + 1) of the half transform in a mean square.
 
-    Low frequencies weigh nothing, and those whose conjugates the half transform leaves out weigh double.
+    Low frequencies have weight 0; those whose conjugates the half transform omits count twice.
     """
     window = np.outer(*(np.hanning(size + 2)[1:-1] for size in (height, width)))
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
@@ -86,9 +86,9 @@ def _window_and_weights(height: int, width: int) -> tuple[_Floats, _Floats]:
 
 
 def gradient_entropy(images: _Pixels) -> _Floats:
-    """Entropy of the luma's gradient magnitudes in whole levels, bits, for images (n, h, w, 3); 0 for an even one.
+    """Entropy of the luma's gradient magnitudes in whole levels, bits, for images (n, h, w, 3); 0 for a uniform image.
 
-    The mean over an image at 1, 1/2 and 1/4 its size; sizes that leave fewer than 8 pixels on a side are left out.
+    The mean over an image at 1, 1/2 and 1/4 of its size; sizes below 8 pixels per side are skipped.
     """
     luma = _luma(images)
     found = [_gradient_entropies(luma)]
@@ -115,7 +115,7 @@ def _luma(images: _Pixels) -> _Floats:
 
 
 def _entropies(values: NDArray[Any], levels: int) -> _Floats:
-    """Shannon entropies (n,) of whole numbers (n, …) from 0 up to below `levels`, bits."""
+    """Shannon entropies (n,) of whole numbers (n, …) from 0 to below `levels`, bits."""
     own = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1)) * levels + values.astype(np.intp)
     counts = np.bincount(own.ravel(), minlength=len(values) * levels).reshape(len(values), levels)
     shares = counts / counts.sum(axis=1, keepdims=True)

@@ -1,6 +1,6 @@
-"""What people prefer, as networks that were trained on their choices say: a number an image and caption.
+"""Preference models: networks trained on people's choices, which give a number per image and caption.
 
-Code of a model's repository is never run; the architectures are transformers' own, weights are read as tensors alone.
+Code of a model's repository is never run; the architectures are transformers', weights are read as tensors only.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from bench.records.errors import BenchError
 
 Pixels = NDArray[np.uint8]
 PreferenceModel = Callable[[Pixels, Sequence[str]], NDArray[np.float64]]
-"""Images (n, h, w, 3), uint8, and their n captions → n numbers."""
+"""A function of images (n, h, w, 3), uint8, and their n captions → n numbers."""
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 REWARD_MEAN, REWARD_STD, REWARD_TOKENS = 0.16717362830052426, 1.0333394966054072, 35
-"""Of ImageReward over its authors' validation set, by which it is standardised; and how many tokens it reads."""
+"""Mean and deviation of ImageReward over its authors' validation set, which standardise it; its number of tokens."""
 
 
 def load_pick_score(directory: Path, device: str) -> PreferenceModel:
     """PickScore (Kirstain et al. 2023, arXiv 2305.01569): a CLIP's cosine of image and caption times its logit scale.
 
-    From a directory with config.json, safetensors, tokenizer and preprocessor.
+    The directory holds config.json, safetensors, tokenizer and preprocessor.
     """
     from transformers import AutoTokenizer, CLIPModel
 
@@ -51,7 +51,7 @@ def load_pick_score(directory: Path, device: str) -> PreferenceModel:
 def load_aesthetic_score(head: Path, tower: Path, device: str) -> PreferenceModel:
     """LAION's aesthetic score, 1 to 10 (Schuhmann 2022, improved-aesthetic-predictor): a linear head on CLIP ViT-L/14.
 
-    `head` is the head's checkpoint, `tower` the directory of the CLIP. It does not look at the caption.
+    `head` is the head's checkpoint, `tower` the directory of the CLIP. It ignores the caption.
     """
     from transformers import CLIPVisionModelWithProjection
 
@@ -72,7 +72,7 @@ def load_aesthetic_score(head: Path, tower: Path, device: str) -> PreferenceMode
 def load_image_reward(checkpoint: Path, vocabulary: Path, device: str) -> PreferenceModel:
     """ImageReward (Xu et al. 2023, arXiv 2304.05977): a BLIP whose text encoder attends to the image, and a head on it.
 
-    `checkpoint` is the authors' file, of which the sizes are read; `vocabulary` is that of BERT, uncased.
+    `checkpoint` is the authors' file, from which the sizes are read; `vocabulary` is that of BERT, uncased.
     """
     from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig
     from transformers.models.blip.modeling_blip import BlipVisionModel
@@ -87,7 +87,7 @@ def load_image_reward(checkpoint: Path, vocabulary: Path, device: str) -> Prefer
         words, hidden = text_tensors["embeddings.word_embeddings.weight"].shape
         inner = text_tensors["encoder.layer.0.intermediate.dense.weight"].shape[0]
     except KeyError as error:
-        raise BenchError(f"{checkpoint} is no checkpoint of ImageReward: it lacks {error}; fetch it again") from error
+        raise BenchError(f"{checkpoint} is not an ImageReward checkpoint: it lacks {error}; fetch it again") from error
     vision_config = BlipVisionConfig(
         hidden_size=width,
         intermediate_size=vision_tensors["encoder.layers.0.mlp.fc1.weight"].shape[0],
@@ -142,11 +142,11 @@ VISION_NAMES = (
     (r"\.attn\.", ".self_attn."),
     (r"\.norm(\d)\.", r".layer_norm\1."),
 )
-"""From the names of BLIP's own vision tower to those of transformers' port."""
+"""Renaming of BLIP's own vision tower to transformers' port."""
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """A checkpoint's tensors by name, safetensors or a pickle of tensors alone; raises BenchError for anything else."""
+    """Return a checkpoint's tensors by name, from safetensors or a pickle of tensors only; else raises BenchError."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -155,7 +155,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise BenchError(
-            f"{path} holds more than tensors, or is broken, and is not read; convert it to safetensors"
+            f"{path} holds more than tensors, or is damaged, and is not read; convert it to safetensors"
         ) from error
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
 
@@ -163,7 +163,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def _part(
     tensors: Mapping[str, torch.Tensor], prefix: str, names: Sequence[tuple[str, str]]
 ) -> dict[str, torch.Tensor]:
-    """The tensors under a prefix, renamed."""
+    """Return the tensors under a prefix, renamed."""
     found = {}
     for name, tensor in tensors.items():
         if name.startswith(prefix):
@@ -175,14 +175,14 @@ def _part(
 
 
 def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Load what a network has; raises BenchError where the checkpoint lacks some of it, or is of another shape."""
+    """Load a network's tensors; raises BenchError where the checkpoint lacks some, or has different shapes."""
     buffers = {name for name, _ in network.named_buffers()}
     own = network.state_dict()
     lacking = sorted(set(own) - set(tensors) - buffers)
     other = sorted(name for name in set(own) & set(tensors) if own[name].shape != tensors[name].shape)
     if lacking or other:
         raise BenchError(
-            f"{path} does not fit its network ({len(lacking)} tensors are not in it, {len(other)} have another shape, "
+            f"{path} does not fit its network ({len(lacking)} tensors are missing, {len(other)} have another shape, "
             f"the first {[*lacking, *other][0]}); fetch it again"
         )
     network.load_state_dict({name: tensors[name] for name in own if name in tensors}, strict=False)
@@ -190,7 +190,7 @@ def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: 
 
 
 def _head(width: int, widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers without anything between but dropout, as both predictors have them."""
+    """Return linear layers with nothing but dropout in between, as in both predictors."""
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(zip((width, *widths), (*widths, 1), strict=True)):
         layers += [nn.Linear(before, after), *([nn.Dropout(0.2)] if i < len(widths) - 1 else [])]
@@ -202,7 +202,7 @@ def _layers(tensors: Mapping[str, torch.Tensor], pattern: str) -> int:
 
 
 def _preparation(size: int) -> Callable[[Pixels], torch.Tensor]:
-    """The shorter side to `size`, bicubic with antialias, the middle of it, CLIP's mean and deviation."""
+    """Return a function that resizes the shorter side to `size`, bicubic, antialias; centre crop; CLIP's statistics."""
     steps: Any = Compose(
         [Resize(size, InterpolationMode.BICUBIC), CenterCrop(size), ToTensor(), Normalize(CLIP_MEAN, CLIP_STD)]
     )

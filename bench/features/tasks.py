@@ -1,4 +1,4 @@
-"""Features that only some tasks have: how well an image keeps what its task gave it. One row an image, as ever."""
+"""Features of single tasks: how well an image preserves the task's inputs. One row per image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Rows = Mapping[str, NDArray[Any]]
 
 
 class Given(Protocol):
-    """A task's inputs: images and what a ControlNet followed (n, h, w, 3), masks and depths (n, h, w)."""
+    """A task's inputs: images and ControlNet conditions (n, h, w, 3), masks and depths (n, h, w)."""
 
     @property
     def images(self) -> _Pixels: ...
@@ -34,7 +34,7 @@ class Given(Protocol):
 
 @dataclass(frozen=True)
 class TaskFeatures:
-    """What is looked at beside an image and its caption, by the task's kind and the scores that are asked for.
+    """Features beyond those of image and caption, by the task's kind and the requested scores.
 
     `find_edges` and `estimate_depth` are those that made the conditions.
     """
@@ -49,9 +49,9 @@ class TaskFeatures:
     frames: int = 1
 
     def of(self, images: _Pixels, start: int) -> _Rows:
-        """Features of a cell's images `start` …, uint8 (n, h, w, 3).
+        """Return features of a cell's images `start` …, uint8 (n, h, w, 3).
 
-        inpainting: `background_psnr` in dB and, if asked for, `background_lpips`, both of what lies outside the mask;
+        inpainting: `background_psnr` in dB and, if requested, `background_lpips`, both outside the mask;
         `image_masked` and `real_masked`, embeddings of output and input with all but the mask grey.
         canny: `edge_agreement` in [0, 1]. depth: `depth_error`, mean absolute, in [0, 1]. image_prompt:
         `image_similarity`, text_to_image with a style: `style_similarity`, both 100 × cosine. animation:
@@ -98,16 +98,16 @@ class TaskFeatures:
 
 
 def psnr(ours: _Pixels, theirs: _Pixels) -> float:
-    """Peak signal-to-noise ratio of 8-bit values, dB; equal ones count as a mean squared error of 1/12, 58.9 dB.
+    """Peak signal-to-noise ratio of 8-bit values, dB; equal values count as a mean squared error of 1/12, 58.9 dB.
 
-    That is the error of rounding to whole levels, below which two images of 8 bits cannot be told apart.
+    That is the error of rounding to whole levels, below which two 8-bit images cannot be distinguished.
     """
     error = float(np.mean((ours.astype(np.float64) - theirs) ** 2))
     return float(10 * np.log10(255**2 / max(error, 1 / 12)))
 
 
 def edge_agreement(found: NDArray[np.bool_], wanted: NDArray[np.bool_], share: float = 0.005) -> float:
-    """F1 of edge pixels (h, w) that lie within `share` of the width of one another; 0 where either has none.
+    """F1 of edge pixels (h, w) that are within `share` of the width of one another; 0 where either image has none.
 
     The tolerant matching of boundary benchmarks (Martin, Fowlkes, Malik 2004), which allow .0075 of the diagonal,
     without their one-to-one assignment.
@@ -126,7 +126,7 @@ def edge_agreement(found: NDArray[np.bool_], wanted: NDArray[np.bool_], share: f
 def flicker(frames: _Pixels) -> float:
     """Mean absolute second difference in time of frames (f, h, w, 3), levels of 255, halved; 0 for fewer than three.
 
-    An even fade costs nothing; a value that jumps to and fro by d in each frame costs d.
+    A uniform fade gives 0; a value that alternates by d between frames gives d.
     """
     if len(frames) < 3:
         return 0.0
@@ -136,7 +136,7 @@ def flicker(frames: _Pixels) -> float:
 
 
 def lpips(images: _Pixels, inputs: _Pixels) -> NDArray[np.float64]:
-    """LPIPS of pairs of images (n, h, w, 3) with AlexNet (arXiv 1801.03924, version 0.1); 0 for equal ones."""
+    """LPIPS of pairs of images (n, h, w, 3) with AlexNet (arXiv 1801.03924, version 0.1); 0 for equal images."""
     network = _lpips_network()
     pairs = zip(*(torch.from_numpy(a).permute(0, 3, 1, 2).float() / 255 for a in (images, inputs)), strict=True)
     with torch.inference_mode():
@@ -147,12 +147,12 @@ LPIPS_WEIGHTS = "alexnet-owt-7be5be79.pth"
 
 
 def lpips_weights() -> Path:
-    """Where AlexNet's weights lie; raises BenchError when they are not there."""
+    """Return the path of AlexNet's weights; raises BenchError when they are missing."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_WEIGHTS
     if not path.is_file():
         raise BenchError(
             f"scores: background_lpips needs AlexNet's weights at {path}; fetch them with "
-            "`python -c \"import torchvision; torchvision.models.alexnet(weights='IMAGENET1K_V1')\"`, or leave it out"
+            "`python -c \"import torchvision; torchvision.models.alexnet(weights='IMAGENET1K_V1')\"`, or omit the score"
         )
     return path
 

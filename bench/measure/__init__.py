@@ -1,1 +1,1 @@
-"""Latency, memory and the machine they were measured on; clock and device are injected."""
+"""Latency, memory and the environment of their measurement; clock and device are injected."""

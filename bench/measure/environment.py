@@ -1,6 +1,6 @@
-"""The fingerprint of a machine and of the libraries on it.
+"""Fingerprint of a machine and of its libraries.
 
-Torch is imported only where NVML sees a GPU and the question is what CUDA makes of it.
+Torch is imported only where NVML finds a GPU and CUDA's view of it is needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "open-clip-torch", "n
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that compute images and features; "missing" for one that is not installed."""
+    """Return versions of the libraries that compute images and features; "missing" for one that is not installed."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -27,11 +27,11 @@ def library_versions() -> dict[str, str]:
 
 
 def nvidia_devices() -> list[dict[str, Any]]:
-    """Name, total memory, driver and UUID of each NVIDIA GPU; empty where there is none, or no driver.
+    """Return name, total memory, driver and UUID of each NVIDIA GPU; empty where there is no GPU or no driver.
 
-    In NVML's order, which is not CUDA's, and with those that CUDA_VISIBLE_DEVICES hides.
+    The order is NVML's, which differs from CUDA's; GPUs hidden by CUDA_VISIBLE_DEVICES are included.
     """
-    with suppress(Exception):  # NVML raises its own errors for every way of not being there
+    with suppress(Exception):  # NVML raises different errors for each way of being absent
         import pynvml
 
         pynvml.nvmlInit()
@@ -49,18 +49,18 @@ def nvidia_devices() -> list[dict[str, Any]]:
 
 
 def cuda_devices() -> int:
-    """How many GPUs torch can use: 0 with a build for processors, or where CUDA_VISIBLE_DEVICES hides them all."""
+    """Return how many GPUs torch can use: 0 for a CPU build, or where CUDA_VISIBLE_DEVICES hides them all."""
     if not nvidia_devices():
-        return 0  # said without torch, whose import takes seconds
+        return 0  # without torch, whose import takes seconds
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, each as a value of CUDA_VISIBLE_DEVICES that gives a child that one alone.
+    """Return the GPUs that this process may use, each as a value of CUDA_VISIBLE_DEVICES for a child process.
 
-    Numbers, UUIDs or names of MIG instances, as they were given. As CUDA does, what follows an invalid one is left out.
+    Numbers, UUIDs or names of MIG instances, as given. As in CUDA, entries after an invalid one are ignored.
     """
     count = cuda_devices()
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -69,7 +69,7 @@ def visible_gpus() -> list[str]:
 
 
 def gpu_of(device: str) -> dict[str, Any] | None:
-    """Name, total memory, driver and UUID of the GPU that torch calls `device`; None for a processor."""
+    """Return name, total memory, driver and UUID of the GPU that torch calls `device`; None for a CPU."""
     if not device.startswith("cuda") or not cuda_devices():
         return None
     import torch
@@ -81,7 +81,7 @@ def gpu_of(device: str) -> dict[str, Any] | None:
 
 
 def machine_fingerprint(device: str, threads: int | None = None) -> Mapping[str, Any]:
-    """What a latency depends on besides the code: processor, the GPU in use, threads, versions."""
+    """Return what a latency depends on besides the code: processor, GPU in use, threads, versions."""
     gpu = gpu_of(device)
     return {
         "device": device,

@@ -1,7 +1,7 @@
-"""How often a scheduler makes the host wait for the device.
+"""Host syncs: how often a scheduler makes the host wait for the device.
 
-A step that reads a value from the device, as indexing a table on the host with a timestep on the device does, waits
-until all that was asked for before is done; the device then idles until the host has asked for more.
+A step that reads a value from the device, for example to index a table on the host with a timestep, waits until all
+queued work is done; the device then idles until the host has queued more.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 WORDS = "synchronizing CUDA operation"
-"""What PyTorch's warning says of an operation that waits."""
+"""The text of PyTorch's warning for an operation that waits."""
 
 
 def count_waits(call: Callable[[], object], scheduler: Any) -> int:
-    """How many operations inside `scheduler.step` wait for the device in one `call`, by PyTorch's sync debug mode."""
+    """Return how many operations in `scheduler.step` wait for the device in one `call` (PyTorch's sync debug mode)."""
     waits = 0
     step = scheduler.step
 
@@ -39,5 +39,5 @@ def count_waits(call: Callable[[], object], scheduler: Any) -> int:
     try:
         call()
     finally:
-        del scheduler.step  # the class's own shows again
+        del scheduler.step  # uncovers the class's method
     return waits

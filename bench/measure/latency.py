@@ -1,7 +1,7 @@
 """Latency of a pipeline call and of its parts, every raw sample kept.
 
-Warm-up runs the very call that is measured, at its own step count. Parts are timed by hooks on the modules; on a GPU
-in calls of their own, in turn with the others, because a hook that waits for the device slows the call it watches.
+Warm-up runs the same call that is measured, with its own step count. Parts are timed by hooks on the modules; on a GPU
+in separate calls, alternating with the others, because a hook that waits for the device slows its call.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from bench.records.record import Latency
 
 TURN_S = 0.2
-"""How long calls are timed between two turns of the reference workload, at least: the machine's pace changes within
+"""Minimum time of calls between two runs of the reference workload, seconds: the machine's speed changes within
 seconds.
 """
 
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """A host clock, a way to wait for the device, and device events where the device has them."""
+    """A host clock, a function that waits for the device, and device events where the device has them."""
 
     now_s: Callable[[], float]
     synchronise: Callable[[], None]
@@ -33,7 +33,7 @@ class Stopwatch:
 
     @classmethod
     def of(cls, device: torch.device) -> Stopwatch:
-        """The stopwatch of a device: CUDA events beside the host clock on a GPU, the host clock alone elsewhere."""
+        """Return the stopwatch of a device: CUDA events and the host clock on a GPU, the host clock alone elsewhere."""
         if device.type == "cuda":
             return cls(
                 time.perf_counter,
@@ -55,9 +55,9 @@ def measure_latency(
 ) -> Latency:
     """Time `call` `repeats` times, whole and in parts; `parts` maps names of `_PARTS` to modules.
 
-    Where nothing has to be waited for (a CPU), one set of calls gives both. Parts are seconds per call, summed over the
+    Where no waiting is needed (a CPU), one set of calls gives both. Parts are seconds per call, summed over the
     module's uses within the call (0.0 for a module that is not used). The reference workload is timed before, after,
-    and in between whenever `TURN_S` have passed, since the call after it finds other things in the caches.
+    and in between whenever `TURN_S` have passed, but not after every call, since it evicts the caches of the next.
     """
     for _ in range(warmup):
         call()
@@ -84,18 +84,16 @@ def measure_latency(
 
 
 class _Paces:
-    """What the reference workload took about each call: the mean of before and after the calls between two of its
-    turns.
-    """
+    """Times of the reference workload at each call: the mean of the runs before and after it."""
 
     def __init__(self, workload: Callable[[], float], stopwatch: Stopwatch) -> None:
         self.of_calls: list[float] = []
         self._workload, self._stopwatch = workload, stopwatch
-        workload()  # does not count: nothing of it is warm
+        workload()  # discarded: caches are cold
         self._before, self._since_s, self._calls = workload(), stopwatch.now_s(), 0
 
     def after_call(self, last: bool) -> None:
-        """One more call was made; a reference workload where it is due."""
+        """Count a call; run the reference workload when it is due."""
         self._calls += 1
         if last or self._stopwatch.now_s() - self._since_s >= TURN_S:
             after = self._workload()
@@ -133,7 +131,7 @@ _PARTS = ("text_encoder", "denoiser", "vae")
 
 
 class _ModuleTimer:
-    """Sums the time that forward calls of modules, none inside another, take while the context is open."""
+    """Sums the time of forward calls of modules, none nested in another, while the context is open."""
 
     def __init__(self, modules: Sequence[torch.nn.Module], stopwatch: Stopwatch) -> None:
         self.total_s = 0.0

@@ -1,4 +1,4 @@
-"""Peak memory of one call on a GPU, which is not timed. What the machine cannot tell is None, never 0."""
+"""Peak memory of one untimed call on a GPU. Values that the machine cannot report are None, never 0."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POLL_S = 0.005
 
 
 class Gauge(Protocol):
-    """Bytes now in use, or None where that cannot be known."""
+    """Bytes currently in use, or None where unknown."""
 
     def __call__(self) -> int | None: ...
 
@@ -33,8 +33,9 @@ def measure_memory(
     """Run `call` once and return its peaks.
 
     `allocated` and `reserved` come from PyTorch's allocator; the process's and the whole device's use are polled from
-    NVML (or from the gauges given). The device's is what nvidia-smi shows: what the driver keeps for itself is not in
-    it. `excluded_bytes` are on the GPU all the time and not the call's; they are taken off its peaks.
+    NVML (or from the given gauges). The device's is the number of nvidia-smi, which excludes memory reserved by the
+    driver. `excluded_bytes` are on the GPU all the time and do not belong to the call; they are subtracted from its
+    peaks.
     """
     cuda = device.type == "cuda"
     if cuda:
@@ -67,9 +68,9 @@ def measure_memory(
 
 
 class PeakPoller:
-    """Polls gauges from a thread while the context is open, and once at either end.
+    """Polls gauges from a thread while the context is open, and once at each end.
 
-    A gauge that fails once has no peak: one that may have missed the highest moment would be a wrong number.
+    A gauge that fails once has no peak: it may have missed the highest moment, which would give a wrong number.
     """
 
     def __init__(self, gauges: dict[str, Gauge], period_s: float = POLL_S) -> None:
@@ -101,7 +102,7 @@ class PeakPoller:
         for name, gauge in self._gauges.items():
             try:
                 value = gauge()
-            except Exception:  # NVML has an error of its own for every way of failing
+            except Exception:  # NVML raises different errors for each way of failing
                 self._broken.add(name)
                 continue
             if value is not None:
@@ -109,12 +110,12 @@ class PeakPoller:
 
 
 class NvmlGauge:
-    """Device memory in use as NVML reports it: by this process, or by everything on the device."""
+    """Device memory in use as reported by NVML: by this process, or by everything on the device."""
 
     def __init__(self, device: torch.device, own_process: bool) -> None:
         self._own_process = own_process
         self._nvml: Any = None
-        with suppress(Exception):  # no NVML, no driver: the gauge then says None
+        with suppress(Exception):  # no NVML or no driver: the gauge then gives None
             import pynvml
 
             pynvml.nvmlInit()

@@ -1,9 +1,9 @@
-"""How fast a machine is at the moment: a fixed piece of work, done in turn with what is measured.
+"""The reference workload: a fixed piece of work that tracks the speed of a machine, interleaved with measurements.
 
-Latencies of one machine differ by tens of per cent between moments where its host is busy or it is throttled. This work
-then takes longer, too, whatever the code that is judged: a small network with what denoisers are made of, written here
-so that no library's change of a model moves it. Small operations in all threads suffer from a busy host far more than a
-large product does, so it has the same kind.
+Latencies of one machine vary by tens of per cent when its host is busy or it is throttled. This work then takes longer
+as well, independently of the code under test: a small network with the operations of denoisers, written here so that no
+change of a library's model affects it. Small operations in all threads suffer far more from a busy host than a large
+product does, so it uses the same kind.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from bench.measure.latency import Stopwatch
 
 EVALUATIONS = 2
-"""How often the network is evaluated; the first one finds cold caches."""
+"""Evaluations of the network per run; the first starts with cold caches."""
 PRODUCT = 4096
-"""Width of the matrices that a GPU multiplies besides: the network alone would tell its host's pace."""
+"""Width of the matrices that a GPU multiplies in addition: the network alone would measure the speed of its host."""
 
 
 def make_reference_workload(device: torch.device, stopwatch: Stopwatch) -> Callable[[], float]:
-    """Return what does the work once and times it, seconds. Random numbers of the process stay as they are."""
+    """Return a function that does the work once and returns its time in seconds; global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         network = _network().to(device).eval()
     image = torch.zeros(1, 32, 16, 16, device=device)
@@ -34,7 +34,7 @@ def make_reference_workload(device: torch.device, stopwatch: Stopwatch) -> Calla
             stopwatch.synchronise()
             begun = stopwatch.now_s()
             torch.mm(matrix, matrix)
-            stopwatch.synchronise()  # else the device's work hides what the host takes
+            stopwatch.synchronise()  # else the device's work hides the host's time
             for _ in range(EVALUATIONS):
                 network(image)
             stopwatch.synchronise()
@@ -44,14 +44,14 @@ def make_reference_workload(device: torch.device, stopwatch: Stopwatch) -> Calla
 
 
 def _network() -> nn.Module:
-    """Ten layers on two levels, a quarter of a million weights."""
+    """Return ten layers on two levels, a quarter of a million weights."""
     wide, narrow = [_Layer(32) for _ in range(6)], [_Layer(64) for _ in range(4)]
     down, up = nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ConvTranspose2d(64, 32, 2, stride=2)
     return nn.Sequential(*wide[:3], down, *narrow, up, *wide[3:])
 
 
 class _Layer(nn.Module):
-    """Convolutions, attention over all pixels, and what follows it, each added to what came in."""
+    """Convolutions, attention over all pixels and a feed-forward part, each with a residual connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

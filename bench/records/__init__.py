@@ -1,1 +1,1 @@
-"""What every part of the program exchanges, as frozen data, and the errors that a user reads."""
+"""Frozen data that all parts of the program exchange, and the errors that a user reads."""

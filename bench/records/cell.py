@@ -1,4 +1,4 @@
-"""A cell of the grid as frozen data, named by its content."""
+"""A cell of the grid as frozen data, identified by its content."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, Self
 
 
 def canonical_json(value: object) -> str:
-    """JSON that is equal for equal values: sorted keys, no spaces, shortest floats, dataclasses as their fields."""
+    """Return JSON that is equal for equal values: sorted keys, no spaces, shortest floats, dataclasses as fields."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=fields_of
     )
 
 
 def fields_of(value: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A dataclass's fields by name, as they are; raises TypeError for anything else."""
+    """Return a dataclass's fields by name, unconverted; raises TypeError for any other value."""
     kind: type = type(value)
     return {name: getattr(value, name) for name in _names_of(kind) if name not in but}
 
@@ -29,21 +29,21 @@ def _names_of(kind: type) -> tuple[str, ...]:
 
 
 def content_hash(value: object, digits: int = 16) -> str:
-    """The first hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    """Return the first hexadecimal digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
 
 
 def plain_number(value: float) -> str:
-    """The shortest text that is read as the same number: `0.3`, `7`, `1e-05`."""
+    """Return the shortest text that is read as the same number: `0.3`, `7`, `1e-05`."""
     short = f"{value:g}"
     return short if float(short) == value else repr(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """LoRA weights laid over a base model.
+    """LoRA weights applied to a base model.
 
-    `source` is a directory or hub id, `weights` names its content (a hash of its files, or a hub commit).
+    `source` is a directory or hub id, `weights` identifies its content (a hash of its files, or a hub commit).
     """
 
     name: str
@@ -55,7 +55,7 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A model that a pipeline has beside its own: `role` is controlnet, motion_adapter or image_adapter."""
+    """An additional model of a pipeline: `role` is controlnet, motion_adapter or image_adapter."""
 
     role: str
     source: str
@@ -67,12 +67,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A base model and how it is loaded; everything in it can change an image.
+    """A base model and how it is loaded; every field can change an image.
 
-    `memory_options` are the settings that trade time for memory or the reverse; those left at their default are not in
-    it. `noise_schedule` is the checkpoint's; where a deliberate override replaced it, `checkpoint_schedule` holds the
-    checkpoint's own. `config` is the directory or hub id that describes a model in a single file; its content is part
-    of `weights`.
+    `memory_options` are the settings that trade time for memory or the reverse; options with their default value are
+    omitted. `noise_schedule` is the checkpoint's; where a deliberate override replaced it, `checkpoint_schedule` holds
+    the checkpoint's own. `config` is the directory or hub id that describes a model in a single file; its content is
+    part of `weights`.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is asked for: its kind, its settings, and a hash of the input images where it has some."""
+    """The task: its kind, its settings, and a hash of the input images where it has some."""
 
     kind: str = "text_to_image"
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSpec:
-    """A scheduler by its dotted class name and every setting, none left to a default of a checkpoint."""
+    """A scheduler by its dotted class name and every setting; no default of a checkpoint is used."""
 
     target: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class SchedulerSpec:
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """Which prompts are sampled: where they come from, how many, and a hash of their text."""
+    """The sampled prompts: their source, their number, and a hash of their text."""
 
     source: str
     count: int
@@ -120,9 +120,9 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid: everything that can change its images, and nothing else but names for people.
+    """One point of the grid: everything that can change its images, and display names.
 
-    `eta` is None for a scheduler that has none. `versions` holds the libraries that compute the images.
+    `eta` is None for a scheduler without eta. `versions` holds the libraries that compute the images.
     """
 
     base: Base
@@ -142,7 +142,7 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """The cell's name: 16 hexadecimal digits over everything above except the names given by people."""
+        """The cell's identity: 16 hexadecimal digits over all fields except the display names."""
         identity = fields_of(self, but=("method",))
         parts = [fields_of(part, but=("source",)) for part in self.base.parts]
         identity["base"] = {**fields_of(self.base, but=("name", "source", "config")), "parts": parts}
@@ -152,17 +152,17 @@ class Cell:
 
     @cached_property
     def pipeline_key(self) -> str:
-        """Equal for cells that one loaded pipeline can serve."""
+        """A key that is equal for cells of one loaded pipeline."""
         return content_hash([self.base, self.task, self.adapters, self.fused, self.device])
 
     @cached_property
     def key_without_prompts(self) -> str:
-        """Equal for cells that differ in their prompts alone."""
+        """A key that is equal for cells that differ only in their prompts."""
         return replace(self, prompts=PromptSet("", 0, "")).key
 
     @property
     def label(self) -> str:
-        """A short name for people: `mini tcd 4 steps eta 0.3`, `mini ddim 4 steps guidance 3` (none is guidance 0)."""
+        """A short display name: `mini tcd 4 steps eta 0.3`, `mini ddim 4 steps guidance 3` (guidance 0 is omitted)."""
         eta = "" if self.eta is None else f" eta {plain_number(self.eta)}"
         guidance = f" guidance {plain_number(self.guidance_scale)}" if self.guidance_scale else ""
         cost_only = " (cost only)" if self.cost_only else ""
@@ -170,7 +170,7 @@ class Cell:
 
     @property
     def cost_only(self) -> bool:
-        """Whether the weights are random, so that its images mean nothing."""
+        """Whether the weights are random, so that the images have no meaning."""
         return self.base.weights.startswith("random-")
 
     @classmethod

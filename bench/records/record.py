@@ -1,4 +1,4 @@
-"""Records of what cells produced: frozen data that is written as JSON and read back equal."""
+"""Records of the results of cells: frozen data that is written as JSON and read back equal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SCHEMA_VERSION = 5
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What sampling really did, counted and read back rather than assumed.
+    """Actual call counts of sampling, counted rather than assumed.
 
     Per batch: `scheduler_steps` counts calls of `scheduler.step`, `denoiser_calls` forward calls of the denoiser. Per
-    image: `denoiser_evaluations`, which guidance doubles. Over the cell: `denoiser_samples`, the rows that the denoiser
-    saw. `batch_size` is below the cell's where memory did not suffice.
+    image: `denoiser_evaluations`, which guidance doubles. Over the cell: `denoiser_samples`, the input rows of the
+    denoiser. `batch_size` is below the cell's where memory did not suffice.
     """
 
     timesteps: tuple[float, ...]
@@ -43,9 +43,9 @@ class Calls:
 class Latency:
     """Raw samples, seconds per call of one batch; parts are measured by module hooks, `device_s` by CUDA events.
 
-    `workload_s` tells how fast the machine was about each call: seconds that a fixed piece of work took before and
-    after it; empty where that was not timed. `scheduler_syncs` is how often the scheduler's steps make the host wait
-    for the device in one call; None where nothing is waited for.
+    `workload_s` tracks the machine's speed at each call: seconds of a fixed piece of work before and after it; empty
+    where that was not timed. `scheduler_syncs` is how often the scheduler's steps make the host wait for the device in
+    one call; None where the host never waits.
     """
 
     batch_size: int
@@ -62,10 +62,10 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Peaks of one call on a GPU, in bytes; what a machine cannot tell is None, never 0.
+    """Peaks of one call on a GPU, in bytes; values that the machine cannot report are None, never 0.
 
-    On a processor a call has no memory of its own: the resident set of the process holds what earlier cells left there.
-    `excluded_bytes` lay on the GPU beside the pipeline, evaluator and caches, and is taken off the GPU's peaks.
+    On a CPU a call has no memory of its own: the resident set of the process includes what earlier cells left there.
+    `excluded_bytes` were used on the GPU by the evaluator and caches, and are subtracted from the GPU's peaks.
     """
 
     batch_size: int
@@ -78,7 +78,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class InterleavedLatency:
-    """Raw latencies of one cell in two installations that took turns: seconds per call of one batch, by session."""
+    """Raw latencies of one cell in two interleaved installations: seconds per call of one batch, by session."""
 
     cell: str
     batch_size: int
@@ -88,9 +88,9 @@ class InterleavedLatency:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """The images of a cell: how many, their size in pixels, and a hash over the pixels of all of them in order.
+    """The images of a cell: their number, their size in pixels, and a hash over the pixels of all of them in order.
 
-    `hashes` are those of the images that were kept, the first rows; empty where a picture could not be made again.
+    `hashes` are those of the kept images, the first rows; empty where a picture could not be regenerated.
     """
 
     count: int
@@ -111,10 +111,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a cell produced. `status` is "ok" or "error"; per-image features lie beside the record in the store.
+    """The result of a cell. `status` is "ok" or "error"; per-image features are stored in a separate file.
 
-    `sampling_s` is the time spent in pipeline calls for the images, seconds, summed over batches; batches that are
-    sampled side by side share it, and evaluations that cells have in common are in it once. No latency.
+    `sampling_s` is the time spent in pipeline calls for the images, seconds, summed over batches; concurrent batches
+    share it, and evaluations shared by several cells count once. It is not a latency.
     """
 
     key: str
@@ -131,23 +131,23 @@ class Record:
 
     @property
     def images_hash(self) -> str:
-        """The hash over all images, to which features are bound; empty where there are none."""
+        """The hash over all images, to which features are bound; empty where there are no images."""
         return "" if self.images is None else self.images.sha256
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return one line of JSON."""
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote; raises BenchError for another schema version, Corrupt for anything else."""
+        """Read the output of `to_json`; raises BenchError for another schema version, Corrupt for anything else."""
         try:
             data = json.loads(text)
             check_schema(data, "a record")
             data["cell"] = Cell.from_dict(data["cell"])
             parts = {"calls": Calls, "images": Images, "latency": Latency, "memory": Memory, "failure": Failure}
             if data["memory"]:
-                data["memory"].pop("host_rss_bytes", None)  # of before; it depended on the order of the cells
+                data["memory"].pop("host_rss_bytes", None)  # of an earlier version; it depended on the order of cells
             for name, kind in parts.items():
                 if data[name] is not None:
                     data[name] = kind(**to_tuples(data[name]))
@@ -156,7 +156,7 @@ class Record:
             raise Corrupt("it is not a record") from error
 
     def reproducible(self) -> dict[str, Any]:
-        """The part that an undisturbed run on the same machine repeats exactly: no times, no memory."""
+        """Return the part that an undisturbed run on the same machine repeats exactly: no times, no memory."""
         data = asdict(self)
         for name in ("latency", "memory", "sampling_s", "environment"):
             del data[name]
@@ -164,7 +164,7 @@ class Record:
 
 
 def check_schema(data: Mapping[str, Any], what: str, version: int = SCHEMA_VERSION) -> None:
-    """Raise BenchError for what another version of tcd-bench wrote."""
+    """Raise BenchError for data written by an incompatible version of tcd-bench."""
     if data.get("schema") != version:
         raise BenchError(
             f"{what} has schema version {data.get('schema')!r}; this tcd-bench reads {version}: "
@@ -173,5 +173,5 @@ def check_schema(data: Mapping[str, Any], what: str, version: int = SCHEMA_VERSI
 
 
 def to_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's lists turned back into the tuples that they were."""
+    """Return JSON data with lists converted back to tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}

@@ -1,4 +1,4 @@
-"""What was asked, as frozen data: of a run its claims and all that a report needs, of a gate its limits."""
+"""The request as frozen data: a run with its claims and everything a report needs, and the limits of a gate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.records.record import SCHEMA_VERSION, check_schema, to_tuples
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a claim: which cells are meant. None stands for a value that the method does not vary."""
+    """One side of a claim: the cells it selects. None marks a value that the method does not vary."""
 
     method: str
     steps: tuple[int, ...]
@@ -22,7 +22,7 @@ class Side:
     guidance_scale: float | None = None
 
     def fits(self, cell: Cell) -> bool:
-        """Whether a cell is of this method, eta and guidance scale, at whatever step count."""
+        """Whether a cell has this method, eta and guidance scale, at any step count."""
         return (
             cell.method == self.method
             and self.eta in (None, cell.eta)
@@ -30,7 +30,7 @@ class Side:
         )
 
     def label(self, steps: int | None) -> str:
-        """For people: `tcd 4 steps eta 0.3`."""
+        """Return a display name: `tcd 4 steps eta 0.3`."""
         eta = "" if self.eta is None else f" eta {plain_number(self.eta)}"
         scale = "" if self.guidance_scale is None else f" guidance {plain_number(self.guidance_scale)}"
         return f"{self.method}{'' if steps is None else f' {steps} steps'}{eta}{scale}"
@@ -43,13 +43,13 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A sentence about records. The subject is expected to be "better" than the object, "not_worse" or "equivalent".
+    """A statement about records. The subject is expected to be "better" than the object, "not_worse" or "equivalent".
 
-    `equal` says what the two sides have in common. "steps": step counts go pairwise (one count goes with every count of
-    the other side). "evaluations" or "latency": the object has no step counts of its own; it is taken at the costliest
-    cell that costs no more than the subject's, in denoiser evaluations or in measured seconds an image. `margins` maps
-    a metric to the difference that counts, in the metric's unit: a better subject must win by more, one that is not
-    worse may lose by less, an equivalent one may do neither by more.
+    `equal` names what the two sides have in common. "steps": step counts are compared pairwise (one count is compared
+    with every count of the other side). "evaluations" or "latency": the object has no step counts; it is taken at the
+    costliest cell that costs no more than the subject's, in denoiser evaluations or in measured seconds per image.
+    `margins` maps a metric to the smallest relevant difference, in the metric's unit: a better subject must win by
+    more, a not-worse subject may lose by less, an equivalent subject may do neither by more.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Claim:
     equal: str = "steps"
 
     def steps(self) -> list[tuple[int, int | None]]:
-        """Step counts that are compared, subject's and object's; None where the object is found by its cost."""
+        """Return the compared step counts, subject's and object's; None where the object is found by its cost."""
         mine, yours = self.subject.steps, self.object.steps
         if self.equal != "steps":
             return [(count, None) for count in mine]
@@ -78,14 +78,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was asked for: all that a report needs beside the records.
+    """The request: all that a report needs besides the records.
 
     `cells` are keys in the plan's order; `left_out` holds label and reason of each combination that makes no sense;
-    `extractor` names what computed the features by content, `reference` likewise the real images they are held against
-    (None where no metric needs them). `looks` are the shares of the planned images at which claims were judged so far,
-    this run's own last; one look at everything unless the run goes on until its claims are decided. `protocol` says how
-    images are made ready for the evaluator: resizer, antialias, crop, size, dtype. `earlier_looks` are those at earlier
-    plans in the same directory, in the order of time: how many images there were, and how many were planned.
+    `extractor` identifies the feature networks by content, `reference` likewise the reference images (None where no
+    metric needs them). `looks` are the shares of the planned images at which claims were judged so far, this run's own
+    last; a single look at everything unless the run continues until its claims are decided. `protocol` describes how
+    images are prepared for the evaluator: resizer, antialias, crop, size, dtype. `earlier_looks` are those at earlier
+    plans in the same directory, in order of time: the number of images, and the number planned.
     """
 
     name: str
@@ -105,18 +105,18 @@ class Run:
     schema: int = SCHEMA_VERSION
 
     def history(self, images: int) -> tuple[tuple[int, int], ...]:
-        """All looks in the order of time, this run's last, now that there are so many images a cell."""
+        """Return all looks in order of time, this run's last, at a number of images per cell."""
         planned = round(images / self.looks[-1])
         own = ((round(share * planned), planned) for share in self.looks)
         return (*self.earlier_looks, *own)
 
     def to_json(self) -> str:
-        """Indented JSON, for people too."""
+        """Return indented JSON, which is readable as text."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote; raises BenchError for another schema version."""
+        """Read the output of `to_json`; raises BenchError for another schema version."""
         data = to_tuples(json.loads(text))
         check_schema(data, "run.json")
         data["left_out"] = tuple((label, reason) for label, reason in data["left_out"])
@@ -127,7 +127,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How much worse a number may be before it counts: more than both a share of the old one and an amount."""
+    """How much worse a number may be before it counts: by more than both a share of the old value and an amount."""
 
     relative: float
     """As a share of the old value."""
@@ -135,7 +135,7 @@ class Limit:
     """In the unit of the value."""
 
     def of(self, before: float) -> float:
-        """The loss that is let pass, in the number's own unit."""
+        """Return the tolerated loss, in the number's own unit."""
         return max(self.relative * abs(before), self.absolute)
 
 
@@ -151,11 +151,11 @@ class Movement:
 
 @dataclass(frozen=True, slots=True)
 class CostLimits:
-    """Limits of seconds an image in two runs, of seconds an image of two sides that took turns, and of bytes."""
+    """Limits of seconds per image in two runs, of seconds per image of two interleaved sides, and of bytes."""
 
     latency: Limit
     """Seconds per image, of two separate runs."""
     latency_interleaved: Limit
-    """Seconds per image, of two sides that are timed in turn."""
+    """Seconds per image, of two sides that are timed interleaved."""
     memory: Limit
     """Bytes."""
