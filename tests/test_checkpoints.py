@@ -163,7 +163,7 @@ def test_weights_of_another_format_than_their_name_says_are_refused(own: Path) -
 def test_weights_of_an_evaluator_are_safetensors(own: Path) -> None:
     evaluator = own / "evaluator"
     (evaluator / "open_clip_model.safetensors").rename(evaluator / "open_clip_pytorch_model.bin")
-    assert "open_clip_pytorch_model.bin and no open_clip_model.safetensors" in faults_of(experiment_on(own))
+    assert "open_clip_pytorch_model.bin but not open_clip_model.safetensors" in faults_of(experiment_on(own))
 
 
 def test_a_shard_that_its_index_names_must_be_there(own: Path) -> None:
@@ -283,7 +283,7 @@ def test_what_is_no_lora_is_refused(own: Path) -> None:
     assert "does not hold a LoRA" in faults_of(experiment_on(own))
 
 
-# What the checkpoint says
+# What the checkpoint states
 
 
 def test_the_defaults_of_every_scheduler_class_are_those_of_diffusers() -> None:
@@ -348,9 +348,9 @@ def test_what_a_configuration_leaves_out_is_its_own_class_s_default() -> None:
 @pytest.mark.parametrize(
     ("stated", "said"),
     [
-        ("beta_end=0.02", "noise_schedule.beta_end=0.02 was given, but the checkpoint says beta_end=0.012"),
-        ("prediction_type=epsilon", "checkpoint says prediction_type='v_prediction'"),
-        ("rescale_betas_zero_snr=true", "checkpoint says rescale_betas_zero_snr=False"),
+        ("beta_end=0.02", "noise_schedule.beta_end=0.02 was given, but the checkpoint states beta_end=0.012"),
+        ("prediction_type=epsilon", "checkpoint states prediction_type='v_prediction'"),
+        ("rescale_betas_zero_snr=true", "checkpoint states rescale_betas_zero_snr=False"),
         ("timestep_spacing=trailing", "noise_schedule.timestep_spacing is not a part of a noise schedule"),
     ],
 )
@@ -367,7 +367,7 @@ def test_a_deliberate_override_is_loud_and_part_of_the_cells(own: Path) -> None:
     settled = settle_models(experiment, survey_checkpoints(experiment))
     assert settled.experiment.models["mini"].noise_schedule["beta_end"] == 0.02
     assert settled.overridden["mini"]["beta_end"] == 0.012
-    assert any("beta_end=0.02 where the checkpoint says 0.012" in line for line in settled.told)
+    assert any("beta_end=0.02 where the checkpoint states 0.012" in line for line in settled.told)
 
 
 def test_an_assertion_that_holds_is_fine(own: Path) -> None:
@@ -432,7 +432,7 @@ def test_a_model_of_unknown_guidance_takes_its_pipeline_s_default_and_says_so(ow
     experiment = experiment_on(own, "models.mini.guidance_scale=null")
     settled = settle_models(experiment, survey_checkpoints(experiment))
     assert settled.experiment.models["mini"].guidance_scale == 7.5
-    assert "take 7.5, the default of StableDiffusionPipeline" in "".join(settled.told)
+    assert "use 7.5, the default of StableDiffusionPipeline" in "".join(settled.told)
     own_scale = experiment_on(own, "models.mini.guidance_scale=null", "methods.dpmpp_2s.guidance_scale=2")
     assert settle_models(own_scale, survey_checkpoints(own_scale)).told == ()
 

@@ -149,7 +149,7 @@ def _components(entry: Required, root: Path, faults: list[str]) -> Iterator[tupl
                 and not any(folder.glob("*tokenizer*.*"))
                 and not any(folder.glob("*.model"))
             ):
-                faults.append(f"{folder} holds no tokenizer; copy the model as save_pretrained writes it")
+                faults.append(f"{folder} does not hold a tokenizer; copy the model as save_pretrained writes it")
         elif kind.endswith(("Extractor", "Processor")):
             faults += _faults_of(folder / "preprocessor_config.json")
         else:
