@@ -99,10 +99,10 @@ def test_weights_sampled_otherwise_than_they_were_trained_say_so_everywhere(
     stated = "models.mini.noise_schedule={beta_end: 0.02}"
     assert main(["run", *overrides(*few, stated)]) == 2
     said = capsys.readouterr().err
-    assert "models.mini.noise_schedule.beta_end=0.02 was given, but the checkpoint says beta_end=0.012" in said
+    assert "models.mini.noise_schedule.beta_end=0.02 was given, but the checkpoint states beta_end=0.012" in said
     assert "models.mini.noise_schedule_override=true" in said
     assert main(["run", *overrides(*few, stated, "models.mini.noise_schedule_override=true")]) == 0
-    assert "sampled with beta_end=0.02 where the checkpoint says 0.012" in capsys.readouterr().err
+    assert "sampled with beta_end=0.02 where the checkpoint states 0.012" in capsys.readouterr().err
     (record,) = Store(tmp_path / "run", writable=False).records()
     assert record.cell.base.noise_schedule["beta_end"] == 0.02
     assert record.cell.base.checkpoint_schedule["beta_end"] == 0.012

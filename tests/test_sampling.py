@@ -237,7 +237,7 @@ def test_the_adapter_changes_the_images_and_fusing_it_does_not(models: Path, pip
 def test_a_noise_schedule_that_contradicts_the_checkpoint_is_refused(models: Path) -> None:
     cell = make_cell(models)
     wrong = replace(cell, base=replace(cell.base, noise_schedule={**SCHEDULE, "beta_end": 0.02}))
-    with pytest.raises(BenchError, match=r"beta_end=0\.02, but the checkpoint says 0\.012"):
+    with pytest.raises(BenchError, match=r"beta_end=0\.02, but the checkpoint states 0\.012"):
         load_pipeline(wrong)
 
 

@@ -131,7 +131,7 @@ def _shown(schedule: Mapping[str, Any], facts: Facts) -> str:
     parts = {**NEUTRAL, **facts.noise_schedule, **schedule}
     others = [p for p in parts if schedule.get(p, NEUTRAL.get(p)) != facts.noise_schedule.get(p, NEUTRAL.get(p))]
     return " and ".join(
-        f"{p}={schedule.get(p, NEUTRAL.get(p))!r} where the checkpoint says "
+        f"{p}={schedule.get(p, NEUTRAL.get(p))!r} where the checkpoint states "
         f"{facts.noise_schedule.get(p, NEUTRAL.get(p))!r}"
         for p in others
     )

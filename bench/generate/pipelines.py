@@ -76,7 +76,7 @@ def _load_base(base: Base, device: str) -> Any:
         found = pipeline.scheduler.config.get(name)
         if found != expected:
             raise BenchError(
-                f"models.{base.name}.noise_schedule.{name}={expected!r}, but the checkpoint says {found!r}; "
+                f"models.{base.name}.noise_schedule.{name}={expected!r}, but the checkpoint states {found!r}; "
                 "omit the setting"
             )
     return pipeline
