@@ -1,4 +1,4 @@
-"""Against real servers, which `scripts/test-cluster` installs: an S3 store, and Slurm on this one host."""
+"""Against real servers, which `scripts/cluster/test-cluster` installs: an S3 store, and Slurm on this one host."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ Overrides = Callable[..., list[str]]
 @pytest.fixture(scope="module")
 def server() -> Iterator[subprocess.Popen[bytes]]:
     """An S3 server of our own with an empty bucket; its address and keys are in the environment."""
-    pytest.importorskip("moto", reason="the S3 server comes with scripts/test-cluster")
+    pytest.importorskip("moto", reason="the S3 server comes with scripts/cluster/test-cluster")
     import boto3
 
     with socket.socket() as probe:
@@ -122,7 +122,7 @@ def test_a_store_that_is_out_of_reach_for_a_while_costs_time_alone(
 def slurm_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store on disk, where Slurm is at work on this host."""
     if shutil.which("sbatch") is None or subprocess.run(["squeue"], capture_output=True, check=False).returncode:  # noqa: S607
-        pytest.skip("needs Slurm, as scripts/test-cluster starts it")
+        pytest.skip("needs Slurm, as scripts/cluster/test-cluster starts it")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.chdir(tmp_path)
     return Store(tmp_path / "run")
@@ -239,7 +239,7 @@ def test_the_same_experiment_here_and_on_ray_inside_an_allocation(
     assert main(["run", *overrides(*asked, f"results={here}")]) == 0
     root, tool = Path(__file__).parents[1], Path(sys.executable).with_name("tcd-bench")
     command = ["sbatch", "--wait", "--nodes=3", "--cpus-per-task=1", f"--output={tmp_path}/log"]
-    command += [str(root / "scripts/ray-in-slurm"), *overrides(*asked, f"results={there}")]
+    command += [str(root / "scripts/cluster/ray-in-slurm"), *overrides(*asked, f"results={there}")]
     environment = {**os.environ, "TCD_BENCH": str(tool), "TCD_BENCH_HOST_IP": "127.0.0.1"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert ran.returncode == 0, (tmp_path / "log").read_text() + ran.stderr

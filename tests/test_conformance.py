@@ -41,7 +41,7 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
-mutation = load_script("mutation_score")
+mutation = load_script("conformance/mutation_score")
 MUTANTS: dict[str, list[dict[str, Any]]] = yaml.safe_load(mutation.MUTANTS.read_text(encoding="utf-8"))
 
 

@@ -148,7 +148,7 @@ def leads_somewhere(word: str) -> bool:
 
         return hasattr(bench, word.split(".")[1].partition("(")[0])
     in_results = (DOCS / "reference" / "results.md").read_text(encoding="utf-8")
-    places = (PROJECT, PROJECT / "scripts")
+    places = (PROJECT, PROJECT / "scripts", PROJECT / "scripts" / "benchmarks")
     return (
         any([*place.glob(word)] for place in places if not word.startswith(("/", "."))) or f"| `{word}`" in in_results
     )

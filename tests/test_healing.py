@@ -12,8 +12,8 @@ import pytest
 from bench.__main__ import main
 from bench.generate.sampling import Sampler
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import check_bit_flips
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "robustness"))
+import bit_flips
 
 FEW = (
     *("method=[tcd]", "methods.tcd.steps=[2]", "methods.tcd.eta=[0,0.3]", "claim=[]", "measure.latency=false"),
@@ -131,12 +131,12 @@ def test_features_that_were_deleted_are_missed_by_the_report_and_made_again_by_t
 def flips(overrides: Overrides, tmp_path: Path) -> dict[str, Path]:
     """A finished run, a half-done run and a baseline."""
     asked = [text for text in overrides(*FEW) if not text.startswith("results=")]
-    return check_bit_flips.make_runs(tmp_path, tuple(asked))
+    return bit_flips.make_runs(tmp_path, tuple(asked))
 
 
 def test_damaged_files_never_give_other_numbers_and_never_a_traceback(flips: dict[str, Path]) -> None:
     said: list[str] = []
-    found = check_bit_flips.check_readings(flips, 150, random.Random(0), said)  # noqa: S311
+    found = bit_flips.check_readings(flips, 150, random.Random(0), said)  # noqa: S311
     assert said == []
     outcomes = {outcome for _, _, outcome in found}
     assert outcomes == {"same numbers", "made again or passed over", "refused"}

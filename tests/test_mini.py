@@ -40,7 +40,7 @@ def test_every_key_of_an_adapter_finds_its_place(name: str) -> None:
 
 
 def test_the_evaluator_reads_real_images_and_finds_their_captions() -> None:
-    """On 256 images it has not seen; scripts/measure_mini.py measures the same on 2,048."""
+    """On 256 images it has not seen; scripts/calibration/measure_mini.py measures the same on 2,048."""
     evaluator = load_evaluator("mini", WEIGHTS / "evaluator", "cpu")
     scenes = [world.scene(seed) for seed in world.split_seeds("validation", 256)]
     truths = [tuple(world.counterfactuals(scene)) for scene in scenes]

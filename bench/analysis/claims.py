@@ -15,7 +15,7 @@ much, since a claim that was decided rightly may, near its threshold, as well ha
 Ann. Statist. 8:1342): two claims that say nearly the same come to a false verdict in up to 6.1% of runs. So a claim
 hands on its share only where its p-value is below `BEYOND_DOUBT`. Such a claim is, but for a chance of that size, far
 from its threshold, and what it hands on it does not need: by a union bound the error stays at 5% (and m × that chance)
-however claims depend on each other. scripts/calibrate_claims.py simulates it.
+however claims depend on each other. scripts/calibration/claims.py simulates it.
 
 A comparison within a claim that is not supported counts as decided by the same correction as a refutation. Where a run
 looked more than once, p-values are those of all its looks together (see `bench.analysis.sequential`).

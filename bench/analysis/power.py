@@ -1,7 +1,7 @@
 """How many images a verdict takes, if the measured gain is the true one.
 
 The chance of a verdict is that of a normal test, whose standard error falls like 1/√n (of n images whose prompts repeat
-as they do in the run). scripts/calibrate_claims.py checks it against simulated runs.
+as they do in the run). scripts/calibration/claims.py checks it against simulated runs.
 """
 
 from __future__ import annotations

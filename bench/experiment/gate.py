@@ -47,7 +47,7 @@ class PerformanceChoice:
     """A directory of what benchmarks wrote, the one that it is held against, and how much a ratio may rise."""
 
     directory: Source | None
-    """What scripts/benchmark_*.py wrote with `--out`."""
+    """What scripts/benchmarks/*.py wrote with `--out`."""
     baseline: Source
     """Accepted ratios."""
     limit: Limit

@@ -1,8 +1,8 @@
 """How the harness's own benchmarks come out before and after: ratios of two sides that took turns, lower is better.
 
 A benchmark leaves JSON with `ratios`, each with a name and one sample a round, and the `machine` they were taken on
-(scripts/ratios.py). What a machine does to both sides of a ratio, the ratio does not see; a ratio of another machine is
-another one all the same.
+(scripts/benchmarks/ratios.py). What a machine does to both sides of a ratio, the ratio does not see; a ratio of another
+machine is another one all the same.
 """
 
 from __future__ import annotations

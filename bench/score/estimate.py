@@ -24,7 +24,7 @@ so that a low estimate would come with too short an interval. Where it grows in 
 values that are not too far from the estimate by their own standard errors, as Wilson's does. Where `variance_slope` is
 known, the estimate is a squared length whose noise has variance variance_slope/4 in each of several directions, as many
 as the variance of pairs amounts to, and the interval is that of a noncentral χ² (bench.score.noncentral). In one
-direction it is Student's on the scale of the root, in very many Student's. scripts/calibrate_scores.py measures what
+direction it is Student's on the scale of the root, in very many Student's. scripts/calibration/scores.py measures what
 covers.
 """
 

@@ -10,7 +10,7 @@ J: the spread of n J − (n − 1) J_without. That of F alone would count how fa
 does not follow: of heavy-tailed features at n/d = 3 it is half again too wide. As n/d grows these
 pseudo-values become the influence function 2 (x − m)·(m − m_r) + (x − m)ᵀ (I − T) (x − m) − tr((I − T) S), T the
 transport map (limit law: Rippl, Munk, Sturm, arXiv 1507.04090); at small n/d they are right where it is not
-(scripts/calibrate_scores.py).
+(scripts/calibration/scores.py).
 """
 
 from __future__ import annotations

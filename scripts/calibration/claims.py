@@ -1,7 +1,7 @@
 """How often a run says of some claim what is false, judged as a run is judged, and whether "images needed" are enough.
 
-    .venv/bin/python scripts/calibrate_claims.py                       # all designs, 2,000 runs each (features: 1,000)
-    .venv/bin/python scripts/calibrate_claims.py --designs growing,forgetful --runs 500
+    python scripts/calibration/claims.py                       # all designs, 2,000 runs each (features: 1,000)
+    python scripts/calibration/claims.py --designs growing,forgetful --runs 500
 
 Every run is drawn so that the truth of each claim is known; a run counts when a claim is supported that is false, or
 refuted that is true. Gains are in standard errors at the full number of images:
@@ -39,8 +39,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from calibrate_scores import clip_scores
 from scipy.stats import binom
+from scores import clip_scores
 from simulated_features import FAMILIES, Floats, World, make_reference, make_world
 
 from bench.analysis.claims import Judgement, judge_claims
@@ -351,7 +351,7 @@ def main() -> int:
     needed = (
         [line for z, groups in settings for line in images_needed(z, groups, options.needed)] if options.needed else []
     )
-    text = "\n".join(to_markdown(known, needed, " ".join(["scripts/calibrate_claims.py", *sys.argv[1:]]))) + "\n"
+    text = "\n".join(to_markdown(known, needed, " ".join(["scripts/calibration/claims.py", *sys.argv[1:]]))) + "\n"
     (options.out / "claims.md").write_text(text, encoding="utf-8")
     print(text)
     return 1 if "| breach |" in text else 0

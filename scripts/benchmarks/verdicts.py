@@ -1,14 +1,14 @@
 """How many images a verdict costs: paired and looked at on the way, against a fixed number and an unpaired bootstrap.
 
-    .venv/bin/python scripts/benchmark_verdicts.py [--results results/reference/mini] [--out results/performance]
+    .venv/bin/python scripts/benchmarks/verdicts.py [--results results/reference/mini] [--out results/performance]
 
 For each comparison of a finished run's claims, taking the measured gain as the true one: `ours` is the mean number of
 images until it is decided, judged at five looks (`until=decided`) by the paired standard error. `theirs` is the number
 that has to be fixed beforehand for the difference of two bootstrap standard errors, each cell's images drawn by itself,
 as papers do that print an error bar. Both at the one-sided level that the run's other claims leave the comparison and
-with the same chance of a verdict (90%), so that only the design differs; scripts/calibrate_claims.py checks the levels.
-Seconds are images of both cells times what an image took. Writes verdicts.csv, verdicts.md and verdicts.json; exits
-with 1 where a claim, by its hardest comparison, takes more than a fifth of the images.
+with the same chance of a verdict (90%), so that only the design differs; scripts/calibration/claims.py checks the
+levels. Seconds are images of both cells times what an image took. Writes verdicts.csv, verdicts.md and verdicts.json;
+exits with 1 where a claim, by its hardest comparison, takes more than a fifth of the images.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bench.records.run import Run
 from bench.score.metrics import METRICS, RealImages
 from bench.store.store import Store
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LOOKS, CHANCE, SHARE = (0.2, 0.4, 0.6, 0.8, 1.0), 0.9, 1 / 5
 Floats = NDArray[np.float64]
 

@@ -1,6 +1,6 @@
 """How costs grow with images, feature width, cells and workers: measured, fitted and drawn.
 
-    .venv/bin/python scripts/benchmark_growth.py [--only images width plan report workers]
+    .venv/bin/python scripts/benchmarks/growth.py [--only images width plan report workers]
 
 Each question is measured at sizes that double or so, the best of three, and a power law is fitted to its upper half
 (cost ∝ sizeᵏ); k is set against what it may be: 1 where growth should be linear, 3 for the factor of a feature's
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmark_executors import time_crew  # noqa: E402

@@ -1,7 +1,7 @@
 """The default experiment as a user would write it, with diffusers, open_clip and torchmetrics: what tcd-bench is timed
 against.
 
-    .venv/bin/python scripts/plain_script.py OUT [--images 512] [--device cpu] [--weights DIR --size 512 …] [--cells …]
+    python scripts/benchmarks/plain_script.py OUT [--images 512] [--device cpu] [--weights DIR --size 512 …] [--cells …]
 
 For every cell: load the pipeline, call it batch by batch, save each image as a PNG, update torchmetrics' Fréchet
 distance and a CLIP score. Written fairly: batches of 64, the fastest memory format, real images embedded once. Latents
@@ -31,7 +31,7 @@ from torchvision.transforms.functional import normalize, pil_to_tensor, to_pil_i
 from bench.generate.sampling import image_generator
 from bench.mini import world
 
-WEIGHTS = Path(__file__).parents[1] / "bench" / "mini" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "bench" / "mini" / "weights"
 NOISE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",

@@ -1,6 +1,6 @@
 """Draws docs/_static/verdict.png, the picture of the README, from the report in results/reference/mini. Needs Chromium.
 
-python scripts/readme_picture.py
+python docs/_ext/verdict_picture.py
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 RUN = PROJECT / "results" / "reference" / "mini"
 CLAIMS = ("TCD beats DPM-Solver++(2S) at 2 and at 4 steps", "TCD beats DPM-Solver++(2S) at 8 steps")
 TOP_ROW, LEGEND = (0.0, 0.313), (0.937, 1.0)

@@ -1,6 +1,6 @@
 """Damage every file of a finished run, a half-done run and a baseline, and count what readers make of it.
 
-    .venv/bin/python scripts/check_bit_flips.py [--flips 10000] [--verbs 300] [--seed 0] [--out FILE.md]
+    .venv/bin/python scripts/robustness/bit_flips.py [--flips 10000] [--verbs 300] [--seed 0] [--out FILE.md]
 
 Damage is one flipped bit, and now and then a cut, an exchange, a copy of another file, a loss, or a folder in the place
 of the file. `--flips` are read back in this process by the functions that the verbs read with; `--verbs` go through
@@ -329,7 +329,8 @@ def main() -> int:
     lines = [
         "# Damaged files",
         "",
-        f"`scripts/check_bit_flips.py --flips {arguments.flips} --verbs {arguments.verbs} --seed {arguments.seed}`:",
+        f"`scripts/robustness/bit_flips.py --flips {arguments.flips} --verbs {arguments.verbs} "
+        f"--seed {arguments.seed}`:",
         "one file of a finished run, a half-done run or a baseline is damaged (70% a single flipped bit), then read.",
         f"{bad} of {arguments.flips + arguments.verbs:,} gave other numbers with exit code 0 or ended in a traceback.",
         "",

@@ -1,6 +1,6 @@
 """Check every scheduler of conf/scheduler and write the baselines and the table: results/conformance.
 
-    .venv/bin/python scripts/conformance_table.py [--only tcd ddim] [--processes 2] [--into results/conformance]
+    .venv/bin/python scripts/conformance/table.py [--only tcd ddim] [--processes 2] [--into results/conformance]
 
 One JSON file a scheduler (`tcd-bench conform scheduler=NAME baseline=results/conformance/NAME.json` compares with it)
 and README.md: the table, with every deviation and its cause from causes.yaml. Exits with 1 when one has no cause.
@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench.conformance.baseline import Cause, explain, load_causes, read_baseline, write_baseline  # noqa: E402
@@ -69,7 +69,7 @@ def table(stored: dict[str, dict[str, Any]], causes: Sequence[Cause]) -> tuple[s
     lines = [
         "# Conformance of diffusers' schedulers",
         "",
-        f"Made by `scripts/conformance_table.py` with {versions}; float64, CPU, no model. Settings: conf/scheduler.",
+        f"Made by `scripts/conformance/table.py` with {versions}; float64, CPU, no model. Settings: conf/scheduler.",
         "Errors are root mean square distances from the exact solution on Gaussians of widths 0.15 to 2 (final noise",
         "included); orders are fitted on the same target, see each JSON file. A deviation is one check at one setting.",
         "",

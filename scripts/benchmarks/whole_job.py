@@ -1,17 +1,17 @@
 """The whole job, start to report, against the script that a user would write: time, and whether the images are equal.
 
-    .venv/bin/python scripts/benchmark_whole_job.py [--rounds 3] [--images 512] [--out results/performance]
-    .venv/bin/python scripts/benchmark_whole_job.py --sd15 --device cuda --images 128 --batch-size 16
+    .venv/bin/python scripts/benchmarks/whole_job.py [--rounds 3] [--images 512] [--out results/performance]
+    .venv/bin/python scripts/benchmarks/whole_job.py --sd15 --device cuda --images 128 --batch-size 16
 
-`plain` is scripts/plain_script.py. `ours` is the default experiment as it comes, which also measures latency and
-memory, takes three more scores, and writes verdicts and a report. `fast` are the settings for whom latency does not
+`plain` is plain_script.py beside this file. `ours` is the default experiment as it comes, which also measures latency
+and memory, takes three more scores, and writes verdicts and a report. `fast` are the settings for whom latency does not
 matter and images need not be kept. The sides take turns, each round in new processes and empty directories. Compared
 are every pixel of plain and ours, the scores of both, and how far the fast scores lie from ours in standard errors.
 Writes whole_job.json; exits with 1 where images differ.
 
 With --sd15 both sides sample a checkpoint of that architecture at 512 pixels in float16, with random weights and LoRAs,
 a few cells of it; ours measures no latency, as the other side has none, which leaves `fast` nothing to save. Writes
-whole_job_sd15.json. With --breakdown ours runs under scripts/benchmark_breakdown.py, whose clocks it then carries, and
+whole_job_sd15.json. With --breakdown ours runs under scripts/benchmarks/breakdown.py, whose clocks it then carries, and
 its files are written as well.
 """
 
@@ -40,7 +40,7 @@ from stand_in import CELLS, save_stand_in, stand_in_overrides
 from bench.records.record import Record
 from bench.store.store import Store
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FAST = ("measure.latency=false", "measure.memory=false", "keep=grid")
 
 
@@ -59,7 +59,7 @@ def main() -> int:
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="tcd-bench-whole-job-"))
     run = [f"device={options.device}", f"prompts.count={options.images}", f"batch_size={options.batch_size}"]
-    plain = [sys.executable, str(ROOT / "scripts" / "plain_script.py"), f"--device={options.device}"]
+    plain = [sys.executable, str(ROOT / "scripts" / "benchmarks" / "plain_script.py"), f"--device={options.device}"]
     plain += [f"--images={options.images}", f"--batch-size={options.batch_size}"]
     if options.sd15:
         weights = (options.weights or scratch / "weights").absolute()
@@ -69,7 +69,7 @@ def main() -> int:
         plain += [f"--weights={weights}", "--prediction=epsilon", f"--dtype={dtype}", f"--size={options.size}"]
         plain += ["--cells", *(cell_name(*cell) for cell in CELLS)]
     bench = [sys.executable, "-m", "bench", "run"]
-    under_clocks = [sys.executable, str(ROOT / "scripts" / "benchmark_breakdown.py"), "--least=0"]
+    under_clocks = [sys.executable, str(ROOT / "scripts" / "benchmarks" / "breakdown.py"), "--least=0"]
     under_clocks.append(f"--out={options.out / ('breakdown_sd15' if options.sd15 else 'breakdown')}")
     sides = {
         "ours": lambda folder: (

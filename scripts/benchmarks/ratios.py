@@ -29,7 +29,7 @@ def save_benchmark(
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(
         {
-            "command": shlex.join(["scripts/" + Path(sys.argv[0]).name, *_settings(sys.argv[1:])]),
+            "command": shlex.join(["scripts/benchmarks/" + Path(sys.argv[0]).name, *_settings(sys.argv[1:])]),
             "machine": machine_fingerprint(device, 0),
             "ratios": [
                 {"name": name, "samples": list(samples), "exact": exact} for name, samples in ratios.items() if samples

@@ -1,6 +1,6 @@
 """Real faults of diffusers' schedulers, replayed: does the gate name them, with scheduler, steps and first call?
 
-    .venv/bin/python scripts/replay_history.py [--only 6953 9104] [--cache DIRECTORY] [--into results/history]
+    python scripts/conformance/replay_history.py [--only 6953 9104] [--cache DIRECTORY] [--into results/history]
 
 Each case holds the release without a fault against the one with it, as if the fault were brought in today:
 `tcd-bench gate ref=… candidate_ref=… both_sides.run=false`. Releases are installed side by side into the cache, with
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,9 @@ def write_page(directory: Path) -> None:
     lines = [
         "# Faults of diffusers' history, replayed",
         "",
-        "`scripts/replay_history.py` holds the release without each fault against the one with it, schedulers only, as",
-        "if the fault were brought in today. Numbers are those of diffusers' pull requests that mended the fault.",
+        "`scripts/conformance/replay_history.py` compares the release without each fault with the one that has it,",
+        "schedulers only, as if the fault were introduced today.",
+        "Numbers are those of diffusers' pull requests that mended the fault.",
         "",
     ]
     for case in CASES:

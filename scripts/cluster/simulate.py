@@ -1,6 +1,6 @@
 """What a grid costs on a cluster that is not at hand: the real loop and leases of every worker, on a virtual clock.
 
-    python scripts/simulate_cluster.py [--gpus 8 64 256 1024] [--images 30000] [--chunk 1024 128] [--out FILE.md]
+    python scripts/cluster/simulate.py [--gpus 8 64 256 1024] [--images 30000] [--chunk 1024 128] [--out FILE.md]
 
 Only time is made up: seconds an image from the published SDXL curve (results/published/tcd_teaser.csv: hardware not
 stated), or from `--per-call` and `--per-evaluation`; a cold load of a pipeline; a round trip to the store; nodes of 8
@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from greenlet import getcurrent, greenlet  # noqa: E402

@@ -1,6 +1,6 @@
 """Whether an experiment's verdicts stand when it is run again with other noise.
 
-    .venv/bin/python scripts/check_seeds.py [--seeds 0,1,2] [--out results/seeds] [overrides …]
+    .venv/bin/python scripts/calibration/seeds.py [--seeds 0,1,2] [--out results/seeds] [overrides …]
 
 Runs the experiment once a seed (of latents and noise; prompts and reference stay) and sets the verdicts side by side,
 claim by claim and comparison by comparison, in seeds.md. A seed that was run already is not run again. Exits with 1

@@ -1,7 +1,7 @@
 """Where the time of a whole run goes: the share inside UNet, VAE and extractor, and what the rest is.
 
-    .venv/bin/python scripts/benchmark_breakdown.py [--out results/performance/breakdown] [--results DIR] [overrides …]
-    .venv/bin/python scripts/benchmark_breakdown.py device=cuda $(.venv/bin/python scripts/stand_in.py /tmp/stand-in)
+    python scripts/benchmarks/breakdown.py [--out results/performance/breakdown] [--results DIR] [overrides …]
+    python scripts/benchmarks/breakdown.py device=cuda $(python scripts/benchmarks/stand_in.py /tmp/stand-in)
 
 Runs the default experiment in this process, with a clock around each part; time counts for the innermost part, and a
 lane's second for the share of the machine that a lane has. Imports count from the start of the process. Writes
@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 from ratios import save_benchmark
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODELS = ("UNet", "VAE", "extractor")
 PARTS = {
     "UNet": ["diffusers.UNet2DConditionModel.forward"],

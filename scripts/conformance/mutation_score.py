@@ -1,6 +1,6 @@
 """How many single faults conform finds: tests/mutants/mutants.yaml, put into diffusers' own source one by one.
 
-    .venv/bin/python scripts/mutation_score.py [--only tcd lcm] [--match TEXT] [--processes 2]
+    .venv/bin/python scripts/conformance/mutation_score.py [--only tcd lcm] [--match TEXT] [--processes 2]
 
 A mutant is flagged when its report holds a deviation that the baseline of the unchanged class (results/conformance)
 does not have, or one that has grown, or when a trajectory differs from the baseline's or a setting is refused that the
@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench.conformance.baseline import changes, growth, read_baseline  # noqa: E402

@@ -1,9 +1,9 @@
 """Whether the intervals of the scores cover as they say, by simulation: features whose true distances are known.
 
-    .venv/bin/python scripts/calibrate_scores.py                                        # the whole, hours
-    .venv/bin/python scripts/calibrate_scores.py --repetitions 200 --dimensions 32      # minutes
-    .venv/bin/python scripts/calibrate_scores.py --scores means --repetitions 2000      # minutes
-    .venv/bin/python scripts/calibrate_scores.py --repetitions 0                        # the tables from what is there
+    python scripts/calibration/scores.py                                        # the whole, hours
+    python scripts/calibration/scores.py --repetitions 200 --dimensions 32      # minutes
+    python scripts/calibration/scores.py --scores means --repetitions 2000      # minutes
+    python scripts/calibration/scores.py --repetitions 0                        # the tables from what is there
 
 Gaussian, heavy-tailed, skewed and mixture features with decaying spectra, at n/d from 1 to 50, against a reference
 sample that is held fixed; means of skewed values and of shares near a bound, from 20 images on. The same with several

@@ -1,6 +1,6 @@
 """How well the gate tells a slower UNet from the same one: repeated comparisons with and without an injected slow-down.
 
-    .venv/bin/python scripts/benchmark_gate.py [--slow-down 0.05] [--repeats 20] [--log FILE] [overrides …]
+    .venv/bin/python scripts/benchmarks/gate.py [--slow-down 0.05] [--repeats 20] [--log FILE] [overrides …]
 
 Both sides run the miniature's cells of experiment=gate in turn, A B B A, as `tcd-bench gate ref=…` does, at its default
 sessions, rounds and limits. In one half of the comparisons the second side's UNet takes longer by the given share of
@@ -101,7 +101,7 @@ def main() -> int:
 def to_markdown(said: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What came out, and a row a comparison."""
     yield "# How well the gate tells a slower UNet from the same one"
-    yield f"\n`scripts/benchmark_gate.py`: a {said}.\n"
+    yield f"\n`scripts/benchmarks/gate.py`: a {said}.\n"
     yield name_machines(lines)
     yield "| second side | all cells, after / before | all cells | cells regressed | cells improved |"
     yield "| --- | ---: | --- | ---: | ---: |"

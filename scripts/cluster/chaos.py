@@ -1,13 +1,14 @@
 """Kill workers, nodes and drivers at random over runs of cells, and see that nothing is lost, doubled or changed.
 
-    python scripts/chaos.py [--place processes ray slurm] [--store disk full bucket] [--repeats 20] [--cells 40]
+    python scripts/cluster/chaos.py [--place processes ray slurm] [--store disk full bucket] [--repeats 20] [--cells 40]
 
 Each repetition runs the cells to the end, starting the driver again whenever it was killed, and compares records and
 features with those of an undisturbed run. The store is a directory; with `full` a small disk of its own (tmpfs, needs
 root) that is filled to the last byte for seconds at a time; with `bucket` an S3 server started here, to which every
 connection is cut, in the middle of whatever it carries, and refused for seconds. ray: three raylets on this host, of
-which any but the head's may be killed, and others join late. slurm: needs a cluster, as scripts/test-cluster starts one
-(`TCD_BENCH_RUN=scripts/chaos.py scripts/test-cluster --place slurm`); jobs called tcd-bench are cancelled there.
+which any but the head's may be killed, and others join late. slurm: needs a cluster, as scripts/cluster/test-cluster
+starts one (`TCD_BENCH_RUN=scripts/cluster/chaos.py scripts/cluster/test-cluster --place slurm`); jobs called tcd-bench
+are cancelled there.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ["PYTHONPATH"] = str(ROOT / "tests")
 os.environ["RAY_AUTH_MODE"] = "token"

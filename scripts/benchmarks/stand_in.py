@@ -1,6 +1,6 @@
 """A stand-in for Stable Diffusion 1.5: its architecture with random weights and two LoRAs, and a few cells of it.
 
-    .venv/bin/python scripts/stand_in.py FOLDER [--device cuda] [--dtype float16] [--size 512]
+    .venv/bin/python scripts/benchmarks/stand_in.py FOLDER [--device cuda] [--dtype float16] [--size 512]
 
 Saves it in FOLDER, unless it is there, and prints the overrides that run it, one a line, for the command line of
 whatever takes overrides.

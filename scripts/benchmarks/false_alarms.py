@@ -1,6 +1,6 @@
 """How often the gate cries wolf: the same code again, with other seeds and numbers of threads and concurrent_batches.
 
-    .venv/bin/python scripts/benchmark_false_alarms.py [--repeats 100] [--log FILE] [overrides …]
+    .venv/bin/python scripts/benchmarks/false_alarms.py [--repeats 100] [--log FILE] [overrides …]
 
 Every repetition samples experiment=gate anew and is held against one baseline at the gate's default limits. The seeds
 are 0, 0, 1, 2, 3, 0, 0, 4, …: two of five repetitions share the baseline's noise, so that images are compared one by
@@ -84,7 +84,7 @@ def main() -> int:
 def to_markdown(said: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What came out, and how many outcomes of each verdict, by what the repetitions shared with the baseline."""
     yield "# How often the gate cries wolf"
-    yield f"\n`{shlex.join(['scripts/benchmark_false_alarms.py', *sys.argv[1:]])}`: {said}.\n"
+    yield f"\n`{shlex.join(['scripts/benchmarks/false_alarms.py', *sys.argv[1:]])}`: {said}.\n"
     yield name_machines(lines)
     yield "| repetitions | | outcomes |"
     yield "| ---: | --- | --- |"

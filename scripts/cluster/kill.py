@@ -1,6 +1,6 @@
 """Kill -9 a small run at random moments, let it finish, and compare it with an undisturbed run.
 
-    .venv/bin/python scripts/check_kill.py [--kills 10] [--seed 0] [overrides …]
+    .venv/bin/python scripts/cluster/kill.py [--kills 10] [--seed 0] [overrides …]
 
 Exit code 0 when the records (all but times and memory) and every image are equal.
 """

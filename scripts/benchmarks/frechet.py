@@ -1,7 +1,7 @@
 """What error bars cost: value, standard error and paired difference beside other tools' bare value, in one run.
 
-    .venv/bin/python scripts/benchmark_frechet.py                          # d = 2048, n = 10,000: minutes
-    .venv/bin/python scripts/benchmark_frechet.py --dimension 256 --images 1000 --repeats 3
+    .venv/bin/python scripts/benchmarks/frechet.py                          # d = 2048, n = 10,000: minutes
+    .venv/bin/python scripts/benchmarks/frechet.py --dimension 256 --images 1000 --repeats 3
 
 Features are at hand and the same for all. Ours: two methods' estimates with standard errors and their paired
 difference, once with what is kept beside a reference, once with nothing kept. Theirs: one value of one method, as
@@ -91,7 +91,7 @@ def main() -> int:
     parser.add_argument("--dimension", type=int, default=2048)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "performance")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "results" / "performance")
     options = parser.parse_args()
     n, d = options.images, options.dimension
     first, real = draw(1, n, d, 1.1), draw(2, n, d)

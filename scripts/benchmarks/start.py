@@ -1,6 +1,6 @@
 """How long until something is seen: the verbs' first output, and the first image of a run, in turn with bare imports.
 
-    .venv/bin/python scripts/benchmark_start.py [--rounds 7] [--out results/performance]
+    .venv/bin/python scripts/benchmarks/start.py [--rounds 7] [--out results/performance]
 
 Each round starts every verb once, in a new process. `run` is timed until its first batch is in the store, against a
 process that only imports what loading a pipeline, its adapters and an OpenCLIP evaluator needs. Bytecode is expected to
@@ -20,7 +20,7 @@ from statistics import median
 
 from ratios import save_benchmark
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference" / "mini"
 VERBS = {
     "--help": ["--help"],

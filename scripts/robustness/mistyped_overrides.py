@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Types overrides as people mistype them, over all verbs, and counts what is answered badly.
 
-    scripts/check_overrides.py [--count 1000] [--seed 0] [--limit-s 90] [--workers 2] [--show] [--out FILE]
+    scripts/robustness/mistyped_overrides.py [--count 1000] [--seed 0] [--limit-s 90] [--workers 2] [--show]
+        [--out FILE]
 
 Each command line runs in a process of its own in an empty directory. Bad are: a traceback or an exit code that no verb
 has, a message with words of a library, a message that names a setting, a group or a verb that does not exist or
@@ -356,9 +357,9 @@ def summary(options: argparse.Namespace, codes: Counter[tuple[str, str]], bad: l
     lines = [
         "# Mistyped overrides",
         "",
-        f"`scripts/check_overrides.py --count {options.count} --seed {options.seed}`: {sum(codes.values())} command "
-        "lines over all verbs (misspelt names, wrong types, odd quotes, unicode, huge numbers, tables, half brackets, "
-        "removals, additions, groups, flags of Hydra).",
+        f"`scripts/robustness/mistyped_overrides.py --count {options.count} --seed {options.seed}`: "
+        f"{sum(codes.values())} command lines over all verbs (misspelt names, wrong types, "
+        "odd quotes, unicode, huge numbers, tables, half brackets, removals, additions, groups, flags of Hydra).",
         "",
         f"- tracebacks: {kinds.pop('traceback', 0)}",
         f"- commands that do not end: {kinds.pop('hangs', 0)}",

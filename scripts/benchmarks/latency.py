@@ -1,6 +1,6 @@
 """Cost of our own path: the latency of a cell's call against the same diffusers pipeline called by hand.
 
-    .venv/bin/python scripts/benchmark_latency.py [--rounds 20] [overrides …]
+    .venv/bin/python scripts/benchmarks/latency.py [--rounds 20] [overrides …]
 
 Both sides take turns in one process on one loaded pipeline of full size with random weights, the order drawn anew each
 round. By hand means: the prompt, a generator and the same settings given to the pipeline, images as tensors. The ratio
@@ -28,7 +28,7 @@ from bench.generate.sampling import Sampler
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "performance")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "results" / "performance")
     arguments, overrides = parser.parse_known_args()
     job = prepare(check_experiment(compose_settings(["experiment=cost", *overrides])))
     print(f"{'cell':<44} {'harness s':>9} {'by hand s':>9} {'ratio':>6}  95% interval, {arguments.rounds} rounds")

@@ -1,6 +1,6 @@
 """Harness overhead: a sampling cell's wall time against the bare UNet and VAE calls at the same batch size.
 
-    .venv/bin/python scripts/benchmark_overhead.py [--images 512] [--repeats 3] [overrides …]
+    .venv/bin/python scripts/benchmarks/overhead.py [--images 512] [--repeats 3] [overrides …]
 
 Both sides run in turn in one process. The cell runs as `tcd-bench run` runs it: prompts encoded, latents drawn,
 scheduler stepped, images rounded, written to disk as PNG and marked as finished, features extracted beside. The bare

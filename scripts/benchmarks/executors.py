@@ -1,6 +1,6 @@
 """What executors cost and how they scale, with cells of known cost: sleep in place of a GPU's time.
 
-    python scripts/benchmark_executors.py [--cells 320] [--seconds 0.2] [--only scaling overhead plan report]
+    python scripts/benchmarks/executors.py [--cells 320] [--seconds 0.2] [--only scaling overhead plan report]
 
 Prints one line a question, and the target beside it. Start-up of workers is apart: time runs from the first cell begun
 to the last one committed.
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ["PYTHONPATH"] = str(ROOT / "tests")
 

@@ -1,6 +1,6 @@
 """How good the miniature's evaluator and autoencoder are, on images that no training has seen.
 
-    .venv/bin/python scripts/measure_mini.py [--images 2048] [--results results/mini]
+    .venv/bin/python scripts/calibration/measure_mini.py [--images 2048] [--results results/mini]
 
 With --results it reads a finished run as well: each cell's attribute accuracy as a share of the real images'.
 
