@@ -279,7 +279,7 @@ def test_too_few_rows_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_with_clusters_prompts_are_left_out_one_and_two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frechet, "FEWEST", 50)
+    monkeypatch.setattr(frechet, "_FEWEST", 50)
     rng = np.random.default_rng(24)
     count, each, d = 60, 5, 20
     labels = np.repeat(np.arange(count), each)

@@ -16,9 +16,9 @@ from bench.records.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Ta
 from bench.records.record import Calls, Failure, Latency, Memory, Record
 from bench.records.run import Claim, Run, Side
 from bench.report.data_frame import scores_to_frame
+from bench.report.identity import NO_VALUE
 from bench.report.plots import pareto_front
 from bench.report.tables import (
-    NONE,
     Table,
     cost_table,
     score_table,
@@ -182,15 +182,15 @@ def test_what_is_unknown_about_a_failed_cell_is_a_dash_and_never_a_zero() -> Non
     failed = ScoredCell(replace(FAILED, cell=replace(CELL, eta=None)), {})
     for table in (score_table(RUN, [failed]), cost_table(RUN, [failed])):
         base, method, eta, guidance, steps, *rest = table.rows[0]
-        assert (base, method, eta, guidance, steps) == ("mini", "TCD (failed)", NONE, "0", "4")
-        assert set(rest) == {NONE}
-    assert NONE == "–"
+        assert (base, method, eta, guidance, steps) == ("mini", "TCD (failed)", NO_VALUE, "0", "4")
+        assert set(rest) == {NO_VALUE}
+    assert NO_VALUE == "–"
 
 
 def test_a_score_that_one_cell_lacks_is_a_dash_beside_those_that_it_has() -> None:
     cells = [ScoredCell(RECORD, ESTIMATES), ScoredCell(RECORD, {"fid": ESTIMATES["fid"]})]
     rows = in_columns(score_table(RUN, cells))
-    assert [row["attribute_accuracy_mini_n4 ↑"] for row in rows] == ["0.667 ± 0.091", NONE]
+    assert [row["attribute_accuracy_mini_n4 ↑"] for row in rows] == ["0.667 ± 0.091", NO_VALUE]
     assert [row["fid_mini_n4 ↓"] for row in rows] == ["12.35 ± 1.29"] * 2
 
 
@@ -201,7 +201,7 @@ def test_costs_are_medians_over_calls_and_images_per_second() -> None:
     assert row["text encoder ms"] == "20.0"
     assert row["denoiser ms"] == "60.0"
     assert row["VAE ms"] == "30.0"
-    assert row["scheduler waits"] == NONE
+    assert row["scheduler waits"] == NO_VALUE
     assert row["images/s"] == "10.00"
     on_gpu = replace(RECORD, latency=replace(LATENCY, scheduler_syncs=4))
     (row,) = in_columns(cost_table(RUN, [ScoredCell(on_gpu, {})]))
@@ -214,8 +214,8 @@ def test_memory_that_the_machine_cannot_tell_is_a_dash_and_a_measured_zero_is_a_
     assert row["GPU device MiB"] == "0"
     unknown = replace(RECORD, memory=replace(MEMORY, allocated_bytes=None, device_bytes=None), latency=None)
     (row,) = in_columns(cost_table(RUN, [ScoredCell(unknown, {})]))
-    assert [row[name] for name in ("GPU allocated MiB", "GPU device MiB")] == [NONE, NONE]
-    assert [row[name] for name in ("call p50 ms", "denoiser ms", "images/s")] == [NONE] * 3
+    assert [row[name] for name in ("GPU allocated MiB", "GPU device MiB")] == [NO_VALUE, NO_VALUE]
+    assert [row[name] for name in ("call p50 ms", "denoiser ms", "images/s")] == [NO_VALUE] * 3
 
 
 def test_a_verdict_says_its_gain_interval_and_how_many_images_would_decide() -> None:
@@ -264,7 +264,7 @@ def test_a_claim_that_lacks_cells_says_which_and_has_dashes_for_numbers() -> Non
     lacking = Judgement(CLAIM, "not tested", (), ("mini tcd 4 steps", "mini dpmpp_2s 4 steps"))
     (row,) = verdict_table(RUN, [lacking]).rows
     assert row[:3] == ("TCD wins", "not tested", "needs mini tcd 4 steps, mini dpmpp_2s 4 steps")
-    assert set(row[3:]) == {NONE}
+    assert set(row[3:]) == {NO_VALUE}
 
 
 def test_a_claim_that_could_not_be_tested_at_all_still_has_a_row() -> None:
@@ -335,7 +335,7 @@ def test_a_biased_score_stands_with_and_without_its_bias() -> None:
     assert table.columns[6:8] == ("fid_mini_n4 ↓", "fid_mini without bias ↓")
     assert table.rows[0][6:8] == ("12.00", "11.00 ± 1.29")
     assert table.rows[1][6:8] == ("12.00", "11.00 (no interval)")
-    assert table.rows[2][6:] == (NONE, NONE, NONE)
+    assert table.rows[2][6:] == (NO_VALUE, NO_VALUE, NO_VALUE)
 
 
 def test_the_fallback_of_a_score_is_named_with_its_own_value() -> None:

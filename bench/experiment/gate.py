@@ -43,18 +43,6 @@ class BothSidesChoice:
 
 
 @dataclass(config=STRICT)
-class PerformanceChoice:
-    """A directory of what benchmarks wrote, the one that it is held against, and how much a ratio may rise."""
-
-    directory: Source | None
-    """What scripts/benchmarks/*.py wrote with `--out`."""
-    baseline: Source
-    """Accepted ratios."""
-    limit: Limit
-    """How much a ratio may rise."""
-
-
-@dataclass(config=STRICT)
 class GateChoice:
     """Everything that `tcd-bench gate` takes."""
 
@@ -81,8 +69,6 @@ class GateChoice:
     """How much worse each score may get; a loss counts when it exceeds both limits and chance."""
     cost: CostLimits
     """How much latency and memory may rise."""
-    performance: PerformanceChoice
-    """The harness's own benchmarks."""
     author: str | None
     """Who accepts a baseline (`gate accept`)."""
     reason: str | None
@@ -102,10 +88,10 @@ def check_gate(settings: Mapping[str, Any]) -> GateChoice:
         raise BenchError("ref and baseline were both given; ref makes both sides itself, so give one of them")
     if gate.candidate_ref is not None and gate.ref is None:
         raise BenchError("candidate_ref was given and ref was not; ref is the installation before the change")
-    if not (gate.ref or gate.baseline or gate.conformance.directory or gate.performance.directory):
+    if not (gate.ref or gate.baseline or gate.conformance.directory):
         raise BenchError(
             "nothing to compare was given; give baseline=DIRECTORY candidate=DIRECTORY, "
-            "conformance.directory=results/conformance, performance.directory=DIRECTORY, or ref=INSTALLATION"
+            "conformance.directory=results/conformance, or ref=INSTALLATION"
         )
     for name in ("baseline", "candidate"):
         directory = getattr(gate, name)
@@ -136,7 +122,7 @@ def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:
 def _check_limits(gate: GateChoice) -> None:
     limits = {f"quality.{name}": limit for name, limit in gate.quality.items()}
     limits |= {"cost.latency": gate.cost.latency, "cost.memory": gate.cost.memory}
-    limits |= {"cost.latency_interleaved": gate.cost.latency_interleaved, "performance.limit": gate.performance.limit}
+    limits["cost.latency_interleaved"] = gate.cost.latency_interleaved
     numbers = {
         f"{name}.{part}": getattr(limit, part) for name, limit in limits.items() for part in ("relative", "absolute")
     }

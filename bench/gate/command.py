@@ -20,9 +20,9 @@ def gate(settings: dict[str, Any]) -> int:
     from bench.experiment.gate import check_gate
 
     choice = check_gate(settings)
-    output, directory, ratios = Path(choice.output), choice.conformance.directory, choice.performance
+    output, directory = Path(choice.output), choice.conformance.directory
     names = (
-        str(choice.ref or choice.baseline or directory or ratios.baseline),
+        str(choice.ref or choice.baseline or directory),
         choice.candidate_ref or choice.candidate or "this installation",
     )
     if choice.baseline:
@@ -30,7 +30,6 @@ def gate(settings: dict[str, Any]) -> int:
 
     from bench.gate.compare import compare_stores
     from bench.gate.outcome import GateReport
-    from bench.gate.ratios import compare_ratios, read_ratios
     from bench.gate.report import BeforeAfter, to_terminal, worst_images, write_gate
     from bench.gate.schedulers import compare_schedulers, find_baselines
     from bench.store.store import Store
@@ -42,9 +41,6 @@ def gate(settings: dict[str, Any]) -> int:
     else:
         runs = [Path(name) for name in (choice.baseline, choice.candidate) if name]
         outcomes += compare_schedulers(find_baselines(Path(directory), choice.conformance.only) if directory else [])
-    if ratios.directory:
-        old, new = (read_ratios(Path(name)) for name in (ratios.baseline, ratios.directory))
-        outcomes += compare_ratios(old, new, ratios.limit)
     if runs:
         before, after = (Store(path, writable=False) for path in runs)
         compared = compare_stores(before, after, choice.images, choice.limits(), choice.cost)

@@ -20,7 +20,7 @@ def save_benchmark(
     device: str = "cpu",
     exact: bool = False,
 ) -> None:
-    """Write a benchmark's JSON, which `tcd-bench gate performance.directory=…` compares with an earlier one.
+    """Write a benchmark's JSON, which scripts/benchmarks/compare.py compares with an earlier one.
 
     Ratios are of two sides that took turns, one a round, lower is better; `exact` ones come out the same each time.
     """

@@ -1,20 +1,22 @@
-"""The harness's own benchmarks before and after, as the gate compares them."""
+"""The harness's own benchmarks before and after."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.__main__ import main
-from bench.gate.ratios import Ratio, compare_ratios, read_ratios
 from bench.records.errors import BenchError
-from bench.records.run import Limit
 
-LIMIT = Limit(0.1, 0.0)
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "benchmarks"))
+
+from compare import Ratio, compare_ratios, main, read_ratios
+
+LIMIT = 0.1
 MACHINE = {"device": "cpu", "processor": "x", "cores": 2, "gpus": [], "system": "s"}
 
 
@@ -66,12 +68,15 @@ def write(folder: Path, samples: list[Any], name: str = "whole_job") -> Path:
     return folder
 
 
-def test_the_gate_compares_what_benchmarks_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_later_measurement_is_compared_with_the_accepted_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before, after = write(tmp_path / "a", [0.60, 0.61]), write(tmp_path / "b", [0.80, 0.81])
-    where = [f"performance.baseline={before}", f"output={tmp_path / 'out'}"]
-    assert main(["gate", f"performance.directory={after}", *where]) == 1
+    assert main([str(after), f"--baseline={before}"]) == 1
     assert "regressed: whole_job: ours / plain" in capsys.readouterr().out
-    assert main(["gate", f"performance.directory={before}", *where]) == 0
+    assert main([str(before), f"--baseline={before}"]) == 0
+    assert main([str(tmp_path / "nothing"), f"--baseline={before}"]) == 2
+    assert "holds no ratios; a benchmark writes them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("samples", [[], [0.0], ["a"], [-1.0], [float("nan")]])
@@ -82,5 +87,5 @@ def test_samples_that_are_no_ratios_are_named_with_their_file(tmp_path: Path, sa
 
 def test_a_directory_without_ratios_is_said(tmp_path: Path) -> None:
     (tmp_path / "growth.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(BenchError, match="holds no ratios; a benchmark of scripts/ writes them"):
+    with pytest.raises(BenchError, match="holds no ratios; a benchmark writes them with --out"):
         read_ratios(tmp_path)

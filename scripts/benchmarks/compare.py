@@ -1,14 +1,20 @@
-"""How the harness's own benchmarks come out before and after: ratios of two sides that took turns, lower is better.
+"""Whether the ratios of benchmarks rose since an accepted measurement.
 
-A benchmark leaves JSON with `ratios`, each with a name and one sample a round, and the `machine` they were taken on
-(scripts/benchmarks/ratios.py). What a machine does to both sides of a ratio, the ratio does not see; a ratio of another
-machine is another one all the same.
+    python scripts/benchmarks/compare.py DIRECTORY [--baseline results/performance] [--limit 0.1]
+
+A benchmark leaves JSON in DIRECTORY with `ratios` of two sides that ran in interleaved order, lower is better, each
+with one sample per round, and the `machine` they were measured on (scripts/benchmarks/ratios.py). What a machine does
+to both sides of a ratio does not show in it; ratios of different machines are not compared all the same. A ratio may
+rise by the share `--limit`. Exit codes are those of the gate: 0 nothing rose, 1 a ratio rose, 2 refused, 3 nothing
+could be decided.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +22,12 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from scipy.stats import ttest_ind
 
 from bench.analysis.claims import LEVEL, holm
-from bench.gate.outcome import Outcome
+from bench.gate.outcome import GateReport, Outcome
+from bench.gate.report import to_terminal
 from bench.records.errors import BenchError
-from bench.records.run import Limit
 
 _MACHINE = ("device", "processor", "cores", "gpus", "system")
 
@@ -55,11 +62,11 @@ def read_ratios(directory: Path) -> list[Ratio]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BenchError(f"{path} holds no ratios of a benchmark ({error}); let the benchmark write it") from error
     if not found:
-        raise BenchError(f"{directory} holds no ratios; a benchmark of scripts/ writes them with --out {directory}")
+        raise BenchError(f"{directory} holds no ratios; a benchmark writes them with --out {directory}")
     return found
 
 
-def compare_ratios(before: Iterable[Ratio], after: Iterable[Ratio], limit: Limit) -> Iterator[Outcome]:
+def compare_ratios(before: Iterable[Ratio], after: Iterable[Ratio], limit: float) -> Iterator[Outcome]:
     """Each ratio of the later side against its earlier one, by Welch's t of logarithms, and Holm over all of them.
 
     One that the later side has not measured is left out, for benchmarks are run one by one.
@@ -75,12 +82,15 @@ def compare_ratios(before: Iterable[Ratio], after: Iterable[Ratio], limit: Limit
             yield Outcome("performance", ratio.name, "ratio", "not comparable", note=note)
         else:
             pairs.append((old, ratio))
-    bounds = [limit.of(_middle(old.samples)) / _middle(old.samples) for old, _ in pairs]
     worse, better, within = (
-        holm([test(old, new, bound) for (old, new), bound in zip(pairs, bounds, strict=True)])
-        for test in (_later, lambda old, new, bound: _later(new, old, bound), _apart)
+        holm(p_values)
+        for p_values in (
+            [_later(old, new, limit) for old, new in pairs],
+            [_later(new, old, limit) for old, new in pairs],
+            [_apart(old, new, limit) for old, new in pairs],
+        )
     )
-    for (old, new), bound, slower, faster, same in zip(pairs, bounds, worse, better, within, strict=True):
+    for (old, new), slower, faster, same in zip(pairs, worse, better, within, strict=True):
         if slower < LEVEL:
             verdict = "regressed"
         elif faster < LEVEL:
@@ -89,7 +99,7 @@ def compare_ratios(before: Iterable[Ratio], after: Iterable[Ratio], limit: Limit
             verdict = "unchanged" if same < LEVEL else "undecided"
         first, last = _middle(old.samples), _middle(new.samples)
         note = f"{len(old.samples)} and {len(new.samples)} rounds"
-        yield Outcome("performance", old.name, "ratio", verdict, first, last, limit=bound * first, note=note)
+        yield Outcome("performance", old.name, "ratio", verdict, first, last, limit=limit * first, note=note)
 
 
 def _middle(samples: tuple[float, ...]) -> float:
@@ -98,8 +108,6 @@ def _middle(samples: tuple[float, ...]) -> float:
 
 def _later(before: Ratio, after: Ratio, share: float) -> float:
     """p-value of the hypothesis that the later side is not above the earlier one by more than a share of it."""
-    from scipy.stats import ttest_ind
-
     first, last = np.log(before.samples) + math.log1p(share), np.log(after.samples)
     if before.exact and after.exact:
         return float(last.mean() <= first.mean())
@@ -111,3 +119,23 @@ def _later(before: Ratio, after: Ratio, share: float) -> float:
 def _apart(before: Ratio, after: Ratio, share: float) -> float:
     """p-value of the hypothesis that the sides differ by more than a share, either way."""
     return max(_later(before, after, -share / (1 + share)), _later(after, before, -share / (1 + share)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="what benchmarks wrote with --out")
+    parser.add_argument("--baseline", type=Path, default=Path(__file__).parents[2] / "results" / "performance")
+    parser.add_argument("--limit", type=float, default=0.1, help="the share by which a ratio may rise")
+    options = parser.parse_args(arguments)
+    try:
+        outcomes = compare_ratios(read_ratios(options.baseline), read_ratios(options.directory), options.limit)
+        report = GateReport(str(options.baseline), str(options.directory), tuple(outcomes))
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(to_terminal(report))
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
