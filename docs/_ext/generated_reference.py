@@ -72,9 +72,17 @@ def _describe_class(kind: type[Any], above: str, defaults: Any, known: frozenset
         yield f"## `{path}`\n"
         if len(kinds) == 1:
             yield f"{getdoc(kinds[0])}\n"
+            if name in NAMED and isinstance(defaults, dict) and defaults.get(name):
+                yield "Defaults:\n\n| name | value |\n|---|---|"
+                yield from (f"| `{own}` | {_in_words(value)} |" for own, value in defaults[name].items())
+                yield ""
             yield from _describe_class(kinds[0], path, values)
         else:
             yield from _describe_choices(path, name, kinds)
+
+
+def _in_words(table: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in table.items())
 
 
 def _describe_choices(path: str, name: str, kinds: list[Any]) -> Iterator[str]:
@@ -111,14 +119,18 @@ def _describe_setting(
     yield f"\n{meaning_of(kind, field.name)}\n:::\n"
 
 
+MEANT = {
+    "source": "path, URL or hub id",
+    "config": "path or hub id",
+    "estimator": "path or hub id",
+    "ref": "path or version",
+}
+MEANT |= {"preference_models": "path or hub id", "candidate_ref": "path or version"}
+
+
 def _type_of(name: str, hint: Any) -> str:
-    """A source of weights or data may be a hub id, any other path is one."""
-    said = describe_type(hint)
-    return (
-        said
-        if name in ("source", "config", "estimator", "preference_models")
-        else said.replace("path, URL or hub id", "path or URL")
-    )
+    """A type in words; most sources are paths, some settings also take other names."""
+    return describe_type(hint).replace("path, URL or hub id", MEANT.get(name, "path or URL"))
 
 
 def _file_defaults(group: str, kind: str) -> Any:
@@ -283,6 +295,7 @@ def _generated(write: Callable[[str], Iterator[str]]) -> type[Generated]:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
+    app.connect("builder-inited", lambda _: DESCRIBED.clear())
     app.add_directive("settings", _generated(describe_settings))
     app.add_directive("scores", _generated(describe_scores))
     app.add_directive("commands", _generated(describe_commands))
