@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a person needs to know of a score."""
+    """Documentation of one score."""
 
     meaning: str
     needs: str
