@@ -127,7 +127,7 @@ def test_images_that_all_say_the_same_tell_nothing_about_others() -> None:
     same = np.zeros(30)
     assert Estimate(0.0, same).p_value() == 1.0
     assert Estimate(0.5, same).p_value() == 1.0
-    assert Estimate(0.5, same).caveat == "all of 30 images say the same, which tells nothing about others"
+    assert Estimate(0.5, same).caveat == "all of 30 images have the same value, which says nothing about others"
     values = np.random.default_rng(4).uniform(20, 30, 64)
     rounded = paired_difference(mean_estimate(values), mean_estimate(values + 1e-15))
     assert rounded.caveat is not None
@@ -211,7 +211,7 @@ def test_values_that_are_nearly_all_the_same_have_no_interval(shares: bool) -> N
     perfect, nearly = np.ones(200), np.repeat([1.0, 0.0], [196, 4])
     assert bench.mean_score(perfect, shares=shares).interval is None
     said = str(bench.mean_score(nearly, shares=shares).fallback)
-    assert said == "no interval: 4 of 200 images say something else than all others; it takes 5 images"
+    assert said == "no interval: 4 of 200 images differ from all others; an interval needs 5 images"
     close = bench.mean_difference(perfect, nearly)
     assert close.interval is None
     assert bench.mean_difference(perfect, np.repeat([1.0, 0.0], [190, 10])).interval is not None

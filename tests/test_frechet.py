@@ -210,7 +210,9 @@ def test_a_covariance_that_lacks_a_dimension_of_the_references_has_no_interval()
     flat = draw(rng, 200, 8)
     flat[:, 3] = 1.0
     said = str(frechet_estimate(flat, reference).caveat)
-    assert said.startswith("the images do not vary in 1 of the 8 dimensions in which the reference images do; look for")
+    assert said.startswith(
+        "the images do not vary in 1 of the 8 dimensions in which the reference images do; check for"
+    )
 
 
 def test_a_dimension_that_is_constant_on_both_sides_does_no_harm() -> None:
@@ -374,7 +376,7 @@ def test_equal_images_need_more_different_ones() -> None:
     twice = np.concatenate([ours[:200], ours[:50]])
     assert bench.frechet_distance(ours, real).interval is not None
     said = str(bench.frechet_distance(twice, real).fallback)
-    assert "50 of 250 images are equal to another one; it takes more than 264 different ones then" in said
+    assert "50 of 250 images are equal to another; an interval then needs more than 264 distinct images" in said
 
 
 def test_a_reference_takes_what_the_distances_take() -> None:

@@ -100,4 +100,4 @@ def test_with_clusters_the_influence_of_a_prompt_is_what_leaving_all_its_images_
 
 def test_recall_of_clusters_has_no_interval() -> None:
     found = recall_estimate(draw(3, 60), Neighbourhood(draw(4, 50)), Groups.of(np.repeat(np.arange(30), 2), 60))
-    assert "images of one prompt lie close" in str(found.caveat)
+    assert "images of one prompt are close" in str(found.caveat)

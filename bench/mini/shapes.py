@@ -9,7 +9,7 @@ SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 
 
 def signed_distance(shape: str, u: NDArray[np.float64], v: NDArray[np.float64], r: float) -> NDArray[np.float64]:
-    """Distance in pixels to the outline, negative inside; the shape lies within a circle of radius r."""
+    """Return the distance in pixels to the outline, negative inside; the shape is within a circle of radius r."""
     d: NDArray[np.float64]
     if shape == "circle":
         d = np.hypot(u, v) - r
@@ -24,12 +24,12 @@ def signed_distance(shape: str, u: NDArray[np.float64], v: NDArray[np.float64], 
     elif shape == "star":
         d = _star_distance(u, v, r)
     else:
-        raise ValueError(f"{shape!r} is no shape of this world; choose one of {', '.join(SHAPES)}")
+        raise ValueError(f"{shape!r} is not a shape of this world; choose one of {', '.join(SHAPES)}")
     return d
 
 
 def _star_distance(u: NDArray[np.float64], v: NDArray[np.float64], r: float) -> NDArray[np.float64]:
-    """Five-pointed star: fold the plane into one tenth, then the distance to one edge."""
+    """Distance to a five-pointed star: fold the plane into one tenth, then the distance to one edge."""
     sector = np.pi / 5
     angle = np.arctan2(u, -v)
     folded = np.abs((angle + sector) % (2 * sector) - sector)
@@ -46,11 +46,11 @@ def _star_distance(u: NDArray[np.float64], v: NDArray[np.float64], r: float) -> 
 def rotate(
     x: NDArray[np.float64], y: NDArray[np.float64], angle: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates turned by an angle in radians."""
+    """Return coordinates rotated by an angle in radians."""
     c, s = np.cos(angle), np.sin(angle)
     return c * x + s * y, c * y - s * x
 
 
 def wave(phase: NDArray[np.float64], sharpness: float) -> NDArray[np.float64]:
-    """Stripes between 0 and 1 with soft edges."""
+    """Return stripes between 0 and 1 with soft edges."""
     return np.clip(0.5 + sharpness * np.sin(phase), 0, 1)

@@ -1,8 +1,8 @@
-"""The embedded world: an endless, procedural source of captioned 64×64 images with known truth.
+"""The embedded world: an endless, procedural source of captioned 64×64 images with known ground truth.
 
 A seed determines a scene (its exact attributes), the scene's caption in plain English and its image. A caption
-leaves some attributes open, as human captions do; `Scene.named` says which ones it states. Everything here is numpy,
-so that prompts and truth can be read without torch.
+leaves some attributes open, as human captions do; `Scene.named` lists those it states. The module needs only numpy,
+so that prompts and ground truth can be read without torch.
 
 Seed ranges are disjoint by purpose (`SEEDS`): what one model was trained on, no other model or score has seen.
 """
@@ -71,7 +71,7 @@ _GROUND_NAMING_PROBABILITY = {"ground_colour": 0.65, "ground": 0.55}
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One shape: its attributes, and where it lies in pixels (x to the right, y down)."""
+    """One shape: its attributes, and its place in pixels (x to the right, y down)."""
 
     shape: str
     colour: str
@@ -84,7 +84,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The exact truth about one image.
+    """The ground truth of one image.
 
     `things` has one or two entries; `position` holds for one thing, `relation` (of the first to the second) for two.
     `named` lists the attributes that the caption states, as `kind` or `kind.index` ("colour.0", "ground").
@@ -148,7 +148,7 @@ def complete(truth: Scene) -> Scene:
 
 
 def counterfactuals(truth: Scene) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield, for each named attribute, the captions in which that attribute alone has another of its values."""
+    """Yield, for each named attribute, the captions in which only that attribute has a different value."""
     for name in truth.named:
         kind, _, index = name.partition(".")
         own = getattr(truth.things[int(index)], kind) if index else getattr(truth, kind)
@@ -175,7 +175,7 @@ def split_seeds(purpose: Literal["train", "evaluator", "reference", "prompts", "
     """Return the first `count` seeds of a purpose; raises ValueError when the range holds fewer."""
     seeds = SEEDS[purpose]
     if not 0 < count <= len(seeds):
-        raise ValueError(f"{count} {purpose} seeds were asked for; choose between 1 and {len(seeds)}")
+        raise ValueError(f"{count} {purpose} seeds were requested; choose between 1 and {len(seeds)}")
     return seeds[:count]
 
 
@@ -185,7 +185,7 @@ def _near(rng: np.random.Generator, centre: NDArray[np.float64], radius: float) 
 
 
 def _side_by_side(rng: np.random.Generator, relation: str, radii: list[float]) -> list[NDArray[np.float64]]:
-    """Centres of two things that do not overlap and whose relation is beyond caveat (one axis dominates)."""
+    """Centres of two things that do not overlap and have an unambiguous relation (one axis dominates)."""
     towards = np.asarray(RELATIONS[relation])
     gap = sum(radii) + rng.uniform(2, 8)
     gap = min(gap, IMAGE_SIZE - 2 - sum(radii))
@@ -237,7 +237,7 @@ def _tint(rng: np.random.Generator, colour: str) -> NDArray[np.float64]:
 
 
 def _shade(base: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
-    """A darker shade of a light colour, a lighter one of a dark colour."""
+    """Return a darker shade of a light colour, a lighter shade of a dark colour."""
     target = 0.0 if base.mean() > 0.25 else 1.0
     return base + (target - base) * amount
 
@@ -268,7 +268,7 @@ def _paint_ground(
 
 
 def _specks(rng: np.random.Generator, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """About a hundred specks of one to two pixels, strewn on a jittered lattice."""
+    """Return about a hundred specks of one to two pixels on a jittered lattice."""
     cell = 6.0
     lattice = np.arange(-1, IMAGE_SIZE / cell + 1) * cell
     cx, cy = np.meshgrid(lattice, lattice)

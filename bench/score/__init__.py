@@ -1,1 +1,1 @@
-"""From images to features (the only torch here), and from features to scores (numpy only)."""
+"""Scores of features, with their uncertainty. Needs numpy only."""

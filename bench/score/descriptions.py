@@ -1,4 +1,4 @@
-"""Scores in words, for the documentation: what each measures, what it needs, its range and its source."""
+"""Descriptions of scores for the documentation: what each measures, what it needs, its range and its source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Documentation of one score."""
+    """The documentation of one score."""
 
     meaning: str
     needs: str
@@ -82,7 +82,7 @@ DESCRIPTIONS = {
         "Hessel et al. 2021, arXiv 2104.08718, without its factor and cut-off at 0",
     ),
     "sharpness": Description(
-        "Root mean square of the Laplacian of the luma: blur lowers it, noise raises it. It stands in for detail, "
+        "Root mean square of the Laplacian of the luma: blur lowers it, noise raises it. It is a proxy for detail, "
         "wanted or not.",
         "pixels",
         "0 and above, levels of 255",
@@ -167,7 +167,7 @@ DESCRIPTIONS = {
         "100 × mean cosine of the embeddings of neighbouring frames.", "evaluator", COSINE, "CLIP, arXiv 2103.00020"
     ),
     "flicker": Description(
-        "Half the mean absolute second difference in time; a steady fade costs nothing.",
+        "Half the mean absolute second difference in time; 0 for a steady fade.",
         "pixels",
         "0 to 255 levels",
         "this project",

@@ -6,17 +6,17 @@ sd(influence_a − influence_b)/√n, whatever the score is (delta method). All 
 that a difference of estimates is an estimate again.
 
 Several images of one prompt depend on each other. Where prompts repeat, influences are summed by prompt, and the sums
-are the independent values (bench.score.groups). Intervals speak about new prompts and new noise together, with the
-reference images and the evaluator as they are; those of `within_prompts` speak about new noise for the same prompts.
+are the independent values (bench.score.groups). Intervals cover new prompts and new noise together, for fixed reference
+images and evaluator; those of `within_prompts` cover new noise for the same prompts.
 
-Influence values that were got by leaving one image out count what pairs of images do together twice (Efron and Stein
-1981, Ann. Statist. 9:586, eq. 2.8). `interactions` samples that part, and it is taken off; too much of it means that
+Influence values that are computed by leaving one image out count the joint effect of pairs of images twice (Efron and
+Stein 1981, Ann. Statist. 9:586, eq. 2.8). `interactions` samples that part, and it is subtracted; if it is too large,
 the interval does not hold.
 
 The interval of a mean, and of a difference of means, holds what Student's or Hall's (1992) interval holds: skewed
 values need Hall's, which is too short where tails are heavy on both sides, and Student's is right there. A mean of
-shares has Wilson's (bench.score.intervals). Where nearly all units say the same, a mean has no interval, and a
-difference has none either. A test rejects what the interval leaves out.
+shares has Wilson's (bench.score.intervals). Where nearly all units have the same value, neither a mean nor a difference
+has an interval. A test rejects what the interval excludes.
 
 All other intervals, and tests, are Student's, with as many degrees of freedom as the variance of the influences has: n
 − 1 of normal ones, fewer where their tails are heavy. A squared distance has a first-order variance that grows with it,
@@ -45,27 +45,27 @@ from bench.score.noncentral import squared_length_reach
 _Floats = NDArray[np.float64]
 NONE: _Floats = np.empty(0)
 ROUNDING = 16.0
-"""How many units of the last digit of the largest value influences may differ by and be called equal."""
+"""Values that differ by at most this many units of the last digit of the largest value count as equal."""
 _FEWEST = 20
-"""Fewer images (prompts, where they repeat) than this have no interval of a mean: of log-normal values 20 cover 93%."""
+"""Fewer images (prompts, where they repeat) have no interval of a mean: with log-normal values 20 cover 93%."""
 FEWEST_APART = 5
-"""Fewer images (or prompts) that differ from the most common value have no interval: 5 of 64 or of 1,000 cover 94%."""
+"""With fewer images (or prompts) off the most common value, no interval: 5 of 64 or of 1,000 cover 94%."""
 FEWEST_APART_OF_PROMPTS = 10
-"""The same of shares where prompts repeat, whose error is itself known from few prompts: 5 of 32 cover 90%."""
+"""The same for shares where prompts repeat, whose error is itself estimated from few prompts: 5 of 32 cover 90%."""
 LARGEST_INTERACTION = 0.35
 """Largest share of the variance that interactions may have; it is 1/2 where the first order vanishes (S = S_r).
 
-Of distances alone: differences are as often too large as too small, and their intervals cover whatever the share is.
+For distances only: differences are too large as often as too small, and their intervals cover at any share.
 """
 SMALLEST_VARIANCE = 0.75
-"""Smallest variance, in that of the interactions: 1 in truth, less because estimates are kept from below only."""
+"""Smallest variance, in that of the interactions: 1 in truth, less because estimates are bounded from below only."""
 LARGEST_CORRECTION = 1.5
-"""Largest second step of the bias correction, in standard errors; what it leaves is about a quarter of it."""
+"""Largest second step of the bias correction, in standard errors; about a quarter of it remains as bias."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the influence (n,) of each image on it; `groups` says which images are of one prompt, if any are.
+    """A value and the influence (n,) of each image on it; `groups` holds the prompt of each image where prompts repeat.
 
     `debiased` is the value without its bias, None where the value has none. `correction` is the part of `debiased` that
     the last step of the bias correction made. `plug_in` is given for a squared distance: what the images' own
@@ -103,17 +103,17 @@ class Estimate:
 
     @property
     def n(self) -> int:
-        """How many images."""
+        """The number of images."""
         return len(self.influence)
 
     @property
     def sample(self) -> str:
-        """What it was taken from: "512 images", or "512 images of 32 prompts"."""
+        """The size of the sample: "512 images", or "512 images of 32 prompts"."""
         return describe_sample(self.groups, self.n) + (f" of {self.strata} prompts" if self.strata else "")
 
     @property
     def debiased_value(self) -> float:
-        """The value without its bias: what intervals are around and what is tested."""
+        """The value without its bias: the centre of intervals and the tested value."""
         return self.value if self.debiased is None else self.debiased
 
     @cached_property
@@ -124,9 +124,9 @@ class Estimate:
 
     @cached_property
     def degrees_of_freedom(self) -> float:
-        """Of the variance: 2 n s⁴/(m₄ − s⁴) of a set, at most n − 1; of several sets Satterthwaite's (1946) sum.
+        """Degrees of freedom of the variance: 2 n s⁴/(m₄ − s⁴) of a set, up to n − 1; else Satterthwaite's (1946) sum.
 
-        Of a mean n − 1: heavy tails on both sides make its t statistic narrower, and skewness is looked at by itself.
+        For a mean n − 1: heavy tails on both sides make its t statistic narrower, and skewness is handled separately.
         """
         if self.mean_of and len(self._sets) == 1:
             return float(max(len(self._sets[0]) - (self.strata or 1), 1))
@@ -138,7 +138,7 @@ class Estimate:
 
     @property
     def whole_variance(self) -> float:
-        """The variance with all that pairs of images add counted twice: never too small, for bounds that must hold."""
+        """The variance with the effect of pairs of images counted twice: never too small, for bounds that must hold."""
         return self._variances[0]
 
     @cached_property
@@ -159,25 +159,25 @@ class Estimate:
 
     @cached_property
     def _apart(self) -> int:
-        """How many units differ from the most common value, or half of them and more."""
+        """The number of units that differ from the most common value; exact up to half of them."""
         return sum(int((np.abs(rows - np.median(rows)) > self.resolution).sum()) for rows in self._sets)
 
     @property
     def _away_from_bound(self) -> float:
-        """How many of the independent answers that a share's error amounts to are the rarer one."""
+        """The effective number of independent answers, by a share's error, that have the rarer value."""
         share, error = self._share
         return share * (1 - share) / error**2 * min(share, 1 - share)
 
     @cached_property
     def caveat(self) -> str | None:
-        """Why the interval would not hold, in words; None where it holds."""
+        """The reason why the interval would not hold; None where it holds."""
         if self.problem is not None:
             return self.problem
         if self.is_constant:
-            return f"all of {self.sample} say the same, which tells nothing about others"
+            return f"all of {self.sample} have the same value, which says nothing about others"
         if self.mean_of and self._apart < FEWEST_APART:
             units = "prompts" if self.groups else "images"
-            return f"{self._apart} of {self.sample} say something else than all others; it takes {FEWEST_APART} {units}"
+            return f"{self._apart} of {self.sample} differ from all others; an interval needs {FEWEST_APART} {units}"
         fewest = FEWEST_APART if self.groups is None else FEWEST_APART_OF_PROMPTS
         if self.mean_of == "shares" and (count := self._away_from_bound) < fewest - 0.5:
             return (
@@ -194,7 +194,7 @@ class Estimate:
             )
         if abs(self.correction) > LARGEST_CORRECTION * self.standard_error:
             return (
-                f"{self.sample} are too few to take the bias off: the last step of its correction is "
+                f"{self.sample} are too few to remove the bias: the last step of its correction is "
                 f"{abs(self.correction) / self.standard_error:.1f} standard errors"
             )
         return None
@@ -210,7 +210,7 @@ class Estimate:
         Of means Student's and Hall's together, or Wilson's (see above); else Student's. Of a squared distance it holds
         the t with (d − t)² ≤ q² (SE² + variance_slope (t − d)), d the debiased value: longer above than below.
         """
-        from scipy.special import stdtrit  # takes its time, and a plan needs none of it
+        from scipy.special import stdtrit  # slow to import, and a plan does not need it
 
         quantile = float(stdtrit(self.degrees_of_freedom, 0.5 + level / 2))
         if self.mean_of == "shares":
@@ -230,7 +230,7 @@ class Estimate:
 
     @cached_property
     def _skewness(self) -> float:
-        """Of the mean itself: the third moments of independent units over the cubed error."""
+        """Skewness of the mean itself: the third moments of independent units over the cubed error."""
         centred = [rows - rows.mean() for rows in self._sets]
         third = sum(float(np.mean(rows**3)) / len(rows) ** 2 for rows in centred)
         second = sum(float(np.mean(rows**2)) / len(rows) for rows in centred)
@@ -268,7 +268,7 @@ class Estimate:
         from scipy.special import stdtr
 
         if self.is_constant:
-            return 1.0  # what does not vary tells nothing
+            return 1.0  # values without variation carry no information
         statistics = self._statistics
         above = max(float(stdtr(self.degrees_of_freedom, -t)) for t in statistics)
         below = max(float(stdtr(self.degrees_of_freedom, t)) for t in statistics)
@@ -276,7 +276,7 @@ class Estimate:
 
     @property
     def _statistics(self) -> list[float]:
-        """Of the hypothesis that the true value is zero; it must be rejected by each."""
+        """Statistics of the hypothesis that the true value is zero; it must be rejected by each."""
         if self.mean_of == "shares":
             slope, offset = self.unit
             return [float(np.copysign(1.0, slope)) * wilson_statistic(*self._share, -offset / slope)]
@@ -284,7 +284,7 @@ class Estimate:
         return [t, without_skewness(t, self._skewness)] if self.mean_of else [t]
 
     def scaled(self, factor: float, offset: float = 0.0) -> Estimate:
-        """factor × this + offset. The fallback is scaled too, but being another score it cannot take an offset."""
+        """Return factor × this + offset. The fallback is scaled too, but as another score it cannot take an offset."""
         return replace(
             self,
             value=factor * self.value + offset,
@@ -303,7 +303,7 @@ class Estimate:
         )
 
     def within_prompts(self) -> Estimate:
-        """Of the same prompts with new noise: what prompts differ by is not part of the error. For means alone.
+        """Return the estimate for the same prompts with new noise, without the variance between prompts; means only.
 
         Raises ValueError where a prompt has one image.
         """
@@ -324,7 +324,7 @@ class Estimate:
         )
 
     def to_score(self) -> Score:
-        """As the plain data that a person gets; where there is a caveat, without error and with the fallback."""
+        """Return the estimate as plain data; where there is a caveat, without error and with the fallback."""
         if self.caveat is None:
             sure = self.standard_error, self.debiased_value, self.interval()
             return Score(self.value, *sure, self.n, None, self._prompts, self.reference_bias)
@@ -353,7 +353,7 @@ def paired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
 
 
 def unpaired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
-    """ours − theirs over images that have nothing to do with each other; only the reference is the same."""
+    """Return ours − theirs over independent sets of images; only the reference is shared."""
     difference = _difference(ours, theirs)
     apart = {
         f"{whose} {kind}": pairs
@@ -367,10 +367,10 @@ def unpaired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
 
 
 def mean_estimate(values: NDArray[np.floating], groups: Groups | None = None, shares: bool = False) -> Estimate:
-    """The mean of a per-image number (n,), or of `shares` from 0 to 1.
+    """Return the mean of a per-image number (n,), or of `shares` from 0 to 1.
 
-    Few of them, one even, have a mean without an interval. Raises ValueError for none, values not finite, or shares
-    beyond 0 and 1.
+    A mean of few values, even one, has no interval. Raises ValueError for no values, values not finite, or shares
+    outside 0 to 1.
     """
     given = np.asarray(values)
     rows = given.astype(np.float64)

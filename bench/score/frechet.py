@@ -2,7 +2,7 @@
 
 ‖m − m_r‖² + tr(S) + tr(S_r) − 2 tr((S S_r)^½), the covariances with divisor n − 1, as torchmetrics defines it.
 
-The distance of n images is too large by about a/n + b/n², in features of many dimensions by more than it is itself.
+The distance of n images is too large by about a/n + b/n², with many dimensions by more than the distance itself.
 Here each image is left out in turn, and each pair, which needs no further eigendecomposition (bench.score.jackknife).
 The mean of the pseudo-values n F − (n − 1) F_without has lost a (Quenouille 1956), and b with the pairs (Schucany, Gray
 and Owen 1971, J. Am. Stat. Assoc. 66:524). The standard error is the jackknife's (Tukey 1958) of the value without a,
@@ -40,17 +40,17 @@ from bench.score.moments import (
 _Floats = NDArray[np.float64]
 _Images = NDArray[np.floating]
 _FEWEST = 200
-"""Fewer images than this have no interval whatever the dimension: of skewed features 160 cover a difference in 92.9%,
-since what few images there are lack the rare ones that the variance is made of."""
+"""Fewer images have no interval at any dimension: with skewed features 160 cover a difference in 92.9%, since few
+images lack the rare ones that make up the variance."""
 _PAIRS = 2048
-"""How many pairs of images sample the interactions."""
+"""The number of pairs of images that sample the interactions."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a reference set contributes to every distance from it; each part is computed once, when first needed.
+    """The contribution of a reference set to every distance from it; each part is computed once, when first needed.
 
-    `parts` are those of an earlier time, by which none is.
+    `parts` are the results of an earlier computation, which are not computed again.
     """
 
     features: _Images
@@ -58,7 +58,7 @@ class Reference:
 
     @classmethod
     def of(cls, features: ArrayLike, parts: Mapping[str, _Floats] | None = None) -> Reference:
-        """From features (m, d), as the distances take them; raises ValueError for fewer than two rows, or NaN."""
+        """Create from features (m, d) as given to distances; raises ValueError for fewer than two rows, or NaN."""
         rows = as_floats(features)
         check_features(rows, "reference features")
         return cls(rows, parts or {})
@@ -70,18 +70,18 @@ class Reference:
 
     @cached_property
     def moments(self) -> Moments:
-        """Mean and covariance."""
+        """Mean and covariance of the features."""
         return features_to_moments(self.features)
 
     @cached_property
     def mean(self) -> _Floats:
-        """Of the features, (d,)."""
+        """Mean of the features, (d,)."""
         found = self.parts.get("mean")
         return self.moments.mean if found is None else found
 
     @cached_property
     def trace(self) -> float:
-        """Of the covariance."""
+        """Trace of the covariance."""
         return float(self.parts["trace"] if "trace" in self.parts else np.trace(self.moments.covariance))
 
     @cached_property
@@ -101,12 +101,12 @@ class Reference:
         return spanning
 
     def to_parts(self) -> dict[str, _Floats]:
-        """All that can be kept for another time: `Reference.of(features, parts)` computes nothing again."""
+        """Return all parts that can be stored: `Reference.of(features, parts)` computes nothing again."""
         return {"mean": self.mean, "trace": np.array(self.trace), "factor": self.factor}
 
     @cached_property
     def kernel(self) -> KernelReference:
-        """The same for the kernel distance."""
+        """The same features for the kernel distance."""
         return KernelReference(self.features)
 
 
@@ -148,12 +148,12 @@ def _estimate(features: _Images, reference: Reference, reference_noise: bool, gr
 
 
 def _fewest(rank: int) -> int:
-    """How many images are too few: of heavy-tailed features, twice the rank give a standard error a fifth too wide."""
+    """Return the largest insufficient number: with heavy tails, 2 × rank gives a standard error a fifth too wide."""
     return 2 * (rank + 2)
 
 
 def _distance(features: _Images, reference: Reference, groups: Groups | None = None) -> Estimate:
-    """The estimate with the reference held fixed; the bare value with a problem where there cannot be more."""
+    """Return the estimate with the reference held fixed; the value alone, with a problem, where it has no error."""
     n, rank, units = len(features), reference.factor.shape[1], " prompts" if groups else ""
     sample, enough = describe_sample(groups, n), independent(groups, n)
     if rank == 0:
@@ -166,22 +166,24 @@ def _distance(features: _Images, reference: Reference, groups: Groups | None = N
             few = f"{sample} are too few for an interval: it takes {_FEWEST}{units} or more"
             return replace(found, problem=few if enough < _FEWEST else None)
         problem = (
-            f"the images do not vary in {found} of the {rank} dimensions in which the reference images do; look for "
-            "images that are all alike, or features that are always the same"
+            f"the images do not vary in {found} of the {rank} dimensions in which the reference images do; check for "
+            "identical images or constant features"
         )
     return Estimate(bare_distance(features, reference), np.zeros(n), groups=groups, problem=problem)
 
 
 def _repeats(keys: list[int], reference: Reference, groups: Groups | None) -> str | None:
-    """Why images that are equal leave too few different ones."""
+    """Describe why equal images leave too few distinct images; else None."""
     n, different, fewest = len(keys), len(set(keys)), 2 * _fewest(reference.factor.shape[1])
     if different == n or (groups is None and different > fewest) or (groups and independent(groups, n) > fewest):
         return None
-    return f"{n - different} of {n} images are equal to another one; it takes more than {fewest} different ones then"
+    return (
+        f"{n - different} of {n} images are equal to another; an interval then needs more than {fewest} distinct images"
+    )
 
 
 def bare_distance(features: _Images, reference: Reference) -> float:
-    """The value alone, by whichever symmetric eigenvalue problem is smaller."""
+    """Return the value alone, by the smaller of the two symmetric eigenvalue problems."""
     factor, moments = reference.factor, features_to_moments(features)
     if len(features) < factor.shape[1]:
         rows = (features.astype(np.float64) - moments.mean) @ factor / np.sqrt(len(features) - 1)
@@ -195,7 +197,7 @@ def bare_distance(features: _Images, reference: Reference) -> float:
 def _leave_out(
     features: _Images, moments: Moments, reference: Reference, groups: Groups | None = None
 ) -> Estimate | int:
-    """The distance with one image or group left out, and two; or how many of the reference's dimensions are lacking."""
+    """Return the distance without one or two images or groups; or the number of the reference's missing dimensions."""
     n, factor = len(features), reference.factor
     values, vectors = np.linalg.eigh(factor.T @ moments.covariance @ factor)
     if not (kept := _positive(values)).all():
@@ -289,7 +291,7 @@ def _leave_out_groups(
 
 
 def _without_one_and_two(deletions: Deletions, norms: _Floats, along: _Floats) -> tuple[_Floats, _Floats]:
-    """What the distance is without each image in turn (n,), and without it and another, mean over the others (n,).
+    """Return the distance without each image in turn (n,), and without it and another, mean over the others (n,).
 
     Less what no image changes: the squared shift of the means, and the reference's trace. `norms` (n,) are |x − m|²,
     `along` (n,) are (x − m)·(m − m_r).
@@ -303,13 +305,13 @@ def _without_one_and_two(deletions: Deletions, norms: _Floats, along: _Floats) -
 
 
 def _positive(values: _Floats) -> NDArray[np.bool_]:
-    """Which eigenvalues are not rounding errors of zero."""
+    """Return which eigenvalues are not rounding errors of zero."""
     kept: NDArray[np.bool_] = values > max(values.max(initial=0.0), 0.0) * len(values) * np.finfo(np.float64).eps
     return kept
 
 
 def _resolution(n: int, traces: float) -> float:
-    """How far influences are rounding errors: n² times that of the traces, since pairs are left out as well."""
+    """Return the rounding error of influences: n² times that of the traces, since pairs are left out as well."""
     return ROUNDING * n**2 * float(np.finfo(np.float64).eps) * traces
 
 

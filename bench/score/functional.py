@@ -1,10 +1,10 @@
-"""Scores without a run: features or per-image values in, a number with its interval out.
+"""Scores without a run: from features or per-image values to a number with its interval.
 
     score = bench.frechet_distance(features, reference)
     score.value, score.debiased, score.interval, score.fallback
 
-Intervals are at 95% and speak about new prompts and new noise together, with the reference and the extractor as they
-are. Where theory gives no interval the score says so in `fallback`, with the reason and the kernel distance that
+Intervals are at 95% and cover new prompts and new noise together, for a fixed reference and extractor. Where theory
+gives no interval, `fallback` holds the reason and the kernel distance that
 replaces it.
 """
 
@@ -31,9 +31,9 @@ def frechet_distance(
     """Squared Fréchet distance between features (n, d) and a reference: features (m, d), or `Reference.of` them.
 
     `value` equals that of torchmetrics, torch-fidelity and clean-fid; `debiased` estimates its limit for infinitely
-    many images (Heusel et al. 2017, arXiv 1706.08500, eq. 6; delete-one jackknife). The reference is taken as it is,
-    with what its own number of images adds to the distance. With `reference_noise` its images are left out in turn as
-    well: `debiased` is then without the bias of both sets, of which `reference_bias` is part, and the interval covers
+    many images (Heusel et al. 2017, arXiv 1706.08500, eq. 6; delete-one jackknife). The reference is held fixed,
+    including the contribution of its own size to the distance. With `reference_noise` its images are left out in turn:
+    `debiased` is then without the bias of both sets, of which `reference_bias` is part, and the interval covers
     new reference images too. `groups` (n,) names the prompt of each image where prompts repeat; the interval then
     covers new prompts and new noise. Raises ValueError for fewer than two images, NaN, or different dimensions.
 
@@ -122,7 +122,7 @@ def mean_score(
     """Mean of a per-image metric (n,), such as the CLIP score; `groups` (n,) names the prompts where they repeat.
 
     The interval covers new prompts and new noise, or with `fixed_prompts` the same prompts with new noise, which needs
-    two or more images per prompt. `shares` says that values lie from 0 to 1, or are yes and no: their interval stays
+    two or more images per prompt. `shares` marks values from 0 to 1, or yes and no: their interval stays
     within these bounds, and needs some values that are not at a bound. Raises ValueError for fewer than two values,
     NaN, or shares beyond 0 and 1.
 
@@ -143,7 +143,7 @@ def mean_difference(
 ) -> Score:
     """Mean of values_a (n,) minus that of values_b; `paired` and groups as in `frechet_difference`.
 
-    With `fixed_prompts` as in `mean_score`, differences within prompts are what counts.
+    With `fixed_prompts` as in `mean_score`, only differences within prompts count.
     """
     ours = _mean(values_a, groups, fixed_prompts)
     return _subtract(ours, _mean(values_b, groups if paired else groups_b, fixed_prompts), paired).to_score()

@@ -1,4 +1,4 @@
-"""Clusters of images: those of one prompt depend on each other, so the prompts are the independent units. numpy only.
+"""Clusters of images: images of one prompt depend on each other, so prompts are the independent units. numpy only.
 
 A sum of influences within each group is one independent value, and the squared standard error of a score is
 G/(G − 1) Σ_g (Σ_{i∈g} ψ_i)²/n² (Liang and Zeger 1986, Biometrika 73:13, CR1 in the words of econometrics).
@@ -18,14 +18,14 @@ _Rows = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Which group each image belongs to: `labels` (n,), integers from 0 to `count` − 1, each of which occurs."""
+    """The group of each image: `labels` (n,), integers from 0 to `count` − 1, each of which occurs."""
 
     labels: _Rows
     count: int
 
     @classmethod
     def of(cls, labels: ArrayLike | Groups | None, n: int) -> Groups | None:
-        """From any labels (n,) that can be sorted; None where every image is a group of its own.
+        """Create from any sortable labels (n,); None where every image is a group of its own.
 
         Raises ValueError for another number of labels than images.
         """
@@ -51,16 +51,16 @@ class Groups:
 
     @cached_property
     def starts(self) -> _Rows:
-        """Where each group begins in `order`, (count,)."""
+        """The start of each group in `order`, (count,)."""
         return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.intp)
 
     @cached_property
     def effective(self) -> float:
-        """n²/Σ m², m the sizes: how many groups of equal size have as much information; `count` where all are."""
+        """n²/Σ m², m the sizes: the effective number of groups, equal to `count` for groups of equal size."""
         return float(len(self.labels) ** 2 / np.square(self.sizes, dtype=np.float64).sum())
 
     def tiles(self, rows: int) -> list[tuple[slice, slice]]:
-        """Whole groups of together `rows` images or a little more: slices of `order`, and of the groups."""
+        """Return runs of whole groups with `rows` images or a little more: slices of `order`, and of the groups."""
         ends = self.starts + self.sizes
         found, begun = [], 0
         while begun < self.count:
@@ -70,28 +70,28 @@ class Groups:
         return found
 
     def units(self, influence: _Floats) -> _Floats:
-        """The influence (count,) of each group on a scale on which s²/count is the squared standard error."""
+        """Return the influence (count,) of each group, scaled so that s²/count is the squared standard error."""
         units: _Floats = np.zeros(self.count)
         np.add.at(units, self.labels, influence * (self.count / len(self.labels)))
         return units
 
     def spread(self, units: _Floats) -> _Floats:
-        """Influences (n,) of images, equal within a group, whose `units` are those."""
+        """Return influences (n,) of images, equal within a group, with the given `units`."""
         share: _Floats = len(self.labels) / (self.count * self.sizes.astype(np.float64))
         return (units * share)[self.labels]
 
     def same_as(self, other: Groups | None) -> bool:
-        """Whether both put the same images together."""
+        """Whether both group the images in the same way."""
         return other is not None and self.count == other.count and bool(np.array_equal(self.labels, other.labels))
 
 
 def independent(groups: Groups | None, n: int) -> int:
-    """How many independent units there are for the floors of intervals: images, or groups of equal size in effect."""
+    """Return the number of independent units, for minima of intervals: images, or the effective number of groups."""
     return n if groups is None else int(groups.effective + 1e-9)
 
 
 def describe_sample(groups: Groups | None, n: int) -> str:
-    """For people: "512 images", or "512 images of 32 prompts", which says also how many those are in effect."""
+    """Return a text: "512 images", or "512 images of 32 prompts", with the effective number where sizes differ."""
     if groups is None:
         return f"{n} image{'s' if n != 1 else ''}"
     effective = independent(groups, n)

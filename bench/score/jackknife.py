@@ -1,4 +1,4 @@
-"""The trace of a covariance's square root with one row left out, or two, from one eigendecomposition. numpy only.
+"""The trace of a covariance's square root without one or two rows, from one eigendecomposition. numpy only.
 
 Leaving out a row changes a covariance by rank one, and tr √(A − α u uᵀ) − tr √A is the integral over t > 0 of
 log(1 − α uᵀ (A + t²)⁻¹ u)/π: tr √A = (1/π) ∫ tr A (A + t²)⁻¹ dt by parts, with the matrix determinant lemma. In the
@@ -26,14 +26,14 @@ from bench.score.groups import Groups
 _Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 _GROUPS = 96
-"""How many groups stand for all of them in what pairs of groups add to the variance."""
+"""The number of groups that represent all in the variance from pairs of groups."""
 STEP = 0.4
 """Step in log t. The integrand is analytic within π/2 of the real line: relative error about exp(−π²/STEP), 2e-11."""
 
 
 @dataclass(frozen=True)
 class Deletions:
-    """tr √ without each row in turn (n,), and without it and another one, mean over the others (n,)."""
+    """tr √ without each row in turn (n,), and without it and another row, mean over the others (n,)."""
 
     one: _Floats
     two: _Floats
@@ -50,7 +50,7 @@ class Spectrum:
 
     @classmethod
     def of(cls, values: _Floats) -> Spectrum:
-        """From positive eigenvalues."""
+        """Create from positive eigenvalues."""
         low, high = 0.005 * np.sqrt(values.min()), 200 * np.sqrt(values.max())
         nodes = np.exp(np.arange(np.log(low), np.log(high) + STEP, STEP))
         weights = STEP * nodes
@@ -117,7 +117,7 @@ class Spectrum:
         return pairs - own.take(first) - own.take(second) + 0.5 * float(roots.sum())
 
     def group_deletions(self, rows: _Floats, groups: Groups) -> Deletions:
-        """The same (count,) without each group of rows (n, r), which are sorted by group, and without it and another.
+        """Return the same (count,) without each group of rows (n, r), sorted by group, and without it and another.
 
         Of two groups, X Xᵀ summed over the others is known, and K' is taken to be in proportion to their mean.
         """
@@ -144,7 +144,7 @@ class Spectrum:
         )
 
     def _of_group(self, rows: _Floats, n: int) -> tuple[_Floats, ...]:
-        """Of a group of rows (k, r), at each node: what its deletion changes, log det(1 − G), and what pairs need."""
+        """Terms of a group of rows (k, r), at each node: the effect of its deletion, log det(1 − G), and pair terms."""
         k = len(rows)
         forms = np.empty((k, k, 2 * len(self.weights)))
         for i in range(k):

@@ -1,4 +1,4 @@
-"""Kernel distances: unbiased MMD² (Gretton et al. 2012, JMLR 13:723, eq. 3). numpy.
+"""Kernel distances: unbiased MMD² (Gretton et al. 2012, JMLR 13:723, eq. 3). numpy only.
 
 Of KID (Bińkowski et al. 2018, arXiv 1801.01401) with k(x, y) = (x·y/d + 1)³, of CMMD (Jayasumana et al. 2024, arXiv
 2401.09603) with the Gaussian exp(−‖x − y‖²/(2·10²)) of vectors of unit length, times 1000. The U-statistic over all
@@ -35,19 +35,19 @@ _Images = NDArray[np.floating]
 _FEWEST = 50
 """Fewer images than this have no interval."""
 TILE = 512
-"""How many images are held against as many others at once: their kernels stay in the processor's cache."""
+"""The number of images compared with as many others at once: their kernels fit into the processor's cache."""
 _PAIRS = 8192
-"""How many pairs of images stand for all of them in the variance of a difference."""
+"""The number of pairs of images that represent all in the variance of a difference."""
 
 
 Kernel = Callable[[_Floats, int], _Floats]
-"""From inner products of features, and their dimension, to the kernel's values; the products may be overwritten."""
+"""A function from inner products of features, and their dimension, to kernel values; it may overwrite the products."""
 CMMD_SCALE, CMMD_WIDTH = 1000.0, 10.0
-"""As Jayasumana et al. chose them (section 4)."""
+"""The bandwidth and factor of Jayasumana et al. (section 4)."""
 
 
 def cubic(products: _Floats, d: int) -> _Floats:
-    """KID's kernel; by multiplication, which is many times faster than a power."""
+    """KID's kernel, by multiplication, which is many times faster than a power."""
     products /= d
     products += 1
     cubes: _Floats = products * products
@@ -64,14 +64,14 @@ def gaussian(products: _Floats, d: int) -> _Floats:
 
 @dataclass(frozen=True)
 class KernelReference:
-    """Reference features (m, d), and what they contribute to every kernel distance, computed once."""
+    """Reference features (m, d), and their contribution to every kernel distance, computed once."""
 
     features: _Images
     kernel: Kernel = cubic
 
     @cached_property
     def keys(self) -> frozenset[int]:
-        """Of the rows, to find them again among images."""
+        """Keys of the rows, which identify them among images."""
         return frozenset(row_keys(self.features))
 
     @cached_property
@@ -81,7 +81,7 @@ class KernelReference:
 
     @classmethod
     def of_directions(cls, features: _Images) -> KernelReference:
-        """For CMMD: of the features' directions."""
+        """Create from the features' directions, for CMMD."""
         return cls(to_unit_length(features), gaussian)
 
 
@@ -100,7 +100,7 @@ def cmmd_estimate(features: _Images, reference: KernelReference, groups: Groups 
 
 
 def to_unit_length(features: _Images) -> _Floats:
-    """Rows divided by their lengths, float64; raises ValueError for one of length 0."""
+    """Return rows divided by their lengths, float64; raises ValueError for a row of length 0."""
     rows = np.asarray(features, np.float64)
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not lengths.all():
@@ -160,7 +160,7 @@ def _estimate(
 
 @lru_cache(maxsize=64)
 def random_pairs(n: int, m: int, count: int) -> tuple[_Rows, _Rows]:
-    """Pairs of a row of n and another of m (where m is n: of the same), equal for every set of that size."""
+    """Return pairs of a row of n and another of m (the same set where m is n), equal for every set of that size."""
     rng = np.random.default_rng([n, m])
     first, step = rng.integers(0, n, count), rng.integers(1, max(n, 2), count)
     second = (first + step) % n if n == m else rng.integers(0, m, count)
@@ -171,7 +171,7 @@ def random_pairs(n: int, m: int, count: int) -> tuple[_Rows, _Rows]:
 
 @dataclass(frozen=True)
 class Among:
-    """Kernels of a set with itself: mean over pairs, influence (n,) on half of it, what pairs add to its variance.
+    """Kernels of a set with itself: mean over pairs, influence (n,) on half of it, variance added by pairs.
 
     `apart` is the mean over pairs of different groups, which the rest is about. `centred` are the kernels of
     `random_pairs` of units (images, or groups) less what single units explain, which `pairs` are in another scale.
@@ -188,7 +188,7 @@ class Among:
 
 @dataclass(frozen=True)
 class Across:
-    """Kernels of images with reference images: means over either, and what pairs of the two add to the variance."""
+    """Kernels of images with reference images: means over either, and the variance added by pairs of the two."""
 
     by_image: _Floats
     by_reference: _Floats
@@ -222,7 +222,7 @@ def _among(features: _Images, kernel_of: Kernel, groups: Groups | None = None) -
 
 
 def _hoeffding(mean: float, rows: _Floats, squares: float, apart: _Floats, lift: float) -> Among:
-    """From the kernel of n units: sums `rows` (n,) and sum of `squares` off its diagonal, and those of random pairs."""
+    """Create from the kernel of n units: sums `rows` (n,) and `squares` off its diagonal, and random pairs."""
     n, total = len(rows), float(rows.sum())
     power = squares - 2 * float(rows @ rows) / (n - 2) + total**2 / ((n - 1) * (n - 2))
     first, second = random_pairs(n, n, _PAIRS)
@@ -309,7 +309,7 @@ def _across(features: _Images, reference: KernelReference, groups: Groups | None
 
 
 def _variance_slope(influence: _Floats, own: Among, groups: Groups | None) -> float:
-    """By how much the variance grows with the true value (see above), at least 0."""
+    """Return the growth of the variance with the true value (see above), at least 0."""
     units = influence if groups is None else groups.units(influence)
     n, variance = len(units), float(np.var(units))
     if not len(own.centred) or variance == 0:
@@ -319,18 +319,18 @@ def _variance_slope(influence: _Floats, own: Among, groups: Groups | None) -> fl
 
 
 def _within(rows: _Rows, part: slice) -> NDArray[np.bool_]:
-    """Which rows are in a slice."""
+    """Return which rows are in a slice."""
     inside: NDArray[np.bool_] = (rows >= part.start) & (rows < part.stop)
     return inside
 
 
 def _tiles(count: int, start: int = 0) -> list[slice]:
-    """Rows from `start` on in pieces of TILE."""
+    """Return slices of TILE rows from `start` on."""
     return [slice(at, min(at + TILE, count)) for at in range(start, count, TILE)]
 
 
 def _scaled(pairs: _Floats, variance: float) -> _Floats:
-    """Pairs whose mean square is that variance, which all pairs have, rather than what a sample of them happens to."""
+    """Scale pairs to the mean square `variance` of all pairs, in place of that of the sample."""
     power = float(np.mean(np.square(pairs)))
     scaled: _Floats = pairs * np.sqrt(max(variance, 0.0) / power) if power > 0 else pairs
     return scaled

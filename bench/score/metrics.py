@@ -1,4 +1,4 @@
-"""The scores by name: what each needs, which way is better, what it is called with its protocol. numpy only."""
+"""Scores by name: required features, direction, and name with the protocol. numpy only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Features = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class RealImages:
-    """The reference images' embeddings (m, d) by a named evaluator, with `Reference.to_parts` of an earlier time."""
+    """The reference images' embeddings (m, d) by a named evaluator, with an earlier result of `Reference.to_parts`."""
 
     evaluator: str
     embeddings: NDArray[np.floating]
@@ -35,26 +35,26 @@ class RealImages:
 
     @cached_property
     def reference(self) -> Reference:
-        """What the Fréchet and the kernel distance need of them."""
+        """The reference of the Fréchet and the kernel distance."""
         return Reference.of(self.embeddings, self.parts)
 
     @cached_property
     def directions(self) -> KernelReference:
-        """What CMMD needs of them."""
+        """The reference of CMMD."""
         return KernelReference.of_directions(self.embeddings)
 
     @cached_property
     def neighbourhood(self) -> Neighbourhood:
-        """What scores of nearest neighbours need of them."""
+        """The reference of scores of nearest neighbours."""
         return Neighbourhood(self.embeddings)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score. `title` is for people; `name(evaluator, n)` says the protocol, so that no bare "FID" is ever printed.
+    """A score. `title` is for display; `name(evaluator, n)` includes the protocol, so a bare "FID" is never printed.
 
-    `extractor` is what computes its features where the evaluator does not. `fallback` is the score that replaces it
-    where it has no interval.
+    `extractor` names the network of its features where it is not the evaluator. `fallback` is the score that replaces
+    it where it has no interval.
     """
 
     short: str
@@ -68,16 +68,16 @@ class Metric:
     fallback: Metric | None = None
 
     def of(self, features: _Features, real: RealImages | None, groups: Groups | None = None) -> Estimate:
-        """The estimate from a cell's features, whose rows have prompts as `groups` says (None: all different ones).
+        """Return the estimate from a cell's features; `groups` holds the prompt of each row (None: all different).
 
-        Raises ValueError where features lack something, or are not fit for it.
+        Raises ValueError where features are missing or unsuitable.
         """
         if lacking := [name for name in self.needs if name not in features]:
             raise ValueError(f"the stored features lack {', '.join(lacking)}; add them with `tcd-bench score`")
         return self.estimate(features, real, groups)
 
     def name(self, evaluator: str, n: int) -> str:
-        """For instance `fid_mini_n512`."""
+        """Return the name with the protocol, for instance `fid_mini_n512`."""
         return f"{self.short}_{self.extractor or evaluator}_n{n}"
 
 
@@ -111,7 +111,7 @@ def _masked_kid(features: _Features, _: RealImages | None, groups: Groups | None
 def _mean_of(
     short: str, title: str, higher_is_better: bool, digits: int, extractor: str | None = None, shares: bool = False
 ) -> Metric:
-    """A score that is the mean of one number an image, or of one share from 0 to 1."""
+    """Return a score that is the mean of one number per image, or of one share from 0 to 1."""
 
     def found(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
         return mean_estimate(features[short], groups, shares)
@@ -122,7 +122,7 @@ def _mean_of(
 def _among_real(
     short: str, title: str, estimate: Callable[[NDArray[Any], Neighbourhood, Groups | None], Estimate]
 ) -> Metric:
-    """A score of where the images lie among the real ones."""
+    """Return a score of the images' neighbourhoods among the real images."""
 
     def found(features: _Features, real: RealImages | None, groups: Groups | None) -> Estimate:
         return estimate(features["image"], _given(real).neighbourhood, groups)
@@ -132,7 +132,7 @@ def _among_real(
 
 def _given(real: RealImages | None) -> RealImages:
     if real is None:
-        raise ValueError("there are no reference images; a distance needs them")
+        raise ValueError("reference images are missing; a distance needs them")
     return real
 
 

@@ -1,4 +1,4 @@
-"""Features (n, d) → mean and covariance, in float64, with memory that does not grow with n. numpy only."""
+"""Mean and covariance of features (n, d), in float64, with memory independent of n. numpy only."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 _Floats = NDArray[np.float64]
 BLOCK = 1024
-"""How many rows are converted to float64 at a time."""
+"""The number of rows converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (d,), covariance (d, d) with divisor n − 1, and how many rows they were taken from."""
+    """Mean (d,), covariance (d, d) with divisor n − 1, and the number of rows."""
 
     mean: _Floats
     covariance: _Floats
@@ -24,7 +24,7 @@ class Moments:
 
 
 def features_to_moments(features: NDArray[np.floating]) -> Moments:
-    """Moments of features (n, d), in float64; raises ValueError for fewer than two rows or values not finite."""
+    """Return moments of features (n, d), in float64; raises ValueError for fewer than two rows or values not finite."""
     check_features(features)
     n, d = features.shape
     mean, scatter = np.zeros(d), np.zeros((d, d))
@@ -52,28 +52,28 @@ def check_features(features: NDArray[np.floating], what: str = "features", d: in
 
 
 def float64_blocks(features: NDArray[np.floating]) -> Iterator[_Floats]:
-    """Copies of up to BLOCK rows in float64, in order."""
+    """Yield copies of up to BLOCK rows in float64, in order."""
     for i in range(0, len(features), BLOCK):
         yield features[i : i + BLOCK].astype(np.float64)
 
 
 def as_floats(values: ArrayLike) -> NDArray[np.floating[Any]]:
-    """Float arrays, and tensors on a CPU, as they are, so that nothing is copied; other numbers as float64."""
+    """Return float arrays, and tensors on a CPU, without a copy; other numbers as float64."""
     array = np.asarray(values)
     return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
 
 
 def row_keys(features: NDArray[np.floating]) -> list[int]:
-    """A hash of each row in single precision: equal for equal rows, whatever precision they come in.
+    """Return a hash of each row in single precision: equal for equal rows of any precision.
 
-    Of more than 64 columns, 64 or a few more at equal distances are looked at.
+    Of more than 64 columns, 64 or a few more at equal distances are read.
     """
     columns = np.ascontiguousarray(features[:, :: max(features.shape[1] // 64, 1)], np.float32)
     return [hash(row.tobytes()) for row in columns + np.float32(0)]  # -0 is 0
 
 
 def overlap(ours: Collection[int], theirs: frozenset[int]) -> str | None:
-    """Why two sets of `row_keys` are not independent: more than one image in a hundred is in both."""
+    """Describe why two sets of `row_keys` are not independent: more than 1% of the images are in both; else None."""
     shared = len(theirs.intersection(ours))
     if shared <= max(0.01 * len(ours), 1):
         return None

@@ -1,4 +1,4 @@
-"""Where the images lie among the real ones, by nearest neighbours: precision, recall, density, coverage. numpy only.
+"""Precision, recall, density and coverage: nearest neighbours of images among the real ones. numpy only.
 
 Around each point of a set lies a ball that reaches to its k-th nearest neighbour in that set. Precision is the share of
 images in some ball of a real one, recall the share of real images in some ball of a generated one (Kynkäänniemi et al.
@@ -31,13 +31,13 @@ K_OF_PRECISION, K_OF_DENSITY = 3, 5
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """Features (m, d) with the squared radii of their balls, found once."""
+    """Features (m, d) with the squared radii of their balls, computed once."""
 
     features: _Images
 
     @cached_property
     def nearest(self) -> tuple[_Floats, _Rows]:
-        """Squared distances (m, k + 1) to each row's nearest others in growing order, k = K_OF_DENSITY, and which."""
+        """Squared distances (m, k + 1) to each row's nearest others in ascending order, k = K_OF_DENSITY, and which."""
         count = K_OF_DENSITY + 1
         check_features(self.features)
         if len(self.features) <= count:
@@ -55,25 +55,27 @@ class Neighbourhood:
         return np.concatenate(distances), np.concatenate(rows)
 
     def radius(self, k: int) -> _Floats:
-        """Squared distances (m,) to the k-th nearest other."""
+        """Return squared distances (m,) to the k-th nearest other row."""
         return self.nearest[0][:, k - 1]
 
 
 def precision_estimate(features: _Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
-    """Share of features (n, d) that lie in a ball of a real image; raises ValueError as all of these do: NaN, too few,
-    or another dimension than the real ones'."""
+    """Share of features (n, d) that lie in a ball of a real image.
+
+    Raises ValueError, like all of these functions, for NaN, too few rows, or another dimension than the real ones'.
+    """
     inside = _inside(features, real, K_OF_PRECISION)
     return mean_estimate(np.concatenate([block.any(axis=1) for block in inside]), groups, shares=True)
 
 
 def density_estimate(features: _Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
-    """Mean number of real balls that an image is in, over k; above 1 where images crowd about the densest real ones."""
+    """Mean number of real balls that an image is in, over k; above 1 where images crowd dense regions."""
     k = K_OF_DENSITY
     return mean_estimate(np.concatenate([block.sum(axis=1) / k for block in _inside(features, real, k)]), groups)
 
 
 def coverage_estimate(features: _Images, real: Neighbourhood, groups: Groups | None = None) -> Estimate:
-    """Share of the real images' balls that hold an image."""
+    """Share of the real images' balls that contain an image."""
     n, m = len(features), len(real.features)
     if groups is not None:
         return _coverage_of_groups(features, real, groups)
@@ -84,7 +86,7 @@ def coverage_estimate(features: _Images, real: Neighbourhood, groups: Groups | N
 
 
 def _coverage_of_groups(features: _Images, real: Neighbourhood, groups: Groups) -> Estimate:
-    """Each group is left out as a whole: a ball is lost that only its images are in."""
+    """Coverage with each group left out as a whole: a ball is lost that only its images are in."""
     holds = np.zeros((groups.count, len(real.features)), bool)
     start = 0
     for block in _inside(features, real, K_OF_DENSITY):
@@ -116,25 +118,25 @@ def recall_estimate(features: _Images, real: Neighbourhood, groups: Groups | Non
             elif (only := int(np.argmax(within[row]))) not in saving:
                 lost[only] += 1
     found = _left_out(covered / m, lost / m, n)
-    alike = "images of one prompt lie close to each other, and make the balls of recall smaller: no interval is known"
+    alike = "images of one prompt are close to each other, which shrinks the balls of recall: no interval is known"
     return found if groups is None else replace(found, groups=groups, problem=alike)
 
 
 def _left_out(value: float, lost: _Floats, n: int) -> Estimate:
-    """An estimate from what leaving out each image takes from the value."""
+    """Return an estimate from the loss of value when each image is left out."""
     influence = (n - 1) * lost
     return Estimate(value, influence - influence.mean())
 
 
 def _inside(features: _Images, real: Neighbourhood, k: int) -> Iterator[NDArray[np.bool_]]:
-    """Which images are in which real balls, in blocks (b, m) of images."""
+    """Yield which images are in which real balls, in blocks (b, m) of images."""
     check_features(features, d=real.features.shape[1])
     radius = real.radius(k)
     return (distances <= radius for _, distances in _blocks(features, real.features))
 
 
 def _blocks(ours: _Images, theirs: _Images) -> Iterator[tuple[int, _Floats]]:
-    """Squared distances (b, m) of rows from rows, block by block, with the number of the first."""
+    """Yield squared distances (b, m) between rows, block by block, with the index of the first row."""
     whole = np.asarray(theirs, np.float64)
     lengths = np.square(whole).sum(axis=1)
     for start in range(0, len(ours), BLOCK):

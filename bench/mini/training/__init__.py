@@ -1,1 +1,1 @@
-"""How the miniature's models are made: `python -m bench.mini.training` reproduces all of them from nothing."""
+"""Training of the miniature's models: `python -m bench.mini.training` reproduces all of them from scratch."""

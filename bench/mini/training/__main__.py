@@ -1,6 +1,6 @@
-"""Make every model of the miniature from nothing: `python -m bench.mini.training [--stages …] [--work …]`.
+"""Train every model of the miniature from scratch: `python -m bench.mini.training [--stages …] [--work …]`.
 
-A stage whose result lies in the work directory is not repeated; an interrupted stage goes on from its checkpoint.
+A stage whose result is in the work directory is not repeated; an interrupted stage resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EVALUATOR_IMAGES = 60_000
 
 
 class Workshop:
-    """The stages, each of which leaves its result in a directory of its own."""
+    """The stages, each of which writes its result to a separate directory."""
 
     def __init__(self, work: Path, destination: Path) -> None:
         self.work, self.destination = work, destination
@@ -52,7 +52,7 @@ class Workshop:
             evaluator.save_evaluator(model, tokenizer, path)
 
     def latents(self) -> teacher.Latents:
-        """The training images as latents, made once, and their captions' tokens."""
+        """Return the training images as latents, computed once, and their captions' tokens."""
         path = self.work / "latents.safetensors"
         scenes = [world.scene(seed) for seed in world.split_seeds("train", TRAIN_IMAGES)]
         if not path.exists():
@@ -96,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/train_mini", description=__doc__)
     package = Path(__file__).parents[1]
     parser.add_argument("--work", type=Path, default=Path(".work"), help="checkpoints and logs (default: .work)")
-    parser.add_argument("--destination", type=Path, default=package / "weights", help="where the models go")
+    parser.add_argument("--destination", type=Path, default=package / "weights", help="directory of the models")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     arguments = parser.parse_args()
     workshop = Workshop(arguments.work, arguments.destination)

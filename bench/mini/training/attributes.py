@@ -1,4 +1,4 @@
-"""What there is to name in an image or a caption, as labels, and linear heads that learn to name it."""
+"""Attributes of an image or a caption, as labels, and linear heads that learn to classify them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABELS: dict[str, Sequence[str]] = {
     "ground_colour": world.ATTRIBUTE_VALUES["ground_colour"],
     "ground": world.ATTRIBUTE_VALUES["ground"],
 }
-"""What there is to name. Of two things, slot 0 is the left or the upper one."""
+"""The attributes and their values. Of two things, slot 0 is the left or the upper one."""
 
 
 class AttributeHeads(nn.Module):
@@ -32,7 +32,7 @@ class AttributeHeads(nn.Module):
         self.heads = nn.ModuleList([nn.Linear(width, len(values)) for values in LABELS.values()])
 
     def naming_loss(self, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Mean cross-entropy over what there is to name (labels (n, kinds), −1 for what is not there), and accuracy."""
+        """Mean cross-entropy over existing attributes (labels (n, kinds), −1 for missing attributes), and accuracy."""
         losses, right = [], []
         for head, target in zip(self.heads, labels.T, strict=True):
             logits = head(embeddings)
@@ -43,14 +43,14 @@ class AttributeHeads(nn.Module):
 
 
 def attribute_labels(scenes: Sequence[world.Scene]) -> torch.Tensor:
-    """Index of each scene's value in each entry of `LABELS`, shape (n, kinds); −1 where there is none."""
+    """Return the index of each scene's value in each entry of `LABELS`, shape (n, kinds); −1 where there is none."""
     return torch.tensor([[_label(scene, name, values) for name, values in LABELS.items()] for scene in scenes])
 
 
 def named_labels(scenes: Sequence[world.Scene]) -> torch.Tensor:
-    """`attribute_labels`, −1 as well for what the caption leaves open.
+    """Return `attribute_labels`, with −1 also for attributes that the caption leaves open.
 
-    Of two things whose relation is left open nobody can tell which is the left or the upper one.
+    If the relation of two things is left open, left and right (or upper and lower) cannot be told from the caption.
     """
     rows = [
         [_label(scene, name, values) if _is_named(scene, name) else -1 for name, values in LABELS.items()]
@@ -84,6 +84,6 @@ def _label(scene: world.Scene, name: str, values: Sequence[str]) -> int:
 
 
 def _slots(scene: world.Scene) -> tuple[int, ...]:
-    """Which thing is in slot 0, 1."""
+    """Return which thing is in slot 0, 1."""
     order = tuple(range(len(scene.things)))
     return order if scene.relation in (None, "left of", "above") else order[::-1]

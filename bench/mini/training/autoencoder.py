@@ -1,4 +1,4 @@
-"""The VAE: 64×64×3 pixels to 16×16×8 latents. It bounds everything after it, so it is trained first."""
+"""The VAE: 64×64×3 pixels to 16×16×8 latents. It limits the quality of all other models, so it is trained first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LATENT_STD = 0.5
 
 
 def build_vae() -> AutoencoderKL:
-    """An untrained VAE; small at full resolution, where decoding spends its time."""
+    """Return an untrained VAE; small at full resolution, where most of the decoding time is spent."""
     return AutoencoderKL(
         block_out_channels=(16, 24, 48),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -33,9 +33,9 @@ def build_vae() -> AutoencoderKL:
 def train_vae(data: Captioned, directory: Path, recipe: Recipe = RECIPE) -> AutoencoderKL:
     """Train on reconstruction (L1, and L1 of image gradients for crisp edges) and return the averaged model.
 
-    The returned model's `scaling_factor` makes the latents' standard deviation `LATENT_STD`. Below one it is because
-    images so smooth show through Stable Diffusion's last timestep: at one, the noisiest latents that the teacher is
-    trained on still tell what is where, and it need not heed the caption (remedy: arXiv 2301.10972, section 3.2).
+    The returned model's `scaling_factor` makes the latents' standard deviation `LATENT_STD`. It is below one because
+    such smooth images show through Stable Diffusion's last timestep: at one, the noisiest latents of the teacher's
+    training still reveal the composition, and it can ignore the caption (remedy: arXiv 2301.10972, section 3.2).
     """
     torch.manual_seed(recipe.seed)
     vae = build_vae().to(memory_format=torch.channels_last)
@@ -58,7 +58,7 @@ def train_vae(data: Captioned, directory: Path, recipe: Recipe = RECIPE) -> Auto
 
 @torch.inference_mode()
 def encode_images(vae: AutoencoderKL, data: Captioned) -> torch.Tensor:
-    """Scaled posterior means, shape (n, 8, 16, 16), float32."""
+    """Return scaled posterior means, shape (n, 8, 16, 16), float32."""
     batches = (to_pixels(data.images[i : i + 32]) for i in range(0, len(data.images), 32))
     latents: torch.Tensor = torch.cat([vae.encode(pixels).latent_dist.mean for pixels in batches])
     latents *= vae.config.scaling_factor

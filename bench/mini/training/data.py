@@ -36,7 +36,7 @@ def render_split(purpose: Purpose, count: int, processes: int = 2) -> Captioned:
 
 
 def to_pixels(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> torch.Tensor:
-    """uint8 (n, 64, 64, 3) → float32 (n, 3, 64, 64) in [-1, 1], as Stable Diffusion's VAE takes them."""
+    """Convert uint8 (n, 64, 64, 3) to float32 (n, 3, 64, 64) in [-1, 1], the input of Stable Diffusion's VAE."""
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
     return pixels / 127.5 - 1
 

@@ -82,7 +82,7 @@ def distill(
 
 
 def merge_adapter(student: nn.Module, adapter: str) -> dict[str, torch.Tensor]:
-    """Each adapted layer's weight with its adapter added, by parameter name; gradients reach the adapter."""
+    """Return each adapted layer's weight with its adapter added, by parameter name; gradients reach the adapter."""
     return {
         f"{name}.base_layer.weight": layer.base_layer.weight + layer.get_delta_weight(adapter)
         for name, layer in student.named_modules()
@@ -99,7 +99,7 @@ def _teacher_step(
     text: torch.Tensor,
     empty: torch.Tensor,
 ) -> torch.Tensor:
-    """One guided DDIM step of the teacher, from t to t_before."""
+    """Take one guided DDIM step of the teacher, from t to t_before."""
     both = student(torch.cat([noisy, noisy]), torch.cat([t, t]), encoder_hidden_states=torch.cat([text, empty])).sample
     conditional, unconditional = both.chunk(2)
     guided = unconditional + GUIDANCE_SCALE * (conditional - unconditional)
@@ -116,7 +116,7 @@ def _reach(
     s: torch.Tensor,
     text: torch.Tensor,
 ) -> torch.Tensor:
-    """The student's point at time s on the trajectory through `noisy` at time t."""
+    """Return the student's point at time s on the trajectory through `noisy` at time t."""
     v = functional_call(student, merged, (noisy, t), {"encoder_hidden_states": text}).sample
     clean, epsilon = _clean_and_noise(alphas, t, noisy, v)
     if kind == "tcd":
@@ -134,6 +134,6 @@ def _mix(alphas: torch.Tensor, t: torch.Tensor, clean: torch.Tensor, epsilon: to
 def _clean_and_noise(
     alphas: torch.Tensor, t: torch.Tensor, noisy: torch.Tensor, v: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The clean latents and the noise that v stands for (arXiv 2202.00512, appendix D)."""
+    """Return the clean latents and the noise that v stands for (arXiv 2202.00512, appendix D)."""
     alpha = alphas[t][:, None, None, None]
     return alpha.sqrt() * noisy - (1 - alpha).sqrt() * v, alpha.sqrt() * v + (1 - alpha).sqrt() * noisy

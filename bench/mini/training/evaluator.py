@@ -1,9 +1,10 @@
 """The evaluator: an OpenCLIP dual encoder trained on seeds that the generator never saw.
 
-First the image tower alone learns to name what it sees (`attribute_labels`, by linear heads that are thrown away
-afterwards), then both towers are trained contrastively. Beside the other captions of the batch, each image is held
-against captions of its own in which one attribute is wrong, so that the encoder learns to tell apart what the score is
-about; and the same linear heads must read from a caption what it names, which teaches the text tower who has what.
+First the image tower alone learns to name what it sees (`attribute_labels`, by linear heads that are discarded
+afterwards), then both towers are trained contrastively. Besides the other captions of the batch, each image is compared
+with wrong captions of its own in which one attribute is changed, so that the encoder learns to distinguish what the
+score measures; and the same linear heads must read from a caption what it names, which teaches the text tower which
+attribute belongs to which thing.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 def evaluator_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
-    """OpenCLIP's model configuration: a small ResNet tower with attention pooling and a small text transformer."""
+    """Return OpenCLIP's model configuration: a small ResNet tower with attention pooling, a small text transformer."""
     return {
         "embed_dim": EMBED_DIM,
         "vision_cfg": {"image_size": world.IMAGE_SIZE, "layers": [1, 1, 1, 1], "width": 24},
@@ -52,14 +53,14 @@ def evaluator_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
 
 
 def build_evaluator(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
-    """An untrained evaluator."""
+    """Return an untrained evaluator."""
     config = evaluator_config(tokenizer)
     text = {key: value for key, value in config["text_cfg"].items() if key != "hf_tokenizer_name"}
     return open_clip.CLIP(config["embed_dim"], config["vision_cfg"], text)
 
 
 class Sight(nn.Module):
-    """The whole dual encoder with linear heads over its embeddings."""
+    """The dual encoder with linear heads over its embeddings."""
 
     def __init__(self, clip: open_clip.CLIP) -> None:
         super().__init__()
@@ -124,7 +125,7 @@ def train_evaluator(
 def scale_embeddings(clip: open_clip.CLIP, data: Captioned, count: int = 2048) -> None:
     """Scale the image tower's last layer so that an embedding's coordinates have a variance of one on average.
 
-    Cosines stay as they are, and Fréchet distances come out in a size that a person can read.
+    Cosines do not change, and Fréchet distances have a readable magnitude.
     """
     clip.eval()
     batches = [to_evaluator_pixels(data.images[i : i + 64]) for i in range(0, min(count, len(data.images)), 64)]
@@ -134,13 +135,13 @@ def scale_embeddings(clip: open_clip.CLIP, data: Captioned, count: int = 2048) -
 
 
 def to_evaluator_pixels(images: torch.Tensor | object) -> torch.Tensor:
-    """uint8 (n, 64, 64, 3) → float32 (n, 3, 64, 64), normalised as `open_clip_config.json` says."""
+    """Convert uint8 (n, 64, 64, 3) to float32 (n, 3, 64, 64), normalised as in `open_clip_config.json`."""
     pixels = torch.as_tensor(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """Token ids, shape (n, context length), int64."""
+    """Return token ids, shape (n, context length), int64."""
     ids: torch.Tensor = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return ids
 
@@ -155,7 +156,7 @@ def save_evaluator(model: open_clip.CLIP, tokenizer: CLIPTokenizer, directory: P
         for name, value in model.state_dict().items()
     }
     save_file(tensors, directory / "open_clip_model.safetensors")
-    tokenizer.save_pretrained(directory)  # where open_clip looks for it
+    tokenizer.save_pretrained(directory)  # open_clip reads it from there
 
 
 def _wrong_captions(truth: world.Scene, dice: random.Random) -> list[str]:
@@ -164,7 +165,7 @@ def _wrong_captions(truth: world.Scene, dice: random.Random) -> list[str]:
 
 
 def _same_text(texts: list[str]) -> torch.Tensor:
-    """-inf where another image of the batch has the same caption, so that it does not count as wrong."""
+    """Return -inf where another image of the batch has the same caption, so that it does not count as wrong."""
     index = {text: i for i, text in enumerate(texts)}
     ids = torch.tensor([index[text] for text in texts])
     same = (ids[:, None] == ids[None, :]) & ~torch.eye(len(texts), dtype=torch.bool)

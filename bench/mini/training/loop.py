@@ -1,7 +1,7 @@
 """One resumable training loop for every model: one-cycle AdamW, EMA, checkpoints, a progress bar and a log.
 
-A batch may be shared among threads (`Recipe.threads`), each of which takes a part of it forward and back: on a
-processor this uses small models better than one call's threads do. It is for losses that are means over images.
+A batch may be shared among threads (`Recipe.threads`), each of which runs forward and backward on a part of it: on a
+CPU this suits small models better than one call's threads. It requires losses that are means over images.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Part = tuple[float, dict[str, float], tuple[torch.Tensor | None, ...]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one training consists of; a changed recipe starts anew instead of resuming."""
+    """The settings of one training; a changed recipe starts over instead of resuming."""
 
     name: str
     iterations: int
@@ -92,7 +92,7 @@ def train(
 def _take_part(
     recipe: Recipe, step: int, loss_of: LossOf, parameters: list[nn.Parameter], average: nn.Module, thread: int
 ) -> _Part:
-    """Loss, numbers and gradients of one thread's share of a batch."""
+    """Return loss, numbers and gradients of one thread's share of a batch."""
     generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * recipe.threads + thread)
     loss, numbers = loss_of(recipe.batch_size // recipe.threads, generator, average)
     return loss.item(), numbers, torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -1,8 +1,8 @@
 """The teacher: Stable Diffusion's architecture in small.
 
-As there, the text encoder can read before the UNet learns to draw: linear heads that are thrown away afterwards must
-name from a caption what it names. Then both are trained together on latents, at first on very noisy ones alone, where
-only the caption says what is where.
+As there, the text encoder can read before the UNet learns to draw: linear heads that are discarded afterwards must
+name from a caption what it names. Then both are trained together on latents, at first only on very noisy ones, whose
+composition only the caption reveals.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Reader(nn.Module):
 class Teacher(nn.Module):
     """Text encoder and UNet as one model: token ids, noisy latents and timesteps → v (arXiv 2202.00512).
 
-    Beside cross-attention at the lowest resolution, the pooled text joins the time embedding, as in SDXL, and so
+    Besides cross-attention at the lowest resolution, the pooled text is added to the time embedding, as in SDXL, and so
     reaches every resolution.
     """
 
@@ -97,7 +97,7 @@ class Teacher(nn.Module):
 
 
 def noise_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule, with v as the prediction, as in its version 2."""
+    """Return Stable Diffusion's noise schedule, with v as the prediction, as in its version 2."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -133,7 +133,7 @@ def train_teacher(
     composing: Recipe = COMPOSING,
     recipe: Recipe = RECIPE,
 ) -> Teacher:
-    """Train to predict v = √ᾱ noise − √(1 − ᾱ) latents; one caption in ten is left out.
+    """Train to predict v = √ᾱ noise − √(1 − ᾱ) latents; one caption in ten is dropped.
 
     The weight is (min(SNR, 5) + 1) / (SNR + 1): one for noisy latents, where composition is decided, and less for
     nearly clean ones, as in arXiv 2303.09556. Half of the captions leave nothing open.
@@ -168,13 +168,13 @@ def train_teacher(
 
 
 def empty_ids(tokenizer: CLIPTokenizer) -> torch.Tensor:
-    """Tokens of the empty caption, shape (1, context length)."""
+    """Return tokens of the empty caption, shape (1, context length)."""
     ids: torch.Tensor = tokenizer([""], padding="max_length", return_tensors="pt").input_ids
     return ids
 
 
 def assemble_pipeline(teacher: Teacher, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
-    """The pipeline that `StableDiffusionPipeline.from_pretrained` will load again."""
+    """Return the pipeline in the form that `StableDiffusionPipeline.from_pretrained` loads."""
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=teacher.text_encoder,

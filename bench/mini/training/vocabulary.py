@@ -1,4 +1,4 @@
-"""The miniature's tokenizer: CLIP's byte-level BPE, learned on the world's captions, with a vocabulary of its own."""
+"""The miniature's tokenizer: CLIP's byte-level BPE, trained on the world's captions, with its own vocabulary."""
 
 from __future__ import annotations
 
