@@ -74,7 +74,10 @@ def run(settings: _Settings) -> int:
         store = open_store(job)
         if experiment.measure.again and count == todo[0]:
             _forget_disturbed(store)
-        failed = [record for record in execute(job, store, trackers.cell) if record.status != "ok"]
+        failed = []
+        for record in execute(job, store):
+            trackers.cell(record)
+            failed += [record] if record.status != "ok" else []
         where = f"look {counts.index(count) + 1} of {len(counts)}, {count} images per cell"
         judge = partial(_all_decided, store, whole_run(store, job), where)
         decided = len(counts) > 1 and not failed and healed(job, store, judge)

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -22,48 +22,73 @@ Item = TypeVar("Item")
 _Result = TypeVar("_Result")
 
 _shared = threading.local()
-"""`images`: the pool for images that all threads of one `map_in_threads` share."""
+"""`images`: the pool for images that all threads of one `ThreadedCalls` share."""
 _function: Callable[[int], Any] = repr
 """The function that forked processes call: they inherit it, so that its data is not sent to them."""
 
 
-def map_in_threads(work: Callable[[Item], _Result], items: Iterable[Item], threads: int) -> Iterator[_Result]:
-    """Yield `work(item)` in the items' order, computed by `threads` threads, each with its share of torch's threads.
+class ThreadedCalls:
+    """Calls in so many threads, each with its share of torch's threads; results come in the order of the calls.
 
-    The first error ends the iteration: items that have not started are dropped, running ones are waited for.
+    With one thread the caller's own is used.
     """
-    import torch  # not needed where only a plan is made
 
-    if threads == 1:
-        yield from map(work, items)
-        return
-    available = torch.get_num_threads()
-    waiting: deque[Future[_Result]] = deque()
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._waiting: deque[Future[Any]] = deque()
+        self._pools: list[ThreadPoolExecutor] = []
 
-    def begin_thread() -> None:
-        torch.set_num_threads(max(1, available // threads))
-        _shared.images = images
+    def call(self, work: Callable[[Item], _Result], item: Item) -> Iterator[_Result]:
+        """Begin `work(item)` and yield the results that are due: all but those of the last `threads` calls.
 
-    with (
-        ThreadPoolExecutor(available, "image") as images,
-        ThreadPoolExecutor(threads, "batch", initializer=begin_thread) as pool,
-    ):
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        Raises the first error of a call, after which `close` is due.
+        """
+        if self._threads == 1:
+            yield work(item)
+            return
+        if not self._pools:
+            self._start()
+        self._waiting.append(self._pools[0].submit(work, item))
+        if len(self._waiting) > self._threads:
+            yield self._waiting.popleft().result()
+
+    def rest(self) -> Iterator[Any]:
+        """Yield the results of the calls that are left."""
+        while self._waiting:
+            yield self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """Drop calls that have not started, wait for the others, and end the threads; the next call starts new ones."""
+        while self._waiting:
+            self._waiting.popleft().cancel()
+        while self._pools:
+            self._pools.pop(0).shutdown()
+
+    def _start(self) -> None:
+        import torch  # not needed where only a plan is made
+
+        available = torch.get_num_threads()
+        images = ThreadPoolExecutor(available, "image")
+
+        def begin_thread() -> None:
+            torch.set_num_threads(max(1, available // self._threads))
+            _shared.images = images
+
+        self._pools = [ThreadPoolExecutor(self._threads, "batch", initializer=begin_thread), images]
+
+
+def map_in_threads(work: Callable[[Item], _Result], items: Iterable[Item], threads: int) -> Iterator[_Result]:
+    """Yield `work(item)` of each, as `ThreadedCalls` does; the first error ends it."""
+    with closing(ThreadedCalls(threads)) as calls:
+        for item in items:
+            yield from calls.call(work, item)
+        yield from calls.rest()
 
 
 def map_images(work: Callable[[Item], _Result], items: Iterable[Item]) -> Iterable[_Result]:
     """Return `work(item)` of each item, in order; in threads, unless torch may use only one in the calling thread.
 
-    Threads of `map_in_threads` share one pool for their images, so that the last active thread has all of it.
+    Threads of `ThreadedCalls` share one pool for their images, so that the last active thread has all of it.
     """
     import torch
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.records.errors import StoreError
 from bench.records.record import Calls, Failure, Images, Record
 from bench.store.store import Store, StoredBatch
+from bench.workers.context import Stopped, WorkerContext
 from bench.workers.launch import Launch
-from bench.workers.loop import Piece, Stopped
+from bench.workers.loop import Chunk, Ended
 
 CALLS = Calls((999.0,), None, None, {}, {}, 1, 1, 1, 1, 1)
 
@@ -48,12 +48,13 @@ class Sleeper:
 
     A cell of `until_stopped` goes on until its worker is asked to stop, and the next time it is like the others.
 
-    It asks for as many pieces `ahead` as it is told to.
+    It begins as many chunks `ahead` of the one that it samples as it is told to.
     """
 
-    def __init__(self, launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]):
-        self.launch, self.store, self.advance, self.check = launch, store, advance, check
+    def __init__(self, launch: Launch, store: Store, context: WorkerContext) -> None:
+        self.launch, self.store, self.context = launch, store, context
         self.settings = launch.settings["sleeping"]
+        self._begun: deque[Chunk] = deque()
 
     def is_complete(self, cell: Cell) -> bool:
         record = self.store.record(cell.key)
@@ -66,23 +67,30 @@ class Sleeper:
         done = self.store.batch_starts(cell.key, "e")
         return [chunk for chunk in self.chunks(cell) if chunk.start not in done]
 
-    def progress(self, cell: Cell, chunk: range) -> int:
-        return len(self.store.batch_starts(cell.key, "e").intersection(chunk))
+    def rows_done(self, cell: Cell, rows: range) -> int:
+        return len(self.store.batch_starts(cell.key, "e").intersection(rows))
 
-    def sample(self, pieces: Iterable[Piece]) -> Generator[Exception | None]:
-        coming, taken = iter(pieces), deque[Piece]()
-        while True:
-            taken.extend(itertools.islice(coming, 1 + self.settings.get("ahead", 0) - len(taken)))
-            if not taken:
-                return
-            try:
-                self._sample(*taken.popleft())
-            except (Stopped, StoreError):
-                raise
-            except Exception as error:
-                yield error
-            else:
-                yield None
+    def sample(self, chunk: Chunk) -> Ended:
+        self._begun.append(chunk)
+        if len(self._begun) > self.settings.get("ahead", 0):
+            yield self._sample_next()
+
+    def sample_rest(self) -> Ended:
+        while self._begun:
+            yield self._sample_next()
+
+    def release_threads(self) -> None:
+        self._begun.clear()
+
+    def _sample_next(self) -> tuple[Chunk, Exception | None]:
+        chunk = self._begun.popleft()
+        try:
+            self._sample(chunk.cell, chunk.rows)
+        except (Stopped, StoreError):
+            raise
+        except Exception as error:
+            return chunk, error
+        return chunk, None
 
     def _sample(self, cell: Cell, chunk: range) -> None:
         number = cell.scheduler.settings["i"]
@@ -99,12 +107,12 @@ class Sleeper:
         if number in self.settings.get("until_stopped", []) and self._is_first("stopped", number):
             while True:
                 time.sleep(0.01)
-                self.check()
+                self.context.check_stop()
         time.sleep(self.settings.get("seconds", 0.0))
-        self.check()
+        self.context.check_stop()
         batch = StoredBatch(chunk.start, {"image": np.full((1, 2), number)}, CALLS, 0.1, ("s",))
         self.store.save_batch(cell.key, "e", batch, None)
-        self.advance(1)
+        self.context.progress(1)
 
     def _is_first(self, what: str, number: int) -> bool:
         mark = Path(self.settings["log"]).with_name(f"{what}-{number}")
@@ -128,15 +136,13 @@ class Sleeper:
         return record
 
 
-def make_runner_for(
-    launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
-) -> tuple[Sleeper, list[Cell]]:
-    """What a worker is given in place of the real work."""
+def make_runner_for(launch: Launch, store: Store, context: WorkerContext) -> tuple[Sleeper, list[Cell]]:
+    """The work of sleeping cells."""
     settings = launch.settings["sleeping"]
     while (wanted := settings.get("wait_for")) and len(store.files.names("workers")) < wanted:
         time.sleep(0.01)  # so that start-up is apart from what is timed
     cells = [make_cell(i, i % settings.get("groups", 1)) for i in range(settings["cells"])]
-    return Sleeper(launch, store, advance, check), [cell for cell in cells if cell.key in launch.cells]
+    return Sleeper(launch, store, context), [cell for cell in cells if cell.key in launch.cells]
 
 
 def make_launch(

@@ -19,6 +19,7 @@ from sleeping import make_launch, make_runner_for
 
 from bench.__main__ import main
 from bench.store.store import Store
+from bench.workers.context import WorkerContext
 from bench.workers.leases import Leases
 from bench.workers.local import ThisMachine
 from bench.workers.loop import Loop
@@ -175,8 +176,9 @@ def test_the_driver_may_die_and_another_go_on(slurm_store: Store, tmp_path: Path
         time.sleep(0.1)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    work, cells = make_runner_for(launch, slurm_store, lambda _: None, lambda: None)
-    list(Loop(work, slurm_store, Leases(slurm_store.files, "next", 5.0), launch.name).run(cells))
+    context = WorkerContext()
+    work, cells = make_runner_for(launch, slurm_store, context)
+    list(Loop(work, slurm_store, Leases(slurm_store.files, "next", 5.0), launch.name, context).run(cells))
     assert sum(record.status == "ok" for record in slurm_store.records()) == 10
 
 

@@ -1,4 +1,4 @@
-"""Workers here and elsewhere: every cell is done once or given up with its reason, whoever dies."""
+"""Workers here and elsewhere: every cell is done once or abandoned with its reason, whichever worker dies."""
 
 import importlib.util
 import os
@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from sleeping import make_launch, make_runner_for
 import bench.workers.loop
 from bench.records.errors import BenchError, StoreError
 from bench.store.store import Store
+from bench.workers.context import Stopped, WorkerContext
 from bench.workers.launch import Launch
 from bench.workers.leases import Leases
 from bench.workers.local import ThisMachine
-from bench.workers.loop import Loop, Stopped, from_group
+from bench.workers.loop import Loop, from_group
 from bench.workers.pool import Executor, WorkerPool
 from bench.workers.status import describe, read_status
 
@@ -41,14 +41,15 @@ def starts(tmp_path: Path) -> Counter[tuple[str, str]]:
     return Counter((line.split()[0], line.split()[1]) for line in lines)
 
 
-def here(store: Store, launch: Launch, name: str = "here", **more: Any) -> Loop:
+def here(store: Store, launch: Launch, name: str = "here", context: WorkerContext | None = None) -> Loop:
     """A loop in this process."""
-    work, _ = make_runner_for(launch, store, lambda _: None, lambda: None)
-    return Loop(work, store, Leases(store.files, name), launch.name, **more)
+    context = context or WorkerContext()
+    work, _ = make_runner_for(launch, store, context)
+    return Loop(work, store, Leases(store.files, name), launch.name, context)
 
 
 def oversee(executor: Executor, store: Store, launch: Launch, cell_timeout_s: float = 600) -> WorkerPool:
-    """Tend a pool until all have gone home."""
+    """Keep a pool running until no worker is left."""
     pool = WorkerPool(executor, store, launch.name)
     try:
         end = time.monotonic() + cell_timeout_s
@@ -61,7 +62,7 @@ def oversee(executor: Executor, store: Store, launch: Launch, cell_timeout_s: fl
 
 
 def cells_of(launch: Launch) -> list[Any]:
-    return make_runner_for(launch, None, lambda _: None, lambda: None)[1]  # type: ignore[arg-type]
+    return make_runner_for(launch, None, WorkerContext())[1]  # type: ignore[arg-type]
 
 
 def test_one_worker_does_everything_and_leaves_no_trace(store: Store, tmp_path: Path) -> None:
@@ -73,7 +74,9 @@ def test_one_worker_does_everything_and_leaves_no_trace(store: Store, tmp_path: 
     assert left == {"record.json", "features-e.npz"}
 
 
-def test_a_cell_that_fails_is_given_up_in_this_launch_and_tried_again_in_the_next(store: Store, tmp_path: Path) -> None:
+def test_a_cell_that_fails_is_abandoned_in_this_launch_and_tried_again_in_the_next(
+    store: Store, tmp_path: Path
+) -> None:
     launch = make_launch(store, tmp_path / "log", 3, **{"raise": [1]})
     records = list(here(store, launch).run(cells_of(launch)))
     assert sorted(record.status for record in records) == ["error", "ok", "ok"]
@@ -88,7 +91,9 @@ def test_cells_of_one_pipeline_are_sampled_without_a_pause_for_a_while_and_then_
 ) -> None:
     monkeypatch.setattr(bench.workers.loop, "FLOW_S", flow_s)
     launch, did, now = make_launch(store, tmp_path / "log", 7, groups=2), [], [0.0]
-    loop = here(store, launch, clock=lambda: now[0])
+    context = WorkerContext()
+    monkeypatch.setattr(context, "now_s", lambda: now[0])
+    loop = here(store, launch, context=context)
     work: Any = loop.work
     sample, finish = work._sample, work.finish
 
@@ -119,11 +124,14 @@ def make_cell_of(i: int) -> Any:
     return make_cell(i, i % 3)
 
 
-def test_who_is_asked_to_stop_lets_go(store: Store, tmp_path: Path) -> None:
+def test_a_worker_that_is_asked_to_stop_releases_its_leases(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 3)
-    asked = iter([False, True])
+    context = WorkerContext()
+    loop = here(store, launch, context=context)
+    finish = loop.work.finish
+    loop.work.finish = lambda cell: context.stop.set() or finish(cell)  # type: ignore[method-assign, func-returns-value]
     with pytest.raises(Stopped):
-        list(here(store, launch, should_stop=lambda: next(asked)).run(cells_of(launch)))
+        list(loop.run(cells_of(launch)))
     assert list(store.records()) == []
     assert len(list(here(store, launch, "next").run(cells_of(launch)))) == 3
     assert set(starts(tmp_path).values()) == {1}, "what was sampled is not sampled again"
@@ -131,17 +139,18 @@ def test_who_is_asked_to_stop_lets_go(store: Store, tmp_path: Path) -> None:
 
 def test_two_runs_at_the_same_time_share_the_work(store: Store, tmp_path: Path) -> None:
     launches = [make_launch(store, tmp_path / "log", 12, name, chunks=2) for name in ("a", "b")]
-    loops = [here(store, launch, launch.name) for launch in launches]
-    sampled: list[list[int]] = [[], []]
     meeting = threading.Barrier(2, timeout=300)
 
-    def advance(images: list[int], count: int) -> None:
-        images.append(count)
-        if len(images) <= 6:
-            meeting.wait()  # for the other loop's piece: both are at it at once
+    class Meeting(WorkerContext):
+        sampled = 0
 
-    for loop, images in zip(loops, sampled, strict=True):
-        loop.work.advance = partial(advance, images)  # type: ignore[attr-defined]
+        def progress(self, images: int) -> None:
+            self.sampled += images
+            if self.sampled <= 6:
+                meeting.wait()  # for the other loop's chunk: both are sampled at once
+
+    contexts = [Meeting(), Meeting()]
+    loops = [here(store, launch, launch.name, context) for launch, context in zip(launches, contexts, strict=True)]
     done: list[list[Any]] = [[], []]
     threads = [
         threading.Thread(target=lambda i=i: done[i].extend(loops[i].run(cells_of(launches[i])))) for i in range(2)
@@ -151,12 +160,12 @@ def test_two_runs_at_the_same_time_share_the_work(store: Store, tmp_path: Path) 
     for thread in threads:
         thread.join(300)
     assert len(done[0]) + len(done[1]) == 12
-    assert sum(map(len, sampled)) == 24
-    assert min(map(len, sampled)) >= 6, "each did a fair part"
+    assert sum(context.sampled for context in contexts) == 24
+    assert min(context.sampled for context in contexts) >= 6, "each did a fair part"
     assert set(starts(tmp_path).values()) == {1}, "nothing was done twice"
 
 
-def test_trouble_of_the_store_is_no_failure_of_a_cell(store: Store, tmp_path: Path) -> None:
+def test_an_error_of_the_store_is_not_a_failure_of_a_cell(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 1)
     loop = here(store, launch)
 
@@ -183,13 +192,13 @@ def ray_here(store: Store, launch: Launch, workers: int) -> Executor:
 
 
 EXECUTORS = pytest.mark.parametrize("executor", [this_machine, ray_here], ids=["processes", "ray"])
-MakePlace = Callable[[Store, Launch, int], Executor]
+MakeExecutor = Callable[[Store, Launch, int], Executor]
 
 
 @EXECUTORS
 @pytest.mark.parametrize("ahead", [0, 3])
-def test_whoever_dies_every_cell_is_done_once_or_given_up_with_its_reason(
-    executor: MakePlace, store: Store, tmp_path: Path, ahead: int
+def test_every_cell_is_done_once_or_abandoned_with_its_reason_whichever_worker_dies(
+    executor: MakeExecutor, store: Store, tmp_path: Path, ahead: int
 ) -> None:
     more = {"seconds": 0.02, "ahead": ahead, "raise": [6]}
     launch = make_launch(store, tmp_path / "log", 8, kill=[3], kill_once=[5], **more)
@@ -213,7 +222,7 @@ def test_a_cell_at_which_a_worker_died_is_done_before_the_next_ones(store: Store
     assert "".join(begun) == "0001111222", "one chunk of cell 1 twice"
 
 
-def test_a_cell_that_hangs_is_ended_with_the_stack_of_what_it_was_at(store: Store, tmp_path: Path) -> None:
+def test_a_cell_that_hangs_is_ended_and_recorded_with_its_stack(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 3, common={"cell_timeout_s": 5.0}, hang=[1])
     oversee(this_machine(store, launch, 1), store, launch)
     records = {record.cell.scheduler.settings["i"]: record for record in store.records()}
@@ -225,9 +234,9 @@ def test_a_cell_that_hangs_is_ended_with_the_stack_of_what_it_was_at(store: Stor
     assert starts(tmp_path)["1", "0"] == 1
 
 
-def test_workers_that_cannot_begin_end_the_run_with_what_they_said(store: Store, tmp_path: Path) -> None:
+def test_workers_that_cannot_begin_end_the_run_with_their_last_output(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 2)
-    with pytest.raises(BenchError, match=r"3 workers in a row died before they began; the last one said: .*no_such"):
+    with pytest.raises(BenchError, match=r"3 workers in a row died before they began to work \(last output: .*no_such"):
         oversee(ThisMachine(store.location, launch.name, 1, (), "no_such:work"), store, launch)
 
 
@@ -243,7 +252,7 @@ def test_a_worker_that_is_asked_to_stop_ends_by_itself_and_another_goes_on(store
     assert sum(record.status == "ok" for record in store.records()) == 6
 
 
-def test_status_says_how_far_a_run_is_and_who_is_at_what(store: Store, tmp_path: Path) -> None:
+def test_status_shows_progress_of_a_run_and_of_each_worker(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 4, **{"raise": [2]})
     oversee(this_machine(store, launch, 1), store, launch)
     text = describe(read_status(store, launch, 1))
@@ -252,10 +261,12 @@ def test_status_says_how_far_a_run_is_and_who_is_at_what(store: Store, tmp_path:
     assert "model0 sleep 1 steps: cell 2 cannot be done" in text
     assert " done " in text
     silent = describe(read_status(store, make_launch(store, tmp_path / "log", 6, "later"), 1))
-    assert "nobody is at work; start the same command again" in silent
+    assert "no worker is running; start the same command again" in silent
 
 
-def test_nobody_waits_for_a_process_that_was_killed_on_this_machine(store: Store, tmp_path: Path) -> None:
+def test_no_worker_waits_for_a_process_that_was_killed_on_this_machine(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     launch = make_launch(store, tmp_path / "log", 1, common={"lease_s": 100.0}, hang=[0])
     command = [sys.executable, "-m", "bench.workers.worker", store.location, launch.name, "killed", "0", WORK]
     process = subprocess.Popen(command)
@@ -264,5 +275,7 @@ def test_nobody_waits_for_a_process_that_was_killed_on_this_machine(store: Store
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     well = make_launch(store, tmp_path / "log", 1)
-    loop = here(store, well, sleep=lambda _: pytest.fail("it waits for a process that is dead on this machine"))
+    context = WorkerContext()
+    monkeypatch.setattr(context, "sleep", lambda _: pytest.fail("it waits for a process that is dead on this machine"))
+    loop = here(store, well, context=context)
     assert len(list(loop.run(cells_of(well)))) == 1

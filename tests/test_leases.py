@@ -181,7 +181,7 @@ def test_the_buried_are_not_waited_for_and_deaths_are_counted(files: Files) -> N
 def test_who_got_further_before_it_died_counts_the_deaths_anew(files: Files) -> None:
     counted = []
     for reached in [0, 0, 0, 2, 2, 5]:
-        lease = Leases(files, "w").take(NAME, lambda reached=reached: reached)  # type: ignore[misc]
+        lease = Leases(files, "w").take(NAME, reached)
         assert lease is not None
         counted.append(lease.deaths)
         expire_leases_of(files, "w")

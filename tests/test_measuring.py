@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +16,6 @@ import bench.execute.measuring as measuring
 from bench.__main__ import main
 from bench.execute.measuring import measured
 from bench.experiment.config import Measure
-from bench.generate.sampling import Sampler
 from bench.records.record import Record
 
 
@@ -44,6 +43,11 @@ class Calls:
         self.seen.append("memory" if self.memory else "call")
 
 
+def samplers_of(sampler: Calls) -> Any:
+    """What makes this sampler for every cell."""
+    return SimpleNamespace(sampler=lambda _: sampler, excluded_bytes=0)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     ("latency", "memory", "warmup", "calls"),
@@ -53,19 +57,20 @@ def test_memory_is_measured_on_a_gpu_alone_in_a_call_of_its_own(
     models: Path, monkeypatch: pytest.MonkeyPatch, latency: bool, memory: bool, warmup: int, calls: int, device: str
 ) -> None:
     cell, sampler = replace(make_cell(models), device=device), Calls(monkeypatch, "cpu")
+    samplers = samplers_of(sampler)
     monkeypatch.setattr(measuring, "alone_on", lambda _: nullcontext())
     wants_memory = memory and device == "cuda"
     seen = ["call"] * calls + ["memory"] * wants_memory
     record = Record(cell.key, cell, "ok", {}, 1.0)
     measure = Measure(latency=latency, memory=memory, repeats=3, warmup=warmup)
-    found = measured(record, measure, 7, lambda: cast(Sampler, sampler), lambda: 0, None)
+    found = measured(record, measure, 7, samplers, None)
     assert sampler.seen == seen
     assert (found.latency is not None, found.memory is not None) == (latency, wants_memory)
     if found.latency:
         assert (found.latency.warmup, len(found.latency.call_s)) == (warmup, 3)
-    again = measured(found, measure, 7, lambda: cast(Sampler, sampler), lambda: 0, None)
+    again = measured(found, measure, 7, samplers, None)
     assert again is found
-    lent = measured(record, measure, 7, lambda: cast(Sampler, sampler), lambda: 0, found)
+    lent = measured(record, measure, 7, samplers, found)
     assert (lent.latency, lent.memory) == (found.latency, found.memory)
     assert sampler.seen == seen, "what is known is not measured again"
 
@@ -79,8 +84,7 @@ def test_figures_do_not_depend_on_the_order_of_cells(models: Path, monkeypatch: 
         for i in order:
             kept.append(bytes(2**24))
             record = Record(cells[i].key, cells[i], "ok", {}, 1.0)
-            sampler = cast(Sampler, Calls(monkeypatch, "cpu"))
-            found[i] = measured(record, measure, 7, lambda sampler=sampler: sampler, lambda: 0, None).memory
+            found[i] = measured(record, measure, 7, samplers_of(Calls(monkeypatch, "cpu")), None).memory
         return [found[0], found[1]]
 
     assert figures([0, 1]) == figures([1, 0]) == [None, None]

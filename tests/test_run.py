@@ -125,13 +125,13 @@ def test_a_failed_cell_is_recorded_the_others_run_and_the_next_run_tries_again(
     quantise = sampling.quantise
 
     def black_at_four_steps(images: Any, rows: Any) -> Any:
-        return quantise(images * 0 if lane.failing else images, rows)
+        return quantise(images * 0 if own.failing else images, rows)
 
-    lane = threading.local()
+    own = threading.local()
     begin = sampling.Sampler.begin
 
     def watched(self: sampling.Sampler, start: int) -> Any:
-        lane.failing = self.cell.steps == 4 and self.cell.method == "tcd"
+        own.failing = self.cell.steps == 4 and self.cell.method == "tcd"
         return begin(self, start)
 
     with monkeypatch.context() as patch:
@@ -295,8 +295,8 @@ def test_workers_of_their_own_give_the_same_records_and_images(overrides: Overri
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     small = (*QUICK, "prompts.count=8", "batch_size=2")
     assert main(["run", *overrides(*small, f"results={alone}")]) == 0
-    pieces = ("executor.workers=2", "executor.chunk_images=4")
-    assert main(["run", *overrides(*small, *pieces, f"results={shared}")]) == 0
+    chunks = ("executor.workers=2", "executor.chunk_images=4")
+    assert main(["run", *overrides(*small, *chunks, f"results={shared}")]) == 0
     ours, theirs = load(shared), load(alone)
     assert {label: r.reproducible() for label, r in ours.items()} == {
         label: r.reproducible() for label, r in theirs.items()
@@ -341,7 +341,7 @@ def test_a_worker_whose_installation_differs_cannot_take_part(overrides: Overrid
     launch = Launch.latest(Store(tmp_path / "run").files)
     assert launch is not None
     assert set(load_job(launch).run.cells) == set(launch.cells)
-    with pytest.raises(BenchError, match="1 of 5 cells of this launch are other ones here"):
+    with pytest.raises(BenchError, match="1 of 5 cells of this launch differ on"):
         load_job(replace(launch, cells=(*launch.cells, "f" * 16)))
 
 

@@ -1,4 +1,4 @@
-"""One cell → one record."""
+"""The work on a cell: from its images to its record."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,19 +21,20 @@ from bench.execute.feature_extraction import Extractor
 from bench.execute.kept_inputs import SHOWN, has_inputs, keep_inputs
 from bench.execute.measuring import lacks_latency, lacks_memory, measured
 from bench.experiment.config import Measure
-from bench.generate.loaded_pipeline import Loaded
+from bench.generate.loaded_pipeline import CurrentPipeline
 from bench.generate.prompts import hash_texts
-from bench.generate.sampling import Batch, Sampler
+from bench.generate.sampling import Sampler
 from bench.generate.task_inputs import Inputs
 from bench.measure.environment import machine_fingerprint
-from bench.parallel import map_images, map_in_threads
+from bench.parallel import ThreadedCalls, map_images
 from bench.records.cell import Cell
 from bench.records.errors import Damaged, StoreError
 from bench.records.record import Failure, Images, Record
 from bench.redact import without_secrets
 from bench.store.png import hash_all, hash_image, hash_images
 from bench.store.store import GOOD, Features, Store, StoredBatch
-from bench.workers.loop import Piece
+from bench.workers.context import WorkerContext
+from bench.workers.loop import Chunk, Ended
 
 CHUNK_IMAGES = 1024
 
@@ -65,60 +66,64 @@ class Runner:
     inputs: Inputs
     """The task's input images."""
     queue: DeviceQueue
-    """How many batches are at work at once, and how they share the device."""
-    advance: Callable[[int], object]
-    """Called with the number of images that were just finished."""
+    """How many batches are sampled at once, and how they share the device."""
+    context: WorkerContext
     process: Mapping[str, Any]
     """What was set for the whole process, for the record's environment."""
     chunk_images: int = CHUNK_IMAGES
-    """Into how large pieces cells are cut that several workers may share, in images."""
-    check: Callable[[], object] = lambda: None
-    """Called between batches; may raise to end the work."""
+    """The size, in images, of the chunks that several workers may share."""
 
     _smaller: dict[str, Record] | None = None
-    _loaded: Loaded | None = None
-    _loading: threading.Lock = field(default_factory=threading.Lock)
+    _finding: threading.Lock = field(default_factory=threading.Lock)
     _verified: set[tuple[str, int]] = field(default_factory=set)
-    """Batches of this process, whose images need no second look."""
+    """Batches of this process, whose images need not be checked again."""
+
+    def __post_init__(self) -> None:
+        self.pipeline = CurrentPipeline(self.prompts, self.inputs)
+        self._calls = ThreadedCalls(self.queue.concurrent_batches)
 
     def is_complete(self, cell: Cell) -> bool:
         """See `bench.workers.loop.Work`."""
         return is_complete(self.store, cell.key, self.extractor, self.measure)
 
-    def chunks(self, cell: Cell) -> list[range]:
-        """The cell's images in pieces, whole batches each."""
-        size = max(1, round(self.chunk_images / cell.batch_size)) * cell.batch_size
-        count = len(self.prompts)
-        return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
     def open_chunks(self, cell: Cell) -> list[range]:
-        """See `bench.workers.loop.Work`."""
+        """See `bench.workers.loop.Work`. Chunks are of whole batches."""
         if self.store.has_features(cell.key, self.extractor):
             return []
+        size, count = max(1, round(self.chunk_images / cell.batch_size)) * cell.batch_size, len(self.prompts)
+        chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
         done = self.store.batch_starts(cell.key, self.extractor)
-        return [
-            chunk for chunk in self.chunks(cell) if not done.issuperset(range(chunk.start, chunk.stop, cell.batch_size))
-        ]
+        return [rows for rows in chunks if not done.issuperset(rows[:: cell.batch_size])]
 
-    def progress(self, cell: Cell, chunk: range) -> int:
+    def rows_done(self, cell: Cell, rows: range) -> int:
         """See `bench.workers.loop.Work`."""
-        return len(self.store.batch_starts(cell.key, self.extractor).intersection(chunk))
+        return len(self.store.batch_starts(cell.key, self.extractor).intersection(rows))
 
-    def sample(self, pieces: Iterable[Piece]) -> Generator[Exception | None]:
+    def sample(self, chunk: Chunk) -> Ended:
         """See `bench.workers.loop.Work`."""
+        work = _CellWork(self, chunk.cell, chunk)
+        for start in chunk.rows[:: chunk.cell.batch_size]:
+            for done in self._calls.call(work.batch, start):
+                yield from self._note(*done)
 
-        def batches() -> Iterator[tuple[_CellWork, int, bool]]:
-            for cell, chunk in pieces:
-                work, starts = _CellWork(self, cell), range(chunk.start, chunk.stop, cell.batch_size)
-                yield from ((work, start, start == starts[-1]) for start in starts)
+    def sample_rest(self) -> Ended:
+        """See `bench.workers.loop.Work`."""
+        for done in self._calls.rest():
+            yield from self._note(*done)
 
-        for work, batch, is_last in map_in_threads(_attempt, batches(), self.queue.concurrent_batches):
-            if batch is not None:
-                self._verified.add((work.cell.key, batch.start))
-                self.advance(batch.count)
-            if is_last:
-                yield work.failed[min(work.failed)] if work.failed else None  # whichever lane was the faster one
-            self.check()
+    def release_threads(self) -> None:
+        """See `bench.workers.loop.Work`."""
+        self._calls.close()
+
+    def _note(self, work: _CellWork, start: int, images: int) -> Ended:
+        """So many images of a batch were saved, 0 where it failed; yields its chunk where that was the last batch."""
+        cell, chunk = work.cell, work.chunk
+        if images:
+            self._verified.add((cell.key, start))
+            self.context.progress(images)
+        if chunk is not None and start + cell.batch_size >= chunk.rows.stop:
+            yield chunk, work.failed[min(work.failed)] if work.failed else None  # not the one that failed first
+        self.context.check_stop()
 
     def finish(self, cell: Cell) -> Record | None:
         """See `bench.workers.loop.Work`. A good record is added to, never lost."""
@@ -145,7 +150,7 @@ class Runner:
         if not has_inputs(self.store, self.inputs):
             keep_inputs(self.store, self.inputs)
         donor, prompts = self.donor_of(cell), len(self.prompts)
-        record = measured(record, self.measure, prompts, lambda: work.sampler, self.excluded_bytes, donor)
+        record = measured(record, self.measure, prompts, self.pipeline, donor)
         if work.good is None:
             self.store.commit(record, SHOWN if self.keep == "grid" else None)
         else:
@@ -163,8 +168,8 @@ class Runner:
         label, size, hashes = record.cell.label, record.cell.batch_size, list(images.hashes)
         print(f"{label}: {len(rows)} kept images are gone and are sampled again", file=sys.stderr)
         for start in sorted({row // size * size for row in rows}):
-            with work.beside_others():
-                batch, _ = work.sample(start)
+            with self.beside_others(record.cell):
+                batch = work.sampler.sample(start)
             for row, image in enumerate(batch.images, start):
                 if row in rows and hash_image(image) == hashes[row]:
                     self.store.save_image(record.key, row, image)
@@ -208,7 +213,7 @@ class Runner:
 
     def donor_of(self, cell: Cell) -> Record | None:
         """The good record of the same cell with the most of its first prompts, whose images serve here too."""
-        with self._loading:
+        with self._finding:
             if self._smaller is None:
                 good = [record for record in self.store.records() if record.status == "ok" and self._begins(record)]
                 good.sort(key=lambda record: record.cell.prompts.count)
@@ -221,25 +226,18 @@ class Runner:
         fewer = prompts.count < len(self.prompts)
         return fewer and prompts.text_hash == hash_texts(self.prompts[: prompts.count])
 
-    def excluded_bytes(self) -> int:
-        """See `Loaded`; 0 where nothing is loaded."""
-        return self._loaded.excluded_bytes if self._loaded else 0
-
-    def sampler(self, cell: Cell) -> Sampler:
-        """A sampler of a cell on the loaded pipeline that fits it."""
-        with self._loading:
-            if self._loaded is None or self._loaded.key != cell.pipeline_key:
-                self._loaded = None  # the old one is freed before the new one is loaded
-                self._loaded = Loaded(cell)
-            return self._loaded.sampler(cell, self.prompts, self.inputs)
+    def beside_others(self, cell: Cell) -> AbstractContextManager[None]:
+        """The right to sample while nothing is measured on the device, where this run measures anything itself."""
+        measures = self.measure.latency or (self.measure.memory and cell.device != "cpu")  # see lacks_memory
+        return beside_others_on(cell.device) if measures else nullcontext()
 
 
 class _CellWork:
     """What is done for one cell; `good` is its record where there is one, `failed` what was wrong with batches."""
 
-    def __init__(self, runner: Runner, cell: Cell) -> None:
+    def __init__(self, runner: Runner, cell: Cell, chunk: Chunk | None = None) -> None:
         record = runner.store.record(cell.key)
-        self.runner, self.cell = runner, cell
+        self.runner, self.cell, self.chunk = runner, cell, chunk
         self.good = record if record is not None and record.status == "ok" else None
         self.failed: dict[int, Exception] = {}
         self._own = threading.local()
@@ -247,24 +245,46 @@ class _CellWork:
 
     @property
     def sampler(self) -> Sampler:
-        """The sampler of the thread that asks; the first one loads the pipeline."""
+        """The sampler of the calling thread; the first one loads the pipeline."""
         if not hasattr(self._own, "sampler"):
-            self._own.sampler = self.runner.sampler(self.cell)
+            self._own.sampler = self.runner.pipeline.sampler(self.cell)
         found: Sampler = self._own.sampler
         return found
 
-    def batch(self, start: int) -> StoredBatch:
-        """From the store where an earlier run left it, else sampled, and in the store then."""
-        runner, key = self.runner, self.cell.key
-        stored = runner.store.load_batch(key, runner.extractor, start)
-        if stored and ((key, start) in runner._verified or self.good or runner.store.is_whole(key, stored)):
-            return stored
-        stop = min(start + self.cell.batch_size, len(runner.prompts))
-        donor = runner.donor_of(self.cell)
-        kept = self._from_kept_images(start, stop)
-        batch, images = kept or (donor and self._from_donor(donor, start, stop)) or self._sample_batch(start)
-        runner.store.save_batch(key, runner.extractor, batch, None if kept else images, map_images)
-        return batch
+    def batch(self, start: int) -> tuple[_CellWork, int, int]:
+        """Bring a batch into the store where it is not yet; returns this, `start`, and the number of its images.
+
+        That is 0 where it fails, and where a batch before it has failed, since nothing is tried after that one.
+        """
+        runner, cell = self.runner, self.cell
+        try:
+            if any(at < start for at in list(self.failed)):
+                return self, start, 0
+            stored = runner.store.load_batch(cell.key, runner.extractor, start)
+            known = (cell.key, start) in runner._verified or self.good
+            if stored and (known or runner.store.is_whole(cell.key, stored)):
+                return self, start, stored.count
+            stop = min(start + cell.batch_size, len(runner.prompts))
+            kept = self._from_kept_images(start, stop)
+            if (found := kept or self._from_donor(start, stop)) is not None:
+                batch, images = found
+            else:
+                with runner.beside_others(cell):
+                    sampler = self.sampler  # what loading takes is not sampling
+                    with runner.queue.slot():
+                        begun = time.perf_counter()
+                        wait = sampler.begin(start)
+                    sampled = wait()
+                    spent = runner.queue.spent(begun, time.perf_counter())
+                    features, images = runner.extract(sampled.images, start), sampled.images
+                batch = StoredBatch(start, features, sampled.calls, spent, hash_images(images))
+            runner.store.save_batch(cell.key, runner.extractor, batch, None if kept else images, map_images)
+        except StoreError:
+            raise
+        except Exception as error:
+            self.failed[start] = error
+            return self, start, 0
+        return self, start, batch.count
 
     def _from_kept_images(self, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
         """A batch of a finished cell whose images were kept: features are computed from them."""
@@ -283,32 +303,13 @@ class _CellWork:
             self.runner.store.quarantine(error.name, error.why)
             return None
 
-    def beside_others(self) -> AbstractContextManager[None]:
-        """The right to sample while nobody measures on the device, where this run measures anything itself."""
-        asked = self.runner.measure
-        measures = asked.latency or (asked.memory and self.cell.device != "cpu")  # see lacks_memory
-        return beside_others_on(self.cell.device) if measures else nullcontext()
-
-    def sample(self, start: int) -> tuple[Batch, float]:
-        """A batch as the pipeline gives it, and how long that took in seconds. The caller has the device."""
-        sampler = self.sampler  # what loading takes is not sampling
-        with self.runner.queue.slot():
-            begun = time.perf_counter()
-            asked = sampler.begin(start)
-        batch = asked()
-        return batch, self.runner.queue.spent(begun, time.perf_counter())
-
-    def _sample_batch(self, start: int) -> tuple[StoredBatch, NDArray[np.uint8]]:
-        with self.beside_others():
-            batch, elapsed = self.sample(start)
-            features = self.runner.extract(batch.images, start)
-        return StoredBatch(start, features, batch.calls, elapsed, hash_images(batch.images)), batch.images
-
-    def _from_donor(self, donor: Record, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
-        """A batch from a smaller cell that was sampled before: its images are the same."""
-        runner, count = self.runner, donor.cell.prompts.count
-        images = self._intact_images(donor, range(start, stop)) if stop <= count else None
-        if images is None or donor.calls is None:
+    def _from_donor(self, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
+        """A batch of a cell with fewer prompts that was sampled before: its images are the same."""
+        runner, donor = self.runner, self.runner.donor_of(self.cell)
+        if donor is None or donor.calls is None or stop > (count := donor.cell.prompts.count):
+            return None
+        images = self._intact_images(donor, range(start, stop))
+        if images is None:
             return None
         calls = replace(donor.calls, denoiser_samples=donor.calls.denoiser_evaluations * len(runner.prompts))
         known = self._known_of(donor)
@@ -325,18 +326,6 @@ class _CellWork:
                 if store.has_features(donor.key, extractor):
                     self._known = store.features_of(donor, extractor)
         return self._known
-
-
-def _attempt(asked: tuple[_CellWork, int, bool]) -> tuple[_CellWork, StoredBatch | None, bool]:
-    """A batch, or None with the error in the cell's work; none is tried that comes after one with an error."""
-    work, start, is_last = asked
-    try:
-        return work, None if any(at < start for at in list(work.failed)) else work.batch(start), is_last
-    except StoreError:
-        raise
-    except Exception as error:
-        work.failed[start] = error
-        return work, None, is_last
 
 
 def _join(cell: Cell, batches: Sequence[StoredBatch], kept: int | None) -> tuple[Images, dict[str, NDArray[Any]]]:

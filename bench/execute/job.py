@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,13 +51,13 @@ from bench.redact import settings_without_secrets, without_secrets
 from bench.score.metrics import METRICS
 from bench.store.pictures import save_pictures
 from bench.store.store import Store
+from bench.workers.context import WorkerContext
 from bench.workers.launch import Launch
 
 if TYPE_CHECKING:
     from bench.execute.cell_runner import Runner
     from bench.features.openclip import Evaluator
 
-_T = TypeVar("_T")
 _SHOWN = 6
 """How many reference images are kept to be shown."""
 IMAGE_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy")
@@ -155,22 +156,28 @@ def _look(
 ) -> tuple[str | None, Prompts, str, CheckpointSurvey]:
     """Names of real images, prompts, device and weights; raises BenchError that says all that is missing at once."""
     problems: list[str] = []
-
-    def tried(look: Callable[[], _T]) -> _T | None:
-        try:
-            return look()
-        except BenchError as error:
-            problems.append(str(error))
-            return None
-
-    real_images = tried(lambda: find_real_images(experiment, decode))
-    prompts = tried(lambda: prompts_of(experiment, experiment.prompts.count))
-    device = tried(lambda: resolve_device(experiment.device, experiment.executor.kind == "local"))
+    real_images = prompts = device = None
+    with _noting(problems):
+        real_images = find_real_images(experiment, decode)
+    with _noting(problems):
+        prompts = prompts_of(experiment, experiment.prompts.count)
+    with _noting(problems):
+        device = resolve_device(experiment.device, experiment.executor.kind == "local")
     seen = survey_checkpoints(experiment)
-    tried(lambda: seen.check(tolerate_absent=not weights_needed))
+    with _noting(problems):
+        seen.check(tolerate_absent=not weights_needed)
     if problems or prompts is None or device is None:
         raise BenchError("; ".join(problems))
     return real_images, prompts, device, seen
+
+
+@contextmanager
+def _noting(problems: list[str]) -> Iterator[None]:
+    """Note what is refused within the block, which ends there."""
+    try:
+        yield
+    except BenchError as error:
+        problems.append(str(error))
 
 
 def _versions() -> Mapping[str, str]:
@@ -200,31 +207,27 @@ def resolve_concurrent_batches(wanted: int | Literal["auto"], device: str) -> in
 
 
 def load_job(launch: Launch) -> Job:
-    """The job of a launch as a worker sees it; raises BenchError where its cells are others here.
+    """The job of a launch as planned on this machine; raises BenchError where its cells differ here.
 
-    They are named by weights, prompts and library versions, so a worker whose installation differs cannot take part.
+    Weights, prompts and library versions name a cell, so a worker whose installation differs cannot take part.
     """
     job = prepare(check_experiment({**launch.settings}), launch.looks, decode=False)
-    if strangers := set(launch.cells) - set(job.run.cells):
+    if differing := set(launch.cells) - set(job.run.cells):
         raise BenchError(
-            f"{len(strangers)} of {len(launch.cells)} cells of this launch are other ones here on {platform.node()}; "
-            "give all machines the same models and the same versions of "
+            f"{len(differing)} of {len(launch.cells)} cells of this launch differ on {platform.node()}: its models or "
+            "library versions are not the same; give all machines the same models and the same versions of "
             f"{', '.join(IMAGE_LIBRARIES)} (here: {', '.join(f'{k} {v}' for k, v in sorted(_versions().items()))})"
         )
     return job
 
 
-def make_runner_for(
-    launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
-) -> tuple[Runner, list[Cell]]:
-    """What a worker needs for the cells of a launch: evaluator, reference features, inputs, and who does the work."""
-    return make_runner(load_job(launch), launch, store, advance, check)
+def make_runner_for(launch: Launch, store: Store, context: WorkerContext) -> tuple[Runner, list[Cell]]:
+    """What does the work on a launch's cells, with its extractor and inputs, once the store has the reference."""
+    return make_runner(load_job(launch), launch, store, context)
 
 
-def make_runner(
-    job: Job, launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
-) -> tuple[Runner, list[Cell]]:
-    """As `make_runner_for`, where the job is at hand."""
+def make_runner(job: Job, launch: Launch, store: Store, context: WorkerContext) -> tuple[Runner, list[Cell]]:
+    """As `make_runner_for`, where the job is available."""
     kept = keep_freed_memory()
     from bench.execute.cell_runner import Runner
 
@@ -249,10 +252,9 @@ def make_runner(
         queue=DeviceQueue(
             resolve_concurrent_batches(experiment.concurrent_batches, device), one_samples=device != "cpu"
         ),
-        advance=advance,
+        context=context,
         process={"freed_memory_kept": kept, "launch": launch.name},
         chunk_images=experiment.executor.chunk_images,
-        check=check,
     )
     return runner, cells
 

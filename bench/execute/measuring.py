@@ -6,8 +6,8 @@ that is a call's own: the resident set of the process depends on which cells cam
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 
@@ -18,31 +18,35 @@ from bench.measure.host_syncs import count_waits
 from bench.measure.latency import Stopwatch, measure_latency
 from bench.measure.memory import measure_memory
 from bench.measure.reference_workload import make_reference_workload
+from bench.records.cell import Cell
 from bench.records.record import Latency, Memory, Record
 
 
-def measured(
-    record: Record,
-    measure: Measure,
-    prompts: int,
-    load: Callable[[], Sampler],
-    excluded_bytes: Callable[[], int],
-    donor: Record | None,
-) -> Record:
-    """The record with latency and memory where they are asked for; `donor` is one that may lend its own.
+class Samplers(Protocol):
+    """What makes a cell's sampler; `CurrentPipeline` is one."""
 
-    `excluded_bytes` is asked for what lies on the GPU beside the pipeline once that is loaded.
-    """
+    def sampler(self, cell: Cell) -> Sampler:
+        """A sampler of a cell."""
+        ...
+
+    @property
+    def excluded_bytes(self) -> int:
+        """What is on the GPU beside the pipeline, once that is loaded."""
+        ...
+
+
+def measured(record: Record, measure: Measure, prompts: int, samplers: Samplers, donor: Record | None) -> Record:
+    """The record with latency and memory where they are asked for; those of `donor` are taken where it has them."""
     wants_latency, wants_memory = lacks_latency(record, measure), lacks_memory(record, measure)
     if not (wants_latency or wants_memory):
         return record
-    rows = range(min(measure.batch_size, prompts))
+    cell, rows = record.cell, range(min(measure.batch_size, prompts))
     latency, memory = (donor.latency, donor.memory) if donor else (None, None)
-    with alone_on(record.cell.device):
+    with alone_on(cell.device):
         if wants_latency:
-            record = replace(record, latency=latency or _latency(load(), measure, rows))
+            record = replace(record, latency=latency or _latency(samplers.sampler(cell), measure, rows))
         if wants_memory:
-            record = replace(record, memory=memory or _memory(load(), rows, excluded_bytes))
+            record = replace(record, memory=memory or _memory(samplers, cell, rows))
     return record
 
 
@@ -72,6 +76,7 @@ def _latency(sampler: Sampler, measure: Measure, rows: range) -> Latency:
     return replace(latency, scheduler_syncs=waits)
 
 
-def _memory(sampler: Sampler, rows: range, excluded_bytes: Callable[[], int]) -> Memory:
-    device = torch.device(sampler.cell.device)
-    return measure_memory(lambda: sampler.call(rows), device, len(rows), excluded_bytes=excluded_bytes())
+def _memory(samplers: Samplers, cell: Cell, rows: range) -> Memory:
+    sampler = samplers.sampler(cell)
+    call = lambda: sampler.call(rows)  # noqa: E731
+    return measure_memory(call, torch.device(cell.device), len(rows), excluded_bytes=samplers.excluded_bytes)

@@ -1,13 +1,13 @@
-"""The run itself: what is left to do is given to workers, here or elsewhere, and their records are collected."""
+"""A run gives the cells that are left to workers, here or elsewhere, and collects their records."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -24,42 +24,82 @@ from bench.records.record import Record
 from bench.redact import secret_settings, settings_without_secrets
 from bench.store.integrity import quarantine_corrupt_features, quarantine_corrupt_records
 from bench.store.store import Store
+from bench.workers.context import Stopped
 from bench.workers.launch import Launch, new_launch_name
 from bench.workers.leases import new_worker_name
-from bench.workers.loop import Stopped
 from bench.workers.pool import Executor, WorkerPool
 from bench.workers.status import ENDED, read_status
 from bench.workers.worker import Worker, signals_stop
 
-LOOK_EVERY_S = 1.0
+STATUS_EVERY_S = 1.0
 _Result = TypeVar("_Result")
 
 
-def execute(job: Job, store: Store, tell: Callable[[Record], object] = lambda _: None) -> list[Record]:
-    """Do what the store lacks and return a record for every cell, in the plan's order; `tell` of each that ends."""
+def execute(job: Job, store: Store) -> Iterator[Record]:
+    """Do what the store lacks; yield the record of each cell when it has ended, here or in another process.
+
+    Failed cells have one, too. Raises KeyboardInterrupt where the process is asked to stop.
+    """
     quarantine_corrupt_records(store, job.run.cells)
     todo = [cell for cell in job.plan.cells if not _is_complete(job, store, cell)]
-    done = len(job.plan.cells) - len(todo)
-    if done:
-        print(f"{done} of {len(job.plan.cells)} cells are done already", file=sys.stderr)
-        if job.run.reference is not None and not store.has_reference(job.run.reference):
-            print("the reference's features are gone and are computed again", file=sys.stderr)
-    without = [
-        r for cell in todo if (r := store.record(cell.key)) and r.status == "ok" and not _is_scored(job, store, r)
-    ]
-    if without:
-        print(
-            f"{len(without)} of {len(job.plan.cells)} cells were sampled before and lack the features that these "
-            f"scores need ({without[0].cell.label} for one); they are computed now",
-            file=sys.stderr,
-        )
+    _describe_rest(job, store, todo)
     if not todo:
         restore_reference(job, store)
         cell = job.plan.cells[0]
         restore_inputs(store, make_inputs(job.experiment, cell.task, cell.device, job.prompts.rows))
-    fresh = {record.key: record for record in _do(job, store, todo, tell)} if todo else {}
-    records = [fresh.get(cell.key) or store.record(cell.key) for cell in job.plan.cells]
-    return [record for record in records if record is not None]
+        return
+    executor, device, total = job.experiment.executor, todo[0].device, len(todo)
+    here = isinstance(executor, Local) and executor.workers == 1 and executor.cell_timeout_s is None
+    launch = _make_launch(job, store, todo, here)
+    ended: set[str] = set()
+    with tqdm(total=total * launch.images, unit=" images", disable=not sys.stderr.isatty(), smoothing=0.05) as bar:
+        if not here:
+            yield from _oversee(find_executor(job, store, launch, device), store, launch, bar)
+            return
+        bar.set_description(f"0/{total} cells")
+        worker = _WorkerHere(
+            store=store, launch=launch, common=executor, name=new_worker_name(), device=device, bar=bar
+        )
+        try:
+            with signals_stop(worker.stop), worker.records(partial(make_runner, job)) as records:
+                for record in records:
+                    ended.add(record.key)
+                    bar.set_description(f"{len(ended)}/{total} cells")
+                    _announce(record, len(ended), total, bar)
+                    yield record
+        except Stopped as error:
+            raise KeyboardInterrupt from error
+    for key in launch.cells:
+        if key not in ended and (found := store.record(key)) is not None:  # another worker joined the launch
+            yield found
+
+
+@dataclass
+class _WorkerHere(Worker):
+    """The worker in the process of a run, which shows a progress bar."""
+
+    bar: tqdm[None] = field(kw_only=True)
+
+    def progress(self, images: int) -> None:
+        """See `WorkerContext`."""
+        super().progress(images)
+        self.bar.update(images)
+
+
+def _describe_rest(job: Job, store: Store, todo: Sequence[Cell]) -> None:
+    """Print what a run that continues finds done, and what it does again or for the first time."""
+    cells = len(job.plan.cells)
+    if done := cells - len(todo):
+        print(f"{done} of {cells} cells are done already", file=sys.stderr)
+        if job.run.reference is not None and not store.has_reference(job.run.reference):
+            print("the reference's features are gone and are computed again", file=sys.stderr)
+    records = [record for cell in todo if (record := store.record(cell.key)) and record.status == "ok"]
+    if lacking := [record for record in records if not store.has_features(record.key, job.run.extractor)]:
+        print(
+            f"{len(lacking)} of {cells} cells were sampled before and lack the features that these scores need "
+            f"({lacking[0].cell.label} for one); they are computed now",
+            file=sys.stderr,
+        )
 
 
 def healed(job: Job, store: Store, read: Callable[[], _Result]) -> _Result:
@@ -73,7 +113,8 @@ def healed(job: Job, store: Store, read: Callable[[], _Result]) -> _Result:
                 raise
             seen |= {error.name, *quarantine_corrupt_features(store, job.run)}
             store.quarantine(error.name, error.why)
-            execute(job, store)
+            for _ in execute(job, store):
+                pass
 
 
 def _is_complete(job: Job, store: Store, cell: Cell) -> bool:
@@ -82,30 +123,17 @@ def _is_complete(job: Job, store: Store, cell: Cell) -> bool:
     return is_complete(store, cell.key, job.run.extractor, job.experiment.measure)
 
 
-def _is_scored(job: Job, store: Store, record: Record) -> bool:
-    return store.has_features(record.key, job.run.extractor)
-
-
-def _do(job: Job, store: Store, todo: Sequence[Cell], tell: Callable[[Record], object]) -> Iterator[Record]:
-    """Yield the records that were ended in this process; others lie in the store."""
-    keys = tuple(cell.key for cell in todo)
+def _make_launch(job: Job, store: Store, todo: Sequence[Cell], here: bool) -> Launch:
+    """A launch of these cells, saved. Raises BenchError for a secret that workers elsewhere would need."""
     settings = asdict(job.experiment)
-    executor = job.experiment.executor
-    here = isinstance(executor, Local) and executor.workers == 1 and executor.cell_timeout_s is None
     if not here and (secret := secret_settings(settings)):
         raise BenchError(
             f"{secret[0]} holds a secret, which workers would read from the store; put it into the environment"
         )
-    launch = Launch(
-        new_launch_name(), settings_without_secrets(settings), job.run.looks, keys, len(job.prompts.texts), time.time()
-    )
+    keys, shown = tuple(cell.key for cell in todo), settings_without_secrets(settings)
+    launch = Launch(new_launch_name(), shown, job.run.looks, keys, len(job.prompts.texts), time.time())
     launch.save(store.files)
-    if here:
-        for record in _do_here(job, store, launch, todo[0].device):
-            tell(record)
-            yield record
-    else:
-        _oversee(find_executor(job, store, launch, todo[0].device), job, store, launch, tell)
+    return launch
 
 
 def find_executor(job: Job, store: Store, launch: Launch, device: str) -> Executor:
@@ -125,52 +153,28 @@ def find_executor(job: Job, store: Store, launch: Launch, device: str) -> Execut
     return JobArray(store.location, launch.name, executor)
 
 
-def _do_here(job: Job, store: Store, launch: Launch, device: str) -> Iterator[Record]:
-    """Be the only worker of this launch."""
-    stop = threading.Event()
-    worker = Worker(store, launch, job.experiment.executor, new_worker_name(), device, stop)
-    total = len(launch.cells)
-    with signals_stop(stop), _progress(total * launch.images) as bar:
-        bar.set_description(f"0/{total} cells")
-        work = worker.work_through(lambda *asked: make_runner(job, *asked), bar.update)
-        try:
-            for i, record in enumerate(work, 1):
-                bar.set_description(f"{i}/{total} cells")
-                _announce(record, i, total, quiet=not bar.disable)
-                yield record
-        except Stopped as error:
-            raise KeyboardInterrupt from error
-
-
-def _oversee(executor: Executor, job: Job, store: Store, launch: Launch, tell: Callable[[Record], object]) -> None:
-    """Keep workers at work until nothing is left; show how far they are, and failures at once."""
-    batch_size, total = job.experiment.batch_size, len(launch.cells)
-    seen: set[str] = set()
-    with contextlib.closing(WorkerPool(executor, store, launch.name)) as pool, _progress(total * launch.images) as bar:
+def _oversee(executor: Executor, store: Store, launch: Launch, bar: tqdm[None]) -> Iterator[Record]:
+    """Keep workers running until nothing is left; show their progress, and yield each cell's record at its end."""
+    total, ended = len(launch.cells), set[str]()
+    with closing(WorkerPool(executor, store, launch.name)) as pool:
         while True:
-            at_work = pool.reconcile(total)
-            status = read_status(store, launch, batch_size)
+            are_left = pool.reconcile(total)
+            status = read_status(store, launch, int(launch.settings["batch_size"]))
             bar.n = status.images
             busy = sum(worker.state not in (*ENDED, "waiting") for worker in status.workers)
             bar.set_description(f"{total - status.left}/{total} cells, {busy} workers")
-            ended = [*status.done, *(record.key for record in status.failed)]
-            for key in ended:
-                record = store.record(key) if key not in seen else None
-                if record is not None:
-                    seen.add(key)
-                    _announce(record, len(seen), total, quiet=not bar.disable)
-                    tell(record)
-            if not at_work:
+            for key in [*status.done, *(record.key for record in status.failed)]:
+                if key not in ended and (record := store.record(key)) is not None:
+                    ended.add(key)
+                    _announce(record, len(ended), total, bar)
+                    yield record
+            if not are_left:
                 return
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(STATUS_EVERY_S)
 
 
-def _progress(images: int) -> tqdm[None]:
-    return tqdm(total=images, unit=" images", disable=not sys.stderr.isatty(), smoothing=0.05)
-
-
-def _announce(record: Record, number: int, total: int, quiet: bool) -> None:
+def _announce(record: Record, number: int, total: int, bar: tqdm[None]) -> None:
     if record.failure:
         tqdm.write(printable(f"failed: {record.cell.label}: {record.failure.message}"), file=sys.stderr)
-    elif not quiet:
+    elif bar.disable:
         print(f"[{number}/{total}] {record.cell.label}: {record.sampling_s:.1f} s", file=sys.stderr, flush=True)

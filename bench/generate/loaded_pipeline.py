@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,28 @@ class Loaded:
     def excluded_bytes(self) -> int:
         """Bytes on a GPU that a user who calls the pipeline would not have: evaluator, preference models, caches."""
         return self._before + self._embeddings.used_bytes + self._shared.used_bytes
+
+
+class CurrentPipeline:
+    """Keeps the pipeline of the last cell for the next ones that it serves; may be used from several threads."""
+
+    def __init__(self, prompts: Sequence[str], inputs: Inputs) -> None:
+        self._prompts, self._inputs = prompts, inputs
+        self._loaded: Loaded | None = None
+        self._loading = threading.Lock()
+
+    def sampler(self, cell: Cell) -> Sampler:
+        """A sampler of a cell on the pipeline that serves it, which is loaded where it is not the current one."""
+        with self._loading:
+            if self._loaded is None or self._loaded.key != cell.pipeline_key:
+                self._loaded = None  # the old one is freed before the new one is loaded
+                self._loaded = Loaded(cell)
+            return self._loaded.sampler(cell, self._prompts, self._inputs)
+
+    @property
+    def excluded_bytes(self) -> int:
+        """See `Loaded`; 0 where nothing is loaded."""
+        return self._loaded.excluded_bytes if self._loaded else 0
 
 
 def cut_prompts(pipeline: Any, prompts: Sequence[str]) -> str | None:

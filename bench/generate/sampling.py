@@ -149,14 +149,27 @@ class Sampler:
     def begin(self, start: int) -> Callable[[], Batch]:
         """Start as `sample` does; the returned function waits for the device, which may get other batches meanwhile."""
         rows = range(start, min(start + self.cell.batch_size, len(self.prompts)))
-        counter = CallCounter(self.pipeline.unet, self.pipeline.scheduler)
+        counter, begun = CallCounter(self.pipeline.unet, self.pipeline.scheduler), []
         try:
-            asked = self._in_what_fits(rows, counter)
+            while rows:
+                part, counted = rows[: self._size], counter.counts
+                try:
+                    with torch.inference_mode():
+                        text = self._embeddings.of(
+                            self.pipeline, [self.prompts[row] for row in part], self.cell.guidance_scale > 1
+                        )
+                    with self._shared(part.start, self.cell.steps):
+                        begun.append(self._call(part, text))
+                except torch.OutOfMemoryError as error:
+                    self._shrink(len(part), error)
+                    counter.counts = counted  # the failed call is repeated
+                else:
+                    rows = rows[len(part) :]
         finally:
             counter.close()
 
         def wait() -> Batch:
-            images = [wait() for wait in asked]
+            images = [wait() for wait in begun]
             joined = np.concatenate(images) if len(images) > 1 else images[0]
             return Batch(start, joined, self._describe_calls(counter, len(joined)))
 
@@ -165,27 +178,6 @@ class Sampler:
     def call(self, rows: Sequence[int]) -> PixelArray:
         """Return the images of some prompts by one call of the pipeline, as a user would write it."""
         return self._call(rows, {"prompt": [self.prompts[row] for row in rows]})()
-
-    def _in_what_fits(self, rows: range, counter: CallCounter) -> list[Callable[[], PixelArray]]:
-        """Start the images of rows in as many calls as memory demands; raises CellError where one is too much."""
-        done = []
-        at = rows.start
-        while at < rows.stop:
-            part = range(at, min(at + self._size, rows.stop))
-            counted = counter.counts
-            try:
-                with torch.inference_mode():
-                    text = self._embeddings.of(
-                        self.pipeline, [self.prompts[row] for row in part], self.cell.guidance_scale > 1
-                    )
-                with self._shared(at, self.cell.steps):
-                    done.append(self._call(part, text))
-            except torch.OutOfMemoryError as error:
-                self._shrink(len(part), error)
-                counter.counts = counted  # the failed call is repeated
-                continue
-            at = part.stop
-        return done
 
     def _shrink(self, size: int, error: Exception) -> None:
         device = self.pipeline.device

@@ -1,4 +1,4 @@
-"""A launch: what a run asks its workers to do, as they read it from the store, and what they say of themselves."""
+"""A launch is one start of a run as its workers read it from the store; their states are written beside it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from bench.store.sealed import read_sealed, seal
 from bench.workers.leases import new_worker_name
 
 STATE_S = 5.0
-"""How often a worker says what it is at, at least."""
+"""How often a worker writes its state, at least."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One start of a run: the settings, at which looks it was, and the keys of the cells it found to do."""
+    """One start of a run: the settings, the interim looks, and the keys of the cells that were left to do."""
 
     name: str
     settings: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Launch:
     """When, in seconds since 1970."""
 
     def save(self, files: Files) -> None:
-        """Write it where workers and `status` find it."""
+        """Write it to the store, where workers and `status` find it."""
         name = f"launches/{self.name}.json"
         files.write(name, seal(name, json.dumps(asdict(self), ensure_ascii=False).encode()))
 
@@ -56,7 +56,7 @@ class Launch:
 
     @classmethod
     def latest(cls, files: Files) -> Self | None:
-        """The launch that began last and can be read; None where there was none. Says which cannot be read."""
+        """The launch that began last and can be read; None where there was none. Prints which cannot be read."""
         for name in reversed(files.names("launches")):
             if not name.startswith(".") and name.endswith(".json"):
                 try:
@@ -64,7 +64,7 @@ class Launch:
                 except StoreError:
                     raise
                 except BenchError as error:
-                    print(f"{error}; it is passed over", file=sys.stderr)
+                    print(f"{error}; it is ignored", file=sys.stderr)
         return None
 
 
@@ -83,7 +83,7 @@ def new_launch_name() -> str:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What a worker last said of itself. `said` and `since` are seconds since 1970 by its own clock."""
+    """The state of a worker as it last wrote it. `said` and `since` are seconds since 1970 by its own clock."""
 
     worker: str
     launch: str
@@ -118,7 +118,7 @@ class Reporter:
         self._write_lock = threading.Lock()
 
     def enter(self, state: str, cell: Cell | None) -> None:
-        """What the worker begins now."""
+        """The worker begins something."""
         label = cell.label if cell is not None else None
         if (state, label) != (self._state, self._cell):
             begins = self._state == "starting"
@@ -126,12 +126,8 @@ class Reporter:
             if begins:
                 self.say()  # so that a worker that dies at its first cell is not taken for one that never began
 
-    def advance(self, images: int) -> None:
-        """So many images were finished."""
-        self.images += images
-
     def say(self) -> None:
-        """Write the state down; a store that is out of reach loses one word, no work."""
+        """Write the state; where the store cannot be reached, only this state is lost."""
         state = WorkerState(
             worker=self._worker,
             launch=self._launch,
@@ -150,7 +146,7 @@ class Reporter:
 
     @contextmanager
     def saying(self) -> Iterator[None]:
-        """Say it again and again in the background, and once more at the end: what was entered last."""
+        """Write the state again and again in the background, and once more at the end."""
         self.say()
         try:
             with call_periodically(STATE_S, self.say):

@@ -1,10 +1,11 @@
-"""Who is at what: leases in the store, so that any number of workers and runs share work and none is lost.
+"""Leases let any number of workers and runs share a store without losing or repeating work.
 
-A lease is the file `<name>.<generation>`, which one worker alone can create. Its holder writes into it again and again;
-who sees it unchanged for `lease_s` seconds by its own clock, or sees its process dead on this machine, may create the
-next generation. So clocks of machines are never compared, and nothing is deleted that another might hold. A lease also
-says how many workers died over the work where it stands now: who got further before it died had no fault in the work.
-Two workers may be at the same work where one was only slow; the store lets the first result win.
+A lease is the file `<name>.<generation>`, which only one worker can create. Its holder rewrites it again and again. A
+worker that sees it unchanged for `lease_s` seconds by its own clock, or sees that its process has died on this machine,
+may create the next generation. So clocks of machines are never compared, and nothing is deleted that another worker
+might hold. A lease also counts the workers that died at the point that the work has reached: a worker that got further
+before it died did not die of the work. Two workers may do the same work where one was only slow; the store keeps the
+first result.
 """
 
 from __future__ import annotations
@@ -32,32 +33,32 @@ from bench.store.files import Files
 
 @dataclass(frozen=True)
 class Lease:
-    """What a worker holds. `deaths` is how many workers died that held it before, one after the other at one place."""
+    """What a worker holds. `deaths` is how many workers held it before and died, one after the other, at one point."""
 
     name: str
     file: str
     deaths: int
     progress: int | None = None
-    """How far the work was when it was taken; None where nobody held it before."""
+    """How far the work was when it was taken; None where no worker held it before."""
 
 
 @dataclass(frozen=True)
 class _Sight:
-    """What another's lease was when it was looked at last, and since when it is so."""
+    """The content of another worker's lease when it was read last, and since when it is so."""
 
     content: bytes
     elsewhere: bool
     since: float
-    looked: float
+    read: float
 
     def is_fresh(self, now: float, lease_s: float) -> bool:
-        """Whether another look would tell nothing that matters."""
-        return self.elsewhere and now - self.looked < lease_s / 4 and now - self.since < lease_s
+        """Whether reading it again would tell nothing that matters."""
+        return self.elsewhere and now - self.read < lease_s / 4 and now - self.since < lease_s
 
 
 @dataclass
 class Leases:
-    """A worker's view of the leases below a store, and its own ones, which a thread of its own keeps alive."""
+    """A worker's view of the leases below a store, and its own leases, which a thread of its own renews."""
 
     files: Files
     worker: str
@@ -77,17 +78,14 @@ class Leases:
                 found[f"{folder}/{name}"] = max(number, found.get(f"{folder}/{name}", 0))
         return found
 
-    def take(
-        self, name: str, progress: Callable[[], int] = lambda: 0, there: Mapping[str, int] | None = None
-    ) -> Lease | None:
-        """The lease of that name, or None while another worker has it. `progress` tells how far the work is.
+    def take(self, name: str, reached: int = 0, there: Mapping[str, int] | None = None) -> Lease | None:
+        """The lease of that name, or None while another worker holds it. `reached` is how far the work is.
 
-        `there` is what `newest` said, where the caller has looked; it may be somewhat old.
+        `there` is what `newest` returned, where the caller has asked; it may be somewhat old.
         """
         newest = (self.newest(name.rpartition("/")[0]) if there is None else there).get(name, -1)
         lease = Lease(name, f"{name}.{newest + 1}", 0)
         if newest >= 0:
-            reached = progress()
             deaths = self._deaths_before(f"{name}.{newest}", reached)
             if deaths is None:
                 return None
@@ -99,9 +97,9 @@ class Leases:
         return lease
 
     def _deaths_before(self, file: str, reached: int) -> int | None:
-        """How many workers died where the work is now, if its holder has let go or is dead; None while it is held.
+        """How many workers died where the work is now, if its holder released it or is dead; None while it is held.
 
-        A holder of another machine that was alive a moment ago is not asked after again.
+        The lease of a holder on another machine that was alive a moment ago is not read again.
         """
         before, now = self._seen.get(file), self.clock()
         if before is not None and before.is_fresh(now, self.lease_s):
@@ -123,8 +121,8 @@ class Leases:
         return deaths + 1 if now - since >= self.lease_s else None
 
     def release(self, lease: Lease, done: bool) -> None:
-        """Let go: all that is left of it is removed where the work is done, else the next worker may go on."""
-        with self._lock:  # a beat that is under way ends first, and none comes after
+        """Give it up: its files are removed where the work is done, else the next worker may go on."""
+        with self._lock:  # a renewal that is under way ends first, and none comes after
             self._held.pop(lease.file, None)
         if not done:
             self.files.write(lease.file, self._content(lease, "released"), durable=False)
@@ -136,15 +134,15 @@ class Leases:
                 self.files.remove(f"{folder}/{file}")
 
     def renew(self) -> None:
-        """Write into the leases that are held, so that others see them alive."""
+        """Rewrite the leases that are held, so that other workers see that their holder is alive."""
         with self._lock:
             self._beat += 1
             for lease in self._held.values():
-                with suppress(OSError, BenchError):  # the next beat is soon; losing a lease costs doubled work only
+                with suppress(OSError, BenchError):  # the next renewal is soon; losing a lease costs repeated work only
                     self.files.write(lease.file, self._content(lease), durable=False)
 
     def kept_alive(self) -> AbstractContextManager[None]:
-        """Beat in the background for as long as the block runs."""
+        """Renew in the background for as long as the block runs."""
         return call_periodically(self.lease_s / 4, self.renew)
 
     def _content(self, lease: Lease, state: str = "held") -> bytes:
@@ -160,7 +158,7 @@ class Leases:
 
 
 def expire_leases_of(files: Files, worker: str) -> None:
-    """Mark as dead every lease of a worker that is known to be gone, so that nobody waits for it."""
+    """Mark as dead every lease of a worker that is known to be gone, so that no worker waits for it."""
     for name in files.tree("cells"):
         if name.rpartition("/")[2].startswith("lease-"):
             with suppress(FileNotFoundError):
@@ -175,7 +173,7 @@ def new_worker_name() -> str:
 
 
 def _split(file: str) -> tuple[str, int | None]:
-    """Name and generation of a lease's file; the generation is None where the file is no lease."""
+    """Name and generation of a lease's file; the generation is None where the file is not a lease."""
     name, _, number = file.rpartition(".")
     return name, int(number) if number.isascii() and number.isdigit() and len(number) < 10 else None
 
@@ -203,7 +201,7 @@ def _parse(content: bytes) -> Mapping[str, Any]:
 
 
 def _died(note: Mapping[str, Any]) -> bool:
-    """Whether a holder was a process of this very machine and is no more."""
+    """Whether a holder was a process of this machine that has ended."""
     if not _is_here(note):
         return False
     try:
@@ -220,15 +218,14 @@ def _is_here(note: Mapping[str, Any]) -> bool:
 
 @cache
 def _this_process(pid: int) -> Mapping[str, Any]:
-    """What tells this process from all others."""
+    """What distinguishes this process from all others."""
     return {"machine": _machine(), "pid": pid, "born": psutil.Process(pid).create_time()}
 
 
 def _machine() -> str:
     """This machine as it is since it started, and this process's view of processes on it (a container has its own)."""
     parts: list[object] = [platform.node()]
-    for place in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+    for path in (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")):
         with suppress(OSError):
-            path = Path(place)
             parts.append(path.stat().st_ino if path.parent.name == "ns" else path.read_text().strip())
     return content_hash(parts)

@@ -1,4 +1,4 @@
-"""Cells on this machine: in this process, or in processes of their own."""
+"""Workers as processes of this machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Process:
     def last_log_line(self) -> str:
         """See `bench.workers.pool.WorkerHandle`."""
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else ""
 
     def stop(self) -> None:
         """See `bench.workers.pool.WorkerHandle`."""
@@ -42,7 +42,7 @@ class Process:
 
 
 class ThisMachine:
-    """Room for a fixed number of processes, which share the processor, or take the GPUs in turn.
+    """Capacity for a fixed number of processes, which share the processor or are spread over the GPUs.
 
     `gpus` are values of CUDA_VISIBLE_DEVICES; none where cells run on the processor, or on one GPU that they name.
     """

@@ -1,65 +1,76 @@
-"""What every worker does, wherever it is: take what nobody is at, do it, let go, until nothing is left.
+"""What every worker does: take work that no other worker holds, do it, release it, until nothing is left.
 
-Large cells are cut into chunks of images; whoever finds the last one done finishes the cell. Chunks of cells that share
-a pipeline follow each other without a pause, and what was sampled so is finished afterwards. There is no master:
+Large cells are cut into chunks of images; the worker that finds all of them done finishes the cell. Chunks of cells
+that share a pipeline follow each other without a pause, and the cells are finished afterwards. There is no master:
 workers know of one another through leases in the store alone, so that one may die, join late, or belong to another run.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple, Protocol
+from enum import Enum, auto
+from typing import Protocol
 
 from bench.records.cell import Cell
 from bench.records.errors import CellError, StoreError
 from bench.records.record import Record
 from bench.store.store import FAILED, GOOD, Store
+from bench.workers.context import Stopped, WorkerContext
 from bench.workers.leases import Lease, Leases
 
 WAIT_S = 0.5, 15.0
-"""At first, and at most: who has nothing to do asks the store less and less often."""
+"""Pauses of a worker that finds nothing to do: the first one and the longest; each is twice the one before."""
 FLOW_S = 60.0
 """For how long cells are begun before those that were sampled are finished."""
 
 
-class Piece(NamedTuple):
-    """A chunk of a cell's images."""
+@dataclass(frozen=True)
+class Chunk:
+    """Some of a cell's images, which the holder of the lease samples."""
 
     cell: Cell
-    chunk: range
+    rows: range
+    lease: Lease
+
+
+Ended = Iterator[tuple[Chunk, Exception | None]]
+"""Chunks that ended, each with None or what was wrong with it."""
 
 
 class Work(Protocol):
-    """What is done with a cell; whoever places it knows no more of it."""
+    """What is done with cells; workers and executors know no more of it."""
 
     def is_complete(self, cell: Cell) -> bool:
         """Whether the store holds all that is asked for."""
         ...
 
     def open_chunks(self, cell: Cell) -> Sequence[range]:
-        """The pieces of its images that are not in the store yet."""
+        """The rows of its chunks that are not in the store yet."""
         ...
 
-    def progress(self, cell: Cell, chunk: range) -> int:
+    def rows_done(self, cell: Cell, rows: range) -> int:
         """How much of a chunk is in the store; grows as it is sampled."""
         ...
 
-    def sample(self, pieces: Iterable[Piece]) -> Generator[Exception | None]:
-        """Bring pieces into the store and yield for each, in order, None or what was wrong with it.
+    def sample(self, chunk: Chunk) -> Ended:
+        """Begin a chunk and yield, in the order of their beginnings, the chunks that are in the store by now.
 
-        A piece may be asked for before those ahead of it are done; all are of one pipeline. Raises StoreError, which is
-        wrong with none of them.
+        This one may be among them, or go on while the next one begins. Chunks between two calls of `release_threads`
+        share a pipeline. Raises StoreError, which is wrong with none of them.
         """
         ...
 
+    def sample_rest(self) -> Ended:
+        """Yield the other chunks that were begun, waiting for each."""
+        ...
+
+    def release_threads(self) -> None:
+        """Wait for what is at work and drop what has not begun."""
+        ...
+
     def finish(self, cell: Cell) -> Record | None:
-        """Put the chunks together, measure, commit; None where a chunk turned out damaged and must be made again."""
+        """Join the chunks, measure, commit; None where a chunk turned out damaged and must be sampled again."""
         ...
 
     def fail(self, cell: Cell, error: Exception) -> Record:
@@ -67,156 +78,184 @@ class Work(Protocol):
         ...
 
 
-class Stopped(Exception):  # noqa: N818
-    """Somebody asked the worker to stop; what it held is free again."""
+class State(Enum):
+    """What became of a cell since it came up."""
+
+    NEW = auto()
+    """Nothing is known of it yet."""
+    OPEN = auto()
+    """It is not over; no chunk of it was sampled here."""
+    SAMPLED = auto()
+    """Chunks of it were sampled here."""
+    ALONE = auto()
+    """Workers died at a chunk of it, which is sampled with nothing beside it: the cell comes next again."""
+    ELSEWHERE = auto()
+    """Other workers hold all that is left of it."""
+    OVER = auto()
+    """It is complete, or was abandoned in this launch."""
+
+
+@dataclass
+class _CellProgress:
+    """A cell, its state, and what went wrong with it."""
+
+    cell: Cell
+    state: State = State.NEW
+    error: Exception | None = None
 
 
 @dataclass
 class Loop:
-    """One worker's loop. `max_attempts` is how many workers may die at one place of a cell before it is given up."""
+    """One worker's loop. `max_attempts` is how many workers may die at the same images before the cell is abandoned."""
 
     work: Work
     store: Store
     leases: Leases
     launch: str
+    context: WorkerContext
     max_attempts: int = 3
-    should_stop: Callable[[], bool] = lambda: False
-    enter: Callable[[str, Cell | None], None] = lambda *_: None
-    """Told what the worker is doing now."""
-    sleep: Callable[[float], object] = time.sleep
-    clock: Callable[[], float] = time.monotonic
-    _turn: int = 0
-    """At which of a cell's chunks this worker looks first: those that begin together do not all want the same one."""
+    _first_chunk: int = 0
+    """Which of a cell's chunks this worker tries first: workers that begin together do not all want the same one."""
+    _idle: bool = True
 
     def run(self, cells: Sequence[Cell], first: int = 0) -> Iterator[Record]:
-        """Yield the record of each cell that was ended here; ends when none is left, in other hands neither.
+        """Yield the record of each cell that ended here, until every cell has ended here or elsewhere.
 
         Begins at the `first` group of cells that share a pipeline. Raises Stopped.
         """
         left, wait_s = from_group(cells, first), WAIT_S[0]
-        self._turn = first // max(len({cell.pipeline_key for cell in cells}), 1)
+        self._first_chunk = first // max(len({cell.pipeline_key for cell in cells}), 1)
         while left:
-            idle, turn = True, deque(left)
-            while turn:
-                for visit in self._sample(turn):
-                    record = self._end(visit)
-                    idle = idle and not visit.worked
-                    if visit.over or record is not None:
-                        left.remove(visit.cell)
-                    elif visit.again:
-                        turn.appendleft(visit.cell)
+            self._idle, coming = True, list(left)
+            while coming:
+                begun = self._sample(coming)
+                del coming[: len(begun)]
+                for one in begun:
+                    record = self._end(one)
+                    if record is not None or one.state is State.OVER:
+                        left.remove(one.cell)
+                    elif one.state is State.ALONE:
+                        coming.insert(0, one.cell)
                     if record is not None:
                         yield record
-            if idle and left:
-                self.enter("waiting", None)
-                self._check()
-                self.sleep(wait_s)
-            wait_s = min(2 * wait_s, WAIT_S[1]) if idle else WAIT_S[0]
+            if self._idle and left:
+                self.context.entering("waiting", None)
+                self.context.check_stop()
+                self.context.sleep(wait_s)
+            wait_s = min(2 * wait_s, WAIT_S[1]) if self._idle else WAIT_S[0]
 
     def _is_over(self, cell: Cell) -> bool:
-        """Whether the cell is complete, or was given up in this launch."""
+        """Whether the cell is complete, or was abandoned in this launch."""
         names = self.store.files.names(f"cells/{cell.key}")
         if GOOD in names:
             return self.work.is_complete(cell)
-        return FAILED in names and self._was_given_up(cell)
-
-    def _was_given_up(self, cell: Cell) -> bool:
-        record = self.store.record(cell.key)
+        record = self.store.record(cell.key) if FAILED in names else None
         return record is not None and record.status != "ok" and record.environment.get("launch") == self.launch
 
-    def _sample(self, turn: deque[Cell]) -> list[_Visit]:
-        """Sample of the next cells of one pipeline what nobody is at, without a pause between them."""
-        visits: list[_Visit] = []
-        held: deque[tuple[_Visit, Lease]] = deque()
+    def _sample(self, cells: Sequence[Cell]) -> list[_CellProgress]:
+        """Sample, without a pause between them, what no other worker holds of the first cells, all of one pipeline.
+
+        A chunk at which workers died has nothing beside it.
+        """
+        begun: dict[str, _CellProgress] = {}
+        held: list[Chunk] = []
+        end_s = self.context.now_s() + FLOW_S
         try:
-            with closing(self.work.sample(self._pieces(turn, visits, held))) as ended:
-                for error in ended:
-                    visit, lease = held.popleft()
-                    self.leases.release(lease, error is None)
-                    visit.error = visit.error or error
-                    if held:
-                        self.enter("sampling", held[0][0].cell)
-                    self._check()
-        finally:
-            for _, lease in held:
-                self.leases.release(lease, done=False)
-        return visits
-
-    def _pieces(self, turn: deque[Cell], visits: list[_Visit], held: deque[tuple[_Visit, Lease]]) -> Iterator[Piece]:
-        """Take cells off the turn, and of each what nobody is at; what workers died at goes alone."""
-        end = self.clock() + FLOW_S
-        while turn and (not visits or (turn[0].pipeline_key == visits[0].cell.pipeline_key and self.clock() < end)):
-            visits.append(visit := _Visit(turn.popleft()))
-            try:
-                for chunk, lease in self._takes(visit):
-                    visit.again = lease.deaths > 0
-                    if visit.again and held:  # those under way would die with it
-                        self.leases.release(lease, done=False)
-                        return
-                    held.append((visit, lease))
+            for cell in cells:
+                if begun and (cell.pipeline_key != cells[0].pipeline_key or self.context.now_s() >= end_s):
+                    break
+                one = begun[cell.key] = _CellProgress(cell)
+                while one.state is not State.ALONE and (chunk := self._take(one)) is not None:
+                    if chunk.lease.deaths:
+                        one.state = State.ALONE
+                        if held:  # those under way would die with it
+                            self.leases.release(chunk.lease, done=False)
+                            break
+                    held.append(chunk)
                     if len(held) == 1:
-                        self.enter("sampling", visit.cell)
-                    yield Piece(visit.cell, chunk)
-                    if visit.again:
-                        return
-            except (Stopped, StoreError):
-                raise
-            except Exception as error:
-                visit.error = error
+                        self.context.entering("sampling", cell)
+                    for ended in self.work.sample(chunk):
+                        self._note(*ended, held, begun)
+                if one.state is State.ALONE:
+                    break
+            for ended in self.work.sample_rest():
+                self._note(*ended, held, begun)
+        finally:
+            self.work.release_threads()
+            for chunk in held:
+                self.leases.release(chunk.lease, done=False)
+        return list(begun.values())
 
-    def _takes(self, visit: _Visit) -> Iterator[tuple[range, Lease]]:
-        """A cell's chunks that nobody is at, one after the other, until one fails."""
-        cell = visit.cell
-        visit.over = self._is_over(cell)
-        while not (visit.over or visit.error) and (chunks := list(self.work.open_chunks(cell))):
-            taken = self._take_one(cell, chunks)
-            if taken is None:
-                visit.waits = not visit.worked
-                return
-            chunk, lease = taken
-            visit.over = self._is_over(cell)
-            if visit.over or chunk not in self.work.open_chunks(cell):
-                self.leases.release(lease, done=True)  # somebody was faster
-            else:
-                visit.worked = True
-                yield chunk, lease
+    def _note(self, chunk: Chunk, error: Exception | None, held: list[Chunk], begun: dict[str, _CellProgress]) -> None:
+        """A chunk ended."""
+        held.remove(chunk)
+        self.leases.release(chunk.lease, done=error is None)
+        one = begun[chunk.cell.key]
+        one.error = one.error or error
+        if held:
+            self.context.entering("sampling", held[0].cell)
+        self.context.check_stop()
 
-    def _take_one(self, cell: Cell, chunks: list[range]) -> tuple[range, Lease] | None:
-        """One of a cell's open chunks that nobody is at."""
-        folder, turn = f"cells/{cell.key}", self._turn % len(chunks)
-        there = self.leases.newest(folder)
-        for chunk in chunks[turn:] + chunks[:turn]:
-            reached = partial(self.work.progress, cell, chunk)
-            lease = self.leases.take(f"{folder}/lease-{chunk.start:05d}", reached, there)
-            if lease is not None:
-                return chunk, self._check_attempts(lease)
+    def _take(self, one: _CellProgress) -> Chunk | None:
+        """A chunk of a cell that no other worker holds; None where there is none, or one of its chunks failed."""
+        cell = one.cell
+        try:
+            if one.state is State.NEW:
+                one.state = State.OVER if self._is_over(cell) else State.OPEN
+            while one.state is not State.OVER and not one.error and (rows := list(self.work.open_chunks(cell))):
+                chunk = self._take_one(cell, rows)
+                if chunk is None:
+                    if one.state is State.OPEN:
+                        one.state = State.ELSEWHERE
+                    return None
+                if self._is_over(cell):
+                    one.state = State.OVER
+                elif chunk.rows in self.work.open_chunks(cell):
+                    one.state, self._idle = State.SAMPLED, False
+                    return chunk
+                self.leases.release(chunk.lease, done=True)  # another worker was faster
+        except (Stopped, StoreError):
+            raise
+        except Exception as error:
+            one.error = error
         return None
 
-    def _end(self, visit: _Visit) -> Record | None:
-        """A cell's record where this ended it: finished, if all of it is sampled, or failed."""
-        self._check()
-        error, visit.error = visit.error, None  # its traceback holds what was loaded, and would keep it
+    def _take_one(self, cell: Cell, chunks: list[range]) -> Chunk | None:
+        """One of a cell's open chunks that no other worker holds."""
+        folder, first = f"cells/{cell.key}", self._first_chunk % len(chunks)
+        there = self.leases.newest(folder)
+        for rows in chunks[first:] + chunks[:first]:
+            name = f"{folder}/lease-{rows.start:05d}"
+            lease = self.leases.take(name, self.work.rows_done(cell, rows) if name in there else 0, there)
+            if lease is not None:
+                return Chunk(cell, rows, self._check_attempts(lease))
+        return None
+
+    def _end(self, one: _CellProgress) -> Record | None:
+        """The record of a cell that ends here: all of it was sampled, or it failed."""
+        self.context.check_stop()
+        error, one.error = one.error, None  # its traceback holds what was loaded, and would keep it
         if error is None:
             try:
-                return self._finish(visit)
+                return self._finish(one)
             except (Stopped, StoreError):
                 raise
             except Exception as raised:
                 error = raised
-        visit.worked = True
-        return self.work.fail(visit.cell, error)
+        self._idle = False
+        return self.work.fail(one.cell, error)
 
-    def _finish(self, visit: _Visit) -> Record | None:
-        cell = visit.cell
-        if visit.over or visit.waits or self.work.open_chunks(cell) or self._is_over(cell):
+    def _finish(self, one: _CellProgress) -> Record | None:
+        cell = one.cell
+        if one.state in (State.OVER, State.ELSEWHERE) or self.work.open_chunks(cell) or self._is_over(cell):
             return None
         lease = self.leases.take(f"cells/{cell.key}/lease-finish")
         if lease is None:
             return None
         self._check_attempts(lease)
-        visit.worked, done = True, False
+        self._idle, done = False, False
         try:
-            self.enter("finishing", cell)
+            self.context.entering("finishing", cell)
             record = None if self._is_over(cell) else self.work.finish(cell)
             done = True
         finally:
@@ -224,34 +263,14 @@ class Loop:
         return record
 
     def _check_attempts(self, lease: Lease) -> Lease:
-        """The lease; raises CellError where too many died at it."""
+        """The lease; raises CellError where too many workers died at it."""
         if lease.deaths < self.max_attempts:
             return lease
         self.leases.release(lease, done=False)
         raise CellError(
-            f"{lease.deaths} workers died at this cell and got no further, so it is given up; look at their "
-            "logs, run it alone with executor=local, or allow more with executor.max_attempts"
+            f"{lease.deaths} workers died at this cell without progress, so it was abandoned; see their logs, run it "
+            f"alone with executor=local, or allow more than executor.max_attempts={self.max_attempts}"
         )
-
-    def _check(self) -> None:
-        if self.should_stop():
-            raise Stopped
-
-
-@dataclass
-class _Visit:
-    """What became of a cell in one turn."""
-
-    cell: Cell
-    over: bool = False
-    """It is complete, or was given up."""
-    waits: bool = False
-    """Others are at all that is left of it."""
-    worked: bool = False
-    """Something was done for it here."""
-    again: bool = False
-    """It comes next, as the first of its turn or with what is left of it."""
-    error: Exception | None = None
 
 
 def from_group(cells: Sequence[Cell], first: int) -> list[Cell]:
@@ -260,27 +279,5 @@ def from_group(cells: Sequence[Cell], first: int) -> list[Cell]:
     for cell in cells:
         groups.setdefault(cell.pipeline_key, []).append(cell)
     order = list(groups.values())
-    turn = first % len(order) if order else 0
-    return [cell for group in order[turn:] + order[:turn] for cell in group]
-
-
-class Watchdog:
-    """Calls `on_timeout(cell)` when a worker is at one cell for longer than `cell_timeout_s`."""
-
-    def __init__(self, cell_timeout_s: float, on_timeout: Callable[[Cell], None]) -> None:
-        self._cell_timeout_s, self._on_timeout = cell_timeout_s, on_timeout
-        self._timer: threading.Timer | None = None
-
-    def enter(self, state: str, cell: Cell | None) -> None:
-        """Begin to wait for the end of what is entered; the end of what was before is here."""
-        self.stop()
-        if cell is not None:
-            self._timer = threading.Timer(self._cell_timeout_s, self._on_timeout, (cell,))
-            self._timer.daemon = True
-            self._timer.start()
-
-    def stop(self) -> None:
-        """Wait for nothing any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    first = first % len(order) if order else 0
+    return [cell for group in order[first:] + order[:first] for cell in group]

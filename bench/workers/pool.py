@@ -1,4 +1,4 @@
-"""Workers somewhere: started, looked after, replaced when they die. Where they are is the affair of an `Executor`."""
+"""A worker pool starts workers and replaces those that die. An `Executor` decides where they run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class WorkerHandle(Protocol):
 
     @property
     def name(self) -> str:
-        """As it calls itself in the store."""
+        """Its name in the store."""
         ...
 
     def poll(self) -> int | None:
-        """Its exit code, None while it is at work; what was killed has one below 0."""
+        """Its exit code; None while it runs, below 0 where it was killed."""
         ...
 
     def last_log_line(self) -> str:
-        """What it printed last, for a person to see why it ended."""
+        """The last line that it printed, which may say why it ended; empty where it printed none."""
         ...
 
     def stop(self) -> None:
@@ -38,24 +38,24 @@ class WorkerHandle(Protocol):
 
 
 class Executor(Protocol):
-    """Where workers can be started."""
+    """Starts workers somewhere."""
 
     def capacity(self) -> int:
         """How many workers there can be now."""
         ...
 
     def start(self, names: Sequence[str], first: int) -> Sequence[WorkerHandle]:
-        """Start one for each name, which begin at the `first` group of cells and those after it."""
+        """Start one for each name; the first begins at the `first` group of cells, the next at the next."""
         ...
 
     def close(self) -> None:
-        """Give back what was taken."""
+        """Release its resources."""
         ...
 
 
 @dataclass
 class WorkerPool:
-    """As many workers as there is room for, for as long as work is left."""
+    """As many workers as the executor has capacity for, for as long as work is left."""
 
     executor: Executor
     store: Store
@@ -68,9 +68,9 @@ class WorkerPool:
     """Whether a worker found that nothing is left."""
 
     def reconcile(self, left: int) -> bool:
-        """Replace who died, add where room is; `left` is how many cells there are to do. False when all have gone home.
+        """Replace workers that died, add some where there is capacity; `left` cells are to do. False when none runs.
 
-        Raises BenchError when workers die one after another before they get to work.
+        Raises BenchError when workers die one after another before they begin to work.
         """
         for worker in list(self._workers):
             code = worker.poll()
@@ -90,13 +90,15 @@ class WorkerPool:
     def _replace(self, worker: WorkerHandle, code: int) -> None:
         self.deaths += 1
         expire_leases_of(self.store.files, worker.name)
-        print(f"worker {worker.name} died ({code}): {worker.last_log_line()}; its work is free again", file=sys.stderr)
-        states = {said.worker: said.state for said in WorkerState.all_of(self.store.files, self.launch)}
+        said = worker.last_log_line()
+        output = f"last output: {said}" if said else "no output"
+        print(f"worker {worker.name} died (exit code {code}, {output}); its work was released", file=sys.stderr)
+        states = {state.worker: state.state for state in WorkerState.all_of(self.store.files, self.launch)}
         at_work = states.get(worker.name, "starting") != "starting"
         self._failed_starts = 0 if at_work else self._failed_starts + 1
         if self._failed_starts >= FAILED_STARTS:
             raise BenchError(
-                f"{FAILED_STARTS} workers in a row died before they began; the last one said: {worker.last_log_line()}"
+                f"{FAILED_STARTS} workers in a row died before they began to work ({output}); see tcd-bench doctor"
             )
 
     def close(self) -> None:

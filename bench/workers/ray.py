@@ -40,13 +40,13 @@ class Actor:
 
 @dataclass
 class RayWorker:
-    """An actor, and the promise of its exit code."""
+    """An actor, and the reference to its exit code."""
 
     name: str
     ray: Any
     actor: Any
     promise: Any
-    words: str = "it said nothing"
+    last_line: str = ""
 
     def poll(self) -> int | None:
         """See `bench.workers.pool.WorkerHandle`."""
@@ -56,23 +56,23 @@ class RayWorker:
         try:
             code: int = self.ray.get(self.promise)
         except self.ray.exceptions.RayTaskError as error:
-            self.words, code = str(error.cause or error).strip().splitlines()[-1], 2
+            self.last_line, code = str(error.cause or error).strip().splitlines()[-1], 2
         except (self.ray.exceptions.RayActorError, self.ray.exceptions.RayError) as error:
-            self.words, code = str(error).strip().splitlines()[0], _KILLED
+            self.last_line, code = str(error).strip().splitlines()[0], _KILLED
         self.stop()
         return code
 
     def last_log_line(self) -> str:
         """See `bench.workers.pool.WorkerHandle`."""
-        return self.words
+        return self.last_line
 
     def stop(self) -> None:
-        """See `bench.workers.pool.WorkerHandle`. A killed actor's work is free again, as anyone's is."""
+        """See `bench.workers.pool.WorkerHandle`. A killed actor's work is released like any other worker's."""
         self.ray.kill(self.actor)
 
 
 class RayCluster:
-    """Room for as many actors as the cluster's GPUs, or processors, allow at the moment."""
+    """Capacity for as many actors as the cluster's GPUs, or processors, allow at the moment."""
 
     def __init__(self, location: str, launch: str, choice: Ray, device: str, work: str = REAL_WORK) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads all of these when it is imported
@@ -113,8 +113,8 @@ class RayCluster:
         gpus = self._gpus(resources)
         by_gpu = int(resources.get("GPU", 0) / gpus) if gpus else None
         by_cpu = int(resources.get("CPU", 0) / self._choice.cpus) if self._choice.cpus else None
-        rooms = [room for room in (by_gpu, by_cpu, self._choice.workers) if room is not None]
-        return min(rooms, default=1)
+        limits = [limit for limit in (by_gpu, by_cpu, self._choice.workers) if limit is not None]
+        return min(limits, default=1)
 
     def _gpus(self, resources: Any) -> float:
         if self._choice.gpus is not None:

@@ -97,7 +97,7 @@ class _Task:
             lines = [line for line in Path(self.job.paths.stderr).read_text(errors="replace").splitlines() if line]
         except OSError:
             lines = []
-        return lines[-1] if lines else f"it left nothing in {self.job.paths.stderr}"
+        return lines[-1] if lines else f"nothing in {self.job.paths.stderr}"
 
     def stop(self) -> None:
         """See `bench.workers.pool.WorkerHandle`."""
@@ -105,7 +105,7 @@ class _Task:
 
 
 class JobArray:
-    """Room for a fixed number of tasks."""
+    """Capacity for a fixed number of tasks."""
 
     def __init__(self, location: str, launch: str, choice: Slurm, work: str = REAL_WORK) -> None:
         try:

@@ -1,4 +1,4 @@
-"""How far a launch is, as its store says it: for the progress bar, and for `tcd-bench status` from anywhere."""
+"""The progress of a launch, read from its store: for the progress bar, and for `tcd-bench status` from anywhere."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bench.workers.launch import Launch, WorkerState
 
 ENDED = ("stopped", "done")
 SILENT_S = 60.0
-"""A worker that said nothing for so long is shown as silent."""
+"""A worker whose state is this old is shown as silent."""
 
 
 @dataclass(frozen=True)
 class LaunchStatus:
-    """Cells done, failed and at work; images that are in the store; what the workers say."""
+    """Cells done, failed and begun; images that are in the store; the states of the workers."""
 
     launch: Launch
     done: tuple[str, ...]
@@ -29,7 +29,7 @@ class LaunchStatus:
 
     @property
     def left(self) -> int:
-        """How many cells are neither done nor given up."""
+        """How many cells are neither done nor failed."""
         return len(self.launch.cells) - len(self.done) - len(self.failed)
 
     @property
@@ -57,7 +57,7 @@ def read_status(store: Store, launch: Launch, batch_size: int) -> LaunchStatus:
 
 
 def describe(status: LaunchStatus, now: float | None = None) -> str:
-    """For a person: how far, how long still, who is at what, what failed."""
+    """The status as text: progress, time left, progress of each worker, failures."""
     now = time.time() if now is None else now
     launch = status.launch
     lines = [
@@ -79,7 +79,7 @@ def _rest(status: LaunchStatus, now: float) -> str:
         return ", finished"
     alive = [worker for worker in status.workers if worker.state not in ENDED and now - worker.said < SILENT_S]
     if not alive:
-        return ", nobody is at work; start the same command again"
+        return ", no worker is running; start the same command again"
     made = sum(worker.images for worker in status.workers)
     spent = now - status.launch.began
     if not made or spent <= 0:

@@ -3,7 +3,7 @@
     python -m bench.workers.worker LOCATION LAUNCH NAME [INDEX]
 
 It may be started on any machine that sees the store and has the same models. SIGTERM and SIGUSR1 make it finish its
-batch, let go and end with code 75, after which another may go on.
+batch, release its leases and end with code 75; another worker may then go on.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.experiment.config import check_settings
@@ -26,92 +26,88 @@ from bench.records.cell import Cell
 from bench.records.errors import BenchError
 from bench.records.record import Record
 from bench.store.store import Store
+from bench.workers.context import Stopped, WorkerContext
 from bench.workers.launch import Launch, Reporter
 from bench.workers.leases import Leases
-from bench.workers.loop import Loop, Stopped, Watchdog, Work
+from bench.workers.loop import Loop, Work
 
 if TYPE_CHECKING:
     from types import FrameType
 
 DONE, BAD, STOPPED, HUNG = 0, 2, 75, 76
-"""Exit codes: nothing is left, it cannot work here, it was asked to stop, it was at one cell for too long."""
+"""Exit codes: nothing is left, it cannot work here, it was asked to stop, a cell took too long."""
 REAL_WORK = "bench.execute.job:make_runner_for"
 
 
 class MakeRunner(Protocol):
-    """Makes what a launch asks for, with all that it needs, and names the cells it is about."""
+    """Makes what a launch asks for, with all that it needs, and names the cells that it is about."""
 
-    def __call__(
-        self, launch: Launch, store: Store, advance: Callable[[int], object], check: Callable[[], object]
-    ) -> tuple[Work, Sequence[Cell]]:
+    def __call__(self, launch: Launch, store: Store, context: WorkerContext) -> tuple[Work, Sequence[Cell]]:
         """The work and its cells."""
         ...
 
 
 @dataclass
-class Worker:
+class Worker(WorkerContext):
     """One worker of a launch, in whatever process it is."""
 
-    store: Store
-    launch: Launch
-    common: Common
-    name: str
-    device: str
-    stop: threading.Event
-    watch: bool = False
-    """Whether this process may be ended when a cell hangs."""
+    store: Store = field(kw_only=True)
+    launch: Launch = field(kw_only=True)
+    common: Common = field(kw_only=True)
+    name: str = field(kw_only=True)
+    device: str = field(kw_only=True)
+    may_exit: bool = False
+    """Whether this process may be ended when a cell takes too long: a thread cannot be."""
+    _work: Work | None = None
+    _timer: threading.Timer | None = None
 
-    def work_through(
-        self, make_runner_for: MakeRunner, advance: Callable[[int], object], first: int = 0
-    ) -> Iterator[Record]:
-        """Yield the record of each cell that it ended, until none is left. Raises Stopped."""
-        reporter = Reporter(self.store.files, self.launch.name, self.name, self.device)
+    def __post_init__(self) -> None:
+        self._reporter = Reporter(self.store.files, self.launch.name, self.name, self.device)
+
+    @contextmanager
+    def records(self, make_runner: MakeRunner, first: int = 0) -> Iterator[Iterator[Record]]:
+        """The record of each cell that ends here, until none is left; iterating over them raises Stopped."""
         leases = Leases(self.store.files, self.name, self.common.lease_s)
-
-        def count(images: int) -> None:
-            reporter.advance(images)
-            advance(images)
-
-        with reporter.saying(), leases.kept_alive():
-            work, cells = make_runner_for(self.launch, self.store, count, self._check)
-            dog = (
-                Watchdog(self.common.cell_timeout_s, self._on_timeout(work))
-                if self.watch and self.common.cell_timeout_s
-                else None
-            )
-
-            def enter(state: str, cell: Cell | None) -> None:
-                reporter.enter(state, cell)
-                if dog:
-                    dog.enter(state, cell)
-
-            loop = Loop(work, self.store, leases, self.launch.name, self.common.max_attempts, self.stop.is_set, enter)
+        with self._reporter.saying(), leases.kept_alive():
+            self._work, cells = make_runner(self.launch, self.store, self)
+            loop = Loop(self._work, self.store, leases, self.launch.name, self, self.common.max_attempts)
             try:
-                yield from loop.run(cells, first)
-                reporter.enter("done", None)
+                yield loop.run(cells, first)
+                self._reporter.enter("done", None)
             except BaseException:
-                reporter.enter("stopped", None)
+                self._reporter.enter("stopped", None)
                 raise
             finally:
-                if dog:
-                    dog.stop()
+                self._time(None)
 
-    def _check(self) -> None:
-        if self.stop.is_set():
-            raise Stopped
+    def progress(self, images: int) -> None:
+        """See `WorkerContext`; `status` shows it."""
+        self._reporter.images += images
 
-    def _on_timeout(self, work: Work) -> Callable[[Cell], None]:
-        """Make a hung cell's record from what all threads are at, and end the process: a thread cannot be ended."""
+    def entering(self, state: str, cell: Cell | None) -> None:
+        """See `WorkerContext`; `status` shows it, and a cell may take `cell_timeout_s` from here on."""
+        self._reporter.enter(state, cell)
+        self._time(cell)
 
-        def on_timeout(cell: Cell) -> None:
-            stacks = stacks_of_all_threads()
-            error = HungError(f"it took longer than executor.cell_timeout_s={self.common.cell_timeout_s:g} s", stacks)
-            try:
-                work.fail(cell, error)
-            finally:
-                os._exit(HUNG)
+    def _time(self, cell: Cell | None) -> None:
+        """Begin the time that a cell may take, and end that of the one before."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if cell is not None and self.may_exit and self.common.cell_timeout_s:
+            self._timer = threading.Timer(self.common.cell_timeout_s, self.on_timeout, (cell,))
+            self._timer.daemon = True
+            self._timer.start()
 
-        return on_timeout
+    def on_timeout(self, cell: Cell) -> None:
+        """Record that a cell hung, with the stacks of all threads, and end the process."""
+        message = f"it took longer than executor.cell_timeout_s={self.common.cell_timeout_s:g} s"
+        error = HungError(message, stacks_of_all_threads())
+        try:
+            if self._work is not None:
+                self._work.fail(cell, error)
+        finally:
+            os._exit(HUNG)
 
 
 class HungError(BenchError):
@@ -123,7 +119,7 @@ class HungError(BenchError):
 
 
 def stacks_of_all_threads() -> str:
-    """Where every thread of this process is, as faulthandler says it."""
+    """Where every thread of this process is, as faulthandler prints it."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
@@ -161,15 +157,14 @@ def take_part(location: str, launch_name: str, name: str, first: int = 0, work: 
     launch = Launch.load(Store(location, writable=False).files, launch_name)
     common = check_settings(Common, {k: launch.settings["executor"][k] for k in Common.__dataclass_fields__})
     store = Store(location, store_retry_s=common.store_retry_s)
-    stop = threading.Event()
     device = str(launch.settings.get("device", "cpu"))
-    worker = Worker(store, launch, common, name, device, stop, watch=True)
-    with signals_stop(stop):
-        try:
-            for record in worker.work_through(import_work(work), lambda _: None, first):
+    worker = Worker(store=store, launch=launch, common=common, name=name, device=device, may_exit=True)
+    try:
+        with signals_stop(worker.stop), worker.records(import_work(work), first) as records:
+            for record in records:
                 print(f"{record.cell.label}: {record.status}", flush=True)
-        except Stopped:
-            return STOPPED
+    except Stopped:
+        return STOPPED
     return DONE
 
 

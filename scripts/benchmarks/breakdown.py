@@ -39,13 +39,13 @@ PARTS = {
     "text encoders": ["transformers.CLIPTextModel.forward", "bench.features.openclip.Evaluator.text_features"],
     "pipeline, scheduler": ["diffusers.StableDiffusionPipeline.__call__"],
     "pixels": ["bench.features.openclip.complexity"],
-    "loading models": ["bench.execute.cell_runner.Loaded", "bench.features.openclip.load_evaluator"],
+    "loading models": ["bench.generate.loaded_pipeline.Loaded", "bench.features.openclip.load_evaluator"],
     "store, PNG": ["bench.store.store.Store.save_batch", "bench.store.store.Store.commit"],
     "latency and memory, beside the models": ["bench.execute.cell_runner.measured"],
     "real images": ["bench.execute.job.make_reference"],
     "report": ["bench.report.build.make_report"],
 }
-WAITING = "bench.execute.cell_runner.map_in_threads"
+WAITING = "bench.parallel.ThreadedCalls.call", "bench.parallel.ThreadedCalls.rest"
 LEAST = {"cpu": 0.90, "cuda": 0.95}
 
 
@@ -100,17 +100,17 @@ class Clocks:
 
         setattr(owner, attribute, timed)
 
-    def wrap_waiting(self, path: str, lane: str) -> None:
-        """The main thread waits in this generator, and what the concurrent_batches do there is theirs."""
+    def wrap_waiting(self, path: str, part: str) -> None:
+        """The main thread waits in this generator; what the threads of its calls do counts for `part`, as theirs."""
         owner, attribute = find(path)
         inner = getattr(owner, attribute)
 
-        def timed(work: Callable[[Any], Any], items: Any, concurrent_batches: int) -> Iterator[Any]:
-            def in_lane(item: Any) -> Any:
-                with self.part(lane):
-                    return work(item)
+        def timed(calls: Any, *call: Any) -> Iterator[Any]:
+            def in_thread(item: Any) -> Any:
+                with self.part(part):
+                    return call[0](item)
 
-            results = iter(inner(in_lane, items, concurrent_batches))
+            results = inner(calls, *((in_thread, *call[1:]) if call else ()))
             while True:
                 with self.part("waiting"):
                     try:
@@ -155,7 +155,8 @@ def main() -> int:
     for name, paths in PARTS.items():
         for path in paths:
             clocks.wrap(name, path)
-    clocks.wrap_waiting(WAITING, "sampling, the rest")
+    for path in WAITING:
+        clocks.wrap_waiting(path, "sampling, the rest")
     if on_gpu:
         (base := torch.cuda.Event(enable_timing=True)).record()
     imported = time.time() - begun

@@ -25,6 +25,7 @@ from sleeping import make_launch, make_runner_for  # noqa: E402
 
 from bench.experiment.executors import Ray  # noqa: E402
 from bench.store.store import Store  # noqa: E402
+from bench.workers.context import WorkerContext  # noqa: E402
 from bench.workers.launch import Launch  # noqa: E402
 from bench.workers.leases import Leases  # noqa: E402
 from bench.workers.local import ThisMachine  # noqa: E402
@@ -79,9 +80,10 @@ def measure_overhead(cells: int = 1000) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store, log = Store(Path(folder) / "run"), Path(folder) / "log"
         launch = make_launch(store, log, cells)
-        work, todo = make_runner_for(launch, store, lambda _: None, lambda: None)
+        context = WorkerContext()
+        work, todo = make_runner_for(launch, store, context)
         begin = time.perf_counter()
-        done = sum(1 for _ in Loop(work, store, Leases(store.files, "here"), launch.name).run(todo))
+        done = sum(1 for _ in Loop(work, store, Leases(store.files, "here"), launch.name, context).run(todo))
         spent = time.perf_counter() - begin
         check(done, cells)
     print(f"overhead, local: {1000 * spent / cells:.2f} ms a cell (at most 5)", flush=True)

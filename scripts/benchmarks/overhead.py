@@ -26,7 +26,9 @@ from bench.experiment.compose import compose_settings
 from bench.experiment.config import Measure, check_experiment
 from bench.features.openclip import load_evaluator
 from bench.store.store import Store
-from bench.workers.loop import Piece
+from bench.workers.context import WorkerContext
+from bench.workers.leases import Leases
+from bench.workers.loop import Chunk
 
 
 def main() -> None:
@@ -56,7 +58,7 @@ def main() -> None:
                 resolve_concurrent_batches(job.experiment.concurrent_batches, job.plan.cells[0].device),
                 one_samples=False,
             ),
-            advance=lambda _: None,
+            context=WorkerContext(),
             process={},
         )
 
@@ -68,11 +70,13 @@ def main() -> None:
         rows = []
         for repeat in range(arguments.repeats + 1):  # the first is the warm-up
             runner = fresh_runner()
-            pipeline = runner.sampler(cell).pipeline
+            pipeline = runner.pipeline.sampler(cell).pipeline
             begin = time.perf_counter()
-            for error in runner.sample(Piece(cell, chunk) for chunk in runner.open_chunks(cell)):
-                if error is not None:
-                    raise error
+            for rows in runner.open_chunks(cell):
+                lease = Leases(runner.store.files, "benchmark").take(f"cells/{cell.key}/lease-{rows.start}")
+                for _, error in (*runner.sample(Chunk(cell, rows, lease)), *runner.sample_rest()):  # type: ignore[arg-type]
+                    if error is not None:
+                        raise error
             record = runner.finish(cell)
             whole = time.perf_counter() - begin
             if record is None or record.calls is None:

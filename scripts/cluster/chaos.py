@@ -41,6 +41,7 @@ from sleeping import make_launch, make_runner_for  # noqa: E402
 
 from bench.experiment.executors import Ray, Slurm  # noqa: E402
 from bench.store.store import Store  # noqa: E402
+from bench.workers.context import WorkerContext  # noqa: E402
 from bench.workers.launch import Launch  # noqa: E402
 from bench.workers.leases import Leases  # noqa: E402
 from bench.workers.local import ThisMachine  # noqa: E402
@@ -291,8 +292,9 @@ def calm_run(cells: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "run")
         launch = make_launch(store, Path(folder) / "log", cells, groups=3, chunks=2)
-        work, todo = make_runner_for(launch, store, lambda _: None, lambda: None)
-        for _ in Loop(work, store, Leases(store.files, "calm"), launch.name).run(todo):
+        context = WorkerContext()
+        work, todo = make_runner_for(launch, store, context)
+        for _ in Loop(work, store, Leases(store.files, "calm"), launch.name, context).run(todo):
             pass
         return contents(store)
 

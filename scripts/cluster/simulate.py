@@ -18,7 +18,7 @@ import json
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,8 +30,9 @@ from sleeping import make_cell  # noqa: E402
 
 from bench.records.cell import Cell  # noqa: E402
 from bench.records.record import Record  # noqa: E402
+from bench.workers.context import WorkerContext  # noqa: E402
 from bench.workers.leases import Leases  # noqa: E402
-from bench.workers.loop import Loop, Piece  # noqa: E402
+from bench.workers.loop import Chunk, Ended, Loop  # noqa: E402
 
 BASES, STEPS, ETAS = 5, (2, 4, 8, 16, 25, 50), (0.0, 0.2, 0.3, 0.5, 1.0)
 METHODS = {  # denoiser evaluations a step, etas, and which pipeline of its base
@@ -169,6 +170,22 @@ class Node:
             raise DiedError
 
 
+class VirtualContext(WorkerContext):
+    """A worker's context by the virtual clock."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._node = node
+
+    def now_s(self) -> float:
+        return self._node.clock.now
+
+    def sleep(self, seconds: float) -> None:
+        self._node.pay()
+        self._node.spend(seconds)
+        self._node.check()
+
+
 @dataclass
 class Grid:
     """What is common to all workers: cells, costs, and how far each chunk is."""
@@ -219,13 +236,18 @@ class Work:
         self.files._trip()
         return list(self.grid.open[cell.key].values())
 
-    def progress(self, cell: Cell, chunk: range) -> int:
-        return self.grid.done[cell.key, chunk.start]
+    def rows_done(self, cell: Cell, rows: range) -> int:
+        return self.grid.done[cell.key, rows.start]
 
-    def sample(self, pieces: Iterable[Piece]) -> Generator[None]:
-        for piece in pieces:
-            self._sample(*piece)
-            yield None
+    def sample(self, chunk: Chunk) -> Ended:
+        self._sample(chunk.cell, chunk.rows)
+        yield chunk, None
+
+    def sample_rest(self) -> Ended:
+        yield from ()
+
+    def release_threads(self) -> None:
+        """Uses none."""
 
     def _sample(self, cell: Cell, chunk: range) -> None:
         node, grid = self.files.node, self.grid
@@ -280,12 +302,7 @@ def simulate(gpus: int, grid: Grid, options: argparse.Namespace) -> dict[str, st
         leases = Leases(files, name, options.lease_s, lambda: clock.now)  # type: ignore[arg-type]
         work = Work(grid, files)
 
-        def sleep(seconds: float) -> None:
-            node.pay()
-            node.spend(seconds)
-            node.check()
-
-        loop = Loop(work, Store(files), leases, "simulated", sleep=sleep, clock=lambda: clock.now)  # type: ignore[arg-type]
+        loop = Loop(work, Store(files), leases, "simulated", VirtualContext(node))  # type: ignore[arg-type]
         shared.living.add(name)
         try:
             for _ in loop.run(grid.cells, gpu):

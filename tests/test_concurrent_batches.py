@@ -1,4 +1,4 @@
-"""Work side by side: results in order, bounded, and the first error ends it."""
+"""Concurrent batches: results in order, bounded, and the first error ends them; the device queue measures its time."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import pytest
 import torch
 from sleeping import make_cell
 
-from bench.execute.cell_runner import Runner, _attempt, _CellWork
+from bench.execute.cell_runner import Runner, _CellWork
 from bench.execute.device_queue import DeviceQueue
 from bench.execute.feature_extraction import Extractor
 from bench.execute.job import resolve_concurrent_batches
@@ -22,7 +22,9 @@ from bench.records.cell import Cell
 from bench.records.errors import StoreError
 from bench.records.record import Calls
 from bench.store.store import Store
-from bench.workers.loop import Piece
+from bench.workers.context import WorkerContext
+from bench.workers.leases import Lease
+from bench.workers.loop import Chunk
 
 
 @pytest.mark.parametrize("concurrent_batches", [1, 2, 3])
@@ -31,14 +33,14 @@ def test_results_come_in_the_order_of_the_items(concurrent_batches: int) -> None
 
     def work(item: int) -> int:
         if item % concurrent_batches < concurrent_batches - 1 and item < 4:
-            done[item + 1].wait(300)  # of those that are at it at once the last one ends first
+            done[item + 1].wait(300)  # of concurrent calls the last one ends first
         done[item].set()
         return item * item
 
     assert list(map_in_threads(work, range(5), concurrent_batches)) == [0, 1, 4, 9, 16]
 
 
-def test_lanes_really_meet_and_share_the_threads() -> None:
+def test_concurrent_calls_really_meet_and_share_the_threads() -> None:
     meeting, before = threading.Barrier(2, timeout=300), torch.get_num_threads()
 
     def work(_: int) -> int:
@@ -50,7 +52,7 @@ def test_lanes_really_meet_and_share_the_threads() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_lane_spreads_its_images_over_its_own_threads_and_keeps_their_order(threads: int) -> None:
+def test_images_are_spread_over_the_threads_of_a_call_and_keep_their_order(threads: int) -> None:
     meeting, before = threading.Barrier(threads, timeout=300), torch.get_num_threads()
 
     def work(item: int) -> int:
@@ -64,7 +66,7 @@ def test_a_lane_spreads_its_images_over_its_own_threads_and_keeps_their_order(th
         torch.set_num_threads(before)
 
 
-def test_lanes_have_the_threads_for_images_in_common() -> None:
+def test_concurrent_calls_have_the_threads_for_images_in_common() -> None:
     meeting, before = threading.Barrier(4, timeout=300), torch.get_num_threads()
 
     def image(item: int) -> str:
@@ -79,7 +81,7 @@ def test_lanes_have_the_threads_for_images_in_common() -> None:
         (names,) = map_in_threads(work, [0], 2)
     finally:
         torch.set_num_threads(before)
-    assert len(set(names)) == 4, "a lane on its own has no more than its half"
+    assert len(set(names)) == 4, "one call has no more than half of torch's threads"
 
 
 def test_the_first_error_ends_it_and_what_has_not_begun_is_left() -> None:
@@ -98,16 +100,20 @@ def test_the_first_error_ends_it_and_what_has_not_begun_is_left() -> None:
     assert len(begun) < 10
 
 
-class TakingTurns(Runner):
-    """Samples zeros, and knows whether those who asked for them had the turn to themselves."""
+class Zeros:
+    """Samplers of zeros, which note whether every batch was given to the device with the slot to itself."""
 
+    alone = True
     meet = on_device = staticmethod(lambda: None)
 
-    def sampler(self, cell: Cell) -> Any:
-        return SimpleNamespace(begin=self.zeros)
+    def __init__(self, queue: DeviceQueue) -> None:
+        self.queue = queue
 
-    def zeros(self, start: int) -> Callable[[], Batch]:
-        self.alone = getattr(self, "alone", True) and self.queue._turn.locked()
+    def sampler(self, cell: Cell) -> Any:
+        return SimpleNamespace(begin=self.begin)
+
+    def begin(self, start: int) -> Callable[[], Batch]:
+        self.alone = self.alone and self.queue._slot.locked()
         self.meet()
         calls = Calls((1.0,), None, None, {}, {}, 1, 1, 1, 4, 1)
 
@@ -118,10 +124,17 @@ class TakingTurns(Runner):
         return wait
 
 
+def row(images: np.ndarray, start: int) -> Mapping[str, np.ndarray]:
+    """Features that are the images' numbers."""
+    return {"row": np.arange(start, start + len(images))}
+
+
 def make_runner(
-    folder: Path, extract: Extractor, one_samples: bool, kind: type[TakingTurns] = TakingTurns
-) -> TakingTurns:
-    return kind(
+    folder: Path, one_samples: bool, extract: Extractor = row, kind: type[Zeros] = Zeros, concurrent_batches: int = 2
+) -> Any:
+    """A runner of samplers of zeros, four images a cell, one a batch."""
+    queue = DeviceQueue(concurrent_batches, one_samples)
+    runner = Runner(
         store=Store(folder),
         prompts=("a",) * 4,
         extract=extract,
@@ -129,36 +142,52 @@ def make_runner(
         measure=Measure(latency=False, memory=False),
         inputs=None,  # type: ignore[arg-type]
         keep="all",
-        queue=DeviceQueue(2, one_samples),
-        advance=lambda _: None,
+        queue=queue,
+        context=WorkerContext(),
         process={},
     )
+    runner.pipeline = kind(queue)  # type: ignore[assignment]
+    return runner
+
+
+def sample(runner: Runner, *cells: int, rows: int = 4) -> list[tuple[int, str | None]]:
+    """Sample the first rows of cells; the number of each and what was wrong with it, in the order of their ends."""
+    ended = []
+    try:
+        for i in cells:
+            ended += runner.sample(Chunk(make_cell(i), range(rows), Lease("", "", 0)))
+        ended += runner.sample_rest()
+    finally:
+        runner.release_threads()
+    return [(chunk.cell.scheduler.settings["i"], error and str(error)) for chunk, error in ended]
 
 
 @pytest.mark.parametrize("one_samples", [True, False])
-def test_on_a_gpu_one_batch_is_sampled_while_another_is_looked_at(one_samples: bool, tmp_path: Path) -> None:
-    looking = threading.Barrier(2, timeout=300)
+def test_on_a_gpu_one_batch_is_sampled_while_features_of_another_are_computed(
+    one_samples: bool, tmp_path: Path
+) -> None:
+    extracting = threading.Barrier(2, timeout=300)
 
     def extract(images: np.ndarray, start: int) -> Mapping[str, np.ndarray]:
-        looking.wait()  # for another lane's look, so both are at it at once
-        return {"row": np.arange(start, start + len(images))}
+        extracting.wait()  # for another batch, so that both are extracted at once
+        return row(images, start)
 
-    runner = make_runner(tmp_path, extract, one_samples)
+    runner = make_runner(tmp_path, one_samples, extract)
     if not one_samples:
-        runner.meet = threading.Barrier(2, timeout=300).wait  # type: ignore[assignment]
-    assert list(runner.sample([Piece(make_cell(0), range(4))])) == [None]
-    assert runner.alone == one_samples
+        runner.pipeline.meet = threading.Barrier(2, timeout=300).wait
+    assert sample(runner, 0) == [(0, None)]
+    assert runner.pipeline.alone == one_samples
 
 
-def test_the_next_cell_begins_while_the_last_batch_of_one_is_at_work(tmp_path: Path) -> None:
-    runner = make_runner(tmp_path, lambda images, start: {"row": np.arange(start, start + len(images))}, False)
-    runner.meet = threading.Barrier(2, timeout=300).wait  # type: ignore[assignment]
-    assert list(runner.sample(Piece(make_cell(i), range(1)) for i in range(4))) == [None] * 4
+def test_the_next_cell_begins_while_the_last_batch_of_one_is_sampled(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path, one_samples=False)
+    runner.pipeline.meet = threading.Barrier(2, timeout=300).wait
+    assert sample(runner, *range(4), rows=1) == [(i, None) for i in range(4)]
 
 
 @pytest.mark.parametrize("concurrent_batches", [1, 2])
 def test_what_is_wrong_with_a_cell_is_not_wrong_with_those_beside_it(tmp_path: Path, concurrent_batches: int) -> None:
-    class Bad(TakingTurns):
+    class Bad(Zeros):
         tried = 0
 
         def sampler(self, cell: Cell) -> Any:
@@ -167,43 +196,42 @@ def test_what_is_wrong_with_a_cell_is_not_wrong_with_those_beside_it(tmp_path: P
                 raise ValueError("not this one")
             return super().sampler(cell)
 
-    runner = make_runner(tmp_path, lambda images, _: {"row": np.arange(len(images))}, False, Bad)
-    runner.queue = DeviceQueue(concurrent_batches, one_samples=False)
-    first, second, third = runner.sample(Piece(make_cell(i), range(4)) for i in range(3))
-    assert (first, str(second), third) == (None, "not this one", None)
-    assert runner.tried <= concurrent_batches  # type: ignore[attr-defined]
+    runner = make_runner(tmp_path, one_samples=False, kind=Bad, concurrent_batches=concurrent_batches)
+    assert sample(runner, 0, 1, 2) == [(0, None), (1, "not this one"), (2, None)]
+    assert runner.pipeline.tried <= concurrent_batches
     assert [len(runner.open_chunks(make_cell(i))) for i in range(3)] == [0, 1, 0]
 
 
-def test_a_cell_fails_with_its_first_bad_batch_whichever_lane_is_faster(tmp_path: Path) -> None:
-    class Bad(TakingTurns):
-        def zeros(self, start: int) -> Callable[[], Batch]:
+def test_a_cell_fails_with_its_first_bad_batch_whichever_thread_is_faster(tmp_path: Path) -> None:
+    class Bad(Zeros):
+        def begin(self, start: int) -> Callable[[], Batch]:
             if start > 0:
                 raise ValueError(f"image {start}")
-            return super().zeros(start)
+            return super().begin(start)
 
-    work = _CellWork(make_runner(tmp_path, lambda images, _: {"row": np.arange(len(images))}, False, Bad), make_cell(0))
-    tried = [_attempt((work, start, False))[1] is not None for start in (3, 4, 2, 0, 1)]
-    assert (tried, sorted(work.failed)) == ([False, False, False, True, False], [1, 2, 3])
-    assert [str(error) for error in work.runner.sample([Piece(work.cell, range(4))])] == ["image 1"]
+    runner = make_runner(tmp_path, one_samples=False, kind=Bad)
+    work = _CellWork(runner, make_cell(0))
+    tried = [work.batch(start)[2] for start in (3, 4, 2, 0, 1)]
+    assert (tried, sorted(work.failed)) == ([0, 0, 0, 1, 0], [1, 2, 3])
+    assert sample(runner, 0) == [(0, "image 1")]
 
 
-def test_trouble_of_the_store_ends_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = make_runner(tmp_path, lambda images, _: {"row": np.arange(len(images))}, one_samples=False)
+def test_an_error_of_the_store_ends_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = make_runner(tmp_path, one_samples=False)
 
     def full(*_: Any) -> None:
         raise StoreError("the disk is full")
 
     monkeypatch.setattr(runner.store, "save_batch", full)
     with pytest.raises(StoreError):
-        list(runner.sample(Piece(make_cell(i), range(4)) for i in range(3)))
+        sample(runner, 0, 1, 2)
 
 
-def test_on_a_gpu_a_batch_is_asked_for_while_another_is_at_work(tmp_path: Path) -> None:
-    runner = make_runner(tmp_path, lambda images, start: {"row": np.arange(start, start + len(images))}, True)
-    runner.on_device = threading.Barrier(2, timeout=300).wait  # type: ignore[assignment]
-    assert list(runner.sample([Piece(make_cell(0), range(4))])) == [None]
-    assert runner.alone, "though they are asked for one after the other"
+def test_on_a_gpu_a_batch_is_given_to_the_device_while_it_works_on_another(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path, one_samples=True)
+    runner.pipeline.on_device = threading.Barrier(2, timeout=300).wait
+    assert sample(runner, 0) == [(0, None)]
+    assert runner.pipeline.alone, "though they are given one after the other"
 
 
 def test_a_batch_takes_the_device_from_when_the_one_before_it_was_done() -> None:
@@ -212,6 +240,6 @@ def test_a_batch_takes_the_device_from_when_the_one_before_it_was_done() -> None
     assert DeviceQueue(2, one_samples=False).spent(1.0, 4.0) == 1.5
 
 
-def test_the_lanes_of_a_processor_and_of_a_gpu() -> None:
+def test_concurrent_batches_of_a_processor_and_of_a_gpu() -> None:
     assert [resolve_concurrent_batches("auto", device) for device in ("cpu", "cuda", "cuda:1")] == [1, 4, 4]
     assert resolve_concurrent_batches(2, "cuda") == 2
