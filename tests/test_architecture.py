@@ -25,7 +25,7 @@ PACKAGES = {
     "checkpoints": {"records", "experiment"},
     "generate": {"records", "checkpoints", "mini"},
     "measure": {"records"},
-    "features": {"records", "checkpoints"},
+    "features": {"records", "checkpoints", "parallel"},
     "score": {"records"},
     "workers": {"records", "store", "parallel", "printable", "experiment"},
     "execute": {

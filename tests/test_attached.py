@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -52,8 +53,12 @@ def test_workers_end_when_their_driver_is_killed(store: Store, tmp_path: Path) -
 def test_a_child_that_does_not_end_by_itself_is_ended_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     did: list[object] = []
-    monkeypatch.setattr(bench.workers.attached.os, "kill", lambda pid, number: did.append((pid, number)))
-    thread = end_with_parent(read, sleep=did.append, end=did.append)
+    instead = SimpleNamespace(
+        read=os.read, getpid=os.getpid, kill=lambda *what: did.append(what), _exit=did.append, sleep=did.append
+    )
+    monkeypatch.setattr(bench.workers.attached, "os", instead)
+    monkeypatch.setattr(bench.workers.attached, "time", instead)
+    thread = end_with_parent(read)
     os.write(write, b"what is written does not matter")
     assert did == []
     os.close(write)

@@ -1,6 +1,8 @@
 """Features are what open_clip gives when it is called by hand, image by image."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -80,8 +82,9 @@ def test_inception_is_torch_fidelity_s_own(tmp_path: Path, monkeypatch: pytest.M
 
 def test_prompts_that_are_cut_are_counted_and_keep_the_token_of_their_end() -> None:
     tokenize = open_clip.get_tokenizer("ViT-B-32")
+    evaluator: Any = SimpleNamespace(tokenize=tokenize)
     texts = ["a red circle", "a red circle " * 60, "word " * 75, "word " * 76]
-    assert find_cut(tokenize, texts).tolist() == [False, True, False, True]
+    assert find_cut(evaluator, texts).tolist() == [False, True, False, True]
     tokens = tokenize(texts)
     assert tokens.shape == (4, 77)
     assert tokens[1, -1] == tokens[0].max() == tokenize.eot_token_id

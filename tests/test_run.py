@@ -1,5 +1,7 @@
 """A run from end to end on small models: records, resume, failure, and a kill at any place."""
 
+import functools
+import inspect
 import json
 import os
 import signal
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from bench.records.record import Record
 from bench.store.store import Store
 
 Overrides = Callable[..., list[str]]
+PACKAGE = Path(__file__).parents[1] / "bench"
 QUICK = ("measure.latency=false", "measure.memory=false")
 
 
@@ -54,9 +58,9 @@ def test_resuming_a_finished_run_samples_nothing(
 ) -> None:
     assert main(["run", *overrides(*QUICK)]) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*")}
-    import bench.execute.cell_runner
+    import bench.generate.loaded_pipeline
 
-    monkeypatch.setattr(bench.execute.cell_runner, "Loaded", lambda _: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(bench.generate.loaded_pipeline, "Loaded", lambda _: pytest.fail("a model was loaded"))
     assert main(["run", *overrides(*QUICK)]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*")}
 
@@ -171,7 +175,7 @@ def test_prompts_from_a_file(overrides: Overrides, tmp_path: Path) -> None:
 KILLED = """
 import inspect, json, os, random, signal, sys
 from bench.__main__ import main
-from bench.execute import job as assemble, run as drive, cell_runner as runner# once, for all runs
+from bench.execute import cell_runner, job, run as _  # once, for all runs
 from bench.store.local import LocalFiles
 from bench.store.store import Store
 
@@ -210,6 +214,55 @@ codes = [run(killed, int(lines * place))[0] for place in places] + [run(killed)[
 with open(ended, "w") as file:
     json.dump(codes, file)
 """
+
+
+def frames_of_ours() -> list[str]:
+    """The functions of this package on the calling thread's stack, the innermost first."""
+    found, frame = [], inspect.currentframe()
+    while frame is not None:
+        if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+            found.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return found
+
+
+@pytest.mark.parametrize("concurrent_batches", [1, 2])
+def test_at_most_eleven_frames_lie_between_the_command_and_a_call_of_the_pipeline(
+    overrides: Overrides, monkeypatch: pytest.MonkeyPatch, concurrent_batches: int
+) -> None:
+    """Counts `main`, what calls the pipeline, and every frame of this package between them, for all calls of a run:
+    those that sample images and those that are timed.
+
+    With several concurrent batches a batch is sampled in a thread of its own: its frames count, and those of the thread
+    that gave it the batch, at that moment. A generator counts where it is running, not where it is suspended. Frames of
+    libraries do not count, such as those of torch's and contextlib's decorators.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    stacks: set[tuple[str, ...]] = set()
+    own = threading.local()
+    call, submit = StableDiffusionPipeline.__call__, ThreadPoolExecutor.submit
+
+    @functools.wraps(call)
+    def watched(self: Any, *arguments: Any, **more: Any) -> Any:
+        stacks.add((*frames_of_ours(), *getattr(own, "giver", ())))
+        return call(self, *arguments, **more)
+
+    def submitted(pool: ThreadPoolExecutor, work: Any, *arguments: Any) -> Any:
+        giver = frames_of_ours()
+
+        def begun(*arguments: Any) -> Any:
+            own.giver = giver
+            return work(*arguments)
+
+        return submit(pool, begun, *arguments)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", watched)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submitted)
+    assert main(["run", *overrides(f"concurrent_batches={concurrent_batches}")]) == 0
+    assert {stack[-1] for stack in stacks} == {"main"}
+    assert {stack[0] for stack in stacks} == {"begin", "call"}, "images were sampled, and calls were timed"
+    assert max(map(len, stacks)) <= 11, max(stacks, key=len)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from bench.checkpoints.files import wanted_files
@@ -22,21 +22,24 @@ def fetch_needs(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
     Complete means that every file that will be read exists in full; an interrupted download is resumed.
     """
     for entry in required(experiment):
-        if entry.source in (INCEPTION, "lpips://"):
-            yield entry.subject, *_outcome(lambda entry=entry: _fetch_file(entry))  # type: ignore[misc]
-        elif "://" in entry.source and entry.manifest is not None:
-            yield entry.subject, *_outcome(lambda entry=entry: str(Needed(str(entry.manifest), entry.source).path()))  # type: ignore[misc]
-        elif (path := local_path(entry.source)) is not None and not path.exists():
-            yield entry.subject, f"{entry.source}: no such file or directory", False
-        elif not is_random(entry) and not is_at_hand(entry.source):
-            yield entry.subject, *_outcome(lambda entry=entry: _fetch_repository(entry))  # type: ignore[misc]
+        try:
+            state = _fetch(entry)
+        except (BenchError, OSError, RuntimeError, ValueError) as error:  # the hub raises errors of many kinds
+            yield entry.subject, " ".join(str(error).split()), False
+        else:
+            if state is not None:
+                yield entry.subject, state, True
 
 
-def _outcome(fetch: Callable[[], str]) -> tuple[str, bool]:
-    try:
-        return fetch(), True
-    except (BenchError, OSError, RuntimeError, ValueError) as error:  # the hub raises errors of many kinds
-        return " ".join(str(error).split()), False
+def _fetch(entry: Required) -> str | None:
+    """Return where the weights are now; None if they were available locally, or none are needed."""
+    if entry.source in (INCEPTION, "lpips://"):
+        return _fetch_file(entry)
+    if "://" in entry.source and entry.manifest is not None:
+        return str(Needed(str(entry.manifest), entry.source).path())
+    if (path := local_path(entry.source)) is not None and not path.exists():
+        raise BenchError(f"{entry.source}: no such file or directory")
+    return None if is_random(entry) or is_at_hand(entry.source) else _fetch_repository(entry)
 
 
 def _fetch_repository(entry: Required) -> str:

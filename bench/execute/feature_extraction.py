@@ -18,7 +18,6 @@ from bench.generate.image_folders import MASKS, list_images
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, WORLD, DepthEstimator, Inputs, canny_edges, name_inputs
 from bench.mini import world
-from bench.parallel import map_images
 from bench.records.cell import Task
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def make_extractor(experiment: Experiment, prompts: Prompts, evaluator: Evaluato
         middle = images.reshape(len(images), frames, -1, *images.shape[2:])[:, frames // 2]
         texts = prompts.texts[start : start + len(images)]
         preferred = {score: model(middle, texts) for score, model in preference_models.items()}
-        features = images_to_features(evaluator, images, captions, start, frames, map_images)
+        features = images_to_features(evaluator, images, captions, start, frames)
         return {**features, **of_task.of(images, start), **preferred}
 
     return extract

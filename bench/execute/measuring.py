@@ -6,8 +6,10 @@ that is a call's own: the resident set of the process depends on which cells cam
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 
@@ -19,7 +21,7 @@ from bench.measure.latency import Stopwatch, measure_latency
 from bench.measure.memory import measure_memory
 from bench.measure.reference_workload import make_reference_workload
 from bench.records.cell import Cell
-from bench.records.record import Latency, Memory, Record
+from bench.records.record import Record
 
 
 class Samplers(Protocol):
@@ -40,14 +42,26 @@ def measured(record: Record, measure: Measure, prompts: int, samplers: Samplers,
     wants_latency, wants_memory = lacks_latency(record, measure), lacks_memory(record, measure)
     if not (wants_latency or wants_memory):
         return record
-    cell, rows = record.cell, range(min(measure.batch_size, prompts))
+    cell, rows, device = record.cell, range(min(measure.batch_size, prompts)), torch.device(record.cell.device)
     latency, memory = (donor.latency, donor.memory) if donor else (None, None)
     with alone_on(cell.device):
-        if wants_latency:
-            record = replace(record, latency=latency or _latency(samplers.sampler(cell), measure, rows))
-        if wants_memory:
-            record = replace(record, memory=memory or _memory(samplers, cell, rows))
-    return record
+        sampler = None
+        if wants_latency and latency is None:
+            sampler = samplers.sampler(cell)
+            call, stopwatch = partial(sampler.call, rows), Stopwatch.of(device)
+            workload = make_reference_workload(device, stopwatch)
+            parts = _parts_of(sampler.pipeline)
+            latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup, workload)
+            if device.type == "cuda":
+                latency = replace(latency, scheduler_syncs=count_waits(call, sampler.pipeline.scheduler))
+        if wants_memory and memory is None:
+            call = partial((sampler or samplers.sampler(cell)).call, rows)
+            memory = measure_memory(call, device, len(rows), excluded_bytes=samplers.excluded_bytes)
+    return replace(
+        record,
+        latency=latency if wants_latency else record.latency,
+        memory=memory if wants_memory else record.memory,
+    )
 
 
 def lacks_latency(record: Record, measure: Measure) -> bool:
@@ -60,23 +74,11 @@ def lacks_memory(record: Record, measure: Measure) -> bool:
     return measure.memory and record.memory is None and record.cell.device != "cpu"
 
 
-def _latency(sampler: Sampler, measure: Measure, rows: range) -> Latency:
-    pipeline = sampler.pipeline
-    encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
+def _parts_of(pipeline: Any) -> Mapping[str, Sequence[torch.nn.Module]]:
+    """The modules of a pipeline that are timed, by part."""
     parts = {
-        "text_encoder": [encoder for encoder in encoders if encoder is not None],
-        "denoiser": [part for part in (pipeline.unet, getattr(pipeline, "controlnet", None)) if part is not None],
+        "text_encoder": [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")],
+        "denoiser": [pipeline.unet, getattr(pipeline, "controlnet", None)],
         "vae": [pipeline.vae.encoder, pipeline.vae.decoder],
     }
-    stopwatch = Stopwatch.of(torch.device(sampler.cell.device))
-    call = lambda: sampler.call(rows)  # noqa: E731
-    workload = make_reference_workload(torch.device(sampler.cell.device), stopwatch)
-    latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup, workload)
-    waits = count_waits(call, pipeline.scheduler) if sampler.cell.device.startswith("cuda") else None
-    return replace(latency, scheduler_syncs=waits)
-
-
-def _memory(samplers: Samplers, cell: Cell, rows: range) -> Memory:
-    sampler = samplers.sampler(cell)
-    call = lambda: sampler.call(rows)  # noqa: E731
-    return measure_memory(call, torch.device(cell.device), len(rows), excluded_bytes=samplers.excluded_bytes)
+    return {part: [module for module in modules if module is not None] for part, modules in parts.items()}

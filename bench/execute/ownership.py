@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 from bench.checkpoints.preference_models import name_preference_models
@@ -192,7 +191,7 @@ def _check(store: Store, job: Job) -> None:
     known = _read(store) or _from_records(store)
     where = f"results={store.location}"
     if known is not None:
-        differences = list(_differences(known[0], _facts(job), partial(changed_pictures, store, job)))
+        differences = list(_differences(known[0], store, job))
         if (row := _other_prompts(known[1], job.run.prompts)) is not None:
             asked = job.experiment.prompts.source
             differences.append(f"the first {row} prompts of prompts.source={asked} are not those that it has")
@@ -314,9 +313,9 @@ def _plain(facts: Mapping[str, Any]) -> _Facts:
     }
 
 
-def _differences(there: _Facts, here: _Facts, changed: Callable[[str], str]) -> Iterator[str]:
-    """Each fact that both know and that is another, in words; `changed` tells what did in a set of pictures."""
-    for name, mine in here.items():
+def _differences(there: _Facts, store: Store, job: Job) -> Iterator[str]:
+    """Each fact of the directory that differs from the job's, in words, with the names of pictures that changed."""
+    for name, mine in _facts(job).items():
         theirs = there.get(name)
         if theirs is None or theirs["is"] == mine["is"]:
             continue
@@ -328,7 +327,7 @@ def _differences(there: _Facts, here: _Facts, changed: Callable[[str], str]) -> 
         elif "shown" not in mine:
             yield f"{name} is {_show(old)} there and {_show(new)} here"
         elif theirs["shown"] == mine["shown"]:
-            which = changed(name.partition(" ")[0])
+            which = changed_pictures(store, job, name.partition(" ")[0])
             yield f"{name} ({mine['shown']}) has other content than it had{which}"
         else:
             yield f"{name} is {theirs['shown']} there and {mine['shown']} here"

@@ -5,7 +5,7 @@ Features are stored per image, so that a new score, claim or reference needs no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -104,7 +104,7 @@ def encode_captions(
     evaluator: Evaluator, texts: Sequence[str], counterfactuals: Sequence[Counterfactuals] | None
 ) -> CaptionFeatures:
     """Encode captions, and their counterfactual captions where the ground truth is known; normalised to unit length."""
-    own, cut = _unit(evaluator.text_features(texts)), find_cut(evaluator.tokenize, texts)
+    own, cut = _unit(evaluator.text_features(texts)), find_cut(evaluator, texts)
     if counterfactuals is None:
         return CaptionFeatures(own, cut, None, None)
     everything = sorted(set(chain.from_iterable(captions for entry in counterfactuals for _, captions in entry)))
@@ -117,8 +117,9 @@ def encode_captions(
     return CaptionFeatures(own, cut, wrong, kinds)
 
 
-def find_cut(tokenize: Callable[..., torch.Tensor], texts: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which texts (n,) have more tokens than a tokenizer keeps; their last kept token is still the end token."""
+def find_cut(evaluator: Evaluator, texts: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which texts (n,) have more tokens than the evaluator keeps; their last kept token is the end token."""
+    tokenize: Any = evaluator.tokenize
     length = tokenize([""]).shape[1]
     long = tokenize(list(texts), context_length=8 * length)
     padding = tokenize([""], context_length=8 * length)[0, -1]
@@ -132,7 +133,6 @@ def images_to_features(
     captions: CaptionFeatures | None,
     start: int,
     frames: int = 1,
-    each: Callable[..., Iterable[Any]] = map,
 ) -> Mapping[str, _Array]:
     """Return features of images `start` … of a cell, one row per image; a video's `frames` are stacked vertically.
 
@@ -140,13 +140,13 @@ def images_to_features(
     for a video the mean over its frames, and `caption_cut`, whether the caption is too long, both only with captions;
     the measures of `complexity`; and where the ground truth is known, `attributes_named` and `attributes_right`: the
     number of attributes that the caption names, and of those for which the image is nearer to the caption than to every
-    caption with that one attribute changed. `each` is `map` or a threaded equivalent.
+    caption with that one attribute changed.
     """
     rows = range(start, start + len(images))
     stills = images.reshape(len(images) * frames, -1, *images.shape[2:])
     embeddings = evaluator.image_features(stills).reshape(len(images), frames, -1)
     middle = embeddings[:, frames // 2]
-    measured = complexity(stills, each)
+    measured = complexity(stills)
     of_pixels = {name: rows.reshape(len(images), frames).mean(axis=1) for name, rows in measured.items()}
     features: dict[str, _Array] = {"image": middle, **of_pixels}
     if captions is None:

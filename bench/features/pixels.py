@@ -5,12 +5,14 @@ Each is a model-free measure of complexity, the paper's word for detail; all of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bench.parallel import map_images
 
 _Pixels = NDArray[np.uint8]
 _Floats = NDArray[np.float64]
@@ -20,16 +22,16 @@ HIGH_FREQUENCY = 0.25
 """Cycles per pixel above which a frequency is high: half of the highest frequency."""
 HALVINGS = 2
 """The number of halvings of an image for the entropy of its gradients."""
-PIECE = 2**16
+MEASURED_PIXELS = 2**16
 """Pixels measured at once: several small images or one large image, so that all stays in a processor's cache."""
 
 
-def complexity(images: _Pixels, each: Callable[..., Iterable[Any]] = map) -> Mapping[str, _Floats]:
-    """Return all measures of images (n, h, w, 3), uint8, one row per image, by name; `each` is `map` or threaded."""
-    size = max(1, PIECE // (images.shape[1] * images.shape[2]))
-    pieces = [images[start : start + size] for start in range(0, len(images), size)]
+def complexity(images: _Pixels) -> Mapping[str, _Floats]:
+    """Return all measures of images (n, h, w, 3), uint8, one row per image, by name."""
+    size = max(1, MEASURED_PIXELS // (images.shape[1] * images.shape[2]))
+    groups = [images[start : start + size] for start in range(0, len(images), size)]
     measures = (sharpness, bits_per_pixel, high_frequency, gradient_entropy)
-    found = np.concatenate(list(each(lambda piece: [measure(piece) for measure in measures], pieces)), axis=1)
+    found = np.concatenate(list(map_images(lambda group: [measure(group) for measure in measures], groups)), axis=1)
     return {measure.__name__: rows for measure, rows in zip(measures, found, strict=True)}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,7 +77,7 @@ class SharedEvaluations:
             return self._forward(*inputs, **more)
         if call.done == 0:
             call.more, call.text = more, self._find_text(call.start, more)
-        elif not _equal(call.more, more, lambda ours, theirs: ours is theirs):
+        elif not _equal(call.more, more, same_objects=True):
             self._now.call = None  # for example a ControlNet, whose residuals are new each time
             return self._forward(*inputs, **more)
         place = (call.start, call.steps if call.done else 0, call.done)
@@ -122,17 +122,18 @@ class SharedEvaluations:
             self._kept.setdefault(place, []).append(_Evaluation(call.text, *kept, {call.name}))
 
 
-def _equal(ours: Any, theirs: Any, tensors: Callable[[Any, Any], bool] = same_bits) -> bool:
-    """Whether two arguments are equal: tensors bitwise, or by `tensors`; containers entry by entry."""
+def _equal(ours: Any, theirs: Any, same_objects: bool = False) -> bool:
+    """Whether two arguments are equal: tensors bitwise, or as objects; containers entry by entry."""
     if isinstance(ours, torch.Tensor) or isinstance(theirs, torch.Tensor):
         both = isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor)
-        return both and tensors(ours, theirs)
+        return ours is theirs if same_objects else both and same_bits(ours, theirs)
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         return ours.keys() == theirs.keys() and all(
-            _equal(value, theirs[name], tensors) for name, value in ours.items()
+            _equal(value, theirs[name], same_objects) for name, value in ours.items()
         )
     if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
-        return len(ours) == len(theirs) and all(_equal(a, b, tensors) for a, b in zip(ours, theirs, strict=True))
+        pairs = zip(ours, theirs, strict=False)
+        return len(ours) == len(theirs) and all(_equal(a, b, same_objects) for a, b in pairs)
     return bool(ours == theirs)
 
 

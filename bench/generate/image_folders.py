@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -22,12 +22,12 @@ MASKS = "masks"
 _OF_SYSTEMS = {"thumbs.db", "desktop.ini", "icon\r"}
 
 
-def check_readable(folder: Path, names: Sequence[str], read: Callable[[Path], object] = read_image) -> None:
+def check_readable(folder: Path, names: Sequence[str]) -> None:
     """Read all files, in threads; raises BenchError that lists those that cannot be decoded."""
 
     def attempt(name: str) -> str | None:
         try:
-            read(folder / name)
+            read_image(folder / name)
         except BenchError as error:
             return str(error)
         return None

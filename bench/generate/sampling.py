@@ -46,22 +46,19 @@ class CallCounter:
         self._thread, self._scheduler = threading.get_ident(), scheduler
         with _HOOKS:
             self._hook = denoiser.register_forward_pre_hook(self._count_call, with_kwargs=True)
-        scheduler.step = self._counted(scheduler.step)
+        step = scheduler.step
+
+        @functools.wraps(step)  # pipelines read its signature to decide whether it gets eta and generators
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.scheduler_steps += 1
+            return step(*args, **kwargs)
+
+        scheduler.step = counted
 
     def _count_call(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:
             self.denoiser_calls += 1
             self.denoiser_rows += len(args[0] if args else kwargs["sample"])
-
-    def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap `step` and keep its signature, by which pipelines decide whether it gets eta and generators."""
-
-        @functools.wraps(step)
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            self.scheduler_steps += 1
-            return step(*args, **kwargs)
-
-        return counted
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -154,12 +151,11 @@ class Sampler:
             while rows:
                 part, counted = rows[: self._size], counter.counts
                 try:
-                    with torch.inference_mode():
-                        text = self._embeddings.of(
-                            self.pipeline, [self.prompts[row] for row in part], self.cell.guidance_scale > 1
-                        )
-                    with self._shared(part.start, self.cell.steps):
-                        begun.append(self._call(part, text))
+                    given, prompts = self._given(part), [self.prompts[row] for row in part]
+                    with torch.inference_mode(), self._shared(part.start, self.cell.steps):
+                        text = self._embeddings.of(self.pipeline, prompts, self.cell.guidance_scale > 1)
+                        output = self.pipeline(**text, **given)
+                    begun.append(self._images_of(output, part))
                 except torch.OutOfMemoryError as error:
                     self._shrink(len(part), error)
                     counter.counts = counted  # the failed call is repeated
@@ -176,8 +172,11 @@ class Sampler:
         return wait
 
     def call(self, rows: Sequence[int]) -> PixelArray:
-        """Return the images of some prompts by one call of the pipeline, as a user would write it."""
-        return self._call(rows, {"prompt": [self.prompts[row] for row in rows]})()
+        """The images of some prompts by one call of the pipeline, as a user would write it."""
+        given = self._given(rows)
+        with torch.inference_mode():
+            output = self.pipeline(prompt=[self.prompts[row] for row in rows], **given)
+        return self._images_of(output, rows)()
 
     def _shrink(self, size: int, error: Exception) -> None:
         device = self.pipeline.device
@@ -191,13 +190,16 @@ class Sampler:
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _call(self, rows: Sequence[int], text: Mapping[str, Any]) -> Callable[[], PixelArray]:
+    def _given(self, rows: Sequence[int]) -> dict[str, Any]:
+        """All arguments of a call but what says the prompts."""
         generators = [image_generator(self.cell.seed, row) for row in rows]
         given = self.inputs.arguments(rows) if self.inputs else {}
         if "strength" not in given:  # else the pipeline noises its input, by the same generators
             given["latents"] = self.initial_latents(generators)
-        with torch.inference_mode():
-            output = self.pipeline(**text, **given, generator=generators, output_type="pt", **self.arguments())
+        return {**given, "generator": generators, "output_type": "pt", **self.arguments()}
+
+    def _images_of(self, output: Any, rows: Sequence[int]) -> Callable[[], PixelArray]:
+        """What waits for the images of a call; raises CellError for NaN or all-black ones."""
         if self.cell.task.kind == "animation":
             return quantise(torch.cat(output.frames.unbind(dim=1), dim=-2), rows)  # frames stacked vertically
         if self.cell.cost_only:

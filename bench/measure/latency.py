@@ -16,10 +16,8 @@ import torch
 
 from bench.records.record import Latency
 
-TURN_S = 0.2
-"""Minimum time of calls between two runs of the reference workload, seconds: the machine's speed changes within
-seconds.
-"""
+WORKLOAD_EVERY_S = 0.2
+"""Minimum time of calls between two runs of the reference workload; the machine's speed changes within seconds."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +55,20 @@ def measure_latency(
 
     Where no waiting is needed (a CPU), one set of calls gives both. Parts are seconds per call, summed over the
     module's uses within the call (0.0 for a module that is not used). The reference workload is timed before, after,
-    and in between whenever `TURN_S` have passed, but not after every call, since it evicts the caches of the next.
+    and in between whenever `WORKLOAD_EVERY_S` have passed, not after every call, since it evicts the caches of the next.
     """
     for _ in range(warmup):
         call()
     in_one = stopwatch.event is None
     whole, split = [], []
-    paces = _Paces(workload, stopwatch) if workload else None
+    if workload:
+        workload()  # discarded: caches are cold
+    paces = _Paces(workload(), stopwatch) if workload else None
     for _ in range(repeats):
         whole.append(_time_call(call, parts if in_one else {}, stopwatch))
         split.append(whole[-1] if in_one else _time_call(call, parts, stopwatch))
-        if paces:
-            paces.after_call(last=len(whole) == repeats)
+        if workload and paces and paces.is_due(last=len(whole) == repeats):
+            paces.note(workload())
     parts_s = {name: tuple(sample.parts_s.get(name, 0.0) for sample in split) for name in _PARTS}
     return Latency(
         batch_size=batch_size,
@@ -86,19 +86,20 @@ def measure_latency(
 class _Paces:
     """Times of the reference workload at each call: the mean of the runs before and after it."""
 
-    def __init__(self, workload: Callable[[], float], stopwatch: Stopwatch) -> None:
+    def __init__(self, before_s: float, stopwatch: Stopwatch) -> None:
         self.of_calls: list[float] = []
-        self._workload, self._stopwatch = workload, stopwatch
-        workload()  # discarded: caches are cold
-        self._before, self._since_s, self._calls = workload(), stopwatch.now_s(), 0
+        self._stopwatch = stopwatch
+        self._before_s, self._since_s, self._calls = before_s, stopwatch.now_s(), 0
 
-    def after_call(self, last: bool) -> None:
-        """Count a call; run the reference workload when it is due."""
+    def is_due(self, last: bool) -> bool:
+        """Count a call; return whether the reference workload is due."""
         self._calls += 1
-        if last or self._stopwatch.now_s() - self._since_s >= TURN_S:
-            after = self._workload()
-            self.of_calls += [(self._before + after) / 2] * self._calls
-            self._before, self._since_s, self._calls = after, self._stopwatch.now_s(), 0
+        return last or self._stopwatch.now_s() - self._since_s >= WORKLOAD_EVERY_S
+
+    def note(self, after_s: float) -> None:
+        """Note the time of the reference workload after the last call."""
+        self.of_calls += [(self._before_s + after_s) / 2] * self._calls
+        self._before_s, self._since_s, self._calls = after_s, self._stopwatch.now_s(), 0
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 GRACE_S = 20.0
 ORPHANED = 75
 """Exit code, the one of a worker that was asked to stop."""
 
 
-def end_with_parent(
-    stdin: int = 0, sleep: Callable[[float], object] = time.sleep, end: Callable[[int], object] = os._exit
-) -> threading.Thread:
+def end_with_parent(stdin: int = 0) -> threading.Thread:
     """Watch the file descriptor `stdin` in a thread; returns the thread."""
 
     def watch() -> None:
@@ -32,8 +29,8 @@ def end_with_parent(
             pass
         print("the process that started this one is gone; ending", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
-        sleep(GRACE_S)
-        end(ORPHANED)
+        time.sleep(GRACE_S)
+        os._exit(ORPHANED)
 
     thread = threading.Thread(target=watch, name="parent", daemon=True)
     thread.start()

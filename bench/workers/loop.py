@@ -8,6 +8,7 @@ workers know of one another through leases in the store alone, so that one may d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -102,6 +103,17 @@ class _CellProgress:
     cell: Cell
     state: State = State.NEW
     error: Exception | None = None
+
+
+@contextmanager
+def _failing(one: _CellProgress) -> Iterator[None]:
+    """What goes wrong within the block is the cell's failure, except for what concerns the store or the worker."""
+    try:
+        yield
+    except (Stopped, StoreError):
+        raise
+    except Exception as error:
+        one.error = error
 
 
 @dataclass
@@ -199,7 +211,7 @@ class Loop:
     def _take(self, one: _CellProgress) -> Chunk | None:
         """A chunk of a cell that no other worker holds; None where there is none, or one of its chunks failed."""
         cell = one.cell
-        try:
+        with _failing(one):
             if one.state is State.NEW:
                 one.state = State.OVER if self._is_over(cell) else State.OPEN
             while one.state is not State.OVER and not one.error and (rows := list(self.work.open_chunks(cell))):
@@ -214,10 +226,6 @@ class Loop:
                     one.state, self._idle = State.SAMPLED, False
                     return chunk
                 self.leases.release(chunk.lease, done=True)  # another worker was faster
-        except (Stopped, StoreError):
-            raise
-        except Exception as error:
-            one.error = error
         return None
 
     def _take_one(self, cell: Cell, chunks: list[range]) -> Chunk | None:
@@ -234,33 +242,27 @@ class Loop:
     def _end(self, one: _CellProgress) -> Record | None:
         """The record of a cell that ends here: all of it was sampled, or it failed."""
         self.context.check_stop()
+        cell, are_elsewhere = one.cell, one.state in (State.OVER, State.ELSEWHERE)
+        with _failing(one):
+            if one.error or are_elsewhere or self.work.open_chunks(cell) or self._is_over(cell):
+                lease = None
+            else:
+                lease = self.leases.take(f"cells/{cell.key}/lease-finish")
+            if lease is not None:
+                self._check_attempts(lease)
+                self._idle, done = False, False
+                try:
+                    self.context.entering("finishing", cell)
+                    record = None if self._is_over(cell) else self.work.finish(cell)
+                    done = True
+                finally:
+                    self.leases.release(lease, done)
+                return record
         error, one.error = one.error, None  # its traceback holds what was loaded, and would keep it
         if error is None:
-            try:
-                return self._finish(one)
-            except (Stopped, StoreError):
-                raise
-            except Exception as raised:
-                error = raised
+            return None
         self._idle = False
-        return self.work.fail(one.cell, error)
-
-    def _finish(self, one: _CellProgress) -> Record | None:
-        cell = one.cell
-        if one.state in (State.OVER, State.ELSEWHERE) or self.work.open_chunks(cell) or self._is_over(cell):
-            return None
-        lease = self.leases.take(f"cells/{cell.key}/lease-finish")
-        if lease is None:
-            return None
-        self._check_attempts(lease)
-        self._idle, done = False, False
-        try:
-            self.context.entering("finishing", cell)
-            record = None if self._is_over(cell) else self.work.finish(cell)
-            done = True
-        finally:
-            self.leases.release(lease, done)
-        return record
+        return self.work.fail(cell, error)
 
     def _check_attempts(self, lease: Lease) -> Lease:
         """The lease; raises CellError where too many workers died at it."""
