@@ -126,12 +126,17 @@ def make_cell_of(i: int) -> Any:
 
 def test_a_worker_that_is_asked_to_stop_releases_its_leases(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 3)
-    context = WorkerContext()
-    loop = here(store, launch, context=context)
-    finish = loop.work.finish
-    loop.work.finish = lambda cell: context.stop.set() or finish(cell)  # type: ignore[method-assign, func-returns-value]
+
+    class StoppedAtTheSecondImage(WorkerContext):
+        sampled = 0
+
+        def progress(self, images: int) -> None:
+            self.sampled += images
+            if self.sampled == 2:
+                self.stop.set()
+
     with pytest.raises(Stopped):
-        list(loop.run(cells_of(launch)))
+        list(here(store, launch, context=StoppedAtTheSecondImage()).run(cells_of(launch)))
     assert list(store.records()) == []
     assert len(list(here(store, launch, "next").run(cells_of(launch)))) == 3
     assert set(starts(tmp_path).values()) == {1}, "what was sampled is not sampled again"

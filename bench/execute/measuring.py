@@ -42,20 +42,19 @@ def measured(record: Record, measure: Measure, prompts: int, samplers: Samplers,
     wants_latency, wants_memory = lacks_latency(record, measure), lacks_memory(record, measure)
     if not (wants_latency or wants_memory):
         return record
-    cell, rows, device = record.cell, range(min(measure.batch_size, prompts)), torch.device(record.cell.device)
+    cell, rows = record.cell, range(min(measure.batch_size, prompts))
     latency, memory = (donor.latency, donor.memory) if donor else (None, None)
     with alone_on(cell.device):
-        sampler = None
-        if wants_latency and latency is None:
+        if (wants_latency and latency is None) or (wants_memory and memory is None):
             sampler = samplers.sampler(cell)
-            call, stopwatch = partial(sampler.call, rows), Stopwatch.of(device)
+            call, device = partial(sampler.call, rows), torch.device(sampler.cell.device)
+        if wants_latency and latency is None:
+            stopwatch, parts = Stopwatch.of(device), _parts_of(sampler.pipeline)
             workload = make_reference_workload(device, stopwatch)
-            parts = _parts_of(sampler.pipeline)
             latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup, workload)
             if device.type == "cuda":
                 latency = replace(latency, scheduler_syncs=count_waits(call, sampler.pipeline.scheduler))
         if wants_memory and memory is None:
-            call = partial((sampler or samplers.sampler(cell)).call, rows)
             memory = measure_memory(call, device, len(rows), excluded_bytes=samplers.excluded_bytes)
     return replace(
         record,
