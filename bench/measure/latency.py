@@ -55,7 +55,7 @@ def measure_latency(
 
     Where no waiting is needed (a CPU), one set of calls gives both. Parts are seconds per call, summed over the
     module's uses within the call (0.0 for a module that is not used). The reference workload is timed before, after,
-    and in between whenever `WORKLOAD_EVERY_S` have passed, not after every call, since it evicts the caches of the next.
+    and in between whenever `WORKLOAD_EVERY_S` have passed: it evicts the caches of the next call.
     """
     for _ in range(warmup):
         call()
