@@ -136,6 +136,7 @@ def test_the_results_page_lists_every_file_of_a_run(place: Path) -> None:
 
 def check(words: list[str], how: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program, *arguments = words
+    assert how in ("", "plan", "compose", "not run", "exit 0", "exit 1"), how
     if program == "tcd-bench":
         expected = int(how.removeprefix("exit ")) if how.startswith("exit") else 0
         arguments = [word.replace("s3://bucket", str(place / "bucket")) for word in arguments]
