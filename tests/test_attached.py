@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -53,13 +54,20 @@ def test_workers_end_when_their_driver_is_killed(store: Store, tmp_path: Path) -
 def test_a_child_that_does_not_end_by_itself_is_ended_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     did: list[object] = []
+    reads = threading.Semaphore(0)
+
+    def counted_read(descriptor: int, size: int) -> bytes:
+        reads.release()
+        return os.read(descriptor, size)
+
     instead = SimpleNamespace(
-        read=os.read, getpid=os.getpid, kill=lambda *what: did.append(what), _exit=did.append, sleep=did.append
+        read=counted_read, getpid=os.getpid, kill=lambda *what: did.append(what), _exit=did.append, sleep=did.append
     )
     monkeypatch.setattr(bench.workers.attached, "os", instead)
     monkeypatch.setattr(bench.workers.attached, "time", instead)
     thread = end_with_parent(read)
     os.write(write, b"what is written does not matter")
+    assert all(reads.acquire(timeout=600) for _ in range(2)), "it reads again after what was written"
     assert did == []
     os.close(write)
     thread.join(300)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -178,8 +179,10 @@ def test_a_wait_is_said_once_by_all_threads_and_names_the_process(
     for thread in threads:
         thread.start()
     said = ""
-    while "Waiting" not in said:
+    deadline = time.monotonic() + 600  # against hanging for ever
+    while "Waiting" not in said and time.monotonic() < deadline:
         said += capfd.readouterr().err
+        time.sleep(0.01)
     assert got == []
     holder.communicate()
     for thread in threads:
