@@ -30,7 +30,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 FILE = re.compile(r"# (\S+\.(?:yaml|py))\n")
-OTHER_PROGRAMS = {"export", "git", "cd", "pytest"}
+OTHER_PROGRAMS = {"export", "git", "cd", "pytest", "python"}
 SMALL = ["prompts.count=16", "reference.count=64"]
 
 
