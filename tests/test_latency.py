@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from bench.measure.latency import Stopwatch, measure_latency
-from bench.measure.reference_workload import make_reference_workload
+from bench.measure.latency import measure_latency
+from bench.measure.reference_workload import ReferenceWorkload
+from bench.measure.stopwatch import Stopwatch
 from bench.records.record import Latency
 
 
@@ -98,12 +100,12 @@ def three_parts(processor: FakeProcessor) -> dict[str, Part]:
     return {"text_encoder": Part(processor, 0.125), "denoiser": Part(processor, 0.5), "vae": Part(processor, 2.0)}
 
 
-def test_a_yardstick_is_timed_on_the_clock_that_latencies_are_timed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_workload_is_timed_on_the_clock_of_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
     device = FakeDevice()
     monkeypatch.setattr(torch, "mm", lambda *_: device.work(0.5))
     state = torch.random.get_rng_state()
-    workload = make_reference_workload(torch.device("cpu"), device.stopwatch())
-    assert workload() == workload() == 0.5
+    workload = ReferenceWorkload(torch.device("cpu"), device.stopwatch())
+    assert workload.time_s() == workload.time_s() == 0.5
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -123,7 +125,7 @@ def test_the_machines_pace_is_timed_in_turn_with_calls_and_each_has_that_of_abou
         processor.work(seconds)
         return seconds
 
-    latency = measure(call, {}, processor.stopwatch(), 1, 6, 1, workload)
+    latency = measure(call, {}, processor.stopwatch(), 1, 6, 1, SimpleNamespace(time_s=workload))
     assert latency.call_s == (call_s,) * 6
     whole, rest = divmod(6, calls)
     turns = [calls] * whole + [rest] * (rest > 0)

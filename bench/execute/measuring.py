@@ -16,10 +16,11 @@ import torch
 from bench.execute.device_lock import alone_on
 from bench.experiment.config import Measure
 from bench.generate.sampling import Sampler
-from bench.measure.host_syncs import count_waits
-from bench.measure.latency import Stopwatch, measure_latency
+from bench.measure.host_syncs import HostSyncs
+from bench.measure.latency import measure_latency
 from bench.measure.memory import measure_memory
-from bench.measure.reference_workload import make_reference_workload
+from bench.measure.reference_workload import ReferenceWorkload
+from bench.measure.stopwatch import Stopwatch
 from bench.records.cell import Cell
 from bench.records.record import Record
 
@@ -50,10 +51,12 @@ def measured(record: Record, measure: Measure, prompts: int, samplers: Samplers,
             call, device = partial(sampler.call, rows), torch.device(sampler.cell.device)
         if wants_latency and latency is None:
             stopwatch, parts = Stopwatch.of(device), _parts_of(sampler.pipeline)
-            workload = make_reference_workload(device, stopwatch)
+            workload = ReferenceWorkload(device, stopwatch)
             latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup, workload)
             if device.type == "cuda":
-                latency = replace(latency, scheduler_syncs=count_waits(call, sampler.pipeline.scheduler))
+                with HostSyncs(sampler.pipeline.scheduler) as syncs:
+                    call()
+                latency = replace(latency, scheduler_syncs=syncs.count)
         if wants_memory and memory is None:
             memory = measure_memory(call, device, len(rows), excluded_bytes=samplers.excluded_bytes)
     return replace(

@@ -42,7 +42,7 @@ def _make_ready(
     from bench.generate.pipelines import load_pipeline
     from bench.generate.sampling import Sampler
     from bench.measure.environment import library_versions
-    from bench.measure.latency import Stopwatch
+    from bench.measure.stopwatch import Stopwatch
 
     if threads:
         torch.set_num_threads(threads)

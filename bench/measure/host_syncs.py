@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,27 +16,32 @@ WORDS = "synchronizing CUDA operation"
 """The text of PyTorch's warning for an operation that waits."""
 
 
-def count_waits(call: Callable[[], object], scheduler: Any) -> int:
-    """Return how many operations in `scheduler.step` wait for the device in one `call` (PyTorch's sync debug mode)."""
-    waits = 0
-    step = scheduler.step
+class HostSyncs:
+    """Counts, while the context is open, the operations in `scheduler.step` that wait for the device.
 
-    @functools.wraps(step)  # pipelines read the signature
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        nonlocal waits
-        before = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                return step(*args, **kwargs)
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
-                waits += sum(WORDS in str(warning.message) for warning in heard)
+    They are those of which PyTorch's sync debug mode warns.
+    """
 
-    scheduler.step = watched
-    try:
-        call()
-    finally:
-        del scheduler.step  # uncovers the class's method
-    return waits
+    def __init__(self, scheduler: Any) -> None:
+        self.count, self._scheduler = 0, scheduler
+
+    def __enter__(self) -> HostSyncs:
+        step = self._scheduler.step
+
+        @functools.wraps(step)  # pipelines read the signature
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            before = torch.cuda.get_sync_debug_mode()
+            with warnings.catch_warnings(record=True) as heard:
+                warnings.simplefilter("always")
+                torch.cuda.set_sync_debug_mode("warn")
+                try:
+                    return step(*args, **kwargs)
+                finally:
+                    torch.cuda.set_sync_debug_mode(before)
+                    self.count += sum(WORDS in str(warning.message) for warning in heard)
+
+        self._scheduler.step = watched
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        del self._scheduler.step  # uncovers the class's method

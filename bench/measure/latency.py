@@ -6,40 +6,18 @@ in separate calls, alternating with the others, because a hook that waits for th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from bench.measure.reference_workload import ReferenceWorkload
+from bench.measure.stopwatch import Stopwatch
 from bench.records.record import Latency
 
 WORKLOAD_EVERY_S = 0.2
 """Minimum time of calls between two runs of the reference workload; the machine's speed changes within seconds."""
-
-
-@dataclass(frozen=True)
-class Stopwatch:
-    """A host clock, a function that waits for the device, and device events where the device has them."""
-
-    now_s: Callable[[], float]
-    synchronise: Callable[[], None]
-    event: Callable[[], Any] | None
-    name: str
-
-    @classmethod
-    def of(cls, device: torch.device) -> Stopwatch:
-        """Return the stopwatch of a device: CUDA events and the host clock on a GPU, the host clock alone elsewhere."""
-        if device.type == "cuda":
-            return cls(
-                time.perf_counter,
-                lambda: torch.cuda.synchronize(device),
-                lambda: torch.cuda.Event(enable_timing=True),  # type: ignore[no-untyped-call]
-                "perf_counter and CUDA events",
-            )
-        return cls(time.perf_counter, lambda: None, None, "perf_counter")
 
 
 def measure_latency(
@@ -49,7 +27,7 @@ def measure_latency(
     batch_size: int,
     repeats: int,
     warmup: int,
-    workload: Callable[[], float] | None = None,
+    workload: ReferenceWorkload | None = None,
 ) -> Latency:
     """Time `call` `repeats` times, whole and in parts; `parts` maps names of `_PARTS` to modules.
 
@@ -61,14 +39,12 @@ def measure_latency(
         call()
     in_one = stopwatch.event is None
     whole, split = [], []
-    if workload:
-        workload()  # discarded: caches are cold
-    paces = _Paces(workload(), stopwatch) if workload else None
+    paces = _Paces(workload, stopwatch) if workload else None
     for _ in range(repeats):
         whole.append(_time_call(call, parts if in_one else {}, stopwatch))
         split.append(whole[-1] if in_one else _time_call(call, parts, stopwatch))
-        if workload and paces and paces.is_due(last=len(whole) == repeats):
-            paces.note(workload())
+        if paces:
+            paces.after_call(last=len(whole) == repeats)
     parts_s = {name: tuple(sample.parts_s.get(name, 0.0) for sample in split) for name in _PARTS}
     return Latency(
         batch_size=batch_size,
@@ -86,20 +62,19 @@ def measure_latency(
 class _Paces:
     """Times of the reference workload at each call: the mean of the runs before and after it."""
 
-    def __init__(self, before_s: float, stopwatch: Stopwatch) -> None:
+    def __init__(self, workload: ReferenceWorkload, stopwatch: Stopwatch) -> None:
         self.of_calls: list[float] = []
-        self._stopwatch = stopwatch
-        self._before_s, self._since_s, self._calls = before_s, stopwatch.now_s(), 0
+        self._workload, self._stopwatch = workload, stopwatch
+        workload.time_s()  # discarded: caches are cold
+        self._before_s, self._since_s, self._calls = workload.time_s(), stopwatch.now_s(), 0
 
-    def is_due(self, last: bool) -> bool:
-        """Count a call; return whether the reference workload is due."""
+    def after_call(self, last: bool) -> None:
+        """Count a call; run the reference workload when it is due."""
         self._calls += 1
-        return last or self._stopwatch.now_s() - self._since_s >= WORKLOAD_EVERY_S
-
-    def note(self, after_s: float) -> None:
-        """Note the time of the reference workload after the last call."""
-        self.of_calls += [(self._before_s + after_s) / 2] * self._calls
-        self._before_s, self._since_s, self._calls = after_s, self._stopwatch.now_s(), 0
+        if last or self._stopwatch.now_s() - self._since_s >= WORKLOAD_EVERY_S:
+            after_s = self._workload.time_s()
+            self.of_calls += [(self._before_s + after_s) / 2] * self._calls
+            self._before_s, self._since_s, self._calls = after_s, self._stopwatch.now_s(), 0
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ product does, so it uses the same kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from bench.measure.latency import Stopwatch
+from bench.measure.stopwatch import Stopwatch
 
 EVALUATIONS = 2
 """Evaluations of the network per run; the first starts with cold caches."""
@@ -21,26 +19,28 @@ PRODUCT = 4096
 """Width of the matrices that a GPU multiplies in addition: the network alone would measure the speed of its host."""
 
 
-def make_reference_workload(device: torch.device, stopwatch: Stopwatch) -> Callable[[], float]:
-    """Return a function that does the work once and returns its time in seconds; global random state is unchanged."""
-    with torch.random.fork_rng(devices=[]):
-        network = _network().to(device).eval()
-    image = torch.zeros(1, 32, 16, 16, device=device)
-    width = PRODUCT if device.type == "cuda" else 1
-    matrix = torch.full((width, width), 1 / width, device=device)
+class ReferenceWorkload:
+    """Does the work on a device and times it; global random state is unchanged."""
 
-    def measure() -> float:
+    def __init__(self, device: torch.device, stopwatch: Stopwatch) -> None:
+        with torch.random.fork_rng(devices=[]):
+            self._network = _network().to(device).eval()
+        self._image = torch.zeros(1, 32, 16, 16, device=device)
+        width = PRODUCT if device.type == "cuda" else 1
+        self._matrix, self._stopwatch = torch.full((width, width), 1 / width, device=device), stopwatch
+
+    def time_s(self) -> float:
+        """Do the work once and return its time in seconds."""
+        stopwatch = self._stopwatch
         with torch.inference_mode():
             stopwatch.synchronise()
             begun = stopwatch.now_s()
-            torch.mm(matrix, matrix)
+            torch.mm(self._matrix, self._matrix)
             stopwatch.synchronise()  # else the device's work hides the host's time
             for _ in range(EVALUATIONS):
-                network(image)
+                self._network(self._image)
             stopwatch.synchronise()
             return stopwatch.now_s() - begun
-
-    return measure
 
 
 def _network() -> nn.Module:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import TCDScheduler
 
-from bench.measure.host_syncs import count_waits
+from bench.measure.host_syncs import HostSyncs
 
 WARNING = "called a synchronizing CUDA operation (Triggered internally at somewhere.cpp:1.)"
 
@@ -54,13 +54,12 @@ class Scheduler:
 def test_waits_inside_steps_are_counted_and_those_outside_are_not(mode: Mode) -> None:
     scheduler, seen = Scheduler(mode), []
 
-    def call() -> None:
+    with HostSyncs(scheduler) as syncs:
         for i in range(3):
             mode.wait()
             seen.append(scheduler.step(i))
             assert "eta" in inspect.signature(scheduler.step).parameters
-
-    assert count_waits(call, scheduler) == 6
+    assert syncs.count == 6
     assert seen == [1, 2, 3]
     assert mode.now == 0
     assert "step" not in vars(scheduler)
@@ -68,8 +67,8 @@ def test_waits_inside_steps_are_counted_and_those_outside_are_not(mode: Mode) ->
 
 def test_after_a_step_that_fails_all_is_as_it_was(mode: Mode) -> None:
     scheduler = Scheduler(mode, fails=True)
-    with pytest.raises(ValueError, match="broken"):
-        count_waits(lambda: scheduler.step(1), scheduler)
+    with pytest.raises(ValueError, match="broken"), HostSyncs(scheduler):
+        scheduler.step(1)
     assert mode.now == 0
     assert "step" not in vars(scheduler)
 
@@ -84,8 +83,15 @@ def test_a_step_that_reads_a_value_from_the_device_waits() -> None:
             return value.sum().item()
 
     reading = Reading()
-    assert count_waits(lambda: [value.sum().item(), reading.step(), reading.step()], reading) == 2
+    with HostSyncs(reading) as syncs:
+        value.sum().item()
+        reading.step()
+        reading.step()
+    assert syncs.count == 2
     real = TCDScheduler()
     real.set_timesteps(4, device="cuda")
     sample = torch.zeros(1, 4, 8, 8, device="cuda")
-    assert count_waits(lambda: [real.step(sample, t, sample) for t in real.timesteps], real) > 0
+    with HostSyncs(real) as syncs:
+        for t in real.timesteps:
+            real.step(sample, t, sample)
+    assert syncs.count > 0
