@@ -155,6 +155,20 @@ def test_files_are_short_enough_to_read(name: str) -> None:
     assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= 450
 
 
+def callbacks_of(name: str) -> Iterator[str]:
+    """Every parameter of a function or method that is annotated as a Callable."""
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = node.args
+            for one in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg):
+                if one is not None and one.annotation is not None and "Callable" in ast.unparse(one.annotation):
+                    yield f"{name}.{node.name}({one.arg})"
+
+
+def test_few_functions_take_callbacks() -> None:
+    assert len([callback for name in FILES for callback in callbacks_of(name)]) <= 25
+
+
 def test_no_file_is_called_utils() -> None:
     assert [name for name in FILES if name.rpartition(".")[2] in ("utils", "util", "helpers", "common")] == []
 

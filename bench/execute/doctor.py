@@ -6,7 +6,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,12 +29,12 @@ from bench.records.errors import BenchError
 GIB = 2**30
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Finding:
-    """One line of the examination; `fine` is False for what stands in the experiment's way."""
+    """One line of the examination; `fine` is False for what prevents the experiment."""
 
     subject: str
-    state: str
+    state: str = ""
     fine: bool = True
 
     def __str__(self) -> str:
@@ -74,7 +75,9 @@ def _libraries() -> Iterator[_Finding]:
 
 
 def _needs(experiment: Experiment) -> Iterator[_Finding]:
-    yield _checked("device", lambda: resolve_device(experiment.device))
+    with _checking("device") as found:
+        found.state = resolve_device(experiment.device)
+    yield found
     models = {name: resolve_source(name, model, experiment.weights) for name, model in experiment.models.items()}
     experiment = replace(experiment, models=models)
     if experiment.weights == "random":
@@ -82,42 +85,50 @@ def _needs(experiment: Experiment) -> Iterator[_Finding]:
     fine = True
     for entry in required(experiment):
         if not is_random(entry):
-            finding = _checked(entry.subject, lambda entry=entry: _state(entry))  # type: ignore[misc]
-            fine = fine and finding.fine
-            yield finding
-    yield _checked("settings", lambda: _settings(experiment))
-    yield _checked("reference images", lambda: _reference(experiment))
+            with _checking(entry.subject) as found:
+                found.state = _state(entry)
+            fine = fine and found.fine
+            yield found
+    with _checking("settings") as found:
+        settle_models(experiment, survey_checkpoints(experiment))
+        found.state = "fit the weights"
+    yield found
+    with _checking("reference images") as found:  # decodes all of them
+        reference = experiment.reference
+        is_needed = find_real_images(experiment) is not None
+        found.state = f"{reference.count} of {reference.source}" if is_needed else "none are needed"
+    yield found
     if fine and hasattr(experiment.task, "inputs"):
-        yield _checked(
-            "task inputs", lambda: _inputs(settle_models(experiment, survey_checkpoints(experiment)).experiment)
-        )
+        with _checking("task inputs") as found:
+            found.state = _inputs(settle_models(experiment, survey_checkpoints(experiment)).experiment)
+        yield found
     if fine:
-        yield _checked("prompts and plan", lambda: f"{len(prepare(experiment).plan.cells)} cells")
+        with _checking("prompts and plan") as found:
+            found.state = f"{len(prepare(experiment).plan.cells)} cells"
+        yield found
     yield _disk(Path(experiment.results))
 
 
-def _reference(experiment: Experiment) -> str:
-    """Which real images there are, all of which were decoded."""
-    if find_real_images(experiment) is None:
-        return "none are needed"
-    return f"{experiment.reference.count} of {experiment.reference.source}"
+@contextmanager
+def _checking(subject: str) -> Iterator[_Finding]:
+    """Yield a finding to be completed; what is refused within the block makes it one that is not fine."""
+    finding = _Finding(subject)
+    try:
+        yield finding
+    except BenchError as error:
+        finding.state, finding.fine = str(error), False
 
 
 def _inputs(experiment: Experiment) -> str:
-    """Which input images there are, all of which were decoded."""
+    """Decode all input images; returns how many there are, and where."""
     task, rows = experiment.task, prompts_of(experiment, experiment.prompts.count).rows
     inputs = make_inputs(experiment, Task(task.kind, asdict(task)), "cpu", rows)
     name_inputs(inputs, None)
     return f"{inputs.count} of {inputs.source}"
 
 
-def _settings(experiment: Experiment) -> str:
-    settle_models(experiment, survey_checkpoints(experiment))
-    return "fit the weights"
-
-
 def _state(entry: Required) -> str:
-    """Where the weights lie, how large they are, and what they are named by."""
+    """Return where the weights are, their size, and what names them."""
     try:
         found: Found = inspect(entry)
     except NotFetchedError as error:
@@ -129,15 +140,8 @@ def _state(entry: Required) -> str:
     return f"{entry.source}, {found.size / 2**20:.1f} MiB, {found.identity}"
 
 
-def _checked(subject: str, look: Callable[[], str]) -> _Finding:
-    try:
-        return _Finding(subject, look())
-    except BenchError as error:
-        return _Finding(subject, str(error), fine=False)
-
-
 def _disk(results: Path) -> _Finding:
-    place = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
-    if not os.access(place, os.W_OK):
-        return _Finding("results", f"{place} cannot be written; choose another with results=…", fine=False)
-    return _Finding("results", f"{results}, {shutil.disk_usage(place).free / GIB:.1f} GiB free")
+    folder = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
+    if not os.access(folder, os.W_OK):
+        return _Finding("results", f"{folder} cannot be written; choose another with results=…", fine=False)
+    return _Finding("results", f"{results}, {shutil.disk_usage(folder).free / GIB:.1f} GiB free")
