@@ -222,7 +222,7 @@ def test_a_run_says_before_it_samples_which_claims_cannot_be_supported(
     ]
     assert main(["run", *overrides("method=[tcd]")]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "1 of 1 claims compare what is not run: tcd_few_steps (object.method=dpmpp_2s: the grid has tcd)",
+        "1 of 1 claims compare cells not in the grid: tcd_few_steps (object.method=dpmpp_2s: the grid has tcd)",
         "error: before it samples",
     ]
 

@@ -141,7 +141,7 @@ def test_more_steps_than_the_adapter_was_distilled_on_are_left_out_with_their_re
     assert [cell.steps for cell in found.cells] == [17, 50]
     assert [entry.label for entry in found.left_out] == ["mini tcd 51 steps eta 0.3", "mini tcd 60 steps eta 0.3"]
     assert found.left_out[1].reason == (
-        "60 steps do not fit the 50-step grid that the adapter was distilled on; take at most 50"
+        "60 steps do not fit the 50-step grid that the adapter was distilled on; give at most 50"
     )
 
 

@@ -340,7 +340,7 @@ def test_a_run_until_decided_ends_when_all_claims_are(
 
 def test_until_decided_needs_a_claim(overrides: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *overrides("until=decided", "claim=[]")]) == 2
-    assert "no claim to decide" in capsys.readouterr().err
+    assert "without a claim to decide" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -114,11 +114,11 @@ SLIPS = {
     "a zero byte": (("results=a\0b",), "no file can have such a name"),
     "too many prompts": (("prompts.count=2e7",), "prompts.count=20000000.0 was given; input should be less than"),
     "a seed too large": (("seed=99999999999999999999",), "seed=99999999999999999999 was given"),
-    "a method twice": (("method=[tcd,tcd]",), "tcd is there twice"),
-    "steps twice": (("methods.tcd.steps=[2,2]",), "2 is there twice"),
-    "eta twice": (("methods.tcd.eta=[0.3,.30]",), "0.3 is there twice"),
-    "two equal labels": (("methods.tcd.label=DPM-Solver++(2S)",), "give each a label of its own"),
-    "a label that vanishes": (("methods.tcd.label=_x",), "methods.tcd.label=_x was given; plots leave out"),
+    "a method twice": (("method=[tcd,tcd]",), "tcd occurs twice"),
+    "steps twice": (("methods.tcd.steps=[2,2]",), "2 occurs twice"),
+    "eta twice": (("methods.tcd.eta=[0.3,.30]",), "0.3 occurs twice"),
+    "two equal labels": (("methods.tcd.label=DPM-Solver++(2S)",), "give each its own"),
+    "a label that vanishes": (("methods.tcd.label=_x",), "methods.tcd.label=_x was given; plots omit"),
     "a size": (("models.mini.height=60",), "models.mini.height=60 was given"),
     "a claim's method": (("method=[ddim]", "claim=[tcd_few_steps]"), "subject.method=tcd: the grid has ddim"),
     "a claim's steps": (("claim=[tcd_8_steps]",), "subject.steps=[8]: tcd runs [2, 4]"),
@@ -137,10 +137,10 @@ SLIPS = {
     "half a reference": (("name=${a${b}}",), "name: "),
     "an unknown file": (("claim=[tcd_fw_steps]",), "did you mean tcd_few_steps?"),
     "an unknown reference": (("results=${nam}",), "${nam} was given, but there is no setting nam"),
-    "no variable": (("results=${oc.env:TCD_BENCH_NO_SUCH}",), "there is no environment variable TCD_BENCH_NO_SUCH"),
-    "hydra's settings": (("hydra.run.dir=/x",), "Hydra's own settings are not read"),
-    "hydra's groups": (("hydra/launcher=basic",), "Hydra's own settings are not read"),
-    "a search path": (("hydra.searchpath=[file:///x]",), "Hydra's own settings are not read"),
+    "no variable": (("results=${oc.env:TCD_BENCH_NO_SUCH}",), "the environment variable TCD_BENCH_NO_SUCH is not set"),
+    "hydra's settings": (("hydra.run.dir=/x",), "tcd-bench does not read Hydra's own settings"),
+    "hydra's groups": (("hydra/launcher=basic",), "tcd-bench does not read Hydra's own settings"),
+    "a search path": (("hydra.searchpath=[file:///x]",), "tcd-bench does not read Hydra's own settings"),
     "a package": (("model@models.x=mini",), "there is no such setting"),
     "dashes": (("--results=x",), "settings are written without dashes, as results=x"),
     "a bare word": (("smoke",), "smoke was given; tcd-bench plan takes settings, as name=value"),
@@ -219,7 +219,7 @@ def test_claims_that_came_with_an_experiment_yield_to_another_grid(capsys: pytes
     experiment = check_experiment(settings)
     said = capsys.readouterr().err
     assert [*experiment.claims] == []
-    assert said.startswith("11 of 11 claims compare what is not run: ")
+    assert said.startswith("11 of 11 claims compare cells not in the grid: ")
     assert "tcd_few_steps (object.method=dpmpp_2s: the grid has tcd, ddim)" in said
 
 
@@ -258,7 +258,7 @@ FILES = {
     "given twice": ("method/x.yaml", "steps: [2]\nsteps: [4]\n", "line 2, column 1: steps is given twice"),
     "a list": ("method/x.yaml", "- a\n", "settings were expected"),
     "Latin-1": ("method/x.yaml", b"label: caf\xe9\n", "cannot be read as UTF-8"),
-    "a tag": ("method/x.yaml", "label: !!python/object/apply:os.system [x]\n", "is a tag, and none is read here"),
+    "a tag": ("method/x.yaml", "label: !!python/object/apply:os.system [x]\n", "is a tag, and tags are not supported"),
     "an experiment": (
         "experiment/x.yaml",
         "name: x\npromts: {count: 3}\n",

@@ -1,1 +1,1 @@
-"""From a configuration to a plan of cells."""
+"""The experiment: from a configuration to a plan of cells."""

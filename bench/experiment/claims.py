@@ -1,4 +1,4 @@
-"""Claims as YAML: which cells are compared, by which scores, and what is expected."""
+"""Claims as YAML: the compared cells, the scores, and the expectation."""
 
 from __future__ import annotations
 

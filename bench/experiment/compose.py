@@ -1,6 +1,6 @@
-"""Hydra's edge: command-line overrides over conf/ → plain settings. Nothing behind it knows Hydra or OmegaConf.
+"""Hydra's edge: command-line overrides over conf/ → plain settings. No other module uses Hydra or OmegaConf.
 
-Hydra chooses and merges files; what they and the command line hold is read by the typed schema.
+Hydra chooses and merges files; the contents of files and the command line are read by the typed schema.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from bench.records.errors import BenchError
 _Settings = dict[str, Any]
 
 CHOSEN = "<file>"
-"""Marks, while files are merged, what a chosen file of a group brought."""
+"""Marks, while files are merged, the settings from a chosen file of a group."""
 MISSING_VALUE = "???"
 _HELP = """\
 {summary}
@@ -55,7 +55,7 @@ in most shells. {flags}
 
 
 def schema_of(config_name: str) -> type[Any]:
-    """The typed settings that a file of conf/ holds: config, conform, gate or score."""
+    """Return the typed settings of a file of conf/: config, conform, gate or score."""
     if config_name == "gate":
         from bench.experiment.gate import GateChoice
 
@@ -74,7 +74,7 @@ def schema_of(config_name: str) -> type[Any]:
 
 
 def groups_of(config_name: str) -> dict[str, list[str]]:
-    """The groups of files that a verb chooses from, with their names."""
+    """Return the groups of files that a verb chooses from, with their names."""
     own = {"config": GROUPS.keys() - {"scheduler"}, "conform": {"scheduler"}}.get(config_name, set())
     return {group: names for group, names in config_groups().items() if group in own}
 
@@ -88,13 +88,13 @@ class ConfFiles(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """How its paths begin."""
+        """The scheme of its paths."""
         return "tcd-bench"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """A file's settings, checked by the schema, with where they belong."""
+        """Return a file's settings, checked by the schema, with their package."""
         path = find_file(self.directory, config_path)
-        if path is None:  # Hydra asks `is_config` first
+        if path is None:  # Hydra calls `is_config` first
             raise BenchError(f"{config_path} is not a file of {self.directory}")
         group = config_path.partition("/")[0] if "/" in config_path else ""
         schema = schema_of("conform" if group == "scheduler" else "config" if group else config_path)
@@ -107,24 +107,24 @@ class ConfFiles(ConfigSource):
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, {"package": package})
 
     def is_group(self, config_path: str) -> bool:
-        """Whether there is a folder of files to choose from."""
+        """Whether a folder of files exists."""
         return config_path.partition("/")[0] in ("", *GROUPS) and (self.directory / config_path).is_dir()
 
     def is_config(self, config_path: str) -> bool:
-        """Whether there is a file; the user's directory has none that holds all settings of a verb."""
+        """Whether a file exists; the user's directory has no file with all settings of a verb."""
         return find_file(self.directory, config_path) is not None
 
     def available(self) -> bool:
-        """Whether the directory is there."""
+        """Whether the directory exists."""
         return self.directory.is_dir()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """The files of a group."""
+        """Return the files of a group."""
         return config_groups().get(config_path, []) if results_filter != ObjectType.GROUP else []
 
 
 class ConfDirectories(SearchPathPlugin):
-    """Tells Hydra of `conf_directories`."""
+    """Registers `conf_directories` with Hydra."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append them in order."""
@@ -135,9 +135,9 @@ class ConfDirectories(SearchPathPlugin):
 def run_application(
     verb: str, summary: str, arguments: Sequence[str], task: Callable[[_Settings], int], config_name: str = "config"
 ) -> int:
-    """Run `task` with the settings that the arguments of a verb describe; with -m once for each of several values.
+    """Run `task` with the settings of a verb's arguments; with -m once for each of several values.
 
-    Returns the largest exit code of the jobs. Raises BenchError for whatever is refused, before any job runs.
+    Returns the largest exit code of the jobs. Raises BenchError for refused settings, before any job runs.
     """
     asked = read_arguments(verb, arguments)
     if asked.help:
@@ -157,7 +157,7 @@ def run_application(
         try:
             codes.append(task(settings))
             outcomes.append("done" if codes[-1] == 0 else f"exit code {codes[-1]}")
-        except BenchError as error:  # the other jobs run
+        except BenchError as error:  # the remaining jobs still run
             refusals.append(error)
             outcomes.append("refused")
     if len(outcomes) > 1:
@@ -168,12 +168,12 @@ def run_application(
 
 
 def compose_settings(overrides: Sequence[str], config_name: str = "config") -> _Settings:
-    """The settings that overrides describe, for use from Python; raises BenchError for what is refused."""
+    """Return the settings of overrides, for use from Python; raises BenchError for refused ones."""
     return _compose(read_arguments("plan", overrides).overrides, config_name, whole=True)
 
 
 def _compose(overrides: Sequence[Override], config_name: str, *, whole: bool) -> _Settings:
-    """Choose files, merge them, set values; `whole` refuses settings that have no value yet."""
+    """Choose files, merge them, set values; `whole` refuses settings without a value."""
     schema, groups = (schema_of(config_name),), groups_of(config_name)
     choices = [override for override in overrides if override.name in groups]
     settings = _merge_files(config_name, list(chosen(choices, groups)), groups)
@@ -210,12 +210,12 @@ def _can_be_read(text: str) -> bool:
 
 
 def _merge_files(config_name: str, choices: list[str], groups: Mapping[str, Sequence[str]]) -> _Settings:
-    """What Hydra makes of the files that are chosen, references not resolved."""
+    """Return Hydra's merge of the chosen files, references not resolved."""
     for plugin in (ConfDirectories, ConfFiles):
         if plugin not in Plugins.instance().discover(plugin.__bases__[0]):
             Plugins.instance().register(plugin)
     running = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()  # Hydra runs once at a time; somebody else's may be at work
+    GlobalHydra.instance().clear()  # Hydra has one global instance, which another program may use
     try:
         with hydra.initialize(version_base="1.3", config_path=None):
             merged: _Settings = OmegaConf.to_container(hydra.compose(config_name, choices))  # type: ignore[assignment]
@@ -227,7 +227,7 @@ def _merge_files(config_name: str, choices: list[str], groups: Mapping[str, Sequ
 
 
 def _forget_unchosen(settings: _Settings, schema: Types, groups: Mapping[str, Sequence[str]]) -> None:
-    """Remove what an experiment sets for a file of a group that was not chosen: it lacks what that file would bring."""
+    """Remove settings of an experiment for a file of a group that was not chosen: they would be incomplete."""
     for plural, group in PLURALS.items():
         for name, entry in list(settings.get(plural, {}).items()):
             if not isinstance(entry, dict) or entry.pop(CHOSEN, False) or name not in groups.get(group, ()):
@@ -237,14 +237,14 @@ def _forget_unchosen(settings: _Settings, schema: Types, groups: Mapping[str, Se
 
 
 def _needed(types: Types) -> set[str]:
-    """The settings without a default; of several dataclasses, what tells them apart."""
+    """Return the settings without a default; of several dataclasses, their `kind`."""
     if len(types) > 1:
         return {"kind"}
     return {field.name for field in fields(types[0]) if field.default is MISSING and field.default_factory is MISSING}
 
 
 def _let_claims_go(settings: _Settings, overrides: Sequence[Override]) -> None:
-    """The claims of an experiment whose grid the command line changes are judged where they can be."""
+    """Make an experiment's claims optional where the command line changes its grid."""
     given = {override.path[0] for override in overrides}
     if given & {"model", "method", "methods", "scores", "measure"} and not given & {"claim", "claims"}:
         for claim in settings.get("claims", {}).values():
@@ -252,7 +252,7 @@ def _let_claims_go(settings: _Settings, overrides: Sequence[Override]) -> None:
 
 
 def _set(settings: _Settings, override: Override, schema: Types, groups: Mapping[str, Sequence[str]]) -> None:
-    """Set or remove one value; raises BenchError where there is no such setting."""
+    """Set or remove one value; raises BenchError for an unknown setting."""
     path = override.path
     types = types_at(schema, path, settings)
     *above, last = path
@@ -263,16 +263,16 @@ def _set(settings: _Settings, override: Override, schema: Types, groups: Mapping
         if path[1] not in there:
             group, names = PLURALS[path[0]], ", ".join(there) or "none"
             near = get_close_matches(path[1], there, 1, 0.6)
-            meant = f"did you mean {'.'.join((path[0], near[0], *path[2:]))}?" if near else "mend the name"
+            meant = f"did you mean {'.'.join((path[0], near[0], *path[2:]))}?" if near else "correct the name"
             known = path[1] in groups.get(group, ())
             raise BenchError(
                 f"{override.name} was given, but {path[1]} is not among the chosen {path[0]} ({names}); "
-                + (f"choose it with '{group}=[{path[1]}]', or mend the name" if known else meant)
+                + (f"choose it with '{group}=[{path[1]}]', or correct the name" if known else meant)
             )
     if override.sign == "~":
         inner = value_at(settings, above)
         if len(path) == 2 and last in groups.get(PLURALS.get(path[0], ""), ()) and value_at(inner, [last]) is None:
-            return  # what is not chosen is gone already
+            return  # what is not chosen is already absent
         if override.text is not None or not isinstance(inner, dict) or last not in inner:
             said = "was given, but a removal takes no value" if override.text is not None else "has no value to remove"
             raise BenchError(f"~{override.name} {said}; write ~name for a setting that has one")
@@ -288,14 +288,14 @@ def _set(settings: _Settings, override: Override, schema: Types, groups: Mapping
 
 
 def _merged(old: Any, new: Any) -> Any:
-    """A table is laid over the one that is there, anything else replaces it."""
+    """Merge tables; any other value replaces the old one."""
     if not isinstance(old, dict) or not isinstance(new, dict) or new.get("kind", old.get("kind")) != old.get("kind"):
         return new
     return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
 def _help(verb: str, summary: str, settings: _Settings, config_name: str) -> str:
-    """What --help shows: what may be chosen, and every setting with its value."""
+    """Return the text of --help: the choices, and every setting with its value."""
     groups = "".join(f"{name}: {', '.join(choices)}\n" for name, choices in groups_of(config_name).items())
     return _HELP.format(
         summary=summary,
@@ -317,5 +317,5 @@ _NOTES = {
     "config": "\nWith -m a comma separates values; quote a text that holds one.",
     "conform": "",
     "gate": "\ntcd-bench gate accept candidate=… baseline=… author=… reason=… makes the candidate the baseline.",
-    "score": "\nWhat it lacks is read off kept images (keep=all); where they are gone too, nothing is changed.",
+    "score": "\nMissing features are computed from kept images (keep=all); without kept images nothing is changed.",
 }

@@ -1,4 +1,4 @@
-"""Configuration files: where they lie, which may be chosen, and where in the settings each belongs."""
+"""Configuration files: their directories, the available choices, and the settings to which each file belongs."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ GROUPS = {
     "executor": ("executor",),
     "scheduler": ("scheduler",),
 }
-"""Groups of files, and where the settings of one belong; * stands for its own name, and of such groups several files
-may be chosen."""
+"""Groups of files, and the package of each group; * stands for the file's name, and several files of such a group may
+be chosen."""
 
 PLURALS = {place[0]: group for group, place in GROUPS.items() if "*" in place}
 
 
 def conf_directories() -> list[Path]:
-    """Where files of groups are looked for, first match wins: the user's ./conf, then the project's own."""
+    """Return the directories of configuration groups, first match wins: the user's ./conf, then the project's own."""
     own, users = own_directory(), Path.cwd() / "conf"
     return [users, own] if users.is_dir() and users.resolve() != own.resolve() else [own]
 
 
 def own_directory() -> Path:
-    """The project's own files; only here are those that hold all settings of a verb."""
+    """Return the project's own directory; only it holds the files with all settings of a verb."""
     package = Path(__file__).parents[1]
     return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
 
 
 def config_groups() -> dict[str, list[str]]:
-    """What may be chosen, as in method=[tcd]: the names in each folder of `conf_directories`, sorted."""
+    """Return the choices of each group, as in method=[tcd]: the names in each folder of `conf_directories`, sorted."""
     return {
         group: sorted(
             {
@@ -54,14 +54,14 @@ def config_groups() -> dict[str, list[str]]:
 
 
 def find_file(directory: Path, config: str) -> Path | None:
-    """The file of a group, as method/tcd, or of all settings of a verb, in one of `conf_directories`."""
+    """Return the file of a group, such as method/tcd, or of a verb's settings, in one of `conf_directories`."""
     path = directory / f"{config.removesuffix('.yaml')}.yaml"
     known = config.partition("/")[0] in GROUPS if "/" in config else directory == own_directory()
     return path if known and path.is_file() else None
 
 
 def package_of(config: str, header: str | None) -> str:
-    """Where a file's settings belong: as its line `# @package` says, else as its group does."""
+    """Return the package of a file's settings: that of its line `# @package`, else that of its group."""
     group, _, name = config.removesuffix(".yaml").partition("/")
     if header is not None or not name:
         return header or "_global_"
@@ -69,13 +69,13 @@ def package_of(config: str, header: str | None) -> str:
 
 
 def read_config(path: Path, config: str, package: str, schema: Types) -> dict[str, object]:
-    """The settings in a file of conf/; raises BenchError for what cannot be read or is no setting."""
+    """Return the settings in a file of conf/; raises BenchError for unreadable files and unknown settings."""
     shown = _shown(path)
     place = () if package == "_global_" else tuple(package.split("."))
     types = types_at(schema, place)
     if not types:
         raise BenchError(
-            f"{shown}: its first line says `# @package {package}`, where no settings are; leave that line out, or "
+            f"{shown}: its first line says `# @package {package}`, where no settings exist; omit that line, or "
             f"write `# @package {package_of(config, None)}`"
         )
     try:

@@ -1,4 +1,4 @@
-"""The experiment as typed, checked data; what cannot run is refused here, before anything is loaded."""
+"""The experiment as typed, checked data; experiments that cannot run are refused here, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from bench.experiment.value_types import (
 from bench.records.errors import BenchError
 
 MOST_PIXELS = 8192
-"""Of a side of an image; no base model of today makes larger ones in one piece."""
+"""Of a side of an image; current base models do not generate larger images in one piece."""
 
 _T = TypeVar("_T")
 
@@ -275,7 +275,7 @@ class Experiment:
 
 
 def check_settings(kind: type[_T], settings: Mapping[str, Any]) -> _T:
-    """Plain settings as typed data; raises BenchError with a sentence for each that is wrong."""
+    """Return plain settings as typed data; raises BenchError with a sentence for each fault."""
     failed: ValidationError | None = None
     try:
         checked = TypeAdapter(kind).validate_python(dict(settings))
@@ -287,9 +287,9 @@ def check_settings(kind: type[_T], settings: Mapping[str, Any]) -> _T:
 
 
 def check_experiment(settings: Mapping[str, Any]) -> Experiment:
-    """Return the experiment that plain settings describe; raises BenchError with a sentence for each fault.
+    """Return the experiment of plain settings; raises BenchError with a sentence for each fault.
 
-    Claims that are optional and compare what the grid lacks are left out, which is said on stderr.
+    Optional claims that compare cells missing from the grid are left out, which is reported on stderr.
     """
     experiment = check_settings(Experiment, settings)
     kept, left_out, problems = _fitting_claims(experiment)
@@ -299,27 +299,27 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
         raise BenchError(in_one_message(problems))
     if left_out:
         count = len(left_out) + len(kept)
-        print(f"{len(left_out)} of {count} claims compare what is not run: {'; '.join(left_out)}", file=sys.stderr)
+        print(
+            f"{len(left_out)} of {count} claims compare cells not in the grid: {'; '.join(left_out)}", file=sys.stderr
+        )
     return experiment
 
 
 def _problems(experiment: Experiment) -> Iterator[str]:
     for kind in ("models", "methods"):
         if not getattr(experiment, kind):
-            yield f"{kind}: none was chosen; name at least one, as in {kind[:-1]}=[{_EXAMPLES[kind]}]"
+            yield f"{kind}: none was chosen; choose at least one, as in {kind[:-1]}=[{_EXAMPLES[kind]}]"
     labels: dict[str, str] = {}
     for name, method in experiment.methods.items():
         if not isinstance(method.scheduler.get("_target_"), str):
-            yield f"methods.{name}.scheduler: no _target_ was given; name a class, such as diffusers.TCDScheduler"
+            yield f"methods.{name}.scheduler: no _target_ was given; give a class, such as diffusers.TCDScheduler"
         if method.label.startswith("_") or not method.label.strip() or not method.label.isprintable():
             yield (
-                f"methods.{name}.label={written(method.label)} was given; plots leave out what begins with _ or shows "
-                "nothing, give another label"
+                f"methods.{name}.label={written(method.label)} was given; plots omit labels that begin with _ or are "
+                "invisible, give another label"
             )
         if (other := labels.setdefault(method.label, name)) != name:
-            yield (
-                f"methods.{name}.label={method.label} was given, and {other} has the same; give each a label of its own"
-            )
+            yield (f"methods.{name}.label={method.label} was given, but {other} has the same label; give each its own")
     for name, model in experiment.models.items():
         for side in ("height", "width"):
             if (pixels := getattr(model, side)) and (pixels % 8 or pixels > MOST_PIXELS):
@@ -328,19 +328,19 @@ def _problems(experiment: Experiment) -> Iterator[str]:
                     f"8, up to {MOST_PIXELS}, as {min(max(8, round(pixels / 8) * 8), MOST_PIXELS)}"
                 )
     if experiment.until == "decided" and not experiment.claims:
-        yield "until=decided was given and no claim to decide; choose some, as in claim=[tcd_few_steps]"
+        yield "until=decided was given without a claim to decide; choose some, as in claim=[tcd_few_steps]"
     if experiment.weights == "random":
         yield from _check_architecture(experiment)
     if experiment.evaluator.source == "inception://" and (read := set(experiment.scores) & _OF_CAPTIONS):
         yield (
-            f"evaluator.source=inception:// was given with scores={written(sorted(read))}, which need captions; leave "
-            "them out, or take an OpenCLIP model"
+            f"evaluator.source=inception:// was given with scores={written(sorted(read))}, which need captions; omit "
+            "them, or use an OpenCLIP model"
         )
     yield from task_problems(experiment.task, {**experiment.models}, [*experiment.scores])
 
 
 def _fitting_claims(experiment: Experiment) -> tuple[dict[str, ClaimChoice], list[str], list[str]]:
-    """The claims that the grid can answer, those left out with the reason, and what is wrong with the others."""
+    """Return the claims that the grid can answer, those left out with the reason, and the problems of the rest."""
     kept: dict[str, ClaimChoice] = {}
     left_out, problems = list[str](), list[str]()
     for name, claim in experiment.claims.items():
@@ -362,8 +362,8 @@ def _fitting_claims(experiment: Experiment) -> tuple[dict[str, ClaimChoice], lis
 def _check_architecture(experiment: Experiment) -> Iterator[str]:
     if experiment.scores:
         yield (
-            f"weights=random was given with scores={written(experiment.scores)}; random weights tell costs and "
-            "nothing else, so set scores=[] and claim=[]"
+            f"weights=random was given with scores={written(experiment.scores)}; random weights only measure costs, so "
+            "set scores=[] and claim=[]"
         )
     if experiment.task.kind != "text_to_image":
         yield f"weights=random builds text-to-image pipelines, not task={experiment.task.kind}"

@@ -15,8 +15,8 @@ from bench.records.errors import BenchError
 
 @dataclass(config=STRICT)
 class ConformChoice:
-    """Everything that `tcd-bench conform` takes: a scheduler's class and its settings, the method whose it claims to
-    be, the baseline that deviations are compared with, and where to write a new one.
+    """The settings of `tcd-bench conform`: a scheduler's class and its settings, the method that it claims to
+    implement, the baseline for comparison, and the file for a new baseline.
     """
 
     scheduler: dict[str, Any]
@@ -31,7 +31,7 @@ class ConformChoice:
 
 
 def check_conform(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, if a scheduler can be examined with them; raises BenchError naming what is wrong."""
+    """Return settings with which a scheduler can be examined; raises BenchError naming the fault."""
     choice = check_settings(ConformChoice, settings)
     if choice.baseline and not Path(choice.baseline).is_file():
         what = "is a directory" if Path(choice.baseline).is_dir() else "does not exist"
@@ -40,7 +40,7 @@ def check_conform(settings: Mapping[str, Any]) -> dict[str, Any]:
             "write="
         )
     if choice.write and Path(choice.write).is_dir():
-        raise BenchError(f"write={choice.write} is a directory; give the name of a file in it, as tcd.json")
+        raise BenchError(f"write={choice.write} is a directory; give the name of a file in it, such as tcd.json")
     if choice.write and (files := [str(above) for above in Path(choice.write).parents if above.is_file()]):
-        raise BenchError(f"write={choice.write} cannot be written, {files[0]} is a file; choose another directory")
+        raise BenchError(f"write={choice.write} cannot be written since {files[0]} is a file; choose another directory")
     return {"scheduler": choice.scheduler, "family": choice.family, "baseline": choice.baseline, "write": choice.write}

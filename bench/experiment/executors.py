@@ -1,4 +1,4 @@
-"""Where cells run: in this process, on this machine's devices, on a Ray cluster, or in a Slurm job array."""
+"""Executors of cells: this process, this machine's devices, a Ray cluster, or a Slurm job array."""
 
 from __future__ import annotations
 

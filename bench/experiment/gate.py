@@ -30,7 +30,7 @@ class ConformanceChoice:
 
 @dataclass(config=STRICT)
 class BothSidesChoice:
-    """What both installations run where one is named by `ref`; schedulers alone where `run` is false."""
+    """The work of both installations when one is given by `ref`; only schedulers where `run` is false."""
 
     run: bool
     """`false` compares schedulers only: seconds, no model."""
@@ -44,7 +44,7 @@ class BothSidesChoice:
 
 @dataclass(config=STRICT)
 class GateChoice:
-    """Everything that `tcd-bench gate` takes."""
+    """The settings of `tcd-bench gate`."""
 
     baseline: Source | None
     """Directory of a run or of an accepted baseline."""
@@ -80,14 +80,14 @@ class GateChoice:
 
 
 def check_gate(settings: Mapping[str, Any]) -> GateChoice:
-    """Return the gate that plain settings describe; raises BenchError naming the first thing that is wrong."""
+    """Return the gate of plain settings; raises BenchError naming the first fault."""
     gate = check_settings(GateChoice, settings)
     if (gate.baseline is None) != (gate.candidate is None):
         raise BenchError("baseline and candidate go together: give the directories of both runs")
     if gate.ref is not None and gate.baseline is not None:
-        raise BenchError("ref and baseline were both given; ref makes both sides itself, so give one of them")
+        raise BenchError("ref and baseline were both given; ref creates both sides, so give only one of them")
     if gate.candidate_ref is not None and gate.ref is None:
-        raise BenchError("candidate_ref was given and ref was not; ref is the installation before the change")
+        raise BenchError("candidate_ref was given without ref; ref is the installation before the change")
     if not (gate.ref or gate.baseline or gate.conformance.directory):
         raise BenchError(
             "nothing to compare was given; give baseline=DIRECTORY candidate=DIRECTORY, "
@@ -102,7 +102,7 @@ def check_gate(settings: Mapping[str, Any]) -> GateChoice:
 
 
 def chosen_schedulers(only: Sequence[str]) -> dict[str, Any]:
-    """The settings in conf/scheduler by name, all or those named; raises BenchError for a name that is not there."""
+    """Return the settings in conf/scheduler by name, all or the named ones; raises BenchError for an unknown name."""
     files = {path.stem: path for conf in reversed(conf_directories()) for path in conf.glob("scheduler/*.yaml")}
     if unknown := [name for name in only if name not in files]:
         raise BenchError(f"conformance.only={unknown[0]} was given; choose among {', '.join(sorted(files))}")
@@ -111,7 +111,7 @@ def chosen_schedulers(only: Sequence[str]) -> dict[str, Any]:
 
 
 def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:
-    """The same for `tcd-bench gate accept`, which needs both directories, an author and a reason."""
+    """Return the settings of `tcd-bench gate accept`, which needs both directories, an author and a reason."""
     gate = check_settings(GateChoice, settings)
     for name in ("candidate", "baseline", "author", "reason"):
         if not getattr(gate, name):

@@ -1,4 +1,4 @@
-"""What Hydra, OmegaConf and pydantic refuse, in sentences of our own: what came, what is allowed, what to do."""
+"""Errors of Hydra, OmegaConf and pydantic, in sentences of this package: the value, the allowed ones, the remedy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.experiment.schema import Types, misfits, nearest, types_at, value_at
 
 
 def in_one_message(problems: Sequence[str], what: str = "settings") -> str:
-    """One sentence, or a line for each of several below a line that counts them."""
+    """Return one sentence, or a line for each of several below a line that counts them."""
     lines = list(dict.fromkeys(line for problem in problems for line in problem.splitlines()))
     if len(lines) == 1:
         return lines[0]
@@ -21,7 +21,7 @@ def in_one_message(problems: Sequence[str], what: str = "settings") -> str:
 
 
 def explain_composition(error: BaseException, groups: Mapping[str, Sequence[str]]) -> str:
-    """What Hydra and OmegaConf say of files and of ${...}; choices of the command line were checked before."""
+    """Explain errors of Hydra and OmegaConf on files and ${...}; choices of the command line were checked before."""
     said = _one_sentence(error)
     if found := re.search(r"(?:Could not (?:load|find)|In '[^']*': Could not find) '([\w/]+)/([^'/]+)'", said):
         group, name = found.groups()
@@ -32,12 +32,12 @@ def explain_composition(error: BaseException, groups: Mapping[str, Sequence[str]
             f"${{{found[1]}}} was given, but there is no setting {found[1]}; write \\${{ where a text has these signs"
         )
     if found := re.search(r"Environment variable '([^']+)' not found", said):
-        return f"${{oc.env:{found[1]}}} was given, but there is no environment variable {found[1]}"
+        return f"${{oc.env:{found[1]}}} was given, but the environment variable {found[1]} is not set"
     return said
 
 
 def unknown_setting(name: str, schema: Types, settings: Mapping[str, Any], groups: Sequence[str]) -> str:
-    """That there is no such setting, with the nearest that there is."""
+    """Return a sentence on an unknown setting, with the nearest existing one."""
     path = name.split(".")
     if others := [parent for parent in types_at(schema, path[:-1]) if types_at((parent,), path[-1:])]:
         kinds = sorted(kind for parent in others for kind in _kinds(parent))
@@ -49,7 +49,7 @@ def unknown_setting(name: str, schema: Types, settings: Mapping[str, Any], group
 
 
 def explain_validation(error: ValidationError | None, schema: Types, settings: Mapping[str, Any]) -> list[str]:
-    """A sentence for each setting that is missing, unknown or of a wrong type or range."""
+    """Return a sentence for each setting that is missing, unknown or of a wrong type or range."""
     said: dict[tuple[str, ...], str] = {}
     for path, value, complaint in misfits(schema, settings):
         said[path] = f"{'.'.join(path)}={written(value)} was given; {complaint}"
@@ -62,15 +62,15 @@ def explain_validation(error: ValidationError | None, schema: Types, settings: M
             said[path] = f"{where} was not given; it has no default, so set it"
         elif problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             near = nearest(schema, path, settings)
-            meant = f"did you mean {near}?" if near else "remove it, or look at --help for its right name"
-            said[path] = f"{where}={written(problem['input'])} was given; there is no such setting: {meant}"
+            meant = f"did you mean {near}?" if near else "remove it, or see --help for the right name"
+            said[path] = f"{where}={written(problem['input'])} was given, but there is no such setting; {meant}"
         else:
             said[path] = f"{where}={written(problem['input'])} was given; {_allowed(problem)}"
     return list(said.values())
 
 
 def written(value: object) -> str:
-    """A value as a person writes it, cut at 80 letters."""
+    """Return a value in the notation of users, at most 80 characters."""
     text = _written(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -88,7 +88,7 @@ def _written(value: object) -> str:
 
 
 def _real_path(problem: Mapping[str, Any], schema: Types) -> Iterator[str]:
-    """Where an error is, without what pydantic adds for the variants of a union and for keys."""
+    """Yield the path of an error, without pydantic's additions for variants of a union and for keys."""
     path: list[str] = []
     unknown = problem["type"] in ("unexpected_keyword_argument", "extra_forbidden")
     for i, part in enumerate(map(str, problem["loc"])):
@@ -126,7 +126,7 @@ def _kinds(parent: Any) -> tuple[str, ...]:
 
 
 def _one_sentence(error: BaseException) -> str:
-    """All that an error and its causes say, without repetitions."""
+    """Return the texts of an error and its causes, without repetitions."""
     lines: list[str] = []
     link: BaseException | None = error
     while link is not None:

@@ -1,6 +1,6 @@
 """The command line of a verb: flags, and settings as name=value, +name=value or ~name.
 
-A value's text is kept as it was written; what it means depends on the setting (see `bench.experiment.yaml_reader`).
+A value's text is kept as written; its meaning depends on the setting (see `bench.experiment.yaml_reader`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from bench.experiment.conf_files import GROUPS
 from bench.experiment.yaml_reader import unquoted
 from bench.records.errors import BenchError
 
-FLAGS = "--help, --cfg job (shows the composed settings) and -m (a run for each of several values)"
+FLAGS = "--help, --cfg job (shows the composed settings) and -m (one run for each of several values)"
 MOST_JOBS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """One argument: `sign` is +, ++, ~ or nothing, `text` the value as it was written, None where none was."""
+    """One argument: `sign` is +, ++, ~ or empty, `text` the value as written, None where there is none."""
 
     sign: str
     name: str
@@ -37,7 +37,7 @@ class Override:
         return tuple(self.name.split("."))
 
     def names(self) -> list[str]:
-        """What a choice chooses."""
+        """Return the names of a choice."""
         text = (self.text or "").strip()
         inner = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
         names = [unquoted(part.strip()) for part in split(inner)]
@@ -46,7 +46,7 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What was asked for: help, the composed settings, or jobs, of which -m makes several."""
+    """The parsed command line: help, the composed settings, or jobs, of which -m creates several."""
 
     overrides: tuple[Override, ...]
     help: bool = False
@@ -54,18 +54,18 @@ class CommandLine:
     sweep: bool = False
 
     def jobs(self) -> list[tuple[Override, ...]]:
-        """The overrides of each job; raises BenchError for too many."""
+        """Return the overrides of each job; raises BenchError for too many."""
         if not self.sweep:
             return [self.overrides]
         choices = [alternatives(override) for override in self.overrides]
         jobs = [job for job, _ in zip(product(*choices), range(MOST_JOBS + 1), strict=False)]
         if len(jobs) > MOST_JOBS:
-            raise BenchError(f"-m was given and would run more than {MOST_JOBS} jobs; name fewer values")
+            raise BenchError(f"-m was given and would run more than {MOST_JOBS} jobs; give fewer values")
         return jobs
 
 
 def read_arguments(verb: str, arguments: Sequence[str]) -> CommandLine:
-    """What the arguments of a verb say; raises BenchError for whatever is neither a flag of ours nor a setting."""
+    """Parse the arguments of a verb; raises BenchError for anything but flags of tcd-bench and settings."""
     overrides: list[Override] = []
     flags: set[str] = set()
     waiting = iter(arguments)
@@ -84,7 +84,7 @@ def read_arguments(verb: str, arguments: Sequence[str]) -> CommandLine:
 
 
 def alternatives(override: Override) -> list[Override]:
-    """The overrides that one with several values stands for in a sweep: a,b or range(1,4); a quoted comma is text."""
+    """Return the overrides of one with several values in a sweep: a,b or range(1,4); a quoted comma is text."""
     if override.text is None:
         return [override]
     if found := re.fullmatch(r"range\((-?\d{1,9}),\s*(-?\d{1,9})(?:,\s*(-?[1-9]\d{0,8}))?\)", override.text):
@@ -96,7 +96,7 @@ def alternatives(override: Override) -> list[Override]:
 
 
 def split(text: str) -> list[str]:
-    """The parts between commas that stand in no brackets and no quotes."""
+    """Return the parts between commas outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for before, letter in zip(f" {text}", text, strict=False):
         if quote:
@@ -125,12 +125,12 @@ def _override(verb: str, argument: str) -> Override:
             f"{FLAGS}{meant}"
         )
     if re.match(r"hydra\b", name):
-        raise BenchError(f"{argument} was given; Hydra's own settings are not read by tcd-bench, leave it out")
+        raise BenchError(f"{argument} was given; tcd-bench does not read Hydra's own settings, omit it")
     return Override(sign or "", name, text)
 
 
 def chosen(overrides: Sequence[Override], groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """The choices among files as Hydra reads them; raises BenchError for names that no group has."""
+    """Yield the choices among files in Hydra's form; raises BenchError for unknown names."""
     problems = []
     for override in overrides:
         names, known = override.names(), groups[override.name]
@@ -140,7 +140,7 @@ def chosen(overrides: Sequence[Override], groups: Mapping[str, Sequence[str]]) -
         elif len(names) > 1 and not _takes_several(override.name):
             problems.append(f"{given} was given; choose one of {', '.join(known)}")
         elif twice := [name for i, name in enumerate(names) if name in names[:i]]:
-            problems.append(f"{given} was given; {twice[0]} is there twice, name it once")
+            problems.append(f"{given} was given; {twice[0]} occurs twice, give it once")
         elif _takes_several(override.name):
             yield f"{override.name}=[{','.join(map(_quoted, names))}]"
         else:

@@ -1,4 +1,4 @@
-"""Experiment → Plan: every cell of the grid, in the order in which loaded pipelines are used up."""
+"""The plan of an experiment: every cell of the grid, ordered so that each pipeline is loaded once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bench.experiment.config import Experiment, MemoryOptions, Method, Model
 from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
 
 _NOT_OF_IMAGES = ("kind", "inputs", "estimator", "style")
-"""Settings of a task that say nothing of its images: named elsewhere, or for scores alone."""
+"""Settings of a task that do not affect its images: recorded elsewhere, or used by scores alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A combination that makes no sense, and why."""
+    """A combination that is left out of the grid, and the reason."""
 
     label: str
     reason: str
@@ -24,7 +24,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The cells in the order they run, and what was left out of the grid."""
+    """The cells in the order in which they run, and the combinations left out of the grid."""
 
     cells: tuple[Cell, ...]
     left_out: tuple[LeftOut, ...]
@@ -32,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the plan must know of the world outside the configuration, for cells to be named by their content."""
+    """Facts from outside the configuration by which cells are identified by content."""
 
     device: str
     versions: Mapping[str, str]
@@ -40,7 +40,7 @@ class Surroundings:
     """Content hash or commit by the setting that names the weights, as in `models.mini.adapters.tcd`."""
     prompts: PromptSet
     inputs: str | None = None
-    """What the task's input images are named by."""
+    """The identity of the task's input images."""
     overridden: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By model, the checkpoint's own noise schedule where a deliberate override replaced it."""
     code: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Surroundings:
 
 
 def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
-    """Expand the grid; cells of one pipeline are neighbours, cells that occur twice are planned once."""
+    """Expand the grid; cells of one pipeline are consecutive, duplicate cells are planned once."""
     cells: dict[str, Cell] = {}
     left_out: list[LeftOut] = []
     for (model_name, model), (method_name, method) in product(experiment.models.items(), experiment.methods.items()):
@@ -69,7 +69,7 @@ def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
 
 
 def counts_of_looks(experiment: Experiment) -> tuple[int, ...]:
-    """At how many images claims are judged: at all of them, or evenly spaced in whole batches, all of them last."""
+    """Return the numbers of images at which claims are judged: all, or evenly spaced in whole batches up to all."""
     planned, batch = experiment.prompts.count, experiment.batch_size
     if experiment.until == "count":
         return (planned,)
@@ -145,6 +145,6 @@ def _why_not(cell: Cell, method: Method) -> str | None:
     if method.max_steps is not None and cell.steps > method.max_steps:
         return (
             f"{cell.steps} steps do not fit the {method.max_steps}-step grid that the adapter was distilled on; "
-            f"take at most {method.max_steps}"
+            f"give at most {method.max_steps}"
         )
     return None

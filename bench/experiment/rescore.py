@@ -12,7 +12,7 @@ from bench.experiment.value_types import STRICT, AnyNumber, Distinct, ImageCount
 
 @dataclass(config=STRICT)
 class OtherEvaluator:
-    """Another evaluator than the run's own."""
+    """An evaluator other than the run's own."""
 
     name: str | None = None
     """Name of the evaluator, part of the name of each score."""
@@ -22,7 +22,7 @@ class OtherEvaluator:
 
 @dataclass(config=STRICT)
 class OtherReference:
-    """Other real images than the run's own."""
+    """Reference images other than the run's own."""
 
     source: Source | None = None
     """`world` or a folder of images."""
@@ -32,16 +32,16 @@ class OtherReference:
 
 @dataclass(config=STRICT)
 class ScoreChoice:
-    """Everything that `tcd-bench score` takes."""
+    """The settings of `tcd-bench score`."""
 
     results: Source
     """Directory or URL of the run."""
     scores: Annotated[list[ScoreName], AnyNumber, Distinct] = Field(default_factory=list)
     """Scores to add to those that the run has."""
     evaluator: OtherEvaluator = Field(default_factory=OtherEvaluator)
-    """Another evaluator than that of the run."""
+    """An evaluator other than that of the run."""
     reference: OtherReference = Field(default_factory=OtherReference)
-    """Other reference images than those of the run."""
+    """Reference images other than those of the run."""
     preference_models: dict[PreferenceModelName, Source] = Field(default_factory=dict)
     """Checkpoints of the preference models, by score."""
     device: str = "auto"

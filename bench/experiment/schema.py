@@ -1,7 +1,7 @@
-"""The tree of all settings of a verb, read from its typed dataclasses: what may be set where, and of which type.
+"""The tree of all settings of a verb, read from its typed dataclasses, with the types of each setting.
 
-A type is a class, a Literal, `list[...]`, `dict[...]` or Any; several stand for a union. Paths are tuples of names, as
-("methods", "tcd", "steps").
+A type is a class, a Literal, `list[...]`, `dict[...]` or Any; several form a union. Paths are tuples of names, such
+as ("methods", "tcd", "steps").
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, Literal, Union, get_args, get_type_hints
 from typing import get_origin as _origin_of
 
 PROSE = {"text", "label", "template", "style", "reason", "author"}
-"""Settings that are text for people; any other text may name a file."""
+"""Settings of free text; any other text may name a file."""
 
 Types = tuple[Any, ...]
 SettingPath = tuple[str, ...]
 
 
 def types_at(types: Types, path: Sequence[str], settings: object = None) -> Types:
-    """The types that the setting at `path` below one of `types` may have; none where there is no such setting.
+    """Return the types that the setting at `path` below one of `types` may have; empty for an unknown setting.
 
-    Where a setting is one of several dataclasses, its `kind` in `settings` says which.
+    Where a setting is one of several dataclasses, its `kind` in `settings` decides.
     """
     found = types
     for key in path:
@@ -37,7 +37,7 @@ def types_at(types: Types, path: Sequence[str], settings: object = None) -> Type
 
 
 def types_below(parent: Any, key: str) -> Types:
-    """The types of what a value of type `parent` holds under `key`; an index stands for any element of a list."""
+    """Return the types under `key` of a value of type `parent`; an index stands for any element of a list."""
     if parent is Any:
         return (Any,)
     if _has_fields(parent):
@@ -51,17 +51,17 @@ def types_below(parent: Any, key: str) -> Types:
 
 
 def elements(types: Types) -> Types:
-    """The types of the elements of those types that are lists."""
+    """Return the types of the elements of the list types."""
     return tuple(member for parent in types for member in types_below(parent, "0") if origin(parent) is list)
 
 
 def origin(member: Any) -> Any:
-    """What a type is made of: list, dict, Literal, or None for a plain class."""
+    """Return the origin of a type: list, dict, Literal, or None for a plain class."""
     return _origin_of(member)
 
 
 def is_text(types: Types) -> bool:
-    """Whether a setting of these types is text, or none: a value of it is taken as it was written."""
+    """Whether a setting of these types is text, or null: its value is taken as written."""
     return bool(types) and all(takes_text(member) or member is NoneType for member in types)
 
 
@@ -71,12 +71,12 @@ def takes_text(member: Any) -> bool:
 
 
 def is_table(member: Any) -> bool:
-    """Whether a value of a type has settings of its own."""
+    """Whether a value of a type has nested settings."""
     return _has_fields(member) or origin(member) is dict
 
 
 def names_below(types: Types, settings: object, above: SettingPath = ()) -> Iterator[SettingPath]:
-    """All settings that there are: fields of dataclasses, and keys that `settings` holds where any may be set."""
+    """Yield all existing settings: fields of dataclasses, and keys of `settings` where any key may be set."""
     found = narrow(types, settings)
     keys = dict.fromkeys(key for parent in found if _has_fields(parent) for key in _hints(parent))
     if isinstance(settings, Mapping):
@@ -93,9 +93,9 @@ def names_below(types: Types, settings: object, above: SettingPath = ()) -> Iter
 
 
 def nearest(types: Types, path: Sequence[str], settings: object, groups: Sequence[str] = ()) -> str | None:
-    """The dotted name of a real setting, or a group, that is most like one that does not exist.
+    """Return the dotted name of the setting or group most similar to an unknown name.
 
-    Sought beside where the path leaves the tree, then anywhere by its last part; close likeness goes first.
+    Candidates are first those where the path leaves the tree, then all with a similar last part; close matches first.
     """
     known = [*names_below(types, settings), *((group,) for group in groups)]
     depth = next(i for i in range(len(path)) if not types_at(types, path[: i + 1], settings))
@@ -114,14 +114,14 @@ def nearest(types: Types, path: Sequence[str], settings: object, groups: Sequenc
 
 
 def value_at(settings: object, path: Sequence[str]) -> object:
-    """What plain settings hold at `path`; None where there is nothing."""
+    """Return the value of plain settings at `path`; None where there is none."""
     for key in path:
         settings = settings.get(key) if isinstance(settings, Mapping) else None
     return settings
 
 
 def references(settings: object, path: SettingPath = ()) -> Iterator[tuple[SettingPath, str]]:
-    """The texts that refer to other settings or to the environment, each with its place."""
+    """Yield the texts that refer to other settings or to the environment, each with its path."""
     if isinstance(settings, Mapping):
         for key, value in settings.items():
             yield from references(value, (*path, str(key)))
@@ -133,8 +133,8 @@ def references(settings: object, path: SettingPath = ()) -> Iterator[tuple[Setti
 
 
 def misfits(types: Types, value: object, path: SettingPath = ()) -> Iterator[tuple[SettingPath, object, str]]:
-    """Place, value and complaint of what pydantic would convert without a word: truth values that stand for numbers,
-    empty texts, and numbers that are infinite or none.
+    """Yield path, value and complaint for values that pydantic would convert silently: truth values in place of
+    numbers, empty texts, and numbers that are infinite or NaN.
     """
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -150,11 +150,11 @@ def misfits(types: Types, value: object, path: SettingPath = ()) -> Iterator[tup
         yield path, value, "give a finite number"
     elif isinstance(value, str) and str in (*types, *elements(types)):
         if not value:
-            yield path, value, "it is empty; leave the setting out, or give a text"
+            yield path, value, "it is empty; omit the setting, or give a text"
         elif "\0" in value or (
             not PROSE & {*path} and any(len(part.encode(errors="replace")) > 255 for part in value.split("/"))
         ):
-            yield path, value, "no file can have such a name, give a shorter one"
+            yield path, value, "no file can have such a name, give a shorter name"
 
 
 def _has_fields(member: Any) -> bool:
@@ -170,7 +170,7 @@ def _members(annotation: Any) -> Types:
 
 
 def narrow(types: Types, settings: object) -> Types:
-    """The types, without those of several dataclasses that the `kind` in `settings` rules out."""
+    """Return the types without the dataclasses that the `kind` in `settings` excludes."""
     tag = settings.get("kind") if isinstance(settings, Mapping) else None
     variants = [member for member in types if _has_fields(member) and "kind" in _hints(member)]
     fitting = [member for member in variants if tag in get_args(_hints(member)["kind"])]

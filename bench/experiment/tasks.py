@@ -1,4 +1,4 @@
-"""What is asked of a base model besides an image for a text: the tasks of the TCD guide, each with its own settings."""
+"""Tasks of a base model: those of the TCD guide, each with its own settings."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bench.experiment.value_types import STRICT, Source
 
 Scale = Annotated[float, Field(ge=0, le=2)]
 Fit = Literal["exact", "crop", "stretch"]
-"""What is done with an input image of another aspect ratio: refuse it, cut it about its centre, or distort it."""
+"""Treatment of an input image with another aspect ratio: refuse it, crop it about its centre, or distort it."""
 
 
 @dataclass(config=STRICT)
 class TextToImage:
-    """An image for each prompt. `style` names what a style adapter should make of it; style similarity needs it."""
+    """An image per prompt. `style` names the intended result of a style adapter; style similarity needs it."""
 
     kind: Literal["text_to_image"]
     style: str | None = None
@@ -26,7 +26,7 @@ class TextToImage:
 
 @dataclass(config=STRICT)
 class Inpainting:
-    """A masked part of an input image is painted anew; at `strength` below 1 it begins from the input, noised."""
+    """A masked part of an input image is repainted; at `strength` below 1 sampling begins from the noised input."""
 
     kind: Literal["inpainting"]
     strength: Annotated[float, Field(gt=0, lt=1)]
@@ -39,9 +39,9 @@ class Inpainting:
 
 @dataclass(config=STRICT)
 class ControlNet:
-    """An image that follows the Canny edges of an input, or its depth as `estimator`, a hub id, tells it.
+    """An image that follows the Canny edges of an input, or its depth by `estimator`, a hub id.
 
-    With `inputs_are` control_images the inputs are such edges or depths themselves, and are used as they are.
+    With `inputs_are` control_images the inputs are such edge or depth images, and are used unchanged.
     """
 
     kind: Literal["canny", "depth"]
@@ -59,7 +59,7 @@ class ControlNet:
 
 @dataclass(config=STRICT)
 class ImagePrompt:
-    """An image for each prompt in the likeness of the first input image, by an IP-Adapter."""
+    """An image per prompt that resembles the first input image, by an IP-Adapter."""
 
     kind: Literal["image_prompt"]
     scale: Scale
@@ -72,7 +72,7 @@ class ImagePrompt:
 
 @dataclass(config=STRICT)
 class Animation:
-    """A film of so many frames for each prompt; its frames stand below one another in one image."""
+    """A video of `frames` frames per prompt; its frames are stacked vertically in one image."""
 
     kind: Literal["animation"]
     frames: Annotated[int, Field(ge=2, le=512)]
@@ -97,20 +97,20 @@ SCORES_OF_TASK = {
     "temporal_consistency": "animation",
     "flicker": "animation",
 }
-"""Scores that one task alone has."""
+"""Scores that belong to a single task."""
 
 TASK_SCORES = {*SCORES_OF_TASK, "style_similarity"}
 """Scores that need more than the image and its prompt."""
 
 
 def task_problems(task: Any, models: dict[str, Any], scores: list[Any]) -> Iterator[str]:
-    """Models and scores that do not fit the task, a sentence for each."""
+    """Yield a sentence for each model and score that does not fit the task."""
     for name, model in models.items():
         part = NEEDED_PART.get(task.kind)
         if part is not None and part not in model.parts:
-            yield f"models.{name}.parts has no {part}, and task={task.kind} needs one; choose another model"
+            yield f"models.{name}.parts has no {part}, but task={task.kind} needs one; choose another model"
         if idle := sorted(set(model.parts) - {part}):
-            yield f"models.{name}.parts has a {idle[0]}, of no use to task={task.kind}; choose another model"
+            yield f"models.{name}.parts has a {idle[0]}, which task={task.kind} does not use; choose another model"
         if model.pipeline and (task.kind == "inpainting") != ("Inpaint" in model.pipeline):
             yield (
                 f"models.{name}.pipeline={model.pipeline} does not fit task={task.kind}; choose a model with "
@@ -126,11 +126,11 @@ def task_problems(task: Any, models: dict[str, Any], scores: list[Any]) -> Itera
     sizes = {(model.height, model.width) for model in models.values() if model.height and model.width}
     if hasattr(task, "inputs") and len(sizes) > 1:
         yield (
-            f"models have {len(sizes)} sizes and task={task.kind} has inputs of one; give all the same height and width"
+            f"models have {len(sizes)} sizes but task={task.kind} has inputs of one; give all the same height and width"
         )
     for score in scores:
         wanted = SCORES_OF_TASK.get(score)
         if wanted is not None and wanted != task.kind:
-            yield f"scores: {score} belongs to task={wanted}, and task={task.kind} was given; leave it out"
+            yield f"scores: {score} belongs to task={wanted}, but task={task.kind} was given; omit it"
     if "style_similarity" in scores and getattr(task, "style", None) is None:
         yield "task.style was not given; style_similarity needs it, as in task.style='papercut'"

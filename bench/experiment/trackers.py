@@ -1,4 +1,4 @@
-"""Trackers that a run may be told to: what each needs to know, and nothing else of them."""
+"""Experiment trackers and their settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values that settings take, each with its range."""
+"""Types of the values of settings, each with its range."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
 def _listed(value: object) -> object:
-    """One value stands for a list of one."""
+    """Accept a single value as a list of one."""
     return value if isinstance(value, list | tuple) or value is None else [value]
 
 
 def _distinct(values: list[object]) -> list[object]:
-    """Cells that occur twice would be compared with themselves."""
+    """Refuse duplicates: their cells would be compared with themselves."""
     if twice := [value for i, value in enumerate(values) if value in values[:i]]:
-        raise PydanticCustomError("twice", "{value} is there twice, give it once", {"value": str(twice[0])})
+        raise PydanticCustomError("twice", "{value} occurs twice, give it once", {"value": str(twice[0])})
     return values
 
 
 def _lanes(value: object, check: ValidatorFunctionWrapHandler) -> object:
-    """One sentence for both kinds that are allowed, where each would say its own."""
+    """Return one error for both allowed kinds, where each type would give its own."""
     try:
         return check(value)
     except ValidationError:
@@ -40,13 +40,13 @@ def _lanes(value: object, check: ValidatorFunctionWrapHandler) -> object:
 
 
 def expand_home(text: str) -> str:
-    """A path with its leading ~ replaced by the home directory; any other text as it is."""
+    """Return a path with its leading ~ replaced by the home directory; any other text unchanged."""
     if not text.startswith("~"):
         return text
     try:
         return str(Path(text).expanduser())
     except RuntimeError:
-        raise PydanticCustomError("home", "the home directory that ~ stands for is not known; write it out") from None
+        raise PydanticCustomError("home", "the home directory for ~ is unknown; write it out") from None
 
 
 OneOrMore = BeforeValidator(_listed)
@@ -56,7 +56,7 @@ Steps = Annotated[int, Field(ge=1, le=1000)]
 Eta = Annotated[float, Field(ge=0, le=1)]
 GuidanceScale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Source = Annotated[str, AfterValidator(expand_home)]
-"""A path, or a name that stands for something else, such as a hub id. ~ is expanded."""
+"""A path, or a name for something else, such as a hub id. ~ is expanded."""
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 ImageCount = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -90,5 +90,5 @@ ScoreName = Literal[
     "flicker",
 ]
 PreferenceModelName = Literal["pick_score", "image_reward", "aesthetic_score", "image_complexity"]
-"""Scores that a network of their own gives."""
+"""Scores computed by a dedicated network."""
 SCORES: tuple[ScoreName, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")

@@ -36,11 +36,11 @@ NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
 NO_FINITE_NUMBER = re.compile(r"[-+]?\.?(inf|nan)", re.IGNORECASE)
 NOTHING = ("", "~", "null", "Null", "NULL")
 DEPTH = 50
-"""How deep settings may be nested; real ones are not deeper than five."""
+"""Maximum nesting of settings; real settings have at most five levels."""
 
 
 def read_file(text: str, file: str, types: Types, package: SettingPath) -> dict[str, Any]:
-    """The settings in a file's text that belong at `package`, where `types` are; `defaults` are left as they are.
+    """Return the settings in a file's text that belong at `package`, with the types `types`; `defaults` are unchanged.
 
     Raises BenchError that names file, line and column of whatever cannot be read or is no setting.
     """
@@ -62,7 +62,7 @@ def read_file(text: str, file: str, types: Types, package: SettingPath) -> dict[
 
 
 def read_value(text: str, types: Types, name: str) -> Any:
-    """What is given on the command line for the setting `name`; raises BenchError for brackets that are not closed."""
+    """Parse the command line's value for the setting `name`; raises BenchError for brackets that are not closed."""
     if is_text(types):
         return unquoted(text) if text not in ("null", "~") or NoneType not in types else None
     if text[:1] not in ("[", "{"):
@@ -83,16 +83,16 @@ def read_value(text: str, types: Types, name: str) -> Any:
 
 
 def unquoted(text: str) -> str:
-    """A text without the quotation marks around it."""
+    """Return a text without the quotation marks around it."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1].replace(f"\\{text[0]}", text[0])
     return text
 
 
 def scalar(text: str, types: Types) -> Any:
-    """A text without quotes as one of the types: a truth value, a number, nothing, or the text itself.
+    """Convert a text without quotes to one of the types: a truth value, a number, null, or the text itself.
 
-    Where text is allowed beside other types, only these are looked for; where it is not, whatever it looks like.
+    Where text is allowed among other types, only those are tried; otherwise all forms of scalars.
     """
     wanted = {*types, *elements(types)}
     if text in NOTHING and not (is_text(types) and NoneType not in wanted):
@@ -121,7 +121,7 @@ class _Reader:
         if len(path) > DEPTH:
             raise RecursionError
         if node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
-            self.complain(node, f"{node.tag} is a tag, and none is read here; leave it out")
+            self.complain(node, f"{node.tag} is a tag, and tags are not supported; omit it")
         if isinstance(node, yaml.ScalarNode):
             return node.value if node.style else scalar(node.value, types)
         if isinstance(node, yaml.SequenceNode):
@@ -157,7 +157,7 @@ class _Reader:
 
 
 def _pairs(node: yaml.Node) -> Iterator[tuple[yaml.Node, yaml.Node]]:
-    """A table's keys and values; in {a:1}, without a blank, YAML sees one key and nothing."""
+    """Yield a table's keys and values; in {a:1}, without a blank, YAML sees one key without a value."""
     for key, value in node.value:
         together = isinstance(key, yaml.ScalarNode) and not key.style and ":" in key.value
         if together and isinstance(value, yaml.ScalarNode) and not value.style and not value.value:
