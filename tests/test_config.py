@@ -261,7 +261,7 @@ def test_every_claim_of_an_experiment_is_about_what_it_runs(name: str) -> None:
 
 def test_a_task_with_inputs_takes_models_of_one_size() -> None:
     overrides = ["experiment=guide_canny", "model=[sdxl_canny,sdxl_depth]", "models.sdxl_depth.height=512"]
-    with pytest.raises(BenchError, match="models have 2 sizes and task=canny"):
+    with pytest.raises(BenchError, match="models have 2 sizes but task=canny"):
         check_experiment(compose_settings(overrides))
 
 

@@ -69,7 +69,7 @@ def test_a_folder_of_images_with_masks(pairs: Path) -> None:
     assert [int(image[0, 0, 0]) for image in inputs.images] == pytest.approx([0, 100, 200], abs=2)
     assert [bool(mask[:, 0].all()) for mask in inputs.masks] == [True, True, False]
     assert inputs.masks.mean(axis=(1, 2)) == pytest.approx([0.5] * 3, abs=0.01)
-    with pytest.raises(BenchError, match=r"holds 3 images.* and 4 are needed"):
+    with pytest.raises(BenchError, match=r"holds 3 images.* but 4 are needed"):
         name_inputs(still_lifes(source=str(pairs), count=4), None)
     (pairs / "masks" / "2.png").write_text("no image")
     (pairs / "10.jpg").write_bytes(b"")
