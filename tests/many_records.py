@@ -36,7 +36,7 @@ def write(directory: Path, count: int) -> None:
         latency = Latency(1, 1, "perf_counter", (0.1, 0.11), (0.0,), (0.1,), (0.0,))
         memory = Memory(1, 10**8, None, None, None)
         images = Images(IMAGES, 8, 8, "s")
-        store.save_features(cell.key, "e", {"image": rng.normal(size=(IMAGES, WIDTH)).astype(np.float32),
+        store.cell(cell.key).save_features("e", {"image": rng.normal(size=(IMAGES, WIDTH)).astype(np.float32),
                                             "clip_score": rng.normal(30, 1, IMAGES)})  # fmt: skip
         store.commit(Record(cell.key, cell, "ok", {"device": "cpu"}, 1.0, calls, images, latency, memory))
         keys.append(cell.key)

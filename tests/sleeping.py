@@ -15,7 +15,8 @@ import numpy as np
 from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.records.errors import StoreError
 from bench.records.record import Calls, Failure, Images, Record
-from bench.store.store import Store, StoredBatch
+from bench.store.cell_folder import StoredBatch
+from bench.store.store import Store
 from bench.workers.context import Stopped, WorkerContext
 from bench.workers.launch import Launch
 from bench.workers.loop import Chunk, Ended
@@ -57,18 +58,18 @@ class Sleeper:
         self._begun: deque[Chunk] = deque()
 
     def is_complete(self, cell: Cell) -> bool:
-        record = self.store.record(cell.key)
+        record = self.store.cell(cell.key).record()
         return record is not None and record.status == "ok"
 
     def chunks(self, cell: Cell) -> Sequence[range]:
         return [range(i, i + 1) for i in range(self.settings.get("chunks", 1))]
 
     def open_chunks(self, cell: Cell) -> Sequence[range]:
-        done = self.store.batch_starts(cell.key, "e")
+        done = self.store.cell(cell.key).batch_starts("e")
         return [chunk for chunk in self.chunks(cell) if chunk.start not in done]
 
     def rows_done(self, cell: Cell, rows: range) -> int:
-        return len(self.store.batch_starts(cell.key, "e").intersection(rows))
+        return len(self.store.cell(cell.key).batch_starts("e").intersection(rows))
 
     def sample(self, chunk: Chunk) -> Ended:
         self._begun.append(chunk)
@@ -111,7 +112,7 @@ class Sleeper:
         time.sleep(self.settings.get("seconds", 0.0))
         self.context.check_stop()
         batch = StoredBatch(chunk.start, {"image": np.full((1, 2), number)}, CALLS, 0.1, ("s",))
-        self.store.save_batch(cell.key, "e", batch, None)
+        self.store.cell(cell.key).save_batch("e", batch)
         self.context.progress(1)
 
     def _is_first(self, what: str, number: int) -> bool:
@@ -121,9 +122,9 @@ class Sleeper:
         return not there
 
     def finish(self, cell: Cell) -> Record | None:
-        batches = [self.store.load_batch(cell.key, "e", chunk.start) for chunk in self.chunks(cell)]
+        batches = [self.store.cell(cell.key).load_batch("e", chunk.start) for chunk in self.chunks(cell)]
         features = np.concatenate([batch.features["image"] for batch in batches if batch])
-        self.store.save_features(cell.key, "e", {"image": features})
+        self.store.cell(cell.key).save_features("e", {"image": features})
         record = Record(cell.key, cell, "ok", {}, 0.1 * len(batches), CALLS, Images(len(batches), 8, 8, "s"))
         self.store.commit(record)
         return record

@@ -22,6 +22,7 @@ PACKAGES = {
     "mini": {"parallel"},
     "experiment": {"records"},
     "store": {"records"},
+    "pictures": {"records", "store"},
     "checkpoints": {"records", "experiment"},
     "generate": {"records", "checkpoints", "mini"},
     "measure": {"records"},
@@ -30,11 +31,14 @@ PACKAGES = {
     "workers": {"records", "store", "parallel", "printable", "experiment"},
     "execute": {
         *("records", "parallel", "redact", "printable", "gc_pause", "mini", "experiment", "store", "checkpoints"),
-        *("generate", "measure", "features", "score", "workers"),
+        *("generate", "measure", "features", "score", "workers", "pictures"),
     },
     "analysis": {"records", "parallel", "store", "score"},
     "conformance": {"records", "generate"},
-    "report": {*("records", "parallel", "redact", "printable", "gc_pause", "experiment", "store", "score", "analysis")},
+    "report": {
+        *("records", "parallel", "redact", "printable", "gc_pause", "experiment", "store", "pictures", "score"),
+        "analysis",
+    },
     "gate": {
         *("records", "printable", "experiment", "store", "generate", "measure", "score", "workers", "execute"),
         *("analysis", "conformance", "report"),

@@ -18,6 +18,7 @@ import torch
 from sleeping import make_launch, make_runner_for
 
 from bench.__main__ import main
+from bench.pictures import read_images
 from bench.store.store import Store
 from bench.workers.context import WorkerContext
 from bench.workers.leases import Leases
@@ -71,7 +72,7 @@ def test_a_run_in_a_bucket_equals_one_on_disk(
     ours, theirs = ({r.key: r for r in Store(place, writable=False).records()} for place in (disk, bucket))
     assert {key: r.reproducible() for key, r in ours.items()} == {key: r.reproducible() for key, r in theirs.items()}
     for key in ours:
-        images = [Store(place, writable=False).images(key, range(8)) for place in (disk, bucket)]
+        images = [read_images(Store(place, writable=False).cell(key), range(8)) for place in (disk, bucket)]
         assert images[0] is not None
         assert np.array_equal(*images)
     store = Store(bucket, writable=False)
@@ -199,7 +200,7 @@ def images_and_records(results: Path) -> dict[str, Any]:
     found = {}
     for record in store.records():
         assert record.images is not None
-        found[record.key] = record.reproducible(), store.images(record.key, range(record.images.count))
+        found[record.key] = record.reproducible(), read_images(store.cell(record.key), range(record.images.count))
     return found
 
 

@@ -80,7 +80,7 @@ def make(tmp_path: Path) -> Make:
         store.commit(record)
         move = changes.get("move", lambda x: x)
         gain = changes.get("clip_gain", 0.0) * (1 + 0.01 * rng.normal(size=N))  # the same for all tells nothing
-        store.save_features(cell.key, "e", {"image": move(features), "clip_score": clip_score + gain})
+        store.cell(cell.key).save_features("e", {"image": move(features), "clip_score": clip_score + gain})
         run = Run(
             name=name,
             settings={},
@@ -255,10 +255,10 @@ def test_a_run_that_is_not_whole_never_passes(
 def test_all_that_is_lost_is_named_and_a_new_cell_is_told_from_a_lost_one(make: Make, tmp_path: Path) -> None:
     before, after = make("a", sha256="s"), make("b", sha256="s")
     run, extra = after.run(), replace(CELL, steps=8)
-    record = after.record(CELL.key)
+    record = after.cell(CELL.key).record()
     assert record is not None
     after.commit(replace(record, key=extra.key, cell=extra))
-    after.save_features(extra.key, "e", after.features(CELL.key, "e"))
+    after.cell(extra.key).save_features("e", after.cell(CELL.key).features("e"))
     after.save_run(replace(run, cells=(CELL.key, extra.key)))
     report = report_of(before, after)
     assert [o.subject for o in report.outcomes if o.verdict == "new"] == [extra.label]
@@ -272,7 +272,9 @@ def test_all_that_is_lost_is_named_and_a_new_cell_is_told_from_a_lost_one(make: 
 
 def test_features_of_fewer_images_are_damaged(make: Make) -> None:
     before, after = make("a", sha256="s"), make("b", sha256="s")
-    before.save_features(CELL.key, "e", {name: rows[:-1] for name, rows in before.features(CELL.key, "e").items()})
+    before.cell(CELL.key).save_features(
+        "e", {name: rows[:-1] for name, rows in before.cell(CELL.key).features("e").items()}
+    )
     report = report_of(before, after)
     assert report.exit_code == 3
     assert "399 rows for 400 images" in report.outcomes[0].note

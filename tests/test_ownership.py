@@ -48,7 +48,7 @@ def begin(experiment: Experiment, *, done: bool = False) -> tuple[Job, Store]:
     for cell in job.plan.cells if done else ():
         count = len(job.run.prompts)
         store.commit(Record(cell.key, cell, "ok", {}, 1.0, images=Images(count, 64, 64, "x")))
-        store.save_features(cell.key, job.run.extractor, {"image": np_zeros(count)})
+        store.cell(cell.key).save_features(job.run.extractor, {"image": np_zeros(count)})
     if done:
         close_run(job, store, is_last=True)
     return job, store
@@ -205,7 +205,7 @@ def test_scores_and_cells_of_the_first_run_stay(ask: Ask, capsys: pytest.Capture
     assert job.run.metrics == ("fid", "clip_score", "precision", "recall")
     run = store.run()
     assert run.metrics == job.run.metrics
-    found = [record.cell.method for key in run.cells if (record := store.record(key))]
+    found = [record.cell.method for key in run.cells if (record := store.cell(key).record())]
     assert sorted(set(found)) == ["ddim", "dpmpp_2s", "tcd"]
     assert len(run.cells) == len(set(run.cells)) == len(found)
     assert {"tcd", "dpmpp_2s", "ddim"} == set(run.settings["methods"]) == set(run.labels)

@@ -23,8 +23,8 @@ from bench.generate.image_files import READER
 from bench.generate.image_folders import list_images
 from bench.generate.reference_images import check_real_images, load_real_images, name_real_images
 from bench.mini import world
+from bench.pictures import load_pictures
 from bench.records.errors import BenchError
-from bench.store.pictures import load_pictures
 from bench.store.store import Store
 
 

@@ -22,6 +22,7 @@ from scipy.stats import norm
 
 from bench.analysis.claims import Comparison, Judgement, judge_claims
 from bench.analysis.scoring import ScoredRun
+from bench.pictures import hash_image, input_hashes, input_picture, save_inputs, save_pictures, to_png
 from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.records.errors import BenchError, Damaged
 from bench.records.record import Calls, Failure, Images, Latency, Memory, Record
@@ -33,9 +34,7 @@ from bench.report.per_prompt import HEIGHT, prompt_differences
 from bench.report.plots import STYLE
 from bench.report.power import draw_power, power, power_of_claim
 from bench.report.write import write_report
-from bench.store.pictures import save_pictures
-from bench.store.png import hash_image, to_png
-from bench.store.store import Store, image_name
+from bench.store.store import Store
 
 PROMPTS = ("<script>alert('x')</script>", "100% of $x_1$ & {more} \\textbf{#}", "a | b", "a red circle")
 
@@ -76,7 +75,7 @@ def store(tmp_path: Path) -> Store:
         store.commit(record)
         if record.status == "ok":
             features = {"image": rng.normal(size=(40, 4)), "clip_score": rng.normal(30, 1, 40)}
-            store.save_features(record.key, "e", features)
+            store.cell(record.key).save_features("e", features)
     store.save_reference("r", rng.normal(size=(100, 4)))
     settings = {
         **{"task": {"kind": "text_to_image"}, "models": {"mini": {}}, "methods": {"tcd": {}, "<b>ddim</b>": {}}},
@@ -188,10 +187,13 @@ def test_a_damaged_image_is_never_shown_and_a_lost_one_is_said(
     record = keep(store, next(r for r in store.records() if r.status == "ok"), [Image.new("RGB", (8, 8))] * 2)
     write_report(store)
     complete = contents(store)
-    path = Path(store.location) / image_name(record.key, 1)
+    path = Path(store.location) / store.cell(record.key).image_name(1)
     Image.new("RGB", (8, 8), "red").save(path)
     write_report(store)
-    assert {**contents(store), image_name(record.key, 1): b""} == {**complete, image_name(record.key, 1): b""}
+    assert {**contents(store), store.cell(record.key).image_name(1): b""} == {
+        **complete,
+        store.cell(record.key).image_name(1): b"",
+    }
     (Path(store.location) / "report.html").unlink()
     with pytest.raises(Damaged, match="not the image that was sampled") as refusal:
         write_report(store)
@@ -203,7 +205,7 @@ def test_a_damaged_image_is_never_shown_and_a_lost_one_is_said(
     assert lacking != complete["report.html"]
     write_report(store)
     assert capsys.readouterr().err == "", "it is left as it is"
-    store.save_image(record.key, 1, np.zeros((8, 8, 3), np.uint8))
+    store.cell(record.key).save_image(1, to_png(np.zeros((8, 8, 3), np.uint8)))
     write_report(store)
     assert contents(store)["report.html"] == complete["report.html"]
 
@@ -236,9 +238,9 @@ def test_a_page_that_is_up_to_date_is_found_so_without_loading_what_makes_it(sto
 
 def test_a_score_that_cannot_be_had_is_explained_and_the_others_stand(store: Store) -> None:
     broken = make_record("tcd", 2, 0.0)
-    features = store.features(broken.key, "e")
+    features = store.cell(broken.key).features("e")
     features["image"][3, 1] = np.nan
-    store.save_features(broken.key, "e", features)
+    store.cell(broken.key).save_features("e", features)
     page = Path(write_report(store)).read_text(encoding="utf-8")
     assert f"No fid of {broken.cell.label}:" in page
     assert "NaN" in page
@@ -250,7 +252,7 @@ def test_what_all_cells_lack_is_said_once(store: Store) -> None:
     for record in store.records():
         if record.status == "ok":
             one = {name: rows[:1] for name, rows in store.features_of(record, "e").items()}
-            store.save_features(record.key, "e", one, record.images_hash)
+            store.cell(record.key).save_features("e", one, record.images_hash)
     store.save_run(replace(run, prompts=run.prompts[:1]))
     page = Path(write_report(store)).read_text(encoding="utf-8")
     assert page.count("<p><strong>No ") == 1
@@ -270,7 +272,7 @@ def test_etas_that_differ_between_methods_only_make_no_curve(store: Store) -> No
     for record in chosen:
         store.commit(record)
         features = {"image": np.random.default_rng(1).normal(size=(40, 4)), "clip_score": np.arange(40.0)}
-        store.save_features(record.key, "e", features)
+        store.cell(record.key).save_features("e", features)
     store.save_run(replace(store.run(), cells=tuple(record.key for record in chosen)))
     write_report(store)
     assert not (Path(store.location) / "plots" / "mini-eta.png").exists()
@@ -291,8 +293,8 @@ def keep(store: Store, record: Record, images: Sequence[Image.Image]) -> Record:
     assert record.images is not None
     kept = replace(record, images=replace(record.images, hashes=tuple(hash_image(image) for image in pixels)))
     for row, image in enumerate(pixels):
-        store.save_image(record.key, row, image)
-    store.replace(kept)
+        store.cell(record.key).save_image(row, to_png(image))
+    store.cell(kept.key).replace(kept)
     return kept
 
 
@@ -326,7 +328,7 @@ def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) 
     cells = {record.cell.eta: record for record in store.records() if record.cell.label.startswith("mini tcd 4")}
     for eta, record in cells.items():
         scores = np.arange(40.0) if eta else np.arange(40.0)[::-1]
-        store.save_features(record.key, "e", {**store.features(record.key, "e"), "clip_score": scores})
+        store.cell(record.key).save_features("e", {**store.cell(record.key).features("e"), "clip_score": scores})
         cells[eta] = keep(store, record, [Image.new("RGB", (8, 8), (6 * row, 0, 0)) for row in range(40)])
     store.save_run(replace(store.run(), claims=(CLAIM,)))
     run = store.run()
@@ -417,10 +419,12 @@ def inpainted(store: Store) -> Store:
         kept = replace(record, images=Images(40, 8, 8, "s", tuple(hash_image(image) for image in images)))
         store.commit(kept)
         for row, image in enumerate(images):
-            store.save_image(record.key, row, image)
-        store.save_features(record.key, "e", {"image": rng.normal(size=(40, 4)), "clip_score": rng.normal(30, 1, 40)})
+            store.cell(record.key).save_image(row, to_png(image))
+        store.cell(record.key).save_features(
+            "e", {"image": rng.normal(size=(40, 4)), "clip_score": rng.normal(30, 1, 40)}
+        )
     black, white = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)
-    store.save_inputs({f"{row:05d}{end}": image for row in range(2) for end, image in (("", black), ("-mask", white))})
+    save_inputs(store, {f"{row:05d}{end}": image for row in range(2) for end, image in (("", black), ("-mask", white))})
     run = store.run()
     settings = {**run.settings, "task": {"kind": "inpainting"}}
     store.save_run(replace(run, cells=tuple(r.key for r in records), settings=settings))
@@ -468,9 +472,9 @@ def test_a_run_keeps_the_inputs_of_what_is_shown(tmp_path: Path) -> None:
         inputs = Inputs(Task("inpainting", {"strength": 0.9}), "world", count, 32, 32)
         assert not has_inputs(store, inputs)
         keep_inputs(store, inputs)
-        assert len(store.inputs()) == 2 * min(count, 8)
+        assert len(input_hashes(store)) == 2 * min(count, 8)
         assert has_inputs(store, replace(inputs, source="not there"))
-    kept = store.input_picture("00002-mask")
+    kept = input_picture(store, "00002-mask")
     assert kept is not None
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(kept)))[..., 0] > 0, inputs.masks[2])
 
@@ -483,7 +487,7 @@ def test_a_finished_run_has_its_inputs_kept_again(harm: str, tmp_path: Path, mon
     store = Store(tmp_path / "run")
     inputs = Inputs(Task("inpainting", {"strength": 0.9}), "world", 3, 32, 32)
     kept_inputs.keep_inputs(store, inputs)
-    pictures = {name: store.input_picture(name) for name in store.inputs()}
+    pictures = {name: input_picture(store, name) for name in input_hashes(store)}
     if harm == "all gone":
         shutil.rmtree(tmp_path / "run" / "inputs")
     elif harm == "one gone":
@@ -493,7 +497,7 @@ def test_a_finished_run_has_its_inputs_kept_again(harm: str, tmp_path: Path, mon
     else:
         monkeypatch.setattr(kept_inputs, "keep_inputs", None)
     kept_inputs.restore_inputs(store, inputs)
-    assert {name: store.input_picture(name) for name in store.inputs()} == pictures
+    assert {name: input_picture(store, name) for name in input_hashes(store)} == pictures
 
 
 def test_each_film_that_is_shown_is_a_file(tmp_path: Path) -> None:

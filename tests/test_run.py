@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from bench.__main__ import main
+from bench.pictures import read_images
 from bench.records.record import Record
 from bench.store.store import Store
 
@@ -279,7 +280,7 @@ def test_killed_at_random_places_it_ends_with_the_same_records_and_images(overri
         label: r.reproducible() for label, r in theirs.items()
     }
     for record in theirs.values():
-        images = [Store(d, writable=False).images(record.key, range(8)) for d in (undisturbed, killed)]
+        images = [read_images(Store(d, writable=False).cell(record.key), range(8)) for d in (undisturbed, killed)]
         assert images[0] is not None
         assert np.array_equal(*images)
     assert not list((killed / "cells").rglob("*partial"))
@@ -320,7 +321,7 @@ def test_what_an_earlier_look_sampled_is_not_sampled_again(
     assert len(sampled) == 4 * 5, "four cells of five batches"
     straight = tmp_path / "straight"
     assert main(["run", *overrides(*QUICK, "prompts.count=20", f"results={straight}")]) == 0
-    ours = {key: Store(tmp_path / "run", writable=False).record(key) for key in run.cells}
+    ours = {key: Store(tmp_path / "run", writable=False).cell(key).record() for key in run.cells}
     for record in Store(straight, writable=False).records():
         found = ours[record.key]
         assert found is not None
@@ -355,7 +356,9 @@ def test_workers_of_their_own_give_the_same_records_and_images(overrides: Overri
         label: r.reproducible() for label, r in theirs.items()
     }
     for record in theirs.values():
-        images = [Store(directory, writable=False).images(record.key, range(8)) for directory in (alone, shared)]
+        images = [
+            read_images(Store(directory, writable=False).cell(record.key), range(8)) for directory in (alone, shared)
+        ]
         assert images[0] is not None
         assert np.array_equal(*images)
     assert (shared / "report.html").exists()

@@ -74,9 +74,9 @@ def test_nan_features_take_the_score_and_nothing_else(overrides: Overrides, tmp_
     assert main(["run", *overrides(*ONLY)]) == 0
     store = Store(tmp_path / "run")
     run = store.run()
-    features = store.features(run.cells[0], run.extractor)
+    features = store.cell(run.cells[0]).features(run.extractor)
     features["image"][2, 3] = np.nan
-    store.save_features(run.cells[0], run.extractor, features)
+    store.cell(run.cells[0]).save_features(run.extractor, features)
     (tmp_path / "run" / "report.html").unlink()
     assert main(["report", f"results={tmp_path}/run"]) == 0
     frame = bench.load(tmp_path / "run")

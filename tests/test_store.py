@@ -20,14 +20,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.pictures import hash_images, is_whole, kept_images, read_images, to_png
 from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.records.errors import BenchError, Damaged
 from bench.records.record import Calls, Failure, Images, Record
 from bench.records.run import Run
+from bench.store.cell_folder import StoredBatch
 from bench.store.integrity import quarantine_corrupt_features, quarantine_corrupt_records
-from bench.store.png import hash_images
 from bench.store.sealed import seal
-from bench.store.store import Store, StoredBatch, image_name
+from bench.store.store import Store
 from bench.workers.launch import Launch, Reporter, WorkerState
 
 CELL = Cell(
@@ -71,7 +72,7 @@ def make_images(start: int = 0, count: int = 3) -> NDArray[np.uint8]:
 def save(store: Store, start: int = 0, count: int = 3) -> StoredBatch:
     """That batch, saved."""
     batch = make_batch(start, count)
-    store.save_batch(KEY, "e", batch, make_images(start, count))
+    store.cell(KEY).save_batch("e", batch, map(to_png, make_images(start, count)))
     return batch
 
 
@@ -82,7 +83,7 @@ def folder(store: Store, key: str = KEY) -> Path:
 
 def image_path(store: Store, row: int) -> Path:
     """Where an image lies."""
-    return Path(store.location) / image_name(KEY, row)
+    return Path(store.location) / store.cell(KEY).image_name(row)
 
 
 def files_of(store: Store) -> set[str]:
@@ -100,12 +101,12 @@ def store(tmp_path: Path) -> Store:
 def test_a_batch_comes_back_bit_for_bit(store: Store) -> None:
     batch = save(store, start=3)
     again = Store(store.location)
-    loaded, images = again.load_batch(KEY, "e", 3), again.images(KEY, range(3, 6))
+    loaded, images = again.cell(KEY).load_batch("e", 3), read_images(again.cell(KEY), range(3, 6))
     assert loaded is not None
     assert images is not None
     assert images.dtype == np.uint8
     assert np.array_equal(images, make_images(3))
-    assert again.is_whole(KEY, loaded)
+    assert is_whole(again.cell(KEY), loaded)
     assert loaded.features.keys() == batch.features.keys()
     for name, values in batch.features.items():
         assert loaded.features[name].dtype == values.dtype
@@ -115,11 +116,11 @@ def test_a_batch_comes_back_bit_for_bit(store: Store) -> None:
 
 def test_a_batch_that_was_never_finished_is_not_there(store: Store) -> None:
     save(store, start=3)
-    assert store.load_batch(KEY, "e", 0) is None
-    assert store.load_batch("0" * 16, "e", 3) is None
-    assert store.load_batch(KEY, "other", 3) is None, "features of another extractor are no use"
-    assert store.batch_starts(KEY, "e") == {3}
-    assert store.batch_starts(KEY, "other") == set()
+    assert store.cell(KEY).load_batch("e", 0) is None
+    assert store.cell("0" * 16).load_batch("e", 3) is None
+    assert store.cell(KEY).load_batch("other", 3) is None, "features of another extractor are no use"
+    assert store.cell(KEY).batch_starts("e") == {3}
+    assert store.cell(KEY).batch_starts("other") == set()
 
 
 def repainted(path: Path) -> None:
@@ -156,29 +157,29 @@ DAMAGES: tuple[Callable[[Path], None], ...] = (
 @pytest.mark.parametrize("damage", DAMAGES, ids=["missing", "repainted", "truncated", "scribbled", "empty", "other"])
 def test_a_batch_with_a_damaged_image_is_not_whole(store: Store, damage: Callable[[Path], None]) -> None:
     batch = save(store)
-    assert store.is_whole(KEY, batch)
+    assert is_whole(store.cell(KEY), batch)
     damage(image_path(store, 1))
-    assert not store.is_whole(KEY, batch)
+    assert not is_whole(store.cell(KEY), batch)
 
 
 def test_a_damaged_mark_of_a_batch_is_as_good_as_none(store: Store) -> None:
     save(store)
     truncated(folder(store) / "batches-e" / "00000.npz")
-    assert store.load_batch(KEY, "e", 0) is None
-    store.drop_batch(KEY, "e", 0)
-    assert store.batch_starts(KEY, "e") == set()
+    assert store.cell(KEY).load_batch("e", 0) is None
+    store.cell(KEY).drop_batch("e", 0)
+    assert store.cell(KEY).batch_starts("e") == set()
 
 
 def test_kept_images_come_back_by_row_and_not_at_all_when_one_is_missing(store: Store) -> None:
     save(store)
-    kept = store.images(KEY, range(1, 3))
+    kept = read_images(store.cell(KEY), range(1, 3))
     assert kept is not None
     assert np.array_equal(kept, make_images()[1:3])
-    assert store.has_image(KEY, 2)
-    assert not store.has_image(KEY, 3)
-    assert store.image(KEY, 2) == image_path(store, 2).read_bytes()
-    assert store.image(KEY, 3) is None
-    assert store.images(KEY, range(1, 4)) is None
+    assert store.cell(KEY).has_image(2)
+    assert not store.cell(KEY).has_image(3)
+    assert store.cell(KEY).image(2) == image_path(store, 2).read_bytes()
+    assert store.cell(KEY).image(3) is None
+    assert read_images(store.cell(KEY), range(1, 4)) is None
 
 
 def test_the_hash_of_images_depends_on_pixels_and_their_order_only() -> None:
@@ -189,10 +190,10 @@ def test_the_hash_of_images_depends_on_pixels_and_their_order_only() -> None:
 
 
 def test_a_record_is_there_once_it_is_committed(store: Store) -> None:
-    assert store.record(KEY) is None
+    assert store.cell(KEY).record() is None
     assert list(store.records()) == []
     assert store.commit(GOOD)
-    assert Store(store.location, writable=False).record(KEY) == GOOD
+    assert Store(store.location, writable=False).cell(KEY).record() == GOOD
     assert list(store.records()) == [GOOD]
 
 
@@ -205,20 +206,20 @@ def test_records_come_in_the_order_of_their_keys(store: Store) -> None:
 def test_the_first_good_record_wins(store: Store) -> None:
     assert store.commit(GOOD)
     assert not Store(store.location).commit(replace(GOOD, sampling_s=9.0))
-    assert store.record(KEY) == GOOD
+    assert store.cell(KEY).record() == GOOD
 
 
 def test_a_good_record_is_not_replaced_by_a_failure(store: Store) -> None:
     store.commit(GOOD)
     assert not store.commit(FAILED)
-    assert store.record(KEY) == GOOD
+    assert store.cell(KEY).record() == GOOD
 
 
 @pytest.mark.parametrize("retry", [GOOD, replace(FAILED, sampling_s=0.2)], ids=["good", "failed"])
 def test_a_failed_record_is_replaced_by_the_next_try(store: Store, retry: Record) -> None:
     assert store.commit(FAILED)
     assert Store(store.location).commit(retry)
-    assert store.record(KEY) == retry
+    assert store.cell(KEY).record() == retry
 
 
 @pytest.mark.parametrize("before", [None, FAILED], ids=["nothing", "a failure"])
@@ -236,7 +237,7 @@ def test_of_writers_at_the_same_moment_exactly_one_wins(store: Store, before: Re
             if before:
                 store.commit(replace(before, key=key))
             won = [future.result() for future in [pool.submit(commit, key, writer) for writer in range(writers)]]
-            record = store.record(key)
+            record = store.cell(key).record()
             assert Counter(won)[True] == 1
             assert record is not None
             assert record.sampling_s == won.index(True)
@@ -246,9 +247,9 @@ def test_a_good_record_clears_the_batches_and_a_failed_one_leaves_them_for_the_n
     save(store)
     store.files.write(f"cells/{KEY}/lease-00000.0", b"{}")
     store.commit(FAILED)
-    assert store.load_batch(KEY, "e", 0) is not None
+    assert store.cell(KEY).load_batch("e", 0) is not None
     store.commit(GOOD)
-    assert store.load_batch(KEY, "e", 0) is None
+    assert store.cell(KEY).load_batch("e", 0) is None
     assert {name.partition("/")[0] for name in files_of(store)} == {"record.json", "images"}
 
 
@@ -281,7 +282,7 @@ def test_what_a_living_writer_or_one_elsewhere_is_writing_is_left_alone(
 @pytest.mark.parametrize("leftover", LEFTOVERS)
 def test_what_a_killed_writer_left_is_cleared(store: Store, leftover: str, dead_pid: int) -> None:
     save(store)
-    store.save_features(KEY, "e", {"image": np.zeros((3, 2))})
+    store.cell(KEY).save_features("e", {"image": np.zeros((3, 2))})
     leave(store, leftover, platform.node(), dead_pid)
     store.commit(GOOD)
     assert files_of(store) == {"record.json", "features-e.npz", *(f"images/{row:05d}.png" for row in range(3))}
@@ -317,8 +318,8 @@ def test_as_many_images_are_kept_as_were_asked_for(store: Store, keep: int | Non
 def test_a_record_that_says_more_takes_the_place_of_the_one_before(store: Store) -> None:
     store.commit(GOOD)
     more = replace(GOOD, environment={"host": "b"})
-    store.replace(more)
-    assert store.record(KEY) == more
+    store.cell(more.key).replace(more)
+    assert store.cell(KEY).record() == more
     assert files_of(store) == {"record.json"}
 
 
@@ -326,12 +327,12 @@ def test_features_are_kept_apart_by_what_computed_them(store: Store) -> None:
     ours: dict[str, NDArray[Any]] = {"image": np.arange(6.0).reshape(3, 2)}
     theirs: dict[str, NDArray[Any]] = {"image": np.ones((3, 4), np.float32), "n": np.arange(3)}
     save(store)
-    store.save_features(KEY, "ours", ours)
-    assert store.has_features(KEY, "ours")
-    assert not store.has_features(KEY, "theirs")
-    store.save_features(KEY, "theirs", theirs)
+    store.cell(KEY).save_features("ours", ours)
+    assert store.cell(KEY).has_features("ours")
+    assert not store.cell(KEY).has_features("theirs")
+    store.cell(KEY).save_features("theirs", theirs)
     for extractor, saved in (("ours", ours), ("theirs", theirs)):
-        loaded = store.features(KEY, extractor)
+        loaded = store.cell(KEY).features(extractor)
         assert loaded.keys() == saved.keys()
         assert all(np.array_equal(loaded[name], saved[name]) for name in saved)
         assert all(loaded[name].dtype == saved[name].dtype for name in saved)
@@ -404,10 +405,10 @@ def work(directory):
     store.save_run(t.RUN)
     for start in (0, 1):
         t.save(store, start, 1)
-    store.save_features(t.KEY, "e", t.make_batch(0).features)
+    store.cell(t.KEY).save_features("e", t.make_batch(0).features)
     store.commit(t.FAILED)
     store.commit(t.GOOD, keep_images=1)
-    store.replace(replace(t.GOOD, environment={}))
+    store.cell(t.KEY).replace(replace(t.GOOD, environment={}))
 
 OURS = (inspect.getfile(t.Store), os.path.dirname(inspect.getfile(LocalFiles)))
 
@@ -453,15 +454,15 @@ def read_cleanly(store: Store) -> set[str]:
         assert record in (FAILED, GOOD, replace(GOOD, environment={}))
         there.add(record.status)
     for start in (0, 1):
-        if (batch := store.load_batch(KEY, "e", start)) is not None:
-            images = store.images(KEY, range(start, start + 1))
+        if (batch := store.cell(KEY).load_batch("e", start)) is not None:
+            images = read_images(store.cell(KEY), range(start, start + 1))
             assert images is not None
             assert np.array_equal(images, make_images(start, 1))
-            assert store.is_whole(KEY, batch)
+            assert is_whole(store.cell(KEY), batch)
             assert np.array_equal(batch.features["image"], make_batch(start, 1).features["image"])
             there.add("batch")
-    if store.has_features(KEY, "e"):
-        assert np.array_equal(store.features(KEY, "e")["image"], make_batch(0).features["image"])
+    if store.cell(KEY).has_features("e"):
+        assert np.array_equal(store.cell(KEY).features("e")["image"], make_batch(0).features["image"])
         there.add("features")
     return there
 
@@ -496,7 +497,7 @@ def test_a_record_whose_content_changed_is_found_by_its_hash_and_set_aside(
     store.commit(GOOD)
     store.commit(replace(GOOD, key="other"))
     overwrite(folder(store) / "record.json", b'"steps": 4', b'"steps": 5')
-    assert store.record(KEY) is None
+    assert store.cell(KEY).record() is None
     assert quarantine_corrupt_records(store, [KEY, "other"]) == [f"cells/{KEY}/record.json"]
     assert "is damaged (its content does not have the hash that it was written with)" in capsys.readouterr().err
     assert (Path(store.location) / "damaged" / f"cells-{KEY}-record.json").exists()
@@ -510,19 +511,19 @@ def test_a_record_whose_content_changed_is_found_by_its_hash_and_set_aside(
 def test_damaged_features_are_named_in_one_sentence_and_set_aside(store: Store, damage: Callable[[Path], None]) -> None:
     store.save_run(RUN)
     store.commit(GOOD)
-    store.save_features(KEY, "e", {"image": np.full((4, 8), 7, np.uint8)})
+    store.cell(KEY).save_features("e", {"image": np.full((4, 8), 7, np.uint8)})
     damage(folder(store) / "features-e.npz")
     with pytest.raises(Damaged, match=r"features-e\.npz is damaged .* start the same tcd-bench run again"):
-        store.features(KEY, "e")
+        store.cell(KEY).features("e")
     assert quarantine_corrupt_features(store, RUN) == [f"cells/{KEY}/features-e.npz"]
-    assert not store.has_features(KEY, "e")
+    assert not store.cell(KEY).has_features("e")
     assert [path.name for path in (Path(store.location) / "damaged").iterdir()] == [f"cells-{KEY}-features-e.npz"]
 
 
 def test_features_are_of_the_images_that_the_record_is_about(store: Store) -> None:
     store.commit(GOOD)
     for images, fine in (("s", True), ("0" * 64, False)):
-        store.save_features(KEY, "e", {"image": np.ones((6, 2))}, images)
+        store.cell(KEY).save_features("e", {"image": np.ones((6, 2))}, images)
         if fine:
             assert store.features_of(GOOD, "e").keys() == {"image"}
         else:
@@ -537,7 +538,7 @@ def test_a_record_of_another_version_is_refused_and_stays_where_it_is(store: Sto
         (folder(store) / "record.json").write_text(text)
         assert quarantine_corrupt_records(store, [KEY]) == []
         with pytest.raises(BenchError, match="schema version 9"):
-            store.record(KEY)
+            store.cell(KEY).record()
 
 
 def test_what_another_version_asked_for_is_not_written_over(store: Store) -> None:
@@ -567,16 +568,16 @@ PLACES = (
 def test_a_file_that_was_copied_from_elsewhere_in_the_store_is_not_taken(store: Store, name: str) -> None:
     save(store)
     store.commit(FAILED)
-    store.save_features(KEY, "e", make_batch().features)
+    store.cell(KEY).save_features("e", make_batch().features)
     store.save_reference("r", np.ones((3, 2)))
     if name.endswith("record.json"):
         store.commit(GOOD)
     root, target = Path(store.location), swapped(name)
     (root / target).parent.mkdir(parents=True, exist_ok=True)
     (root / target).write_bytes((root / name).read_bytes())
-    assert store.record("other") is None
-    assert store.load_batch("other", "other", 3) is None
-    for read in (lambda: store.features("other", "other"), lambda: store.load_reference("other")):
+    assert store.cell("other").record() is None
+    assert store.cell("other").load_batch("other", 3) is None
+    for read in (lambda: store.cell("other").features("other"), lambda: store.load_reference("other")):
         with suppress(Damaged):
             assert read() is None
 
@@ -585,16 +586,16 @@ def test_kept_images_are_those_that_the_record_is_about(store: Store) -> None:
     save(store)
     images = make_images()
     record = replace(GOOD, images=Images(3, 16, 24, "s", (*hash_images(images)[:2], "")))
-    kept = store.kept_images(record, range(2))
+    kept = kept_images(store, record, range(2))
     assert kept is not None
     assert np.array_equal(kept, images[:2])
-    assert store.kept_images(record, range(1, 3)) is None, "a picture that was given up"
-    assert store.kept_images(record, range(2, 5)) is None
+    assert kept_images(store, record, range(1, 3)) is None, "a picture that was given up"
+    assert kept_images(store, record, range(2, 5)) is None
     image_path(store, 0).write_bytes(image_path(store, 1).read_bytes())
     with pytest.raises(Damaged, match=r"00000\.png is damaged \(it is not the image that was sampled\)"):
-        store.kept_images(record, range(2))
+        kept_images(store, record, range(2))
     image_path(store, 0).unlink()
-    assert store.kept_images(record, range(2)) is None
+    assert kept_images(store, record, range(2)) is None
     assert store.missing_images(record) == [0]
     for row in (1, 2):
         image_path(store, row).unlink()
@@ -606,11 +607,11 @@ def test_a_damaged_or_stray_batch_is_made_again(store: Store, capsys: pytest.Cap
     batches = folder(store) / "batches-e"
     for name in ("notes.npz", ".00000.npz.swp", "._00000.npz"):
         (batches / name).write_bytes(b"x")
-    assert store.batch_starts(KEY, "e") == {0}
+    assert store.cell(KEY).batch_starts("e") == {0}
     for damage in (truncated, as_folder):
         damage(batches / "00000.npz")
-        assert store.load_batch(KEY, "e", 0) is None
-        assert store.batch_starts(KEY, "e") == set()
+        assert store.cell(KEY).load_batch("e", 0) is None
+        assert store.cell(KEY).batch_starts("e") == set()
         save(store)
     assert capsys.readouterr().err.count("is damaged") == 2
     assert len(list((Path(store.location) / "damaged").iterdir())) == 2, "the first one was not overwritten"
@@ -621,9 +622,9 @@ def test_a_file_in_the_place_of_a_folder_is_set_aside(store: Store, in_the_way: 
     path = Path(store.location) / in_the_way
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
-    assert store.record(KEY) is None
+    assert store.cell(KEY).record() is None
     batch = save(store)
-    assert store.is_whole(KEY, batch)
+    assert is_whole(store.cell(KEY), batch)
     assert [kept.read_text() for kept in (Path(store.location) / "damaged").iterdir()] == ["mine"]
 
 
@@ -632,10 +633,10 @@ def test_a_folder_in_the_place_of_a_file_is_set_aside(store: Store, name: str) -
     (Path(store.location) / name).mkdir(parents=True)
     (Path(store.location) / name / "mine").touch()
     batch = save(store)
-    store.save_features(KEY, "e", batch.features)
+    store.cell(KEY).save_features("e", batch.features)
     store.save_run(RUN)
-    assert store.is_whole(KEY, batch)
-    assert store.features(KEY, "e").keys() == batch.features.keys()
+    assert is_whole(store.cell(KEY), batch)
+    assert store.cell(KEY).features("e").keys() == batch.features.keys()
     assert store.run() == RUN
     assert len(list((Path(store.location) / "damaged").glob("*/mine"))) == 1
 
@@ -653,7 +654,7 @@ def test_what_other_programs_leave_in_the_store_is_passed_over(store: Store) -> 
         (Path(store.location) / name).parent.mkdir(exist_ok=True)
         (Path(store.location) / name).write_bytes(b"\0\1")
     assert list(store.records()) == [GOOD]
-    assert store.record(".DS_Store") is None
+    assert store.cell(".DS_Store").record() is None
     assert quarantine_corrupt_records(store, store.cell_keys()) == []
     assert Launch.latest(store.files) is None
     assert WorkerState.all_of(store.files, "x") == []

@@ -74,5 +74,5 @@ def forget_disturbed(store: Store) -> list[str]:
     reasons = disturbed(records)
     for record in records:
         if record.key in reasons:
-            store.replace(replace(record, latency=None))
+            store.cell(record.key).replace(replace(record, latency=None))
     return [record.cell.label for record in records if record.key in reasons]

@@ -80,12 +80,12 @@ class StoredFeatures:
 
     def score(self, key: str) -> ScoredCell | None:
         """A cell with all scores of the run; None while it has no record. Raises Damaged."""
-        record, run = self.store.whole_record(key), self.run
+        record, run = self.store.cell(key).whole_record(), self.run
         if record is None:
             return None
         if record.status != "ok":
             return ScoredCell(record, {})
-        if not self.store.has_features(key, run.extractor):
+        if not self.store.cell(key).has_features(run.extractor):
             return ScoredCell(record, {}, dict.fromkeys(run.metrics, NO_FEATURES))
         features = self.store.features_of(record, run.extractor)
         estimates, problems, groups = {}, {}, prompt_groups(run, features)

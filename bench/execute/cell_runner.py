@@ -27,12 +27,14 @@ from bench.generate.sampling import Sampler
 from bench.generate.task_inputs import Inputs
 from bench.measure.environment import machine_fingerprint
 from bench.parallel import ThreadedCalls, map_images
+from bench.pictures import hash_all, hash_image, hash_images, is_whole, kept_images, to_png
 from bench.records.cell import Cell
 from bench.records.errors import Damaged, StoreError
 from bench.records.record import Failure, Images, Record
 from bench.redact import without_secrets
-from bench.store.png import hash_all, hash_image, hash_images
-from bench.store.store import GOOD, Features, Store, StoredBatch
+from bench.store.arrays import Arrays
+from bench.store.cell_folder import GOOD, StoredBatch
+from bench.store.store import Store
 from bench.workers.context import WorkerContext
 from bench.workers.loop import Chunk, Ended
 
@@ -41,11 +43,11 @@ CHUNK_IMAGES = 1024
 
 def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> bool:
     """Whether a cell has a good record with all that is asked for, so that nothing is left to do."""
-    record = store.record(key)
+    record = store.cell(key).record()
     return (
         record is not None
         and record.status == "ok"
-        and store.has_features(key, extractor)
+        and store.cell(key).has_features(extractor)
         and not store.missing_images(record)
         and not lacks_latency(record, measure)
         and not lacks_memory(record, measure)
@@ -88,16 +90,16 @@ class Runner:
 
     def open_chunks(self, cell: Cell) -> list[range]:
         """See `bench.workers.loop.Work`. Chunks are of whole batches."""
-        if self.store.has_features(cell.key, self.extractor):
+        if self.store.cell(cell.key).has_features(self.extractor):
             return []
         size, count = max(1, round(self.chunk_images / cell.batch_size)) * cell.batch_size, len(self.prompts)
         chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-        done = self.store.batch_starts(cell.key, self.extractor)
+        done = self.store.cell(cell.key).batch_starts(self.extractor)
         return [rows for rows in chunks if not done.issuperset(rows[:: cell.batch_size])]
 
     def rows_done(self, cell: Cell, rows: range) -> int:
         """See `bench.workers.loop.Work`."""
-        return len(self.store.batch_starts(cell.key, self.extractor).intersection(rows))
+        return len(self.store.cell(cell.key).batch_starts(self.extractor).intersection(rows))
 
     def sample(self, chunk: Chunk) -> Ended:
         """See `bench.workers.loop.Work`."""
@@ -129,7 +131,7 @@ class Runner:
         """See `bench.workers.loop.Work`. A good record is added to, never lost."""
         work = _CellWork(self, cell)
         record = work.good
-        if not self.store.has_features(cell.key, self.extractor):
+        if not self.store.cell(cell.key).has_features(self.extractor):
             batches = self._gather(cell, work.good is None)
             if batches is None:
                 return None
@@ -138,12 +140,12 @@ class Runner:
                 why = "its images cannot be made again as they were; the cell is"
                 self.store.quarantine(f"cells/{cell.key}/{GOOD}", why)
                 return None
-            self.store.save_features(cell.key, self.extractor, features, images.sha256)
+            self.store.cell(cell.key).save_features(self.extractor, features, images.sha256)
             calls = min((batch.calls for batch in batches), key=lambda found: found.batch_size)
             spent = sum(batch.sampling_s for batch in batches)
             record = record or Record(cell.key, cell, "ok", self._environment(cell), spent, calls, images)
         if record is None:
-            self.store.drop_features(cell.key, self.extractor)  # of a record that was lost
+            self.store.cell(cell.key).drop_features(self.extractor)  # of a record that was lost
             return None
         if work.good is not None:
             record = self._mend_images(work, record)
@@ -154,10 +156,10 @@ class Runner:
         if work.good is None:
             self.store.commit(record, SHOWN if self.keep == "grid" else None)
         else:
-            self.store.replace(record)
-            self.store.clear_traces(cell.key)
+            self.store.cell(record.key).replace(record)
+            self.store.cell(cell.key).clear_traces()
             if record.images is not None and record.images.hashes:
-                self.store.drop_images(cell.key, len(record.images.hashes))
+                self.store.cell(cell.key).drop_images(len(record.images.hashes))
         return record
 
     def _mend_images(self, work: _CellWork, record: Record) -> Record:
@@ -172,7 +174,7 @@ class Runner:
                 batch = work.sampler.sample(start)
             for row, image in enumerate(batch.images, start):
                 if row in rows and hash_image(image) == hashes[row]:
-                    self.store.save_image(record.key, row, image)
+                    self.store.cell(record.key).save_image(row, to_png(image))
                 elif row in rows:
                     hashes[row] = ""
         if lost := hashes.count(""):
@@ -184,7 +186,7 @@ class Runner:
         trace = "".join(traceback.format_exception(error))
         failure = Failure(type(error).__name__, without_secrets(str(error)), without_secrets(trace))
         record = Record(cell.key, cell, "error", self._environment(cell), 0.0, failure=failure)
-        before = self.store.record(cell.key)
+        before = self.store.cell(cell.key).record()
         if before is None or before.status != "ok":
             self.store.commit(record)
         return record
@@ -200,10 +202,10 @@ class Runner:
         """All batches of a cell; None where one is missing or is not as it was saved, which is then forgotten."""
         batches = []
         for start in range(0, len(self.prompts), cell.batch_size):
-            batch = self.store.load_batch(cell.key, self.extractor, start)
+            batch = self.store.cell(cell.key).load_batch(self.extractor, start)
             trusted = (cell.key, start) in self._verified or not with_images
-            if batch is None or not (trusted or self.store.is_whole(cell.key, batch)):
-                self.store.drop_batch(cell.key, self.extractor, start)
+            if batch is None or not (trusted or is_whole(self.store.cell(cell.key), batch)):
+                self.store.cell(cell.key).drop_batch(self.extractor, start)
                 self._verified.discard((cell.key, start))
                 if batch is not None:
                     print(f"{cell.label}: images from {start} on are damaged and are made again", file=sys.stderr)
@@ -236,12 +238,12 @@ class _CellWork:
     """What is done for one cell; `good` is its record where there is one, `failed` what was wrong with batches."""
 
     def __init__(self, runner: Runner, cell: Cell, chunk: Chunk | None = None) -> None:
-        record = runner.store.record(cell.key)
+        record = runner.store.cell(cell.key).record()
         self.runner, self.cell, self.chunk = runner, cell, chunk
         self.good = record if record is not None and record.status == "ok" else None
         self.failed: dict[int, Exception] = {}
         self._own = threading.local()
-        self._known: Features | None = None
+        self._known: Arrays | None = None
 
     @property
     def sampler(self) -> Sampler:
@@ -260,9 +262,9 @@ class _CellWork:
         try:
             if any(at < start for at in list(self.failed)):
                 return self, start, 0
-            stored = runner.store.load_batch(cell.key, runner.extractor, start)
+            stored = runner.store.cell(cell.key).load_batch(runner.extractor, start)
             known = (cell.key, start) in runner._verified or self.good
-            if stored and (known or runner.store.is_whole(cell.key, stored)):
+            if stored and (known or is_whole(runner.store.cell(cell.key), stored)):
                 return self, start, stored.count
             stop = min(start + cell.batch_size, len(runner.prompts))
             kept = self._from_kept_images(start, stop)
@@ -278,7 +280,7 @@ class _CellWork:
                     spent = runner.queue.spent(begun, time.perf_counter())
                     features, images = runner.extract(sampled.images, start), sampled.images
                 batch = StoredBatch(start, features, sampled.calls, spent, hash_images(images))
-            runner.store.save_batch(cell.key, runner.extractor, batch, None if kept else images, map_images)
+            runner.store.cell(cell.key).save_batch(runner.extractor, batch, () if kept else map_images(to_png, images))
         except StoreError:
             raise
         except Exception as error:
@@ -298,7 +300,7 @@ class _CellWork:
     def _intact_images(self, record: Record, rows: range) -> NDArray[np.uint8] | None:
         """Kept images; one that is damaged is set aside, and there are none then."""
         try:
-            return self.runner.store.kept_images(record, rows)
+            return kept_images(self.runner.store, record, rows)
         except Damaged as error:
             self.runner.store.quarantine(error.name, error.why)
             return None
@@ -317,13 +319,13 @@ class _CellWork:
         spent = donor.sampling_s * (stop - start) / count
         return StoredBatch(start, features, calls, spent, hash_images(images)), images
 
-    def _known_of(self, donor: Record) -> Features:
+    def _known_of(self, donor: Record) -> Arrays:
         """The features of a smaller cell, read once; empty where there are none, or damaged ones."""
         if self._known is None:
             store, extractor = self.runner.store, self.runner.extractor
             self._known = {}
             with suppress(Damaged):  # who reads that cell for its own sake says it
-                if store.has_features(donor.key, extractor):
+                if store.cell(donor.key).has_features(extractor):
                     self._known = store.features_of(donor, extractor)
         return self._known
 

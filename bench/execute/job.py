@@ -44,12 +44,12 @@ from bench.generate.reference_images import (
     shrunk,
 )
 from bench.measure.environment import cuda_devices, library_versions
+from bench.pictures import save_pictures
 from bench.records.cell import Cell, content_hash
 from bench.records.errors import BenchError, Damaged
 from bench.records.run import Run
 from bench.redact import settings_without_secrets, without_secrets
 from bench.score.metrics import METRICS
-from bench.store.pictures import save_pictures
 from bench.store.store import Store
 from bench.workers.context import WorkerContext
 from bench.workers.launch import Launch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.generate.task_inputs import Inputs
+from bench.pictures import input_hashes, input_picture, save_inputs
 from bench.store.store import Store
 
 SHOWN = 8
@@ -12,23 +13,24 @@ SHOWN = 8
 def has_inputs(store: Store, inputs: Inputs) -> bool:
     """Whether the inputs of the images that are shown were kept, or the task has none. No picture is looked at."""
     rows = _rows(inputs)
-    return not rows or any(name.startswith(f"{rows[-1]:05d}") for name in store.inputs())
+    return not rows or any(name.startswith(f"{rows[-1]:05d}") for name in input_hashes(store))
 
 
 def keep_inputs(store: Store, inputs: Inputs) -> None:
     """Keep inputs, masks and control images of the first images."""
-    store.save_inputs(
+    save_inputs(
+        store,
         {
             f"{row:05d}{'' if name == 'image' else f'-{name}'}": picture
             for row in _rows(inputs)
             for name, picture in inputs.shown(row).items()
-        }
+        },
     )
 
 
 def restore_inputs(store: Store, inputs: Inputs) -> None:
     """Keep the inputs of a finished run again where they are gone, damaged, or were never kept."""
-    whole = has_inputs(store, inputs) and all(store.input_picture(name) is not None for name in store.inputs())
+    whole = has_inputs(store, inputs) and all(input_picture(store, name) is not None for name in input_hashes(store))
     if not whole:
         keep_inputs(store, inputs)
 

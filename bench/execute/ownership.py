@@ -81,7 +81,7 @@ def _tell_dropped(store: Store, job: Job, before: Run | None) -> None:
     if before is None or before.prompts == job.run.prompts:
         return
     planned = {_place_in_grid(cell) for cell in job.plan.cells}
-    records = [record for key in before.cells if (record := store.record(key)) is not None and record.status == "ok"]
+    records = [record for record in store.records(before.cells) if record.status == "ok"]
     if dropped := [record.cell for record in records if _place_in_grid(record.cell) not in planned]:
         print(
             f"results={store.location}: {len(dropped)} cells of {len(before.prompts)} images are not in the grid of "
@@ -105,7 +105,7 @@ def close_run(job: Job, store: Store, is_last: bool) -> None:
     if is_last or before is None or len(before.prompts) <= len(job.run.prompts):
         run = whole_run(store, job)
         store.save_run(run)
-        records = [record for key in run.cells if (record := store.record(key)) is not None]
+        records = list(store.records(run.cells))
         store.write_text("records.jsonl", "".join(record.to_json() + "\n" for record in records))
 
 
@@ -140,8 +140,8 @@ def whole_run(store: Store, job: Job) -> Run:
 
 
 def _is_finished(store: Store, key: str, extractor: str) -> bool:
-    record = store.record(key)
-    return record is not None and record.status == "ok" and store.has_features(key, extractor)
+    record = store.cell(key).record()
+    return record is not None and record.status == "ok" and store.cell(key).has_features(extractor)
 
 
 def _all_axes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,7 +220,7 @@ _WAYS_OUT = "choose another directory with results=…, or remove or archive tha
 
 
 def _has_records(store: Store, run: Run) -> bool:
-    return any((record := store.record(key)) is not None and record.status == "ok" for key in run.cells)
+    return any(record.status == "ok" for record in store.records(run.cells))
 
 
 def _seal(facts: _Facts, prompts: Mapping[str, str]) -> bytes:
@@ -241,7 +241,7 @@ def _from_records(store: Store) -> tuple[_Facts, Mapping[str, str]] | None:
     run = _last_run(store)
     if run is None:
         return None
-    cells = [record.cell for key in run.cells if (record := store.record(key)) is not None]
+    cells = [record.cell for record in store.records(run.cells)]
     facts = _plain({"name": run.name, **_facts_of_cells(cells)})
     if run.metrics:
         facts |= _plain({"evaluator.name": run.evaluator})

@@ -105,7 +105,7 @@ def _lacking(cells: Sequence[Cell], side: Side, steps: int | None) -> str | None
 def _done(job: Job, store: Store | None) -> set[str]:
     if store is None:
         return set()
-    return {cell.key for cell in job.plan.cells if (r := store.record(cell.key)) and r.status == "ok"}
+    return {r.key for r in store.records([cell.key for cell in job.plan.cells]) if r.status == "ok"}
 
 
 def cost_per_sample(store: Store | None, job: Job) -> Mapping[str, float]:

@@ -29,6 +29,7 @@ from bench.execute.job import (
 from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.rescore import ScoreChoice
 from bench.generate.prompts import WORLD, Prompts, load_prompts
+from bench.pictures import kept_images
 from bench.records.cell import Task, content_hash
 from bench.records.errors import BenchError, Damaged
 from bench.records.record import Record
@@ -44,7 +45,8 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
     """
     run = store.run()
     experiment = _as_asked(run, choice)
-    records = [record for key in run.cells if (record := store.whole_record(key)) is not None and record.status == "ok"]
+    read = [store.cell(key).whole_record() for key in run.cells]
+    records = [record for record in read if record is not None and record.status == "ok"]
     scored = _rename(store, run, experiment, records)
     lacking = [record for record in records if _features(store, record, scored.extractor) is None]
     blind = [record.cell.label for record in lacking if not _has_images(store, record)]
@@ -63,7 +65,7 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
             extract = make_extractor(experiment, prompts, evaluator, inputs)
             for i, record in enumerate(lacking, 1):
                 found = _read(store, record, extract)
-                store.save_features(record.key, scored.extractor, found, record.images_hash)
+                store.cell(record.key).save_features(scored.extractor, found, record.images_hash)
                 print(f"[{i}/{len(lacking)}] {record.cell.label}", file=sys.stderr, flush=True)
     if _replaces(run, scored):
         _set_outputs_aside(store, run)
@@ -147,7 +149,7 @@ def _prompts(run: Run, experiment: Experiment) -> Prompts:
 def _features(store: Store, record: Record, extractor: str) -> Mapping[str, Any] | None:
     """A cell's features; None where there are none, or damaged ones, which are set aside."""
     try:
-        return store.features_of(record, extractor) if store.has_features(record.key, extractor) else None
+        return store.features_of(record, extractor) if store.cell(record.key).has_features(extractor) else None
     except Damaged as error:
         store.quarantine(error.name, error.why)
         return None
@@ -156,7 +158,7 @@ def _features(store: Store, record: Record, extractor: str) -> Mapping[str, Any]
 def _has_images(store: Store, record: Record) -> bool:
     count = 0 if record.images is None else len(record.images.hashes)
     whole = record.images is not None and count == record.images.count and "" not in record.images.hashes
-    return whole and all(store.has_image(record.key, row) for row in range(count))
+    return whole and all(store.cell(record.key).has_image(row) for row in range(count))
 
 
 def _read(store: Store, record: Record, extract: Extractor) -> Mapping[str, Any]:
@@ -165,7 +167,7 @@ def _read(store: Store, record: Record, extract: Extractor) -> Mapping[str, Any]
     rows = []
     for start in range(0, count, batch):
         try:
-            images = store.kept_images(record, range(start, min(start + batch, count)))
+            images = kept_images(store, record, range(start, min(start + batch, count)))
         except Damaged as error:
             store.quarantine(error.name, error.why)
             images = None

@@ -70,7 +70,7 @@ def execute(job: Job, store: Store) -> Iterator[Record]:
         except Stopped as error:
             raise KeyboardInterrupt from error
     for key in launch.cells:
-        if key not in ended and (found := store.record(key)) is not None:  # another worker joined the launch
+        if key not in ended and (found := store.cell(key).record()) is not None:  # another worker joined the launch
             yield found
 
 
@@ -93,8 +93,8 @@ def _describe_rest(job: Job, store: Store, todo: Sequence[Cell]) -> None:
         print(f"{done} of {cells} cells are done already", file=sys.stderr)
         if job.run.reference is not None and not store.has_reference(job.run.reference):
             print("the reference's features are gone and are computed again", file=sys.stderr)
-    records = [record for cell in todo if (record := store.record(cell.key)) and record.status == "ok"]
-    if lacking := [record for record in records if not store.has_features(record.key, job.run.extractor)]:
+    records = [record for record in store.records([cell.key for cell in todo]) if record.status == "ok"]
+    if lacking := [record for record in records if not store.cell(record.key).has_features(job.run.extractor)]:
         print(
             f"{len(lacking)} of {cells} cells were sampled before and lack the features that these scores need "
             f"({lacking[0].cell.label} for one); they are computed now",
@@ -164,7 +164,7 @@ def _oversee(executor: Executor, store: Store, launch: Launch, bar: tqdm[None]) 
             busy = sum(worker.state not in (*ENDED, "waiting") for worker in status.workers)
             bar.set_description(f"{total - status.left}/{total} cells, {busy} workers")
             for key in [*status.done, *(record.key for record in status.failed)]:
-                if key not in ended and (record := store.record(key)) is not None:
+                if key not in ended and (record := store.cell(key).record()) is not None:
                     ended.add(key)
                     _announce(record, len(ended), total, bar)
                     yield record

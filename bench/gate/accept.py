@@ -15,7 +15,7 @@ from bench.gate.completeness import read_whole
 from bench.records.errors import BenchError
 from bench.records.record import Record
 from bench.records.run import Run
-from bench.store.store import Store, image_name
+from bench.store.store import Store
 
 _NOTE = "accepted.json"
 KEPT_IMAGES = 8
@@ -30,7 +30,7 @@ def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
     where `directory` holds anything that a baseline does not.
     """
     run = read_whole(candidate)
-    records = [record for key in run.cells if (record := candidate.record(key)) and record.status == "ok"]
+    records = [record for record in candidate.records(run.cells) if record.status == "ok"]
     if len(records) < len(run.cells):
         raise BenchError(
             f"candidate={candidate.location} has {len(run.cells) - len(records)} cells that failed; run it whole"
@@ -75,12 +75,13 @@ def _copy(candidate: Store, run: Run, records: list[Record], directory: Path) ->
     """What the gate reads, through the store, which writes down what it needs to verify it."""
     fresh = Store(directory)
     for record in records:
-        features = candidate.features_of(record, run.extractor)
-        fresh.save_features(record.key, run.extractor, features, record.images_hash)
+        before, after = candidate.cell(record.key), fresh.cell(record.key)
+        features = before.features(run.extractor, record.images_hash)
+        after.save_features(run.extractor, features, record.images_hash)
         for row in range(KEPT_IMAGES):
-            if (image := candidate.image(record.key, row)) is not None:
-                fresh.write_bytes(image_name(record.key, row), image)
-        fresh.commit(record)
+            if (image := before.image(row)) is not None:
+                after.save_image(row, image)
+        after.commit(record)
     if run.reference is not None and (reference := candidate.load_reference(run.reference)) is not None:
         fresh.save_reference(run.reference, reference)
     fresh.save_run(run)

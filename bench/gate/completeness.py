@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from bench.records.errors import BenchError, Corrupt, Damaged
 from bench.records.run import Run
-from bench.store.store import FAILED, GOOD, Store
+from bench.store.cell_folder import FAILED, GOOD
+from bench.store.store import Store
 
 REMEDY = "start the run again, which makes it again, or accept another run as the baseline"
 UNREADABLE = (BenchError, Corrupt, OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -55,7 +56,7 @@ def _damage_of_reference(store: Store, reference: str) -> dict[str, str]:
 def _damage_of_cell(store: Store, run: Run, key: str) -> dict[str, str]:
     good, features = f"cells/{key}/{GOOD}", f"cells/{key}/features-{run.extractor}.npz"
     try:
-        record = store.record(key)
+        record = store.cell(key).record()
     except UNREADABLE as error:
         return {good: _cannot_read(error)}
     if store.files.exists(good) and (record is None or record.status != "ok"):
@@ -67,7 +68,7 @@ def _damage_of_cell(store: Store, run: Run, key: str) -> dict[str, str]:
         return {good: "it is missing: the cell was never finished, or its record was lost"}
     if record.status != "ok":
         return {}
-    if not store.has_features(key, run.extractor):
+    if not store.cell(key).has_features(run.extractor):
         return {features: "it is missing: the features that the cell is scored by"}
     try:
         found = store.features_of(record, run.extractor)

@@ -13,6 +13,7 @@ from bench.analysis.published import Beside, load_published, set_beside
 from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.gc_pause import collector_paused
 from bench.parallel import map_forked
+from bench.pictures import load_pictures
 from bench.printable import printable, spreadsheet_text
 from bench.records.run import Run
 from bench.report.image_grid import draw_grid, films, prompt_grids
@@ -21,8 +22,7 @@ from bench.report.per_prompt import prompt_differences
 from bench.report.published import beside_table, draw_beside
 from bench.report.tables import cost_table, score_table, settings_table, to_csv, to_latex, to_markdown, verdict_table
 from bench.report.terminal import SUMMARY, summarise
-from bench.store.pictures import load_pictures
-from bench.store.store import Store, features_name, image_name
+from bench.store.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def make_report(store: Store, inputs: str) -> Made:
 def _missing_images(scored: ScoredRun) -> list[str]:
     """Names of kept images that are gone, at most a hundred; says how many there are."""
     store = scored.store
-    gone = [image_name(s.record.key, row) for s in scored.cells for row in store.missing_images(s.record)]
+    gone = [store.cell(s.record.key).image_name(row) for s in scored.cells for row in store.missing_images(s.record)]
     if gone:
         print(
             f"results={store.location}: {len(gone)} kept images are gone ({gone[0]} for one); the same tcd-bench run "
@@ -92,8 +92,8 @@ def _missing_features(scored: ScoredRun) -> list[str]:
     """Names of features that finished cells are scored by and lack, at most a hundred."""
     extractor = scored.run.extractor
     keys = [s.record.key for s in scored.cells if s.record.status == "ok"]
-    gone = [key for key in keys if not scored.store.has_features(key, extractor)]
-    return [features_name(key, extractor) for key in gone[:100]]
+    gone = [key for key in keys if not scored.store.cell(key).has_features(extractor)]
+    return [scored.store.cell(key).features_name(extractor) for key in gone[:100]]
 
 
 def _draw_plots(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from bench.pictures import input_hashes, input_picture, kept_image
 from bench.records.errors import Damaged
 from bench.records.record import Record
 from bench.store.store import Store
@@ -27,7 +28,7 @@ class Picture:
     def exists(self) -> bool:
         """Whether it was kept."""
         known = () if self.record.images is None else self.record.images.hashes
-        return self.row < len(known) and known[self.row] != "" and self.store.has_image(self.record.key, self.row)
+        return self.row < len(known) and known[self.row] != "" and self.store.cell(self.record.key).has_image(self.row)
 
     def is_whole(self) -> bool:
         """Whether it was kept and is the image that was sampled."""
@@ -38,7 +39,7 @@ class Picture:
 
     def read(self) -> bytes:
         """As PNG; raises Damaged where it is not the image that was sampled."""
-        return self.store.kept_image(self.record, self.row)
+        return kept_image(self.store, self.record, self.row)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class InputPicture:
 
     def read(self) -> bytes:
         """As PNG; raises Damaged where it is not what was written."""
-        content = self.store.input_picture(self.name)
+        content = input_picture(self.store, self.name)
         if content is None:
             raise Damaged(self.store.location, f"inputs/{self.name}.png", "it is not the picture that was written")
         return content
@@ -61,9 +62,9 @@ def input_pictures(store: Store, task: str, row: int) -> list[tuple[str, InputPi
     control = {"canny": "edges", "depth": "depth"}.get(task, "control")
     row = 0 if task == "image_prompt" else row
     names = {"": "image prompt" if task == "image_prompt" else "input", "-mask": "mask", "-control": control}
-    known = store.inputs()
+    known = input_hashes(store)
     found = [(said, f"{row:05d}{end}") for end, said in names.items() if f"{row:05d}{end}" in known]
-    return [(said, InputPicture(store, name)) for said, name in found if store.input_picture(name) is not None]
+    return [(said, InputPicture(store, name)) for said, name in found if input_picture(store, name) is not None]
 
 
 def open_picture(picture: Picture | InputPicture, frames: int = 1) -> Image.Image:

@@ -9,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench.pictures import INPUTS, captions_of
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError, Corrupt
-from bench.store.pictures import captions_of
+from bench.store.cell_folder import FAILED, GOOD
 from bench.store.sealed import read_sealed, seal
-from bench.store.store import FAILED, GOOD, INPUTS, RUN, Store
+from bench.store.store import RUN, Store
 
 _NOTE = "report.json"
 """Says what the report was made of, the hash of each of its files, and which stored files it lacks."""

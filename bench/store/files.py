@@ -52,6 +52,14 @@ class Files(Protocol):
         """Give a file or a folder another name, which nothing has yet."""
         ...
 
+    def check_writable(self) -> None:
+        """Make the root and write into it; raises OSError where that fails."""
+        ...
+
+    def sweep(self, folder: str = "") -> None:
+        """Remove what killed writers left half done in a folder, or anywhere in the run."""
+        ...
+
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all that is in it; nothing happens where there is none."""
         ...

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from bench.records.errors import BenchError, Corrupt, Damaged
 from bench.records.run import Run
-from bench.store.store import FAILED, GOOD, Store
+from bench.store.cell_folder import FAILED, GOOD
+from bench.store.store import Store
 
 
 def quarantine_corrupt_records(store: Store, keys: Sequence[str]) -> list[str]:
@@ -15,7 +16,7 @@ def quarantine_corrupt_records(store: Store, keys: Sequence[str]) -> list[str]:
     for key in keys:
         for name in (GOOD, FAILED):
             try:
-                store.read_record(key, name)
+                store.cell(key).read_record(name)
             except (FileNotFoundError, BenchError):
                 pass  # not there, or another version's and whole
             except Corrupt as error:
@@ -28,9 +29,9 @@ def quarantine_corrupt_features(store: Store, run: Run) -> list[str]:
     """The same for the features that a run is scored by and for its reference's, all of which are read for it."""
     found = []
     for key in run.cells:
-        record = store.record(key)
+        record = store.cell(key).record()
         try:
-            if record is not None and store.has_features(key, run.extractor):
+            if record is not None and store.cell(key).has_features(run.extractor):
                 store.features_of(record, run.extractor)
         except Damaged as error:
             found.append(error)

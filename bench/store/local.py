@@ -108,7 +108,7 @@ class LocalFiles:
         return f"{self.root}/{name}"
 
     def check_writable(self) -> None:
-        """Make the directory and write into it; raises OSError where that fails."""
+        """See `bench.store.files.Files`."""
         self._partial("probe", b"", durable=False).unlink()
 
     def sweep(self, folder: str = "") -> None:

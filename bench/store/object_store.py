@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from bench.records.errors import BenchError
 
+_PROBE = ".tcd-bench-probe"
+
 
 class RemoteFiles:
     """A prefix in a bucket. An object is there whole or not at all; `create` is the server's conditional write.
@@ -88,6 +90,14 @@ class RemoteFiles:
         """See `bench.store.files.Files`."""
         with suppress(FileNotFoundError):
             _call(self._system.rm, self._path(name), recursive=True)
+
+    def check_writable(self) -> None:
+        """See `bench.store.files.Files`."""
+        self.write(_PROBE, b"")
+        self.remove(_PROBE)
+
+    def sweep(self, folder: str = "") -> None:
+        """See `bench.store.files.Files`; an object is written whole, so nothing is left."""
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")

@@ -71,6 +71,14 @@ class RetryingFiles:
         """See `bench.store.files.Files`."""
         self._try(name, lambda: self.inner.remove(name))
 
+    def check_writable(self) -> None:
+        """See `bench.store.files.Files`; tried once."""
+        self.inner.check_writable()
+
+    def sweep(self, folder: str = "") -> None:
+        """See `bench.store.files.Files`; tried once."""
+        self.inner.sweep(folder)
+
     def _try(self, name: str, operation: Callable[[], _Result]) -> _Result:
         begun, pause, said = self._clock(), 0.1, False
         while True:

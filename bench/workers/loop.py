@@ -16,7 +16,8 @@ from typing import Protocol
 from bench.records.cell import Cell
 from bench.records.errors import CellError, StoreError
 from bench.records.record import Record
-from bench.store.store import FAILED, GOOD, Store
+from bench.store.cell_folder import FAILED, GOOD
+from bench.store.store import Store
 from bench.workers.context import Stopped, WorkerContext
 from bench.workers.leases import Lease, Leases
 
@@ -161,7 +162,7 @@ class Loop:
         names = self.store.files.names(f"cells/{cell.key}")
         if GOOD in names:
             return self.work.is_complete(cell)
-        record = self.store.record(cell.key) if FAILED in names else None
+        record = self.store.cell(cell.key).record() if FAILED in names else None
         return record is not None and record.status != "ok" and record.environment.get("launch") == self.launch
 
     def _sample(self, cells: Sequence[Cell]) -> list[_CellProgress]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from bench.printable import printable
 from bench.records.record import Record
-from bench.store.store import FAILED, GOOD, Store
+from bench.store.cell_folder import FAILED, GOOD
+from bench.store.store import Store
 from bench.workers.launch import Launch, WorkerState
 
 ENDED = ("stopped", "done")
@@ -48,7 +49,7 @@ def read_status(store: Store, launch: Launch, batch_size: int) -> LaunchStatus:
             names[key].add(rest[0])
             batches[key] += rest[0].startswith("batches-")
     done = tuple(key for key, found in names.items() if GOOD in found)
-    failures = [store.record(key) for key, found in names.items() if FAILED in found and GOOD not in found]
+    failures = [store.cell(key).record() for key, found in names.items() if FAILED in found and GOOD not in found]
     failed = tuple(f for f in failures if f is not None and f.environment.get("launch") == launch.name)
     images = sum(launch.images if GOOD in names[key] else batches[key] * batch_size for key in launch.cells)
     begun = tuple(key for key, found in names.items() if batches[key] and GOOD not in found)

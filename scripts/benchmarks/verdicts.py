@@ -135,7 +135,7 @@ class Bootstrap:
         """The standard deviation of the score as other tools print it, over the draws."""
         key = cell.record.key, metric
         if key not in self._known:
-            features = self._store.features(cell.record.key, self._run.extractor)
+            features = self._store.cell(cell.record.key).features(self._run.extractor)
             rng = np.random.default_rng(0)
             count = len(next(iter(features.values())))
             values = []

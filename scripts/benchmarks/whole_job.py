@@ -37,6 +37,7 @@ from plain_script import cell_name
 from ratios import save_benchmark
 from stand_in import CELLS, save_stand_in, stand_in_overrides
 
+from bench.pictures import read_images
 from bench.records.record import Record
 from bench.store.store import Store
 
@@ -124,7 +125,7 @@ def compare_images(store: Store, plain: Path) -> int:
     def in_cell(record: Record) -> int:
         folder = plain / cell_name(record.cell.method, record.cell.steps, record.cell.eta)
         count = record.cell.prompts.count
-        ours = store.images(record.key, range(count))
+        ours = read_images(store.cell(record.key), range(count))
         theirs = np.stack([np.asarray(Image.open(folder / f"{row:05d}.png")) for row in range(count)])
         return count if ours is None else int((ours != theirs).any(axis=(1, 2, 3)).sum())
 

@@ -284,7 +284,7 @@ def repeat(kind: str, where: str, cells: int, dice: random.Random, calm: dict[st
 
 def contents(store: Store) -> dict[str, object]:
     """What a run left, without times: what must not differ."""
-    return {r.key: (r.status, r.images, store.features(r.key, "e")["image"].tolist()) for r in store.records()}
+    return {r.key: (r.status, r.images, store.cell(r.key).features("e")["image"].tolist()) for r in store.records()}
 
 
 def calm_run(cells: int) -> dict[str, object]:

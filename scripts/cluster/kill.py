@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.pictures import read_images
 from bench.store.store import Store
 
 SMALL = ["experiment=smoke", "prompts.count=64", "batch_size=8", "measure.latency=false", "measure.memory=false"]
@@ -82,7 +83,7 @@ def _differs(left: object, right: object, ours: Store, theirs: Store) -> bool:
     if left is None or right is None or left.reproducible() != right.reproducible():  # type: ignore[attr-defined]
         return True
     rows = range(left.images.count)  # type: ignore[attr-defined]
-    pair = ours.images(left.key, rows), theirs.images(left.key, rows)  # type: ignore[attr-defined]
+    pair = read_images(ours.cell(left.key), rows), read_images(theirs.cell(left.key), rows)  # type: ignore[attr-defined]
     return pair[0] is None or pair[1] is None or not np.array_equal(*pair)
 
 

@@ -28,9 +28,11 @@ import numpy as np
 
 from bench.__main__ import main as tcd_bench
 from bench.gate.completeness import read_whole
+from bench.pictures import is_whole, kept_images
 from bench.records.errors import BenchError
 from bench.report.write import is_current
-from bench.store.store import FAILED, GOOD, Store
+from bench.store.cell_folder import FAILED, GOOD
+from bench.store.store import Store
 from bench.workers.launch import Launch, WorkerState
 from bench.workers.leases import Leases
 from bench.workers.status import read_status
@@ -147,8 +149,8 @@ def readings(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     for key in run.cells:
         for name in (GOOD, FAILED):
             if (place / "cells" / key / name).exists():
-                yield f"record {key}", lambda key=key: store.record(key)  # type: ignore[misc]
-        record = store.record(key)
+                yield f"record {key}", lambda key=key: store.cell(key).record()  # type: ignore[misc]
+        record = store.cell(key).record()
         if record is not None and record.status == "ok":
             yield f"features {key}", lambda r=record: digest(store.features_of(r, run.extractor))  # type: ignore[misc]
             for row in range(record.images.count if record.images else 0):
@@ -156,10 +158,10 @@ def readings(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
                 yield (
                     f"image {key} {row}",
                     lambda r=record, rows=rows: digest(  # type: ignore[misc]
-                        {"image": store.kept_images(r, rows)}
+                        {"image": kept_images(store, r, rows)}
                     ),
                 )
-        for start in sorted(store.batch_starts(key, run.extractor)):
+        for start in sorted(store.cell(key).batch_starts(run.extractor)):
             yield f"batch {key} {start}", lambda key=key, start=start: batch(store, key, run.extractor, start)  # type: ignore[misc]
     if run.reference is not None:
         yield "reference", lambda: digest({"image": store.load_reference(str(run.reference))})
@@ -192,8 +194,8 @@ def look_at_leases(store: Store) -> bool:
 
 def batch(store: Store, key: str, extractor: str, start: int) -> object:
     """A batch and its images, as a run that goes on takes them; None where it samples them again."""
-    found = store.load_batch(key, extractor, start)
-    if found is None or not store.is_whole(key, found):
+    found = store.cell(key).load_batch(extractor, start)
+    if found is None or not is_whole(store.cell(key), found):
         return None
     return digest({**found.features, "hashes": np.array(found.hashes)}), found.calls, found.sampling_s
 

@@ -1,0 +1,206 @@
+"""One cell's folder in a run: its record, features, images and, while the cell is at work, its finished batches.
+
+`record.json` is written last: a cell is done when it is there; `failure.json` holds the record of the last failed
+attempt, `features-<extractor>.npz` the features, `images/00000.png` … the images, `batches-<extractor>/00000.npz` marks
+each finished batch, and `lease-…` says which worker has it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.records.errors import Corrupt, Damaged
+from bench.records.record import Calls, Record
+from bench.store.arrays import Arrays, pack_arrays, read_arrays
+from bench.store.files import Files
+from bench.store.safe_writing import put, quarantine, why_damaged
+from bench.store.sealed import read_sealed, seal
+
+GOOD, FAILED = "record.json", "failure.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """A finished batch of an unfinished cell; `hashes` are of its images' pixels, one for each."""
+
+    start: int
+    features: Arrays
+    calls: Calls
+    sampling_s: float
+    hashes: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return len(next(iter(self.features.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class CellFolder:
+    """What a store holds of one cell. Nothing is read before it is asked for."""
+
+    files: Files
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The folder's name below the root of the run."""
+        return f"cells/{self.key}"
+
+    def record(self) -> Record | None:
+        """The cell's good record, else that of its last failure, else None. A damaged one counts as not there.
+
+        Raises BenchError for a record of another schema version.
+        """
+        for name in (GOOD, FAILED):
+            with suppress(FileNotFoundError, Corrupt):
+                return self.read_record(name)
+        return None
+
+    def whole_record(self) -> Record | None:
+        """As `record`, where a damaged record must not be taken for a cell that was not run; raises Damaged."""
+        for name in (GOOD, FAILED):
+            try:
+                return self.read_record(name)
+            except FileNotFoundError:
+                continue
+            except Corrupt as error:
+                raise Damaged(self.files.location, f"{self.name}/{name}", str(error)) from error
+        return None
+
+    def read_record(self, name: str) -> Record:
+        """One of the records; raises FileNotFoundError, Corrupt, and BenchError for another schema version."""
+        return Record.from_json(read_sealed(self.files, f"{self.name}/{name}").decode(errors="replace"))
+
+    def commit(self, record: Record, keep_images: int | None = None) -> bool:
+        """Make the cell done, or note its failure. The first good record wins: False where another was there before.
+
+        A failure never hides a good record. `keep_images` keeps only so many images, the first ones.
+        """
+        if record.status != "ok":
+            put(self.files, f"{self.name}/{FAILED}", self._seal(FAILED, record))
+            return not self.files.exists(f"{self.name}/{GOOD}")
+        if not self.files.create(f"{self.name}/{GOOD}", self._seal(GOOD, record)):
+            return False
+        self.files.remove(f"{self.name}/{FAILED}")
+        self.clear_traces()
+        self.files.sweep(self.name)
+        if keep_images is not None:
+            self.drop_images(keep_images)
+        return True
+
+    def replace(self, record: Record) -> None:
+        """Write a good record that says more in place of the one that is there."""
+        put(self.files, f"{self.name}/{GOOD}", self._seal(GOOD, record))
+
+    def _seal(self, name: str, record: Record) -> bytes:
+        return seal(f"{self.name}/{name}", record.to_json().encode())
+
+    def clear_traces(self) -> None:
+        """Remove what only work on the cell needs: marks of finished batches, leases."""
+        for name in self.files.names(self.name):
+            if name.startswith(("batches-", "lease-")):
+                self.files.remove(f"{self.name}/{name}")
+
+    def features_name(self, extractor: str) -> str:
+        """Name of the features' file below the root of the run."""
+        return f"{self.name}/features-{extractor}.npz"
+
+    def has_features(self, extractor: str) -> bool:
+        """Whether `features` will find something."""
+        return self.files.exists(self.features_name(extractor))
+
+    def features(self, extractor: str, images: str = "") -> dict[str, NDArray[Any]]:
+        """Per-image features of the finished cell by name, rows in the order of the prompts.
+
+        `images` is the hash of the images that they were computed from. Raises Damaged where they are anything else.
+        """
+        name = self.features_name(extractor)
+        try:
+            return read_arrays(self.files, name, images)
+        except (Corrupt, FileNotFoundError) as error:
+            raise Damaged(self.files.location, name, why_damaged(error)) from error
+
+    def save_features(self, extractor: str, features: Arrays, images: str = "") -> None:
+        """Write features, whole or not at all, bound to the hash of the images that they were computed from."""
+        name = self.features_name(extractor)
+        put(self.files, name, pack_arrays(name, features, images))
+
+    def drop_features(self, extractor: str) -> None:
+        """Remove features."""
+        self.files.remove(self.features_name(extractor))
+
+    def image_name(self, row: int) -> str:
+        """Name of an image's file below the root of the run."""
+        return f"{self.name}/images/{row:05d}.png"
+
+    def image(self, row: int) -> bytes | None:
+        """The file of a kept image, not verified; None where it is missing."""
+        with suppress(FileNotFoundError):
+            return self.files.read(self.image_name(row))
+        return None
+
+    def has_image(self, row: int) -> bool:
+        """Whether `image` will find something."""
+        return self.files.exists(self.image_name(row))
+
+    def save_image(self, row: int, content: bytes, durable: bool = True) -> None:
+        """Write the file of one image."""
+        put(self.files, self.image_name(row), content, durable)
+
+    def drop_images(self, first: int) -> None:
+        """Remove images from row `first` on."""
+        for name in self.files.names(f"{self.name}/images"):
+            if (found := re.fullmatch(r"([0-9]{5,9})\.png", name)) and int(found[1]) >= first:
+                self.files.remove(f"{self.name}/images/{name}")
+
+    def missing_images(self, hashes: Sequence[str]) -> list[int]:
+        """Rows of kept images that are gone; none where the whole folder is, which people remove to make room.
+
+        `hashes` are those of the record, empty for an image that was not kept.
+        """
+        there = set(self.files.names(f"{self.name}/images")) if hashes else set()
+        return [row for row, known in enumerate(hashes) if there and known and f"{row:05d}.png" not in there]
+
+    def save_batch(self, extractor: str, batch: StoredBatch, images: Iterable[bytes] = ()) -> None:
+        """Write the files of a batch's images, none where they are kept already, then what marks it as finished."""
+        for row, content in enumerate(images, batch.start):
+            self.save_image(row, content, durable=False)
+        note = json.dumps({"hashes": batch.hashes, "calls": asdict(batch.calls), "sampling_s": batch.sampling_s})
+        arrays = {**batch.features, "note": np.frombuffer(note.encode(), np.uint8)}
+        name = self._batch_name(extractor, batch.start)
+        put(self.files, name, pack_arrays(name, arrays))
+
+    def load_batch(self, extractor: str, start: int) -> StoredBatch | None:
+        """A batch that was finished before, or None; a damaged one is set aside. Its images are not read."""
+        name = self._batch_name(extractor, start)
+        try:
+            arrays = read_arrays(self.files, name)
+        except FileNotFoundError:
+            return None
+        except Corrupt as error:
+            quarantine(self.files, name, str(error))
+            return None
+        note = json.loads(arrays.pop("note").tobytes())
+        calls = Calls.from_dict(note["calls"])
+        return StoredBatch(start, arrays, calls, note["sampling_s"], tuple(note["hashes"]))
+
+    def batch_starts(self, extractor: str) -> set[int]:
+        """The first rows of all batches that are marked as finished."""
+        names = self.files.names(f"{self.name}/batches-{extractor}")
+        return {int(name.removesuffix(".npz")) for name in names if re.fullmatch(r"[0-9]{5,9}\.npz", name)}
+
+    def drop_batch(self, extractor: str, start: int) -> None:
+        """Forget that a batch was finished."""
+        self.files.remove(self._batch_name(extractor, start))
+
+    def _batch_name(self, extractor: str, start: int) -> str:
+        return f"{self.name}/batches-{extractor}/{start:05d}.npz"

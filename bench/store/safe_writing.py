@@ -1,0 +1,54 @@
+"""Writing into a run: what lies in the way, or is not what was written, is set aside and never overwritten."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+from bench.records.errors import Corrupt, StoreError
+from bench.store.files import Files
+
+
+def put(files: Files, name: str, content: bytes, durable: bool = True) -> None:
+    """Write a file; a folder in its place, or a file in the place of its folder, is set aside."""
+    for _ in range(name.count("/") + 1):
+        try:
+            return files.write(name, content, durable)
+        except StoreError as error:
+            if not isinstance(error.__cause__, (IsADirectoryError, NotADirectoryError, FileExistsError)):
+                raise
+            _clear_way(files, name)
+    return files.write(name, content, durable)
+
+
+def _clear_way(files: Files, name: str) -> None:
+    parts = name.split("/")
+    for depth in range(1, len(parts)):
+        above = "/".join(parts[:depth])
+        with suppress(FileNotFoundError, Corrupt):
+            files.read(above)
+            return quarantine(files, above, "a file lies in the place of a folder")
+    return quarantine(files, name, "a folder lies in its place")
+
+
+def quarantine(files: Files, name: str, why: str) -> None:
+    """Move what is not what was written to `damaged/`, and say so."""
+    target = f"damaged/{name.replace('/', '-')}"
+    for number in range(1, 1000):
+        if not files.exists(target):
+            break
+        target = f"damaged/{name.replace('/', '-')}.{number}"
+    try:
+        files.move(name, target)
+    except FileNotFoundError:
+        return
+    print(
+        f"results={files.location}: {name} is damaged ({why}); it lies in damaged/ now and tcd-bench run makes it "
+        "again",
+        file=sys.stderr,
+    )
+
+
+def why_damaged(error: Exception) -> str:
+    """The reason in words that end a sentence."""
+    return "it is gone" if isinstance(error, FileNotFoundError) else str(error)
