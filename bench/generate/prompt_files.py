@@ -37,20 +37,20 @@ def find_prompt_file(source: str) -> Path:
     """
     if not source.startswith(DATASET):
         return local_path(source) or Path(source)
-    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub import constants, try_to_load_from_cache
 
     parts = source.removeprefix(DATASET).split("/")
     if len(parts) < 3 or {"", ".", ".."} & {*parts}:
         raise BenchError(f"prompts.source={source} was given; name a file, as in {DATASET}owner/name/prompts.csv")
     owner, name, *inside = parts
-    root = Path(HF_HUB_CACHE) / f"datasets--{owner}--{name}"
-    reference = root / "refs" / "main"
-    path = root / "snapshots" / reference.read_text().strip() / "/".join(inside) if reference.is_file() else None
-    if path is None or not path.exists():
+    path = try_to_load_from_cache(
+        f"{owner}/{name}", "/".join(inside), cache_dir=constants.HF_HUB_CACHE, repo_type="dataset"
+    )
+    if not isinstance(path, str):
         raise BenchError(
             f"{source} is not in the local hub cache; fetch it with `hf download --repo-type dataset {owner}/{name}`"
         )
-    return path
+    return Path(path)
 
 
 def read_prompts(path: Path, column: str | None = None, quoted: bool | None = None) -> tuple[str, ...]:
