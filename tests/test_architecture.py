@@ -86,7 +86,7 @@ def package_of(name: str) -> str:
     return name.split(".")[1] if "." in name else ""
 
 
-def test_the_imports_are_really_read() -> None:
+def test_imports_are_detected() -> None:
     assert "bench.features.openclip" in IMPORTS["bench.execute.feature_extraction"]  # for type checking as well
     assert "bench.report.write" in IMPORTS["bench.__main__"]  # inside a function
     assert "torch" in IMPORTS["bench.features.openclip"]
@@ -120,7 +120,7 @@ def test_nothing_imports_the_commands() -> None:
     assert [name for name in FILES if "bench.__main__" in IMPORTS[name]] == []
 
 
-def test_imports_run_in_no_circle() -> None:
+def test_imports_have_no_cycles() -> None:
     left = {name: {other for other in IMPORTS[name] if other in FILES} for name in FILES}
     while leaves := [name for name, others in left.items() if not others & left.keys()]:
         for name in leaves:

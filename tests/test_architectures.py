@@ -63,7 +63,7 @@ def test_an_architecture_has_as_many_parameters_as_the_published_checkpoint(name
     assert tuple(found) == PUBLISHED[name]
 
 
-def test_the_lora_is_as_large_as_the_published_one() -> None:
+def test_the_lora_has_the_size_of_the_published_lora() -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(**read_architecture("sdxl")["unet"])
         unet.add_adapter(LoraConfig(r=LORA_RANK, target_modules=LORA_TARGETS))
@@ -114,7 +114,7 @@ def test_cost_alone_is_measured_and_labelled_wherever_it_appears(
         (["experiment=guide_canny", "weights=random", "scores=[]"], "task=canny"),
     ],
 )
-def test_what_makes_no_sense_with_random_weights_is_refused(
+def test_settings_without_meaning_for_random_weights_are_refused(
     overrides: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", *overrides]) == 2
@@ -129,6 +129,6 @@ def test_random_weights_are_named_by_their_configuration() -> None:
         name_weights("architecture://sd9")
 
 
-def test_the_doctor_wants_nothing_fetched_for_costs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_doctor_requires_no_downloads_for_costs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["doctor", "experiment=cost", f"results={tmp_path}"]) == 0
     assert "nothing to fetch" in capsys.readouterr().out

@@ -51,7 +51,7 @@ def test_workers_end_when_their_driver_is_killed(store: Store, tmp_path: Path) -
     assert list(store.records()) == [], "they did not just come to their end"
 
 
-def test_a_child_that_does_not_end_by_itself_is_ended_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_does_not_exit_is_killed_after_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     did: list[object] = []
     reads = threading.Semaphore(0)
@@ -75,7 +75,7 @@ def test_a_child_that_does_not_end_by_itself_is_ended_after_a_while(monkeypatch:
     os.close(read)
 
 
-def test_a_module_runs_as_ever() -> None:
+def test_a_module_runs_normally() -> None:
     here = this_installation()
     command = here.command("platform", "--terse", attached=True)
     pipe = subprocess.PIPE
@@ -125,7 +125,7 @@ def addresses(process: psutil.Process) -> set[str]:
     return set()
 
 
-def test_a_ray_cluster_started_here_is_reached_from_this_machine_alone_and_imports_nothing_of_the_current_directory(
+def test_a_local_ray_cluster_is_reachable_only_locally_and_imports_nothing_from_the_current_directory(
     tmp_path: Path, hostile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if importlib.util.find_spec("ray") is None:

@@ -41,20 +41,20 @@ def test_a_ratio_that_rose_by_more_than_the_limit_beyond_its_rounds_is_a_regress
     assert outcome.limit == pytest.approx(0.06, abs=1e-3)
 
 
-def test_one_round_decides_nothing_unless_it_comes_out_the_same_each_time() -> None:
+def test_a_single_round_is_undecided_unless_it_is_deterministic() -> None:
     assert verdict(ratio(0.6), ratio(0.9)) == "undecided"
     assert verdict(ratio(0.6, exact=True), ratio(0.9, exact=True)) == "regressed"
     assert verdict(ratio(0.6, exact=True), ratio(0.5, exact=True)) == "improved"
     assert verdict(ratio(0.6, exact=True), ratio(0.62, exact=True)) == "unchanged"
 
 
-def test_the_same_benchmark_again_is_rarely_called_another() -> None:
+def test_repeating_a_benchmark_rarely_reports_a_change() -> None:
     rng = np.random.default_rng(0)
     found = [verdict(*(ratio(*rng.lognormal(-0.5, 0.05, 3)) for _ in range(2))) for _ in range(300)]
     assert sum(entry in ("regressed", "improved") for entry in found) <= 6
 
 
-def test_another_machine_and_what_is_new_or_not_run_again_are_no_regressions() -> None:
+def test_other_machines_and_new_or_missing_benchmarks_are_not_regressions() -> None:
     assert verdict(ratio(0.6, 0.6), ratio(0.9, 0.9, cores=64)) == "not comparable"
     (outcome,) = compare_ratios([ratio(0.6, 0.6, name="old")], [ratio(0.9, 0.9, name="new")], LIMIT)
     assert (outcome.verdict, outcome.subject) == ("new", "new")
@@ -80,12 +80,12 @@ def test_a_later_measurement_is_compared_with_the_accepted_one(
 
 
 @pytest.mark.parametrize("samples", [[], [0.0], ["a"], [-1.0], [float("nan")]])
-def test_samples_that_are_no_ratios_are_named_with_their_file(tmp_path: Path, samples: list[Any]) -> None:
+def test_samples_that_are_not_ratios_are_named_with_their_file(tmp_path: Path, samples: list[Any]) -> None:
     with pytest.raises(BenchError, match=r"whole_job\.json holds no ratios"):
         read_ratios(write(tmp_path / "a", samples))
 
 
-def test_a_directory_without_ratios_is_said(tmp_path: Path) -> None:
+def test_a_directory_without_ratios_is_reported(tmp_path: Path) -> None:
     (tmp_path / "growth.json").write_text("[]", encoding="utf-8")
     with pytest.raises(BenchError, match="holds no ratios; a benchmark writes them with --out"):
         read_ratios(tmp_path)

@@ -51,7 +51,7 @@ def title(text: str) -> str:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_sticks_out_sideways(page: str, tmp_path: Path, width: str) -> None:
+def test_no_element_overflows_the_page(page: str, tmp_path: Path, width: str) -> None:
     w, h = WIDTHS[width]
     inner = f'<iframe id=f style="width:{w}px;height:{h}px" srcdoc="" ></iframe>'
     framed = after(
@@ -68,13 +68,13 @@ def test_nothing_sticks_out_sideways(page: str, tmp_path: Path, width: str) -> N
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_screenshot_is_no_blank_page(page: str, tmp_path: Path, width: str) -> None:
+def test_a_screenshot_is_not_blank(page: str, tmp_path: Path, width: str) -> None:
     shot = tmp_path / "shot.png"
     browse(tmp_path, page, f"--screenshot={shot}", f"--window-size={','.join(map(str, WIDTHS[width]))}")
     assert np.asarray(Image.open(shot).convert("L")).std() > 10
 
 
-def test_tables_sort_and_the_slider_walks(page: str, tmp_path: Path) -> None:
+def test_tables_sort_and_the_slider_moves(page: str, tmp_path: Path) -> None:
     script = (
         "const t = document.querySelector('table.sortable'), head = t.querySelectorAll('th')[4];"
         "const column = () => [...t.tBodies[0].rows].map(r => r.cells[4].textContent).join(' ');"

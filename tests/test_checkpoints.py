@@ -109,7 +109,7 @@ SPOILT = {
 
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.parametrize("which", [f"tcd-lora/{LORA}", "teacher/unet/diffusion_pytorch_model.safetensors"])
-def test_a_spoilt_file_is_named_before_anything_is_loaded(own: Path, which: str, how: str) -> None:
+def test_a_corrupt_file_is_named_before_anything_is_loaded(own: Path, which: str, how: str) -> None:
     import re
 
     spoil(own / which, how)
@@ -118,7 +118,7 @@ def test_a_spoilt_file_is_named_before_anything_is_loaded(own: Path, which: str,
     assert re.search(SPOILT[how], said), said
 
 
-def test_a_header_says_names_and_shapes(tmp_path: Path) -> None:
+def test_a_header_holds_names_and_shapes(tmp_path: Path) -> None:
     save_file({"a": np.zeros((2, 3), np.float16), "b": np.zeros(0)}, tmp_path / "x.safetensors", {"k": "v"})
     header = read_header(tmp_path / "x.safetensors")
     assert header.shapes == {"a": (2, 3), "b": (0,)}
@@ -128,7 +128,7 @@ def test_a_header_says_names_and_shapes(tmp_path: Path) -> None:
 # What is needed
 
 
-def test_everything_that_is_missing_is_said_at_once(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_missing_files_are_reported_together(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (own / "teacher" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     (own / "teacher" / "text_encoder" / "config.json").unlink()
     shutil.rmtree(own / "teacher" / "tokenizer")
@@ -154,7 +154,7 @@ def test_everything_that_is_missing_is_said_at_once(own: Path, capsys: pytest.Ca
     assert not (own / "run").exists()
 
 
-def test_weights_of_another_format_than_their_name_says_are_refused(own: Path) -> None:
+def test_weights_whose_format_differs_from_their_suffix_are_refused(own: Path) -> None:
     unet = own / "teacher" / "unet"
     (unet / "diffusion_pytorch_model.safetensors").rename(unet / "diffusion_pytorch_model.bin")
     assert "unet/diffusion_pytorch_model.bin was not written by torch.save" in faults_of(experiment_on(own))
@@ -177,7 +177,7 @@ def test_a_shard_that_its_index_names_must_be_there(own: Path) -> None:
     assert f"{unet / names[1]} is missing; its index names it" in faults_of(experiment_on(own))
 
 
-def test_a_variant_is_read_where_it_is_there_and_the_plain_files_where_not(own: Path) -> None:
+def test_a_variant_is_read_where_it_exists_and_plain_files_otherwise(own: Path) -> None:
     model = experiment_on(own, "models.mini.variant=fp16").models["mini"]
     experiment = replace(experiment_on(own), models={"mini": model})
     settled = settle_models(experiment, survey_checkpoints(experiment))
@@ -207,7 +207,7 @@ PIPELINE = [
 ]
 
 
-def test_of_a_pipeline_its_variant_is_fetched_and_no_code() -> None:
+def test_fetching_a_pipeline_takes_its_variant_and_no_code() -> None:
     found = wanted_files(Required("m", "m", "pipeline", "o/n", variant="fp16"), PIPELINE)
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in found
     assert "vae/diffusion_pytorch_model.safetensors" in found, "it has no variant"
@@ -217,7 +217,7 @@ def test_of_a_pipeline_its_variant_is_fetched_and_no_code() -> None:
     assert "sd_xl_base_1.0.safetensors" not in found
 
 
-def test_an_image_adapter_is_its_file_and_its_encoder_and_a_bin_gives_way() -> None:
+def test_an_image_adapter_is_its_file_and_encoder_and_safetensors_precede_bin() -> None:
     names = [
         *(
             "models/ip-adapter_sd15.safetensors",
@@ -250,7 +250,7 @@ def test_a_lora_is_taken_under_any_name(own: Path, as_file: bool) -> None:
     assert settled.experiment.models["mini"].adapters["tcd"].file == "my_tcd_v3.safetensors"
 
 
-def test_which_of_several_loras_is_asked_and_a_wrong_name_is_refused_with_what_is_there(own: Path) -> None:
+def test_several_loras_need_a_name_and_a_wrong_name_is_refused_with_the_choices(own: Path) -> None:
     (own / "tcd-lora" / LORA).rename(own / "tcd-lora" / "a.safetensors")
     shutil.copy(own / "tcd-lora" / "a.safetensors", own / "tcd-lora" / "b.safetensors")
     said = faults_of(experiment_on(own))
@@ -278,7 +278,7 @@ def test_a_lora_must_reach_the_layers_that_its_metadata_announces(own: Path) -> 
     assert "lacks layers that it was published for: to_q" in faults_of(experiment_on(own))
 
 
-def test_what_is_no_lora_is_refused(own: Path) -> None:
+def test_a_file_that_is_not_a_lora_is_refused(own: Path) -> None:
     shutil.copy(own / "teacher" / "vae" / "diffusion_pytorch_model.safetensors", own / "tcd-lora" / LORA)
     assert "does not hold a LoRA" in faults_of(experiment_on(own))
 
@@ -323,7 +323,7 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in content.items() if value != "REMOVED"}))
 
 
-def test_a_model_needs_nothing_but_its_source(own: Path) -> None:
+def test_a_model_needs_only_its_source(own: Path) -> None:
     edit(own / "teacher" / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True, beta_end=0.0123)
     settled = settle_models(experiment_on(own), survey_checkpoints(experiment_on(own)))
     model = settled.experiment.models["mini"]
@@ -335,7 +335,7 @@ def test_a_model_needs_nothing_but_its_source(own: Path) -> None:
     assert settled.overridden == {}
 
 
-def test_what_a_configuration_leaves_out_is_its_own_class_s_default() -> None:
+def test_settings_omitted_in_a_configuration_have_the_default_of_its_class() -> None:
     assert schedule_of({"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear"}, "x") == {
         **{"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.0001, "beta_end": 0.02},
         "prediction_type": "epsilon",
@@ -361,7 +361,7 @@ def test_a_noise_schedule_other_than_the_checkpoint_s_is_refused_with_both(own: 
     assert said in str(refusal.value)
 
 
-def test_a_deliberate_override_is_loud_and_part_of_the_cells(own: Path) -> None:
+def test_a_deliberate_override_is_reported_and_part_of_the_cells(own: Path) -> None:
     stated = ("++models.mini.noise_schedule.beta_end=0.02", "++models.mini.noise_schedule_override=true")
     experiment = experiment_on(own, *stated)
     settled = settle_models(experiment, survey_checkpoints(experiment))
@@ -370,7 +370,7 @@ def test_a_deliberate_override_is_loud_and_part_of_the_cells(own: Path) -> None:
     assert any("beta_end=0.02 where the checkpoint states 0.012" in line for line in settled.told)
 
 
-def test_an_assertion_that_holds_is_fine(own: Path) -> None:
+def test_a_correct_statement_is_accepted(own: Path) -> None:
     stated = ("++models.mini.noise_schedule.beta_end=0.012", "++models.mini.noise_schedule.trained_betas=null")
     experiment = experiment_on(own, *stated)
     plain = settle_models(experiment_on(own), survey_checkpoints(experiment_on(own))).experiment.models["mini"]
@@ -428,7 +428,7 @@ def test_a_teacher_takes_its_model_s_guidance_scale(capsys: pytest.CaptureFixtur
     assert {line[1]: line[7] for line in shown} == {"mini": "3", "sdxl": "7", "sd15": "7.5"}
 
 
-def test_a_model_of_unknown_guidance_takes_its_pipeline_s_default_and_says_so(own: Path) -> None:
+def test_a_model_of_unknown_guidance_takes_its_pipeline_s_default_and_reports_it(own: Path) -> None:
     experiment = experiment_on(own, "models.mini.guidance_scale=null")
     settled = settle_models(experiment, survey_checkpoints(experiment))
     assert settled.experiment.models["mini"].guidance_scale == 7.5
@@ -465,7 +465,7 @@ def test_home_is_expanded_wherever_a_path_is_taken(monkeypatch: pytest.MonkeyPat
     assert experiment.preference_models == {"aesthetic_score": f"{own}/a.pth"}
 
 
-def test_a_path_that_is_not_there_is_no_hub_id(own: Path) -> None:
+def test_a_missing_path_is_not_taken_for_a_hub_id(own: Path) -> None:
     experiment = experiment_on(own, f"models.mini.source={own}/nowhere")
     said = faults_of(experiment)
     assert said == f"models.mini.source={own}/nowhere: no such file or directory"
@@ -488,13 +488,13 @@ def test_a_plan_is_made_without_weights_and_a_run_is_not(capsys: pytest.CaptureF
         assert name in said
 
 
-def test_a_depth_estimator_may_be_a_pickle_where_there_is_nothing_else(tmp_path: Path) -> None:
+def test_a_depth_estimator_may_be_a_pickle_where_no_other_file_exists(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
     assert inspect(Required("task.estimator", "depth", "depth_estimator", str(tmp_path))).size > 0
 
 
-def test_the_doctor_says_how_to_get_what_no_hub_has(
+def test_the_doctor_explains_how_to_get_files_outside_the_hub(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

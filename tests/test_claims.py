@@ -93,7 +93,7 @@ def the_comparison(claim: Claim, *cells: ScoredCell) -> Comparison:
         ([], []),
     ],
 )
-def test_holm_agrees_with_what_was_worked_by_hand(p_values: list[float], adjusted: list[float]) -> None:
+def test_holm_agrees_with_a_calculation_by_hand(p_values: list[float], adjusted: list[float]) -> None:
     assert holm(p_values) == pytest.approx(adjusted, rel=1e-12)
 
 
@@ -250,7 +250,7 @@ def test_support_takes_the_largest_p_value_as_it_is_and_refutation_the_smallest_
 
 
 @pytest.mark.parametrize("first", [4.2, 6.0])
-def test_a_claim_hands_its_share_of_the_level_on_only_where_it_is_beyond_doubt(first: float) -> None:
+def test_a_claim_passes_its_share_of_the_level_on_only_where_it_is_certain(first: float) -> None:
     claims = [make_claim(name=f"{s}", subject=Side("tcd", (s,)), object=Side("dpmpp_2s", (s,))) for s in (2, 4)]
     cells = [ours(first, steps=2), theirs(steps=2), ours(1.9, steps=4), theirs(steps=4)]
     decided, other = judge(claims, *cells)
@@ -264,7 +264,7 @@ def test_a_claim_hands_its_share_of_the_level_on_only_where_it_is_beyond_doubt(f
 
 @pytest.mark.parametrize("expect", ["better", "not_worse", "equivalent"])
 @pytest.mark.parametrize("looks", [(1.0,), (0.25, 0.5, 1.0)])
-def test_a_verdict_stands_beside_an_adjusted_interval_that_says_the_same(expect: str, looks: tuple[float, ...]) -> None:
+def test_a_verdict_agrees_with_its_adjusted_interval(expect: str, looks: tuple[float, ...]) -> None:
     margin = 3 * UNIT
     rng = np.random.default_rng(0)
     for _ in range(100):
@@ -325,7 +325,7 @@ def test_a_side_picks_its_cell_by_eta_and_guidance_scale() -> None:
     assert the_comparison(claim, *cells, theirs()).gain == pytest.approx(3 * UNIT)
 
 
-def test_an_eta_of_zero_is_no_missing_eta() -> None:
+def test_an_eta_of_zero_is_not_a_missing_eta() -> None:
     cells = ours(1, eta=0.0), ours(2, eta=0.3)
     assert the_comparison(make_claim(subject=Side("tcd", (4,), 0.0)), *cells, theirs()).gain == pytest.approx(UNIT)
 
@@ -336,7 +336,7 @@ def test_a_claim_that_does_not_say_which_of_two_cells_it_means_is_not_tested() -
     assert judgement.missing == ("mini tcd 4 steps (2 cells fit, say which eta or guidance scale)",)
 
 
-def test_a_claim_about_cells_that_are_not_there_is_not_tested_and_says_what_it_needs() -> None:
+def test_a_claim_about_missing_cells_is_not_tested_and_names_them() -> None:
     claim = make_claim(subject=Side("tcd", (4,), 0.3))
     (judgement,) = judge(claim, theirs(steps=8))
     assert (judgement.verdict, judgement.comparisons) == ("not tested", ())
@@ -356,14 +356,14 @@ def test_a_claim_that_lacks_a_cell_can_be_refuted_but_not_supported(z: float, ve
     assert judgement.missing == ("mini tcd 2 steps (not run)",)
 
 
-def test_a_claim_that_lacks_a_metric_is_not_supported_and_says_so() -> None:
+def test_a_claim_that_lacks_a_metric_is_not_supported_and_reports_it() -> None:
     claim = make_claim(["clip_score", "attribute_accuracy"])
     (judgement,) = judge(claim, ours(9.0), theirs())
     assert judgement.verdict == "undecided"
     assert any("attribute_accuracy" in lacking for lacking in judgement.missing)
 
 
-def test_a_run_without_claims_or_cells_has_nothing_to_say() -> None:
+def test_a_run_without_claims_or_cells_has_no_verdicts() -> None:
     assert judge([], ours(1.0)) == []
     assert [judgement.verdict for judgement in judge(make_claim())] == ["not tested"]
 
@@ -383,7 +383,7 @@ def chance_of_a_verdict(claims: Sequence[Claim], comparison: Comparison, images:
 
 
 @pytest.mark.parametrize("z", [1.0, -0.7])
-def test_an_undecided_comparison_says_how_many_images_would_decide_it_with_which_chance(z: float) -> None:
+def test_an_undecided_comparison_reports_how_many_images_would_decide_it_with_which_probability(z: float) -> None:
     claims = [make_claim(name="a"), make_claim(name="b", metrics=("kid",))]
     subject = scored("tcd", {**ours(z).estimates, **ours(0.1, "kid").estimates})
     other = scored("dpmpp_2s", {**theirs().estimates, **theirs("kid").estimates})
@@ -393,7 +393,7 @@ def test_an_undecided_comparison_says_how_many_images_would_decide_it_with_which
         assert chance_of_a_verdict(claims, comparison, images, [N]) == pytest.approx(chance, abs=0.03)
 
 
-def test_images_of_one_prompt_are_told_as_such() -> None:
+def test_images_of_one_prompt_are_reported_as_a_group() -> None:
     groups = Groups.of(np.arange(N) // 4, N)
     subject, other = (
         Estimate(value, noise, groups=groups) for value, noise in ((20 + UNIT, np.sort(NOISE)), (20.0, FLAT))
@@ -462,7 +462,7 @@ def test_gains_at_their_thresholds_get_a_false_verdict_in_at_most_5_percent_of_r
     assert false > binom.ppf(0.001, runs, 0.02)
 
 
-def test_a_distance_without_an_interval_is_decided_by_its_fallback_and_says_so() -> None:
+def test_a_distance_without_an_interval_is_decided_by_its_fallback_and_reports_it() -> None:
     def doubtful(method: str, kernel: float) -> ScoredCell:
         fallback = Estimate(kernel, NOISE * kernel)  # of 9 against 1
         return scored(method, {"fid": replace(

@@ -18,7 +18,7 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"tcd-bench {verb}" in shown for verb in ("run", "plan", "report", "doctor"))
 
 
-def test_no_verb_is_bad_input() -> None:
+def test_a_missing_verb_is_bad_input() -> None:
     assert main([]) == 2
 
 
@@ -204,7 +204,7 @@ def test_plan_shows_what_claims_compare_and_lack_before_anything_runs(
     assert shown.index("claims:") < shown.index("load mini")
 
 
-def test_a_run_says_before_it_samples_which_claims_cannot_be_supported(
+def test_a_run_reports_unsupportable_claims_before_sampling(
     overrides: Overrides, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import bench.execute.ownership

@@ -84,7 +84,7 @@ def test_a_run_in_a_bucket_equals_one_on_disk(
     assert "4 of 4 cells are done already" in capsys.readouterr().err
 
 
-def test_of_many_that_commit_to_a_bucket_exactly_one_wins(server: object, tmp_path: Path) -> None:
+def test_exactly_one_of_many_commits_to_a_bucket_wins(server: object, tmp_path: Path) -> None:
     store = Store("s3://bucket/race")
     launch = make_launch(store, tmp_path / "log", 6, chunks=2, seconds=0.05)
     workers = [
@@ -100,7 +100,7 @@ def test_of_many_that_commit_to_a_bucket_exactly_one_wins(server: object, tmp_pa
     assert {name.rpartition("/")[2] for name in store.files.tree("cells")} == {"record.json", "features-e.npz"}
 
 
-def test_a_store_that_is_out_of_reach_for_a_while_costs_time_alone(
+def test_a_store_that_is_temporarily_unreachable_only_costs_time(
     server: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     store = Store("s3://bucket/outage", store_retry_s=120)
@@ -163,7 +163,7 @@ def test_a_task_whose_process_is_killed_is_replaced(slurm_store: Store, tmp_path
     assert pool.deaths == 2
 
 
-def test_the_driver_may_die_and_another_go_on(slurm_store: Store, tmp_path: Path) -> None:
+def test_another_driver_may_continue_after_one_dies(slurm_store: Store, tmp_path: Path) -> None:
     launch = make_launch(slurm_store, tmp_path / "log", 10, seconds=0.5)
     code = (
         "import sys, time; from bench.store.store import Store; from bench.workers.pool import WorkerPool\n"
@@ -183,7 +183,7 @@ def test_the_driver_may_die_and_another_go_on(slurm_store: Store, tmp_path: Path
     assert sum(record.status == "ok" for record in slurm_store.records()) == 10
 
 
-def test_a_task_whose_time_is_up_waits_in_the_queue_again(slurm_store: Store, tmp_path: Path) -> None:
+def test_a_task_whose_time_is_up_is_requeued(slurm_store: Store, tmp_path: Path) -> None:
     launch = make_launch(slurm_store, tmp_path / "log", 16, seconds=12, chunks=1)
     pool = run_array(slurm_store, launch, workers=1, minutes=2)
     assert sum(record.status == "ok" for record in slurm_store.records()) == 16

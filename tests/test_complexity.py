@@ -23,7 +23,7 @@ def wave(cycles_per_pixel: float, amplitude: float, size: int = 64) -> Pixels:
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_blur_lowers_every_measure_and_an_even_image_has_none(name: str) -> None:
+def test_blur_lowers_every_measure_and_a_uniform_image_has_zero(name: str) -> None:
     image = noise()
     blurred = [gaussian_filter(image, (sigma, sigma, 0)) for sigma in (0.7, 1.5)]
     found = complexity(np.stack([image, *blurred, np.full_like(image, 90)]))[name]
@@ -32,7 +32,7 @@ def test_blur_lowers_every_measure_and_an_even_image_has_none(name: str) -> None
     assert found[3] == pytest.approx(0, abs=1e-4)
 
 
-def test_images_are_measured_in_pieces_that_do_not_touch() -> None:
+def test_images_are_measured_in_independent_pieces() -> None:
     images = np.stack([noise(64, 64) // divisor for divisor in range(1, 40)])
     together, alone = complexity(images), [complexity(image[None]) for image in images]
     for name in MEASURES:
@@ -63,7 +63,7 @@ def test_bits_per_pixel_predicts_by_the_median_edge_detector() -> None:
     assert bits_per_pixel(image[None]) == pytest.approx(-(shares * np.log2(shares)).sum(), rel=1e-12)
 
 
-def test_high_frequency_is_the_level_of_what_is_fast() -> None:
+def test_high_frequency_is_the_amplitude_of_high_frequencies() -> None:
     assert high_frequency(wave(0.375, 60)[None]) == pytest.approx(60 / np.sqrt(2), rel=0.02)
     assert high_frequency(wave(0.125, 60)[None]) < 1
 

@@ -40,7 +40,7 @@ def test_results_come_in_the_order_of_the_items(concurrent_batches: int) -> None
     assert list(map_in_threads(work, range(5), concurrent_batches)) == [0, 1, 4, 9, 16]
 
 
-def test_concurrent_calls_really_meet_and_share_the_threads() -> None:
+def test_calls_run_concurrently_and_share_the_threads() -> None:
     meeting, before = threading.Barrier(2, timeout=300), torch.get_num_threads()
 
     def work(_: int) -> int:
@@ -84,7 +84,7 @@ def test_concurrent_calls_have_the_threads_for_images_in_common() -> None:
     assert len(set(names)) == 4, "one call has no more than half of torch's threads"
 
 
-def test_the_first_error_ends_it_and_what_has_not_begun_is_left() -> None:
+def test_the_first_error_ends_the_iteration_and_drops_items_not_started() -> None:
     begun = []
 
     def work(item: int) -> int:
@@ -186,7 +186,7 @@ def test_the_next_cell_begins_while_the_last_batch_of_one_is_sampled(tmp_path: P
 
 
 @pytest.mark.parametrize("concurrent_batches", [1, 2])
-def test_what_is_wrong_with_a_cell_is_not_wrong_with_those_beside_it(tmp_path: Path, concurrent_batches: int) -> None:
+def test_a_failing_cell_does_not_affect_concurrent_cells(tmp_path: Path, concurrent_batches: int) -> None:
     class Bad(Zeros):
         tried = 0
 
@@ -234,7 +234,7 @@ def test_on_a_gpu_a_batch_is_given_to_the_device_while_it_works_on_another(tmp_p
     assert runner.pipeline.alone, "though they are given one after the other"
 
 
-def test_a_batch_takes_the_device_from_when_the_one_before_it_was_done() -> None:
+def test_a_batch_holds_the_device_from_the_end_of_the_previous_batch() -> None:
     queue = DeviceQueue(2, one_samples=True)
     assert [queue.spent(1.0, 4.0), queue.spent(2.0, 7.0), queue.spent(8.0, 9.0)] == [3.0, 3.0, 1.0]
     assert DeviceQueue(2, one_samples=False).spent(1.0, 4.0) == 1.5

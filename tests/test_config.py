@@ -128,13 +128,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_run_is_refused_by_name_with_what_is_allowed(what: str) -> None:
+def test_impossible_settings_are_refused_by_name_with_the_allowed_values(what: str) -> None:
     path, value, said = REFUSED[what]
     message = refusal_of(changed(path, value))
     assert [part for part in said if part not in message] == [], message
 
 
-def test_a_setting_that_was_left_out_is_not_said_to_have_been_given() -> None:
+def test_an_omitted_setting_is_not_reported_as_given() -> None:
     message = refusal_of(changed(f"{TCD}/steps", REMOVED))
     assert message.startswith("methods.tcd.steps")
     assert "was not given" in message
@@ -170,26 +170,26 @@ def test_one_value_stands_for_a_list_of_one_in_a_claim_too() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 1000])
-def test_the_ends_of_what_is_allowed_are_allowed(steps: int) -> None:
+def test_the_ends_of_allowed_ranges_are_allowed(steps: int) -> None:
     assert check_experiment({**changed(f"{TCD}/steps", steps), "claims": {}}).methods["tcd"].steps == [steps]
     assert check_experiment({**changed(f"{TCD}/eta", [0, 1]), "claims": {}}).methods["tcd"].eta == [0.0, 1.0]
 
 
-def test_what_is_left_out_has_its_default() -> None:
+def test_omitted_settings_have_their_default() -> None:
     experiment = check_experiment(SETTINGS)
     assert experiment.scores == [*SCORES]
     assert experiment.methods["dpmpp_2s"].eta == []
     assert (experiment.prompts.source, experiment.keep, experiment.device) == ("world", "all", "auto")
 
 
-def test_a_claim_becomes_what_records_are_judged_with() -> None:
+def test_a_claim_choice_becomes_a_claim() -> None:
     settings = changed("claims/few/margins", {"fid": 0.5})
     sides = Side("tcd", (2, 4), 0.3), Side("dpmpp_2s", (2, 4))
     expected = Claim("few", "TCD wins", *sides, ("fid",), "better", {"fid": 0.5}, "steps")
     assert check_experiment(settings).claims["few"].to_claim("few") == expected
 
 
-def test_the_settings_that_were_given_stay_as_they_were() -> None:
+def test_given_settings_are_not_modified() -> None:
     given = deepcopy(SETTINGS)
     check_experiment(given)
     assert given == SETTINGS
@@ -241,7 +241,7 @@ def everything() -> Experiment:
     return check_experiment(compose_settings([*(f"{kind}=[{choices}]" for kind, choices in names.items()), *steps]))
 
 
-def test_whatever_conf_offers_is_accepted(everything: Experiment) -> None:
+def test_every_choice_of_conf_is_accepted(everything: Experiment) -> None:
     assert everything.methods.keys() >= {"tcd", "dpmpp_2s", "teacher"}
     for kind, chosen in (("model", everything.models), ("method", everything.methods), ("claim", everything.claims)):
         assert chosen.keys() == set(offered(kind))
@@ -249,7 +249,7 @@ def test_whatever_conf_offers_is_accepted(everything: Experiment) -> None:
 
 
 @pytest.mark.parametrize("name", ["mini", "smoke", "paper_coco5k", "paper_coco10k", "paper_coco30k"])
-def test_every_claim_of_an_experiment_is_about_what_it_runs(name: str) -> None:
+def test_every_claim_of_an_experiment_is_about_its_cells(name: str) -> None:
     experiment = check_experiment(compose_settings([f"experiment={name}"]))
     assert experiment.claims
     for claim in experiment.claims.values():
@@ -265,7 +265,7 @@ def test_a_task_with_inputs_takes_models_of_one_size() -> None:
         check_experiment(compose_settings(overrides))
 
 
-def test_what_a_model_or_method_may_have_can_be_set_though_its_file_does_not_name_it() -> None:
+def test_settings_absent_from_a_file_of_a_model_or_method_can_be_set() -> None:
     lever, adapter = "models.sd15.memory_options.offload=model", "models.sd15.adapters.tcd.revision=abc"
     model = compose_settings(["experiment=guide_sd15_t2i", lever, adapter, "models.sd15.channels_last=true"])["models"]
     found = check_experiment(compose_settings(["experiment=guide_sd15_t2i", lever, adapter])).models["sd15"]
@@ -274,7 +274,7 @@ def test_what_a_model_or_method_may_have_can_be_set_though_its_file_does_not_nam
     assert model["sd15"]["channels_last"] is True
 
 
-def test_an_error_of_the_task_itself_is_not_taken_for_a_refusal() -> None:
+def test_an_error_of_the_task_is_not_mistaken_for_a_refusal() -> None:
     def broken(settings: dict[str, Any]) -> int:
         raise ValueError("a fault of ours")
 

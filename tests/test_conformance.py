@@ -52,13 +52,13 @@ def tcd() -> bench.ConformanceReport:
     return bench.conform(lambda: diffusers.TCDScheduler(**settings))
 
 
-def test_tcd_deviates_only_as_the_baseline_knows(tcd: bench.ConformanceReport) -> None:
+def test_tcd_deviates_only_as_in_the_baseline(tcd: bench.ConformanceReport) -> None:
     known = read_baseline(RESULTS / "tcd.json")
     assert {verdict.status for verdict in judge(tcd, known)} <= {"known"}
     assert not list(changes(tcd, known))
 
 
-def test_a_report_says_what_was_checked(tcd: bench.ConformanceReport) -> None:
+def test_a_report_lists_the_checks(tcd: bench.ConformanceReport) -> None:
     assert tcd.family == "TCDScheduler"
     assert not tcd.passed
     assert tcd.checked["step"] > 50
@@ -95,7 +95,7 @@ def test_a_fault_is_found(name: str, fault: str) -> None:
     assert mutation.examine((name, chosen))[2] == "theory"
 
 
-def test_a_fork_is_known_by_its_base() -> None:
+def test_a_fork_is_recognised_by_its_base() -> None:
     class Fork(diffusers.TCDScheduler):  # type: ignore[misc]
         def step(self, *arguments: Any, **named: Any) -> Any:
             result = super().step(*arguments, **named)
@@ -223,7 +223,7 @@ def test_a_class_of_ones_own_checkout_is_examined(
     assert "changed: the trajectory of 4 steps, eta 0" in shown
 
 
-def test_the_package_brings_no_torch_until_conform_is_asked_for() -> None:
+def test_the_package_imports_torch_only_when_conform_is_used() -> None:
     code = "import sys, bench; print('torch' in sys.modules); bench.conform; print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ran.stdout.split() == ["False", "True"]

@@ -62,14 +62,14 @@ def test_infinite_sizes_survive(tmp_path: Path) -> None:
         (finding("step", "solver_order=3", two=10.0), "new"),
     ],
 )
-def test_a_deviation_is_held_against_what_is_known(stored: Path, found: Finding, status: str) -> None:
+def test_a_deviation_is_compared_with_known_deviations(stored: Path, found: Finding, status: str) -> None:
     verdicts = list(judge(report(found), read_baseline(stored)))
     assert verdicts[0].status == status
     assert verdicts[0].fails == (status != "known")
     assert [verdict.status for verdict in verdicts[1:]] == (["vanished"] if status == "new" else [])
 
 
-def test_a_vanished_deviation_says_so_and_does_not_fail(stored: Path) -> None:
+def test_a_vanished_deviation_is_reported_and_does_not_fail(stored: Path) -> None:
     (verdict,) = judge(report(), read_baseline(stored))
     assert verdict.status == "vanished"
     assert not verdict.fails
@@ -90,7 +90,7 @@ def test_rounding_changes_no_trajectory(stored: Path) -> None:
     assert not list(changes(report(rows=((1.0, 2.0), (0.5, 1.0 + 1e-7))), read_baseline(stored)))
 
 
-def test_nan_is_a_change_where_it_was_not_and_none_where_it_was(tmp_path: Path) -> None:
+def test_nan_is_a_change_only_where_it_is_new(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_baseline(report(rows=((1.0, 2.0), (math.nan, math.inf))), path, {})
     assert not list(changes(report(rows=((1.0, 2.0), (math.nan, math.inf))), read_baseline(path)))
@@ -126,7 +126,7 @@ def test_a_deviation_of_a_setting_that_the_baseline_lacks_or_refuses_is_added(tm
     assert not list(changes(after, known))
 
 
-def test_a_refusal_of_some_numbers_of_steps_excuses_nothing(tmp_path: Path) -> None:
+def test_a_refusal_of_some_step_counts_does_not_excuse_deviations(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     refused = ("as configured: 64 steps: too many", "beta_end=1: 64 steps: too many")
     rows = {"4 steps": ((1.0,),), "5 steps, beta_end=1": ((1.0,),)}
@@ -152,7 +152,7 @@ def test_a_trajectory_of_other_length_is_changed(stored: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 9, "findings": []}'])
-def test_a_file_that_is_no_baseline_is_named(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_baseline_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(BenchError, match=r"x\.json"):
         read_baseline(tmp_path / "x.json")

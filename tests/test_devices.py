@@ -45,7 +45,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return make
 
 
-def test_auto_is_what_torch_can_use(machine: Machine) -> None:
+def test_auto_selects_a_device_that_torch_can_use(machine: Machine) -> None:
     machine([0, 1, 2, 3])
     assert resolve_device("auto") == "cuda"
     assert resolve_device("cuda:3") == "cuda:3"
@@ -65,13 +65,13 @@ def test_a_gpu_that_is_hidden_is_refused_before_anything_runs(machine: Machine, 
 
 
 @pytest.mark.parametrize("wanted", ["cuda:", "cuda:x", "cuda:-1", "cpu:0", "cpus", "mps", "", "cuda:0:1"])
-def test_a_device_that_is_none_is_refused(machine: Machine, wanted: str) -> None:
+def test_an_invalid_device_is_refused(machine: Machine, wanted: str) -> None:
     machine([0])
     with pytest.raises(BenchError, match=r"choose auto, cpu, cuda or cuda:<index>"):
         resolve_device(wanted)
 
 
-def test_without_a_gpu_nobody_imports_torch_to_find_out() -> None:
+def test_without_a_gpu_torch_is_not_imported_for_detection() -> None:
     code = (
         "import sys, bench.measure.environment as e; e.nvidia_devices = lambda: []\n"
         "from bench.execute.job import resolve_device\n"
@@ -165,7 +165,7 @@ def hold(locks: Path, how: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("how", ["alone_on", "beside_others_on"])
-def test_a_wait_is_said_once_by_all_threads_and_names_the_process(
+def test_a_wait_is_reported_once_for_all_threads_and_names_the_process(
     locks: Path, capfd: pytest.CaptureFixture[str], how: str
 ) -> None:
     holder, got = hold(locks, how), list[str]()
@@ -195,7 +195,7 @@ def test_a_wait_is_said_once_by_all_threads_and_names_the_process(
     assert said.endswith(f"{'measures' if how == 'alone_on' else 'samples or measures'} on cpu\n")
 
 
-def test_who_measures_is_alone_and_samplers_are_not(locks: Path) -> None:
+def test_measuring_is_exclusive_and_sampling_is_shared(locks: Path) -> None:
     order: list[str] = []
     asked = threading.Event()
 
@@ -249,7 +249,7 @@ def test_a_folder_or_lock_that_is_a_link_or_of_another_user_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"pid": "x"}', json.dumps({"pid": 10**30}).encode()])
-def test_whatever_a_lock_holds_it_locks(locks: Path, content: bytes) -> None:
+def test_a_lock_file_of_any_content_locks(locks: Path, content: bytes) -> None:
     locks.mkdir(mode=0o700)
     (locks / "cpu-door.lock").write_bytes(content)
     holder = os.open(locks / "cpu-door.lock", os.O_RDWR)

@@ -76,7 +76,7 @@ def test_every_score_is_described() -> None:
     assert {short for short, text in DESCRIPTIONS.items() if "reference images" in text.needs} == with_reference
 
 
-def test_every_verb_says_its_exit_codes() -> None:
+def test_every_verb_documents_its_exit_codes() -> None:
     from bench.__main__ import VERBS
 
     for verb, function in VERBS.items():
@@ -85,7 +85,7 @@ def test_every_verb_says_its_exit_codes() -> None:
         assert "; 2 refused" in codes, verb
 
 
-def test_readme_is_short_and_its_links_lead_somewhere() -> None:
+def test_readme_is_short_and_its_links_exist() -> None:
     for page in (PROJECT / "README.md", PROJECT / "CONTRIBUTING.md"):
         text = page.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 130

@@ -187,7 +187,7 @@ MODULES_WITH_EXAMPLES = [
 
 
 @pytest.mark.parametrize("name", MODULES_WITH_EXAMPLES)
-def test_examples_in_docstrings_say_what_comes_out(name: str) -> None:
+def test_examples_in_docstrings_show_their_output(name: str) -> None:
     found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert found.attempted > 0
     assert found.failed == 0

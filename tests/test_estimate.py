@@ -33,13 +33,13 @@ def test_half_precision_values_are_averaged_in_double_precision() -> None:
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
-def test_the_interval_is_students_at_the_level_asked_for(level: float) -> None:
+def test_the_interval_is_students_at_the_requested_level(level: float) -> None:
     estimate = Estimate(4.0, VALUES - 4.0)
     expected = stats.t.interval(level, 3, loc=4.0, scale=stats.sem(VALUES))
     assert estimate.interval(level) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_interval_is_at_95_percent_unless_told_otherwise() -> None:
+def test_the_interval_is_at_95_percent_by_default() -> None:
     estimate = mean_estimate(VALUES)
     assert estimate.interval() == estimate.interval(0.95)
 
@@ -75,7 +75,7 @@ def test_two_sets_have_the_degrees_of_freedom_of_welch() -> None:
     assert difference.p_value() == pytest.approx(stats.ttest_ind(ours, theirs, equal_var=False).pvalue, rel=1e-9)
 
 
-def test_the_interval_of_a_squared_distance_holds_what_is_near_by_its_own_standard_error() -> None:
+def test_the_interval_of_a_squared_distance_holds_values_near_by_their_own_standard_errors() -> None:
     rng = np.random.default_rng(3)
     influence = rng.standard_normal(400)
     plain, squared = Estimate(2.0, influence), Estimate(2.0, influence, plug_in=2.5)
@@ -123,7 +123,7 @@ def test_the_interval_of_a_squared_length_covers_in_any_number_of_directions(dir
     assert 0.92 < np.mean(covered) < (0.995 if length == 0 else 0.98)
 
 
-def test_images_that_all_say_the_same_tell_nothing_about_others() -> None:
+def test_identical_values_carry_no_information_about_other_images() -> None:
     same = np.zeros(30)
     assert Estimate(0.0, same).p_value() == 1.0
     assert Estimate(0.5, same).p_value() == 1.0
@@ -254,7 +254,7 @@ def test_prompts_that_all_differ_change_no_bit() -> None:
     assert bench.mean_score(values).groups is None
 
 
-def test_32_prompts_with_16_images_each_are_no_512_images() -> None:
+def test_32_prompts_with_16_images_each_are_not_512_images() -> None:
     rng = np.random.default_rng(7)
     drawn = [draw_clusters(rng, 32, 16, 0.6) for _ in range(400)]
     spread = np.std([values.mean() for values, _ in drawn])
@@ -301,7 +301,7 @@ def test_images_of_prompts_with_equal_text_are_one_group_in_a_run() -> None:
     assert prompt_groups(SimpleNamespace(prompts=("a", "b", "c", "d", "a")), features) is None  # type: ignore[arg-type]
 
 
-def test_groups_are_one_an_image_and_equal_in_a_pair() -> None:
+def test_groups_have_one_label_per_image_and_are_equal_in_a_pair() -> None:
     with pytest.raises(ValueError, match=r"groups of shape \(3,\) were given for 4 images"):
         bench.mean_score(VALUES, [1, 2, 3])
     ours, theirs = (mean_estimate(VALUES, Groups.of(labels, 4)) for labels in ([0, 0, 1, 2], [0, 1, 1, 2]))
@@ -355,14 +355,14 @@ VALUES_OF_ALL_KINDS = {
 
 @pytest.mark.parametrize("kind", VALUES_OF_ALL_KINDS)
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
-def test_tests_reject_what_intervals_leave_out(kind: str, level: float) -> None:
+def test_tests_reject_values_outside_intervals(kind: str, level: float) -> None:
     estimate = VALUES_OF_ALL_KINDS[kind](np.random.default_rng(11), 60)
     for end, towards in zip(estimate.interval(level), (1.0, -1.0), strict=True):
         assert estimate.scaled(1.0, -end).p_value() == pytest.approx(1 - level, rel=1e-6)
         assert estimate.scaled(towards, -towards * end).p_value("greater") == pytest.approx((1 - level) / 2, rel=1e-6)
 
 
-def test_a_share_that_cannot_be_is_rejected() -> None:
+def test_an_impossible_share_is_rejected() -> None:
     share = mean_estimate(np.repeat([1.0, 0.0], [50, 10]), shares=True)
     assert share.scaled(1.0, -1.1).p_value("greater") == 1.0
     assert share.scaled(-1.0, 1.1).p_value("greater") == 0.0

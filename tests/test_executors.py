@@ -65,7 +65,7 @@ def cells_of(launch: Launch) -> list[Any]:
     return make_runner_for(launch, None, WorkerContext())[1]  # type: ignore[arg-type]
 
 
-def test_one_worker_does_everything_and_leaves_no_trace(store: Store, tmp_path: Path) -> None:
+def test_one_worker_does_all_work_and_leaves_no_files(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 5, chunks=3)
     assert len(list(here(store, launch).run(cells_of(launch)))) == 5
     assert set(starts(tmp_path).values()) == {1}
@@ -111,7 +111,7 @@ def test_cells_of_one_pipeline_are_sampled_without_a_pause_for_a_while_and_then_
     assert " ".join(did) == (order or "s0 f0 s2 f2 s4 f4 s6 f6 s1 f1 s3 f3 s5 f5")
 
 
-def test_workers_begin_with_pipelines_of_their_own() -> None:
+def test_workers_begin_with_different_pipelines() -> None:
     cells = [make_cell_of(i) for i in range(6)]
     assert [cell.scheduler.settings["i"] for cell in from_group(cells, 0)] == [0, 3, 1, 4, 2, 5]
     assert [cell.scheduler.settings["i"] for cell in from_group(cells, 2)] == [2, 5, 0, 3, 1, 4]

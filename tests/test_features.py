@@ -51,7 +51,7 @@ def test_an_attribute_is_right_when_the_own_caption_is_nearer_than_any_other(eva
     assert features["attributes_right"].tolist() == [int(row @ own > row @ other) for row in unit]
 
 
-def test_inception_is_torch_fidelity_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_equals_torch_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch_fidelity import feature_extractor_inceptionv3 as port
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

@@ -31,7 +31,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Files]:
         made.remove("")
 
 
-def test_what_is_written_is_read_whatever_was_there(files: Files) -> None:
+def test_written_content_is_read_back_over_any_previous_content(files: Files) -> None:
     for content in (b"one", b"two", b""):
         files.write("a/b/c", content)
         assert files.read("a/b/c") == content
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_whatever_was_there(files: Files) -> None:
     assert not files.exists("a/b/x")
 
 
-def test_what_is_not_there_is_a_file_not_found(files: Files) -> None:
+def test_a_missing_file_raises_file_not_found(files: Files) -> None:
     with pytest.raises(FileNotFoundError):
         files.read("none")
     files.remove("none")
@@ -48,7 +48,7 @@ def test_what_is_not_there_is_a_file_not_found(files: Files) -> None:
     assert list(files.tree("none")) == []
 
 
-def test_only_the_first_creates(files: Files) -> None:
+def test_only_the_first_writer_creates(files: Files) -> None:
     assert files.create("a", b"first")
     assert not files.create("a", b"second")
     assert files.read("a") == b"first"
@@ -122,7 +122,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("error", [FULL, OSError(errno.EIO, "EndpointConnectionError"), ConnectionResetError("gone")])
-def test_trouble_that_passes_is_waited_for_and_said_once(
+def test_temporary_trouble_is_waited_for_and_reported_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], error: OSError
 ) -> None:
     files, _ = patient(tmp_path, error, times=5)
@@ -144,7 +144,7 @@ def test_trouble_that_lasts_ends_with_one_sentence(tmp_path: Path) -> None:
     assert clock.pauses < 20, "it asks less and less often"
 
 
-def test_what_waiting_does_not_mend_is_not_waited_for(tmp_path: Path) -> None:
+def test_errors_that_waiting_cannot_fix_are_not_waited_for(tmp_path: Path) -> None:
     files, clock = patient(tmp_path, PermissionError(errno.EACCES, "Permission denied"), times=10**6)
     with pytest.raises(StoreError, match="Permission denied"):
         files.write("a", b"x")
@@ -256,7 +256,7 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_the_root_may_be_one(tmp_p
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-def test_only_what_a_killed_writer_of_ours_left_is_swept(tmp_path: Path) -> None:
+def test_only_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     ours = f"record.json.elsewhere-1-{'0' * 32}{PARTIAL}"
     foreign = (
         *("film.mp4.partial", f"x{PARTIAL}", f"a.elsewhere-1-{'0' * 32}.partial", "a-b-c.partial"),
@@ -291,14 +291,14 @@ def test_a_writer_of_this_machine_that_lives_keeps_its_file_and_one_that_died_do
     assert left == {"alive", "of another machine"}
 
 
-def test_json_of_another_version_is_named_as_that() -> None:
+def test_json_of_another_version_is_reported() -> None:
     with pytest.raises(BenchError, match="schema"):
         unseal("run.json", b'{"schema": 1, "name": "x"}')
     with pytest.raises(Corrupt):
         unseal("run.json", b'{"schema": 1, "name": "x"')
 
 
-def test_a_folder_in_the_place_of_a_file_is_known_and_a_file_in_the_place_of_a_folder_holds_nothing(
+def test_a_folder_in_place_of_a_file_is_detected_and_a_file_in_place_of_a_folder_is_empty(
     tmp_path: Path,
 ) -> None:
     files = LocalFiles(tmp_path)
@@ -328,7 +328,7 @@ def sealed_samples() -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize("name", sealed_samples())
-def test_what_is_sealed_can_be_read_by_anyone_and_is_only_taken_as_it_was_written(name: str, tmp_path: Path) -> None:
+def test_sealed_content_is_plainly_readable_and_only_accepted_unchanged(name: str, tmp_path: Path) -> None:
     content, about = sealed_samples()[name]
     found = unseal(name, content, about)
     if name.endswith(".json"):
@@ -348,7 +348,7 @@ def test_what_is_sealed_can_be_read_by_anyone_and_is_only_taken_as_it_was_writte
 
 
 @pytest.mark.parametrize("name", sealed_samples())
-def test_no_flipped_bit_is_taken(name: str) -> None:
+def test_no_flipped_bit_is_accepted(name: str) -> None:
     content, about = sealed_samples()[name]
     for bit in range(8 * len(content)):
         flipped = bytearray(content)

@@ -77,7 +77,7 @@ def ask_for_own_tokenizer(config: dict[str, Any]) -> None:
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
 
 
-def test_an_evaluator_that_asks_to_be_trusted_is_refused(
+def test_an_evaluator_that_requires_trust_remote_code_is_refused(
     hostile: Callable[[str], Path], overrides: Overrides, marker: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = hostile("evaluator")
@@ -143,7 +143,7 @@ def test_an_evaluator_of_pickles_is_refused(
         lambda index: index.update(scheduler=["evil", "Evil"]),
     ],
 )
-def test_a_checkpoint_with_code_of_its_own_is_refused(
+def test_a_checkpoint_with_custom_code_is_refused(
     hostile: Callable[[str], Path],
     overrides: Overrides,
     marker: Path,

@@ -51,7 +51,7 @@ def test_single_precision_features_lose_nothing_more() -> None:
     assert frechet_estimate(ours, Reference.of(real)).value == exact.value
 
 
-def test_the_parts_of_a_reference_serve_again_without_another_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_parts_of_a_reference_are_reused_without_its_features(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(23)
     ours, real = draw(rng, 200, 16, scale=1.3), draw(rng, 300, 16)
     first = Reference.of(real)
@@ -173,7 +173,7 @@ def test_the_debiased_distance_is_that_of_endless_images_and_its_interval_covers
     assert sum(estimate.caveat is not None for estimate in estimates) < 20
 
 
-def test_the_references_own_noise_widens_the_interval_and_takes_its_bias_off_too() -> None:
+def test_the_references_own_noise_widens_the_interval_and_its_bias_is_removed() -> None:
     rng = np.random.default_rng(17)
     d, n, m = 8, 300, 200
     truth = frechet_estimate(draw(rng, 40000, d, scale=1.4), Reference.of(draw(rng, 40000, d))).debiased_value
@@ -189,7 +189,7 @@ def test_the_references_own_noise_widens_the_interval_and_takes_its_bias_off_too
     assert error > 1.15 * fixed.standard_error
 
 
-def test_too_few_images_for_their_dimension_have_no_interval_and_the_kernel_distance_stands_in() -> None:
+def test_too_few_images_for_their_dimension_have_no_interval_and_the_kernel_distance_is_the_fallback() -> None:
     rng = np.random.default_rng(18)
     reference = Reference.of(draw(rng, 400, 16))
     few = frechet_estimate(draw(rng, 24, 16), reference)
@@ -240,7 +240,7 @@ def test_the_standard_error_is_the_spread_over_draws() -> None:
     assert np.mean([estimate.standard_error for estimate in draws]) == pytest.approx(spread, rel=0.15)
 
 
-def test_the_paired_difference_knows_how_alike_two_methods_are() -> None:
+def test_the_paired_difference_uses_the_similarity_of_two_methods() -> None:
     rng = np.random.default_rng(7)
     reference = Reference.of(draw(rng, 2000, 4))
     differences, unpaired = [], []
@@ -370,7 +370,7 @@ def test_a_set_against_itself_or_with_many_of_its_images_has_no_interval() -> No
     assert bench.kernel_distance(np.concatenate([other[:398], real[:2]]), real).interval is not None
 
 
-def test_equal_images_need_more_different_ones() -> None:
+def test_equal_images_require_more_distinct_images() -> None:
     rng = np.random.default_rng(29)
     real, ours = draw(rng, 3000, 64), draw(rng, 250, 64, scale=1.3)
     twice = np.concatenate([ours[:200], ours[:50]])
@@ -379,7 +379,7 @@ def test_equal_images_need_more_different_ones() -> None:
     assert "50 of 250 images are equal to another; an interval then needs more than 264 distinct images" in said
 
 
-def test_a_reference_takes_what_the_distances_take() -> None:
+def test_a_reference_accepts_the_inputs_of_the_distances() -> None:
     rows = draw(np.random.default_rng(30), 300, 8)
     expected = Reference.of(rows).mean
     for given in (torch.tensor(rows), rows.tolist()):
@@ -389,7 +389,7 @@ def test_a_reference_takes_what_the_distances_take() -> None:
     assert bench.frechet_distance(rows, np.ones((300, 8))).fallback is not None
 
 
-def test_what_the_references_own_size_adds_is_said_and_taken_off() -> None:
+def test_the_contribution_of_the_references_own_size_is_reported_and_removed() -> None:
     rng = np.random.default_rng(31)
     ours, real = draw(rng, 400, 8, scale=1.3), draw(rng, 300, 8)
     fixed, both = (bench.frechet_distance(ours, real, reference_noise=noise) for noise in (False, True))

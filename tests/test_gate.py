@@ -155,7 +155,7 @@ def test_few_moved_images_pass_and_many_are_a_change(make: Make) -> None:
     assert many.after == pytest.approx(9 / N)
 
 
-def test_other_noise_is_judged_by_quality_only(make: Make) -> None:
+def test_different_noise_is_compared_by_quality_only(make: Make) -> None:
     report = report_of(make("a"), make("b", cell={"seed": 1}))
     verdicts = {outcome.level: outcome.verdict for outcome in report.outcomes}
     assert verdicts["images"] == "not comparable"
@@ -176,7 +176,7 @@ def test_a_slower_cell_regresses_on_the_same_machine_only(make: Make) -> None:
     assert ("cost", "latency_s") not in other
 
 
-def test_a_machine_that_was_busy_is_no_regression(make: Make) -> None:
+def test_a_busy_machine_is_not_a_regression(make: Make) -> None:
     slow = [0.11 + 0.0001 * i for i in range(10)]
     calm, busy, jammed = ({"pace": tuple(pace + 1e-6 * i for i in range(10))} for pace in (0.01, 0.011, 0.02))
     assert compare(make("a", **calm), make("b", seconds=slow, **busy))["cost", "latency_s"].verdict == "undecided"
@@ -187,7 +187,7 @@ def test_a_machine_that_was_busy_is_no_regression(make: Make) -> None:
     assert compare(make("g", **busy), make("h", **calm))["cost", "latency_s"].verdict == "undecided"
 
 
-def test_memory_is_held_against_its_limit(make: Make) -> None:
+def test_memory_is_compared_with_its_limit(make: Make) -> None:
     assert compare(make("a"), make("b", memory=1.2 * 10**8))["cost", "allocated_bytes"].verdict == "regressed"
     assert compare(make("c"), make("d", memory=1.05 * 10**8))["cost", "allocated_bytes"].verdict == "unchanged"
 
@@ -198,7 +198,7 @@ def test_a_scheduler_that_waits_for_the_gpu_more_often_is_named(make: Make, afte
     assert (found.verdict, found.before, found.after) == (verdict, 4, after)
 
 
-def test_waits_that_nobody_counted_are_not_compared(make: Make) -> None:
+def test_syncs_that_were_not_counted_are_not_compared(make: Make) -> None:
     assert ("cost", "scheduler_syncs") not in compare(make("a", waits=4), make("b"))
 
 
@@ -212,7 +212,7 @@ def test_waits_that_nobody_counted_are_not_compared(make: Make) -> None:
         ({"cell": {"steps": 4}}, "missing", 3),
     ],
 )
-def test_what_has_no_partner_is_said_and_never_passes(
+def test_cells_without_a_partner_are_reported_and_never_pass(
     make: Make, changes: dict[str, Any], verdict: str, code: int
 ) -> None:
     report = report_of(make("a"), make("b", **changes))
@@ -235,7 +235,7 @@ def empty(file: Path) -> None:
 @pytest.mark.parametrize("side", ["baseline", "candidate"])
 @pytest.mark.parametrize("damage", [lose, cut, empty])
 @pytest.mark.parametrize("name", ["cells/*/record.json", "cells/*/features-e.npz", "reference-r.npz", "run.json"])
-def test_a_run_that_is_not_whole_never_passes(
+def test_an_incomplete_run_never_passes(
     make: Make, tmp_path: Path, name: str, damage: Callable[[Path], None], side: str
 ) -> None:
     runs = {"baseline": make("a", sha256="s"), "candidate": make("b", sha256="s")}
@@ -252,7 +252,7 @@ def test_a_run_that_is_not_whole_never_passes(
     )
 
 
-def test_all_that_is_lost_is_named_and_a_new_cell_is_told_from_a_lost_one(make: Make, tmp_path: Path) -> None:
+def test_all_losses_are_named_and_new_cells_are_distinguished_from_lost_ones(make: Make, tmp_path: Path) -> None:
     before, after = make("a", sha256="s"), make("b", sha256="s")
     run, extra = after.run(), replace(CELL, steps=8)
     record = after.cell(CELL.key).record()
@@ -473,7 +473,7 @@ def test_a_baseline_is_complete_and_nothing_else_is_overwritten(
     assert (mine / "thesis.txt").exists()
 
 
-def test_the_page_shows_what_is_not_fine_and_folds_the_rest_away() -> None:
+def test_the_page_shows_problems_and_folds_the_rest() -> None:
     bad = Outcome("conformance", "tcd", "step (as configured)", "regressed", note="Call 1 leaves the method")
     fine = Outcome("conformance", "lcm", "checks", "unchanged", note="90 checks")
     page = to_page(GateReport("a", "b", (fine, bad)), [])

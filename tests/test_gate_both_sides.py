@@ -67,7 +67,7 @@ def in_there(installation: Installation, code: str) -> str:
     return subprocess.run(command, env=installation.environment(), capture_output=True, text=True, check=True).stdout
 
 
-def test_an_environment_is_lent_what_it_lacks_and_keeps_what_it_has(bare: Installation, tmp_path: Path) -> None:
+def test_an_environment_borrows_missing_packages_and_keeps_its_own(bare: Installation, tmp_path: Path) -> None:
     code = "import bench.workers.installation, yaml, sys; print(yaml.__file__, sys.prefix)"
     lent, prefix = in_there(bare, code).split()
     assert Path(lent).is_relative_to(sys.prefix)
@@ -77,7 +77,7 @@ def test_an_environment_is_lent_what_it_lacks_and_keeps_what_it_has(bare: Instal
     assert Path(in_there(bare, code).split()[0]) == own / "yaml.py"
 
 
-def test_an_environment_without_a_diffusers_of_its_own_is_refused(bare: Installation, tmp_path: Path) -> None:
+def test_an_environment_without_diffusers_is_refused(bare: Installation, tmp_path: Path) -> None:
     with pytest.raises(InstallationError, match=r"bare has no diffusers of its own"):
         check_installation(bare)
     (own,) = (tmp_path / "bare" / "lib").glob("python*/site-packages")
@@ -86,14 +86,14 @@ def test_an_environment_without_a_diffusers_of_its_own_is_refused(bare: Installa
         check_installation(bare)
 
 
-def test_what_is_no_python_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_python_is_refused(tmp_path: Path) -> None:
     (tmp_path / "python").write_text("#!/bin/sh\nexit 5\n")
     (tmp_path / "python").chmod(0o755)
     with pytest.raises(InstallationError, match="does not run as a Python"):
         check_installation(find_installation(str(tmp_path / "python"), tmp_path))
 
 
-def test_an_old_diffusers_brings_what_it_needs() -> None:
+def test_an_old_diffusers_is_installed_with_its_requirements() -> None:
     assert with_companions(["diffusers==0.25.1"]) == ["diffusers==0.25.1", "huggingface_hub==0.24.7", "numpy==1.26.4"]
     named = ["diffusers==0.25.1", "huggingface-hub==0.20.2"]
     assert with_companions(named) == [*named, "numpy==1.26.4"]
@@ -104,7 +104,7 @@ def test_an_old_diffusers_brings_what_it_needs() -> None:
 @pytest.mark.parametrize(
     "ref", ["diffusers", "diffusers>=1", "--index-url=x", "a==1 -r x", "git+x", "", "nowhere/at/all"]
 )
-def test_whatever_else_is_refused(ref: str, tmp_path: Path) -> None:
+def test_any_other_installation_is_refused(ref: str, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="give a Python"):
         find_installation(ref, tmp_path)
 
@@ -135,7 +135,7 @@ for line in sys.stdin:
 """
 
 
-def test_two_installations_take_turns(cell: Cell, tmp_path: Path) -> None:
+def test_two_installations_are_interleaved(cell: Cell, tmp_path: Path) -> None:
     """Their processes are stubs; `serve` above is what answers in their place."""
     log, sides = tmp_path / "log", []
     for name, seconds in (("old", 1.0), ("new", 2.0)):
@@ -166,7 +166,7 @@ def sat(seed: int, slowdown: float = 1.0, own: float = 0.0) -> tuple[tuple[float
     return tuple(map(tuple, 0.1 * machine * alike * np.exp(0.03 * rng.standard_normal((8, 9)))))
 
 
-def test_turns_see_a_difference_that_the_noise_between_sittings_hides() -> None:
+def test_interleaving_detects_a_difference_hidden_by_noise_between_sessions() -> None:
     limit = Limit(0.02, 0.0)
     usual, again, slower = sat(0), sat(1), sat(2, 1.06)
     assert compare_interleaved([InterleavedLatency("c", 1, usual, slower)], limit)[0].verdict == "regressed"
@@ -174,14 +174,14 @@ def test_turns_see_a_difference_that_the_noise_between_sittings_hides() -> None:
     assert compare_interleaved([InterleavedLatency("c", 2, usual, again)], limit)[0].verdict == "unchanged"
 
 
-def test_who_is_first_makes_no_difference() -> None:
+def test_the_order_of_the_sides_makes_no_difference() -> None:
     order = np.array([1.0, 1.04] * 4)[:, None]
     usual, again = np.array(sat(0)) / order, np.array(sat(1)) * order
     turns = InterleavedLatency("c", 1, tuple(map(tuple, usual)), tuple(map(tuple, again)))
     assert compare_interleaved([turns], Limit(0.06, 0.0))[0].verdict == "unchanged"
 
 
-def test_what_slows_all_cells_a_little_is_seen_in_all_of_them_together() -> None:
+def test_a_small_slowdown_of_all_cells_is_detected_jointly() -> None:
     turns = [InterleavedLatency(f"c{i}", 1, sat(2 * i, own=0.02), sat(2 * i + 1, 1.022, own=0.02)) for i in range(12)]
     *cells, together = compare_interleaved(turns, Limit(0.01, 0.0))
     assert "regressed" not in {outcome.verdict for outcome in cells}
@@ -191,7 +191,7 @@ def test_what_slows_all_cells_a_little_is_seen_in_all_of_them_together() -> None
     assert together.after / together.before == pytest.approx(1.022, abs=0.01)
 
 
-def test_sittings_are_the_samples_not_calls() -> None:
+def test_sessions_are_the_samples_not_calls() -> None:
     """Two processes of one installation differ; their many calls must not make a finding of it."""
     alarms = 0
     for seed in range(200):
@@ -257,7 +257,7 @@ def test_a_scheduler_or_setting_that_is_gone_fails(tmp_path: Path) -> None:
     ]
 
 
-def test_a_module_that_breaks_is_said_in_its_own_last_words(tmp_path: Path) -> None:
+def test_a_broken_module_is_reported_with_its_last_output(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("raise RuntimeError('the disk is full')")
     (tmp_path / "failing.py").write_text("raise SystemExit(1)")
     side = Installation("there", sys.executable, (str(tmp_path),))

@@ -44,14 +44,14 @@ def alarms(found: list[Outcome]) -> int:
     return sum(outcome.verdict in ("regressed", "improved") for outcome in found)
 
 
-def test_moments_that_differ_and_a_machine_that_got_slower_are_no_regression() -> None:
+def test_different_moments_and_a_slower_machine_are_not_regressions() -> None:
     rng = np.random.default_rng(0)
     assert sum(alarms(compare(run(rng, 0.1), run(rng, 0.1, pace))) for pace in [1.0, 1.1, 1.3] * 50) == 0
     unseen = sum(alarms(compare(run(rng, 0.1, seen=False), run(rng, 0.1, pace, seen=False))) for pace in [1.0, 1.3] * 9)
     assert unseen > 50  # without the workload there would be many
 
 
-def test_a_yardstick_alone_that_got_faster_is_no_regression() -> None:
+def test_a_faster_reference_workload_alone_is_not_a_regression() -> None:
     rng = np.random.default_rng(1)
     before = [replace(entry, workload_s=tuple(0.7 * s for s in entry.workload_s)) for entry in run(rng, 0.0)]
     after = run(rng, 0.0)
@@ -59,7 +59,7 @@ def test_a_yardstick_alone_that_got_faster_is_no_regression() -> None:
 
 
 @pytest.mark.parametrize(("moments", "slower", "pace"), [(0.0, 1.08, 1.0), (0.1, 1.25, 1.05), (0.03, 1.15, 0.98)])
-def test_what_lies_beyond_the_moments_is_a_regression_of_all_cells_together(
+def test_a_slowdown_beyond_the_moments_is_a_joint_regression_of_all_cells(
     moments: float, slower: float, pace: float
 ) -> None:
     rng = np.random.default_rng(1)
@@ -76,7 +76,7 @@ def test_on_a_steady_machine_the_same_latency_is_unchanged() -> None:
     assert sum(outcome.verdict == "unchanged" for outcomes in found for outcome in outcomes) > 0.9 * 20 * (CELLS + 1)
 
 
-def test_calls_between_two_turns_of_the_yardstick_are_one_sample() -> None:
+def test_calls_between_two_runs_of_the_reference_workload_are_one_sample() -> None:
     paces = (0.01,) * 5 + (0.0101,) * 5
     before, after = (
         Latency(1, 1, "clock", tuple(usual + 1e-5 * i for i in range(10)), (), (), (), None, paces)
@@ -85,7 +85,7 @@ def test_calls_between_two_turns_of_the_yardstick_are_one_sample() -> None:
     assert [outcome.verdict for outcome in compare([before], [after])] == ["undecided"]
 
 
-def test_without_a_yardstick_the_samples_are_compared_as_they_are() -> None:
+def test_without_a_reference_workload_the_samples_are_compared_unscaled() -> None:
     untimed = [Latency(1, 1, "clock", (0.1,) * 10, (), (), ()) for _ in range(2)]
     slower = [Latency(1, 1, "clock", (0.11,) * 10, (), (), ()) for _ in range(2)]
     assert [outcome.verdict for outcome in compare(untimed, untimed)] == ["unchanged"] * 3

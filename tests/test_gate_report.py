@@ -42,7 +42,7 @@ def test_equal_images_and_other_latents_are_named() -> None:
     assert outcome(gains, 1.0, "unchanged", images, reseeded).note == "other initial latents: paired by prompt only"
 
 
-def test_where_no_interval_holds_none_is_shown_and_the_reason_is() -> None:
+def test_without_a_valid_interval_the_reason_is_shown() -> None:
     few = mean_estimate(np.array([0.0, 0.0, 0.0, 1.0]))
     assert few.caveat is not None
     found = outcome(few, 0.1, "undecided")

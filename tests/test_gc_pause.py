@@ -10,7 +10,7 @@ from bench.execute import job
 from bench.gc_pause import collector_paused
 
 
-def test_it_is_as_before_afterwards_whatever_happens() -> None:
+def test_the_collector_is_restored_after_errors() -> None:
     @collector_paused()
     def fail() -> None:
         with collector_paused():
@@ -31,7 +31,7 @@ def test_it_is_as_before_afterwards_whatever_happens() -> None:
         gc.enable()
 
 
-def test_libraries_are_loaded_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_are_loaded_without_collections(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     experiment: Any = SimpleNamespace(scores=["clip_score"])
     monkeypatch.setattr(job, "plan_job", lambda *_: SimpleNamespace(plan=SimpleNamespace(cells=())))

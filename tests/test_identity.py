@@ -87,7 +87,7 @@ def test_every_field_of_a_cell_is_tried() -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_cells_that_differ_in_one_field_have_rows_and_lines_of_their_own(change: Mapping[str, Any]) -> None:
+def test_cells_that_differ_in_one_field_have_separate_rows_and_lines(change: Mapping[str, Any]) -> None:
     cells = [scored(START), scored(changed(START, change))]
     assert cells[0].record.cell.key != cells[1].record.cell.key or "name" in str(change) or "method" in change
     count, base = len(traits(RUN, cells)) + 1, change.get("base", {})
@@ -136,7 +136,7 @@ def test_no_value_of_an_eta_map_overwrites_another(change: Mapping[str, Any]) ->
     assert written.count("13.35") == 2
 
 
-def test_what_differs_is_a_column_only_where_it_tells_cells_apart() -> None:
+def test_a_difference_is_a_column_only_where_it_distinguishes_cells() -> None:
     sdxl = replace(START, base=replace(START.base, name="sdxl", dtype="float16", weights="x"))
     assert further_traits([START, sdxl]) == [], "the base says it"
     half = changed(START, {"base": {"dtype": "float16"}})
@@ -149,14 +149,14 @@ def test_the_columns_that_are_always_there_are_not_repeated() -> None:
         assert further_traits([START, replace(START, **change)]) == [], change
 
 
-def test_no_eta_is_not_an_eta_of_nothing_and_random_weights_are_named() -> None:
+def test_a_missing_eta_is_not_zero_and_random_weights_are_named() -> None:
     random = replace(CELL, base=replace(CELL.base, weights="random-1"))
     shown = {trait.head: trait.of for trait in traits(RUN, [])}
     assert [shown["η"](replace(CELL, eta=eta)) for eta in (None, 0.0)] == ["–", "0"]
     assert [shown["Base"](cell) for cell in (CELL, random)] == ["mini", "mini (cost only)"]
 
 
-def test_long_values_that_begin_alike_are_told_apart() -> None:
+def test_long_values_with_a_common_prefix_are_distinguished() -> None:
     cells = [changed(START, {"task": {"settings": {"strength": "x" * 50 + end}}}) for end in "ab"]
     (trait,) = further_traits(cells)
     first, second = map(trait.of, cells)

@@ -223,7 +223,7 @@ def second_reading(data: bytes) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(("form", "mode", "orientation"), list(cases()))
-def test_whatever_pillow_writes(read: Reading, form: str, mode: str, orientation: int) -> None:
+def test_every_format_that_pillow_writes(read: Reading, form: str, mode: str, orientation: int) -> None:
     options: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
     if form in ORIENTABLE:
         note = Image.Exif()
@@ -257,7 +257,7 @@ def test_opencv_sees_the_same(read: Reading, form: str) -> None:
     assert np.abs(read(data).astype(int) - theirs).max() <= (3 if form == "JPEG" else 0)  # another inverse DCT
 
 
-def test_ink_is_that_of_browsers(read: Reading) -> None:
+def test_cmyk_is_converted_as_in_browsers(read: Reading) -> None:
     data = saved(in_mode("CMYK"), "JPEG", quality=100)
     theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert np.abs(read(data, "a.jpg").astype(int) - theirs).max() <= 1
@@ -344,7 +344,7 @@ def test_profiles_of_grey_deep_and_ink(read: Reading) -> None:
         read(saved(in_mode("RGB"), "PNG", icc_profile=b"no profile"))
 
 
-def test_what_says_that_it_is_srgb_is_left_as_it_is(read: Reading) -> None:
+def test_samples_declared_as_srgb_are_unchanged(read: Reading) -> None:
     image = in_mode("RGB")
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert np.array_equal(read(saved(image, "PNG", icc_profile=srgb)), np.asarray(image))
@@ -377,7 +377,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_viewers_disagree_about_is_refused_by_name(read: Reading, name: str) -> None:
+def test_features_on_which_viewers_disagree_are_refused_by_name(read: Reading, name: str) -> None:
     data, said = REFUSED[name]
     with pytest.raises(BenchError, match=said) as error:
         read(data, name)
@@ -386,7 +386,7 @@ def test_what_viewers_disagree_about_is_refused_by_name(read: Reading, name: str
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_films_and_books_are_refused(read: Reading, form: str) -> None:
+def test_animations_and_multi_page_files_are_refused(read: Reading, form: str) -> None:
     pages = [in_mode("RGB") for _ in range(3)]
     with pytest.raises(BenchError, match="3 frames or pages"):
         read(saved(pages[0], form, save_all=True, append_images=pages[1:]), f"a.{form.lower()}")
@@ -399,7 +399,7 @@ def test_a_photograph_with_further_pictures_is_its_first(read: Reading) -> None:
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM"])
-def test_a_file_cut_short_anywhere_is_refused(read: Reading, form: str) -> None:
+def test_a_file_truncated_anywhere_is_refused(read: Reading, form: str) -> None:
     whole = saved(in_mode("RGB").resize((64, 64)), form)
     for size in (len(whole) * 9 // 10, len(whole) // 2, len(whole) // 10, 4):
         with pytest.raises(BenchError, match=r"a\.x cannot be read as a picture"):
@@ -426,7 +426,7 @@ def test_too_large_pictures_are_refused_before_they_are_decoded(read: Reading, w
         read(data)
 
 
-def test_a_damaged_exif_block_is_passed_over(read: Reading) -> None:
+def test_a_damaged_exif_block_is_ignored(read: Reading) -> None:
     array = RNG.integers(0, 256, (4, 6, 3))
     assert np.array_equal(read(png(array, 2, 8, ((b"eXIf", b"rubbish"),))), array)
 

@@ -17,7 +17,7 @@ FIVE = [(n, 500) for n in (100, 200, 300, 400, 500)]
 DOUBLED = [(n, n) for n in (512, 1024, 2048, 4096)]
 
 
-def test_a_first_plan_that_is_judged_once_leaves_a_fifth_for_images_that_nobody_planned() -> None:
+def test_a_plan_judged_once_leaves_a_fifth_for_unplanned_images() -> None:
     path = path_of([(512, 512)])
     assert path == ((512.0, OF_WHAT_IS_LEFT),)
     assert overall_p_value(0.03, path) == pytest.approx(0.0375)
@@ -88,7 +88,7 @@ def test_the_overall_p_value_undoes_the_level(history: Sequence[LookSizes]) -> N
     assert overall_p_value(1e-40, path) == pytest.approx(1e-40 / path[-1][1], rel=1e-6, abs=0)
 
 
-def test_a_directory_remembers_at_how_many_images_its_claims_were_looked_at(tmp_path: Path) -> None:
+def test_a_directory_records_the_image_counts_of_its_looks(tmp_path: Path) -> None:
     claim, other = (Claim(name, "", Side("a", (1,)), Side("b", (1,)), ("kid",), "better") for name in "cd")
     store = Store(tmp_path)
     run = Run("x", {}, (), (), (), {}, (), (claim,), "mini", "e", "r")

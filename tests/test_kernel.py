@@ -67,7 +67,7 @@ def test_single_precision_features_lose_nothing_more() -> None:
     assert kernel_estimate(ours, KernelReference(real)).value == exact.value
 
 
-def test_the_influence_of_an_image_is_what_the_distance_owes_to_it() -> None:
+def test_the_influence_of_an_image_is_its_contribution_to_the_distance() -> None:
     rng = np.random.default_rng(5)
     n = 200
     ours, real = draw(rng, n, 4, shift=0.3), draw(rng, 100, 4)
@@ -84,7 +84,7 @@ def test_the_standard_error_is_the_spread_over_draws() -> None:
     assert np.mean([estimate.standard_error for estimate in draws]) == pytest.approx(spread, rel=0.15)
 
 
-def test_the_paired_difference_knows_how_alike_two_methods_are() -> None:
+def test_the_paired_difference_uses_the_similarity_of_two_methods() -> None:
     rng = np.random.default_rng(7)
     real = draw(rng, 400, 4)
     differences, unpaired = [], []

@@ -110,7 +110,7 @@ def test_the_reference_workload_is_timed_on_the_clock_of_latencies(monkeypatch: 
 
 
 @pytest.mark.parametrize(("call_s", "calls"), [(0.0625, 4), (0.25, 1)])
-def test_the_machines_pace_is_timed_in_turn_with_calls_and_each_has_that_of_about_it(call_s: float, calls: int) -> None:
+def test_the_reference_workload_is_interleaved_with_calls_and_assigned_to_each(call_s: float, calls: int) -> None:
     processor = FakeProcessor()
     took = itertools.count(1.0)
     made: list[str] = []
@@ -152,7 +152,7 @@ def test_every_sample_is_kept_in_order_and_warm_up_is_not_among_them() -> None:
     assert latency.call_s == latency.denoiser_s == (3.0, 1.0, 2.0)
 
 
-def test_warm_up_makes_the_very_call_that_is_measured() -> None:
+def test_warm_up_makes_the_measured_call() -> None:
     processor = FakeProcessor()
     parts = three_parts(processor)
     per_call: list[int] = []
@@ -243,7 +243,7 @@ def test_hooks_are_removed_after_a_call_that_fails() -> None:
     assert_no_hook_is_left(parts.values(), processor)
 
 
-def test_a_processor_is_timed_by_the_host_clock_alone() -> None:
+def test_a_cpu_is_timed_by_the_host_clock_alone() -> None:
     stopwatch = Stopwatch.of(torch.device("cpu"))
     assert stopwatch.event is None
     assert stopwatch.name == "perf_counter"

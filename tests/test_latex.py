@@ -31,7 +31,7 @@ DOCUMENT = r"""\documentclass{article}
 """
 
 
-def test_no_line_of_latex_holds_what_its_fonts_lack() -> None:
+def test_no_line_of_latex_has_characters_missing_from_its_fonts() -> None:
     text = to_latex(TABLE)
     assert all(character < "\u0180" for character in text)
     assert "[U+4F60][U+597D]" in text
@@ -40,7 +40,7 @@ def test_no_line_of_latex_holds_what_its_fonts_lack() -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex here")
-def test_pdflatex_sets_a_table_of_everything_that_has_a_meaning_of_its_own(tmp_path: Path) -> None:
+def test_pdflatex_compiles_a_table_of_all_special_characters(tmp_path: Path) -> None:
     (tmp_path / "t.tex").write_text(DOCUMENT % (RULES, to_latex(TABLE)), encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)

@@ -39,7 +39,7 @@ def test_a_damaged_launch_is_refused_in_a_sentence(files: Files, content: bytes)
 
 
 @pytest.mark.parametrize("changed", [{"since": "x"}, {"images": None}, {"state": 3}, [], "garbage"])
-def test_a_damaged_state_of_a_worker_is_passed_over(files: Files, changed: Any) -> None:
+def test_a_damaged_state_of_a_worker_is_ignored(files: Files, changed: Any) -> None:
     for worker in ("a", "b"):
         Reporter(files, "l", worker, "cpu").say()
     (files.root / "workers" / "c.json").mkdir()  # type: ignore[attr-defined]

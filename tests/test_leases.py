@@ -40,7 +40,7 @@ def elsewhere(files: Files, name: str) -> None:
     files.write(name, json.dumps({**note, "machine": "elsewhere"}).encode())
 
 
-def test_of_two_workers_one_gets_it_and_the_other_after_it_was_let_go(files: Files) -> None:
+def test_one_of_two_workers_gets_a_lease_and_the_other_gets_it_after_release(files: Files) -> None:
     a, b = Leases(files, "a"), Leases(files, "b")
     lease = a.take(NAME)
     assert lease is not None
@@ -51,7 +51,7 @@ def test_of_two_workers_one_gets_it_and_the_other_after_it_was_let_go(files: Fil
     assert taken.deaths == 0, "letting go is no death"
 
 
-def test_nothing_is_left_of_it_when_the_work_is_done(files: Files) -> None:
+def test_no_file_of_a_lease_remains_when_the_work_is_done(files: Files) -> None:
     a = Leases(files, "a")
     for done in (False, False, True):
         lease = a.take(NAME)
@@ -60,7 +60,7 @@ def test_nothing_is_left_of_it_when_the_work_is_done(files: Files) -> None:
     assert list(files.tree("cells")) == []
 
 
-def test_of_many_at_once_exactly_one_gets_it(files: Files) -> None:
+def test_exactly_one_of_many_workers_gets_a_lease(files: Files) -> None:
     with ThreadPoolExecutor(8) as pool:
         for round_ in range(20):
             name = f"cells/{round_}/lease-00000"
@@ -68,7 +68,7 @@ def test_of_many_at_once_exactly_one_gets_it(files: Files) -> None:
             assert sum(lease is not None for lease in taken) == 1
 
 
-def test_a_holder_of_another_machine_that_falls_silent_is_given_up_after_a_while_by_the_observers_clock(
+def test_a_silent_holder_on_another_machine_expires_by_the_observers_clock(
     files: Files,
 ) -> None:
     clock = Clock()
@@ -85,7 +85,7 @@ def test_a_holder_of_another_machine_that_falls_silent_is_given_up_after_a_while
     assert stolen.deaths == 1
 
 
-def test_a_holder_that_beats_is_never_given_up(files: Files) -> None:
+def test_a_lease_that_is_renewed_never_expires(files: Files) -> None:
     clock = Clock()
     a, b = Leases(files, "a"), Leases(files, "b", lease_s=10, clock=clock)
     lease = a.take(NAME)
@@ -97,7 +97,7 @@ def test_a_holder_that_beats_is_never_given_up(files: Files) -> None:
         assert b.take(NAME) is None
 
 
-def test_who_was_alive_a_moment_ago_is_not_asked_after_again(files: Files) -> None:
+def test_a_process_seen_alive_recently_is_not_checked_again(files: Files) -> None:
     clock = Clock()
     a, b = Leases(files, "a"), Leases(files, "b", lease_s=10, clock=clock)
     lease = a.take(NAME)
@@ -111,13 +111,13 @@ def test_who_was_alive_a_moment_ago_is_not_asked_after_again(files: Files) -> No
     assert b.take(NAME) is not None
 
 
-def test_names_that_are_old_mislead_nobody(files: Files) -> None:
+def test_outdated_names_are_ignored(files: Files) -> None:
     a, b = Leases(files, "a"), Leases(files, "b")
     assert a.take(NAME, there={}) is not None
     assert b.take(NAME, there={}) is None
 
 
-def test_a_beat_that_is_under_way_does_not_bring_back_what_was_let_go(tmp_path: Path) -> None:
+def test_a_renewal_in_progress_does_not_restore_a_released_lease(tmp_path: Path) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(LocalFiles):
@@ -158,7 +158,7 @@ def test_a_dead_process_of_this_machine_is_seen_at_once(files: Files, tmp_path: 
     assert taken.deaths == 1
 
 
-def test_a_later_process_with_the_same_number_is_another_one(files: Files) -> None:
+def test_a_later_process_with_the_same_number_is_a_different_process(files: Files) -> None:
     lease = Leases(files, "a").take(NAME)
     assert lease is not None
     note = json.loads(files.read(lease.file))
@@ -167,7 +167,7 @@ def test_a_later_process_with_the_same_number_is_another_one(files: Files) -> No
     assert Leases(files, "b").take(NAME) is not None
 
 
-def test_the_buried_are_not_waited_for_and_deaths_are_counted(files: Files) -> None:
+def test_expired_leases_are_not_waited_for_and_deaths_are_counted(files: Files) -> None:
     clock = Clock()
     for deaths in range(3):
         lease = Leases(files, f"w{deaths}", clock=clock).take(NAME)
@@ -178,7 +178,7 @@ def test_the_buried_are_not_waited_for_and_deaths_are_counted(files: Files) -> N
     expire_leases_of(files, "somebody else")
 
 
-def test_who_got_further_before_it_died_counts_the_deaths_anew(files: Files) -> None:
+def test_progress_before_a_death_resets_the_count_of_deaths(files: Files) -> None:
     counted = []
     for reached in [0, 0, 0, 2, 2, 5]:
         lease = Leases(files, "w").take(NAME, reached)
@@ -224,7 +224,7 @@ def test_a_holder_of_this_machine_that_dies_a_moment_after_it_was_seen_is_not_wa
     assert b.take(NAME) is not None
 
 
-def test_a_process_that_may_not_be_looked_at_is_taken_for_alive(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_be_inspected_counts_as_alive(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Leases(files, "a").take(NAME) is not None
     b = Leases(files, "b")
     assert b.take("cells/k/lease-00001") is not None
@@ -251,7 +251,7 @@ def test_only_leases_that_are_held_are_kept_alive_and_trouble_with_one_leaves_th
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
 
 
-def test_only_the_leases_of_the_one_that_died_are_buried_and_none_that_it_let_go(files: Files) -> None:
+def test_only_held_leases_of_a_dead_worker_expire(files: Files) -> None:
     names = [f"cells/k/lease-0000{i}" for i in range(3)]
     a, other = Leases(files, "a"), Leases(files, "other")
     held, let_go, others = a.take(names[0]), a.take(names[1]), other.take(names[2])
@@ -273,7 +273,7 @@ def test_a_lease_with_a_field_of_another_type_is_not_believed(files: Files, wron
     assert Leases(files, "b").take(NAME) is None
 
 
-def test_who_was_given_up_and_ends_after_all_leaves_the_lease_of_its_successor(files: Files) -> None:
+def test_a_worker_that_lost_its_lease_leaves_that_of_its_successor(files: Files) -> None:
     a, b = Leases(files, "a"), Leases(files, "b")
     slow = a.take(NAME)
     assert slow is not None
@@ -285,7 +285,7 @@ def test_who_was_given_up_and_ends_after_all_leaves_the_lease_of_its_successor(f
 
 
 @pytest.mark.parametrize("pid", [-1, 2**31, 10**30])
-def test_a_process_that_cannot_be_is_dead(files: Files, pid: int) -> None:
+def test_an_impossible_process_is_dead(files: Files, pid: int) -> None:
     lease = Leases(files, "a").take(NAME)
     assert lease is not None
     files.write(lease.file, json.dumps({**json.loads(files.read(lease.file)), "pid": pid}).encode())
@@ -293,7 +293,7 @@ def test_a_process_that_cannot_be_is_dead(files: Files, pid: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["lease-00000.²", "lease-00000.x", "lease-00000.", f"lease-00000.{10**30}"])
-def test_a_file_that_is_no_lease_is_left_alone(files: Files, name: str) -> None:
+def test_a_file_that_is_not_a_lease_is_left_alone(files: Files, name: str) -> None:
     files.write(f"cells/k/{name}", b"")
     leases = Leases(files, "a")
     lease = leases.take(NAME)
@@ -316,5 +316,5 @@ def test_a_folder_in_place_of_a_lease_is_garbage(tmp_path: Path, store_retry_s: 
     assert list((tmp_path / "cells" / "k").iterdir()) == []
 
 
-def test_workers_have_names_of_their_own() -> None:
+def test_workers_have_unique_names() -> None:
     assert len({new_worker_name() for _ in range(100)}) == 100

@@ -47,7 +47,7 @@ def test_the_last_pipeline_is_gone_before_the_next_one_is_loaded(models: Path, m
         Loaded(make_cell(models))
 
 
-def test_what_was_on_the_gpu_before_lies_beside(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_used_before_a_pipeline_is_excluded(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = SimpleNamespace(unet=torch.nn.Identity(), vae=SimpleNamespace(decoder=torch.nn.Identity()))
     monkeypatch.setattr(bench.generate.loaded_pipeline, "load_pipeline", lambda _: pipeline)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: {"cuda:1": 7000}[device])

@@ -115,5 +115,5 @@ def test_layers_that_are_moved_one_by_one_are_not_compiled(models: Path, monkeyp
         load_pipeline(replace(cell, device="cuda", base=replace(cell.base, memory_options=memory_options)))
 
 
-def test_each_stand_in_has_a_commit_of_its_own() -> None:
+def test_each_substitute_has_its_own_commit() -> None:
     assert len({commit_of(repository) for repository in REPOSITORIES}) == len(REPOSITORIES)

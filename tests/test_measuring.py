@@ -53,7 +53,7 @@ def samplers_of(sampler: Calls) -> Any:
     ("latency", "memory", "warmup", "calls"),
     [(True, True, 2, 5), (True, True, 1, 4), (True, True, 0, 3), (True, False, 1, 4), (False, True, 1, 0)],
 )
-def test_memory_is_measured_on_a_gpu_alone_in_a_call_of_its_own(
+def test_memory_is_measured_only_on_a_gpu_in_a_separate_call(
     models: Path, monkeypatch: pytest.MonkeyPatch, latency: bool, memory: bool, warmup: int, calls: int, device: str
 ) -> None:
     cell, sampler = replace(make_cell(models), device=device), Calls(monkeypatch, "cpu")
@@ -93,7 +93,7 @@ def test_figures_do_not_depend_on_the_order_of_cells(models: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("latency", "memory", "waits"), [(False, False, False), (False, True, False), (True, False, True)]
 )
-def test_a_run_that_measures_nothing_asks_for_no_lock_of_the_device(
+def test_a_run_without_measurements_takes_no_device_lock(
     overrides: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, latency: bool, memory: bool, waits: bool
 ) -> None:
     asked: list[str] = []

@@ -60,7 +60,7 @@ def test_a_call_shorter_than_the_polling_period_is_read_at_both_ends() -> None:
     assert poller.peaks == {"rising": 7, "falling": 2}
 
 
-def test_a_gauge_that_knows_nothing_gives_none_and_not_zero() -> None:
+def test_a_gauge_without_data_gives_none_and_not_zero() -> None:
     memory = measure_memory(lambda: None, CPU, 1, process_bytes=Use(None), device_bytes=Use(None))
     assert memory.process_bytes is None
     assert memory.device_bytes is None
@@ -93,7 +93,7 @@ def test_the_call_is_made_once() -> None:
     assert calls == [1]
 
 
-def test_a_call_that_fails_says_so_and_leaves_no_thread_behind() -> None:
+def test_a_failing_call_raises_and_leaves_no_thread_behind() -> None:
     before = polling_threads()
     during: list[int] = []
 
@@ -158,7 +158,7 @@ def test_the_peak_of_a_known_tensor_on_a_gpu_is_its_size() -> None:
     assert memory.device_bytes is None or memory.device_bytes >= memory.allocated_bytes
 
 
-def test_what_lies_beside_the_pipeline_is_taken_off_the_gpu_s_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excluded_memory_is_subtracted_from_the_gpu_s_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 9_000)

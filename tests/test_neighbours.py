@@ -59,7 +59,7 @@ def test_the_value_is_that_of_the_definition(name: str, n: int, m: int, shift: f
 
 
 @pytest.mark.parametrize("name", ESTIMATES)
-def test_the_influence_of_an_image_is_what_leaving_it_out_changes(name: str) -> None:
+def test_the_influence_of_an_image_is_the_change_when_it_is_left_out(name: str) -> None:
     ours, real = draw(3, 40, 0.8), draw(4, 50)
     without = np.array([plain(np.delete(ours, i, axis=0), real)[name] for i in range(len(ours))])
     expected = (len(ours) - 1) * (without.mean() - without)
@@ -87,7 +87,7 @@ def test_bad_features_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["precision", "density", "coverage"])
-def test_with_clusters_the_influence_of_a_prompt_is_what_leaving_all_its_images_out_changes(name: str) -> None:
+def test_with_clusters_the_influence_of_a_prompt_is_the_change_without_all_its_images(name: str) -> None:
     labels = np.repeat(np.arange(20), 3)
     ours, real = draw(3, 60, 0.8) + np.repeat(draw(5, 20), 3, axis=0), draw(4, 50)
     groups = Groups.of(labels, 60)

@@ -47,7 +47,7 @@ def test_a_module_and_a_package_of_the_current_directory_are_found(cwd: Path) ->
     assert sys.path == path
 
 
-def test_what_is_installed_comes_first_and_what_lies_beside_is_not_imported(cwd: Path) -> None:
+def test_installed_modules_come_first_and_neighbouring_files_are_not_imported(cwd: Path) -> None:
     mark = cwd / "imported"
     for name in ("diffusers", "xformers", "own_helper"):
         (cwd / f"{name}.py").write_text(HOSTILE.format(mark=str(mark)))

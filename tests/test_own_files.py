@@ -92,7 +92,7 @@ def test_own_files_give_the_packaged_model_s_images_after_one_refusal(
     assert images_of(home / "results" / "single") == own
 
 
-def test_weights_sampled_otherwise_than_they_were_trained_say_so_everywhere(
+def test_weights_sampled_with_another_schedule_are_marked_everywhere(
     overrides: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ("method=[tcd]", "claim=[]", "scores=[clip_score]", "methods.tcd.steps=[2]", "measure.latency=false")

@@ -122,7 +122,7 @@ GROWTH = [
 
 
 @pytest.mark.parametrize("override", GROWTH)
-def test_what_an_experiment_grows_by_is_welcome_in_its_directory(override: str, ask: Ask) -> None:
+def test_additions_to_an_experiment_are_accepted_in_its_directory(override: str, ask: Ask) -> None:
     scores = ("scores=[fid,clip_score]", "claim=[]")
     begin(ask(*scores), done=True)
     begin(ask(*scores, override) if "claim=[tcd" not in override else ask(override))
@@ -153,7 +153,7 @@ def test_other_versions_of_the_libraries_are_named(ask: Ask, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("harm", ["removed", "damaged", "emptied"])
-def test_where_the_note_of_the_owner_is_lost_the_records_say_whose_they_are(harm: str, ask: Ask) -> None:
+def test_without_the_note_of_the_owner_records_identify_their_experiment(harm: str, ask: Ask) -> None:
     _, store = begin(ask(), done=True)
     owner = Path(store.location) / OWNER
     if harm == "removed":
@@ -168,7 +168,7 @@ def test_where_the_note_of_the_owner_is_lost_the_records_say_whose_they_are(harm
     assert json.loads(owner.read_text())["facts"]["seed"] == {"is": 0}
 
 
-def test_of_two_experiments_that_begin_at_once_one_is_refused(ask: Ask) -> None:
+def test_one_of_two_experiments_that_begin_at_once_is_refused(ask: Ask) -> None:
     jobs = [plan_job(ask(f"seed={seed}")) for seed in range(4)]
 
     def try_to(job: Job) -> str:
@@ -189,7 +189,7 @@ def test_two_runs_of_one_experiment_share_its_directory(ask: Ask) -> None:
     assert one.run == other.run == store.run()
 
 
-def test_fewer_images_than_are_there_are_refused(ask: Ask) -> None:
+def test_fewer_images_than_stored_are_refused(ask: Ask) -> None:
     begin(ask("prompts.count=12"))
     begin(ask())  # nothing was sampled yet, so nothing is lost
     begin(ask("prompts.count=12"), done=True)

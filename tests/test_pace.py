@@ -30,14 +30,14 @@ def timed(steps: int, call_s: float, pace: float = 1.0, method: str = "tcd", cal
 LOADED = [timed(2, 0.02), timed(4, 0.03), timed(8, 0.25, pace=2.1), timed(16, 0.116)]
 
 
-def test_a_cell_beside_which_the_machine_was_slower_is_found_and_says_by_how_much() -> None:
+def test_a_cell_measured_on_a_slower_machine_is_found_with_the_factor() -> None:
     (reason,) = disturbed(LOADED).values()
     assert reason == "the machine took 2.1 times as long as usual for a fixed piece of work beside it"
     assert {*disturbed(LOADED)} == {LOADED[2].key}
 
 
 @pytest.mark.parametrize(("pace", "found"), [(1.0, False), (1.2, False), (1.3, True), (5.0, True)])
-def test_what_idle_machines_differ_by_is_no_disturbance(pace: float, found: bool) -> None:
+def test_the_variation_of_idle_machines_is_not_a_disturbance(pace: float, found: bool) -> None:
     assert bool(disturbed([timed(2, 0.02), timed(4, 0.03), timed(8, 0.05, pace)])) is found
 
 
@@ -58,7 +58,7 @@ def test_half_of_the_calls_count_and_single_ones_do_not() -> None:
     assert disturbed([*quiet, mixed(6)])
 
 
-def test_equal_calls_that_part_say_little() -> None:
+def test_equal_calls_with_differing_parts_are_weak_evidence() -> None:
     record = timed(4, 0.03)
     assert record.latency
     for calls, found in (((0.1, 0.11, 0.3, 0.31), True), ((0.1, 0.11, 0.1, 0.4, 0.1), False), ((0.1, 0.2), True)):
@@ -127,7 +127,7 @@ def test_claims_at_equal_latency_do_not_take_them() -> None:
     assert judge_claims(run, scored(below))[0].comparisons, "one that is surely cheaper changes nothing"
 
 
-def test_they_can_be_forgotten_to_be_measured_again(tmp_path: Path) -> None:
+def test_disturbed_latencies_can_be_discarded_and_measured_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for record in LOADED:
         store.commit(record)
@@ -137,7 +137,7 @@ def test_they_can_be_forgotten_to_be_measured_again(tmp_path: Path) -> None:
     assert forget_disturbed(store) == []
 
 
-def test_one_cell_that_was_faster_makes_no_other_one_disturbed() -> None:
+def test_one_faster_cell_does_not_make_others_disturbed() -> None:
     assert not disturbed([timed(2, 0.02, pace=0.7), *(timed(steps, 0.03) for steps in range(3, 12))])
 
 

@@ -31,12 +31,12 @@ print([value for _, value in found] == list(range(10, 50)), os.getpid() not in {
 
 
 @pytest.mark.skipif(processors() < 2, reason="with one processor nothing is forked")
-def test_results_come_in_order_and_from_other_processes() -> None:
+def test_results_are_in_order_and_from_other_processes() -> None:
     ran = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["True", "True"]
 
 
-def test_few_things_stay_here() -> None:
+def test_few_items_run_in_this_process() -> None:
     assert map_forked(str, [1, 2], fewest=3) == ["1", "2"]
 
 

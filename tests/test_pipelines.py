@@ -73,7 +73,7 @@ def test_a_controlnet_of_another_family_is_refused(models: Path, hub: Path) -> N
 
 
 @pytest.mark.parametrize("lever", ["vae_slicing", "vae_tiling", "compile"])
-def test_a_lever_leaves_the_images_as_they_were_up_to_rounding(
+def test_a_memory_option_changes_images_by_rounding_only(
     models: Path, lever: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[str] = []
@@ -100,7 +100,7 @@ def test_offloading_needs_a_gpu(models: Path) -> None:
         load_pipeline(replace(cell, base=replace(cell.base, memory_options={"offload": "model"})))
 
 
-def test_an_attention_backend_that_is_not_there_is_refused(models: Path) -> None:
+def test_an_unavailable_attention_backend_is_refused(models: Path) -> None:
     cell = make_cell(models)
     with pytest.raises(BenchError, match=r"memory_options.attention=flash_9 cannot be used here"):
         load_pipeline(replace(cell, base=replace(cell.base, memory_options={"attention": "flash_9"})))
@@ -139,7 +139,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_record_says_so(models: Path
     assert set(cramped.calls) == {1}, "the next batch does not try again"
 
 
-def test_one_image_that_does_not_fit_names_the_levers(models: Path) -> None:
+def test_one_image_that_does_not_fit_names_the_memory_options(models: Path) -> None:
     pipeline: Any = load_pipeline(make_cell(models))
     Cramped(pipeline, rows=0)
     with pytest.raises(CellError, match=r"memory_options.offload=model, memory_options.vae_tiling=true"):

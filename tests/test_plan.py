@@ -81,7 +81,7 @@ def test_each_method_has_the_grid_of_its_own_axes() -> None:
     assert found.left_out == ()
 
 
-def test_a_cell_says_everything_that_can_change_its_images() -> None:
+def test_a_cell_holds_everything_that_can_change_its_images() -> None:
     found = plan({"tcd": {**TCD, "steps": 4, "eta": 0.3}}, seed=7, batch_size=5)
     assert found.cells == (
         Cell(
@@ -168,7 +168,7 @@ def test_every_combination_is_planned_or_left_out() -> None:
     assert len(found.cells) + len(found.left_out) == 3 * 3 + 2 * 2
 
 
-def test_cells_are_named_by_what_the_weights_are_and_not_by_where_they_lie() -> None:
+def test_cells_are_identified_by_the_content_of_weights_and_not_by_their_path() -> None:
     retrained = replace(SURROUNDINGS, weights={**SURROUNDINGS.weights, "models.mini": "w9"})
     methods = {"dpmpp_2s": DPMPP}
     before = [cell.key for cell in plan(methods).cells]

@@ -168,7 +168,7 @@ def test_image_complexity_is_between_zero_and_one_and_depends_on_the_image(
     }
 
 
-def test_dinov2_embeds_by_its_class_token_and_knows_no_captions(tmp_path: Path) -> None:
+def test_dinov2_embeds_by_its_class_token_and_has_no_text_encoder(tmp_path: Path) -> None:
     torch.manual_seed(4)
     model = Dinov2Model(Dinov2Config(image_size=28, patch_size=14, mlp_ratio=2, **VISION)).eval()
     model.save_pretrained(tmp_path)
@@ -220,7 +220,7 @@ def test_a_file_with_another_hash_than_the_manifests_is_refused(
     assert check_file(path, "own") == own[:16]
 
 
-def test_the_manifest_says_where_everything_comes_from() -> None:
+def test_the_manifest_lists_every_source() -> None:
     for name, weights in MANIFEST.items():
         assert weights.source.startswith("https://") or re.fullmatch(r"[\w.-]+/[\w.-]+", weights.source), name
         by_hand = name == "image_complexity"  # behind a link of a web page

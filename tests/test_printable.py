@@ -39,7 +39,7 @@ def test_printable_text_is_valid_xml_and_has_no_terminal_codes(text: str) -> Non
 
 
 @pytest.mark.parametrize("text", ["a cat", "Käfer, 三只鸟 🐦", "±1.5 → η", "tab\tand\nline"])
-def test_ordinary_text_is_as_it_was(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert printable(text) == text
 
 
@@ -55,13 +55,13 @@ def test_numbers_and_words_of_a_csv_stay(text: str) -> None:
     assert spreadsheet_text(text) == text
 
 
-def test_junit_is_valid_xml_whatever_is_in_it() -> None:
+def test_junit_is_valid_xml_with_any_content() -> None:
     root = ET.fromstring(to_junit(report_of(NASTY)))  # noqa: S314
     case = next(root.iter("testcase"))
     assert (case.get("classname"), case.get("name")) == (f"quality.{printable(NASTY)}", "fid")
 
 
-def test_a_comment_notifies_nobody_and_fits_where_it_is_posted() -> None:
+def test_a_comment_mentions_no_users_and_fits_the_size_limit() -> None:
     comment = to_comment(report_of(*(f"@somebody {i}" for i in range(3000))))
     assert "@somebody" not in comment
     assert len(comment) <= COMMENT_CHARACTERS
@@ -72,14 +72,14 @@ def test_a_comment_notifies_nobody_and_fits_where_it_is_posted() -> None:
     assert "more rows" not in to_comment(report_of("one"))
 
 
-def test_a_page_shows_control_characters_as_what_they_are() -> None:
+def test_a_page_shows_control_characters_visibly() -> None:
     page = to_page(report_of(NASTY), [])
     assert "\x1b" not in page
     assert "\x00" not in page
     assert printable(NASTY) in page
 
 
-def test_pages_forbid_all_that_is_not_in_them() -> None:
+def test_pages_forbid_external_content() -> None:
     environment = templates()
     policy = environment.globals["policy"]
     assert policy.startswith("default-src 'none'")
@@ -93,7 +93,7 @@ def test_pages_forbid_all_that_is_not_in_them() -> None:
 @pytest.mark.parametrize(
     "mark", ["\u061c", "\u200e", "\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))]
 )
-def test_marks_that_turn_the_writing_around_are_shown(mark: str) -> None:
+def test_bidirectional_marks_are_shown(mark: str) -> None:
     assert printable(f"a{mark}b") == "a\ufffdb"
     assert spreadsheet_text(f"a{mark}b") == "a\ufffdb"
 

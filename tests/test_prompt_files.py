@@ -99,7 +99,9 @@ def test_prompts_are_what_the_file_says(tmp_path: Path, name: str, content: str,
         ("x.xlsx", "", "ends in .xlsx, which is not supported; give a file that ends in one of .txt, .csv"),
     ],
 )  # fmt: skip
-def test_what_is_not_a_prompt_is_refused_with_its_row(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_values_that_are_not_prompts_are_refused_with_their_row(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
     with pytest.raises(BenchError) as caught:
         read(tmp_path / name, content)
     said = str(caught.value)
@@ -126,7 +128,7 @@ def test_a_parquet_column_holds_text(
         read_prompts(tmp_path / "x.parquet")
 
 
-def test_fields_of_a_tsv_are_quoted_where_that_is_said(tmp_path: Path) -> None:
+def test_fields_of_a_tsv_are_quoted_on_request(tmp_path: Path) -> None:
     content = 'prompt\tid\n"a ""stop"" sign"\t1\n'
     assert read(tmp_path / "x.tsv", content, quoted=True) == ('a "stop" sign',)
     assert read(tmp_path / "x.tsv", content) == ('"a ""stop"" sign"',)
@@ -177,7 +179,7 @@ def written(path: Path, texts: list[str], line_end: str) -> bytes:
 
 
 @pytest.mark.parametrize("ending", [".txt", ".tsv", ".csv", ".jsonl", ".json", ".parquet"])
-def test_what_is_written_is_read_back_or_refused(tmp_path: Path, ending: str) -> None:
+def test_written_files_are_read_back_or_refused(tmp_path: Path, ending: str) -> None:
     own = {".txt": LINE, ".tsv": FIELD}.get(ending, ANY_TEXT)
 
     @settings(

@@ -25,7 +25,7 @@ def refusal(source: str, count: int = 1) -> str:
     return message
 
 
-def test_world_prompts_come_with_the_truth_about_them() -> None:
+def test_world_prompts_come_with_their_ground_truth() -> None:
     prompts = load_prompts("world", 20)
     assert prompts.scenes is not None
     assert prompts.texts == tuple(world.caption(scene) for scene in prompts.scenes)
@@ -34,11 +34,11 @@ def test_world_prompts_come_with_the_truth_about_them() -> None:
     assert (prompts.identity.source, prompts.identity.count) == ("world", 20)
 
 
-def test_more_world_prompts_begin_with_the_same_ones() -> None:
+def test_more_world_prompts_begin_with_the_same_prompts() -> None:
     assert load_prompts("world", 20).texts[:5] == load_prompts("world", 5).texts
 
 
-def test_a_file_gives_its_first_lines_in_order_and_no_truth(tmp_path: Path) -> None:
+def test_a_file_gives_its_first_lines_in_order_and_no_ground_truth(tmp_path: Path) -> None:
     source = write(tmp_path / "prompts.txt", "a cat\n\n  ein Käfer \r\n三只鸟\na dog")
     prompts = load_prompts(source, 3)
     assert prompts.texts == ("a cat", "ein Käfer", "三只鸟")
@@ -46,11 +46,11 @@ def test_a_file_gives_its_first_lines_in_order_and_no_truth(tmp_path: Path) -> N
     assert (prompts.identity.source, prompts.identity.count) == (source, 3)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_prompt(tmp_path: Path) -> None:
     assert load_prompts(write(tmp_path / "prompts.txt", b"\xef\xbb\xbfa cat\n"), 1).texts == ("a cat",)
 
 
-def test_the_hash_tells_texts_apart_and_nothing_else(tmp_path: Path) -> None:
+def test_the_hash_depends_on_texts_only(tmp_path: Path) -> None:
     def text_hash(name: str, content: str, count: int = 2) -> str:
         return load_prompts(write(tmp_path / name, content), count).identity.text_hash
 
@@ -136,7 +136,7 @@ def test_a_template_takes_each_prompt_in(tmp_path: Path) -> None:
     assert papered.identity != load_prompts(source, 1).identity
 
 
-def test_a_data_set_lies_in_the_local_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_is_read_from_the_local_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
@@ -167,7 +167,7 @@ def test_with_a_seed_prompts_of_a_file_come_in_an_order_that_begins_with_every_t
     assert load_prompts("world", 5, seed=3) == load_prompts("world", 5), "scenes of the world are independent"
 
 
-def test_more_prompts_begin_with_those_that_fewer_were(tmp_path: Path) -> None:
+def test_more_prompts_begin_with_the_fewer_prompts(tmp_path: Path) -> None:
     source = sorted_file(tmp_path)
     everything = load_prompts(source, 1000, seed=5)
     assert sorted(everything.texts) == sorted(SORTED)

@@ -30,7 +30,7 @@ def scored(store: Store) -> list[ScoredCell]:
     return ScoredRun.load(store).cells
 
 
-def test_only_the_same_model_method_steps_and_score_stand_beside(store: Store, scored: list[ScoredCell]) -> None:
+def test_only_the_same_model_method_steps_and_score_are_compared(store: Store, scored: list[ScoredCell]) -> None:
     run = store.run()
     pairs = set_beside(run, scored, [NUMBER])
     assert {pair.cell.record.cell.eta for pair in pairs} == {0.0, 1.0}
@@ -39,21 +39,21 @@ def test_only_the_same_model_method_steps_and_score_stand_beside(store: Store, s
 
 
 @pytest.mark.parametrize(("stated", "etas"), [({"eta": 0.0}, [0.0]), ({"eta": 0.3}, []), ({"guidance": 6.0}, [])])
-def test_like_is_set_beside_like(
+def test_only_comparable_values_are_compared(
     store: Store, scored: list[ScoredCell], stated: dict[str, float], etas: list[float]
 ) -> None:
     pairs = set_beside(store.run(), scored, [replace(NUMBER, **stated)])
     assert [pair.cell.record.cell.eta for pair in pairs] == etas
 
 
-def test_what_sources_state_is_read() -> None:
+def test_statements_of_sources_are_read() -> None:
     numbers = load_published()
     assert {n.guidance for n in numbers if "guidance" in n.note} == {6.0}
     assert {n.pixels for n in numbers if n.model == "sd15"} == {512}
     assert {n.eta for n in numbers} == {None}, "no source states it for its tables"
 
 
-def test_measured_cells_of_several_etas_are_told_apart(store: Store, scored: list[ScoredCell]) -> None:
+def test_measured_cells_of_several_etas_are_distinguished(store: Store, scored: list[ScoredCell]) -> None:
     pairs = set_beside(store.run(), scored, [NUMBER])
     legend = [text.get_text() for text in draw_beside(store.run(), pairs).legends[0].get_texts()]
     assert sum("measured" in text for text in legend) == 2
@@ -61,9 +61,7 @@ def test_measured_cells_of_several_etas_are_told_apart(store: Store, scored: lis
     assert {row[2] for row in rows} == {"0", "1"}
 
 
-def test_a_score_that_was_published_times_a_hundred_stands_beside_ours_times_a_hundred(
-    store: Store, scored: list[ScoredCell]
-) -> None:
+def test_a_score_published_times_a_hundred_is_compared_at_that_scale(store: Store, scored: list[ScoredCell]) -> None:
     number = replace(NUMBER, metric="image_reward_x100", value=68.49, extractor="ImageReward", images=None)
     cell = replace(scored[0], estimates={"image_reward": scored[0].estimates["clip_score"]})
     (pair,) = set_beside(store.run(), [cell], [replace(number, steps=cell.record.cell.steps)])
@@ -109,7 +107,7 @@ def test_the_report_shows_them_only_where_there_are_some(
     assert make_record is not None
 
 
-def test_cells_of_random_weights_stand_beside_nothing(store: Store, scored: list[ScoredCell]) -> None:
+def test_cells_of_random_weights_are_not_compared(store: Store, scored: list[ScoredCell]) -> None:
     random = [
         replace(
             s,
@@ -120,7 +118,9 @@ def test_cells_of_random_weights_stand_beside_nothing(store: Store, scored: list
     assert set_beside(store.run(), random, [NUMBER]) == []
 
 
-def test_published_seconds_stand_beside_latencies_with_both_machines(store: Store, scored: list[ScoredCell]) -> None:
+def test_published_seconds_are_compared_with_latencies_with_both_machines(
+    store: Store, scored: list[ScoredCell]
+) -> None:
     number = replace(NUMBER, metric="seconds_per_image", value=1.5, note="Table 2; A100")
     pairs = set_beside(store.run(), [replace(s, disturbed="somebody else") for s in scored], [number])
     assert [pair.seconds for pair in pairs] == pytest.approx([0.4, 0.4])
@@ -132,9 +132,7 @@ def test_published_seconds_stand_beside_latencies_with_both_machines(store: Stor
     assert "disturbed" not in "; ".join(pair.differences)
 
 
-def test_how_images_are_made_ready_and_sides_that_are_not_alike_are_named(
-    store: Store, scored: list[ScoredCell]
-) -> None:
+def test_differences_in_preparation_of_images_are_named(store: Store, scored: list[ScoredCell]) -> None:
     run = replace(store.run(), protocol={"resize": "bicubic"})
     assert "made ready by resize bicubic" in set_beside(run, scored, [NUMBER])[0].differences
     cell = scored[0].record.cell
@@ -143,7 +141,7 @@ def test_how_images_are_made_ready_and_sides_that_are_not_alike_are_named(
     assert "8×16 pixels; theirs 8×8" in pair.differences
 
 
-def test_a_score_that_was_published_by_a_hundred_stands_beside_a_hundredth_of_ours(
+def test_a_score_published_divided_by_a_hundred_is_compared_at_that_scale(
     store: Store, scored: list[ScoredCell]
 ) -> None:
     ours = scored[0].estimates["clip_score"]

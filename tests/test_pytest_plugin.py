@@ -41,7 +41,7 @@ def test_a_repository_with_a_package_bench_of_its_own_is_left_alone(repository: 
     assert "1 passed" in done.stdout
 
 
-def test_where_another_bench_hides_this_one_it_is_said(repository: Path) -> None:
+def test_another_package_bench_that_shadows_this_one_is_reported(repository: Path) -> None:
     done = run(repository, "--tcd-bench-baseline=x")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "the package bench that is imported here is not tcd-bench's" in done.stderr

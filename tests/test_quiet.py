@@ -34,7 +34,7 @@ def shown() -> Any:
         logging.getLogger(name).setLevel(level)
 
 
-def test_only_what_is_listed_is_left_out_and_the_rest_is_shown_once(shown: list[str]) -> None:
+def test_only_listed_warnings_are_hidden_and_the_rest_is_shown_once(shown: list[str]) -> None:
     quiet_libraries()
     for library in ("diffusers.x", "transformers.y"):
         for begin in NOISE:
@@ -47,7 +47,7 @@ def test_only_what_is_listed_is_left_out_and_the_rest_is_shown_once(shown: list[
     assert shown == ["missing keys"] * 3
 
 
-def test_the_libraries_still_word_these_warnings_so(
+def test_the_libraries_still_use_these_warnings(
     models: Path, pipeline: Any, shown: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from diffusers import TCDScheduler
@@ -73,5 +73,5 @@ def test_the_libraries_still_word_these_warnings_so(
     assert said.count(f"mini: 1 of 8 prompts are longer than the {limit} tokens that the text encoder reads") == 1
 
 
-def test_prompts_that_are_read_whole_are_no_news(pipeline: Any) -> None:
+def test_prompts_that_are_read_completely_are_not_reported(pipeline: Any) -> None:
     assert cut_prompts(pipeline, PROMPTS) is None

@@ -197,7 +197,7 @@ def test_a_run_survives_json_unchanged() -> None:
     assert Run.from_json(RUN.to_json()) == RUN
 
 
-def test_a_run_is_strict_json_with_what_people_wrote_left_readable() -> None:
+def test_a_run_is_strict_json_with_readable_text() -> None:
     text = RUN.to_json()
     assert json.loads(text, parse_constant=refuse_constant)["name"] == "mini"
     assert "two „blue“ squares" in text
@@ -225,7 +225,7 @@ def test_a_claim_survives_json_unchanged(claim: Claim) -> None:
 
 
 @pytest.mark.parametrize("what", CHANGES_IMAGES)
-def test_whatever_can_change_an_image_changes_the_name_of_its_cell(what: str) -> None:
+def test_every_setting_that_can_change_an_image_changes_the_key_of_its_cell(what: str) -> None:
     assert CHANGES_IMAGES[what] != CELL
     assert CHANGES_IMAGES[what].key != CELL.key
 
@@ -236,7 +236,7 @@ def test_no_two_of_these_cells_share_a_name() -> None:
 
 
 @pytest.mark.parametrize("what", NAMES_FOR_PEOPLE)
-def test_a_name_given_by_people_leaves_the_name_of_a_cell_alone(what: str) -> None:
+def test_display_names_do_not_change_the_key_of_a_cell(what: str) -> None:
     assert NAMES_FOR_PEOPLE[what] != CELL
     assert NAMES_FOR_PEOPLE[what].key == CELL.key
 
@@ -291,7 +291,7 @@ def test_the_label_names_eta_only_where_there_is_one(eta: float | None, label: s
 
 
 @pytest.mark.parametrize("value", [CELL, FULL, RUN, CLAIM])
-def test_what_everyone_shares_cannot_be_changed(value: Any) -> None:
+def test_shared_data_cannot_be_changed(value: Any) -> None:
     with pytest.raises(AttributeError):
         setattr(value, fields(value)[0].name, "changed")
 
@@ -307,7 +307,7 @@ def test_cells_are_read_from_any_mapping_which_stays_as_it_was() -> None:
     "damage",
     [lambda text: text[:-9], lambda text: text.replace('"denoiser_samples": ', '"unet_sample": '), lambda _: "[]"],
 )
-def test_a_record_that_is_not_what_was_written_is_known_as_such(damage: Callable[[str], str]) -> None:
+def test_an_altered_record_is_detected(damage: Callable[[str], str]) -> None:
     text = FULL.to_json()
     assert Record.from_json(text) == FULL
     assert damage(text) != text

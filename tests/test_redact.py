@@ -31,7 +31,7 @@ TOKENS = [
 
 
 @pytest.mark.parametrize("token", TOKENS)
-def test_tokens_are_known_by_their_form(token: str) -> None:
+def test_tokens_are_detected_by_their_form(token: str) -> None:
     for text in ("it was {} then", "url?x={}&y=1", "('{}',)", "{}"):
         found = without_secrets(text.format(token))
         assert token not in found
@@ -55,7 +55,7 @@ def test_tokens_are_known_by_their_form(token: str) -> None:
         ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----\nx", "[secret]\nx"),
     ],
 )
-def test_secrets_are_known_by_what_stands_beside_them(text: str, redacted: str) -> None:
+def test_secrets_are_detected_by_their_context(text: str, redacted: str) -> None:
     assert without_secrets(text) == redacted
 
 

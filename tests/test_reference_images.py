@@ -70,7 +70,7 @@ def test_a_folder_that_does_not_exist_is_refused() -> None:
         name_real_images("/nowhere", 1)
 
 
-def test_a_broken_image_is_named(folder: Path) -> None:
+def test_a_damaged_image_is_named(folder: Path) -> None:
     (folder / "2.PNG").write_bytes(b"\x89PNG broken")
     with pytest.raises(BenchError, match=r"2\.PNG cannot be read as a picture"):
         list(load_real_images(str(folder), 3))
@@ -91,7 +91,7 @@ def test_pictures_stored_on_their_side_are_the_same_reference(tmp_path: Path) ->
     assert np.array_equal(upright, turned)
 
 
-def test_folders_are_searched_in_natural_order_and_what_is_left_out_is_said_once(
+def test_folders_are_searched_in_natural_order_and_skipped_files_are_reported_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for i, name in enumerate(["10.png", "2.bmp", "b/1.tif", "b/c/1.webp", "._2.png", ".git/1.png", "x.png/1.png"]):
@@ -197,7 +197,7 @@ def test_pictures_are_decoded_once_for_a_content(
     assert len(decoded) == 15
 
 
-def test_other_bytes_of_the_same_size_and_time_are_looked_at_again(folder: Path, decoded: list[str]) -> None:
+def test_different_bytes_of_the_same_size_and_time_are_read_again(folder: Path, decoded: list[str]) -> None:
     check(folder)
     path = folder / "4.PNG"
     state, content = path.stat(), bytearray(path.read_bytes())
@@ -211,7 +211,7 @@ def test_other_bytes_of_the_same_size_and_time_are_looked_at_again(folder: Path,
     assert len(decoded) == 15
 
 
-def test_nothing_is_remembered_without_a_place_for_it(
+def test_nothing_is_cached_without_a_cache_directory(
     folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "readme.txt"))

@@ -37,7 +37,7 @@ def numbers(results: Path) -> str:
     return (results / "scores.csv").read_text(encoding="utf-8")
 
 
-def test_all_that_is_lost_or_damaged_in_a_finished_run_is_made_again(
+def test_lost_or_damaged_files_of_a_finished_run_are_regenerated(
     overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command, results = ["run", *overrides(*FEW)], tmp_path / "run"
@@ -101,7 +101,7 @@ def test_a_larger_run_borrows_nothing_damaged_from_a_smaller_one(
     assert {name: grown[name] for name in borrowed} == borrowed
 
 
-def test_features_that_were_deleted_are_missed_by_the_report_and_made_again_by_the_run(
+def test_deleted_features_are_reported_missing_and_regenerated_by_the_run(
     overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command, results = ["run", *overrides(*FEW)], tmp_path / "run"

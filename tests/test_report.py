@@ -109,7 +109,7 @@ def test_every_text_is_escaped_and_nothing_is_fetched(store: Store) -> None:
     assert "://" not in re.sub(r"data:image/png;base64,[^\"]*", "", page)
 
 
-def test_failed_and_waiting_cells_are_said_aloud(store: Store) -> None:
+def test_failed_and_waiting_cells_are_reported(store: Store) -> None:
     page = Path(write_report(store)).read_text(encoding="utf-8")
     assert "image 3 is &lt;i&gt;black&lt;/i&gt;" in page
     assert "1 cells have not been run yet" in page
@@ -124,7 +124,7 @@ def test_plots_are_png_and_svg_of_each_kind(store: Store) -> None:
     assert all((Path(store.location) / "plots" / f"{stem}.svg").read_text().startswith("<?xml") for stem in stems)
 
 
-def test_the_page_is_made_anew_only_when_its_inputs_changed(store: Store) -> None:
+def test_the_page_is_regenerated_only_when_its_inputs_changed(store: Store) -> None:
     page = Path(write_report(store))
     before = page.stat().st_mtime_ns
     assert Path(write_report(store)).stat().st_mtime_ns == before
@@ -138,7 +138,7 @@ def contents(store: Store) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_a_report_whose_files_were_changed_or_lost_is_made_again(store: Store) -> None:
+def test_a_report_with_changed_or_lost_files_is_regenerated(store: Store) -> None:
     write_report(store)
     before = contents(store)
     page, table, plot, scores = (Path(store.location) / name for name in (
@@ -169,7 +169,7 @@ def test_a_report_that_cannot_be_written_is_one_sentence_and_the_old_one_stays(s
     assert contents(store) == before
 
 
-def test_plots_of_an_earlier_report_go_and_what_others_put_there_stays(store: Store) -> None:
+def test_plots_of_an_earlier_report_are_removed_and_foreign_files_stay(store: Store) -> None:
     write_report(store)
     plots = Path(store.location) / "plots"
     (plots / "mine.png").touch()
@@ -181,7 +181,7 @@ def test_plots_of_an_earlier_report_go_and_what_others_put_there_stays(store: St
     }
 
 
-def test_a_damaged_image_is_never_shown_and_a_lost_one_is_said(
+def test_a_damaged_image_is_never_shown_and_a_lost_image_is_reported(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = keep(store, next(r for r in store.records() if r.status == "ok"), [Image.new("RGB", (8, 8))] * 2)
@@ -211,7 +211,7 @@ def test_a_damaged_image_is_never_shown_and_a_lost_one_is_said(
 
 
 @pytest.mark.parametrize("name", ["run.json", "reference-r.npz", "cells/KEY/features-e.npz", "cells/KEY/record.json"])
-def test_no_report_is_made_from_what_is_damaged(store: Store, name: str) -> None:
+def test_no_report_is_made_from_damaged_files(store: Store, name: str) -> None:
     path = Path(store.location) / name.replace("KEY", make_record("tcd", 2, 0.0).key)
     path.write_bytes(path.read_bytes()[:-100] + b"x" * 100)
     with pytest.raises(Damaged, match="start the same tcd-bench run again") as refusal:
@@ -220,13 +220,13 @@ def test_no_report_is_made_from_what_is_damaged(store: Store, name: str) -> None
     assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value), "it comes out of a forked process"  # noqa: S301
 
 
-def test_a_reference_of_other_rows_than_the_run_says_is_noticed(store: Store) -> None:
+def test_a_reference_of_different_rows_is_detected(store: Store) -> None:
     store.save_reference("r", np.ones((16, 4)))
     with pytest.raises(BenchError, match=r"16 reference images where run\.json says 100"):
         write_report(store)
 
 
-def test_a_page_that_is_up_to_date_is_found_so_without_loading_what_makes_it(store: Store) -> None:
+def test_an_up_to_date_page_is_recognised_without_loading_heavy_modules(store: Store) -> None:
     write_report(store)
     code = (
         "import sys; from bench.report.write import write_report; from bench.store.store import Store\n"
@@ -236,7 +236,7 @@ def test_a_page_that_is_up_to_date_is_found_so_without_loading_what_makes_it(sto
     assert ran.stdout == "[]\n"
 
 
-def test_a_score_that_cannot_be_had_is_explained_and_the_others_stand(store: Store) -> None:
+def test_an_unavailable_score_is_explained_and_the_others_are_kept(store: Store) -> None:
     broken = make_record("tcd", 2, 0.0)
     features = store.cell(broken.key).features("e")
     features["image"][3, 1] = np.nan
@@ -247,7 +247,7 @@ def test_a_score_that_cannot_be_had_is_explained_and_the_others_stand(store: Sto
     assert "fid_mini_n40" in page
 
 
-def test_what_all_cells_lack_is_said_once(store: Store) -> None:
+def test_scores_missing_in_all_cells_are_reported_once(store: Store) -> None:
     run = store.run()
     for record in store.records():
         if record.status == "ok":
@@ -304,7 +304,7 @@ def stored(tmp_path: Path, image: Image.Image) -> Picture:
     return Picture(store, keep(store, make_record("tcd", 2, 0.0), [image]), 0)
 
 
-def test_a_film_becomes_an_animation_and_its_middle_frame_a_picture(tmp_path: Path) -> None:
+def test_a_video_becomes_an_animation_and_its_middle_frame_a_picture(tmp_path: Path) -> None:
     strip = np.concatenate([np.full((8, 8, 3), level, np.uint8) for level in (0, 100, 200)])
     picture = stored(tmp_path, Image.fromarray(strip))
     kind, _, text = to_data_uri(picture, frames=3).partition(";base64,")
@@ -431,7 +431,7 @@ def inpainted(store: Store) -> Store:
     return store
 
 
-def test_inputs_and_masks_are_shown_beside_what_was_made_of_them(inpainted: Store) -> None:
+def test_inputs_and_masks_are_shown_with_their_outputs(inpainted: Store) -> None:
     run = inpainted.run()
     grids = prompt_grids(ScoredRun.load(inpainted, run))
     assert [[said for said, _ in grid.inputs] for grid in grids] == [["input", "mask"]] * 2
@@ -442,7 +442,7 @@ def test_inputs_and_masks_are_shown_beside_what_was_made_of_them(inpainted: Stor
     assert draw_grid(grids).size > draw_grid([replace(grid, inputs=()) for grid in grids]).size
 
 
-def test_an_input_that_is_not_what_was_written_is_not_shown(inpainted: Store) -> None:
+def test_an_altered_input_is_not_shown(inpainted: Store) -> None:
     path = Path(inpainted.location) / "inputs" / "00000-mask.png"
     path.write_bytes(to_png(np.zeros((8, 8, 3), np.uint8)))
     page = Path(write_report(inpainted)).read_text(encoding="utf-8")
@@ -500,7 +500,7 @@ def test_a_finished_run_has_its_inputs_kept_again(harm: str, tmp_path: Path, mon
     assert {name: input_picture(store, name) for name in input_hashes(store)} == pictures
 
 
-def test_each_film_that_is_shown_is_a_file(tmp_path: Path) -> None:
+def test_each_video_shown_is_a_file(tmp_path: Path) -> None:
     picture = stored(tmp_path, Image.new("RGB", (8, 24)))
     grid = PromptGrid("mini", "x", (2, 4), (("tcd", (picture, None)),), frames=3)
     ((name, content),) = films([grid]).items()

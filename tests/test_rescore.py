@@ -44,7 +44,7 @@ def scores(results: Path) -> pd.DataFrame:
     return bench.load(results).set_index(["key", "score"]).sort_index()
 
 
-def test_scores_of_stored_features_are_added_without_looking_at_an_image(finished: Path) -> None:
+def test_scores_of_stored_features_are_added_without_reading_images(finished: Path) -> None:
     before = scores(finished)
     shutil.rmtree(next(finished.glob("cells/*/images")))
     assert main(["score", f"results={finished}", "scores=[cmmd,bits_per_pixel,precision]"]) == 0
@@ -56,7 +56,7 @@ def test_scores_of_stored_features_are_added_without_looking_at_an_image(finishe
     assert "cmmd_mini_n6" in (finished / "report.html").read_text(encoding="utf-8")
 
 
-def test_another_evaluator_reads_the_kept_images_anew(finished: Path, models: Path, tmp_path: Path) -> None:
+def test_another_evaluator_reads_the_kept_images_again(finished: Path, models: Path, tmp_path: Path) -> None:
     before = scores(finished)
     shutil.copytree(models / "evaluator", tmp_path / "other")
     (tmp_path / "other" / "note.txt").write_text("so that it has another hash")
@@ -81,7 +81,7 @@ HARMS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def test_a_damaged_image_is_refused_by_score_made_again_by_run_and_never_scored(
+def test_a_damaged_image_is_refused_by_score_regenerated_by_run_and_never_scored(
     command_of_a_run: list[str], models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(models / "evaluator", tmp_path / "other")
@@ -109,7 +109,7 @@ def test_a_damaged_image_is_refused_by_score_made_again_by_run_and_never_scored(
     pd.testing.assert_frame_equal(scores(results), scores(whole))
 
 
-def test_a_damaged_image_does_not_keep_scores_from_features_that_are_there(
+def test_a_damaged_image_does_not_block_scores_of_stored_features(
     command_of_a_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results, whole = tmp_path / "run", tmp_path / "whole"
@@ -123,7 +123,7 @@ def test_a_damaged_image_does_not_keep_scores_from_features_that_are_there(
     pd.testing.assert_frame_equal(scores(results), scores(whole))
 
 
-def test_a_run_whose_images_are_gone_says_so_and_stays_as_it_is(
+def test_a_run_without_images_is_refused_and_unchanged(
     finished: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = scores(finished)
@@ -138,7 +138,7 @@ def test_a_run_whose_images_are_gone_says_so_and_stays_as_it_is(
     pd.testing.assert_frame_equal(scores(finished), before)
 
 
-def test_fetch_asks_the_hub_for_what_is_missing_and_for_nothing_that_could_hold_code(
+def test_fetch_downloads_missing_files_only_and_no_code(
     overrides: Overrides, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -66,7 +66,7 @@ def test_resuming_a_finished_run_samples_nothing(
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*")}
 
 
-def test_what_is_asked_for_later_is_added_to_the_records(overrides: Overrides, tmp_path: Path) -> None:
+def test_later_requests_are_added_to_the_records(overrides: Overrides, tmp_path: Path) -> None:
     assert main(["run", *overrides(*QUICK)]) == 0
     plain = load(tmp_path / "run")
     assert main(["run", *overrides()]) == 0
@@ -101,7 +101,7 @@ def test_another_experiment_in_the_directory_is_refused_and_the_first_report_sta
     assert outputs == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
-def test_what_is_asked_for_no_more_stays_in_every_output(overrides: Overrides, tmp_path: Path) -> None:
+def test_results_no_longer_requested_stay_in_every_output(overrides: Overrides, tmp_path: Path) -> None:
     assert main(["run", *overrides(*QUICK, "scores=[fid,sharpness]", "claim=[]")]) == 0
     first = (tmp_path / "run" / "scores.csv").read_text().splitlines()
     assert main(["run", *overrides(*QUICK, "scores=[kid]", "claim=[]", "method=[ddim]", "methods.ddim.steps=[2]")]) == 0
@@ -267,7 +267,9 @@ def test_at_most_eleven_frames_lie_between_the_command_and_a_call_of_the_pipelin
 
 
 @pytest.mark.slow
-def test_killed_at_random_places_it_ends_with_the_same_records_and_images(overrides: Overrides, tmp_path: Path) -> None:
+def test_a_run_killed_at_random_places_ends_with_the_same_records_and_images(
+    overrides: Overrides, tmp_path: Path
+) -> None:
     undisturbed, killed, ended = tmp_path / "undisturbed", tmp_path / "killed", tmp_path / "ended"
     arguments = ["run", *overrides(*QUICK, "batch_size=2", "prompts.count=8", "executor.max_attempts=9")]
     command = [sys.executable, "-c", KILLED, json.dumps(arguments), *map(str, (undisturbed, killed, ended))]
@@ -304,7 +306,7 @@ def test_the_report_is_made_from_records_alone(overrides: Overrides, tmp_path: P
 UNTIL_DECIDED = (*QUICK, "prompts.count=20", "until=decided", "looks=3")
 
 
-def test_what_an_earlier_look_sampled_is_not_sampled_again(
+def test_images_of_an_earlier_look_are_not_sampled_again(
     overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import bench.__main__
@@ -345,7 +347,7 @@ def test_until_decided_needs_a_claim(overrides: Overrides, capsys: pytest.Captur
 
 
 @pytest.mark.slow
-def test_workers_of_their_own_give_the_same_records_and_images(overrides: Overrides, tmp_path: Path) -> None:
+def test_worker_processes_give_the_same_records_and_images(overrides: Overrides, tmp_path: Path) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     small = (*QUICK, "prompts.count=8", "batch_size=2")
     assert main(["run", *overrides(*small, f"results={alone}")]) == 0
@@ -364,7 +366,7 @@ def test_workers_of_their_own_give_the_same_records_and_images(overrides: Overri
     assert (shared / "report.html").exists()
 
 
-def test_what_was_damaged_is_made_anew(
+def test_damaged_files_are_regenerated(
     overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", *overrides(*QUICK)]) == 0

@@ -131,7 +131,7 @@ def test_no_two_threads_encode_prompts_at_once(monkeypatch: pytest.MonkeyPatch) 
     assert most == [1]
 
 
-def test_samplers_side_by_side_give_the_same_images_and_counts(models: Path, pipeline: Any) -> None:
+def test_concurrent_samplers_give_the_same_images_and_counts(models: Path, pipeline: Any) -> None:
     cells = [make_cell(models, steps=steps, batch_size=3) for steps in (2, 5)]
     alone = [[Sampler(pipeline, cell, PROMPTS).sample(start) for start in (0, 3, 6)] for cell in cells]
     with ThreadPoolExecutor(2) as pool:
@@ -201,7 +201,7 @@ def test_the_evaluations_of_a_plan_are_those_that_a_run_counts(models: Path, pip
 
 
 @pytest.mark.parametrize(("strength", "left"), [(1.0, 4), (0.99, 3), (0.5, 2), (0.2, 0)])
-def test_what_begins_from_an_input_leaves_out_the_first_steps(models: Path, strength: float, left: int) -> None:
+def test_sampling_from_an_input_skips_the_first_steps(models: Path, strength: float, left: int) -> None:
     task = Task("inpainting", {"strength": strength})
     for scheduler, evaluations in (("DDIMScheduler", left), ("HeunDiscreteScheduler", max(2 * left - 1, 0))):
         cell = make_cell(models, scheduler, None, task=task, steps=4)
@@ -275,7 +275,7 @@ def test_images_that_are_nan_or_black_are_named() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_images_of_a_gpu_are_fetched_while_it_goes_on_with_other_work() -> None:
+def test_images_of_a_gpu_are_fetched_while_it_does_other_work() -> None:
     images = torch.rand(4, 3, 64, 64, device="cuda")
     expected = quantise(images.cpu(), range(4))()
     pending = quantise(images, range(4))
@@ -333,7 +333,7 @@ def test_evaluations_take_a_small_part_of_the_memory(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"guidance_scale": 3.0}, {"scheduler": "DDIMScheduler", "eta": 0.0}])
-def test_a_first_evaluation_of_other_inputs_is_not_taken(models: Path, changes: dict[str, Any]) -> None:
+def test_a_first_evaluation_of_other_inputs_is_not_reused(models: Path, changes: dict[str, Any]) -> None:
     own = load_pipeline(make_cell(models))
     alone = Sampler(own, make_cell(models, **changes), PROMPTS).sample(0)
     shared = SharedEvaluations(own.unet, room_on("cpu"))
@@ -343,7 +343,7 @@ def test_a_first_evaluation_of_other_inputs_is_not_taken(models: Path, changes: 
     assert np.array_equal(alone.images, after.images)
 
 
-def test_the_batch_of_other_prompts_takes_nothing(models: Path) -> None:
+def test_a_batch_of_other_prompts_reuses_nothing(models: Path) -> None:
     own = load_pipeline(make_cell(models, batch_size=3))
     shared = SharedEvaluations(own.unet, room_on("cpu"))
     Sampler(own, make_cell(models, batch_size=3), PROMPTS, shared=shared).sample(0)
@@ -351,7 +351,7 @@ def test_the_batch_of_other_prompts_takes_nothing(models: Path) -> None:
     assert shared.used == 0
 
 
-def test_what_is_timed_is_never_shared_nor_what_finds_no_room(models: Path) -> None:
+def test_timed_evaluations_and_those_beyond_the_limit_are_not_shared(models: Path) -> None:
     own = load_pipeline(make_cell(models))
     shared = SharedEvaluations(own.unet, room_on("cpu"))
     sampler = Sampler(own, make_cell(models), PROMPTS, shared=shared)

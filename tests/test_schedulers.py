@@ -57,7 +57,7 @@ def test_a_class_that_does_not_exist_is_refused(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["torch.nn.Linear", "diffusers.ConfigMixin", "math.sqrt", "math.pi"])
-def test_something_else_than_a_scheduler_is_refused(target: str) -> None:
+def test_a_class_that_is_not_a_scheduler_is_refused(target: str) -> None:
     with pytest.raises(BenchError, match=f"^{target} is not a scheduler: it needs the methods set_timesteps and step$"):
         scheduler_class_of(target)
 

@@ -43,7 +43,7 @@ def test_a_checkpoint_of_another_hash_is_refused_before_it_is_read(
     assert "Traceback" not in said
 
 
-def test_a_reference_of_another_resolution_is_said_aloud(
+def test_a_reference_of_another_resolution_is_reported(
     overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -54,7 +54,9 @@ def test_a_reference_of_another_resolution_is_said_aloud(
     assert "holds images of 48×40 pixels, not the models' 64×64; both are resized for the evaluator" in said
 
 
-def test_one_image_a_cell_gives_its_mean_and_says_once_what_is_lacking(overrides: Overrides, tmp_path: Path) -> None:
+def test_one_image_per_cell_gives_its_mean_and_reports_missing_intervals_once(
+    overrides: Overrides, tmp_path: Path
+) -> None:
     assert main(["run", *overrides(*ONLY, "prompts.count=1", "batch_size=1")]) == 0
     frame = bench.load(tmp_path / "run")
     assert frame["status"].tolist() == ["ok"]
@@ -70,7 +72,7 @@ def test_no_images_are_refused_before_anything_runs(overrides: Overrides, capsys
     assert "prompts.count=0 was given; input should be greater than or equal to 1" in capsys.readouterr().err
 
 
-def test_nan_features_take_the_score_and_nothing_else(overrides: Overrides, tmp_path: Path) -> None:
+def test_nan_features_affect_only_their_score(overrides: Overrides, tmp_path: Path) -> None:
     assert main(["run", *overrides(*ONLY)]) == 0
     store = Store(tmp_path / "run")
     run = store.run()

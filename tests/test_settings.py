@@ -79,13 +79,13 @@ SET = {
 
 
 @pytest.mark.parametrize("what", SET)
-def test_whatever_the_schema_knows_can_be_set_and_arrives_as_it_was_written(what: str) -> None:
+def test_every_setting_of_the_schema_can_be_set_and_arrives_as_written(what: str) -> None:
     override, path, value = SET[what]
     settings = compose_settings(["experiment=smoke", "executor=slurm", "claim=[tcd_8_steps]", override])
     assert at(settings, path) == value
 
 
-def test_other_verbs_take_what_their_schema_knows_too() -> None:
+def test_other_verbs_take_every_setting_of_their_schema() -> None:
     gate = compose_settings(["quality.sharpness={relative: 0.1, absolute: 0}", "ref=diffusers==0.41.0"], "gate")
     assert check_gate(gate).limits()["sharpness"].relative == 0.1
     assert gate["ref"] == "diffusers==0.41.0"
@@ -151,7 +151,7 @@ SLIPS = {
 
 
 @pytest.mark.parametrize("what", SLIPS)
-def test_a_slip_is_answered_with_what_was_given_and_what_is_meant(what: str) -> None:
+def test_a_mistake_is_answered_with_the_given_and_the_likely_setting(what: str) -> None:
     overrides, said = SLIPS[what]
     message = refusal(*SMOKE, *overrides)
     assert said in message, message
@@ -171,7 +171,7 @@ def test_the_gate_answers_with_its_own_settings() -> None:
     assert "quality.fidd" in refusal("quality.fidd.relative=1", config="gate")
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_all_faults_are_reported_together() -> None:
     said = refusal(*SMOKE, "prompts.count=0", "batch_size=x", "methods.tcd.eta=2").splitlines()
     assert said[0] == "3 settings are wrong:"
     assert sorted(line.split("=")[0].strip() for line in said[1:]) == [
@@ -269,7 +269,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("what", FILES)
-def test_a_slip_in_a_file_is_named_with_its_place(what: str, own: Path) -> None:
+def test_a_mistake_in_a_file_is_reported_with_its_line(what: str, own: Path) -> None:
     name, text, said = FILES[what]
     put(own / name, "")
     (own / name).write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -382,7 +382,7 @@ def test_conform_refuses_a_directory_for_a_baseline(tmp_path: Path, capsys: pyte
     assert f"baseline={tmp_path} is a directory; give a JSON file" in capsys.readouterr().err
 
 
-def test_a_scheduler_that_is_none_is_not_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_that_is_not_a_scheduler_is_not_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for target in ("os.system", "subprocess.Popen"):
         assert main(["conform", f"scheduler={{_target_: {target}, command: touch {tmp_path}/x}}"]) == 2
         assert main(["conform", f"scheduler._target_={target}"]) == 2
@@ -394,6 +394,6 @@ def test_the_gates_schedulers_are_read_the_same_way() -> None:
     assert chosen_schedulers(["tcd"])["tcd"]["beta_start"] == 0.00085
 
 
-def test_fetch_says_that_a_path_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetch_reports_a_missing_path(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", *SMOKE, "models.mini.source=a/b/c"]) == 1
     assert " ".join(capsys.readouterr().out.split()) == "MISSING model mini a/b/c: no such file or directory"

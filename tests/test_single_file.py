@@ -49,7 +49,7 @@ def test_a_file_that_lacks_a_tensor_is_refused(models: Path, tmp_path: Path) -> 
         load_pipeline(own)
 
 
-def test_a_single_file_needs_a_configuration_and_says_which(models: Path, tmp_path: Path) -> None:
+def test_a_single_file_needs_a_configuration_and_the_error_names_one(models: Path, tmp_path: Path) -> None:
     path = merge(models / "teacher", tmp_path / "x.safetensors")
     shutil.copytree(models, tmp_path / "own")
     experiment = experiment_on(tmp_path / "own", f"models.mini.source={path}")
@@ -83,7 +83,7 @@ def test_a_file_that_predicts_v_does_not_take_a_configuration_of_epsilon(models:
         settle_models(experiment, survey_checkpoints(experiment))
 
 
-def test_a_part_of_a_model_is_no_model(models: Path, tmp_path: Path) -> None:
+def test_a_part_of_a_model_is_not_a_model(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models, tmp_path / "own")
     unet = tmp_path / "own" / "teacher" / "unet" / "diffusion_pytorch_model.safetensors"
     experiment = experiment_on(tmp_path / "own", f"models.mini.source={unet}")

@@ -114,7 +114,7 @@ def test_a_batch_comes_back_bit_for_bit(store: Store) -> None:
     assert (loaded.start, loaded.calls, loaded.sampling_s) == (3, CALLS, 1 / 3)
 
 
-def test_a_batch_that_was_never_finished_is_not_there(store: Store) -> None:
+def test_an_unfinished_batch_does_not_exist(store: Store) -> None:
     save(store, start=3)
     assert store.cell(KEY).load_batch("e", 0) is None
     assert store.cell("0" * 16).load_batch("e", 3) is None
@@ -155,14 +155,14 @@ DAMAGES: tuple[Callable[[Path], None], ...] = (
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=["missing", "repainted", "truncated", "scribbled", "empty", "other"])
-def test_a_batch_with_a_damaged_image_is_not_whole(store: Store, damage: Callable[[Path], None]) -> None:
+def test_a_batch_with_a_damaged_image_is_incomplete(store: Store, damage: Callable[[Path], None]) -> None:
     batch = save(store)
     assert is_whole(store.cell(KEY), batch)
     damage(image_path(store, 1))
     assert not is_whole(store.cell(KEY), batch)
 
 
-def test_a_damaged_mark_of_a_batch_is_as_good_as_none(store: Store) -> None:
+def test_a_damaged_mark_of_a_batch_counts_as_missing(store: Store) -> None:
     save(store)
     truncated(folder(store) / "batches-e" / "00000.npz")
     assert store.cell(KEY).load_batch("e", 0) is None
@@ -189,7 +189,7 @@ def test_the_hash_of_images_depends_on_pixels_and_their_order_only() -> None:
     assert len({*hash_images(images), *hash_images(images.transpose(0, 2, 1, 3))}) == 6, "the layout counts"
 
 
-def test_a_record_is_there_once_it_is_committed(store: Store) -> None:
+def test_a_record_exists_once_it_is_committed(store: Store) -> None:
     assert store.cell(KEY).record() is None
     assert list(store.records()) == []
     assert store.commit(GOOD)
@@ -223,7 +223,7 @@ def test_a_failed_record_is_replaced_by_the_next_try(store: Store, retry: Record
 
 
 @pytest.mark.parametrize("before", [None, FAILED], ids=["nothing", "a failure"])
-def test_of_writers_at_the_same_moment_exactly_one_wins(store: Store, before: Record | None) -> None:
+def test_exactly_one_of_concurrent_writers_wins(store: Store, before: Record | None) -> None:
     writers = 4
     barrier = Barrier(writers)
 
@@ -270,9 +270,7 @@ def leave(store: Store, name: str, host: str, pid: int) -> Path:
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_what_a_living_writer_or_one_elsewhere_is_writing_is_left_alone(
-    store: Store, dead_pid: int, ours: bool
-) -> None:
+def test_files_of_living_or_remote_writers_are_left_alone(store: Store, dead_pid: int, ours: bool) -> None:
     save(store)
     partial = leave(store, "record.json", *((platform.node(), os.getpid()) if ours else ("elsewhere", dead_pid)))
     store.commit(GOOD)
@@ -280,7 +278,7 @@ def test_what_a_living_writer_or_one_elsewhere_is_writing_is_left_alone(
 
 
 @pytest.mark.parametrize("leftover", LEFTOVERS)
-def test_what_a_killed_writer_left_is_cleared(store: Store, leftover: str, dead_pid: int) -> None:
+def test_leftovers_of_a_killed_writer_are_removed(store: Store, leftover: str, dead_pid: int) -> None:
     save(store)
     store.cell(KEY).save_features("e", {"image": np.zeros((3, 2))})
     leave(store, leftover, platform.node(), dead_pid)
@@ -288,16 +286,14 @@ def test_what_a_killed_writer_left_is_cleared(store: Store, leftover: str, dead_
     assert files_of(store) == {"record.json", "features-e.npz", *(f"images/{row:05d}.png" for row in range(3))}
 
 
-def test_what_a_killed_writer_left_in_a_finished_cell_is_cleared_when_the_store_is_opened(
-    store: Store, dead_pid: int
-) -> None:
+def test_leftovers_in_a_finished_cell_are_removed_when_the_store_is_opened(store: Store, dead_pid: int) -> None:
     store.commit(GOOD)
     leave(store, "record.json", platform.node(), dead_pid)
     Store(store.location)
     assert files_of(store) == {"record.json"}
 
 
-def test_a_later_process_with_the_number_of_a_killed_writer_is_not_taken_for_it(store: Store) -> None:
+def test_a_later_process_with_the_number_of_a_killed_writer_is_distinguished(store: Store) -> None:
     store.commit(GOOD)
     partial = leave(store, "record.json", platform.node(), os.getpid())
     before = psutil.Process().create_time() - 60
@@ -308,14 +304,14 @@ def test_a_later_process_with_the_number_of_a_killed_writer_is_not_taken_for_it(
 
 
 @pytest.mark.parametrize(("keep", "left"), [(None, 6), (4, 4), (0, 0), (16, 6)])
-def test_as_many_images_are_kept_as_were_asked_for(store: Store, keep: int | None, left: int) -> None:
+def test_the_requested_number_of_images_is_kept(store: Store, keep: int | None, left: int) -> None:
     for start in (0, 3):
         save(store, start)
     store.commit(GOOD, keep_images=keep)
     assert sorted(files_of(store)) == [*(f"images/{row:05d}.png" for row in range(left)), "record.json"]
 
 
-def test_a_record_that_says_more_takes_the_place_of_the_one_before(store: Store) -> None:
+def test_a_more_complete_record_replaces_the_previous_one(store: Store) -> None:
     store.commit(GOOD)
     more = replace(GOOD, environment={"host": "b"})
     store.cell(more.key).replace(more)
@@ -323,7 +319,7 @@ def test_a_record_that_says_more_takes_the_place_of_the_one_before(store: Store)
     assert files_of(store) == {"record.json"}
 
 
-def test_features_are_kept_apart_by_what_computed_them(store: Store) -> None:
+def test_features_are_stored_by_extractor(store: Store) -> None:
     ours: dict[str, NDArray[Any]] = {"image": np.arange(6.0).reshape(3, 2)}
     theirs: dict[str, NDArray[Any]] = {"image": np.ones((3, 4), np.float32), "n": np.arange(3)}
     save(store)
@@ -338,7 +334,7 @@ def test_features_are_kept_apart_by_what_computed_them(store: Store) -> None:
         assert all(loaded[name].dtype == saved[name].dtype for name in saved)
 
 
-def test_features_of_the_real_images_are_kept_by_what_they_are(store: Store) -> None:
+def test_features_of_reference_images_are_stored_by_content(store: Store) -> None:
     features = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert store.load_reference("r") is None
     store.save_reference("r", features)
@@ -349,7 +345,7 @@ def test_features_of_the_real_images_are_kept_by_what_they_are(store: Store) -> 
     assert store.load_reference("other") is None
 
 
-def test_what_was_asked_for_last_is_what_the_run_says(store: Store) -> None:
+def test_the_run_holds_the_last_request(store: Store) -> None:
     store.save_run(RUN)
     store.save_run(replace(RUN, name="again"))
     assert store.run() == replace(RUN, name="again")
@@ -467,7 +463,7 @@ def read_cleanly(store: Store) -> set[str]:
     return there
 
 
-def test_a_kill_at_any_moment_leaves_a_store_that_reads_cleanly_and_can_be_gone_on_with(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_leaves_a_readable_store_that_can_be_resumed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
     codes = subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout.split()
     killed = [path for path in sorted(tmp_path.glob("killed-*")) if Store.of_run(path)]
@@ -520,7 +516,7 @@ def test_damaged_features_are_named_in_one_sentence_and_set_aside(store: Store, 
     assert [path.name for path in (Path(store.location) / "damaged").iterdir()] == [f"cells-{KEY}-features-e.npz"]
 
 
-def test_features_are_of_the_images_that_the_record_is_about(store: Store) -> None:
+def test_features_belong_to_the_images_of_the_record(store: Store) -> None:
     store.commit(GOOD)
     for images, fine in (("s", True), ("0" * 64, False)):
         store.cell(KEY).save_features("e", {"image": np.ones((6, 2))}, images)
@@ -541,7 +537,7 @@ def test_a_record_of_another_version_is_refused_and_stays_where_it_is(store: Sto
             store.cell(KEY).record()
 
 
-def test_what_another_version_asked_for_is_not_written_over(store: Store) -> None:
+def test_a_request_of_another_version_is_not_overwritten(store: Store) -> None:
     path = Path(store.location) / "run.json"
     path.write_text(RUN.to_json().replace('"schema": ', '"schema": 9'))
     before = path.read_bytes()
@@ -565,7 +561,7 @@ PLACES = (
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_file_that_was_copied_from_elsewhere_in_the_store_is_not_taken(store: Store, name: str) -> None:
+def test_a_file_copied_from_elsewhere_in_the_store_is_not_accepted(store: Store, name: str) -> None:
     save(store)
     store.commit(FAILED)
     store.cell(KEY).save_features("e", make_batch().features)
@@ -582,7 +578,7 @@ def test_a_file_that_was_copied_from_elsewhere_in_the_store_is_not_taken(store: 
             assert read() is None
 
 
-def test_kept_images_are_those_that_the_record_is_about(store: Store) -> None:
+def test_kept_images_are_those_of_the_record(store: Store) -> None:
     save(store)
     images = make_images()
     record = replace(GOOD, images=Images(3, 16, 24, "s", (*hash_images(images)[:2], "")))
@@ -602,7 +598,7 @@ def test_kept_images_are_those_that_the_record_is_about(store: Store) -> None:
     assert store.missing_images(record) == [], "somebody made room"
 
 
-def test_a_damaged_or_stray_batch_is_made_again(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_or_stray_batch_is_sampled_again(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     save(store)
     batches = folder(store) / "batches-e"
     for name in ("notes.npz", ".00000.npz.swp", "._00000.npz"):
@@ -641,7 +637,7 @@ def test_a_folder_in_the_place_of_a_file_is_set_aside(store: Store, name: str) -
     assert len(list((Path(store.location) / "damaged").glob("*/mine"))) == 1
 
 
-def test_what_other_programs_leave_in_the_store_is_passed_over(store: Store) -> None:
+def test_files_of_other_programs_in_the_store_are_ignored(store: Store) -> None:
     store.commit(GOOD)
     store.save_run(RUN)
     for name in (
@@ -660,7 +656,7 @@ def test_what_other_programs_leave_in_the_store_is_passed_over(store: Store) -> 
     assert WorkerState.all_of(store.files, "x") == []
 
 
-def test_damaged_launches_and_worker_states_are_passed_over_and_said(
+def test_damaged_launches_and_worker_states_are_skipped_and_reported(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b"):

@@ -37,7 +37,7 @@ def sweep(*arguments: str) -> list[str]:
         (("experiment=mini,smoke",), ["results/mini", "results/smoke"]),
     ],
 )
-def test_each_job_has_a_directory_of_its_own(arguments: tuple[str, ...], directories: list[str]) -> None:
+def test_each_job_has_its_own_directory(arguments: tuple[str, ...], directories: list[str]) -> None:
     assert sweep(*arguments) == directories
 
 

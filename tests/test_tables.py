@@ -153,7 +153,7 @@ def test_a_text_of_two_lines_stays_in_its_row(line_end: str) -> None:
     assert r"two lines & 0.1 \\" in to_latex(table).splitlines()
 
 
-def test_names_given_by_people_come_out_in_every_form_as_they_are() -> None:
+def test_display_names_are_unchanged_in_every_format() -> None:
     cell = replace(CELL, base=replace(CELL.base, name=NASTY))
     run = replace(RUN, labels={"tcd": NASTY})
     table = score_table(run, [ScoredCell(replace(RECORD, cell=cell), ESTIMATES)])
@@ -178,7 +178,7 @@ def test_scores_have_their_error_and_are_named_by_their_protocol() -> None:
     }
 
 
-def test_what_is_unknown_about_a_failed_cell_is_a_dash_and_never_a_zero() -> None:
+def test_unknown_values_of_a_failed_cell_are_dashes_and_never_zeros() -> None:
     failed = ScoredCell(replace(FAILED, cell=replace(CELL, eta=None)), {})
     for table in (score_table(RUN, [failed]), cost_table(RUN, [failed])):
         base, method, eta, guidance, steps, *rest = table.rows[0]
@@ -187,7 +187,7 @@ def test_what_is_unknown_about_a_failed_cell_is_a_dash_and_never_a_zero() -> Non
     assert NO_VALUE == "–"
 
 
-def test_a_score_that_one_cell_lacks_is_a_dash_beside_those_that_it_has() -> None:
+def test_a_score_missing_in_one_cell_is_a_dash() -> None:
     cells = [ScoredCell(RECORD, ESTIMATES), ScoredCell(RECORD, {"fid": ESTIMATES["fid"]})]
     rows = in_columns(score_table(RUN, cells))
     assert [row["attribute_accuracy_mini_n4 ↑"] for row in rows] == ["0.667 ± 0.091", NO_VALUE]
@@ -208,7 +208,7 @@ def test_costs_are_medians_over_calls_and_images_per_second() -> None:
     assert row["scheduler waits"] == "4"
 
 
-def test_memory_that_the_machine_cannot_tell_is_a_dash_and_a_measured_zero_is_a_zero() -> None:
+def test_unknown_memory_is_a_dash_and_a_measured_zero_is_a_zero() -> None:
     (row,) = in_columns(cost_table(RUN, [ScoredCell(RECORD, {})]))
     assert row["GPU allocated MiB"] == "3"
     assert row["GPU device MiB"] == "0"
@@ -218,7 +218,7 @@ def test_memory_that_the_machine_cannot_tell_is_a_dash_and_a_measured_zero_is_a_
     assert [row[name] for name in ("call p50 ms", "denoiser ms", "images/s")] == [NO_VALUE] * 3
 
 
-def test_a_verdict_says_its_gain_interval_and_how_many_images_would_decide() -> None:
+def test_a_verdict_shows_its_gain_interval_and_how_many_images_would_decide() -> None:
     (row,) = in_columns(verdict_table(RUN, [Judgement(CLAIM, "undecided", (COMPARISON,), ())]))
     assert row == {
         "Claim": "TCD wins",
@@ -238,7 +238,7 @@ def test_a_verdict_says_its_gain_interval_and_how_many_images_would_decide() -> 
     }
 
 
-def test_a_verdict_says_what_was_compared_and_that_there_is_no_interval() -> None:
+def test_a_verdict_shows_the_comparison_and_a_missing_interval() -> None:
     instead = replace(COMPARISON, compared="kid", images_needed=None, note="kernel distance instead: too few")
     none = replace(COMPARISON, interval=None, adjusted_interval=None, images_needed=None, note="no interval: too few")
     first, second = in_columns(verdict_table(RUN, [Judgement(CLAIM, "undecided", (instead, none), ())]))
@@ -249,18 +249,18 @@ def test_a_verdict_says_what_was_compared_and_that_there_is_no_interval() -> Non
     assert second["adjusted interval"] == "no interval"
 
 
-def test_images_that_would_decide_are_told_with_their_prompts_where_prompts_repeat() -> None:
+def test_images_that_would_decide_are_reported_with_their_prompts_where_prompts_repeat() -> None:
     (row,) = in_columns(verdict_table(RUN, [Judgement(CLAIM, "undecided", (replace(COMPARISON, prompts=32),), ())]))
     assert "about 616 of 38 prompts (chance 50%) or 1,230 of 77 prompts" in row["Comparison"]
 
 
-def test_verdicts_say_which_look_they_are_of() -> None:
+def test_verdicts_name_their_look() -> None:
     judged = [Judgement(CLAIM, "undecided", (COMPARISON,), ())]
     assert "look" not in verdict_table(RUN, judged).note
     assert "This is look 3 " in verdict_table(replace(RUN, earlier_looks=((64, 64), (128, 128))), judged).note
 
 
-def test_a_claim_that_lacks_cells_says_which_and_has_dashes_for_numbers() -> None:
+def test_a_claim_that_lacks_cells_names_them_and_has_dashes_for_numbers() -> None:
     lacking = Judgement(CLAIM, "not tested", (), ("mini tcd 4 steps", "mini dpmpp_2s 4 steps"))
     (row,) = verdict_table(RUN, [lacking]).rows
     assert row[:3] == ("TCD wins", "not tested", "needs mini tcd 4 steps, mini dpmpp_2s 4 steps")
@@ -286,7 +286,7 @@ def test_numbers_in_scores_csv_are_not_rounded() -> None:
         assert (float(row["ci_low"]), float(row["ci_high"])) == estimate.interval()
 
 
-def test_scores_csv_says_what_the_score_is_of() -> None:
+def test_scores_csv_names_the_subject_of_the_score() -> None:
     row = csv_rows(ScoredCell(RECORD, ESTIMATES))[1]
     said: Mapping[str, Any] = {
         "key": CELL.key,
@@ -306,7 +306,7 @@ def test_scores_csv_says_what_the_score_is_of() -> None:
     assert {name: row[name] for name in said} == said
 
 
-def test_what_scores_csv_does_not_know_is_empty_and_never_a_zero() -> None:
+def test_unknown_values_in_scores_csv_are_empty_and_never_zero() -> None:
     record = replace(RECORD, cell=replace(CELL, eta=None), calls=None)
     row = csv_rows(ScoredCell(record, ESTIMATES))[0]
     assert [row[name] for name in ("eta", "scheduler_steps", "denoiser_evaluations", "denoiser_samples")] == [""] * 4
@@ -314,7 +314,7 @@ def test_what_scores_csv_does_not_know_is_empty_and_never_a_zero() -> None:
 
 
 @pytest.mark.parametrize("higher_is_better", [True, False])
-def test_the_pareto_front_is_what_no_other_point_beats(higher_is_better: bool) -> None:
+def test_the_pareto_front_holds_the_points_that_no_other_point_beats(higher_is_better: bool) -> None:
     rng = np.random.default_rng(0)
     sign = 1 if higher_is_better else -1
 
@@ -327,7 +327,7 @@ def test_the_pareto_front_is_what_no_other_point_beats(higher_is_better: bool) -
         assert pareto_front(points, higher_is_better) == expected
 
 
-def test_a_biased_score_stands_with_and_without_its_bias() -> None:
+def test_a_biased_score_is_shown_with_and_without_its_bias() -> None:
     influence = np.array([1.0, -1.0, 3.0, -3.0])
     known = {**ESTIMATES, "fid": Estimate(12.0, influence, debiased=11.0)}
     doubtful = {**ESTIMATES, "fid": Estimate(12.0, influence, debiased=11.0, problem="too few")}
@@ -348,7 +348,7 @@ def test_the_fallback_of_a_score_is_named_with_its_own_value() -> None:
     assert "inf" not in str(row)
 
 
-def test_tables_say_of_how_many_prompts_images_are() -> None:
+def test_tables_show_the_number_of_prompts() -> None:
     rng = np.random.default_rng(0)
     clusters = mean_estimate(rng.normal(size=64), Groups.of(np.repeat(np.arange(32), 2), 64))
     table = score_table(replace(RUN, metrics=("clip_score",)), [ScoredCell(RECORD, {"clip_score": clusters})])
@@ -368,7 +368,7 @@ def test_a_mean_of_one_number_is_that_number_without_an_interval() -> None:
     assert (row["value"], row["standard_error"], row["ci_low"]) == ("31.5", "", "")
 
 
-def test_what_was_run_names_strength_scale_adapters_dtype_and_size() -> None:
+def test_descriptions_of_cells_name_strength_scale_adapters_dtype_and_size() -> None:
     task = Task("inpainting", {"kind": "inpainting", "strength": 0.99}, "abc")
     cell = replace(CELL, task=task, adapters=(Adapter("tcd", "x", "f", "w1", 0.7),), fused=True)
     table = settings_table(RUN, [ScoredCell(replace(RECORD, cell=replace(cell, steps=n)), {}) for n in (2, 4)])

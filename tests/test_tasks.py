@@ -26,7 +26,7 @@ def still_lifes(task: Task = INPAINTING, source: str = "world", count: int = 3, 
     return Inputs(task, source, count, 96, 128, **more)
 
 
-def test_the_own_inputs_are_the_same_whenever_they_are_drawn_and_look_the_same_at_any_size() -> None:
+def test_the_packaged_inputs_are_reproducible_and_look_the_same_at_any_size() -> None:
     small, mask = draw_scene(1, 64, 64)
     large, _ = draw_scene(1, 256, 256)
     assert np.array_equal(small, draw_scene(1, 64, 64)[0])
@@ -36,7 +36,7 @@ def test_the_own_inputs_are_the_same_whenever_they_are_drawn_and_look_the_same_a
     assert draw_scene(2, 96, 128)[0].shape == (96, 128, 3)
 
 
-def test_inputs_are_named_by_what_they_show() -> None:
+def test_inputs_are_identified_by_their_pixels() -> None:
     names = [
         name_inputs(still_lifes(), None),
         name_inputs(still_lifes(count=2), None),
@@ -89,7 +89,7 @@ def test_files_of_inputs_go_with_the_rows_of_their_prompts(pairs: Path) -> None:
         _ = still_lifes(source=str(pairs), count=1, rows=(9,)).images
 
 
-def test_masks_belong_to_images_of_their_name_and_to_no_other(pairs: Path) -> None:
+def test_masks_belong_only_to_images_of_their_name(pairs: Path) -> None:
     whole = name_inputs(still_lifes(source=str(pairs)), None)
     (pairs / "masks" / "2.png").rename(pairs / "masks" / "2_mask.png")
     assert name_inputs(still_lifes(source=str(pairs)), None) == whole
@@ -106,7 +106,7 @@ def test_masks_belong_to_images_of_their_name_and_to_no_other(pairs: Path) -> No
 
 
 @pytest.mark.parametrize(("level", "said"), [(0, "light nowhere"), (127, "light nowhere"), (255, "light everywhere")])
-def test_a_mask_of_nothing_or_everything_is_refused(pairs: Path, level: int, said: str) -> None:
+def test_an_empty_or_full_mask_is_refused(pairs: Path, level: int, said: str) -> None:
     Image.new("L", (64, 48), level).save(pairs / "masks" / "2.png")
     with pytest.raises(BenchError, match=rf"masks/2.png is {said}"):
         name_inputs(still_lifes(source=str(pairs)), None)
@@ -181,7 +181,7 @@ def test_inputs_are_made_as_the_guide_makes_them(tmp_path: Path) -> None:
     assert np.array_equal(processor.preprocess(given["mask_image"]), processor.preprocess(guide_mask))
 
 
-def test_what_a_call_gets_is_that_of_its_rows() -> None:
+def test_a_call_gets_the_inputs_of_its_rows() -> None:
     inputs = still_lifes()
     given = inputs.arguments([2, 0])
     assert given["strength"] == 0.99
@@ -193,7 +193,7 @@ def test_what_a_call_gets_is_that_of_its_rows() -> None:
     assert still_lifes(Task("animation", {"frames": 8})).arguments([0]) == {"num_frames": 8}
 
 
-def test_what_is_shown_of_inputs_is_what_calls_get() -> None:
+def test_the_inputs_shown_are_those_of_the_calls() -> None:
     ramp = np.linspace(0, 1, 96 * 128, dtype=np.float32).reshape(1, 96, 128)
     for kind, more in (("inpainting", {}), ("canny", {}), ("depth", {"estimate_depth": lambda *_: ramp})):
         inputs = still_lifes(Task(kind, {"strength": 0.9, "conditioning_scale": 0.5}), count=1, **more)
@@ -315,7 +315,7 @@ def test_similarities_are_cosines(evaluator: Evaluator) -> None:
     assert features(evaluator, "text_to_image", inputs, red) == {}
 
 
-def test_a_film_is_judged_frame_by_frame(evaluator: Evaluator) -> None:
+def test_a_video_is_scored_frame_by_frame(evaluator: Evaluator) -> None:
     red = np.zeros((4, 5, 3), np.uint8)
     red[..., 0] = 200
     grey = np.full((4, 5, 3), 80, np.uint8)
@@ -329,7 +329,7 @@ def test_a_film_is_judged_frame_by_frame(evaluator: Evaluator) -> None:
     assert own["flicker"] > 0
 
 
-def test_flicker_is_blind_to_an_even_fade_and_sees_a_jump() -> None:
+def test_flicker_ignores_a_uniform_fade_and_detects_a_jump() -> None:
     fade = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.full((1, 2, 2, 3), 10, np.uint8)
     assert flicker(fade) == 0
     jumping = np.array([50, 57, 50, 57, 50], np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)

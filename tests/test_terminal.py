@@ -31,7 +31,7 @@ def compared(gain: float, p_value: float, verdict: str, metric: str = "fid") -> 
     )
 
 
-def test_the_table_has_a_line_for_each_cell_and_says_what_failed_or_waits(store: Store) -> None:
+def test_the_table_has_a_line_per_cell_and_shows_failed_and_waiting_cells(store: Store) -> None:
     run = store.run()
     shown = summarise(run, ScoredRun.load(store, run).cells, []).splitlines()
     assert shown[0].split() == ["method", "eta", "steps", "fid", "↓", "clip_score", "↑", "latency"]
@@ -76,7 +76,7 @@ def test_no_line_is_longer_than_a_terminal_and_many_cells_are_cut(store: Store) 
         ("undecided", [(1.0, 0.5, "undecided")], "fid +1.00 [-1.00, +3.00]"),
     ],
 )
-def test_a_verdict_names_the_comparison_that_it_hangs_on(
+def test_a_verdict_names_its_decisive_comparison(
     verdict: str, comparisons: list[tuple[float, float, str]], shown: str, store: Store
 ) -> None:
     judged = Judgement(CLAIM, verdict, tuple(compared(*found) for found in comparisons), ())
@@ -84,7 +84,7 @@ def test_a_verdict_names_the_comparison_that_it_hangs_on(
     assert line == f"{verdict:<10}  TCD at 2 steps beats TCD at 4: {shown}"
 
 
-def test_a_claim_that_was_not_tested_says_what_it_needs(store: Store) -> None:
+def test_a_claim_that_was_not_tested_names_its_missing_cells(store: Store) -> None:
     run = replace(store.run(), claims=(replace(CLAIM, subject=Side("tcd", (99,), 0.0)),))
     shown = summarise(run, [], judge_claims(run, ScoredRun.load(store, run).cells)).splitlines()[-1]
     assert shown == "not tested  TCD at 2 steps beats TCD at 4: needs mini tcd 99 steps eta 0 (not run)"
@@ -98,7 +98,7 @@ def test_a_disturbed_latency_has_a_mark_that_is_explained(store: Store) -> None:
     assert not any("disturbed" in line for line in summarise(store.run(), [cell, *others], []).splitlines())
 
 
-def test_what_a_claim_needs_is_cut_too_where_it_is_long(store: Store) -> None:
+def test_long_requirements_of_a_claim_are_cut(store: Store) -> None:
     judged = Judgement(CLAIM, "not tested", (), (f"mini {'x' * 300}",))
     assert len(summarise(store.run(), [], [judged]).splitlines()[-1]) == WIDTH
 
@@ -113,7 +113,7 @@ def test_report_prints_the_table_the_verdicts_and_the_page(store: Store, capsys:
         assert lines[-1] == f"Report: {store.location}/report.html"
 
 
-def test_a_terminal_without_these_characters_gets_the_table_all_the_same(store: Store) -> None:
+def test_a_terminal_without_these_characters_still_gets_the_table(store: Store) -> None:
     command = [sys.executable, "-m", "bench", "report", f"results={store.location}"]
     environment = {"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[1])}
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -35,7 +35,7 @@ def test_every_word_of_the_world_is_one_token(tokenizer) -> None:  # type: ignor
     assert len(tokenizer(text).input_ids) == len(text.split()) + 2
 
 
-def test_autoencoder_trains_and_its_latents_have_the_scale_meant(data: Captioned, tmp_path: Path) -> None:
+def test_autoencoder_trains_and_its_latents_have_the_intended_scale(data: Captioned, tmp_path: Path) -> None:
     vae = autoencoder.train_vae(data, tmp_path, replace(autoencoder.RECIPE, iterations=2, batch_size=4))
     vae.save_pretrained(tmp_path / "final")
     loaded = AutoencoderKL.from_pretrained(tmp_path / "final")
@@ -129,7 +129,7 @@ def test_a_caption_that_leaves_the_relation_open_names_no_slot() -> None:
             assert len(slots) == sum("." in name for name in scene.named)
 
 
-def test_lanes_share_a_batch_and_a_training_cut_short_resumes(tmp_path: Path) -> None:
+def test_threads_share_a_batch_and_an_interrupted_training_resumes(tmp_path: Path) -> None:
     sizes: list[int] = []
 
     def train(directory: Path, cut_after: int = 1000) -> torch.nn.Module:

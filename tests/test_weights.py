@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_files_are_read_once_as_long_as_they_stay_as_they_are(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_once_while_unchanged(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     digest = hashlib.file_digest
 
@@ -60,7 +60,7 @@ def test_the_name_is_sixteen_hexadecimal_digits_and_stays(model: Path) -> None:
     assert name_weights(str(model)) == name
 
 
-def test_the_name_does_not_depend_on_where_the_directory_lies(model: Path) -> None:
+def test_the_name_does_not_depend_on_the_path_of_the_directory(model: Path) -> None:
     name = name_weights(str(model))
     assert name_weights(str(model.rename(model.with_name("moved")))) == name
 
@@ -110,7 +110,7 @@ def test_a_file_is_named_by_its_content_alone(model: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["~/nowhere", "a/b/c", "./x", "models/x.safetensors", "two words", "x/"])
-def test_what_looks_like_a_path_is_never_looked_for_on_the_hub(source: str) -> None:
+def test_sources_that_look_like_paths_are_never_searched_on_the_hub(source: str) -> None:
     with pytest.raises(BenchError, match=r": no such file or directory$"):
         name_weights(source)
 
@@ -126,13 +126,13 @@ def test_missing_packaged_weights_are_refused_by_the_name_that_was_given() -> No
         name_weights("bench://mini/nowhere")
 
 
-def test_a_packaged_source_lies_in_the_package() -> None:
+def test_a_packaged_source_is_in_the_package() -> None:
     path = local_path("bench://mini")
     assert path is not None
     assert (path / "world.py").is_file()
 
 
-def test_a_hub_id_is_no_path_unless_such_a_directory_exists(cache: Path) -> None:
+def test_a_hub_id_is_not_a_path_unless_such_a_directory_exists(cache: Path) -> None:
     assert local_path("owner/model") is None
     assert local_path("./owner/model") == Path("owner/model")
     (cache / "owner" / "model").mkdir(parents=True)

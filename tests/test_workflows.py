@@ -33,7 +33,7 @@ def test_actions_are_pinned_to_a_commit_and_name_their_release(path: Path) -> No
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_may_read_and_nothing_more(path: Path) -> None:
+def test_a_workflow_has_only_read_permission(path: Path) -> None:
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     text = path.read_text(encoding="utf-8")
     assert data["permissions"] == {"contents": "read"}
@@ -45,7 +45,7 @@ def test_a_workflow_may_read_and_nothing_more(path: Path) -> None:
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
-def test_a_runner_of_ones_own_never_runs_a_forks_code() -> None:
+def test_a_self_hosted_runner_never_runs_code_of_forks() -> None:
     for path in WORKFLOWS:
         for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values():
             if "self-hosted" in job["runs-on"]:
@@ -53,7 +53,7 @@ def test_a_runner_of_ones_own_never_runs_a_forks_code() -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_its_steps_are_the_scripts_that_run_here(path: Path) -> None:
+def test_workflow_steps_are_the_local_scripts(path: Path) -> None:
     for step in steps_of(path):
         assert "${{" not in step.get("run", ""), "an expression in a shell is an injection"
         for script in re.findall(r"\./(scripts/\S+)", step.get("run", "")):

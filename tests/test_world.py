@@ -66,7 +66,7 @@ def test_counterfactual_captions_differ_from_the_true_one_and_each_other() -> No
             assert len({*captions, world.caption(truth)}) == len(captions) + 1
 
 
-def test_things_stay_inside_and_relations_are_beyond_doubt() -> None:
+def test_things_stay_inside_and_relations_are_unambiguous() -> None:
     for seed in SEEDS:
         truth = world.scene(seed)
         for thing in truth.things:
