@@ -18,7 +18,7 @@ import yaml
 
 import bench
 from bench.__main__ import main
-from bench.conformance.baseline import changes, judge, read_baseline
+from bench.conformance.baseline import changes, compare_with_baseline, read_baseline
 from bench.conformance.exponential import Singlestep
 from bench.conformance.noise import Level, NoiseTable, alpha_bars
 from bench.conformance.published import Ddim, Lcm, PublishedMethod, Tcd
@@ -54,7 +54,7 @@ def tcd() -> bench.ConformanceReport:
 
 def test_tcd_deviates_only_as_in_the_baseline(tcd: bench.ConformanceReport) -> None:
     known = read_baseline(RESULTS / "tcd.json")
-    assert {verdict.status for verdict in judge(tcd, known)} <= {"known"}
+    assert {verdict.status for verdict in compare_with_baseline(tcd, known)} <= {"known"}
     assert not list(changes(tcd, known))
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.conformance.baseline import changes, explain, judge, load_causes, read_baseline, read_report, write_baseline
+from bench.conformance.baseline import (
+    changes,
+    compare_with_baseline,
+    explain,
+    load_causes,
+    read_baseline,
+    read_report,
+    write_baseline,
+)
 from bench.conformance.report import ConformanceReport, Finding, merge
 from bench.records.errors import BenchError
 
@@ -63,20 +71,20 @@ def test_infinite_sizes_survive(tmp_path: Path) -> None:
     ],
 )
 def test_a_deviation_is_compared_with_known_deviations(stored: Path, found: Finding, status: str) -> None:
-    verdicts = list(judge(report(found), read_baseline(stored)))
+    verdicts = list(compare_with_baseline(report(found), read_baseline(stored)))
     assert verdicts[0].status == status
     assert verdicts[0].fails == (status != "known")
     assert [verdict.status for verdict in verdicts[1:]] == (["vanished"] if status == "new" else [])
 
 
 def test_a_vanished_deviation_is_reported_and_does_not_fail(stored: Path) -> None:
-    (verdict,) = judge(report(), read_baseline(stored))
+    (verdict,) = compare_with_baseline(report(), read_baseline(stored))
     assert verdict.status == "vanished"
     assert not verdict.fails
 
 
 def test_without_a_baseline_every_deviation_is_new() -> None:
-    assert [verdict.status for verdict in judge(report(finding()), {"findings": []})] == ["new"]
+    assert [verdict.status for verdict in compare_with_baseline(report(finding()), {"findings": []})] == ["new"]
 
 
 def test_a_changed_trajectory_names_its_first_step_its_size_and_the_error(stored: Path) -> None:
@@ -122,7 +130,7 @@ def test_a_deviation_of_a_setting_that_the_baseline_lacks_or_refuses_is_added(tm
         parameters=("beta_start", "use_beta_sigmas"),
         refused=("use_beta_sigmas=True, steps_offset=1: no",),
     )
-    assert [verdict.status for verdict in judge(after, known)] == ["new", "added", "added"]
+    assert [verdict.status for verdict in compare_with_baseline(after, known)] == ["new", "added", "added"]
     assert not list(changes(after, known))
 
 
@@ -132,12 +140,12 @@ def test_a_refusal_of_some_step_counts_does_not_excuse_deviations(tmp_path: Path
     rows = {"4 steps": ((1.0,),), "5 steps, beta_end=1": ((1.0,),)}
     write_baseline(replace(report(), refused=refused, fingerprints=rows), path, {})
     after = report(finding(), finding(setting="beta_end=1"))
-    assert [verdict.status for verdict in judge(after, read_baseline(path))] == ["new", "new"]
+    assert [verdict.status for verdict in compare_with_baseline(after, read_baseline(path))] == ["new", "new"]
 
 
 def test_nothing_is_worse_than_a_breakdown(tmp_path: Path) -> None:
     write_baseline(report(finding()), tmp_path / "x.json", {})
-    (verdict,) = judge(report(finding(two=1e6)), read_baseline(tmp_path / "x.json"))
+    (verdict,) = compare_with_baseline(report(finding(two=1e6)), read_baseline(tmp_path / "x.json"))
     assert verdict.status == "known"
 
 

@@ -104,7 +104,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Tested:
-    """A comparison with the p-values of both sides, over all looks; `gain` is None where nothing can be tested."""
+    """A comparison with the p-values of both answers, over all looks; `gain` is None where nothing can be tested."""
 
     comparison: Comparison
     gain: Estimate | None
@@ -156,7 +156,7 @@ def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
 
 
 def _test(tested: _Tested, claim: Claim, history: Sequence[LookSizes]) -> _Tested:
-    """With the p-values of both sides."""
+    """With the p-values of both answers."""
     gain, threshold = tested.gain, tested.comparison.threshold
     if gain is None:
         return tested
@@ -264,7 +264,7 @@ def _disturbed(scored: ScoredCell) -> Missing:
 
 
 def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> ScoredCell | Missing:
-    """The one cell that a side means, or why there is none."""
+    """The one cell that a side of a claim selects, or why there is none."""
     matches = [
         scored
         for scored in cells

@@ -3,7 +3,7 @@
 Beside every call a reference workload is timed (`Latency.workload_s`), a fixed piece of work that takes as long at
 every cell of a run unless the machine is slower at the moment. Cells are compared within a machine and a kind of
 latency: `usual` is the lower quartile of what the workload took beside each of its cells, so that up to three quarters
-of the cells may be disturbed. A latency does not stand
+of the cells may be disturbed. A latency does not count
 
 - where the workload took `SLOWER` times the usual or more beside at least half of its calls, since the median, which is
   what is reported, is then one of a slower machine; or
@@ -30,7 +30,7 @@ _MACHINE = ("device", "processor", "cores", "threads", "gpus", "system")
 
 
 def disturbed(records: Sequence[Record]) -> dict[str, str]:
-    """Why latencies of a run do not stand, by the cell's key, in words that end a sentence about it."""
+    """Why latencies of a run do not count, by the cell's key, in words that end a sentence about it."""
     paces: dict[str, list[float]] = {}
     for record in records:
         if record.latency and record.latency.workload_s:

@@ -5,7 +5,7 @@ images afterwards has been looked at before. Either would find something by chan
 share of the error that a test may make, and what is spent is gone: a plan may spend `OF_WHAT_IS_LEFT` of what no
 earlier plan has spent, of that the share t² by the time a share t of the images that the plan adds is there (the power
 family with exponent 2: Lan and DeMets 1983, Biometrika 70:659; Kim and DeMets 1987, Biometrika 74:149). A first plan
-that is judged once thus leaves a fifth of the error for images that nobody had planned.
+that is judged once thus leaves a fifth of the error for images that were not planned.
 
 Boundaries follow from the joint law of the statistics, whose increments are independent, by numerical integration
 (Armitage, McPherson and Rowe 1969, J. R. Stat. Soc. A 132:235), for one-sided tests. `overall_p_value` turns that
@@ -79,7 +79,7 @@ def nominal_level(error: float, path: _Path) -> float:
     """The one-sided level that a test keeps at its last look when `error` is spent along the path."""
     if len(path) == 1:
         return error * path[0][1]
-    nodes, weights = np.zeros(1), np.ones(1)  # where the sum stands, and with which probability, nothing rejected yet
+    nodes, weights = np.zeros(1), np.ones(1)  # values of the sum with their probabilities, nothing rejected yet
     before, bound = 0.0, math.inf
     last = path[-1][0]
     for images, spend in path:

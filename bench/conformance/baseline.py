@@ -164,7 +164,9 @@ def read_report(path: Path) -> ConformanceReport:
     )
 
 
-def judge(report: ConformanceReport, baseline: Mapping[str, Any], causes: Sequence[Cause] = ()) -> Iterator[Verdict]:
+def compare_with_baseline(
+    report: ConformanceReport, baseline: Mapping[str, Any], causes: Sequence[Cause] = ()
+) -> Iterator[Verdict]:
     """Yield a verdict on every deviation of the report, then on those of the baseline that are gone.
 
     A deviation at a setting that the baseline's class does not take, or refuses at every number of steps, is not a

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.conformance.baseline import changes, judge, load_causes, read_baseline, write_baseline
+from bench.conformance.baseline import changes, compare_with_baseline, load_causes, read_baseline, write_baseline
 from bench.conformance.conform import conform
 from bench.conformance.families import FAMILIES
 from bench.conformance.report import ConformanceReport
@@ -37,7 +37,7 @@ def run_verb(settings: Mapping[str, Any]) -> int:
     baseline = read_baseline(path) if path else {"findings": [], "fingerprints": {}}
     causes = load_causes(path.parent) if path else ()
     report = examine_scheduler(settings)
-    verdicts = list(judge(report, baseline, causes))
+    verdicts = list(compare_with_baseline(report, baseline, causes))
     changed = list(changes(report, baseline))
     for line in (*verdicts, *changed):
         print(line)

@@ -1,4 +1,4 @@
-"""A run becomes the new baseline: its records and arrays without the bulk, with who accepted it and why."""
+"""A run becomes the new baseline: its records and arrays without the bulk, with the author and the reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OWN = ("cells", "run.json", "reference-", _NOTE)
 
 
 def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
-    """Copy what the gate compares into `directory`, in place of the baseline there; returns the note's path.
+    """Copy what the gate compares into `directory`, replacing the baseline there; returns the note's path.
 
     A baseline is complete: raises BenchError where a file of the candidate is missing or damaged, or a cell failed, and
     where `directory` holds anything that a baseline does not.
@@ -89,7 +89,7 @@ def _copy(candidate: Store, run: Run, records: list[Record], directory: Path) ->
 
 @contextmanager
 def _beside(directory: Path) -> Iterator[Path]:
-    """A new empty directory on the same disk, below one whose name nobody else has, which is removed at the end."""
+    """A new empty directory on the same disk, below one with a unique name, which is removed at the end."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix=f".{directory.name}.tcd-bench-", dir=directory.parent))
     try:
@@ -101,7 +101,7 @@ def _beside(directory: Path) -> Iterator[Path]:
 
 
 def _replace(directory: Path, fresh: Path) -> None:
-    """Put `fresh` in the place of `directory`, which comes back where that fails."""
+    """Replace `directory` by `fresh`; `directory` comes back where that fails."""
     if not directory.exists():
         fresh.rename(directory)
         return

@@ -1,4 +1,4 @@
-"""The gate's two sides made here and now: the same schedulers, and the same experiment, in two installations."""
+"""Two installations, the two sides of the gate: both examine the same schedulers and run the same experiment."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def run_sides(
 ) -> tuple[Path, Path]:
     """Run an experiment on both sides, without latencies; returns the directories of the runs.
 
-    A side that ran before goes on where it was; another installation or experiment has a directory of its own. Raises
-    BenchError for overrides that describe no experiment, and InstallationError when a side cannot run at all.
+    A run that was stopped continues; every pair of installation and experiment has its own directory. Raises
+    BenchError for overrides that describe no experiment, and InstallationError when an installation cannot run it.
     """
     check_experiment(compose_settings(overrides))
     sides = [
@@ -53,20 +53,22 @@ def survey_there(installation: Installation, schedulers: Mapping[str, Mapping[st
 def time_sides(
     before: Installation, after: Installation, overrides: Sequence[str], sessions: int, rounds: int, directory: Path
 ) -> list[InterleavedLatency]:
-    """Latencies of the experiment's cells in turn; every raw sample is kept in interleaved.json."""
+    """Time the experiment's cells interleaved in both installations; every raw sample is kept in interleaved.json."""
     job = prepare(check_experiment(compose_settings(overrides)))
     prompts = job.prompts.texts[: job.experiment.measure.batch_size]
-    print(f"Timing {len(job.plan.cells)} cells in turn, {sessions} sessions ...", file=sys.stderr)
-    turns = time_interleaved(before, after, job.plan.cells, prompts, sessions, rounds)
-    (directory / "interleaved.json").write_text(json.dumps([asdict(entry) for entry in turns]) + "\n", encoding="utf-8")
-    return turns
+    print(f"Timing {len(job.plan.cells)} cells interleaved, {sessions} sessions ...", file=sys.stderr)
+    latencies = time_interleaved(before, after, job.plan.cells, prompts, sessions, rounds)
+    (directory / "interleaved.json").write_text(
+        json.dumps([asdict(entry) for entry in latencies]) + "\n", encoding="utf-8"
+    )
+    return latencies
 
 
 def run_there(installation: Installation, module: str, *arguments: str) -> None:
     """Run a module in an installation to its end, or to this process's; what it prints is passed on.
 
     Exit code 1 is an answer (a cell failed) unless it is Python's own for an exception; any other than 0 raises
-    InstallationError with the last thing it said.
+    InstallationError with the last line that it printed.
     """
     environment = {**installation.environment(), "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(  # noqa: S603

@@ -15,7 +15,7 @@ def gate(settings: dict[str, Any]) -> int:
     """Compare a candidate with a baseline: schedulers, images, scores and cost.
 
     Exit codes: 0 pass; 1 something got worse, changed or no longer runs; 2 refused, or the runs cannot be compared;
-    3 something is missing: one side cannot run, nothing could be decided, or a stored file is missing or damaged.
+    3 something is missing: an installation cannot run, nothing could be decided, a stored file is missing or damaged.
     """
     from bench.experiment.gate import check_gate
 
@@ -58,7 +58,7 @@ def _compare_installations(
 ) -> tuple[tuple[str, str], list[Path]]:
     """Schedulers and latencies of two installations, added to the outcomes; their full names and the runs they made.
 
-    A side that cannot go on leaves an outcome of its own, next to what was found out before it.
+    An installation that fails leaves an outcome of its own, next to those that were found before.
     """
     from bench.conformance.baseline import read_baseline
     from bench.conformance.survey import Survey
@@ -89,8 +89,8 @@ def _compare_installations(
         if options.run:
             runs += run_sides(before, after, options.overrides, output)
             if options.rounds:
-                turns = time_sides(before, after, options.overrides, options.sessions, options.rounds, output)
-                outcomes += compare_interleaved(turns, choice.cost.latency_interleaved)
+                latencies = time_sides(before, after, options.overrides, options.sessions, options.rounds, output)
+                outcomes += compare_interleaved(latencies, choice.cost.latency_interleaved)
     except InstallationError as error:
         verdict = "missing" if error.name == choice.ref else "failed"
         outcomes.append(Outcome("cells", error.name, "run", verdict, note=str(error)))

@@ -24,7 +24,7 @@ _PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes")
 
 
 def compare_costs(pairs: Sequence[Pair], limits: CostLimits) -> list[Outcome]:
-    """Outcomes for what was measured on both sides."""
+    """Outcomes for what was measured in both runs."""
     outcomes = []
     timed = []
     for pair in pairs:

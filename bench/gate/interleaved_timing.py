@@ -1,4 +1,4 @@
-"""Latency of the same cells in two installations, a few calls each in turn: what slows the machine slows both."""
+"""Interleaved latency of the same cells in two installations, a few calls each: what slows the machine slows both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.records.record import InterleavedLatency
 from bench.workers.installation import Installation, InstallationError
 
 CALLS = 3
-"""How many calls a side makes before it is the other's turn."""
+"""How many calls an installation makes before the other one does."""
 
 
 def time_interleaved(
@@ -27,21 +27,21 @@ def time_interleaved(
     warmup: int = 3,
     threads: int | None = None,
 ) -> list[InterleavedLatency]:
-    """Time `rounds` turns of every cell on either side in each of several sessions; `before` is first in even ones.
+    """Time `rounds` of calls of every cell in both installations in each session; `before` is first in even ones.
 
-    Every session has processes of its own: two processes of one installation can differ by a per cent, by where their
-    memory lies and which was started first. Raises InstallationError where a side cannot run a cell.
+    Every session has its own processes: two processes of one installation can differ by a per cent, by where their
+    memory lies and which was started first. Raises InstallationError where an installation cannot run a cell.
     """
     asked = {"prompts": list(prompts), "warmup": warmup, "threads": threads}
     samples: list[tuple[list[tuple[float, ...]], list[tuple[float, ...]]]] = [([], []) for _ in cells]
     for session in range(sessions):
         order = (0, 1) if session % 2 == 0 else (1, 0)
         with ExitStack() as stack:
-            sides = {which: stack.enter_context(_Worker.started((before, after)[which])) for which in order}
+            workers = {which: stack.enter_context(_Worker.started((before, after)[which])) for which in order}
             for cell, found in zip(cells, samples, strict=True):
                 for which in order:
-                    sides[which].ask({"cell": asdict(cell), **asked})
-                for which, seconds in enumerate(_alternate(sides, order, rounds)):
+                    workers[which].ask({"cell": asdict(cell), **asked})
+                for which, seconds in enumerate(_alternate(workers, order, rounds)):
                     found[which].append(seconds)
     return [
         InterleavedLatency(cell.label, len(prompts), tuple(found[0]), tuple(found[1]))
@@ -49,12 +49,12 @@ def time_interleaved(
     ]
 
 
-def _alternate(sides: Mapping[int, _Worker], order: tuple[int, int], rounds: int) -> tuple[tuple[float, ...], ...]:
-    """Seconds of every call on either side, A B B A."""
+def _alternate(workers: Mapping[int, _Worker], order: tuple[int, int], rounds: int) -> tuple[tuple[float, ...], ...]:
+    """Seconds of every call in either installation, in the order A B B A."""
     seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds):
-        for which in order if turn % 2 == 0 else reversed(order):
-            seconds[which].extend(sides[which].ask({"calls": CALLS})["seconds"])
+    for number in range(rounds):
+        for which in order if number % 2 == 0 else reversed(order):
+            seconds[which].extend(workers[which].ask({"calls": CALLS})["seconds"])
     return tuple(map(tuple, seconds))
 
 

@@ -1,16 +1,16 @@
-"""Latency before and after, of two runs on one machine or of two installations that took turns.
+"""Latency before and after, of two runs on one machine or of two installations that were timed interleaved.
 
-Of two runs by a rank test (Mann and Whitney 1947), shifted by the limit, so that no distribution is assumed. But
-moments of a machine differ. By how much tells the reference workload, a fixed piece of work in turn with the calls: a
-difference counts only where it shows both in what the calls took and in units of what the reference workload took about
-them. The calls between two turns of the workload are one sample, for what disturbs one of them mostly disturbs the
-next.
+Two runs are compared by a rank test (Mann and Whitney 1947), shifted by the limit, so that no distribution is assumed.
+But a machine is not equally fast at all times. The reference workload, a fixed piece of work between the calls, says by
+how much: a difference counts only where it shows both in the seconds of the calls and in units of the seconds of the
+workload around them. The calls between two workloads are one sample, since what disturbs one of them mostly disturbs
+the next.
 
-Where both sides took turns, by Student's t over the sessions: what one pair of processes has in common, calls cannot
-average out. Either way each cell is judged, and all of them together, where what slows every cell a little is seen
-first. They are one family: by Holm's weighted procedure (1979, Scand. J. Statist. 6:65) half of the level is for all
-cells together and half for the cells, and whatever is decided leaves its share to the rest. So no more than 5% of
-comparisons call something a regression whose loss is within its limit, and no more than 5% an improvement.
+Interleaved latencies are compared by Student's t over the sessions: calls do not average out what one pair of processes
+has in common. Either way each cell is tested, and all of them together, where a change that slows every cell a little
+shows first. They are one family: by Holm's weighted procedure (1979, Scand. J. Statist. 6:65) half of the level is for
+all cells together and half for the cells, and whatever is decided leaves its share to the rest. So at most 5% of
+comparisons report a regression whose loss is within its limit, and at most 5% an improvement.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Timed:
-    """A latency before and after, seconds an image, and what tests it.
+    """A latency before and after, in seconds per image, and its test.
 
     `test(slower, limit)` is the p-value of the hypothesis that the later side is not slower than the earlier one by
     more than the limit; not faster, where `slower` is False.
@@ -49,19 +49,19 @@ class _Timed:
     weight: float = 1.0
 
 
-def compare_interleaved(turns: Sequence[InterleavedLatency], limit: Limit) -> list[Outcome]:
-    """Latencies of two installations that took turns: each cell, and the mean of all, each weighing as much."""
-    sides = [(_medians(entry.before_s, entry.batch_size), _medians(entry.after_s, entry.batch_size)) for entry in turns]
-    count = f"{len(sides[0][0])} sessions" if sides else ""
-    timed = [_interleaved(t.cell, *both, f"means of {count}") for t, both in zip(turns, sides, strict=True)]
-    if len(turns) > 1:
-        usual = np.array([fmean(before) for before, _ in sides])
+def compare_interleaved(latencies: Sequence[InterleavedLatency], limit: Limit) -> list[Outcome]:
+    """Compare interleaved latencies of two installations: of each cell, and the mean of all, with equal weights."""
+    seconds = [(_medians(one.before_s, one.batch_size), _medians(one.after_s, one.batch_size)) for one in latencies]
+    count = f"{len(seconds[0][0])} sessions" if seconds else ""
+    timed = [_interleaved(one.cell, *both, f"means of {count}") for one, both in zip(latencies, seconds, strict=True)]
+    if len(latencies) > 1:
+        usual = np.array([fmean(before) for before, _ in seconds])
         before, after = (
-            usual.mean() * (np.array(side) / usual[:, None]).mean(axis=0) for side in zip(*sides, strict=True)
+            usual.mean() * (np.array(cells) / usual[:, None]).mean(axis=0) for cells in zip(*seconds, strict=True)
         )
         together = _interleaved("all cells", before.tolist(), after.tolist(), f"means over cells and {count}")
-        timed.append(replace(together, weight=float(len(turns))))
-    return _judge(timed, limit)
+        timed.append(replace(together, weight=float(len(latencies))))
+    return _decide(timed, limit)
 
 
 def _medians(sessions: Sequence[Sequence[float]], batch_size: int) -> list[float]:
@@ -70,17 +70,17 @@ def _medians(sessions: Sequence[Sequence[float]], batch_size: int) -> list[float
 
 def _interleaved(label: str, before: list[float], after: list[float], note: str) -> _Timed:
     def test(slower: bool, limit: float) -> float:
-        return later_in_turn(*((before, after) if slower else (after, before)), limit)
+        return later_interleaved(*((before, after) if slower else (after, before)), limit)
 
     return _Timed(label, fmean(before), fmean(after), test, note)
 
 
-def later_in_turn(before: Sequence[float], after: Sequence[float], limit: float) -> float:
+def later_interleaved(before: Sequence[float], after: Sequence[float], limit: float) -> float:
     """p-value of the hypothesis that `after` is not above `before` by more than the limit, of sessions that are pairs.
 
-    Student's t of their ratios, which a machine that gets slower leaves alone. `before` was first in even sessions and
-    `after` in odd ones, and whoever is first may be slower by some per cent; so each order has a mean of its own, and
-    what is tested is the middle of both (the analysis of a crossover trial).
+    Student's t of their ratios, which a machine that gets slower does not change. `before` was first in even sessions,
+    `after` in odd ones, and the first may be slower by some per cent; so each order has its own mean, and the middle of
+    both is tested (the analysis of a crossover trial).
     """
     from scipy.stats import ttest_ind
 
@@ -91,16 +91,16 @@ def later_in_turn(before: Sequence[float], after: Sequence[float], limit: float)
 def compare_latencies(pairs: Sequence[tuple[Pair, Latency, Latency]], limit: Limit) -> list[Outcome]:
     """Latencies of two runs on one machine: each cell, and all cells together, each sample in units of its own cell."""
     cells = [_OfRuns.of(pair.label, old, new) for pair, old, new in pairs]
-    fewest = min((len(side) for cell in cells for side in (cell.before, cell.after)), default=0)
-    timed = [cell.timed(f"medians of {fewest} or more turns a side") for cell in cells]
+    fewest = min((len(samples) for cell in cells for samples in (cell.before, cell.after)), default=0)
+    timed = [cell.timed(f"medians of {fewest} or more samples each") for cell in cells]
     if len(cells) > 1:
         together = _OfRuns.together(cells).timed(f"medians over {len(cells)} cells")
         timed.append(replace(together, weight=float(len(cells))))
-    return _judge(timed, limit)
+    return _decide(timed, limit)
 
 
 def pace_of(before: Latency, after: Latency) -> float:
-    """How much longer the machine took for its workload on the later side; 1 where that was not timed."""
+    """How much longer the machine took for its workload in the later run; 1 where that was not timed."""
     if not before.workload_s or not after.workload_s:
         return 1.0
     return median(after.workload_s) / median(before.workload_s)
@@ -121,21 +121,21 @@ class _OfRuns:
         if not old.workload_s or not new.workload_s:
             before, after = (np.array(latency.call_s) / latency.batch_size for latency in (old, new))
             return cls(label, before, after, before, after)
-        (before, old_pace), (after, new_pace) = _turns(old), _turns(new)
+        (before, old_pace), (after, new_pace) = _samples(old), _samples(new)
         usual = median(old_pace)
         return cls(label, before, after, before * usual / old_pace, after * usual / new_pace)
 
     @classmethod
     def together(cls, cells: Sequence[_OfRuns]) -> _OfRuns:
-        """All turns of all cells, each relative to what is usual for its cell, times the mean of what is usual."""
+        """All samples of all cells, each relative to what is usual for its cell, times the mean of what is usual."""
         usual = [(median(cell.before), median(cell.before_at_pace)) for cell in cells]
         mean = fmean(raw for raw, _ in usual)
-        sides = ("before", 0), ("after", 0), ("before_at_pace", 1), ("after_at_pace", 1)
+        columns = ("before", 0), ("after", 0), ("before_at_pace", 1), ("after_at_pace", 1)
         return cls(
             "all cells",
             *(
                 mean * np.concatenate([getattr(cell, name) / of[which] for cell, of in zip(cells, usual, strict=True)])
-                for name, which in sides
+                for name, which in columns
             ),
         )
 
@@ -143,17 +143,17 @@ class _OfRuns:
         return _Timed(self.label, float(median(self.before)), float(median(self.after)), self._test, note)
 
     def _test(self, slower: bool, limit: float) -> float:
-        sides = (self.before, self.after), (self.before_at_pace, self.after_at_pace)
-        return max(later(*(both if slower else both[::-1]), limit) for both in sides)
+        pairs = (self.before, self.after), (self.before_at_pace, self.after_at_pace)
+        return max(later(*(both if slower else both[::-1]), limit) for both in pairs)
 
 
-def _turns(latency: Latency) -> tuple[_Floats, _Floats]:
+def _samples(latency: Latency) -> tuple[_Floats, _Floats]:
     """Mean seconds per image of the calls between two reference workloads, and the seconds of those."""
-    turns = [
+    samples = [
         (fmean(call for call, _ in calls) / latency.batch_size, pace)
         for pace, calls in groupby(zip(latency.call_s, latency.workload_s, strict=True), key=itemgetter(1))
     ]
-    seconds, paces = np.array(turns).T
+    seconds, paces = np.array(samples).T
     return seconds, paces
 
 
@@ -164,15 +164,15 @@ def later(before: _Floats, after: _Floats, limit: float) -> float:
     return float(mannwhitneyu(after - limit, before, alternative="greater").pvalue)
 
 
-def _judge(timed: Sequence[_Timed], limit: Limit) -> list[Outcome]:
-    """By Holm over all that is given."""
+def _decide(timed: Sequence[_Timed], limit: Limit) -> list[Outcome]:
+    """Return an outcome for each, with Holm's procedure over all of them."""
     weights = [entry.weight for entry in timed]
     allowed = [limit.of(entry.before) for entry in timed]
-    judged = list(zip(timed, allowed, strict=True))
-    worse = holm([entry.test(True, bound) for entry, bound in judged], weights)
-    better = holm([entry.test(False, bound) for entry, bound in judged], weights)
+    bounded = list(zip(timed, allowed, strict=True))
+    worse = holm([entry.test(True, bound) for entry, bound in bounded], weights)
+    better = holm([entry.test(False, bound) for entry, bound in bounded], weights)
     outcomes = []
-    for (entry, bound), slower, faster in zip(judged, worse, better, strict=True):
+    for (entry, bound), slower, faster in zip(bounded, worse, better, strict=True):
         verdict = "undecided"
         if slower < LEVEL:
             verdict = "regressed"
@@ -181,5 +181,7 @@ def _judge(timed: Sequence[_Timed], limit: Limit) -> list[Outcome]:
         elif max(entry.test(True, -bound), entry.test(False, -bound)) < LEVEL:
             verdict = "unchanged"
         numbers = (entry.before, entry.after, None, bound)
-        outcomes.append(Outcome("cost", entry.label, "latency_s", verdict, *numbers, f"{entry.note}, seconds an image"))
+        outcomes.append(
+            Outcome("cost", entry.label, "latency_s", verdict, *numbers, f"{entry.note}, seconds per image")
+        )
     return outcomes

@@ -1,4 +1,4 @@
-"""The tests of the pytest plugin, which is `tcd_bench_pytest` at the top level: an outcome of the gate each."""
+"""The tests of the pytest plugin, which is `tcd_bench_pytest` at the top level: one for each outcome of the gate."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def gate_items(session: pytest.Session, baseline: Path, candidate: Path | None) 
 
     try:
         found = _runs(baseline, candidate) if candidate else _schedulers(baseline)
-        return [GateItem.from_parent(session, name=name, judge=judge) for name, judge in found]
+        return [GateItem.from_parent(session, name=name, compare=compare) for name, compare in found]
     except BenchError as error:
         raise pytest.UsageError(str(error)) from error
 
 
 class GateItem(pytest.Item):
-    """One test: `judge` returns outcomes, of which any that fails the gate fails the test, any open one skips it."""
+    """One test: `compare` returns outcomes, of which any that fails the gate fails the test, any open one skips it."""
 
-    def __init__(self, *, judge: Callable[[], Outcomes], **more: Any) -> None:
+    def __init__(self, *, compare: Callable[[], Outcomes], **more: Any) -> None:
         super().__init__(**more)
-        self.judge = judge
+        self.compare = compare
 
     def runtest(self) -> None:
-        """Judge."""
+        """Compare."""
         from bench.gate.outcome import DECIDED, FAILS
         from bench.gate.report import in_words
 
-        outcomes = self.judge()
+        outcomes = self.compare()
         if failing := [outcome for outcome in outcomes if outcome.verdict in (*FAILS, "missing")]:
             raise GateError("\n".join(f"{outcome.verdict}: {in_words(outcome)}" for outcome in failing))
         if not any(outcome.verdict in DECIDED for outcome in outcomes):
@@ -60,7 +60,7 @@ class GateError(Exception):
 
 
 def _schedulers(directory: Path) -> Iterator[tuple[str, Callable[[], Outcomes]]]:
-    """A test a scheduler; it is examined when the test runs."""
+    """One test per scheduler, which is examined when the test runs."""
     from bench.gate.schedulers import find_baselines
 
     for path in find_baselines(directory, ()):
@@ -74,7 +74,7 @@ def _examine(path: Path) -> Outcomes:
 
 
 def _runs(baseline: Path, candidate: Path) -> Iterator[tuple[str, Callable[[], Outcomes]]]:
-    """A test an outcome, at the limits of conf/gate.yaml."""
+    """One test per outcome, at the limits of conf/gate.yaml."""
     from bench.experiment.compose import compose_settings
     from bench.experiment.gate import check_gate
     from bench.gate.compare import compare_stores

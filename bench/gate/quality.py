@@ -19,7 +19,7 @@ from bench.score.metrics import METRICS
 
 
 def compare_quality(pairs: Sequence[Pair], limits: Mapping[str, Limit]) -> list[Outcome]:
-    """One outcome for every metric that has a limit and every pair of cells that was asked for it on either side."""
+    """One outcome for every metric that has a limit and every pair of cells of which either was scored by it."""
     compared = [
         (pair, metric, paired_difference(pair.after.estimates[metric], pair.before.estimates[metric]))
         for pair in pairs
@@ -46,19 +46,19 @@ def compare_quality(pairs: Sequence[Pair], limits: Mapping[str, Limit]) -> list[
 
 
 def _lacking(pair: Pair, metric: str) -> Outcome | None:
-    """The outcome of a score that was asked for and that a side has no value of; None where both have or neither was.
+    """The outcome of a requested score of which a run has no value; None where both have one or neither was scored.
 
     What the baseline alone has a value of is missing: it cannot be shown that it did not get worse.
     """
-    sides = {"baseline": pair.before, "candidate": pair.after}
-    if all(metric in side.estimates for side in sides.values()):
+    runs = {"baseline": pair.before, "candidate": pair.after}
+    if all(metric in cell.estimates for cell in runs.values()):
         return None
     reasons = [
-        f"the {name} has no value ({side.problems.get(metric, 'it was run without this score')})"
-        for name, side in sides.items()
-        if metric not in side.estimates
+        f"the {name} has no value ({cell.problems.get(metric, 'it was run without this score')})"
+        for name, cell in runs.items()
+        if metric not in cell.estimates
     ]
-    if all(metric not in side.estimates and metric not in side.problems for side in sides.values()):
+    if all(metric not in cell.estimates and metric not in cell.problems for cell in runs.values()):
         return None
     old = pair.before
     verdict = "missing" if metric in old.estimates else "undecided" if metric in old.problems else "new"

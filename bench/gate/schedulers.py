@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bench.conformance.baseline import changes, judge, load_causes, read_baseline, read_report
+from bench.conformance.baseline import changes, compare_with_baseline, load_causes, read_baseline, read_report
 from bench.conformance.report import ConformanceReport
 from bench.conformance.survey import Survey
 from bench.gate.outcome import Outcome
@@ -46,7 +46,7 @@ def compare_surveys(before: Survey, after: Survey) -> Iterator[Outcome]:
     for name, reason in before.absent.items():
         yield Outcome("conformance", name, "scheduler", "new", note=f"not in {before.name}: {reason}")
     for name, settings in before.left_out.items():
-        note = f"{before.name} does not take them; both sides were examined without"
+        note = f"{before.name} does not take them; both installations were examined without"
         yield Outcome("conformance", name, f"settings {', '.join(settings)}", "not comparable", note=note)
     for name, reason in after.absent.items():
         yield Outcome("conformance", name, "scheduler", "failed", note=reason)
@@ -63,7 +63,7 @@ def compare_report(path: Path, report: ConformanceReport) -> list[Outcome]:
     baseline = read_baseline(path)
     outcomes = [
         Outcome("conformance", path.stem, f"{verdict.finding.check} ({verdict.finding.setting})", status, note=note)
-        for verdict in judge(report, baseline, load_causes(path.parent))
+        for verdict in compare_with_baseline(report, baseline, load_causes(path.parent))
         for status, note in [(_VERDICTS[verdict.status], verdict.words)]
     ]
     outcomes += [

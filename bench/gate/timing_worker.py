@@ -1,8 +1,8 @@
-"""A process that times calls of a pipeline when it is told to: one side of a comparison in turn.
+"""A process that times calls of a pipeline on request: one installation of an interleaved comparison.
 
     python -m bench.gate.timing_worker
 
-One JSON object a line. In: `{"cell": …, "prompts": […], "warmup": 1, "threads": 1}` makes a cell ready, `{"calls": 3}`
+One JSON object per line. In: `{"cell": …, "prompts": […], "warmup": 1, "threads": 1}` prepares a cell, `{"calls": 3}`
 times calls. Out: `{"ready": …}` with the versions, `{"seconds": […]}`, or `{"error": …}`. What libraries print goes to
 stderr.
 """
@@ -55,7 +55,7 @@ def _make_ready(
 
     def time_calls(calls: int) -> list[float]:
         seconds = []
-        sampler.call(rows)  # does not count: the other side's calls left caches cold and its threads awake
+        sampler.call(rows)  # does not count: the other process's calls left caches cold and its threads awake
         for _ in range(calls):
             stopwatch.synchronise()
             begun = stopwatch.now_s()

@@ -12,7 +12,7 @@ MOSTLY_DIFFERENT = 0.95
 
 
 def metric_of(comparison: Comparison) -> str:
-    """The metric that the numbers are of: `fid`, or `kid (for fid)` where that stands in."""
+    """The metric that the numbers are of: `fid`, or `kid (for fid)` where that is its fallback."""
     name = comparison.compared or comparison.metric
     return name if name == comparison.metric else f"{name} (for {comparison.metric})"
 

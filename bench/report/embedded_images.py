@@ -1,4 +1,4 @@
-"""Pictures as text that stands in the page itself; a film becomes an animation."""
+"""Pictures embedded in the page; a video becomes an animation."""
 
 from __future__ import annotations
 

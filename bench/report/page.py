@@ -44,7 +44,7 @@ def render_page(
     inputs: str,
     real: Sequence[tuple[str, bytes]] = (),
 ) -> str:
-    """Return the HTML; `inputs` is the fingerprint of what it was made from, and stands in its head.
+    """Return the HTML; `inputs` is the fingerprint of what it was made from, and is kept in its head.
 
     `real` are some of the reference images, each with its caption, as PNG.
     """

@@ -227,8 +227,8 @@ def _eta_map(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure:
             values = np.full((len(etas), len(steps)), np.nan)
             for s in panel.cells:
                 if metric.short in s.estimates:
-                    place = etas.index(s.record.cell.eta or 0.0), steps.index(s.record.cell.steps)
-                    values[place] = s.estimates[metric.short].debiased_value
+                    position = etas.index(s.record.cell.eta or 0.0), steps.index(s.record.cell.steps)
+                    values[position] = s.estimates[metric.short].debiased_value
             _draw_map(axes, values, metric, crowded)
             axes.set_xticks(range(len(steps)), [str(count) for count in steps])
             axes.set_yticks(range(len(etas)), [plain_number(eta) for eta in etas])

@@ -58,7 +58,7 @@ def draw_power(judgements: Sequence[Judgement]) -> Figure | None:
         return None
     axes.axvline(most, color="#888888", linewidth=0.8, linestyle=":")
     log_axis(axes, counts)
-    axes.set_xlabel("images a cell of a run judged once (dotted: this run)")
+    axes.set_xlabel("images per cell of a run judged once (dotted: this run)")
     axes.set_ylabel("chance of a verdict")
     legend_below(figure)
     return figure

@@ -1,4 +1,4 @@
-"""The table and the plot in which measured and published numbers stand side by side."""
+"""Measured and published numbers in one table and one plot."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The texts as they stand in the other forms; Unix line ends."""
+    """The same texts as in the other forms, with Unix line ends."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(
         [*map(spreadsheet_text, row)] for row in (table.columns, *table.rows)

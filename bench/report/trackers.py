@@ -1,7 +1,7 @@
-"""Runs told to the trackers that people look at already, each through its own library, which nobody else imports.
+"""Experiment trackers: cells and scores are logged to each through its own library, which is imported nowhere else.
 
-A tracker is told of every cell when it ends, and at the end of its scores: one series a score and method, steps along
-the axis, and the report as a file. One that fails is left behind with a word; the run never waits for it or dies of it.
+A tracker gets the costs of every cell when it ends, and at the end of the run the scores, one series per score and
+method over steps, and the report as files. One that fails is dropped with a message; the run continues without it.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ KINDS: dict[str, Callable[..., Tracker]] = {
 
 
 class Trackers:
-    """All trackers of a run, none of which can stop it. They begin with the first thing that they are told."""
+    """All trackers of a run, none of which can stop it. They start with the first number that is logged."""
 
     def __init__(self, choices: Mapping[str, TrackerChoice], run: str, settings: Mapping[str, Any]) -> None:
         """Raises BenchError for a library that is not installed."""
@@ -164,12 +164,12 @@ class Trackers:
         self._begun: dict[str, Tracker] = {}
 
     def cell(self, record: Record) -> None:
-        """Tell them of a cell that ended."""
+        """Log the costs of a cell that ended."""
         if record.status == "ok":
             self._each(lambda tracker: tracker.points(_costs(record)))
 
     def end(self, store: Store) -> None:
-        """Tell them the scores, give them the report, and let them go."""
+        """Log the scores and the report, and close the trackers."""
         if not self._choices:
             return
         points = list(_scores(store.read_bytes("scores.csv") or b""))
@@ -184,12 +184,12 @@ class Trackers:
             self._each(lambda tracker: tracker.files(paths))
             self._each(lambda tracker: tracker.close())
 
-    def _each(self, tell: Callable[[Tracker], None]) -> None:
+    def _each(self, log: Callable[[Tracker], None]) -> None:
         for name, choice in list(self._choices.items()):
             try:
                 if name not in self._begun:
                     self._begun[name] = KINDS[choice.kind](choice, self._run, self._settings)
-                tell(self._begun[name])
+                log(self._begun[name])
             except Exception as error:
                 del self._choices[name]
                 print(f"tracker={name} failed ({error}); the run goes on without it", file=sys.stderr)

@@ -98,7 +98,7 @@ class CellFolder:
         return True
 
     def replace(self, record: Record) -> None:
-        """Write a good record that says more in place of the one that is there."""
+        """Replace the good record by one that says more."""
         put(self.files, f"{self.name}/{GOOD}", self._seal(GOOD, record))
 
     def _seal(self, name: str, record: Record) -> bytes:

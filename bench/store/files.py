@@ -1,6 +1,6 @@
 """Files by name below one root: whole or not at all, and the first writer wins.
 
-A name is a path with slashes, as in `cells/0123/record.json`. This is all that the store asks of the place it lies in.
+A name is a path with slashes, as in `cells/0123/record.json`. The store needs no more than this of a disk or a bucket.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Files(Protocol):
         ...
 
     def write(self, name: str, content: bytes, durable: bool = True) -> None:
-        """In place of what was there, whole or not at all; `durable` files outlast a power cut."""
+        """Replace what was there, whole or not at all; `durable` files outlast a power cut."""
         ...
 
     def write_all(self, contents: Mapping[str, bytes]) -> None:

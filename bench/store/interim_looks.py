@@ -41,7 +41,7 @@ def planned_images(run: Run) -> int:
 
 
 def define(claim: Claim) -> str:
-    """A hash over what a claim says; its text may be worded anew."""
+    """A hash over what a claim says; its text may be reworded."""
     return content_hash({**asdict(claim), "text": ""})
 
 

@@ -17,7 +17,7 @@ class RemoteFiles:
     """A prefix in a bucket. An object is there whole or not at all; `create` is the server's conditional write.
 
     Credentials and endpoints come from the environment or the provider's own configuration files, never from the URL,
-    which stands in records and reports.
+    which is in records and reports.
     """
 
     def __init__(self, url: str) -> None:

@@ -115,7 +115,7 @@ class Store:
             raise Damaged(self.location, RUN, str(error)) from error
 
     def save_run(self, run: Run) -> None:
-        """Write what is asked for, in place of what was. Raises BenchError for a store of another schema version."""
+        """Replace what was asked for. Raises BenchError for a store of another schema version."""
         try:
             read_sealed(self.files, RUN)
         except FileNotFoundError:
