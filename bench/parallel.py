@@ -34,8 +34,7 @@ class ThreadedCalls:
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._waiting: deque[Future[Any]] = deque()
+        self._threads, self._waiting = threads, deque[Future[Any]]()
         self._pools: list[ThreadPoolExecutor] = []
 
     def call(self, work: Callable[[Item], _Result], item: Item) -> Iterator[_Result]:
@@ -68,12 +67,12 @@ class ThreadedCalls:
         import torch  # not needed where only a plan is made
 
         available = torch.get_num_threads()
-        images = ThreadPoolExecutor(available, "image")
 
         def begin_thread() -> None:
             torch.set_num_threads(max(1, available // self._threads))
             _shared.images = images
 
+        images = ThreadPoolExecutor(available, "image")
         self._pools = [ThreadPoolExecutor(self._threads, "batch", initializer=begin_thread), images]
 
 

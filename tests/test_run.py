@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import pytest
 
 from bench.__main__ import main
 from bench.pictures import read_images
+from bench.records.errors import CellError
 from bench.records.record import Record
 from bench.store.store import Store
+from bench.workers.worker import Worker
 
 Overrides = Callable[..., list[str]]
 PACKAGE = Path(__file__).parents[1] / "bench"
@@ -155,6 +158,22 @@ def test_a_failed_cell_is_recorded_the_others_run_and_the_next_run_tries_again(
     assert "image 0 is all black" in page
     assert main(["run", *overrides(*QUICK)]) == 0
     assert all(record.status == "ok" for record in load(tmp_path / "run").values())
+
+
+def test_a_cell_that_failed_on_a_worker_which_joined_the_run_fails_the_run(
+    overrides: Overrides, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def elsewhere(self: Worker, make_runner: Any) -> Iterator[Iterator[Record]]:
+        work, cells = make_runner(self.launch, self.store, self)
+        for cell in cells:
+            work.fail(cell, CellError("failed on another machine"))
+        yield iter(())
+
+    monkeypatch.setattr(Worker, "records", elsewhere)
+    few = ("method=[tcd]", "methods.tcd.steps=[2]", "claim=[]", "scores=[]", "prompts.count=2")
+    assert main(["run", *overrides(*QUICK, *few)]) == 1
+    assert "failed on another machine" in capsys.readouterr().err
 
 
 def test_keeping_the_grid_only_leaves_the_first_images(overrides: Overrides, tmp_path: Path) -> None:

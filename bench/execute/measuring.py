@@ -9,36 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from bench.execute.device_lock import alone_on
 from bench.experiment.config import Measure
-from bench.generate.sampling import Sampler
+from bench.generate.loaded_pipeline import CurrentPipeline
 from bench.measure.host_syncs import HostSyncs
 from bench.measure.latency import measure_latency
 from bench.measure.memory import measure_memory
 from bench.measure.reference_workload import ReferenceWorkload
 from bench.measure.stopwatch import Stopwatch
-from bench.records.cell import Cell
 from bench.records.record import Record
 
 
-class Samplers(Protocol):
-    """What makes a cell's sampler; `CurrentPipeline` is one."""
-
-    def sampler(self, cell: Cell) -> Sampler:
-        """A sampler of a cell."""
-        ...
-
-    @property
-    def excluded_bytes(self) -> int:
-        """What is on the GPU beside the pipeline, once that is loaded."""
-        ...
-
-
-def measured(record: Record, measure: Measure, prompts: int, samplers: Samplers, donor: Record | None) -> Record:
+def measured(record: Record, measure: Measure, prompts: int, pipeline: CurrentPipeline, donor: Record | None) -> Record:
     """The record with latency and memory where they are asked for; those of `donor` are taken where it has them."""
     wants_latency, wants_memory = lacks_latency(record, measure), lacks_memory(record, measure)
     if not (wants_latency or wants_memory):
@@ -47,7 +33,7 @@ def measured(record: Record, measure: Measure, prompts: int, samplers: Samplers,
     latency, memory = (donor.latency, donor.memory) if donor else (None, None)
     with alone_on(cell.device):
         if (wants_latency and latency is None) or (wants_memory and memory is None):
-            sampler = samplers.sampler(cell)
+            sampler = pipeline.sampler(cell)
             call, device = partial(sampler.call, rows), torch.device(sampler.cell.device)
         if wants_latency and latency is None:
             stopwatch, parts = Stopwatch.of(device), _parts_of(sampler.pipeline)
@@ -58,7 +44,7 @@ def measured(record: Record, measure: Measure, prompts: int, samplers: Samplers,
                     call()
                 latency = replace(latency, scheduler_syncs=syncs.count)
         if wants_memory and memory is None:
-            memory = measure_memory(call, device, len(rows), excluded_bytes=samplers.excluded_bytes)
+            memory = measure_memory(call, device, len(rows), excluded_bytes=pipeline.excluded_bytes)
     return replace(
         record,
         latency=latency if wants_latency else record.latency,

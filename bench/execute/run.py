@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from typing import TypeVar
 
@@ -57,9 +57,7 @@ def execute(job: Job, store: Store) -> Iterator[Record]:
             yield from _oversee(find_executor(job, store, launch, device), store, launch, bar)
             return
         bar.set_description(f"0/{total} cells")
-        worker = _WorkerHere(
-            store=store, launch=launch, common=executor, name=new_worker_name(), device=device, bar=bar
-        )
+        worker = Worker(store=store, launch=launch, common=executor, name=new_worker_name(), device=device, bar=bar)
         try:
             with signals_stop(worker.stop), worker.records(partial(make_runner, job)) as records:
                 for record in records:
@@ -72,18 +70,6 @@ def execute(job: Job, store: Store) -> Iterator[Record]:
     for key in launch.cells:
         if key not in ended and (found := store.cell(key).record()) is not None:  # another worker joined the launch
             yield found
-
-
-@dataclass
-class _WorkerHere(Worker):
-    """The worker in the process of a run, which shows a progress bar."""
-
-    bar: tqdm[None] = field(kw_only=True)
-
-    def progress(self, images: int) -> None:
-        """See `WorkerContext`."""
-        super().progress(images)
-        self.bar.update(images)
 
 
 def _describe_rest(job: Job, store: Store, todo: Sequence[Cell]) -> None:

@@ -22,19 +22,15 @@ class WorkerHandle(Protocol):
     @property
     def name(self) -> str:
         """Its name in the store."""
-        ...
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs, below 0 where it was killed."""
-        ...
 
     def last_log_line(self) -> str:
         """The last line that it printed, which may say why it ended; empty where it printed none."""
-        ...
 
     def stop(self) -> None:
         """End it, gently first."""
-        ...
 
 
 class Executor(Protocol):
@@ -42,15 +38,12 @@ class Executor(Protocol):
 
     def capacity(self) -> int:
         """How many workers there can be now."""
-        ...
 
     def start(self, names: Sequence[str], first: int) -> Sequence[WorkerHandle]:
         """Start one for each name; the first begins at the `first` group of cells, the next at the next."""
-        ...
 
     def close(self) -> None:
         """Release its resources."""
-        ...
 
 
 @dataclass

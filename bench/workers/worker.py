@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.experiment.config import check_settings
@@ -34,6 +34,8 @@ from bench.workers.loop import Loop, Work
 if TYPE_CHECKING:
     from types import FrameType
 
+    from tqdm import tqdm
+
 DONE, BAD, STOPPED, HUNG = 0, 2, 75, 76
 """Exit codes: nothing is left, it cannot work here, it was asked to stop, a cell took too long."""
 REAL_WORK = "bench.execute.job:make_runner_for"
@@ -44,20 +46,21 @@ class MakeRunner(Protocol):
 
     def __call__(self, launch: Launch, store: Store, context: WorkerContext) -> tuple[Work, Sequence[Cell]]:
         """The work and its cells."""
-        ...
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Worker(WorkerContext):
     """One worker of a launch, in whatever process it is."""
 
-    store: Store = field(kw_only=True)
-    launch: Launch = field(kw_only=True)
-    common: Common = field(kw_only=True)
-    name: str = field(kw_only=True)
-    device: str = field(kw_only=True)
+    store: Store
+    launch: Launch
+    common: Common
+    name: str
+    device: str
     may_exit: bool = False
     """Whether this process may be ended when a cell takes too long: a thread cannot be."""
+    bar: tqdm[None] | None = None
+    """Shows progress where there is one."""
     _work: Work | None = None
     _timer: threading.Timer | None = None
 
@@ -83,6 +86,8 @@ class Worker(WorkerContext):
     def progress(self, images: int) -> None:
         """See `WorkerContext`; `status` shows it."""
         self._reporter.images += images
+        if self.bar is not None:
+            self.bar.update(images)
 
     def entering(self, state: str, cell: Cell | None) -> None:
         """See `WorkerContext`; `status` shows it, and a cell may take `cell_timeout_s` from here on."""
