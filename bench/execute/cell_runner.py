@@ -42,12 +42,13 @@ CHUNK_IMAGES = 1024
 
 
 def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> bool:
-    """Whether a cell has a good record with all that is asked for, so that nothing is left to do."""
-    record = store.cell(key).record()
+    """Whether a cell has a good record with all that is requested, so that nothing is left to do."""
+    folder = store.cell(key)
+    record = folder.record()
     return (
         record is not None
         and record.status == "ok"
-        and store.cell(key).has_features(extractor)
+        and folder.has_features(extractor)
         and not store.missing_images(record)
         and not lacks_latency(record, measure)
         and not lacks_memory(record, measure)
@@ -90,11 +91,12 @@ class Runner:
 
     def open_chunks(self, cell: Cell) -> list[range]:
         """See `bench.workers.loop.Work`. Chunks are of whole batches."""
-        if self.store.cell(cell.key).has_features(self.extractor):
+        folder = self.store.cell(cell.key)
+        if folder.has_features(self.extractor):
             return []
         size, count = max(1, round(self.chunk_images / cell.batch_size)) * cell.batch_size, len(self.prompts)
         chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-        done = self.store.cell(cell.key).batch_starts(self.extractor)
+        done = folder.batch_starts(self.extractor)
         return [rows for rows in chunks if not done.issuperset(rows[:: cell.batch_size])]
 
     def rows_done(self, cell: Cell, rows: range) -> int:
@@ -129,9 +131,9 @@ class Runner:
 
     def finish(self, cell: Cell) -> Record | None:
         """See `bench.workers.loop.Work`. A good record is added to, never lost."""
-        work = _CellWork(self, cell)
+        work, folder = _CellWork(self, cell), self.store.cell(cell.key)
         record = work.good
-        if not self.store.cell(cell.key).has_features(self.extractor):
+        if not folder.has_features(self.extractor):
             batches = self._gather(cell, work.good is None)
             if batches is None:
                 return None
@@ -140,12 +142,12 @@ class Runner:
                 why = "its images cannot be made again as they were; the cell is"
                 self.store.quarantine(f"cells/{cell.key}/{GOOD}", why)
                 return None
-            self.store.cell(cell.key).save_features(self.extractor, features, images.sha256)
+            folder.save_features(self.extractor, features, images.sha256)
             calls = min((batch.calls for batch in batches), key=lambda found: found.batch_size)
             spent = sum(batch.sampling_s for batch in batches)
             record = record or Record(cell.key, cell, "ok", self._environment(cell), spent, calls, images)
         if record is None:
-            self.store.cell(cell.key).drop_features(self.extractor)  # of a record that was lost
+            folder.drop_features(self.extractor)  # of a record that was lost
             return None
         if work.good is not None:
             record = self._mend_images(work, record)
@@ -156,19 +158,19 @@ class Runner:
         if work.good is None:
             self.store.commit(record, SHOWN if self.keep == "grid" else None)
         else:
-            self.store.cell(record.key).replace(record)
-            self.store.cell(cell.key).clear_traces()
+            folder.replace(record)
+            folder.clear_traces()
             if record.images is not None and record.images.hashes:
-                self.store.cell(cell.key).drop_images(len(record.images.hashes))
+                folder.drop_images(len(record.images.hashes))
         return record
 
     def _mend_images(self, work: _CellWork, record: Record) -> Record:
-        """Sample kept images again that are gone; those that come out otherwise are given up, which the record says."""
+        """Sample missing kept images again; those that differ now are abandoned, and the record has no hash of them."""
         rows, images = set(self.store.missing_images(record)), record.images
         if not rows or images is None:
             return record
         label, size, hashes = record.cell.label, record.cell.batch_size, list(images.hashes)
-        print(f"{label}: {len(rows)} kept images are gone and are sampled again", file=sys.stderr)
+        print(f"{label}: {len(rows)} kept images are missing and are sampled again", file=sys.stderr)
         for start in sorted({row // size * size for row in rows}):
             with self.beside_others(record.cell):
                 batch = work.sampler.sample(start)
@@ -178,7 +180,7 @@ class Runner:
                 elif row in rows:
                     hashes[row] = ""
         if lost := hashes.count(""):
-            print(f"{label}: {lost} kept images come out otherwise here and stay away", file=sys.stderr)
+            print(f"{label}: {lost} kept images differ when they are sampled here, and stay missing", file=sys.stderr)
         return replace(record, images=replace(images, hashes=tuple(hashes)))
 
     def fail(self, cell: Cell, error: Exception) -> Record:
@@ -199,22 +201,22 @@ class Runner:
         }
 
     def _gather(self, cell: Cell, with_images: bool) -> list[StoredBatch] | None:
-        """All batches of a cell; None where one is missing or is not as it was saved, which is then forgotten."""
-        batches = []
+        """All batches of a cell; None where one is missing or damaged, which is then dropped."""
+        batches, folder = [], self.store.cell(cell.key)
         for start in range(0, len(self.prompts), cell.batch_size):
-            batch = self.store.cell(cell.key).load_batch(self.extractor, start)
-            trusted = (cell.key, start) in self._verified or not with_images
-            if batch is None or not (trusted or is_whole(self.store.cell(cell.key), batch)):
-                self.store.cell(cell.key).drop_batch(self.extractor, start)
+            batch = folder.load_batch(self.extractor, start)
+            verified = (cell.key, start) in self._verified or not with_images
+            if batch is None or not (verified or is_whole(folder, batch)):
+                folder.drop_batch(self.extractor, start)
                 self._verified.discard((cell.key, start))
                 if batch is not None:
-                    print(f"{cell.label}: images from {start} on are damaged and are made again", file=sys.stderr)
+                    print(f"{cell.label}: images from {start} on are damaged and are sampled again", file=sys.stderr)
                 return None
             batches.append(batch)
         return batches
 
     def donor_of(self, cell: Cell) -> Record | None:
-        """The good record of the same cell with the most of its first prompts, whose images serve here too."""
+        """The good record of the same cell with the most of its first prompts, whose images are the same here."""
         with self._finding:
             if self._smaller is None:
                 good = [record for record in self.store.records() if record.status == "ok" and self._begins(record)]
@@ -259,12 +261,13 @@ class _CellWork:
         That is 0 where it fails, and where a batch before it has failed, since nothing is tried after that one.
         """
         runner, cell = self.runner, self.cell
+        folder = runner.store.cell(cell.key)
         try:
             if any(at < start for at in list(self.failed)):
                 return self, start, 0
-            stored = runner.store.cell(cell.key).load_batch(runner.extractor, start)
+            stored = folder.load_batch(runner.extractor, start)
             known = (cell.key, start) in runner._verified or self.good
-            if stored and (known or is_whole(runner.store.cell(cell.key), stored)):
+            if stored and (known or is_whole(folder, stored)):
                 return self, start, stored.count
             stop = min(start + cell.batch_size, len(runner.prompts))
             kept = self._from_kept_images(start, stop)
@@ -280,7 +283,7 @@ class _CellWork:
                     spent = runner.queue.spent(begun, time.perf_counter())
                     features, images = runner.extract(sampled.images, start), sampled.images
                 batch = StoredBatch(start, features, sampled.calls, spent, hash_images(images))
-            runner.store.cell(cell.key).save_batch(runner.extractor, batch, () if kept else map_images(to_png, images))
+            folder.save_batch(runner.extractor, batch, () if kept else map_images(to_png, images))
         except StoreError:
             raise
         except Exception as error:
@@ -298,7 +301,7 @@ class _CellWork:
         return StoredBatch(start, self.runner.extract(images, start), self.good.calls, 0.0, hash_images(images)), images
 
     def _intact_images(self, record: Record, rows: range) -> NDArray[np.uint8] | None:
-        """Kept images; one that is damaged is set aside, and there are none then."""
+        """Kept images; None where one is missing or damaged, which is then quarantined."""
         try:
             return kept_images(self.runner.store, record, rows)
         except Damaged as error:
@@ -324,7 +327,7 @@ class _CellWork:
         if self._known is None:
             store, extractor = self.runner.store, self.runner.extractor
             self._known = {}
-            with suppress(Damaged):  # who reads that cell for its own sake says it
+            with suppress(Damaged):  # reported where that cell itself is read
                 if store.cell(donor.key).has_features(extractor):
                     self._known = store.features_of(donor, extractor)
         return self._known

@@ -45,15 +45,12 @@ class Work(Protocol):
 
     def is_complete(self, cell: Cell) -> bool:
         """Whether the store holds all that is asked for."""
-        ...
 
     def open_chunks(self, cell: Cell) -> Sequence[range]:
         """The rows of its chunks that are not in the store yet."""
-        ...
 
     def rows_done(self, cell: Cell, rows: range) -> int:
         """How much of a chunk is in the store; grows as it is sampled."""
-        ...
 
     def sample(self, chunk: Chunk) -> Ended:
         """Begin a chunk and yield, in the order of their beginnings, the chunks that are in the store by now.
@@ -61,40 +58,29 @@ class Work(Protocol):
         This one may be among them, or go on while the next one begins. Chunks between two calls of `release_threads`
         share a pipeline. Raises StoreError, which is wrong with none of them.
         """
-        ...
 
     def sample_rest(self) -> Ended:
         """Yield the other chunks that were begun, waiting for each."""
-        ...
 
     def release_threads(self) -> None:
         """Wait for what is at work and drop what has not begun."""
-        ...
 
     def finish(self, cell: Cell) -> Record | None:
         """Join the chunks, measure, commit; None where a chunk turned out damaged and must be sampled again."""
-        ...
 
     def fail(self, cell: Cell, error: Exception) -> Record:
         """Make an error the cell's record."""
-        ...
 
 
 class State(Enum):
     """What became of a cell since it came up."""
 
-    NEW = auto()
-    """Nothing is known of it yet."""
-    OPEN = auto()
-    """It is not over; no chunk of it was sampled here."""
-    SAMPLED = auto()
-    """Chunks of it were sampled here."""
-    ALONE = auto()
-    """Workers died at a chunk of it, which is sampled with nothing beside it: the cell comes next again."""
-    ELSEWHERE = auto()
-    """Other workers hold all that is left of it."""
-    OVER = auto()
-    """It is complete, or was abandoned in this launch."""
+    NEW = auto()  # nothing is known of it yet
+    OPEN = auto()  # it is not over; no chunk of it was sampled here
+    SAMPLED = auto()  # chunks of it were sampled here
+    ALONE = auto()  # workers died at a chunk of it, which is sampled with nothing beside it: the cell comes next again
+    ELSEWHERE = auto()  # other workers hold all that is left of it
+    OVER = auto()  # it is complete, or was abandoned in this launch
 
 
 @dataclass
@@ -243,12 +229,10 @@ class Loop:
     def _end(self, one: _CellProgress) -> Record | None:
         """The record of a cell that ends here: all of it was sampled, or it failed."""
         self.context.check_stop()
-        cell, are_elsewhere = one.cell, one.state in (State.OVER, State.ELSEWHERE)
+        cell, is_left = one.cell, one.state not in (State.OVER, State.ELSEWHERE)
         with _failing(one):
-            if one.error or are_elsewhere or self.work.open_chunks(cell) or self._is_over(cell):
-                lease = None
-            else:
-                lease = self.leases.take(f"cells/{cell.key}/lease-finish")
+            is_sampled = is_left and not (one.error or self.work.open_chunks(cell) or self._is_over(cell))
+            lease = self.leases.take(f"cells/{cell.key}/lease-finish") if is_sampled else None
             if lease is not None:
                 self._check_attempts(lease)
                 self._idle, done = False, False
@@ -259,10 +243,10 @@ class Loop:
                 finally:
                     self.leases.release(lease, done)
                 return record
-        error, one.error = one.error, None  # its traceback holds what was loaded, and would keep it
-        if error is None:
+        if one.error is None:
             return None
         self._idle = False
+        error, one.error = one.error, None  # its traceback holds what was loaded, and would keep it
         return self.work.fail(cell, error)
 
     def _check_attempts(self, lease: Lease) -> Lease:
