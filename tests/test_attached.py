@@ -75,7 +75,7 @@ def test_a_child_that_does_not_exit_is_killed_after_a_timeout(monkeypatch: pytes
     os.close(read)
 
 
-def test_a_module_runs_normally() -> None:
+def test_an_attached_module_runs_as_with_python_m() -> None:
     here = this_installation()
     command = here.command("platform", "--terse", attached=True)
     pipe = subprocess.PIPE

@@ -84,7 +84,7 @@ def test_a_run_in_a_bucket_equals_one_on_disk(
     assert "4 of 4 cells are done already" in capsys.readouterr().err
 
 
-def test_exactly_one_of_many_commits_to_a_bucket_wins(server: object, tmp_path: Path) -> None:
+def test_of_many_workers_that_commit_to_a_bucket_exactly_one_wins(server: object, tmp_path: Path) -> None:
     store = Store("s3://bucket/race")
     launch = make_launch(store, tmp_path / "log", 6, chunks=2, seconds=0.05)
     workers = [
@@ -100,7 +100,7 @@ def test_exactly_one_of_many_commits_to_a_bucket_wins(server: object, tmp_path: 
     assert {name.rpartition("/")[2] for name in store.files.tree("cells")} == {"record.json", "features-e.npz"}
 
 
-def test_a_store_that_is_temporarily_unreachable_only_costs_time(
+def test_a_store_that_is_unreachable_for_a_while_costs_only_time(
     server: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     store = Store("s3://bucket/outage", store_retry_s=120)

@@ -245,7 +245,7 @@ def test_workers_that_cannot_begin_end_the_run_with_their_last_output(store: Sto
         oversee(ThisMachine(store.location, launch.name, 1, (), "no_such:work"), store, launch)
 
 
-def test_a_worker_that_is_asked_to_stop_ends_by_itself_and_another_goes_on(store: Store, tmp_path: Path) -> None:
+def test_a_worker_that_is_asked_to_stop_exits_and_another_continues(store: Store, tmp_path: Path) -> None:
     launch = make_launch(store, tmp_path / "log", 6, until_stopped=[0])
     command = [sys.executable, "-m", "bench.workers.worker", store.location, launch.name, "first", "0", WORK]
     process = subprocess.Popen(command)

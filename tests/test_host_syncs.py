@@ -1,4 +1,4 @@
-"""Waits are what PyTorch warns of inside a scheduler's steps, and nothing else."""
+"""Host syncs are the operations in a scheduler's steps of which PyTorch warns, and nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mode(monkeypatch: pytest.MonkeyPatch) -> Mode:
 
 
 class Scheduler:
-    """Waits twice a step, and warns of something else."""
+    """Syncs twice per step, and warns of something else."""
 
     def __init__(self, mode: Mode, fails: bool = False) -> None:
         self.mode, self.fails = mode, fails
@@ -51,7 +51,7 @@ class Scheduler:
         return sample + 1
 
 
-def test_syncs_inside_steps_are_counted_and_others_are_not(mode: Mode) -> None:
+def test_host_syncs_inside_steps_are_counted_and_those_outside_are_not(mode: Mode) -> None:
     scheduler, seen = Scheduler(mode), []
 
     with HostSyncs(scheduler) as syncs:
@@ -65,7 +65,7 @@ def test_syncs_inside_steps_are_counted_and_others_are_not(mode: Mode) -> None:
     assert "step" not in vars(scheduler)
 
 
-def test_a_failing_step_restores_the_previous_state(mode: Mode) -> None:
+def test_a_step_that_fails_leaves_scheduler_and_mode_unchanged(mode: Mode) -> None:
     scheduler = Scheduler(mode, fails=True)
     with pytest.raises(ValueError, match="broken"), HostSyncs(scheduler):
         scheduler.step(1)
@@ -75,7 +75,7 @@ def test_a_failing_step_restores_the_previous_state(mode: Mode) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_step_that_reads_a_value_from_the_device_waits() -> None:
+def test_a_step_that_reads_a_value_from_the_device_syncs() -> None:
     value = torch.ones(3, device="cuda")
 
     class Reading:

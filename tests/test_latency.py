@@ -110,7 +110,7 @@ def test_the_reference_workload_is_timed_on_the_clock_of_latencies(monkeypatch: 
 
 
 @pytest.mark.parametrize(("call_s", "calls"), [(0.0625, 4), (0.25, 1)])
-def test_the_reference_workload_is_interleaved_with_calls_and_assigned_to_each(call_s: float, calls: int) -> None:
+def test_reference_workloads_are_interleaved_with_calls_and_each_call_has_their_time(call_s: float, calls: int) -> None:
     processor = FakeProcessor()
     took = itertools.count(1.0)
     made: list[str] = []
@@ -120,7 +120,7 @@ def test_the_reference_workload_is_interleaved_with_calls_and_assigned_to_each(c
         processor.work(call_s)
 
     def workload() -> float:
-        made.append("y")
+        made.append("w")
         seconds = next(took)
         processor.work(seconds)
         return seconds
@@ -128,9 +128,9 @@ def test_the_reference_workload_is_interleaved_with_calls_and_assigned_to_each(c
     latency = measure(call, {}, processor.stopwatch(), 1, 6, 1, SimpleNamespace(time_s=workload))
     assert latency.call_s == (call_s,) * 6
     whole, rest = divmod(6, calls)
-    turns = [calls] * whole + [rest] * (rest > 0)
-    assert "".join(made) == "cyy" + "".join("c" * turn + "y" for turn in turns)
-    assert latency.workload_s == tuple(second + 2.5 for second, turn in enumerate(turns) for _ in range(turn))
+    runs = [calls] * whole + [rest] * (rest > 0)
+    assert "".join(made) == "cww" + "".join("c" * run + "w" for run in runs)
+    assert latency.workload_s == tuple(second + 2.5 for second, run in enumerate(runs) for _ in range(run))
 
 
 @pytest.mark.parametrize("kind", [FakeProcessor, FakeDevice])
@@ -152,7 +152,7 @@ def test_every_sample_is_kept_in_order_and_warm_up_is_not_among_them() -> None:
     assert latency.call_s == latency.denoiser_s == (3.0, 1.0, 2.0)
 
 
-def test_warm_up_makes_the_measured_call() -> None:
+def test_warm_up_makes_the_same_call_that_is_measured() -> None:
     processor = FakeProcessor()
     parts = three_parts(processor)
     per_call: list[int] = []
@@ -167,7 +167,7 @@ def test_warm_up_makes_the_measured_call() -> None:
     assert latency.warmup == 2
 
 
-def test_a_device_is_warmed_up_then_timed_whole_and_in_parts_in_turn() -> None:
+def test_a_device_is_warmed_up_then_timed_whole_and_in_parts_alternately() -> None:
     device = FakeDevice()
     parts = {"denoiser": Part(device, 64.0, 3.0, 1.0, 5.0, 7.0)}
     latency = measure(parts["denoiser"], parts, device.stopwatch(), 1, repeats=2, warmup=1)

@@ -1,4 +1,4 @@
-"""Launches and what workers say of themselves, read back whole or not at all."""
+"""Launches and states of workers are read back whole or not at all."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""One worker at a time is at a piece of work, and none waits for the dead."""
+"""One worker at a time holds a lease, and no worker waits for a dead one."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def elsewhere(files: Files, name: str) -> None:
     files.write(name, json.dumps({**note, "machine": "elsewhere"}).encode())
 
 
-def test_one_of_two_workers_gets_a_lease_and_the_other_gets_it_after_release(files: Files) -> None:
+def test_of_two_workers_one_gets_a_lease_and_the_other_after_its_release(files: Files) -> None:
     a, b = Leases(files, "a"), Leases(files, "b")
     lease = a.take(NAME)
     assert lease is not None
@@ -48,10 +48,10 @@ def test_one_of_two_workers_gets_a_lease_and_the_other_gets_it_after_release(fil
     a.release(lease, done=False)
     taken = b.take(NAME)
     assert taken is not None
-    assert taken.deaths == 0, "letting go is no death"
+    assert taken.deaths == 0, "a release is not a death"
 
 
-def test_no_file_of_a_lease_remains_when_the_work_is_done(files: Files) -> None:
+def test_no_file_of_a_lease_is_left_when_the_work_is_done(files: Files) -> None:
     a = Leases(files, "a")
     for done in (False, False, True):
         lease = a.take(NAME)
@@ -60,7 +60,7 @@ def test_no_file_of_a_lease_remains_when_the_work_is_done(files: Files) -> None:
     assert list(files.tree("cells")) == []
 
 
-def test_exactly_one_of_many_workers_gets_a_lease(files: Files) -> None:
+def test_of_many_workers_at_once_exactly_one_gets_a_lease(files: Files) -> None:
     with ThreadPoolExecutor(8) as pool:
         for round_ in range(20):
             name = f"cells/{round_}/lease-00000"
@@ -68,7 +68,7 @@ def test_exactly_one_of_many_workers_gets_a_lease(files: Files) -> None:
             assert sum(lease is not None for lease in taken) == 1
 
 
-def test_a_silent_holder_on_another_machine_expires_by_the_observers_clock(
+def test_a_silent_lease_of_another_machine_expires_by_the_observers_clock(
     files: Files,
 ) -> None:
     clock = Clock()
@@ -97,7 +97,7 @@ def test_a_lease_that_is_renewed_never_expires(files: Files) -> None:
         assert b.take(NAME) is None
 
 
-def test_a_process_seen_alive_recently_is_not_checked_again(files: Files) -> None:
+def test_a_lease_that_was_fresh_a_moment_ago_is_not_read_again(files: Files) -> None:
     clock = Clock()
     a, b = Leases(files, "a"), Leases(files, "b", lease_s=10, clock=clock)
     lease = a.take(NAME)
@@ -111,13 +111,13 @@ def test_a_process_seen_alive_recently_is_not_checked_again(files: Files) -> Non
     assert b.take(NAME) is not None
 
 
-def test_outdated_names_are_ignored(files: Files) -> None:
+def test_an_old_listing_does_not_give_a_lease_twice(files: Files) -> None:
     a, b = Leases(files, "a"), Leases(files, "b")
     assert a.take(NAME, there={}) is not None
     assert b.take(NAME, there={}) is None
 
 
-def test_a_renewal_in_progress_does_not_restore_a_released_lease(tmp_path: Path) -> None:
+def test_a_renewal_under_way_does_not_bring_back_a_released_lease(tmp_path: Path) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(LocalFiles):
@@ -146,7 +146,7 @@ def test_a_renewal_in_progress_does_not_restore_a_released_lease(tmp_path: Path)
     assert list(LocalFiles(tmp_path).tree("cells")) == []
 
 
-def test_a_dead_process_of_this_machine_is_seen_at_once(files: Files, tmp_path: Path) -> None:
+def test_a_dead_process_of_this_machine_is_noticed_at_once(files: Files, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from bench.workers.leases import *\n"
         "from bench.store.local import LocalFiles\n"
@@ -178,7 +178,7 @@ def test_expired_leases_are_not_waited_for_and_deaths_are_counted(files: Files) 
     expire_leases_of(files, "somebody else")
 
 
-def test_progress_before_a_death_resets_the_count_of_deaths(files: Files) -> None:
+def test_deaths_are_counted_from_zero_where_a_worker_got_further(files: Files) -> None:
     counted = []
     for reached in [0, 0, 0, 2, 2, 5]:
         lease = Leases(files, "w").take(NAME, reached)
@@ -224,7 +224,7 @@ def test_a_holder_of_this_machine_that_dies_a_moment_after_it_was_seen_is_not_wa
     assert b.take(NAME) is not None
 
 
-def test_a_process_that_cannot_be_inspected_counts_as_alive(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_may_not_be_inspected_counts_as_alive(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Leases(files, "a").take(NAME) is not None
     b = Leases(files, "b")
     assert b.take("cells/k/lease-00001") is not None
@@ -236,7 +236,7 @@ def test_a_process_that_cannot_be_inspected_counts_as_alive(files: Files, monkey
     assert b.take(NAME) is None
 
 
-def test_only_leases_that_are_held_are_kept_alive_and_trouble_with_one_leaves_the_others(tmp_path: Path) -> None:
+def test_only_held_leases_are_renewed_and_an_error_with_one_does_not_stop_the_others(tmp_path: Path) -> None:
     class Troubled(LocalFiles):
         def write(self, name: str, content: bytes, durable: bool = True) -> None:
             if name.startswith(NAME):
@@ -251,7 +251,7 @@ def test_only_leases_that_are_held_are_kept_alive_and_trouble_with_one_leaves_th
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
 
 
-def test_only_held_leases_of_a_dead_worker_expire(files: Files) -> None:
+def test_only_held_leases_of_the_worker_that_died_expire(files: Files) -> None:
     names = [f"cells/k/lease-0000{i}" for i in range(3)]
     a, other = Leases(files, "a"), Leases(files, "other")
     held, let_go, others = a.take(names[0]), a.take(names[1]), other.take(names[2])
@@ -273,7 +273,7 @@ def test_a_lease_with_a_field_of_another_type_is_not_believed(files: Files, wron
     assert Leases(files, "b").take(NAME) is None
 
 
-def test_a_worker_that_lost_its_lease_leaves_that_of_its_successor(files: Files) -> None:
+def test_a_worker_whose_lease_expired_leaves_the_lease_of_its_successor(files: Files) -> None:
     a, b = Leases(files, "a"), Leases(files, "b")
     slow = a.take(NAME)
     assert slow is not None
@@ -285,7 +285,7 @@ def test_a_worker_that_lost_its_lease_leaves_that_of_its_successor(files: Files)
 
 
 @pytest.mark.parametrize("pid", [-1, 2**31, 10**30])
-def test_an_impossible_process_is_dead(files: Files, pid: int) -> None:
+def test_an_impossible_process_counts_as_dead(files: Files, pid: int) -> None:
     lease = Leases(files, "a").take(NAME)
     assert lease is not None
     files.write(lease.file, json.dumps({**json.loads(files.read(lease.file)), "pid": pid}).encode())

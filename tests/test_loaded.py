@@ -23,7 +23,7 @@ from bench.records.cell import Cell, Task
 INPUTS = Inputs(Task(), "", 1, 64, 64)
 
 
-def test_cells_share_what_is_kept_and_it_is_counted(models: Path) -> None:
+def test_cells_share_caches_whose_bytes_are_counted(models: Path) -> None:
     cells = [make_cell(models, eta=eta) for eta in (0.0, 1.0)]
     plain = load_pipeline(cells[0])
     loaded = Loaded(cells[0])
@@ -47,7 +47,7 @@ def test_the_last_pipeline_is_gone_before_the_next_one_is_loaded(models: Path, m
         Loaded(make_cell(models))
 
 
-def test_memory_used_before_a_pipeline_is_excluded(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_memory_in_use_before_loading_is_excluded(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = SimpleNamespace(unet=torch.nn.Identity(), vae=SimpleNamespace(decoder=torch.nn.Identity()))
     monkeypatch.setattr(bench.generate.loaded_pipeline, "load_pipeline", lambda _: pipeline)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: {"cuda:1": 7000}[device])

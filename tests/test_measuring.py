@@ -93,7 +93,7 @@ def test_figures_do_not_depend_on_the_order_of_cells(models: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("latency", "memory", "waits"), [(False, False, False), (False, True, False), (True, False, True)]
 )
-def test_a_run_without_measurements_takes_no_device_lock(
+def test_a_run_that_measures_nothing_takes_no_device_lock(
     overrides: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, latency: bool, memory: bool, waits: bool
 ) -> None:
     asked: list[str] = []
