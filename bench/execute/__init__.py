@@ -1,1 +1,1 @@
-"""Running cells: the one place where generate, measure, score and store meet."""
+"""Running cells: here generate, measure, features and store meet."""

@@ -1,8 +1,8 @@
-"""Latency is measured alone: while one run times calls on a device, no other run that measures samples on it.
+"""Device locks: while one run times calls on a device, no other run that measures samples on it.
 
 Locks of the operating system on two small files per device, common to all runs of one user on one machine; they end
-with their process, however it ends. The second file keeps a stream of samplers from shutting out who wants to measure.
-Each file names the process that got it last, so that a wait can say for whom.
+with their process, however it ends. The second file keeps a stream of samplers from shutting out a run that waits to
+measure. Each file names the process that locked it last, so that a wait can be explained.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ except ImportError:  # no such locks on Windows
     fcntl = None  # type: ignore[assignment]
 
 _said: set[str] = set()
-"""What was said of waits, so that one of a process's threads says it, once."""
+"""Messages about waits that were printed, so that each process prints one once."""
 _saying = threading.Lock()
 
 
 @contextmanager
 def alone_on(device: str) -> Iterator[None]:
-    """Wait until nobody samples on the device, and keep others from it."""
+    """Wait until no process samples on the device, and keep others from it."""
     with _locked(device, "door", shared=False), _locked(device, "room", shared=False):
         yield
 
 
 @contextmanager
 def beside_others_on(device: str) -> Iterator[None]:
-    """Wait while somebody measures on the device; any number may sample."""
+    """Wait while another process measures on the device; any number may sample."""
     with _locked(device, "door", shared=True):
         room = _open(device, "room", shared=True)
     try:
@@ -67,7 +67,7 @@ def _open(device: str, part: str, shared: bool) -> int | None:
     try:
         handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     except OSError as error:
-        raise BenchError(f"the lock {_place() / name} cannot be opened ({error.strerror}); remove it") from error
+        raise BenchError(f"the lock {_path() / name} cannot be opened ({error.strerror}); remove it") from error
     finally:
         os.close(folder)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -96,50 +96,50 @@ def _sign(handle: int) -> None:
 
 
 def _tell(handle: int, doing: str) -> None:
-    """Say for whom this process waits: the one that got the lock last, once; nothing where that is this process."""
-    who = "another process of this user"
+    """Print once which process this one waits for, the last that got the lock; nothing where that is this process."""
+    holder = "another process of this user"
     with suppress(OSError, ValueError, KeyError, TypeError, OverflowError, psutil.Error):
         note = json.loads(os.pread(handle, 80, 0))
         process = psutil.Process(note["pid"])
         if process.create_time() == note["born"]:
-            who = f"process {process.pid} ({' '.join(shlex.join(process.cmdline()).split())[:200]})"
+            holder = f"process {process.pid} ({' '.join(shlex.join(process.cmdline()).split())[:200]})"
             if process.pid == os.getpid():
                 return
     with _saying:
-        if (said := f"Waiting: {who} {doing}") not in _said:
+        if (said := f"Waiting: {holder} {doing}") not in _said:
             _said.add(said)
             print(said, file=sys.stderr, flush=True)
 
 
 def lock_name(device: str) -> str:
-    """One name per physical device: `cpu`, or the GPU's UUID, whatever CUDA_VISIBLE_DEVICES makes of its number."""
+    """Return one name per physical device: `cpu`, or the GPU's UUID, which CUDA_VISIBLE_DEVICES does not change."""
     if not device.startswith("cuda"):
         return device
     gpu = gpu_of(device)
     return "".join(c if c.isalnum() or c == "-" else "_" for c in str(gpu["uuid"] if gpu else device))
 
 
-def _place() -> Path:
+def _path() -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"tcd-bench-{user}"
 
 
 def _folder() -> int:
-    """The open folder of this user's locks; raises BenchError where it is a link or another user's."""
-    place = _place()
+    """Return the open folder of this user's locks; raises BenchError where it is a link or another user's."""
+    path = _path()
     try:
         with suppress(FileExistsError):
-            place.mkdir(mode=0o700)
-        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            path.mkdir(mode=0o700)
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         raise BenchError(
-            f"the folder of device locks {place} cannot be used ({error.strerror}); remove it, or set TMPDIR to a "
+            f"the folder of device locks {path} cannot be used ({error.strerror}); remove it, or set TMPDIR to a "
             "directory of your own"
         ) from error
     if (owner := os.fstat(folder).st_uid) != os.getuid():
         os.close(folder)
         raise BenchError(
-            f"the folder of device locks {place} belongs to another user (number {owner}); set TMPDIR to another "
+            f"the folder of device locks {path} belongs to another user (number {owner}); set TMPDIR to another "
             "directory"
         )
     os.fchmod(folder, 0o700)

@@ -1,4 +1,4 @@
-"""What an experiment looks at: its task's inputs, and the features that are read off its images."""
+"""Feature extraction: an experiment's task inputs, and the features that are computed from its images."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 PAIRED = ("inpainting", "canny", "depth")
 """Tasks with an input for each prompt."""
 Extractor = Callable[[NDArray[np.uint8], int], Mapping[str, NDArray[Any]]]
-"""A batch's images (n, h, w, 3) and the number of its first one → features by name, a row an image."""
+"""A batch's images (n, h, w, 3) and the number of its first one → features by name, one row per image."""
 
 
 def prompts_of(experiment: Experiment, count: int) -> Prompts:
-    """The first so many prompts of an experiment; raises BenchError as `load_prompts` does."""
+    """Return the first `count` prompts of an experiment; raises BenchError as `load_prompts` does."""
     asked = experiment.prompts
     return load_prompts(
         *(asked.source, count, asked.template, asked.column, asked.quoted),
@@ -40,7 +40,7 @@ def prompts_of(experiment: Experiment, count: int) -> Prompts:
 
 
 def make_inputs(experiment: Experiment, task: Task, device: str, rows: tuple[int, ...] = ()) -> Inputs:
-    """The inputs of an experiment's task, one a prompt; its base models must have one size.
+    """Return the inputs of an experiment's task, one per prompt; its base models must have one size.
 
     `rows` are the prompts' rows in their file, which files of inputs go with.
     """
@@ -53,7 +53,7 @@ def make_inputs(experiment: Experiment, task: Task, device: str, rows: tuple[int
 
 
 def paired_inputs(experiment: Experiment) -> int | None:
-    """How many files of inputs there are to go with prompts; None where none do."""
+    """Return how many input files go with prompts; None where none do."""
     task = experiment.task
     source = getattr(task, "inputs", WORLD)
     if task.kind not in PAIRED or source == WORLD or not (folder := Path(source).expanduser()).is_dir():
@@ -62,7 +62,7 @@ def paired_inputs(experiment: Experiment) -> int | None:
 
 
 def name_task_inputs(experiment: Experiment, rows: tuple[int, ...]) -> str | None:
-    """What the inputs are named by; raises BenchError where images or the weights of a judge are missing."""
+    """Return what names the inputs; raises BenchError where images or the weights of an estimator are missing."""
     estimator = getattr(experiment.task, "estimator", None)
     weights = name_weights(estimator) if estimator else None
     if "background_lpips" in experiment.scores:
@@ -74,7 +74,7 @@ def name_task_inputs(experiment: Experiment, rows: tuple[int, ...]) -> str | Non
 
 
 def make_evaluator(experiment: Experiment, device: str) -> Evaluator:
-    """The experiment's evaluator, loaded."""
+    """Load the experiment's evaluator."""
     name, source = experiment.evaluator.name, experiment.evaluator.source
     if source == INCEPTION:
         from bench.features.inception import load_inception
@@ -93,7 +93,7 @@ def make_evaluator(experiment: Experiment, device: str) -> Evaluator:
 
 
 def make_extractor(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, inputs: Inputs) -> Extractor:
-    """Embeddings, agreement with the caption, and what the task adds; captions are encoded at once."""
+    """Return what computes embeddings, agreement with captions and the task's features; captions are encoded here."""
     from bench.features.openclip import encode_captions, images_to_features
     from bench.features.tasks import TaskFeatures
 
@@ -126,12 +126,12 @@ def make_extractor(experiment: Experiment, prompts: Prompts, evaluator: Evaluato
 
 
 def no_features(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
-    """For a run that asks for costs alone: the images' numbers, so that there is a row for each."""
+    """Return the images' numbers, one row per image, for a run that measures costs only."""
     return {"row": np.arange(start, start + len(images))}
 
 
 class _Estimator:
-    """Loads the model when it is first asked; the same one serves conditions and scores."""
+    """Loads the model at its first use; the same one serves conditions and scores."""
 
     def __init__(self, source: str, device: str) -> None:
         self._source, self._device = source, device

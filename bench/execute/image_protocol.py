@@ -1,4 +1,4 @@
-"""How images are made ready for the evaluator, in words: scores of other protocols are not compared. Loads no model."""
+"""How images are prepared for the evaluator, as text: scores of different protocols are not compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def describe_pictures(experiment: Experiment) -> Mapping[str, str]:
 
 
 def describe_protocol(experiment: Experiment) -> Mapping[str, str]:
-    """Resizer, antialias, crop, size and dtype; raises BenchError where the evaluator's weights are not at hand."""
+    """Resizer, antialias, crop, size and dtype; raises BenchError where the evaluator's weights are missing."""
     source = experiment.evaluator.source
     if source == INCEPTION:
         return {"resizer": "bilinear of TensorFlow 1", "antialias": "no", "crop": "none", "size": "299", **_FLOAT}

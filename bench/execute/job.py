@@ -1,4 +1,4 @@
-"""From an experiment to everything that running it needs."""
+"""A job: an experiment with everything that running it needs."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class Job:
     plan: Plan
     run: Run
     absent: tuple[str, ...] = ()
-    """Weights that are not fetched yet, each in words; the cells' identities are provisional then."""
+    """Weights that are not fetched yet, described; the cells' identities are then provisional."""
 
 
 @collector_paused()
 def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: bool = True) -> Job:
-    """Plan an experiment and try its schedulers; raises BenchError for whatever cannot run.
+    """Plan an experiment and try its schedulers; raises BenchError for what cannot run.
 
     Loads the libraries that running it takes, but no model. `decode` is that of `plan_job`.
     """
@@ -91,7 +91,7 @@ def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: b
 def plan_job(
     experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: bool = True, weights_needed: bool = True
 ) -> Job:
-    """Plan an experiment: read its prompts, look at its weights, resolve its device. Raises and loads as `prepare`.
+    """Plan an experiment: read its prompts, inspect its weights, resolve its device. Raises and loads as `prepare`.
 
     The schedulers' settings are not tried yet. `decode` reads every reference image to see that it can be read; a
     worker need not do that again. With `weights_needed` false weights that can still be fetched may be absent.
@@ -154,7 +154,7 @@ def _hash_own_code(experiment: Experiment) -> Mapping[str, str]:
 def _look(
     experiment: Experiment, decode: bool, weights_needed: bool
 ) -> tuple[str | None, Prompts, str, CheckpointSurvey]:
-    """Names of real images, prompts, device and weights; raises BenchError that says all that is missing at once."""
+    """Return the name of real images, prompts, device and weights; raises BenchError that names all that is missing."""
     problems: list[str] = []
     real_images = prompts = device = None
     with _noting(problems):
@@ -173,7 +173,7 @@ def _look(
 
 @contextmanager
 def _noting(problems: list[str]) -> Iterator[None]:
-    """Note what is refused within the block, which ends there."""
+    """Note the message of a BenchError, which ends the block."""
     try:
         yield
     except BenchError as error:
@@ -185,7 +185,7 @@ def _versions() -> Mapping[str, str]:
 
 
 def resolve_device(wanted: str, here: bool = True) -> str:
-    """`auto` is CUDA where torch can use a GPU, else the CPU; `here` says whether it must be on this very machine."""
+    """`auto` is CUDA where torch can use a GPU, else the CPU; `here` says whether it must be on this machine."""
     if wanted == "auto":
         return "cuda" if cuda_devices() else "cpu"
     if wanted.partition(":")[0] not in ("cpu", "cuda"):
@@ -200,14 +200,14 @@ def resolve_device(wanted: str, here: bool = True) -> str:
 
 
 def resolve_concurrent_batches(wanted: int | Literal["auto"], device: str) -> int:
-    """How many batches are at work at once; `auto` is 1 on a processor, 4 on a GPU, which only one of them uses."""
+    """Return how many batches run at once; `auto` is 1 on a CPU, and 4 on a GPU, which one of them uses at a time."""
     if wanted == "auto":
         return 1 if device == "cpu" else 4
     return wanted
 
 
 def load_job(launch: Launch) -> Job:
-    """The job of a launch as planned on this machine; raises BenchError where its cells differ here.
+    """Return the job of a launch as planned on this machine; raises BenchError where its cells differ here.
 
     Weights, prompts and library versions name a cell, so a worker whose installation differs cannot take part.
     """
@@ -222,7 +222,7 @@ def load_job(launch: Launch) -> Job:
 
 
 def make_runner_for(launch: Launch, store: Store, context: WorkerContext) -> tuple[Runner, list[Cell]]:
-    """What does the work on a launch's cells, with its extractor and inputs, once the store has the reference."""
+    """Return the runner of a launch's cells, and the cells; the store has the reference's features then."""
     return make_runner(load_job(launch), launch, store, context)
 
 
@@ -260,7 +260,7 @@ def make_runner(job: Job, launch: Launch, store: Store, context: WorkerContext) 
 
 
 def name_extractor(experiment: Experiment) -> str:
-    """What computes the features, by content: the evaluator, and what a task's own scores depend on."""
+    """Return the name of the extractor, by content: evaluator, and all that the task's scores depend on."""
     if not experiment.scores:
         return "none"
     source = experiment.evaluator.source
@@ -270,13 +270,13 @@ def name_extractor(experiment: Experiment) -> str:
     identity.append(describe_protocol(experiment))
     if own := sorted(set(experiment.scores) & TASK_SCORES):
         identity += [own, getattr(experiment.task, "style", None)]
-    if judges := name_preference_models(experiment):
-        identity.append(judges)
+    if models := name_preference_models(experiment):
+        identity.append(models)
     return content_hash(identity)
 
 
 def find_real_images(experiment: Experiment, decode: bool = True) -> str | None:
-    """What the real images are named by; None where no score needs them. Raises BenchError for those of no use."""
+    """Return the name of the real images; None where no score needs them. Raises BenchError for unusable ones."""
     if not any(METRICS[score].needs_reference for score in experiment.scores):
         return None
     source, count = experiment.reference.source, experiment.reference.count
@@ -287,7 +287,7 @@ def find_real_images(experiment: Experiment, decode: bool = True) -> str | None:
 
 
 def name_reference(experiment: Experiment, real_images: str | None) -> str | None:
-    """The real images as the evaluator sees them; None where no score needs them."""
+    """Return the name of the real images as the evaluator sees them; None where no score needs them."""
     if real_images is None:
         return None
     evaluator = [name_weights(experiment.evaluator.source), describe_protocol(experiment)]
@@ -295,7 +295,7 @@ def name_reference(experiment: Experiment, real_images: str | None) -> str | Non
 
 
 def restore_reference(job: Job, store: Store) -> None:
-    """Compute the features of a finished run's reference images again where they are lost."""
+    """Compute the features of a finished run's reference images again where they are missing."""
     reference, experiment = job.run.reference, job.experiment
     if reference is None or store.has_reference(reference):
         return
@@ -303,7 +303,7 @@ def restore_reference(job: Job, store: Store) -> None:
 
 
 def has_whole_reference(store: Store, reference: str | None) -> bool:
-    """Whether nothing is left to compute of the reference; damaged features are set aside."""
+    """Whether nothing is left to compute of the reference; damaged features are quarantined."""
     try:
         return reference is None or store.load_reference(reference) is not None
     except Damaged as error:
@@ -312,7 +312,7 @@ def has_whole_reference(store: Store, reference: str | None) -> bool:
 
 
 def make_reference(experiment: Experiment, reference: str | None, store: Store, evaluator: Evaluator) -> None:
-    """Write the reference images' features into the store unless they are there, or not needed."""
+    """Write the reference images' features into the store unless they are there or not needed."""
     if reference is None or has_whole_reference(store, reference):
         return
     source, count = experiment.reference.source, experiment.reference.count
@@ -336,7 +336,7 @@ def make_reference(experiment: Experiment, reference: str | None, store: Store, 
 
 
 def find_source(model: Model) -> str:
-    """Where a base model's weights are: its source, or the first mirror that is at hand where the source is not."""
+    """Return where a base model's weights are: its source, or else the first mirror that is available locally."""
     for source in (model.source, *model.mirrors):
         try:
             weights_directory(source, model.revision if source == model.source else None)
@@ -347,7 +347,7 @@ def find_source(model: Model) -> str:
 
 
 def resolve_source(name: str, model: Model, weights: str) -> Model:
-    """The model at the source where it was found; a mirror is said aloud, and stands in the record.
+    """Return the model at the source where it was found; a mirror is reported, and stands in the record.
 
     With weights=random it has random weights, as have its adapters.
     """
@@ -358,7 +358,7 @@ def resolve_source(name: str, model: Model, weights: str) -> Model:
     found = find_source(model)
     if found == model.source:
         return model
-    print(f"models.{name}: {model.source} is not at hand; its mirror {found} is used", file=sys.stderr)
+    print(f"models.{name}: {model.source} is not available locally; its mirror {found} is used", file=sys.stderr)
     return replace(model, source=found, revision=None)
 
 

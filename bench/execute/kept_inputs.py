@@ -7,11 +7,11 @@ from bench.pictures import input_hashes, input_picture, save_inputs
 from bench.store.store import Store
 
 SHOWN = 8
-"""How many images of a cell have their inputs kept, and are kept themselves where keep=grid."""
+"""How many images of a cell have their inputs kept, and are kept where keep=grid."""
 
 
 def has_inputs(store: Store, inputs: Inputs) -> bool:
-    """Whether the inputs of the images that are shown were kept, or the task has none. No picture is looked at."""
+    """Whether the inputs of the images that are shown were kept, or the task has none. No picture is read."""
     rows = _rows(inputs)
     return not rows or any(name.startswith(f"{rows[-1]:05d}") for name in input_hashes(store))
 
@@ -29,7 +29,7 @@ def keep_inputs(store: Store, inputs: Inputs) -> None:
 
 
 def restore_inputs(store: Store, inputs: Inputs) -> None:
-    """Keep the inputs of a finished run again where they are gone, damaged, or were never kept."""
+    """Keep the inputs of a finished run again where they are missing, damaged, or were never kept."""
     whole = has_inputs(store, inputs) and all(input_picture(store, name) is not None for name in input_hashes(store))
     if not whole:
         keep_inputs(store, inputs)

@@ -1,4 +1,4 @@
-"""Keeping freed memory for the next tensor, where the C library would hand it back to the system each time."""
+"""Freed memory is kept for the next tensor; the C library would return it to the system each time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # parameters of glibc's mallo
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to reuse large blocks; returns whether it listened (False on other C libraries).
+    """Tell glibc to reuse large blocks; returns whether it accepted (False on other C libraries).
 
     By default every tensor beyond 32 MiB is a fresh mapping, whose pages the kernel clears at first touch: a fifth to a
     third of the time of a batch of the miniature. No result changes; resident memory stays at its peak.

@@ -1,7 +1,7 @@
-"""Latency and memory of a cell, with nothing beside it on its device.
+"""Latency and memory of a cell, measured while no other run samples on its device.
 
-Memory is measured on a GPU alone, in a call of its own that is not timed. On a processor there is nothing to measure
-that is a call's own: the resident set of the process depends on which cells came before.
+Memory is measured on a GPU only, in a separate call that is not timed. On a CPU no memory belongs to one call: the
+resident set of the process depends on the cells before it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.records.record import Record
 
 
 def measured(record: Record, measure: Measure, prompts: int, pipeline: CurrentPipeline, donor: Record | None) -> Record:
-    """The record with latency and memory where they are asked for; those of `donor` are taken where it has them."""
+    """Return the record with the latency and memory that are requested; those of `donor` where it has them."""
     wants_latency, wants_memory = lacks_latency(record, measure), lacks_memory(record, measure)
     if not (wants_latency or wants_memory):
         return record
@@ -53,17 +53,17 @@ def measured(record: Record, measure: Measure, prompts: int, pipeline: CurrentPi
 
 
 def lacks_latency(record: Record, measure: Measure) -> bool:
-    """Whether a record's latency is asked for and not there."""
+    """Whether a record lacks a latency that is requested."""
     return measure.latency and record.latency is None
 
 
 def lacks_memory(record: Record, measure: Measure) -> bool:
-    """Whether a record's memory is asked for, can be measured, and is not there."""
+    """Whether a record lacks a memory that is requested and can be measured."""
     return measure.memory and record.memory is None and record.cell.device != "cpu"
 
 
 def _parts_of(pipeline: Any) -> Mapping[str, Sequence[torch.nn.Module]]:
-    """The modules of a pipeline that are timed, by part."""
+    """Return the modules of a pipeline that are timed, by part."""
     parts = {
         "text_encoder": [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")],
         "denoiser": [pipeline.unet, getattr(pipeline, "controlnet", None)],

@@ -33,7 +33,7 @@ OWNER = "experiment.json"
 _SHOWN = 3
 """How many differences a refusal names."""
 _Facts = dict[str, Any]
-"""By setting: its value as `is`, and as `shown` how a person knows it where the value is a hash."""
+"""By setting: its value as `is`; where that is a hash, a readable form as `shown`."""
 
 
 def join(experiment: Experiment, weights_needed: bool = True) -> Experiment:
@@ -60,7 +60,7 @@ def join(experiment: Experiment, weights_needed: bool = True) -> Experiment:
 
 
 def open_store(job: Job) -> Store:
-    """The run's store, with what is asked for written into it.
+    """Return the run's store, with the requested run written into it.
 
     Raises BenchError where it cannot be written or belongs to another experiment.
     """
@@ -70,14 +70,14 @@ def open_store(job: Job) -> Store:
     run = whole_run(store, job)
     if kept := [claim.name for claim in run.claims if claim not in job.run.claims]:
         print(f"results={store.location} has these claims already, they stay: {', '.join(kept)}", file=sys.stderr)
-    if before is None or len(before.prompts) <= len(job.run.prompts):  # else another run is at a later look
+    if before is None or len(before.prompts) <= len(job.run.prompts):  # else another run has reached a later look
         _tell_dropped(store, job, before)
         store.save_run(run)
     return store
 
 
 def _tell_dropped(store: Store, job: Job, before: Run | None) -> None:
-    """Say which cells of fewer images have no place in a run of more, whose grid does not have them."""
+    """Print which cells of fewer images leave a run of more images, whose grid lacks them."""
     if before is None or before.prompts == job.run.prompts:
         return
     planned = {_place_in_grid(cell) for cell in job.plan.cells}
@@ -92,12 +92,12 @@ def _tell_dropped(store: Store, job: Job, before: Run | None) -> None:
 
 
 def _place_in_grid(cell: Cell) -> str:
-    """Equal for cells that differ in the number of images alone, of which the name of a task's inputs tells too."""
+    """Return a key that is equal for cells that differ only in the number of images."""
     return replace(cell, task=replace(cell.task, inputs=None)).key_without_prompts
 
 
 def close_run(job: Job, store: Store, is_last: bool) -> None:
-    """Write down all that the directory holds of the experiment by now, other runs' cells included.
+    """Save the run with all that the directory holds of the experiment by now, cells of other runs included.
 
     `is_last` says that no larger number of images will follow, so that nothing of a later look is left in its place.
     """
@@ -110,7 +110,7 @@ def close_run(job: Job, store: Store, is_last: bool) -> None:
 
 
 def whole_run(store: Store, job: Job) -> Run:
-    """The job's run with what the directory has besides: looks, claims that were judged, and finished cells.
+    """Return the job's run with what else the directory has: looks, claims that were judged, and finished cells.
 
     A claim that was judged once counts among the tests of the run. Cells of another number of images are no part of it.
     """
@@ -145,7 +145,7 @@ def _is_finished(store: Store, key: str, extractor: str) -> bool:
 
 
 def _all_axes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Methods with the values of both on each axis."""
+    """Return methods with the values of both on each axis."""
     methods = {**before, **now}
     for name in before.keys() & now.keys():
         axes = {
@@ -157,7 +157,7 @@ def _all_axes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, An
 
 
 def _last_run(store: Store) -> Run | None:
-    """What was asked for last; None where that is not known. Raises BenchError for another version's directory."""
+    """Return the last run; None where that is unknown. Raises BenchError for the directory of a different version."""
     try:
         return store.run()
     except BenchError as error:
@@ -180,7 +180,7 @@ def _take(store: Store, job: Job) -> None:
     except Corrupt as error:
         store.quarantine(OWNER, str(error))
     if not store.files.create(OWNER, _seal(facts, lengths)):
-        _check(store, job)  # who was first may be another
+        _check(store, job)  # a different experiment may have been first
         known = _read(store) or ({}, {})
         store.files.write(OWNER, _seal({**known[0], **facts}, {**known[1], **lengths}))
     note_pictures(store, job)
@@ -229,7 +229,7 @@ def _seal(facts: _Facts, prompts: Mapping[str, str]) -> bytes:
 
 
 def _read(store: Store) -> tuple[_Facts, Mapping[str, str]] | None:
-    """What `experiment.json` says; None where it is missing or is not what was written."""
+    """Return the content of `experiment.json`; None where it is missing or damaged."""
     with suppress(FileNotFoundError, Corrupt, ValueError, KeyError, TypeError):
         data = json.loads(read_sealed(store.files, OWNER))
         return data["facts"], data["prompts"]
@@ -237,7 +237,7 @@ def _read(store: Store) -> tuple[_Facts, Mapping[str, str]] | None:
 
 
 def _from_records(store: Store) -> tuple[_Facts, Mapping[str, str]] | None:
-    """The same from run.json and the records, where `experiment.json` was lost."""
+    """Return the same from run.json and the records, where `experiment.json` was lost."""
     run = _last_run(store)
     if run is None:
         return None
@@ -249,7 +249,7 @@ def _from_records(store: Store) -> tuple[_Facts, Mapping[str, str]] | None:
 
 
 def _facts(job: Job) -> _Facts:
-    """What the numbers of a job depend on."""
+    """Return what the numbers of a job depend on."""
     experiment, run = job.experiment, job.run
     facts: dict[str, Any] = {"name": experiment.name, **_facts_of_cells(job.plan.cells)}
     facts |= {f"task.{name}": value for name, value in asdict(experiment.task).items()}
@@ -268,13 +268,13 @@ def _facts(job: Job) -> _Facts:
 
 
 def _facts_of_cells(cells: Sequence[Cell]) -> dict[str, Any]:
-    """What cells have in common by now, and must keep."""
+    """Return what cells have in common by now, and must keep."""
     facts: dict[str, Any] = {}
     for cell in cells:
         base = cell.base
         facts |= {"seed": cell.seed, "batch_size": cell.batch_size, "device": cell.device, "task": cell.task.kind}
         facts |= {f"task.{name}": value for name, value in cell.task.settings.items()}
-        if cell.task.inputs is not None:  # their name says how many of them are taken
+        if cell.task.inputs is not None:  # their name contains how many are used
             facts[f"task.inputs of {cell.prompts.count} images"] = _Named(cell.task.inputs, "the folder")
         facts |= {f"the version of {name}": version for name, version in cell.versions.items()}
         facts[f"models.{base.name}.source"] = _Named(base.weights, base.source)
@@ -297,14 +297,14 @@ def _facts_of_cells(cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 class _Named:
-    """A value that is a hash, and how a person knows it."""
+    """A value that is a hash, and its readable form."""
 
     def __init__(self, value: object, shown: str) -> None:
         self.value, self.shown = content_hash(value), shown
 
 
 def _plain(facts: Mapping[str, Any]) -> _Facts:
-    """As JSON gives it back."""
+    """Return the facts as JSON would."""
     return {
         name: {"is": value.value, "shown": without_secrets(value.shown)}
         if isinstance(value, _Named)
@@ -314,7 +314,7 @@ def _plain(facts: Mapping[str, Any]) -> _Facts:
 
 
 def _differences(there: _Facts, store: Store, job: Job) -> Iterator[str]:
-    """Each fact of the directory that differs from the job's, in words, with the names of pictures that changed."""
+    """Describe each fact of the directory that differs from the job's, with the names of pictures that changed."""
     for name, mine in _facts(job).items():
         theirs = there.get(name)
         if theirs is None or theirs["is"] == mine["is"]:
@@ -339,12 +339,12 @@ def _show(value: object) -> str:
 
 
 def _prompt_hashes(texts: Sequence[str]) -> dict[str, str]:
-    """Hashes of the first 1, 2, 4, … prompts and of all: a larger set that begins alike has them too."""
+    """Return hashes of the first 1, 2, 4, … prompts and of all; a larger set that begins the same has them too."""
     lengths = {len(texts)} | {2**i for i in range(len(texts).bit_length())}
     return {str(length): hash_texts(texts[:length]) for length in sorted(lengths)}
 
 
 def _other_prompts(known: Mapping[str, str], texts: Sequence[str]) -> int | None:
-    """The smallest number of first prompts that are not the known ones; None where all that both have are."""
+    """Return the smallest number of first prompts that differ from the known ones; None where none do."""
     lengths = sorted(length for length in map(int, known) if length <= len(texts))
     return next((length for length in lengths if hash_texts(texts[:length]) != known[str(length)]), None)

@@ -1,4 +1,4 @@
-"""Hashes of the picture files that a run takes, by which a later run in its directory names those that changed.
+"""Hashes of the picture files that a run uses, by which a later run in its directory names those that changed.
 
 A picture can change without becoming unreadable: a flipped bit in the compressed part of a JPEG file decodes as before.
 """
@@ -23,18 +23,21 @@ _SHOWN = 3
 
 
 def note_pictures(store: Store, job: Job) -> None:
-    """Write down the hashes of the job's pictures, unless they are the ones that are known."""
+    """Store the hashes of the job's pictures unless they are known already."""
     known, identities = _read(store), _identities(job)
-    new = {place: name for place, name in identities.items() if known.get(place, {}).get("is") != name}
+    new = {subject: name for subject, name in identities.items() if known.get(subject, {}).get("is") != name}
     if new:
-        noted = {**known, **{place: {"is": name, "files": _hash_files(job, place)} for place, name in new.items()}}
+        noted = {
+            **known,
+            **{subject: {"is": name, "files": _hash_files(job, subject)} for subject, name in new.items()},
+        }
         store.write_bytes(PICTURES, seal(PICTURES, json.dumps(noted, ensure_ascii=False).encode()))
 
 
-def changed_pictures(store: Store, job: Job, place: str) -> str:
+def changed_pictures(store: Store, job: Job, subject: str) -> str:
     """`: 3.jpg is another picture, 7.jpg is gone`, of "reference" or "task.inputs"; empty where that is not known."""
-    before: Mapping[str, str] = _read(store).get(place, {}).get("files", {})
-    now = _hash_files(job, place) if before else {}
+    before: Mapping[str, str] = _read(store).get(subject, {}).get("files", {})
+    now = _hash_files(job, subject) if before else {}
     said = [f"{name} is another picture" for name in before if now.get(name, before[name]) != before[name]]
     said += [f"{name} is gone" for name in before if name not in now]
     said += [f"{name} is new" for name in now if name not in before]
@@ -43,16 +46,16 @@ def changed_pictures(store: Store, job: Job, place: str) -> str:
 
 
 def _identities(job: Job) -> dict[str, str]:
-    """What the job's sets of pictures are named by; those of the procedural world are in no files."""
+    """Return the names of the job's sets of pictures; those of the procedural world are not files."""
     inputs = job.plan.cells[0].task.inputs
     found = {"reference": job.run.reference, "task.inputs": inputs}
-    return {place: name for place, name in found.items() if name is not None}
+    return {subject: name for subject, name in found.items() if name is not None}
 
 
-def _hash_files(job: Job, place: str) -> dict[str, str]:
+def _hash_files(job: Job, subject: str) -> dict[str, str]:
     """SHA-256 of each file's bytes by its path below the folder."""
     experiment = job.experiment
-    if place == "reference":
+    if subject == "reference":
         found = hash_real_images(experiment.reference.source, experiment.reference.count)
     else:
         found = make_inputs(experiment, job.plan.cells[0].task, "cpu", job.prompts.rows).hash_files()

@@ -1,4 +1,4 @@
-"""What a plan will do and cost, for a person to read before anything runs."""
+"""A readable summary of what a plan will do and cost, before anything runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _SHOWN = 6
 
 
 def describe_outline(job: Job, store: Store | None) -> str:
-    """How many cells, what the claims compare and lack, and what was left out of the grid: all that needs no library
-    that computes.
+    """Describe how many cells there are, what the claims compare and lack, and what was left out of the grid.
+
+    It needs no library that computes.
     """
     cells = job.plan.cells
     lines = [
@@ -33,7 +34,7 @@ def describe_outline(job: Job, store: Store | None) -> str:
 
 
 def describe_cells(job: Job, store: Store | None, evaluations: Mapping[str, int]) -> str:
-    """The cells in their order, with denoiser evaluations per image (by the cell's key) and estimated time."""
+    """Describe the cells in their order, with denoiser evaluations per image (by the cell's key) and estimated time."""
     costs, done = cost_per_sample(store, job), _done(job, store)
     lines = [f"{'':>3}  {'cell':<44} {'guidance':>8} {'steps':>5} {'evaluations':>11} {'estimate':>9}"]
     pipeline, total, unknown = "", 0.0, False
@@ -61,7 +62,7 @@ def describe_cells(job: Job, store: Store | None, evaluations: Mapping[str, int]
 
 
 def lacking_cells(claim: Claim, cells: Sequence[Cell]) -> list[str]:
-    """What a claim compares and the planned cells lack, in words; nothing where all is there."""
+    """Describe what a claim compares and the planned cells lack; empty where nothing is missing."""
     return [text for found, text in _comparisons(claim, cells) if not found]
 
 
@@ -76,7 +77,7 @@ def _describe_claim(claim: Claim, cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _comparisons(claim: Claim, cells: Sequence[Cell]) -> list[tuple[bool, str]]:
-    """Each pair of cells that a claim compares, and whether the plan has both; else what it lacks."""
+    """Describe each pair of cells that a claim compares, with whether the plan has both; else what it lacks."""
     compared = []
     for model in dict.fromkeys(cell.base.name for cell in cells):
         own = [cell for cell in cells if cell.base.name == model]
@@ -92,7 +93,7 @@ def _comparisons(claim: Claim, cells: Sequence[Cell]) -> list[tuple[bool, str]]:
 
 
 def _lacking(cells: Sequence[Cell], side: Side, steps: int | None) -> str | None:
-    """Why the cells of a model do not hold the one that a side means; None where they do."""
+    """Describe why no cell of a model is the one that a side means; None where one is."""
     fitting = [cell for cell in cells if side.fits(cell) and steps in (None, cell.steps)]
     if not fitting:
         return f"{side.label(steps)} is not in the grid"
@@ -109,7 +110,7 @@ def _done(job: Job, store: Store | None) -> set[str]:
 
 
 def cost_per_sample(store: Store | None, job: Job) -> Mapping[str, float]:
-    """Seconds per UNet sample by base model: measured in this run's records, else as the model's YAML notes it."""
+    """Return seconds per denoiser sample by base model: from this run's records, else from the model's YAML."""
     measured = _measured(store, job.plan.cells[0].device)
     noted = {
         name: model.cost_s[device]

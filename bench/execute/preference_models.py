@@ -1,4 +1,4 @@
-"""Scores that a network of its own gives, loaded from where their checkpoints lie."""
+"""Preference models, each a network that scores images, loaded from their checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_preference_models(experiment: Experiment, device: str) -> Mapping[str, PreferenceModel]:
-    """Every judge that is asked for, loaded."""
+    """Load every preference model that is requested."""
     return {
         name: load_preference_model(name, [part.path() for part in needed_by(experiment, name)], device)
         for name in requested_preference_models(experiment)
@@ -22,7 +22,7 @@ def load_preference_models(experiment: Experiment, device: str) -> Mapping[str, 
 
 
 def load_preference_model(name: str, paths: list[Path], device: str) -> PreferenceModel:
-    """A judge from what it reads, in the order of `needed_by`."""
+    """Load a preference model from its checkpoints, in the order of `needed_by`."""
     if name == "image_complexity":
         from bench.features.icnet import load_image_complexity
 

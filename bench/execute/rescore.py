@@ -1,4 +1,4 @@
-"""Scores added to a run that is there, from stored features and kept images; nothing is sampled."""
+"""Scores are added to an existing run, from stored features and kept images; nothing is sampled."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from bench.store.store import Store
 
 
 def add_scores(store: Store, choice: ScoreChoice) -> Run:
-    """Add what the run's features lack and write down what it is scored by now.
+    """Add the features that the run lacks and save what it is scored by now.
 
     Raises BenchError, and leaves the run as it is scored, where neither features nor kept images have what is needed.
     """
@@ -74,7 +74,7 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
 
 
 def _replaces(run: Run, scored: Run) -> bool:
-    """Whether a score that the run had is another number now: by other features, or of other real images."""
+    """Whether a score of the run changes: by different features, or by different real images."""
     known: Mapping[str, str] = run.settings.get("preference_models", {})
     moved = any(path != scored.settings["preference_models"].get(name) for name, path in known.items())
     evaluators = run.settings.get("evaluator") != scored.settings["evaluator"]
@@ -83,7 +83,7 @@ def _replaces(run: Run, scored: Run) -> bool:
 
 
 def _set_outputs_aside(store: Store, run: Run) -> None:
-    """Copy run.json, scores.csv, the tables and the page to a folder of their own: scores are never replaced unseen."""
+    """Copy run.json, scores.csv, the tables and the page to a separate folder: scores are never replaced silently."""
     folder = f"earlier/{run.evaluator}-{content_hash([run.extractor, run.reference], 8)}"
     names = ["run.json", "scores.csv", "report.html", *store.files.tree("tables")]
     for name in names:
@@ -98,7 +98,7 @@ def _set_outputs_aside(store: Store, run: Run) -> None:
 
 
 def _as_asked(run: Run, choice: ScoreChoice) -> Experiment:
-    """The run's experiment with what is asked for in place of its own."""
+    """Return the run's experiment with the requested settings instead of its own."""
     settings: dict[str, Any] = {**run.settings}
     settings["scores"] = list(dict.fromkeys([*run.metrics, *choice.scores]))
     settings["preference_models"] = {**settings.get("preference_models", {}), **choice.preference_models}
@@ -111,7 +111,7 @@ def _as_asked(run: Run, choice: ScoreChoice) -> Experiment:
 
 
 def _rename(store: Store, run: Run, experiment: Experiment, records: Sequence[Record]) -> Run:
-    """The run as it is scored now; under its own features where they have all that is asked for."""
+    """Return the run as it is scored now; with its own extractor where those features have all that is requested."""
     own = ("evaluator", "preference_models")
     same = all(asdict(experiment)[name] == run.settings.get(name, {}) for name in own)
     needed = {name for score in experiment.scores for name in METRICS[score].needs}
@@ -134,7 +134,7 @@ def _rename(store: Store, run: Run, experiment: Experiment, records: Sequence[Re
 
 
 def _prompts(run: Run, experiment: Experiment) -> Prompts:
-    """The run's prompts, with the truth about them where they are of the procedural world."""
+    """Return the run's prompts, with their ground truth where they are of the procedural world."""
     if experiment.prompts.source != WORLD and paired_inputs(experiment) is None:
         return Prompts(load_prompts(WORLD, 1).identity, run.prompts, None)
     prompts = prompts_of(experiment, len(run.prompts))
@@ -147,7 +147,7 @@ def _prompts(run: Run, experiment: Experiment) -> Prompts:
 
 
 def _features(store: Store, record: Record, extractor: str) -> Mapping[str, Any] | None:
-    """A cell's features; None where there are none, or damaged ones, which are set aside."""
+    """Return a cell's features; None where there are none, or damaged ones, which are quarantined."""
     try:
         return store.features_of(record, extractor) if store.cell(record.key).has_features(extractor) else None
     except Damaged as error:
@@ -162,7 +162,7 @@ def _has_images(store: Store, record: Record) -> bool:
 
 
 def _read(store: Store, record: Record, extract: Extractor) -> Mapping[str, Any]:
-    """The features of a cell's kept images."""
+    """Return the features of a cell's kept images."""
     count, batch = 0 if record.images is None else record.images.count, record.cell.batch_size
     rows = []
     for start in range(0, count, batch):

@@ -89,7 +89,7 @@ def _describe_rest(job: Job, store: Store, todo: Sequence[Cell]) -> None:
 
 
 def healed(job: Job, store: Store, read: Callable[[], _Result]) -> _Result:
-    """What `read` returns. A stored file that turns out damaged there is set aside and made again, each once."""
+    """Return what `read` returns. A stored file that it finds damaged is quarantined and made again, each once."""
     seen: set[str] = set()
     while True:
         try:
@@ -110,7 +110,7 @@ def _is_complete(job: Job, store: Store, cell: Cell) -> bool:
 
 
 def _make_launch(job: Job, store: Store, todo: Sequence[Cell], here: bool) -> Launch:
-    """A launch of these cells, saved. Raises BenchError for a secret that workers elsewhere would need."""
+    """Save a launch of these cells. Raises BenchError for a secret that workers elsewhere would need."""
     settings = asdict(job.experiment)
     if not here and (secret := secret_settings(settings)):
         raise BenchError(
@@ -123,7 +123,7 @@ def _make_launch(job: Job, store: Store, todo: Sequence[Cell], here: bool) -> La
 
 
 def find_executor(job: Job, store: Store, launch: Launch, device: str) -> Executor:
-    """Where the executor's workers are; raises BenchError where there is no such place."""
+    """Return the experiment's executor; raises BenchError where it cannot be used."""
     executor = job.experiment.executor
     if isinstance(executor, Local):
         from bench.workers.local import ThisMachine

@@ -18,14 +18,14 @@ import time
 
 GRACE_S = 20.0
 ORPHANED = 75
-"""Exit code, the one of a worker that was asked to stop."""
+"""Exit code, the same as that of a worker that was asked to stop."""
 
 
 def end_with_parent(stdin: int = 0) -> threading.Thread:
     """Watch the file descriptor `stdin` in a thread; returns the thread."""
 
     def watch() -> None:
-        while os.read(stdin, 4096):  # not through sys.stdin, whose lock would hold up the end of the interpreter
+        while os.read(stdin, 4096):  # not through sys.stdin, whose lock would delay the exit of the interpreter
             pass
         print("the process that started this one is gone; ending", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What a worker passes to everything that works for it: its progress, whether it shall stop, and the time."""
+"""The context that a worker passes to its loop and its work: progress, requests to stop, and the clock."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ class Stopped(Exception):  # noqa: N818
 
 @dataclass
 class WorkerContext:
-    """The context of a worker that reports to nobody, by the clock of this machine."""
+    """The context of a worker that reports nothing, with the clock of this machine."""
 
     stop: threading.Event = field(default_factory=threading.Event)
 
     def progress(self, images: int) -> None:
-        """So many more images were saved."""
+        """Count images that were saved."""
 
     def entering(self, state: str, cell: Cell | None) -> None:
-        """The worker begins something: "sampling", "finishing", "waiting", "done" or "stopped"."""
+        """Note what the worker begins: "sampling", "finishing" or "waiting", and the cell that it is about."""
 
     def check_stop(self) -> None:
-        """Raise Stopped where the worker was asked to stop."""
+        """Raise Stopped if the worker was asked to stop."""
         if self.stop.is_set():
             raise Stopped
 
     def now_s(self) -> float:
-        """Seconds of a clock that never goes back."""
+        """Return the seconds of a monotonic clock."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Do nothing for so long."""
+        """Pause the worker."""
         time.sleep(seconds)

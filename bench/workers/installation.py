@@ -16,7 +16,7 @@ from bench.records.errors import BenchError
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?==[A-Za-z0-9.+!_-]+")
 _OLD = {24: ("peft==0.6.2",), 31: ("huggingface_hub==0.24.7", "numpy==1.26.4")}
-"""What diffusers before 0.N needs beside it: those releases break with later ones, which they mostly do not say."""
+"""Packages that diffusers before 0.N needs in these versions: it breaks with later ones, mostly without saying so."""
 _PACKAGE = Path(__file__).parents[1]
 _PROBE = """
 import sys
@@ -53,11 +53,11 @@ class Installation:
     paths: tuple[str, ...] = ()
 
     def command(self, module: str, *arguments: str, attached: bool = False) -> list[str]:
-        """What runs a module there; `attached`, as a process that ends when its standard input does."""
+        """Return the command that runs a module there; if `attached`, it ends when its standard input closes."""
         return [self.python, "-m", *(["bench.workers.attached"] if attached else []), module, *arguments]
 
     def environment(self) -> dict[str, str]:
-        """The environment variables there: this very package is run; the current directory is not on the import path.
+        """Return the environment variables there: this package is run, and the current directory is not searched.
 
         An empty entry of PYTHONPATH would mean the current directory and is left out.
         """
@@ -68,17 +68,17 @@ class Installation:
 
 
 def package_paths() -> list[str]:
-    """Where this package lies unless it is installed: what another process of this Python needs to find it."""
+    """Return the directory of this package unless it is installed: another process of this Python needs it."""
     return [] if str(_PACKAGE.parent) in _own_packages() else [str(_PACKAGE.parent)]
 
 
 def this_installation() -> Installation:
-    """The one that is running."""
+    """Return the installation that is running."""
     return Installation("this installation", sys.executable)
 
 
 def find_installation(ref: str, cache: Path) -> Installation:
-    """What `ref` names: a Python, the directory of an environment or of a checkout, or versions such as
+    """Return what `ref` names: a Python, the directory of an environment or of a checkout, or versions such as
     `diffusers==0.41.0` (several with spaces), which are installed into `cache` without their dependencies.
 
     Raises BenchError for anything else, and InstallationError when it cannot be installed.
@@ -108,7 +108,7 @@ def find_installation(ref: str, cache: Path) -> Installation:
 
 
 def with_companions(wanted: list[str]) -> list[str]:
-    """The versions together with what an old diffusers needs and nobody named."""
+    """Return the versions together with those that an old diffusers needs and that were not named."""
     named = {part.partition("==")[0].partition("[")[0].replace("-", "_").lower() for part in wanted}
     for part in wanted:
         found = re.match(r"diffusers==0\.(\d+)", part, re.IGNORECASE)
@@ -119,7 +119,7 @@ def with_companions(wanted: list[str]) -> list[str]:
 
 
 def _foreign(ref: str, python: Path, cache: Path) -> Installation:
-    """Another Python. It sees this package, and whatever else it lacks it is lent from here, last of all."""
+    """Return another Python that finds this package, and borrows from here, last of all, what it lacks."""
     lent = cache.absolute() / "lent"
     lent.mkdir(parents=True, exist_ok=True)
     if not (link := lent / "bench").exists():
@@ -137,7 +137,7 @@ def _own_packages() -> list[str]:
 
 
 def check_installation(installation: Installation) -> None:
-    """Raises InstallationError unless it is a Python from 3.11 on that imports torch, and a diffusers of its own."""
+    """Raise InstallationError unless it is a Python from 3.11 on with torch and its own diffusers."""
     command = [installation.python, "-c", _PROBE]
     try:
         done = subprocess.run(  # noqa: S603
@@ -155,9 +155,7 @@ def check_installation(installation: Installation) -> None:
             "as in ref='diffusers==0.29.2 huggingface_hub==0.24.7'",
         )
     if prefix != sys.prefix and any(Path(where).is_relative_to(path) for path in _own_packages()):
-        raise InstallationError(
-            installation.name, "has no diffusers of its own; install there the version that is meant"
-        )
+        raise InstallationError(installation.name, "has no diffusers itself; install the version there that is meant")
 
 
 def _install(ref: str, wanted: list[str], target: Path) -> None:

@@ -72,12 +72,12 @@ _Data = TypeVar("_Data")
 
 
 def _read_as(kind: type[_Data], content: bytes) -> _Data:
-    """A dataclass from JSON; raises ValueError for fields of other names or types."""
+    """Return a dataclass from JSON; raises ValueError for fields of different names or types."""
     return TypeAdapter(kind).validate_json(content)
 
 
 def new_launch_name() -> str:
-    """Names sort by time."""
+    """Return a name; names sort by time."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{new_worker_name().rpartition('-')[2]}"
 
 
@@ -124,7 +124,7 @@ class Reporter:
             begins = self._state == "starting"
             self._state, self._cell, self._since = state, label, time.time()
             if begins:
-                self.say()  # so that a worker that dies at its first cell is not taken for one that never began
+                self.say()  # a worker that dies at its first cell must not look like one that never started
 
     def say(self) -> None:
         """Write the state; where the store cannot be reached, only this state is lost."""

@@ -58,7 +58,7 @@ class _Sight:
 
 @dataclass
 class Leases:
-    """A worker's view of the leases below a store, and its own leases, which a thread of its own renews."""
+    """A worker's view of the leases below a store, and its own leases, which a background thread renews."""
 
     files: Files
     worker: str
@@ -70,7 +70,7 @@ class Leases:
     _beat: int = 0
 
     def newest(self, folder: str) -> Mapping[str, int]:
-        """Which leases a folder holds, and the newest generation of each."""
+        """Return the leases of a folder with the newest generation of each."""
         found: dict[str, int] = {}
         for file in self.files.names(folder):
             name, number = _split(file)
@@ -79,7 +79,7 @@ class Leases:
         return found
 
     def take(self, name: str, reached: int = 0, there: Mapping[str, int] | None = None) -> Lease | None:
-        """The lease of that name, or None while another worker holds it. `reached` is how far the work is.
+        """Return the lease of that name, or None while another worker holds it. `reached` is how far the work is.
 
         `there` is what `newest` returned, where the caller has asked; it may be somewhat old.
         """
@@ -97,7 +97,7 @@ class Leases:
         return lease
 
     def _deaths_before(self, file: str, reached: int) -> int | None:
-        """How many workers died where the work is now, if its holder released it or is dead; None while it is held.
+        """Return how many workers died at this point if the holder released it or is dead; None while it is held.
 
         The lease of a holder on another machine that was alive a moment ago is not read again.
         """
@@ -109,7 +109,7 @@ class Leases:
         except FileNotFoundError:
             return 0
         except Corrupt:
-            content = b""  # a folder in place of a lease is like any other garbage
+            content = b""  # a folder instead of a lease counts as garbage
         note = _parse(content)
         deaths = int(note.get("deaths", 0)) if note.get("progress") == reached else 0
         if note.get("state") == "released":
@@ -121,7 +121,7 @@ class Leases:
         return deaths + 1 if now - since >= self.lease_s else None
 
     def release(self, lease: Lease, done: bool) -> None:
-        """Give it up: its files are removed where the work is done, else the next worker may go on."""
+        """Release it: its files are removed where the work is done, else another worker may go on."""
         with self._lock:  # a renewal that is under way ends first, and none comes after
             self._held.pop(lease.file, None)
         if not done:
@@ -142,7 +142,7 @@ class Leases:
                     self.files.write(lease.file, self._content(lease), durable=False)
 
     def kept_alive(self) -> AbstractContextManager[None]:
-        """Renew in the background for as long as the block runs."""
+        """Renew in the background while the block runs."""
         return call_periodically(self.lease_s / 4, self.renew)
 
     def _content(self, lease: Lease, state: str = "held") -> bytes:
@@ -168,7 +168,7 @@ def expire_leases_of(files: Files, worker: str) -> None:
 
 
 def new_worker_name() -> str:
-    """A name that no other worker has: machine, process, and a random part."""
+    """Return a unique name: machine, process, and a random part."""
     return f"{platform.node() or 'host'}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
 
@@ -191,7 +191,7 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
 
 
 def _parse(content: bytes) -> Mapping[str, Any]:
-    """What a lease says; nothing where that is not what `_content` writes."""
+    """Return the content of a lease; empty where `_content` did not write it."""
     try:
         note = json.loads(content)
     except (ValueError, RecursionError):
@@ -223,7 +223,7 @@ def _this_process(pid: int) -> Mapping[str, Any]:
 
 
 def _machine() -> str:
-    """This machine as it is since it started, and this process's view of processes on it (a container has its own)."""
+    """Return an identity of this machine since its start, and of its view of processes (a container has its own)."""
     parts: list[object] = [platform.node()]
     for path in (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")):
         with suppress(OSError):

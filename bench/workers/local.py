@@ -17,7 +17,7 @@ from bench.workers.worker import REAL_WORK
 
 @dataclass
 class Process:
-    """A worker as a process of this machine, which ends when this one does; what it prints goes into a file."""
+    """A worker as a process of this machine, which ends when this one does; its output goes into a file."""
 
     name: str
     process: subprocess.Popen[bytes]

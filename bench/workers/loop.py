@@ -1,4 +1,4 @@
-"""What every worker does: take work that no other worker holds, do it, release it, until nothing is left.
+"""The loop of every worker: take work that no other worker holds, do it, release it, until nothing is left.
 
 Large cells are cut into chunks of images; the worker that finds all of them done finishes the cell. Chunks of cells
 that share a pipeline follow each other without a pause, and the cells are finished afterwards. There is no master:
@@ -37,14 +37,14 @@ class Chunk:
 
 
 Ended = Iterator[tuple[Chunk, Exception | None]]
-"""Chunks that ended, each with None or what was wrong with it."""
+"""Chunks that ended, each with None or its error."""
 
 
 class Work(Protocol):
-    """What is done with cells; workers and executors know no more of it."""
+    """The work on cells, as far as workers and executors know it."""
 
     def is_complete(self, cell: Cell) -> bool:
-        """Whether the store holds all that is asked for."""
+        """Whether the store holds all that is requested."""
 
     def open_chunks(self, cell: Cell) -> Sequence[range]:
         """The rows of its chunks that are not in the store yet."""
@@ -56,14 +56,14 @@ class Work(Protocol):
         """Begin a chunk and yield, in the order of their beginnings, the chunks that are in the store by now.
 
         This one may be among them, or go on while the next one begins. Chunks between two calls of `release_threads`
-        share a pipeline. Raises StoreError, which is wrong with none of them.
+        share a pipeline. Raises StoreError, which is not an error of any of them.
         """
 
     def sample_rest(self) -> Ended:
         """Yield the other chunks that were begun, waiting for each."""
 
     def release_threads(self) -> None:
-        """Wait for what is at work and drop what has not begun."""
+        """Wait for batches that are running and drop those that have not started."""
 
     def finish(self, cell: Cell) -> Record | None:
         """Join the chunks, measure, commit; None where a chunk turned out damaged and must be sampled again."""
@@ -73,7 +73,7 @@ class Work(Protocol):
 
 
 class State(Enum):
-    """What became of a cell since it came up."""
+    """The state of a cell in a worker's loop."""
 
     NEW = auto()  # nothing is known of it yet
     OPEN = auto()  # it is not over; no chunk of it was sampled here
@@ -85,7 +85,7 @@ class State(Enum):
 
 @dataclass
 class _CellProgress:
-    """A cell, its state, and what went wrong with it."""
+    """A cell, its state, and its error."""
 
     cell: Cell
     state: State = State.NEW
@@ -94,7 +94,7 @@ class _CellProgress:
 
 @contextmanager
 def _failing(one: _CellProgress) -> Iterator[None]:
-    """What goes wrong within the block is the cell's failure, except for what concerns the store or the worker."""
+    """Make an error within the block the cell's, unless it concerns the store or the worker."""
     try:
         yield
     except (Stopped, StoreError):
@@ -167,7 +167,7 @@ class Loop:
                 while one.state is not State.ALONE and (chunk := self._take(one)) is not None:
                     if chunk.lease.deaths:
                         one.state = State.ALONE
-                        if held:  # those under way would die with it
+                        if held:  # those would die with it
                             self.leases.release(chunk.lease, done=False)
                             break
                     held.append(chunk)
@@ -186,7 +186,7 @@ class Loop:
         return list(begun.values())
 
     def _note(self, chunk: Chunk, error: Exception | None, held: list[Chunk], begun: dict[str, _CellProgress]) -> None:
-        """A chunk ended."""
+        """Release a chunk that ended and note its error."""
         held.remove(chunk)
         self.leases.release(chunk.lease, done=error is None)
         one = begun[chunk.cell.key]

@@ -17,7 +17,7 @@ FAILED_STARTS = 3
 
 
 class WorkerHandle(Protocol):
-    """A worker that was started."""
+    """A started worker."""
 
     @property
     def name(self) -> str:
@@ -30,14 +30,14 @@ class WorkerHandle(Protocol):
         """The last line that it printed, which may say why it ended; empty where it printed none."""
 
     def stop(self) -> None:
-        """End it, gently first."""
+        """Terminate it, then kill it."""
 
 
 class Executor(Protocol):
     """Starts workers somewhere."""
 
     def capacity(self) -> int:
-        """How many workers there can be now."""
+        """Return how many workers there can be now."""
 
     def start(self, names: Sequence[str], first: int) -> Sequence[WorkerHandle]:
         """Start one for each name; the first begins at the `first` group of cells, the next at the next."""

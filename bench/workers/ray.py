@@ -1,6 +1,6 @@
 """Cells on a Ray cluster: one actor per GPU, which is one worker and keeps its pipeline until nothing is left.
 
-A cluster that is started here asks for a token (RAY_AUTH_MODE=token) and listens on the loopback interface alone. Ray
+A cluster that is started here requires a token (RAY_AUTH_MODE=token) and listens on the loopback interface only. Ray
 ends actors when their driver is gone.
 """
 
@@ -25,14 +25,14 @@ _KILLED = -9
 
 
 class Actor:
-    """What Ray runs in a process of its own."""
+    """The worker that Ray runs in a separate process."""
 
     def work(self, directory: str, location: str, launch: str, name: str, first: int, work: str) -> int:
-        """Take part in a launch; returns the exit code that a process of its own would have.
+        """Take part in a launch; returns the exit code that a worker process would have.
 
         `directory` is the driver's current directory, to which relative paths refer; it is not searched for modules.
         """
-        os.environ["PYTHONSAFEPATH"] = "1"  # for what this process starts
+        os.environ["PYTHONSAFEPATH"] = "1"  # for processes that this one starts
         if Path(directory).is_dir():
             os.chdir(directory)
         return take_part(location, launch, name, first, work)

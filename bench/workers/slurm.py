@@ -1,4 +1,4 @@
-"""Cells in a Slurm job array, through submitit: a task is a worker, put back into the queue when its time is up.
+"""Cells in a Slurm job array, through submitit: a task is a worker, requeued when its time is up.
 
 Nothing that submitit pickles is ever read here: squeue says whether a task is in the queue, the store how it ended.
 Tasks go on when the driver is killed, by design: they belong to Slurm, and `scancel` ends them.
@@ -23,11 +23,11 @@ from bench.workers.worker import DONE, REAL_WORK, STOPPED, take_part
 
 _KILLED = -9
 WARNING_S = 90
-"""How long before its time is up a task is told."""
+"""How long before the end of its time a task is warned."""
 QUEUE_S = 5.0
-"""How often squeue is asked at most."""
+"""Minimum time between two calls of squeue."""
 SETTLE_S = 60.0
-"""How long a task may be missing in squeue after it was submitted, which a busy controller can take."""
+"""How long a task may be missing in squeue after its submission: a busy controller can be that slow."""
 
 
 class Shard:
@@ -48,7 +48,7 @@ class Shard:
 
 
 class Queue:
-    """The job ids that Slurm knows, asked for at most every few seconds."""
+    """The job ids that Slurm knows, updated at most every few seconds."""
 
     def __init__(self) -> None:
         self._asked, self._ids = 0.0, frozenset[str]()
@@ -61,7 +61,7 @@ class Queue:
                 listing = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
                 self._ids = frozenset(listing.stdout.split())
             except (OSError, subprocess.SubprocessError):
-                return self._ids  # the controller is away for a moment; what it said last holds
+                return self._ids  # the controller is unreachable for a moment; its last answer holds
             self._asked = time.monotonic()
         return self._ids
 
