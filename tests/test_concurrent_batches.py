@@ -21,6 +21,7 @@ from bench.parallel import map_images, map_in_threads
 from bench.records.cell import Cell
 from bench.records.errors import StoreError
 from bench.records.record import Calls
+from bench.store.cell_folder import CellFolder
 from bench.store.store import Store
 from bench.workers.context import WorkerContext
 from bench.workers.leases import Lease
@@ -222,7 +223,7 @@ def test_an_error_of_the_store_ends_all_cells(tmp_path: Path, monkeypatch: pytes
     def full(*_: Any) -> None:
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr(runner.store, "save_batch", full)
+    monkeypatch.setattr(CellFolder, "save_batch", full)
     with pytest.raises(StoreError):
         sample(runner, 0, 1, 2)
 
