@@ -303,7 +303,7 @@ def test_a_folder_in_place_of_a_file_is_detected_and_a_file_in_place_of_a_folder
 ) -> None:
     files = LocalFiles(tmp_path)
     files.write("a/b", b"x")
-    with pytest.raises(Corrupt, match="a folder lies in its place"):
+    with pytest.raises(Corrupt, match="a folder is in its place"):
         files.read("a")
     with pytest.raises(FileNotFoundError):
         files.read("a/b/c")

@@ -359,7 +359,7 @@ def test_a_side_that_cannot_run_leaves_the_gate_incomplete(tmp_path: Path) -> No
     assert run_gate(tmp_path, f"ref={tmp_path}/python") == 3
     (outcome,) = json.loads((tmp_path / "report" / "gate.json").read_text())["outcomes"]
     assert (outcome["verdict"], outcome["level"]) == ("missing", "cells")
-    assert outcome["note"].endswith("does not run as a Python; see what it says itself")
+    assert outcome["note"].endswith("does not run as a Python; see its own output")
     assert run_gate(tmp_path, f"ref={sys.executable}", f"candidate_ref={tmp_path}/python") == 1, (
         "the one that is judged"
     )

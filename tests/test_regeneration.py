@@ -112,7 +112,7 @@ def test_deleted_features_are_reported_missing_and_regenerated_by_the_run(
     (results / "report.json").unlink()
     capsys.readouterr()
     assert main(["report", f"results={results}"]) == 0
-    assert "its features are not there; the same tcd-bench run again computes them" in (
+    assert "its features are missing; the same tcd-bench run again computes them" in (
         results / "report.html"
     ).read_text(encoding="utf-8")
     stands = [line for line in scores.splitlines() if not line.startswith(features.parent.name)]

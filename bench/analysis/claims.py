@@ -36,9 +36,9 @@ from bench.store.interim_looks import note_look
 
 LEVEL = 0.05
 BEYOND_DOUBT = 1e-5
-"""Below which p-value a claim leaves its share of the level to the others."""
+"""The p-value below which a claim passes its share of the level on to the others."""
 LATENCY_LEEWAY = 0.1
-"""By what share a cell may take longer than another and still count as equally fast."""
+"""The relative difference in time up to which cells count as equally fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Comparison:
 
     @property
     def effect(self) -> Effect | None:
-        """What is needed to say how many images it takes; None where there is no interval."""
+        """The input of `images_needed`; None where there is no interval."""
         if self.error is None:
             return None
         return Effect(self.gain, self.error, self.n, self.threshold, self.expect == "equivalent")
@@ -86,14 +86,14 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Why there is no cell to compare."""
+    """The reason why there is no cell to compare."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A claim with its verdict and adjusted p-value; `missing` says which cells it needs and does not find."""
+    """A claim with its verdict and adjusted p-value; `missing` names the cells that it needs and that are not found."""
 
     claim: Claim
     verdict: str
@@ -114,7 +114,7 @@ class _Tested:
 
 @dataclass(frozen=True)
 class _Tried:
-    """A claim with its tests, and the p-value of each verdict before other claims are thought of."""
+    """A claim with its tests, and the p-value of each verdict before correction for other claims."""
 
     claim: Claim
     tests: tuple[_Tested, ...]
@@ -122,7 +122,7 @@ class _Tried:
 
     @property
     def corrections(self) -> int:
-        """By how many a refutation is corrected: there are two ways not to be equivalent."""
+        """The factor by which a refutation is corrected: equivalence can fail in two ways."""
         return len(self.tests) * (2 if self.claim.expect == "equivalent" else 1)
 
     @property
@@ -135,7 +135,7 @@ class _Tried:
 
 
 def judge_run(scored: ScoredRun) -> list[Judgement]:
-    """Judge all claims of a stored run, and write down in its store that they were."""
+    """Judge all claims of a stored run, and record in its store that they were judged."""
     judgements = judge_claims(scored.run, scored.cells)
     note_look(scored.store, scored.run, [judgement.claim for judgement in judgements if judgement.comparisons])
     return judgements
@@ -170,7 +170,7 @@ def _test(tested: _Tested, claim: Claim, history: Sequence[LookSizes]) -> _Teste
 
 
 def _judge(tried: _Tried, claims: int, history: Sequence[LookSizes]) -> Judgement:
-    """The verdict where the level is shared with so many claims, this one among them."""
+    """Return the verdict when the level is shared with so many claims, including this one."""
     if not tried.tests:
         return Judgement(tried.claim, "not tested", (), tried.missing)
     p_value = min(1.0, claims * min(tried.supports, tried.refutes))
@@ -183,7 +183,7 @@ def _judge(tried: _Tried, claims: int, history: Sequence[LookSizes]) -> Judgemen
 
 
 def _decide(test: _Tested, shared: int, claims: int, history: Sequence[LookSizes]) -> Comparison:
-    """The comparison with its verdict; `shared` is by how many its p-values are corrected."""
+    """Return the comparison with its verdict; `shared` is the factor of correction of its p-values."""
     effect, gain = test.comparison.effect, test.gain
     if gain is None or effect is None:
         return test.comparison
@@ -198,7 +198,7 @@ def _decide(test: _Tested, shared: int, claims: int, history: Sequence[LookSizes
 
 
 def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
-    """Holm's adjusted p-values, in the given order; with weights, shares of the level are in proportion to them."""
+    """Return Holm's adjusted p-values, in the given order; weights are shares of the level."""
     shares = weights or [1.0] * len(p_values)
     order = sorted(range(len(p_values)), key=lambda i: p_values[i] / shares[i])
     adjusted, largest = [0.0] * len(p_values), 0.0
@@ -235,11 +235,11 @@ def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], 
 
 
 def _find_within(cells: Sequence[ScoredCell], model: str, claim: Claim, ours: ScoredCell) -> ScoredCell | Missing:
-    """The object's costliest cell that costs no more than the subject's, or why there is none."""
+    """Return the object's costliest cell that costs no more than the subject's, or why there is none."""
     if claim.equal == "latency" and ours.disturbed:
         return _disturbed(ours)
     budget = cost_of(ours.record, claim.equal)
-    unit = "denoiser evaluations" if claim.equal == "evaluations" else "seconds an image"
+    unit = "denoiser evaluations" if claim.equal == "evaluations" else "seconds per image"
     if budget is None:
         return Missing(f"the {unit} of {ours.record.cell.label} are not known")
     allowed = budget * (1.0 if claim.equal == "evaluations" else 1 + LATENCY_LEEWAY)
@@ -278,11 +278,11 @@ def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> Sc
 
 
 def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: ScoredCell) -> _Tested:
-    """What is compared, before it is known with how many other claims."""
+    """Return a comparison before it is known with how many other claims it shares the level."""
     margin = claim.margins.get(metric, 0.0)
     ours, theirs, compared, note = mine.estimates[metric], yours.estimates[metric], metric, None
     difference = paired_difference(ours, theirs)
-    if difference.caveat and (instead := METRICS[metric].fallback) and not margin:  # which is in the metric's own unit
+    if difference.caveat and (instead := METRICS[metric].fallback) and not margin:  # a margin is in the metric's unit
         our_fallback, their_fallback = mine.fallback(metric), yours.fallback(metric)
         if our_fallback and their_fallback:
             note = f"{difference.fallback_name} instead: {difference.caveat}"

@@ -1,4 +1,4 @@
-"""Which latencies were disturbed: what else a machine did while a cell was timed makes its calls longer.
+"""Detection of disturbed latencies: other work on the machine while a cell was timed makes its calls longer.
 
 Beside every call a reference workload is timed (`Latency.workload_s`), a fixed piece of work that takes as long at
 every cell of a run unless the machine is slower at the moment. Cells are compared within a machine and a kind of
@@ -12,7 +12,7 @@ of the cells may be disturbed. A latency does not count
 
 Idle machines stay clear of both: over the reference runs the workload differs by up to 8% between cells, and the
 quartiles of calls by up to 45% on a GPU whose host has other guests. A machine that is busy from the first cell to the
-last cannot be told from a slower one.
+last cannot be distinguished from a slower machine.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def _lower_quartile(values: Sequence[float]) -> float:
 
 
 def _machine(record: Record) -> str:
-    """What tells machines apart, and batch sizes are no part of: the workload is the same."""
+    """Return an identity of the machine, without batch sizes, which do not affect the workload."""
     return str([record.cell.device, *(record.environment.get(name) for name in _MACHINE)])
 
 
 def forget_disturbed(store: Store) -> list[str]:
-    """Take disturbed latencies out of a run's records, so that the run measures them again; returns the cells' names.
+    """Remove disturbed latencies from a run's records, so that the run measures them again; returns the cells' names.
 
-    Those of smaller cells go as well, which lend their latencies to larger ones.
+    Those of smaller cells are removed as well, since larger ones take over their latencies.
     """
     records = [record for record in store.records() if record.status == "ok"]
     reasons = disturbed(records)

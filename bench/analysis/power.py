@@ -1,4 +1,4 @@
-"""How many images a verdict takes, if the measured gain is the true one.
+"""The number of images for a verdict, if the measured gain is the true one.
 
 The chance of a verdict is that of a normal test, whose standard error falls like 1/√n (of n images whose prompts repeat
 as they do in the run). scripts/calibration/claims.py checks it against simulated runs.
@@ -17,7 +17,7 @@ from scipy.special import ndtr, ndtri
 from bench.analysis.sequential import LookSizes, nominal_level, path_of
 
 CHANCES = (0.5, 0.8)
-"""With which chances of a verdict numbers of images are given."""
+"""The probabilities of a verdict for which numbers of images are given."""
 MOST_IMAGES = 1e9
 ROUNDS = 8
 MULTIPLES = (1.0, 1.02, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0, 2.5, 3.5, 5.0, 8.0, 15.0, 40.0, 200.0, 1e4)
@@ -25,7 +25,7 @@ MULTIPLES = (1.0, 1.02, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0, 2.5, 3.5, 5.0, 8.0, 15.0
 
 @dataclass(frozen=True)
 class Effect:
-    """A gain with its standard error at `n` images, and what divides the verdicts: one threshold, or ± a margin."""
+    """A gain with its standard error at `n` images, and the bounds between verdicts: one threshold, or ± a margin."""
 
     gain: float
     error: float
@@ -35,11 +35,11 @@ class Effect:
 
     @property
     def excess(self) -> float:
-        """How far the gain lies on the side that supports; negative where it contradicts."""
+        """The distance of the gain from the threshold on the supporting side; negative where it contradicts."""
         return self.threshold - abs(self.gain) if self.equivalence else self.gain - self.threshold
 
     def chance(self, images: float, level: float) -> float:
-        """The chance that one test at a one-sided level, over so many images, comes out as the gain does."""
+        """Return the probability that one test at a one-sided level, over `images`, has the result of the gain."""
         error, bound = self.error * math.sqrt(self.n / images), -float(ndtri(level))
         if error == 0:
             return 1.0 if self.excess else 0.0
@@ -48,7 +48,7 @@ class Effect:
         return max(0.0, sum(float(ndtr((self.threshold + s * self.gain) / error - bound)) for s in (1, -1)) - 1)
 
     def images_for(self, chance: float, level: float) -> float:
-        """How many images have a chance of a verdict at a one-sided level; infinite for a gain at a threshold."""
+        """Return the number of images for a verdict with this probability; infinite for a gain at a threshold."""
         if self.excess == 0 or not self.error > 0:
             return math.inf
         least = self.n * (max(0.0, float(ndtri(chance)) - float(ndtri(level))) * self.error / abs(self.excess)) ** 2
@@ -62,7 +62,7 @@ class Effect:
 
 
 def images_needed(effect: Effect, error: float, history: Sequence[LookSizes]) -> tuple[int, ...] | None:
-    """Up to how many images to go on from the looks that were had, for each of `CHANCES` of a verdict at the next look.
+    """Return the total number of images for each of `CHANCES` of a verdict at the next look, given the past looks.
 
     `error` is what all looks together may spend, one-sided. None where no number of images would do.
     """
@@ -81,7 +81,7 @@ def images_needed(effect: Effect, error: float, history: Sequence[LookSizes]) ->
 
 @lru_cache(maxsize=64)
 def _bounds_of_next_look(error: float, history: tuple[LookSizes, ...]) -> tuple[list[float], list[float]]:
-    """What the statistic must exceed at the next look, against the logarithm of how many times the images there are."""
+    """Return the bounds of the statistic at the next look, against the logarithm of the growth of images."""
     n = history[-1][0]
     counts = [max(n + 1, round(n * multiple)) for multiple in MULTIPLES]
     levels = [nominal_level(error, path_of([*history, (count, count)])) for count in counts]

@@ -1,4 +1,4 @@
-"""Published numbers beside measured ones, with every difference in protocol named."""
+"""Published numbers compared with measured ones, with every difference in protocol named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.score.metrics import METRICS
 TEXTS = ("prompts", "extractor", "source", "trust", "note")
 SECONDS = "seconds_per_image"
 SCALED = {"image_reward_x100": ("image_reward", 100.0), "pick_score_by_100": ("pick_score", 0.01)}
-"""Scores that were published times something: the score, and the factor."""
+"""Scores that were published with a factor: the score, and the factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A published number and the cell that measured the same thing; `differences` are those of the protocol.
+    """A published number and the cell that measured the same quantity; `differences` are those of the protocol.
 
-    `measured` is None for seconds an image, of which `seconds` is the median.
+    `measured` is None for seconds per image, of which `seconds` is the median.
     """
 
     published: Published
@@ -78,9 +78,9 @@ def load_published() -> list[Published]:
 
 
 def set_beside(run: Run, cells: Sequence[ScoredCell], published: Sequence[Published]) -> list[Beside]:
-    """Every published number that a cell of the run measured too: same model, method, steps and score.
+    """Return every published number that a cell of the run measured too: same model, method, steps and score.
 
-    Eta and guidance scale have to be the same where they are stated; where they are not, the differences say so.
+    Eta and guidance scale must be equal where they are stated; otherwise the differences mention them.
     """
     found = []
     for number in published:
@@ -133,5 +133,5 @@ def _machine(scored: ScoredCell) -> str:
 
 
 def _plain(text: str) -> str:
-    """For comparison of names: letters and digits alone."""
+    """Return letters and digits only, to compare names."""
     return "".join(letter for letter in text.lower() if letter.isalnum())

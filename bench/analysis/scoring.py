@@ -21,7 +21,7 @@ from bench.score.groups import Groups
 from bench.score.metrics import METRICS, Metric, RealImages
 from bench.store.store import Store
 
-NO_FEATURES = "its features are not there; the same tcd-bench run again computes them"
+NO_FEATURES = "its features are missing; the same tcd-bench run again computes them"
 WORTH_KEEPING = 256
 """Dimensions from which on a reference's factor takes longer to compute than to read."""
 
@@ -30,9 +30,9 @@ WORTH_KEEPING = 256
 class ScoredCell:
     """A cell's record with its estimates by short metric name (`fid`, `clip_score` …); none for a failed cell.
 
-    `problems` says, by metric, why there is no estimate. `cut_prompts` counts those longer than the evaluator reads.
-    `disturbed` says why its latency does not count, None where it does (bench.analysis.pace). `source` is what it was
-    scored from.
+    `problems` gives, by metric, the reason why there is no estimate. `cut_prompts` counts those above the evaluator's
+    limit. `disturbed` is the reason why its latency is invalid, None where it is valid (bench.analysis.pace). `source`
+    is the data it was scored from.
     """
 
     record: Record
@@ -43,7 +43,7 @@ class ScoredCell:
     source: StoredFeatures | None = None
 
     def fallback(self, short: str) -> Estimate | None:
-        """The estimate that replaces one whose interval does not hold, alone or in a difference, if there is any."""
+        """Return the estimate that replaces an invalid interval, alone or in a difference; None where there is none."""
         known = self.estimates[short].fallback
         instead = METRICS[short].fallback
         return known if known or self.source is None or not instead else self.source.estimate(self.record, instead)
@@ -51,7 +51,7 @@ class ScoredCell:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run that was loaded and scored; cells in the plan's order, those without a record are not among them."""
+    """A loaded and scored run; cells in the plan's order, without those that have no record."""
 
     store: Store
     run: Run
@@ -59,7 +59,7 @@ class ScoredRun:
 
     @classmethod
     def load(cls, store: Store, run: Run | None = None) -> ScoredRun:
-        """The run in `store`, or `run`, where that is more than was written into it.
+        """Load the run in `store`, or `run`, if it differs from the stored one.
 
         Raises BenchError where there is no run, Damaged for a damaged record, feature file or run.json.
         """
@@ -72,14 +72,14 @@ class ScoredRun:
 
 @dataclass(frozen=True)
 class StoredFeatures:
-    """The features of a run's cells, and of its real images: what its scores are computed from."""
+    """The features of a run's cells, and of its reference images, from which its scores are computed."""
 
     store: Store
     run: Run
     real: RealImages | None
 
     def score(self, key: str) -> ScoredCell | None:
-        """A cell with all scores of the run; None while it has no record. Raises Damaged."""
+        """Return a cell with all scores of the run; None while it has no record. Raises Damaged."""
         record, run = self.store.cell(key).whole_record(), self.run
         if record is None:
             return None
@@ -95,40 +95,40 @@ class StoredFeatures:
             except ValueError as error:
                 problems[short] = str(error)
         for estimate in estimates.values():
-            estimate.to_score()  # in a forked process, where there are several: it keeps what this works out
+            estimate.to_score()  # in a forked process, where there are several; the results are cached
         cut = int(features["caption_cut"].sum()) if "caption_cut" in features else 0
         return ScoredCell(record, estimates, problems, cut)
 
     def estimate(self, record: Record, metric: Metric) -> Estimate:
-        """One more score of a finished cell; raises Damaged, and ValueError where it cannot be computed."""
+        """Return one more score of a finished cell; raises Damaged, and ValueError where it cannot be computed."""
         features = self.store.features_of(record, self.run.extractor)
         return metric.of(features, self.real, prompt_groups(self.run, features))
 
 
 def cost_of(record: Record, kind: str) -> float | None:
-    """Denoiser evaluations per image (`evaluations`), or median measured seconds (`latency`); None where unknown."""
+    """Return denoiser evaluations per image (`evaluations`), or median seconds (`latency`); None if unknown."""
     if kind == "evaluations":
         return None if record.calls is None else float(record.calls.denoiser_evaluations)
     return None if record.latency is None else median(record.latency.call_s) / record.latency.batch_size
 
 
 def fingerprint(run: Run, short: str, n: int) -> str:
-    """A hash over all that a score's number depends on besides the images; scores of other ones are not comparable.
+    """Return a hash over all that a score depends on besides the images; scores are comparable only if it is equal.
 
-    Extractor and weights, how images are made ready for them, the reference where it counts, and how many images.
+    Extractor and weights, preparation of the images, the reference where it is used, and the number of images.
     """
     metric = METRICS[short]
     return content_hash([run.extractor, run.protocol, run.reference if metric.needs_reference else None, n])[:12]
 
 
 def prompt_groups(run: Run, features: Mapping[str, NDArray[Any]]) -> Groups | None:
-    """Which images have prompts of equal text, in the order of a cell's features; None where all texts differ."""
+    """Return groups of images with equal prompts, in the order of a cell's features; None where all texts differ."""
     n = len(next(iter(features.values())))
     return Groups.of(run.prompts[:n], n) if len(run.prompts) >= n else None
 
 
 def _load_reference(store: Store, run: Run) -> RealImages:
-    """The real images' features, with what distances need of them, which is written beside them the first time."""
+    """Return the reference images' features, with derived data of distances, which are stored the first time."""
     reference = str(run.reference)
     embeddings = store.load_reference(reference)
     if embeddings is None:
@@ -147,6 +147,6 @@ def _load_reference(store: Store, run: Run) -> RealImages:
     derived = store.load_derived(reference, embeddings)
     real = RealImages(run.evaluator, embeddings, derived)
     if derived is None:
-        with suppress(StoreError):  # somebody else's run may be read only
+        with suppress(StoreError):  # the run may be read-only
             store.save_derived(reference, embeddings, real.reference.to_parts())
     return real

@@ -1,4 +1,4 @@
-"""What a p-value is worth when data are looked at more than once, and when there is more of it than was planned.
+"""p-values for data that are examined more than once, or that grow beyond the plan.
 
 A run that goes on until its claims are decided looks at them at growing numbers of images, and a run that is given more
 images afterwards has been looked at before. Either would find something by chance too often. So every look spends a
@@ -8,8 +8,8 @@ family with exponent 2: Lan and DeMets 1983, Biometrika 70:659; Kim and DeMets 1
 that is judged once thus leaves a fifth of the error for images that were not planned.
 
 Boundaries follow from the joint law of the statistics, whose increments are independent, by numerical integration
-(Armitage, McPherson and Rowe 1969, J. R. Stat. Soc. A 132:235), for one-sided tests. `overall_p_value` turns that
-round: the smallest error at which the test would have rejected at its last look. Procedures for several hypotheses that
+(Armitage, McPherson and Rowe 1969, J. R. Stat. Soc. A 132:235), for one-sided tests. `overall_p_value` inverts this:
+it is the smallest error at which the test would have rejected at its last look. Procedures for several hypotheses that
 compare p-values with levels keep the error of the whole family on such p-values (Maurer and Bretz 2013, Stat. Biopharm.
 Res. 5:311).
 """
@@ -31,16 +31,16 @@ FARTHEST = 9.0
 SMALLEST = 1e-12
 
 LookSizes = tuple[int, int]
-"""At how many images a claim was judged, and how many were planned then."""
+"""Numbers of images at which a claim was judged, each with the number planned then."""
 _Path = tuple[tuple[float, float], ...]
-"""Of each look that counts, at growing numbers of images: how many images, and the share of the error it spends."""
+"""The looks that count, at growing numbers of images: the number of images, and the share of the error spent."""
 
 
 def path_of(history: Sequence[LookSizes]) -> _Path:
-    """The looks that lead to the last one of a history, which is in the order of time.
+    """Return the looks that lead to the last one of a history, which is in order of time.
 
-    A look at as many images as before learns nothing new and spends nothing. One at fewer images than before spends
-    like a plan of its own, and nothing is credited for what it has in common with the others.
+    A look at the same number of images as before gives no new information and spends nothing. One at fewer images
+    spends like a separate plan, without credit for data shared with the others.
     """
     path: list[tuple[float, float]] = []
     aside: dict[int, float] = {}
@@ -64,11 +64,11 @@ def path_of(history: Sequence[LookSizes]) -> _Path:
 
 
 def overall_p_value(p_value: float, path: _Path) -> float:
-    """The one-sided p-value of the path's last look as that of the whole design."""
+    """Return the one-sided p-value of the path's last look as that of the whole design."""
     if len(path) == 1:
         return min(1.0, p_value / path[0][1])
     if p_value < SMALLEST:
-        return min(1.0, p_value / path[-1][1])  # so small that no look before could have rejected
+        return min(1.0, p_value / path[-1][1])  # so small that no earlier look could have rejected
     errors, levels = _table(path)
     found = float(np.exp(np.interp(math.log(p_value), np.log(levels), np.log(errors))))
     return 1.0 if p_value >= levels[-1] else min(1.0, found)
@@ -76,7 +76,7 @@ def overall_p_value(p_value: float, path: _Path) -> float:
 
 @lru_cache(maxsize=4096)
 def nominal_level(error: float, path: _Path) -> float:
-    """The one-sided level that a test keeps at its last look when `error` is spent along the path."""
+    """Return the one-sided level that a test keeps at its last look when `error` is spent along the path."""
     if len(path) == 1:
         return error * path[0][1]
     nodes, weights = np.zeros(1), np.ones(1)  # values of the sum with their probabilities, nothing rejected yet
@@ -96,8 +96,8 @@ def nominal_level(error: float, path: _Path) -> float:
 
 
 def _bound(nodes: NDArray[np.float64], weights: NDArray[np.float64], sigma: float, spend: float) -> float:
-    """What the sum must exceed to be rejected, so that it does with probability `spend`."""
-    from scipy.optimize import brentq  # takes its time, and most runs look once
+    """Return the bound of the sum that is exceeded with probability `spend`."""
+    from scipy.optimize import brentq  # slow to import, and most runs look once
 
     def excess(bound: float) -> float:
         return float(weights @ ndtr((nodes - bound) / sigma)) - spend
@@ -112,7 +112,7 @@ def _bound(nodes: NDArray[np.float64], weights: NDArray[np.float64], sigma: floa
 
 @lru_cache(maxsize=32)
 def _table(path: _Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Overall errors, growing, and the levels at the last look that belong to them."""
+    """Return overall errors, ascending, and their levels at the last look."""
     errors = np.geomspace(SMALLEST / 10, 1.0, 48)
     levels = np.maximum.accumulate([nominal_level(float(error), path) for error in errors])
     keep = np.concatenate([[True], np.diff(levels) > 0])

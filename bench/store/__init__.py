@@ -1,1 +1,1 @@
-"""Files of a results directory: on a disk or in an object store, each with a hash, written whole or not at all."""
+"""Files of a results directory on a disk or in an object store, each with a hash, written atomically."""

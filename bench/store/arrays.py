@@ -19,14 +19,14 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def pack_arrays(name: str, arrays: Arrays, about: str = "") -> bytes:
-    """A sealed `.npz` archive; `about` is the hash of what the arrays were computed from."""
+    """Return a sealed `.npz` archive; `about` is the hash of the data that the arrays were computed from."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **dict(arrays))
     return seal(name, content.getvalue(), about)
 
 
 def read_arrays(files: Files, name: str, about: str = "") -> dict[str, NDArray[Any]]:
-    """Arrays as they were written; raises FileNotFoundError, and Corrupt where they are not, or not about `about`."""
+    """Return arrays as written; raises FileNotFoundError, and Corrupt where they were changed or not about `about`."""
     content = read_sealed(files, name, about)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -36,7 +36,7 @@ def read_arrays(files: Files, name: str, about: str = "") -> dict[str, NDArray[A
 
 
 def hash_array(values: NDArray[Any]) -> str:
-    """SHA-256 over values and layout."""
+    """Return the SHA-256 over values and layout."""
     found = hashlib.sha256(f"{values.dtype.str}{values.shape}".encode())
     found.update(np.ascontiguousarray(values).data)
     return found.hexdigest()

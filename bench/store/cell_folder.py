@@ -1,8 +1,8 @@
-"""One cell's folder in a run: its record, features, images and, while the cell is at work, its finished batches.
+"""One cell's folder in a run: its record, features, images and, while the cell is unfinished, its finished batches.
 
-`record.json` is written last: a cell is done when it is there; `failure.json` holds the record of the last failed
+`record.json` is written last: a cell is done when it exists; `failure.json` holds the record of the last failed
 attempt, `features-<extractor>.npz` the features, `images/00000.png` … the images, `batches-<extractor>/00000.npz` marks
-each finished batch, and `lease-…` says which worker has it.
+each finished batch, and `lease-…` names the worker that holds it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GOOD, FAILED = "record.json", "failure.json"
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """A finished batch of an unfinished cell; `hashes` are of its images' pixels, one for each."""
+    """A finished batch of an unfinished cell; `hashes` are of its images' pixels, one per image."""
 
     start: int
     features: Arrays
@@ -45,7 +45,7 @@ class StoredBatch:
 
 @dataclass(frozen=True, slots=True)
 class CellFolder:
-    """What a store holds of one cell. Nothing is read before it is asked for."""
+    """The stored data of one cell, read on demand."""
 
     files: Files
     key: str
@@ -56,7 +56,7 @@ class CellFolder:
         return f"cells/{self.key}"
 
     def record(self) -> Record | None:
-        """The cell's good record, else that of its last failure, else None. A damaged one counts as not there.
+        """Return the cell's good record, else that of its last failure, else None. A damaged record counts as missing.
 
         Raises BenchError for a record of another schema version.
         """
@@ -66,7 +66,7 @@ class CellFolder:
         return None
 
     def whole_record(self) -> Record | None:
-        """As `record`, where a damaged record must not be taken for a cell that was not run; raises Damaged."""
+        """Return `record`, where a damaged record must not count as a cell that was not run; raises Damaged."""
         for name in (GOOD, FAILED):
             try:
                 return self.read_record(name)
@@ -77,13 +77,13 @@ class CellFolder:
         return None
 
     def read_record(self, name: str) -> Record:
-        """One of the records; raises FileNotFoundError, Corrupt, and BenchError for another schema version."""
+        """Return one of the records; raises FileNotFoundError, Corrupt, and BenchError for another schema version."""
         return Record.from_json(read_sealed(self.files, f"{self.name}/{name}").decode(errors="replace"))
 
     def commit(self, record: Record, keep_images: int | None = None) -> bool:
-        """Make the cell done, or note its failure. The first good record wins: False where another was there before.
+        """Mark the cell as done, or record its failure. The first good record wins: returns False if another exists.
 
-        A failure never hides a good record. `keep_images` keeps only so many images, the first ones.
+        A failure never hides a good record. `keep_images` limits the kept images to the first ones.
         """
         if record.status != "ok":
             put(self.files, f"{self.name}/{FAILED}", self._seal(FAILED, record))
@@ -105,23 +105,23 @@ class CellFolder:
         return seal(f"{self.name}/{name}", record.to_json().encode())
 
     def clear_traces(self) -> None:
-        """Remove what only work on the cell needs: marks of finished batches, leases."""
+        """Remove files that only unfinished work needs: marks of finished batches, leases."""
         for name in self.files.names(self.name):
             if name.startswith(("batches-", "lease-")):
                 self.files.remove(f"{self.name}/{name}")
 
     def features_name(self, extractor: str) -> str:
-        """Name of the features' file below the root of the run."""
+        """Return the name of the features' file below the root of the run."""
         return f"{self.name}/features-{extractor}.npz"
 
     def has_features(self, extractor: str) -> bool:
-        """Whether `features` will find something."""
+        """Whether `features` exist."""
         return self.files.exists(self.features_name(extractor))
 
     def features(self, extractor: str, images: str = "") -> dict[str, NDArray[Any]]:
-        """Per-image features of the finished cell by name, rows in the order of the prompts.
+        """Return per-image features of the finished cell by name, rows in the order of the prompts.
 
-        `images` is the hash of the images that they were computed from. Raises Damaged where they are anything else.
+        `images` is the hash of the images that they were computed from. Raises Damaged where they belong to others.
         """
         name = self.features_name(extractor)
         try:
@@ -130,7 +130,7 @@ class CellFolder:
             raise Damaged(self.files.location, name, why_damaged(error)) from error
 
     def save_features(self, extractor: str, features: Arrays, images: str = "") -> None:
-        """Write features, whole or not at all, bound to the hash of the images that they were computed from."""
+        """Write features atomically, bound to the hash of the images that they were computed from."""
         name = self.features_name(extractor)
         put(self.files, name, pack_arrays(name, features, images))
 
@@ -139,17 +139,17 @@ class CellFolder:
         self.files.remove(self.features_name(extractor))
 
     def image_name(self, row: int) -> str:
-        """Name of an image's file below the root of the run."""
+        """Return the name of an image's file below the root of the run."""
         return f"{self.name}/images/{row:05d}.png"
 
     def image(self, row: int) -> bytes | None:
-        """The file of a kept image, not verified; None where it is missing."""
+        """Return the file of a kept image, not verified; None where it is missing."""
         with suppress(FileNotFoundError):
             return self.files.read(self.image_name(row))
         return None
 
     def has_image(self, row: int) -> bool:
-        """Whether `image` will find something."""
+        """Whether `image` exists."""
         return self.files.exists(self.image_name(row))
 
     def save_image(self, row: int, content: bytes, durable: bool = True) -> None:
@@ -163,7 +163,7 @@ class CellFolder:
                 self.files.remove(f"{self.name}/images/{name}")
 
     def missing_images(self, hashes: Sequence[str]) -> list[int]:
-        """Rows of kept images that are gone; none where the whole folder is, which people remove to make room.
+        """Return rows of missing kept images; empty where users removed the whole folder to save space.
 
         `hashes` are those of the record, empty for an image that was not kept.
         """
@@ -171,7 +171,7 @@ class CellFolder:
         return [row for row, known in enumerate(hashes) if there and known and f"{row:05d}.png" not in there]
 
     def save_batch(self, extractor: str, batch: StoredBatch, images: Iterable[bytes] = ()) -> None:
-        """Write the files of a batch's images, none where they are kept already, then what marks it as finished."""
+        """Write the files of a batch's images, unless they are stored already, then the mark of the finished batch."""
         for row, content in enumerate(images, batch.start):
             self.save_image(row, content, durable=False)
         note = json.dumps({"hashes": batch.hashes, "calls": asdict(batch.calls), "sampling_s": batch.sampling_s})
@@ -180,7 +180,7 @@ class CellFolder:
         put(self.files, name, pack_arrays(name, arrays))
 
     def load_batch(self, extractor: str, start: int) -> StoredBatch | None:
-        """A batch that was finished before, or None; a damaged one is set aside. Its images are not read."""
+        """Return a batch that was finished before, or None; a damaged one is set aside. Its images are not read."""
         name = self._batch_name(extractor, start)
         try:
             arrays = read_arrays(self.files, name)
@@ -194,12 +194,12 @@ class CellFolder:
         return StoredBatch(start, arrays, calls, note["sampling_s"], tuple(note["hashes"]))
 
     def batch_starts(self, extractor: str) -> set[int]:
-        """The first rows of all batches that are marked as finished."""
+        """Return the first rows of all batches that are marked as finished."""
         names = self.files.names(f"{self.name}/batches-{extractor}")
         return {int(name.removesuffix(".npz")) for name in names if re.fullmatch(r"[0-9]{5,9}\.npz", name)}
 
     def drop_batch(self, extractor: str, start: int) -> None:
-        """Forget that a batch was finished."""
+        """Remove the mark of a finished batch."""
         self.files.remove(self._batch_name(extractor, start))
 
     def _batch_name(self, extractor: str, start: int) -> str:

@@ -1,4 +1,4 @@
-"""Stored files that are not what was written: found by their hashes and set aside, so that they are made again."""
+"""Integrity of stored files: changed files are detected by their hashes and set aside, to be regenerated."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bench.store.store import Store
 
 
 def quarantine_corrupt_records(store: Store, keys: Sequence[str]) -> list[str]:
-    """Move damaged records of these cells to `damaged/`, saying so; returns the names that they had."""
+    """Move damaged records of these cells to `damaged/` and report them; returns their previous names."""
     found = []
     for key in keys:
         for name in (GOOD, FAILED):
             try:
                 store.cell(key).read_record(name)
             except (FileNotFoundError, BenchError):
-                pass  # not there, or another version's and whole
+                pass  # missing, or intact but of another version
             except Corrupt as error:
                 store.quarantine(f"cells/{key}/{name}", str(error))
                 found.append(f"cells/{key}/{name}")
@@ -26,7 +26,7 @@ def quarantine_corrupt_records(store: Store, keys: Sequence[str]) -> list[str]:
 
 
 def quarantine_corrupt_features(store: Store, run: Run) -> list[str]:
-    """The same for the features that a run is scored by and for its reference's, all of which are read for it."""
+    """Do the same for the features by which a run is scored and for its reference's; all of them are read."""
     found = []
     for key in run.cells:
         record = store.cell(key).record()

@@ -1,4 +1,4 @@
-"""Interim looks: at how many images per cell the claims of a results directory were judged so far.
+"""Interim looks: the image counts per cell at which the claims of a results directory were judged so far.
 
 Every look at the claims leaves `looks/<images>.json`: one by a run, by a report in between, or by a stopping rule.
 A later, larger run in the same directory counts them (see `bench.analysis.sequential` for what that costs).
@@ -19,10 +19,10 @@ from bench.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look: images per cell, how many were planned then, and the claims judged, name to hash of the definition.
+    """One look: images per cell, the number planned then, and the claims judged, name to hash of the definition.
 
-    `number` counts looks in the order of time. `claims` is None where the file is damaged: the look counts for every
-    claim then, and as the first.
+    `number` counts looks in order of time. `claims` is None where the file is damaged: the look then counts for every
+    claim, and as the first.
     """
 
     images: int
@@ -36,17 +36,17 @@ class Look:
 
 
 def planned_images(run: Run) -> int:
-    """Images per cell at the last planned look of a run."""
+    """Return images per cell at the last planned look of a run."""
     return round(len(run.prompts) / run.looks[-1])
 
 
 def define(claim: Claim) -> str:
-    """A hash over what a claim says; its text may be reworded."""
+    """Return a hash over the definition of a claim; its text may be reworded."""
     return content_hash({**asdict(claim), "text": ""})
 
 
 def note_look(store: Store, run: Run, judged: Iterable[Claim]) -> None:
-    """Write down that these claims of a run were judged; nothing where none was."""
+    """Record that these claims of a run were judged; does nothing without claims."""
     claims = {claim.name: define(claim) for claim in judged}
     if not claims:
         return
@@ -62,7 +62,7 @@ def note_look(store: Store, run: Run, judged: Iterable[Claim]) -> None:
 
 
 def with_looks(store: Store, run: Run) -> Run:
-    """The run with all looks at its claims: those of its plan as shares of it, earlier plans' in the order of time."""
+    """Return the run with all looks at its claims: its own as shares of the plan, earlier plans' in order of time."""
     images, planned = len(run.prompts), planned_images(run)
     names = [claim.name for claim in run.claims]
     looks = [look for look in looks_of(store) if look.concerns(names)]
@@ -75,7 +75,7 @@ def with_looks(store: Store, run: Run) -> Run:
 
 
 def looks_of(store: Store) -> list[Look]:
-    """All looks at a directory's claims, in the order of time."""
+    """Return all looks at a directory's claims, in order of time."""
     found = []
     for name in store.files.names("looks"):
         images = name.removesuffix(".json")

@@ -1,4 +1,4 @@
-"""Files in a directory, also one that several machines share: renaming and linking decide, never locks."""
+"""Files in a directory, possibly shared by several machines: renaming and linking are atomic, locks are not used."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LocalFiles:
             with open(self._name(name), "rb") as file:  # noqa: PTH123
                 return file.read()
         except IsADirectoryError as error:
-            raise Corrupt("a folder lies in its place") from error
+            raise Corrupt("a folder is in its place") from error
         except NotADirectoryError as error:
             raise FileNotFoundError(error.errno, error.strerror, name) from error
 
@@ -58,7 +58,7 @@ class LocalFiles:
         self._put(partials)
 
     def create(self, name: str, content: bytes, durable: bool = True) -> bool:
-        """See `bench.store.files.Files`. A link is made by one writer alone, on network file systems too."""
+        """See `bench.store.files.Files`. Only one writer can create a link, also on network file systems."""
         partial = self._partial(name, content, durable)
         try:
             os.link(partial, self.root / name)
@@ -104,7 +104,7 @@ class LocalFiles:
                 path.unlink(missing_ok=True)
 
     def _name(self, name: str) -> str:
-        """As text: to make a pathlib path of it takes longer than to read a small file."""
+        """Return the path as text, since creating a pathlib path takes longer than reading a small file."""
         return f"{self.root}/{name}"
 
     def check_writable(self) -> None:
@@ -112,9 +112,9 @@ class LocalFiles:
         self._partial("probe", b"", durable=False).unlink()
 
     def sweep(self, folder: str = "") -> None:
-        """Remove what writers of this program left half done that were killed here, or more than a day ago.
+        """Remove incomplete files of writers of this program that were killed here, or more than a day ago.
 
-        Looks only where a run's files lie, and only at names that no other program gives.
+        Only folders of a run's files are searched, and only for names that no other program uses.
         """
         for directory, folders, files in os.walk(self.root / folder):  # does not follow links
             if not folder and Path(directory) == self.root:
@@ -122,7 +122,7 @@ class LocalFiles:
             _sweep(Path(directory) / name for name in files if name.endswith(PARTIAL))
 
     def _put(self, partials: Mapping[str, Path]) -> None:
-        """Give written files their names; those that cannot get theirs are removed."""
+        """Rename written files to their names; those that cannot be renamed are removed."""
         waiting = dict(partials)
         try:
             for name, partial in partials.items():
@@ -149,7 +149,7 @@ class LocalFiles:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except FileExistsError as error:
-                raise NotADirectoryError(errno.ENOTDIR, "a file lies in the place of a folder") from error
+                raise NotADirectoryError(errno.ENOTDIR, "a file is in the place of a folder") from error
             file = partial.open("xb")
         try:
             with file:
@@ -158,14 +158,14 @@ class LocalFiles:
                     file.flush()
                     os.fsync(file.fileno())
         except OSError:
-            _unlink([partial])  # a full disk needs the room
+            _unlink([partial])  # to free space on a full disk
             raise
         return partial
 
 
 PARTIAL = ".tcd-bench-partial"
 FOLDERS = ("cells", "damaged", "launches", "looks", "plots", "tables", "workers")
-"""What a run's directory holds beside files."""
+"""Folders of a run's directory."""
 _HOST = re.sub(r"[^A-Za-z0-9_]", "_", platform.node()) or "host"
 _WRITER = f"{_HOST}-{os.getpid()}"
 _MARK = re.compile(r".+\.([A-Za-z0-9_]+)-([0-9]+)-[0-9a-f]{32}" + re.escape(PARTIAL))
@@ -190,7 +190,7 @@ def _unlink(paths: Iterable[Path]) -> None:
 
 
 def _is_writing(pid: int, written: float) -> bool:
-    """Whether the process that wrote at a moment still lives; a later one may have been given its number."""
+    """Whether the process that wrote at a given time is still alive; a later process may have the same number."""
     try:
         began: float = psutil.Process(pid).create_time()
     except (psutil.NoSuchProcess, OverflowError, ValueError):

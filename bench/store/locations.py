@@ -1,4 +1,4 @@
-"""Where the files of a results directory are: on a disk or in an object store."""
+"""Locations of results directories: on a disk or in an object store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.store.local import LocalFiles
 
 
 def open_files(location: str | Path) -> Files:
-    """The files of a directory, or of a URL that fsspec knows, such as s3://bucket/run."""
+    """Return the files of a directory, or of a URL that fsspec supports, such as s3://bucket/run."""
     if isinstance(location, str) and "://" in location:
         from bench.store.object_store import RemoteFiles
 

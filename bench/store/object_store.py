@@ -1,4 +1,4 @@
-"""Files in an object store, through fsspec: s3://, gs:// and whatever else it knows. Needs the extra `remote`."""
+"""Files in an object store, through fsspec: s3://, gs:// and its other protocols. Needs the extra `remote`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PROBE = ".tcd-bench-probe"
 
 
 class RemoteFiles:
-    """A prefix in a bucket. An object is there whole or not at all; `create` is the server's conditional write.
+    """A prefix in a bucket. Objects are written atomically; `create` is the server's conditional write.
 
     Credentials and endpoints come from the environment or the provider's own configuration files, never from the URL,
     which is in records and reports.
@@ -52,7 +52,7 @@ class RemoteFiles:
         _call(self._system.pipe_file, self._path(name), content)
 
     def write_all(self, contents: Mapping[str, bytes]) -> None:
-        """See `bench.store.files.Files`. Objects do not fail half written, but a set of them may."""
+        """See `bench.store.files.Files`. Single objects are atomic, but a set of them may be incomplete."""
         for name, content in contents.items():
             self.write(name, content)
 
@@ -97,14 +97,14 @@ class RemoteFiles:
         self.remove(_PROBE)
 
     def sweep(self, folder: str = "") -> None:
-        """See `bench.store.files.Files`; an object is written whole, so nothing is left."""
+        """See `bench.store.files.Files`; objects are atomic, so nothing is left over."""
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
 
 
 def _call(operation: Any, *arguments: Any, **more: Any) -> Any:
-    """The operation's result; trouble of any client library becomes an OSError, as is promised."""
+    """Return the operation's result; errors of any client library become OSError."""
     try:
         return operation(*arguments, **more)
     except OSError:

@@ -1,4 +1,4 @@
-"""Files that wait where a disk is full or a store cannot be reached, instead of losing what was computed."""
+"""Files that wait for a full disk or an unreachable store, instead of losing results."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bench.store.files import Files
 _Result = TypeVar("_Result")
 IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP)
 LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, *IN_THE_WAY)
-"""What waiting does not mend."""
+"""Errors that waiting cannot fix."""
 LONGEST_PAUSE_S = 10.0
 
 
 class RetryingFiles:
-    """Tries each operation again for up to `store_retry_s` seconds, saying so once; then raises StoreError."""
+    """Retries each operation for up to `store_retry_s` seconds, reporting it once; then raises StoreError."""
 
     def __init__(
         self,

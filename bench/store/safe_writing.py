@@ -1,4 +1,4 @@
-"""Writing into a run: what lies in the way, or is not what was written, is set aside and never overwritten."""
+"""Safe writing into a run: obstacles and changed files are set aside and never overwritten."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _clear_way(files: Files, name: str) -> None:
         above = "/".join(parts[:depth])
         with suppress(FileNotFoundError, Corrupt):
             files.read(above)
-            return quarantine(files, above, "a file lies in the place of a folder")
-    return quarantine(files, name, "a folder lies in its place")
+            return quarantine(files, above, "a file is in the place of a folder")
+    return quarantine(files, name, "a folder is in its place")
 
 
 def quarantine(files: Files, name: str, why: str) -> None:
-    """Move what is not what was written to `damaged/`, and say so."""
+    """Move a changed file to `damaged/`, and report it."""
     target = f"damaged/{name.replace('/', '-')}"
     for number in range(1, 1000):
         if not files.exists(target):
@@ -50,5 +50,5 @@ def quarantine(files: Files, name: str, why: str) -> None:
 
 
 def why_damaged(error: Exception) -> str:
-    """The reason in words that end a sentence."""
+    """Return the reason as the end of a sentence."""
     return "it is gone" if isinstance(error, FileNotFoundError) else str(error)

@@ -1,8 +1,8 @@
-"""Stored content carries a hash over its name and all of its bytes, and no reading takes it without that hash.
+"""Sealed content carries a hash over its name and all of its bytes, which every reader verifies.
 
-JSON ends with a member `sha256`, a `.npz` archive with a comment; other readers of both formats pass over it. The hash
-covers the bytes as they lie there, so that a changed space is noticed like a changed number, and the name below the
-store's root, so that a file which was copied from elsewhere in the store is noticed too.
+JSON ends with a member `sha256`, a `.npz` archive with a comment; other readers of both formats ignore it. The hash
+covers the bytes as stored, so that a changed space is detected like a changed number, and the name below the store's
+root, so that a file copied from elsewhere in the store is detected too.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _END_OF_ZIP, _END_BYTES = b"PK\5\6", 22
 
 
 def seal(name: str, content: bytes, about: str = "") -> bytes:
-    """The content with its hash; `about` (letters and digits, for .npz only) binds it to another file's hash as well.
+    """Return the content with its hash; `about` (letters and digits, .npz only) binds it to another file's hash.
 
-    Raises ValueError for what is neither a JSON object nor an archive as `np.savez` writes it.
+    Raises ValueError for content that is neither a JSON object nor an archive of `np.savez`.
     """
     if name.endswith(".npz"):
         if content[-_END_BYTES:][:4] != _END_OF_ZIP or content[-2:] != b"\0\0":
@@ -40,10 +40,10 @@ def seal(name: str, content: bytes, about: str = "") -> bytes:
 
 
 def unseal(name: str, content: bytes, about: str = "") -> bytes:
-    """What was sealed under this name; raises Corrupt where it is anything else.
+    """Return the content that was sealed under this name; raises Corrupt for any other.
 
-    Where both the content and the caller say what it is about, they have to say the same. Raises BenchError for JSON of
-    another schema version, written before there were hashes.
+    Where both the content and the caller give `about`, they must agree. Raises BenchError for JSON of another schema
+    version, written before hashes were introduced.
     """
     if name.endswith(".npz"):
         return _unseal_archive(name, content, about)
@@ -58,7 +58,7 @@ def unseal(name: str, content: bytes, about: str = "") -> bytes:
 
 
 def read_sealed(files: Files, name: str, about: str = "") -> bytes:
-    """A file's content, verified; raises FileNotFoundError where there is none, else as `unseal` does."""
+    """Return a file's verified content; raises FileNotFoundError where it is missing, else as `unseal` does."""
     return unseal(name, files.read(name), about)
 
 
@@ -85,7 +85,7 @@ def _hash(name: str, body: bytes, about: str = "") -> str:
 
 
 def _refuse_other_version(name: str, content: bytes) -> None:
-    """Versions before this one wrote JSON without a hash; a single wrong bit does not look like that."""
+    """Refuse JSON of earlier versions, which had no hash; a single wrong bit does not look like that."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):

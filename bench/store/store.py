@@ -1,9 +1,9 @@
 """The results of a run. Readable without torch; safe against a kill at any moment.
 
-A run's directory, or a URL that fsspec knows, holds `run.json` (what was asked for) and a folder `cells/<key>/` for
-each cell (`bench.store.cell_folder`). Every JSON file and every array carries a hash that each reading checks (see
-`bench.store.sealed`); images are checked against their record or batch (`bench.pictures`). What is found damaged goes
-to `damaged/` and is generated again.
+A run's directory, or a URL that fsspec supports, holds `run.json` (the request) and a folder `cells/<key>/` for each
+cell (`bench.store.cell_folder`). Every JSON file and every array carries a hash that each reading verifies (see
+`bench.store.sealed`); images are verified by their record or batch (`bench.pictures`). Damaged files are moved to
+`damaged/` and regenerated.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ RUN = "run.json"
 
 
 class Store:
-    """One run. Making it checks that it can be written; raises BenchError otherwise.
+    """One run. Creating it checks that it can be written; raises BenchError otherwise.
 
-    `store_retry_s` is how long a full disk or a store out of reach is waited for.
+    `store_retry_s` is how long to wait for a full disk or an unreachable store.
     """
 
     def __init__(self, location: str | Path, writable: bool = True, store_retry_s: float = 0.0) -> None:
@@ -57,7 +57,7 @@ class Store:
 
     @classmethod
     def of_run(cls, location: str | Path) -> Self | None:
-        """The store to read from; None where nothing was run yet."""
+        """Return the store for reading; None where nothing was run yet."""
         try:
             return cls(location, writable=False)
         except BenchError:
@@ -69,22 +69,22 @@ class Store:
         return self.files.location
 
     def has_run(self) -> bool:
-        """Whether anything was ever run here."""
+        """Whether anything was run here."""
         return any(self.files.exists(name) for name in (RUN, "cells", "launches"))
 
     def cell_keys(self) -> list[str]:
-        """The cells that something is known of, in order; what other programs left there is not among them."""
+        """Return the keys of stored cells, in order, without entries of other programs."""
         return [name for name in self.files.names("cells") if not name.startswith(".")]
 
     def records(self, keys: Sequence[str] | None = None) -> Iterator[Record]:
-        """The records of these cells, in their order, as far as there are any; by default all, ordered by key."""
+        """Yield the existing records of these cells, in their order; by default all, ordered by key."""
         for key in self.cell_keys() if keys is None else keys:
             record = self.cell(key).record()
             if record is not None:
                 yield record
 
     def cell(self, key: str) -> CellFolder:
-        """What is known of one cell."""
+        """Return the folder of one cell."""
         return CellFolder(self.files, key)
 
     def commit(self, record: Record, keep_images: int | None = None) -> bool:
@@ -92,7 +92,7 @@ class Store:
         return self.cell(record.key).commit(record, keep_images)
 
     def features_of(self, record: Record, extractor: str) -> dict[str, NDArray[Any]]:
-        """The features of a record's own images; raises Damaged."""
+        """Return the features of a record's own images; raises Damaged."""
         return self.cell(record.key).features(extractor, record.images_hash)
 
     def missing_images(self, record: Record) -> list[int]:
@@ -100,11 +100,11 @@ class Store:
         return self.cell(record.key).missing_images(() if record.images is None else record.images.hashes)
 
     def quarantine(self, name: str, why: str) -> None:
-        """Move what is not what was written to `damaged/`, and say so."""
+        """Move a changed file to `damaged/`, and report it."""
         quarantine(self.files, name, why)
 
     def run(self) -> Run:
-        """What was asked for last; raises BenchError when that was never written, Damaged where it was changed."""
+        """Return the last request; raises BenchError when none was written, Damaged where it was changed."""
         try:
             return Run.from_json(read_sealed(self.files, RUN).decode(errors="replace"))
         except FileNotFoundError as error:
@@ -125,26 +125,26 @@ class Store:
         put(self.files, RUN, seal(RUN, run.to_json().encode()))
 
     def write_text(self, name: str, text: str) -> str:
-        """Write a file of the run as UTF-8, whole or not at all; returns where it lies."""
+        """Write a file of the run as UTF-8, atomically; returns its location."""
         return self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, content: bytes) -> str:
-        """Write a file of the run, whole or not at all; returns where it lies."""
+        """Write a file of the run, atomically; returns its location."""
         self.files.write(name, content)
         return f"{self.location}/{name}"
 
     def read_bytes(self, name: str) -> bytes | None:
-        """A file of the run; None where there is none."""
+        """Return a file of the run; None where it is missing."""
         with suppress(FileNotFoundError):
             return self.files.read(name)
         return None
 
     def has_reference(self, reference: str) -> bool:
-        """Whether `load_reference` will find something."""
+        """Whether `load_reference` returns features."""
         return self.files.exists(_reference_name(reference))
 
     def load_reference(self, reference: str) -> NDArray[np.floating] | None:
-        """Features of the reference images (m, d), or None while there are none; raises Damaged."""
+        """Return features of the reference images (m, d), or None while there are none; raises Damaged."""
         name = _reference_name(reference)
         try:
             return read_arrays(self.files, name)["image"]
@@ -159,13 +159,13 @@ class Store:
         put(self.files, name, pack_arrays(name, {"image": features}))
 
     def load_derived(self, reference: str, embeddings: NDArray[Any]) -> Arrays | None:
-        """What was computed from reference features before; None where it was not, or is not what was written."""
+        """Return earlier results computed from reference features; None where they are missing or changed."""
         with suppress(FileNotFoundError, Corrupt):
             return read_arrays(self.files, _derived_name(reference), hash_array(embeddings))
         return None
 
     def save_derived(self, reference: str, embeddings: NDArray[Any], derived: Arrays) -> None:
-        """Keep what takes long to compute from reference features; it is of use for exactly these."""
+        """Store results that take long to compute from reference features; they are valid for exactly these."""
         name = _derived_name(reference)
         put(self.files, name, pack_arrays(name, derived, hash_array(embeddings)))
 

@@ -10,7 +10,7 @@ from bench.records.cell import Cell
 
 
 class Stopped(Exception):  # noqa: N818
-    """The worker was asked to stop; what it held was released."""
+    """The worker was asked to stop; its leases were released."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Another installation to run this package in: an environment, a checkout of diffusers, or released versions."""
+"""Other installations that can run this package: an environment, a checkout of diffusers, or released versions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if sys.version_info[:2] == {version}:
 
 
 class InstallationError(BenchError):
-    """An installation that cannot be made or run, and its name; not the input's fault."""
+    """An installation cannot be created or run; holds its name. The input is not at fault."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name} {reason}")
@@ -46,7 +46,7 @@ class InstallationError(BenchError):
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A Python and the directories whose packages come before its own."""
+    """A Python and the directories whose packages precede its own."""
 
     name: str
     python: str
@@ -59,7 +59,7 @@ class Installation:
     def environment(self) -> dict[str, str]:
         """Return the environment variables there: this package is run, and the current directory is not searched.
 
-        An empty entry of PYTHONPATH would mean the current directory and is left out.
+        An empty entry of PYTHONPATH would mean the current directory and is removed.
         """
         inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
         lacks_us = not any((Path(path) / "bench").exists() for path in self.paths)
@@ -145,13 +145,13 @@ def check_installation(installation: Installation) -> None:
         )
         version, prefix, where = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
-        raise InstallationError(installation.name, "does not run as a Python; see what it says itself") from error
+        raise InstallationError(installation.name, "does not run as a Python; see its own output") from error
     if tuple(version) < (3, 11):
         raise InstallationError(installation.name, f"is Python {version[0]}.{version[1]}; at least 3.11 is needed")
     if not where.endswith(".py"):
         raise InstallationError(
             installation.name,
-            f"cannot import diffusers and torch ({where}); name the versions that fit as well, "
+            f"cannot import diffusers and torch ({where}); name fitting versions as well, "
             "as in ref='diffusers==0.29.2 huggingface_hub==0.24.7'",
         )
     if prefix != sys.prefix and any(Path(where).is_relative_to(path) for path in _own_packages()):

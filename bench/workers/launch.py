@@ -22,12 +22,12 @@ from bench.store.sealed import read_sealed, seal
 from bench.workers.leases import new_worker_name
 
 STATE_S = 5.0
-"""How often a worker writes its state, at least."""
+"""Maximum interval between two writes of a worker's state."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One start of a run: the settings, the interim looks, and the keys of the cells that were left to do."""
+    """One start of a run: the settings, the interim looks, and the keys of the remaining cells."""
 
     name: str
     settings: Mapping[str, Any]
@@ -35,16 +35,16 @@ class Launch:
     cells: tuple[str, ...]
     images: int
     began: float
-    """When, in seconds since 1970."""
+    """Start time, in seconds since 1970."""
 
     def save(self, files: Files) -> None:
-        """Write it to the store, where workers and `status` find it."""
+        """Write the launch to the store, from which workers and `status` read it."""
         name = f"launches/{self.name}.json"
         files.write(name, seal(name, json.dumps(asdict(self), ensure_ascii=False).encode()))
 
     @classmethod
     def load(cls, files: Files, name: str) -> Self:
-        """The launch of that name; raises BenchError where there is none, or what is there is damaged."""
+        """Return the launch of a name; raises BenchError where it is missing or damaged."""
         try:
             return _read_as(cls, read_sealed(files, f"launches/{name}.json"))
         except FileNotFoundError as error:
@@ -56,7 +56,7 @@ class Launch:
 
     @classmethod
     def latest(cls, files: Files) -> Self | None:
-        """The launch that began last and can be read; None where there was none. Prints which cannot be read."""
+        """Return the latest readable launch, None where there is none; prints which ones cannot be read."""
         for name in reversed(files.names("launches")):
             if not name.startswith(".") and name.endswith(".json"):
                 try:
@@ -83,7 +83,7 @@ def new_launch_name() -> str:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """The state of a worker as it last wrote it. `said` and `since` are seconds since 1970 by its own clock."""
+    """The state of a worker as last written. `said` and `since` are seconds since 1970 by the worker's clock."""
 
     worker: str
     launch: str
@@ -97,7 +97,7 @@ class WorkerState:
 
     @classmethod
     def all_of(cls, files: Files, launch: str) -> list[Self]:
-        """The workers of a launch."""
+        """Return the states of the workers of a launch."""
         found = []
         for name in files.names("workers"):
             with suppress(FileNotFoundError, Corrupt, ValueError):
@@ -108,7 +108,7 @@ class WorkerState:
 
 
 class Reporter:
-    """Writes a worker's state into the store: when it changes, and every few seconds while images come."""
+    """Writes a worker's state into the store: when it changes, and every few seconds while images are saved."""
 
     def __init__(self, files: Files, launch: str, worker: str, device: str) -> None:
         self._files, self._launch, self._worker, self._device = files, launch, worker, device
@@ -118,7 +118,7 @@ class Reporter:
         self._write_lock = threading.Lock()
 
     def enter(self, state: str, cell: Cell | None) -> None:
-        """The worker begins something."""
+        """Record a new state of the worker."""
         label = cell.label if cell is not None else None
         if (state, label) != (self._state, self._cell):
             begins = self._state == "starting"
@@ -127,7 +127,7 @@ class Reporter:
                 self.say()  # a worker that dies at its first cell must not look like one that never started
 
     def say(self) -> None:
-        """Write the state; where the store cannot be reached, only this state is lost."""
+        """Write the state; if the store cannot be reached, only this state is lost."""
         state = WorkerState(
             worker=self._worker,
             launch=self._launch,
@@ -146,7 +146,7 @@ class Reporter:
 
     @contextmanager
     def saying(self) -> Iterator[None]:
-        """Write the state again and again in the background, and once more at the end."""
+        """Write the state periodically in the background, and once more at the end."""
         self.say()
         try:
             with call_periodically(STATE_S, self.say):

@@ -1,11 +1,11 @@
 """Leases let any number of workers and runs share a store without losing or repeating work.
 
-A lease is the file `<name>.<generation>`, which only one worker can create. Its holder rewrites it again and again. A
+A lease is the file `<name>.<generation>`, which only one worker can create. Its holder rewrites it periodically. A
 worker that sees it unchanged for `lease_s` seconds by its own clock, or sees that its process has died on this machine,
 may create the next generation. So clocks of machines are never compared, and nothing is deleted that another worker
-might hold. A lease also counts the workers that died at the point that the work has reached: a worker that got further
-before it died did not die of the work. Two workers may do the same work where one was only slow; the store keeps the
-first result.
+might hold. A lease also counts the workers that died at the current point of the work: a worker that made progress
+before it died did not die of the work. Two workers may do the same work if one was only slow; the store keeps the first
+result.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from bench.store.files import Files
 
 @dataclass(frozen=True)
 class Lease:
-    """What a worker holds. `deaths` is how many workers held it before and died, one after the other, at one point."""
+    """A lease of this worker. `deaths` is how many workers held it before and died in a row at the same point."""
 
     name: str
     file: str
     deaths: int
     progress: int | None = None
-    """How far the work was when it was taken; None where no worker held it before."""
+    """The progress of the work when the lease was taken; None where no worker held it before."""
 
 
 @dataclass(frozen=True)
 class _Sight:
-    """The content of another worker's lease when it was read last, and since when it is so."""
+    """The content of another worker's lease when it was last read, and the time since which it is unchanged."""
 
     content: bytes
     elsewhere: bool
@@ -52,7 +52,7 @@ class _Sight:
     read: float
 
     def is_fresh(self, now: float, lease_s: float) -> bool:
-        """Whether reading it again would tell nothing that matters."""
+        """Whether reading it again could give no relevant information."""
         return self.elsewhere and now - self.read < lease_s / 4 and now - self.since < lease_s
 
 
@@ -81,7 +81,7 @@ class Leases:
     def take(self, name: str, reached: int = 0, there: Mapping[str, int] | None = None) -> Lease | None:
         """Return the lease of that name, or None while another worker holds it. `reached` is how far the work is.
 
-        `there` is what `newest` returned, where the caller has asked; it may be somewhat old.
+        `there` is an earlier result of `newest`; it may be somewhat outdated.
         """
         newest = (self.newest(name.rpartition("/")[0]) if there is None else there).get(name, -1)
         lease = Lease(name, f"{name}.{newest + 1}", 0)
@@ -99,7 +99,7 @@ class Leases:
     def _deaths_before(self, file: str, reached: int) -> int | None:
         """Return how many workers died at this point if the holder released it or is dead; None while it is held.
 
-        The lease of a holder on another machine that was alive a moment ago is not read again.
+        The lease of a holder on another machine that was alive recently is not read again.
         """
         before, now = self._seen.get(file), self.clock()
         if before is not None and before.is_fresh(now, self.lease_s):
@@ -134,7 +134,7 @@ class Leases:
                 self.files.remove(f"{folder}/{file}")
 
     def renew(self) -> None:
-        """Rewrite the leases that are held, so that other workers see that their holder is alive."""
+        """Rewrite the held leases, so that other workers see that their holder is alive."""
         with self._lock:
             self._beat += 1
             for lease in self._held.values():
@@ -173,7 +173,7 @@ def new_worker_name() -> str:
 
 
 def _split(file: str) -> tuple[str, int | None]:
-    """Name and generation of a lease's file; the generation is None where the file is not a lease."""
+    """Return name and generation of a lease's file; the generation is None where the file is not a lease."""
     name, _, number = file.rpartition(".")
     return name, int(number) if number.isascii() and number.isdigit() and len(number) < 10 else None
 
@@ -218,7 +218,7 @@ def _is_here(note: Mapping[str, Any]) -> bool:
 
 @cache
 def _this_process(pid: int) -> Mapping[str, Any]:
-    """What distinguishes this process from all others."""
+    """Return an identity of this process that distinguishes it from all others."""
     return {"machine": _machine(), "pid": pid, "born": psutil.Process(pid).create_time()}
 
 

@@ -17,7 +17,7 @@ from bench.workers.worker import REAL_WORK
 
 @dataclass
 class Process:
-    """A worker as a process of this machine, which ends when this one does; its output goes into a file."""
+    """A worker process of this machine, which ends when this process does; its output goes into a file."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -42,9 +42,9 @@ class Process:
 
 
 class ThisMachine:
-    """Capacity for a fixed number of processes, which share the processor or are spread over the GPUs.
+    """Capacity for a fixed number of processes, which share the CPU or are distributed over the GPUs.
 
-    `gpus` are values of CUDA_VISIBLE_DEVICES; none where cells run on the processor, or on one GPU that they name.
+    `gpus` are values of CUDA_VISIBLE_DEVICES; empty where cells run on the CPU, or on one GPU that they name.
     """
 
     def __init__(

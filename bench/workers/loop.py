@@ -2,7 +2,7 @@
 
 Large cells are cut into chunks of images; the worker that finds all of them done finishes the cell. Chunks of cells
 that share a pipeline follow each other without a pause, and the cells are finished afterwards. There is no master:
-workers know of one another through leases in the store alone, so that one may die, join late, or belong to another run.
+workers coordinate only through leases in the store, so that one may die, join late, or belong to another run.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from bench.workers.context import Stopped, WorkerContext
 from bench.workers.leases import Lease, Leases
 
 WAIT_S = 0.5, 15.0
-"""Pauses of a worker that finds nothing to do: the first one and the longest; each is twice the one before."""
+"""Pauses of an idle worker in seconds: the first and the longest; each is twice the previous one."""
 FLOW_S = 60.0
-"""For how long cells are begun before those that were sampled are finished."""
+"""Seconds for which new cells are begun before sampled cells are finished."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some of a cell's images, which the holder of the lease samples."""
+    """A range of a cell's images, sampled by the holder of the lease."""
 
     cell: Cell
     rows: range
@@ -53,7 +53,7 @@ class Work(Protocol):
         """How much of a chunk is in the store; grows as it is sampled."""
 
     def sample(self, chunk: Chunk) -> Ended:
-        """Begin a chunk and yield, in the order of their beginnings, the chunks that are in the store by now.
+        """Begin a chunk and yield, in order, the chunks that are in the store by now.
 
         This one may be among them, or go on while the next one begins. Chunks between two calls of `release_threads`
         share a pipeline. Raises StoreError, which is not an error of any of them.
@@ -114,7 +114,7 @@ class Loop:
     context: WorkerContext
     max_attempts: int = 3
     _first_chunk: int = 0
-    """Which of a cell's chunks this worker tries first: workers that begin together do not all want the same one."""
+    """The chunk that this worker tries first, so that workers that begin together do not compete for the same one."""
     _idle: bool = True
 
     def run(self, cells: Sequence[Cell], first: int = 0) -> Iterator[Record]:
@@ -152,9 +152,9 @@ class Loop:
         return record is not None and record.status != "ok" and record.environment.get("launch") == self.launch
 
     def _sample(self, cells: Sequence[Cell]) -> list[_CellProgress]:
-        """Sample, without a pause between them, what no other worker holds of the first cells, all of one pipeline.
+        """Sample, without pauses, the chunks that no other worker holds, of the first cells that share a pipeline.
 
-        A chunk at which workers died has nothing beside it.
+        A chunk at which workers died is sampled alone.
         """
         begun: dict[str, _CellProgress] = {}
         held: list[Chunk] = []
@@ -196,7 +196,7 @@ class Loop:
         self.context.check_stop()
 
     def _take(self, one: _CellProgress) -> Chunk | None:
-        """A chunk of a cell that no other worker holds; None where there is none, or one of its chunks failed."""
+        """Return a chunk of a cell that no other worker holds; None where there is none, or a chunk of it failed."""
         cell = one.cell
         with _failing(one):
             if one.state is State.NEW:
@@ -216,7 +216,7 @@ class Loop:
         return None
 
     def _take_one(self, cell: Cell, chunks: list[range]) -> Chunk | None:
-        """One of a cell's open chunks that no other worker holds."""
+        """Return one of a cell's open chunks that no other worker holds."""
         folder, first = f"cells/{cell.key}", self._first_chunk % len(chunks)
         there = self.leases.newest(folder)
         for rows in chunks[first:] + chunks[:first]:
@@ -227,7 +227,7 @@ class Loop:
         return None
 
     def _end(self, one: _CellProgress) -> Record | None:
-        """The record of a cell that ends here: all of it was sampled, or it failed."""
+        """Return the record of a cell that ends here, since it was sampled or failed."""
         self.context.check_stop()
         cell, is_left = one.cell, one.state not in (State.OVER, State.ELSEWHERE)
         with _failing(one):
@@ -250,7 +250,7 @@ class Loop:
         return self.work.fail(cell, error)
 
     def _check_attempts(self, lease: Lease) -> Lease:
-        """The lease; raises CellError where too many workers died at it."""
+        """Return the lease; raises CellError where too many workers died at it."""
         if lease.deaths < self.max_attempts:
             return lease
         self.leases.release(lease, done=False)
@@ -261,7 +261,7 @@ class Loop:
 
 
 def from_group(cells: Sequence[Cell], first: int) -> list[Cell]:
-    """The cells group by group of equal pipelines, beginning with the group of that number."""
+    """Return the cells in groups of equal pipelines, beginning with the group of that number."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.pipeline_key, []).append(cell)

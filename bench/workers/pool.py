@@ -48,7 +48,7 @@ class Executor(Protocol):
 
 @dataclass
 class WorkerPool:
-    """As many workers as the executor has capacity for, for as long as work is left."""
+    """As many workers as the executor has capacity for, while work is left."""
 
     executor: Executor
     store: Store
@@ -58,10 +58,10 @@ class WorkerPool:
     _workers: list[WorkerHandle] = field(default_factory=list)
     _failed_starts: int = 0
     _over: bool = False
-    """Whether a worker found that nothing is left."""
+    """Whether a worker found no remaining work."""
 
     def reconcile(self, left: int) -> bool:
-        """Replace workers that died, add some where there is capacity; `left` cells are to do. False when none runs.
+        """Replace dead workers, add some where there is capacity; `left` cells remain. Returns False when none runs.
 
         Raises BenchError when workers die one after another before they begin to work.
         """

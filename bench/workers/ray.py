@@ -72,13 +72,13 @@ class RayWorker:
 
 
 class RayCluster:
-    """Capacity for as many actors as the cluster's GPUs, or processors, allow at the moment."""
+    """Capacity for as many actors as the cluster's GPUs, or CPUs, allow at present."""
 
     def __init__(self, location: str, launch: str, choice: Ray, device: str, work: str = REAL_WORK) -> None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads all of these when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads these variables on import
         if choice.address is None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # everywhere: a node's address is 127.0.0.1
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on all systems: a node's address is 127.0.0.1
         try:
             ray: Any = importlib.import_module("ray")
         except ImportError as error:
@@ -97,7 +97,7 @@ class RayCluster:
         quiet = {"log_to_driver": False, "configure_logging": False}
         here = {"address": "local", "include_dashboard": False}
         try:
-            with chdir(next(iter(package_paths()), sys.prefix)):  # Ray has workers import from the current directory
+            with chdir(next(iter(package_paths()), sys.prefix)):  # Ray lets workers import from the current directory
                 self._ray.init(**(here if choice.address is None else {"address": choice.address}), **quiet)
         except Exception as error:
             where = choice.address or "null"
@@ -108,7 +108,7 @@ class RayCluster:
             ) from error
 
     def capacity(self) -> int:
-        """See `bench.workers.pool.Executor`. Follows the cluster as nodes come and go."""
+        """See `bench.workers.pool.Executor`. Follows changes of the cluster's nodes."""
         resources = self._ray.cluster_resources()
         gpus = self._gpus(resources)
         by_gpu = int(resources.get("GPU", 0) / gpus) if gpus else None

@@ -1,7 +1,7 @@
 """Cells in a Slurm job array, through submitit: a task is a worker, requeued when its time is up.
 
-Nothing that submitit pickles is ever read here: squeue says whether a task is in the queue, the store how it ended.
-Tasks go on when the driver is killed, by design: they belong to Slurm, and `scancel` ends them.
+Nothing pickled by submitit is ever read here: squeue reports whether a task is queued, the store how it ended.
+Tasks survive the driver by design: they belong to Slurm, and `scancel` ends them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SETTLE_S = 60.0
 
 
 class Shard:
-    """What submitit runs: a worker. After `checkpoint` the same task waits in the queue again."""
+    """The worker that submitit runs. After `checkpoint` the same task is queued again."""
 
     def __init__(self, location: str, launch: str, name: str, first: int, work: str) -> None:
         self.arguments = location, launch, name, first, work
@@ -41,7 +41,7 @@ class Shard:
         return take_part(*self.arguments)
 
     def checkpoint(self) -> Any:
-        """Called by submitit when time is up or the node is taken away; what was finished lies in the store."""
+        """Called by submitit when time is up or the node is taken away; finished work is in the store."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -54,7 +54,7 @@ class Queue:
         self._asked, self._ids = 0.0, frozenset[str]()
 
     def ids(self) -> frozenset[str]:
-        """Of all tasks that wait or run; array tasks as 12_3."""
+        """Return all waiting or running tasks; array tasks as 12_3."""
         if time.monotonic() - self._asked > QUEUE_S:
             command = ["squeue", "--noheader", "--array", "--me", "--format=%i"]
             try:

@@ -1,4 +1,4 @@
-"""The progress of a launch, read from its store: for the progress bar, and for `tcd-bench status` from anywhere."""
+"""The progress of a launch, read from its store, for the progress bar and for `tcd-bench status` on any machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bench.workers.launch import Launch, WorkerState
 
 ENDED = ("stopped", "done")
 SILENT_S = 60.0
-"""A worker whose state is this old is shown as silent."""
+"""Age in seconds from which on a worker's state is shown as silent."""
 
 
 @dataclass(frozen=True)
 class LaunchStatus:
-    """Cells done, failed and begun; images that are in the store; the states of the workers."""
+    """Cells done, failed and begun; images in the store; the states of the workers."""
 
     launch: Launch
     done: tuple[str, ...]
@@ -30,12 +30,12 @@ class LaunchStatus:
 
     @property
     def left(self) -> int:
-        """How many cells are neither done nor failed."""
+        """The number of cells that are neither done nor failed."""
         return len(self.launch.cells) - len(self.done) - len(self.failed)
 
     @property
     def total_images(self) -> int:
-        """How many images the launch found to do."""
+        """The number of images that were to be done at the start of the launch."""
         return len(self.launch.cells) * self.launch.images
 
 
@@ -58,7 +58,7 @@ def read_status(store: Store, launch: Launch, batch_size: int) -> LaunchStatus:
 
 
 def describe(status: LaunchStatus, now: float | None = None) -> str:
-    """The status as text: progress, time left, progress of each worker, failures."""
+    """Return the status as text: progress, time left, progress of each worker, failures."""
     now = time.time() if now is None else now
     launch = status.launch
     lines = [

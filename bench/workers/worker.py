@@ -2,8 +2,8 @@
 
     python -m bench.workers.worker LOCATION LAUNCH NAME [INDEX]
 
-It may be started on any machine that sees the store and has the same models. SIGTERM and SIGUSR1 make it finish its
-batch, release its leases and end with code 75; another worker may then go on.
+It may be started on any machine that has access to the store and the same models. SIGTERM and SIGUSR1 make it finish
+its batch, release its leases and end with code 75; another worker may then continue.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ REAL_WORK = "bench.execute.job:make_runner_for"
 
 
 class MakeRunner(Protocol):
-    """Makes what a launch asks for, with all that it needs, and names the cells that it is about."""
+    """Creates the work of a launch, with everything it needs, and its cells."""
 
     def __call__(self, launch: Launch, store: Store, context: WorkerContext) -> tuple[Work, Sequence[Cell]]:
-        """The work and its cells."""
+        """Return the work and its cells."""
 
 
 @dataclass(kw_only=True)
 class Worker(WorkerContext):
-    """One worker of a launch, in whatever process it is."""
+    """One worker of a launch, in any process."""
 
     store: Store
     launch: Launch
@@ -58,7 +58,7 @@ class Worker(WorkerContext):
     name: str
     device: str
     may_exit: bool = False
-    """Whether this process may be ended when a cell takes too long: a thread cannot be."""
+    """Whether this process may be ended when a cell takes too long, which is impossible for a thread."""
     bar: tqdm[None] | None = None
     """Shows progress where there is one."""
     _work: Work | None = None
@@ -69,7 +69,7 @@ class Worker(WorkerContext):
 
     @contextmanager
     def records(self, make_runner: MakeRunner, first: int = 0) -> Iterator[Iterator[Record]]:
-        """The record of each cell that ends here, until none is left; iterating over them raises Stopped."""
+        """Yield the record of each cell that ends here, until none is left; iterating over them raises Stopped."""
         leases = Leases(self.store.files, self.name, self.common.lease_s)
         with self._reporter.saying(), leases.kept_alive():
             self._work, cells = make_runner(self.launch, self.store, self)
@@ -90,12 +90,12 @@ class Worker(WorkerContext):
             self.bar.update(images)
 
     def entering(self, state: str, cell: Cell | None) -> None:
-        """See `WorkerContext`; `status` shows it, and a cell may take `cell_timeout_s` from here on."""
+        """See `WorkerContext`; `status` shows it, and the time limit `cell_timeout_s` of a cell starts."""
         self._reporter.enter(state, cell)
         self._time(cell)
 
     def _time(self, cell: Cell | None) -> None:
-        """Begin the time that a cell may take, and end that of the one before."""
+        """Start the time limit of a cell and end that of the previous one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -124,7 +124,7 @@ class HungError(BenchError):
 
 
 def stacks_of_all_threads() -> str:
-    """Where every thread of this process is, as faulthandler prints it."""
+    """Return the stack of every thread of this process, as printed by faulthandler."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
@@ -133,7 +133,7 @@ def stacks_of_all_threads() -> str:
 
 @contextmanager
 def signals_stop(stop: threading.Event) -> Iterator[None]:
-    """Within the block, what a cluster sends before it takes a machine away sets `stop`."""
+    """Let the signals that a cluster sends before it takes a machine away set `stop`, within the block."""
     names = ("SIGTERM", "SIGUSR1")
     chosen = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before: dict[Any, Any] = {}
@@ -151,14 +151,14 @@ def signals_stop(stop: threading.Event) -> Iterator[None]:
 
 
 def import_work(path: str) -> MakeRunner:
-    """The function that a launcher named, as module:function."""
+    """Return the function named by a launcher, as module:function."""
     module, _, name = path.partition(":")
     function: MakeRunner = getattr(importlib.import_module(module), name)
     return function
 
 
 def take_part(location: str, launch_name: str, name: str, first: int = 0, work: str = REAL_WORK) -> int:
-    """Be a worker of a launch until nothing is left; returns the exit code. Raises BenchError where it cannot work."""
+    """Work for a launch until nothing is left; returns the exit code. Raises BenchError where it cannot work."""
     launch = Launch.load(Store(location, writable=False).files, launch_name)
     common = check_settings(Common, {k: launch.settings["executor"][k] for k in Common.__dataclass_fields__})
     store = Store(location, store_retry_s=common.store_retry_s)
@@ -174,7 +174,7 @@ def take_part(location: str, launch_name: str, name: str, first: int = 0, work: 
 
 
 def main() -> int:
-    """The worker process."""
+    """Run the worker process."""
     location, launch, name, *rest = sys.argv[1:]
     first, work = int(rest[0]) if rest else 0, rest[1] if len(rest) > 1 else REAL_WORK
     try:
