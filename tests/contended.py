@@ -1,4 +1,4 @@
-"""A lock that tells when somebody has to wait for it, so that tests of turns need no clock."""
+"""A lock that reports when a thread has to wait for it, so that tests need no clock."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""What a person meets at the command line: help at once, and one clear sentence for whatever cannot run."""
+"""The command line: immediate help, and one clear sentence for settings that cannot run."""
 
 import subprocess
 import sys

@@ -133,7 +133,7 @@ def row(images: np.ndarray, start: int) -> Mapping[str, np.ndarray]:
 def make_runner(
     folder: Path, one_samples: bool, extract: Extractor = row, kind: type[Zeros] = Zeros, concurrent_batches: int = 2
 ) -> Any:
-    """A runner of samplers of zeros, four images a cell, one a batch."""
+    """A runner of samplers of zeros, four images per cell, one per batch."""
     queue = DeviceQueue(concurrent_batches, one_samples)
     runner = Runner(
         store=Store(folder),

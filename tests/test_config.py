@@ -266,9 +266,9 @@ def test_a_task_with_inputs_takes_models_of_one_size() -> None:
 
 
 def test_settings_absent_from_a_file_of_a_model_or_method_can_be_set() -> None:
-    lever, adapter = "models.sd15.memory_options.offload=model", "models.sd15.adapters.tcd.revision=abc"
-    model = compose_settings(["experiment=guide_sd15_t2i", lever, adapter, "models.sd15.channels_last=true"])["models"]
-    found = check_experiment(compose_settings(["experiment=guide_sd15_t2i", lever, adapter])).models["sd15"]
+    option, adapter = "models.sd15.memory_options.offload=model", "models.sd15.adapters.tcd.revision=abc"
+    model = compose_settings(["experiment=guide_sd15_t2i", option, adapter, "models.sd15.channels_last=true"])["models"]
+    found = check_experiment(compose_settings(["experiment=guide_sd15_t2i", option, adapter])).models["sd15"]
     assert found.memory_options.offload == "model"
     assert found.adapters["tcd"].revision == "abc"
     assert model["sd15"]["channels_last"] is True

@@ -50,12 +50,12 @@ def test_a_baseline_is_read_as_it_was_written(stored: Path) -> None:
     known = read_baseline(stored)
     assert known["findings"] == [finding(two=10.0, three=20.0)]
     assert known["fingerprints"] == {"4 steps": [[1.0, 2.0], [0.5, 1.0]]}
-    assert "[1.0, 2.0]" in stored.read_text(), "one state a line"
+    assert "[1.0, 2.0]" in stored.read_text(), "one state per line"
 
 
 def test_infinite_sizes_survive(tmp_path: Path) -> None:
     write_baseline(report(finding()), tmp_path / "x.json", {})
-    json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert read_baseline(tmp_path / "x.json")["findings"] == [finding()]
 
 
@@ -102,8 +102,8 @@ def test_nan_is_a_change_only_where_it_is_new(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_baseline(report(rows=((1.0, 2.0), (math.nan, math.inf))), path, {})
     assert not list(changes(report(rows=((1.0, 2.0), (math.nan, math.inf))), read_baseline(path)))
-    (mended,) = changes(report(rows=((1.0, 2.0), (0.5, 1.0))), read_baseline(path))
-    assert mended.call == 0
+    (fixed,) = changes(report(rows=((1.0, 2.0), (0.5, 1.0))), read_baseline(path))
+    assert fixed.call == 0
     write_baseline(report(), path, {})
     (broken,) = changes(report(rows=((1.0, 2.0), (0.5, math.inf))), read_baseline(path))
     assert broken.call == 0

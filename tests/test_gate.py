@@ -1,4 +1,4 @@
-"""The gate: which cells are held against each other, what each level answers, and the exit code."""
+"""The gate: which cells are compared, the answer of each level, and the exit code."""
 
 import json
 import sys

@@ -69,8 +69,8 @@ def in_there(installation: Installation, code: str) -> str:
 
 def test_an_environment_borrows_missing_packages_and_keeps_its_own(bare: Installation, tmp_path: Path) -> None:
     code = "import bench.workers.installation, yaml, sys; print(yaml.__file__, sys.prefix)"
-    lent, prefix = in_there(bare, code).split()
-    assert Path(lent).is_relative_to(sys.prefix)
+    borrowed, prefix = in_there(bare, code).split()
+    assert Path(borrowed).is_relative_to(sys.prefix)
     assert Path(prefix) == tmp_path / "bare"
     (own,) = (tmp_path / "bare" / "lib").glob("python*/site-packages")
     (own / "yaml.py").touch()

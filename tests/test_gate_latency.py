@@ -1,4 +1,4 @@
-"""Latencies of two runs on one machine: what the machine's own moments explain is no change of the code."""
+"""Latencies of two runs on one machine: a difference that the machine's moments explain is not a change of the code."""
 
 from __future__ import annotations
 

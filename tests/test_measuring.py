@@ -1,4 +1,4 @@
-"""Which calls a cell's latency and memory take, and when."""
+"""The calls made to measure latency and memory of a cell, and when."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -70,8 +70,8 @@ def test_memory_is_measured_only_on_a_gpu_in_a_separate_call(
         assert (found.latency.warmup, len(found.latency.call_s)) == (warmup, 3)
     again = measured(found, measure, 7, samplers, None)
     assert again is found
-    lent = measured(record, measure, 7, samplers, found)
-    assert (lent.latency, lent.memory) == (found.latency, found.memory)
+    taken = measured(record, measure, 7, samplers, found)
+    assert (taken.latency, taken.memory) == (found.latency, found.memory)
     assert sampler.seen == seen, "what is known is not measured again"
 
 

@@ -30,7 +30,7 @@ class Use:
         self.value = value
         for _ in range(2):  # the first reading may have begun before the value was set
             self.seen.clear()
-            assert self.seen.wait(timeout=300), "nobody polls while the call runs"
+            assert self.seen.wait(timeout=300), "no poll while the call runs"
 
 
 def polling_threads() -> int:

@@ -58,7 +58,7 @@ def test_the_frechet_distance_is_torch_fidelitys(d: int, n: int) -> None:
 @pytest.mark.parametrize(("d", "n"), [(64, 40), (64, 300)])
 def test_the_distances_are_clean_fids(d: int, n: int) -> None:
     fid = pytest.importorskip(
-        "cleanfid.fid", reason="clean-fid is no dependency; pip install clean-fid compares with it"
+        "cleanfid.fid", reason="clean-fid is not a dependency; pip install clean-fid compares with it"
     )
     ours, real = sets(d, n)
     assert bench.frechet_distance(ours, real).value == pytest.approx(fid.fid_from_feats(ours, real), rel=1e-6)

@@ -72,23 +72,23 @@ def test_a_controlnet_of_another_family_is_refused(models: Path, hub: Path) -> N
         load_pipeline(replace(cell, base=base))
 
 
-@pytest.mark.parametrize("lever", ["vae_slicing", "vae_tiling", "compile"])
+@pytest.mark.parametrize("option", ["vae_slicing", "vae_tiling", "compile"])
 def test_a_memory_option_changes_images_by_rounding_only(
-    models: Path, lever: str, monkeypatch: pytest.MonkeyPatch
+    models: Path, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[str] = []
     monkeypatch.setattr(torch, "compile", lambda call, mode: compiled.append(mode) or call)  # it takes a minute
     cell = make_cell(models, batch_size=2)
-    value = "default" if lever == "compile" else True
-    pulled = replace(cell, base=replace(cell.base, memory_options={lever: value}))
+    value = "default" if option == "compile" else True
+    pulled = replace(cell, base=replace(cell.base, memory_options={option: value}))
     assert pulled.key != cell.key
     assert pulled.pipeline_key != cell.pipeline_key
     loaded: Any = load_pipeline(pulled)
-    if lever == "vae_slicing":
+    if option == "vae_slicing":
         assert loaded.vae.use_slicing
-    if lever == "vae_tiling":
+    if option == "vae_tiling":
         assert loaded.vae.use_tiling
-    if lever == "compile":
+    if option == "compile":
         assert compiled == ["default"] * 2, "denoiser and decoder"
     plain = Sampler(load_pipeline(cell), cell, PROMPTS).sample(0).images
     assert np.abs(Sampler(loaded, pulled, PROMPTS).sample(0).images.astype(int) - plain).max() <= 1

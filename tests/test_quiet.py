@@ -1,4 +1,4 @@
-"""Libraries' warnings that were asked for or are said better are not shown; all others are, once."""
+"""Libraries' warnings are shown once, except those that were requested or that tcd-bench reports itself."""
 
 from __future__ import annotations
 

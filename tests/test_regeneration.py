@@ -62,7 +62,7 @@ def test_lost_or_damaged_files_of_a_finished_run_are_regenerated(
     picture = sorted(results.glob("cells/*/images/00002.png"))[0]
     picture.write_bytes(picture.with_name("00003.png").read_bytes())
     (results / "report.json").unlink()
-    assert main(["report", f"results={results}"]) == 0, "a picture is no number"
+    assert main(["report", f"results={results}"]) == 0, "no number depends on a picture"
     assert "00002.png is damaged (it is not the image that was sampled)" in capsys.readouterr().err
     assert main(command) == 0
     assert contents(results).keys() == before.keys()

@@ -1,4 +1,4 @@
-"""The page: self-contained, escaped, made anew only when its inputs changed."""
+"""The page: self-contained, escaped, regenerated only when its inputs changed."""
 
 import base64
 import io

@@ -118,7 +118,7 @@ def test_an_unfinished_batch_does_not_exist(store: Store) -> None:
     save(store, start=3)
     assert store.cell(KEY).load_batch("e", 0) is None
     assert store.cell("0" * 16).load_batch("e", 3) is None
-    assert store.cell(KEY).load_batch("other", 3) is None, "features of another extractor are no use"
+    assert store.cell(KEY).load_batch("other", 3) is None, "features of another extractor are not returned"
     assert store.cell(KEY).batch_starts("e") == {3}
     assert store.cell(KEY).batch_starts("other") == set()
 
@@ -595,7 +595,7 @@ def test_kept_images_are_those_of_the_record(store: Store) -> None:
     assert store.missing_images(record) == [0]
     for row in (1, 2):
         image_path(store, row).unlink()
-    assert store.missing_images(record) == [], "somebody made room"
+    assert store.missing_images(record) == [], "the folder was removed to save space"
 
 
 def test_a_damaged_or_stray_batch_is_sampled_again(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

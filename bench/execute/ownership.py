@@ -112,7 +112,7 @@ def close_run(job: Job, store: Store, is_last: bool) -> None:
 def whole_run(store: Store, job: Job) -> Run:
     """Return the job's run with what else the directory has: looks, claims that were judged, and finished cells.
 
-    A claim that was judged once counts among the tests of the run. Cells of another number of images are no part of it.
+    A claim that was judged once counts among the tests of the run. Cells of a different number of images are excluded.
     """
     run, before = job.run, _last_run(store)
     if before is None:

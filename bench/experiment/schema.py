@@ -104,8 +104,8 @@ def nearest(types: Types, path: Sequence[str], settings: object, groups: Sequenc
     siblings = [*dict.fromkeys(name[0] for name in beside), *(() if above else groups)]
     for likeness in (0.75, 0.6):
         for sibling in get_close_matches(wrong, [name for name in siblings if name != wrong], 1, likeness):
-            mended = (*above, sibling, *path[depth + 1 :])
-            return ".".join(mended if types_at(types, mended, settings) else mended[: depth + 1])
+            corrected = (*above, sibling, *path[depth + 1 :])
+            return ".".join(corrected if types_at(types, corrected, settings) else corrected[: depth + 1])
         last = get_close_matches(path[-1], [name[-1] for name in known], 3, likeness + 0.1)
         alike = [".".join(name) for name in known if name[-1] in last]
         for name in get_close_matches(".".join(path), alike, 1, 0.0):

@@ -42,7 +42,7 @@ DEPTH = 50
 def read_file(text: str, file: str, types: Types, package: SettingPath) -> dict[str, Any]:
     """Return the settings in a file's text that belong at `package`, with the types `types`; `defaults` are unchanged.
 
-    Raises BenchError that names file, line and column of whatever cannot be read or is no setting.
+    Raises BenchError that names file, line and column of anything that cannot be read or is not a setting.
     """
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)

@@ -45,7 +45,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """All outcomes, level by level. `baseline` and `candidate` say what was compared, for people."""
+    """All outcomes, level by level. `baseline` and `candidate` are display names of what was compared."""
 
     baseline: str
     candidate: str

@@ -30,7 +30,7 @@ def find_baselines(directory: Path, only: Iterable[str]) -> list[Path]:
 def compare_schedulers(paths: Iterable[Path]) -> Iterator[Outcome]:
     """Examine each baseline's scheduler again, with the settings that the baseline notes."""
     for path in paths:
-        from bench.conformance.verb import examine_scheduler  # it imports diffusers, which takes its time
+        from bench.conformance.verb import examine_scheduler  # it imports diffusers, which is slow
 
         settings = read_baseline(path)["settings"]
         try:

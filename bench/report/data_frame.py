@@ -1,4 +1,4 @@
-"""Scores as a pandas data frame, for a person's own analysis and for scores.csv."""
+"""Scores as a pandas data frame, for further analysis and for scores.csv."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = {
     "base": ("str", "base model"),
     "method": ("str", "method"),
     "eta": ("Float64", "eta; missing where the scheduler has none"),
-    "steps": ("Int64", "step count that was asked for"),
+    "steps": ("Int64", "requested step count"),
     "guidance_scale": ("Float64", "guidance scale"),
     "task": ("str", "task with its settings"),
     "adapters": ("str", "adapters with weight and hash, fused or not"),

@@ -70,7 +70,7 @@ def films(grids: Sequence[PromptGrid]) -> dict[str, bytes]:
 
 def draw_grid(grids: Sequence[PromptGrid], size: int = 96, across: int = 3) -> Image.Image:
     """One picture of all grids, each image scaled to `size` pixels, prompts written above."""
-    import matplotlib  # takes its time, and brings a font
+    import matplotlib  # slow to import; provides a font
 
     font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
     label_width, head, gap = 190, 42, 18

@@ -163,7 +163,7 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
 
 
 def _sample(run: Run) -> str:
-    """How many images a cell has, and of how many prompts where those repeat."""
+    """The number of images per cell, and of prompts where those repeat."""
     images, prompts = len(run.prompts), len(set(run.prompts))
     return f"{images}" if prompts == images else f"{images} of {prompts} prompts"
 

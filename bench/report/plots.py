@@ -28,7 +28,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.hashsalt": "tcd-bench",
-    "text.parse_math": False,  # a label is what it says
+    "text.parse_math": False,  # labels are plain text
 }
 _PEAKS = (("allocated_bytes", "GPU, allocated"), ("device_bytes", "GPU, whole device"))
 MOST_LINES = 12
@@ -36,7 +36,7 @@ MOST_BARS = 60
 MOST_VALUES = 300
 MOST_PANELS = 8
 MOST_FIGURES = 16
-"""Beyond these a plot shows less, and says so: nobody reads it, and drawing it takes longer than all the rest."""
+"""Larger plots are reduced, with a note: they are unreadable, and drawing them takes longer than all the rest."""
 
 
 def plan_figures(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str, Callable[[], Figure]]]:
@@ -86,7 +86,7 @@ def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str,
             most = max(1, MOST_PANELS // len(metrics))
             rest = f" (the first {most} of {len(panels)} panels)" if len(panels) > most else ""
             given = panels[:most], metrics
-            yield 3, "eta", f"Quality against eta, one line a step count{rest}", partial(_eta_curves, *given)
+            yield 3, "eta", f"Quality against eta, one line per step count{rest}", partial(_eta_curves, *given)
             yield 2, "eta-steps", f"Quality by eta and steps; darker is better{rest}", partial(_eta_map, *given)
     bars = [
         (f"{line.label}, {s.record.cell.steps} steps{'*' if s.disturbed else ''}", s)

@@ -45,7 +45,7 @@ def beside_table(run: Run, pairs: Sequence[Beside]) -> Table:
 
 
 def draw_beside(run: Run, pairs: Sequence[Beside]) -> Figure:
-    """Published (hollow) and measured (filled, with 95% intervals) against steps, one panel a score."""
+    """Published (hollow) and measured (filled, with 95% intervals) against steps, one panel per score."""
     from matplotlib.figure import Figure
 
     from bench.report.axes import legend_below

@@ -10,7 +10,7 @@ from bench.records.cell import plain_number
 from bench.records.run import Run
 from bench.report.identity import further_traits
 
-# Okabe and Ito's palette, told apart by colour-blind readers; shapes tell the series apart once more.
+# Okabe and Ito's palette, distinguishable for colour-blind readers; shapes distinguish the series as well.
 LINE_COLOURS = (
     "#0072B2",
     "#D55E00",

@@ -39,7 +39,7 @@ def write_report(store: Store) -> str:
         store.files.write_all({**made.files, _NOTE: seal(_NOTE, json.dumps(note, indent=1).encode())})
         for name in before.get("files", {}).keys() - hashes.keys():
             if _has(store, name, before["files"][name]):
-                store.files.remove(name)  # of an earlier report, and nobody's since
+                store.files.remove(name)  # of an earlier report, not modified since
     return f"{store.location}/{PAGE}"
 
 

@@ -120,16 +120,16 @@ def with_companions(wanted: list[str]) -> list[str]:
 
 def _foreign(ref: str, python: Path, cache: Path) -> Installation:
     """Return another Python that finds this package, and borrows from here, last of all, what it lacks."""
-    lent = cache.absolute() / "lent"
-    lent.mkdir(parents=True, exist_ok=True)
-    if not (link := lent / "bench").exists():
+    borrowed = cache.absolute() / "borrowed"
+    borrowed.mkdir(parents=True, exist_ok=True)
+    if not (link := borrowed / "bench").exists():
         link.symlink_to(_PACKAGE, target_is_directory=True)
     for shared in ("conf", "results"):
-        if (_PACKAGE.parent / shared).is_dir() and not (link := lent / shared).exists():
+        if (_PACKAGE.parent / shared).is_dir() and not (link := borrowed / shared).exists():
             link.symlink_to(_PACKAGE.parent / shared, target_is_directory=True)
     text = _LEND.format(version=tuple(sys.version_info[:2]), paths=_own_packages())
-    (lent / "sitecustomize.py").write_text(text, encoding="utf-8")
-    return Installation(ref, str(python.absolute()), (str(lent),))
+    (borrowed / "sitecustomize.py").write_text(text, encoding="utf-8")
+    return Installation(ref, str(python.absolute()), (str(borrowed),))
 
 
 def _own_packages() -> list[str]:

@@ -151,7 +151,7 @@ def meaning_of(kind: type[Any], name: str) -> str:
 
 
 def _default(field: dataclasses.Field[Any], defaults: Any) -> str | None:
-    """The value that holds where nobody sets one; None where one must be given."""
+    """The default value; None where a value must be given."""
     if isinstance(defaults, dict) and field.name in defaults:
         value = defaults[field.name]
     else:

@@ -4,7 +4,7 @@
     python scripts/benchmarks/breakdown.py device=cuda $(python scripts/benchmarks/stand_in.py /tmp/stand-in)
 
 Runs the default experiment in this process, with a clock around each part; time counts for the innermost part, and a
-lane's second for the share of the machine that a lane has. Imports count from the start of the process. Writes
+thread's second for its share of the machine. Imports count from the start of the process. Writes
 OUT.json and OUT.png; exits with 1 where less than --least of the time (90%, on a GPU 95%) is inside the models.
 
 On a GPU nothing is waited for: events on the device say when it is inside a model, a moment in several counting once,

@@ -43,7 +43,7 @@ class Ratio:
 
 
 def read_ratios(directory: Path) -> list[Ratio]:
-    """The ratios of all benchmarks in a directory; raises BenchError where there are none, or a file is no benchmark's.
+    """The ratios of all benchmarks in a directory; raises BenchError for other files, or where there are none.
 
     JSON without `ratios` is something else and left alone.
     """

@@ -37,7 +37,7 @@ PARTS = ("scaling", "overhead", "plan", "report")
 
 
 def check(found: int, wanted: int) -> None:
-    """A fast run that lost cells is no result."""
+    """A fast run that lost cells is not a result."""
     if found != wanted:
         raise SystemExit(f"{found} of {wanted} cells were done")
 

@@ -1,11 +1,11 @@
-"""How often the gate cries wolf: the same code again, with other seeds and numbers of threads and concurrent_batches.
+"""False alarms of the gate: the same code again, with different seeds and numbers of threads and concurrent_batches.
 
     .venv/bin/python scripts/benchmarks/false_alarms.py [--repeats 100] [--log FILE] [overrides …]
 
-Every repetition samples experiment=gate anew and is held against one baseline at the gate's default limits. The seeds
+Every repetition samples experiment=gate again and is compared with a baseline at the gate's default limits. Seeds
 are 0, 0, 1, 2, 3, 0, 0, 4, …: two of five repetitions share the baseline's noise, so that images are compared one by
-one, the others meet other noise. Latencies and memory are comparable with equal threads and concurrent_batches only:
-they are held against the first repetition that had the same. Each repetition is a line of the log; the same command
+one, the others have other noise. Latencies and memory are comparable with equal threads and concurrent_batches only,
+compared with the first repetition that had the same. Each repetition is a line of the log; the same command
 goes on after the last. Writes a table; exits with 1 when anything regressed, changed or failed.
 """
 
@@ -83,7 +83,7 @@ def main() -> int:
 
 def to_markdown(said: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What came out, and how many outcomes of each verdict, by what the repetitions shared with the baseline."""
-    yield "# How often the gate cries wolf"
+    yield "# False alarms of the gate"
     yield f"\n`{shlex.join(['scripts/benchmarks/false_alarms.py', *sys.argv[1:]])}`: {said}.\n"
     yield name_machines(lines)
     yield "| repetitions | | outcomes |"

@@ -3,7 +3,7 @@
     .venv/bin/python scripts/benchmarks/frechet.py                          # d = 2048, n = 10,000: minutes
     .venv/bin/python scripts/benchmarks/frechet.py --dimension 256 --images 1000 --repeats 3
 
-Features are at hand and the same for all. Ours: two methods' estimates with standard errors and their paired
+Features are given and the same for all. Ours: two methods' estimates with standard errors and their paired
 difference, once with what is kept beside a reference, once with nothing kept. Theirs: one value of one method, as
 torchmetrics computes it (general eigenvalues), and as the common scipy form does (`sqrtm` of the product). The sides
 take turns. Then what any exact way to two values takes at least, their covariances and eigenvalues, and the memory of

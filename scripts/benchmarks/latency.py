@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/benchmarks/latency.py [--rounds 20] [overrides …]
 
-Both sides take turns in one process on one loaded pipeline of full size with random weights, the order drawn anew each
+Both sides take turns in one process on one loaded pipeline of full size with random weights, the order drawn again each
 round. By hand means: the prompt, a generator and the same settings given to the pipeline, images as tensors. The ratio
 is the median of the rounds' own ratios, since a machine's pace wanders between rounds more than within one; its 95%
 interval is over resampled rounds. Writes latency.json.

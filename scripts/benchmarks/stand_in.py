@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/benchmarks/stand_in.py FOLDER [--device cuda] [--dtype float16] [--size 512]
 
-Saves it in FOLDER, unless it is there, and prints the overrides that run it, one a line, for the command line of
+Saves it in FOLDER, unless it is there, and prints the overrides that run it, one per line, for the command line of
 whatever takes overrides.
 """
 

@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def until_output(arguments: list[str]) -> float:
-    """Seconds until a verb says its first word; it is then left to end."""
+    """Seconds until a verb prints its first line; it then runs to its end."""
     begun = time.perf_counter()
     command = [sys.executable, "-m", "bench", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

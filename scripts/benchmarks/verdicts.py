@@ -123,7 +123,7 @@ def expected_share(level: float, paths: int = 200_000) -> tuple[float, float]:
 
 
 class Bootstrap:
-    """Standard errors of a cell's score by drawing its images anew, at the run's own number of images."""
+    """Standard errors of a cell's score by resampling its images, at the run's own number of images."""
 
     def __init__(self, store: Store, run: Run, repetitions: int) -> None:
         self._store, self._run, self._repetitions = store, run, repetitions

@@ -10,7 +10,7 @@ sample that is held fixed; means of skewed values and of shares near a bound, fr
 images of each prompt, which have half of their variance in common. For each: in how many repetitions a fallback was
 announced, and over the others the coverage of the nominal 95% interval, the mean printed standard error over the
 empirical one, and the mean error in standard errors. Where more than half of the repetitions announce a fallback, the
-setting counts as announced. The truth of yes and no answers is drawn anew for each repetition, within 0.15 of the
+setting counts as announced. The truth of yes and no answers is drawn again for each repetition, within 0.15 of the
 distance to the nearer bound, since the coverage of whole numbers jumps from one truth to the next.
 
 Repetitions are drawn in chunks, each with a seed of its own, and kept under `draws/`: a run that was stopped goes on,
@@ -207,7 +207,7 @@ def summarise(setting: Setting, draws: Floats) -> Iterator[Row]:
 
 
 def to_markdown(rows: list[Row]) -> str:
-    """One line a row."""
+    """One line per row."""
     head = (
         "| score | features | d | n | per prompt | repetitions | fallback | coverage | SE / empirical | bias / SE | |"
     )
@@ -289,7 +289,7 @@ def listed(kind: Callable[[str], object]) -> Callable[[str], list[object]]:
 
 
 def all_settings(options: argparse.Namespace) -> Iterator[Setting]:
-    """What was asked for: cheap scores first."""
+    """The requested scores, cheap ones first."""
     clusters = [(prompts * k, k) for prompts in options.prompts for k in options.per_prompt]
     if "means" in options.scores:
         sizes = [(n, 1) for n in (20, 32, 50, 64, 100, 200, 512)]

@@ -197,20 +197,20 @@ STORES = {"disk": Disk, "full": SmallDisk, "bucket": Bucket}
 
 
 def free_port() -> int:
-    """One that nobody listens at."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_for_port(port: int) -> None:
-    """Until somebody listens."""
+    """Wait until a server listens."""
     for _ in range(600):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise TimeoutError(f"nobody listens at port {port}")
+    raise TimeoutError(f"no server listens at port {port}")
 
 
 def relay(port: int, target: int) -> None:

@@ -1,8 +1,8 @@
-"""What a grid costs on a cluster that is not at hand: the real loop and leases of every worker, on a virtual clock.
+"""The cost of a grid on a cluster that is not available: the real loop and leases of every worker, on a virtual clock.
 
     python scripts/cluster/simulate.py [--gpus 8 64 256 1024] [--images 30000] [--chunk 1024 128] [--out FILE.md]
 
-Only time is made up: seconds an image from the published SDXL curve (results/published/tcd_teaser.csv: hardware not
+Only time is simulated: seconds per image from the published SDXL curve (results/published/tcd_teaser.csv: hardware not
 stated), or from `--per-call` and `--per-evaluation`; a cold load of a pipeline; a round trip to the store; nodes of 8
 GPUs that die at random and come back; GPUs that are slow. Workers take turns (greenlets, of the extra `cluster`) in the
 order of the clock, so that a seed gives the same table again.
@@ -35,7 +35,7 @@ from bench.workers.leases import Leases  # noqa: E402
 from bench.workers.loop import Chunk, Ended, Loop  # noqa: E402
 
 BASES, STEPS, ETAS = 5, (2, 4, 8, 16, 25, 50), (0.0, 0.2, 0.3, 0.5, 1.0)
-METHODS = {  # denoiser evaluations a step, etas, and which pipeline of its base
+METHODS = {  # denoiser evaluations per step, etas, and which pipeline of its base
     "tcd": (1, ETAS, "tcd"),
     "lcm": (1, (None,), "lcm"),
     "dpmpp_2s": (2, (None,), "plain"),
@@ -53,7 +53,7 @@ class DiedError(BaseException):
 
 
 class Clock:
-    """Virtual time. One task runs at a time: whoever sleeps least longer."""
+    """Virtual time. One task runs at a time: the one with the shortest sleep is next."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -327,7 +327,7 @@ def simulate(gpus: int, grid: Grid, options: argparse.Namespace) -> dict[str, st
         "sampled twice": f"{max(grid.busy_s - nominal * _mean_slowness(slow), 0) / nominal:.2%}",
         "deaths": str(grid.deaths),
         "loads": str(grid.loads),
-        "store calls a second": f"{shared.operations / clock.now:.1f}",
+        "store calls per second": f"{shared.operations / clock.now:.1f}",
     }
 
 

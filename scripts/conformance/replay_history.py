@@ -141,7 +141,7 @@ def write_page(directory: Path) -> None:
         "",
         "`scripts/conformance/replay_history.py` compares the release without each fault with the one that has it,",
         "schedulers only, as if the fault were introduced today.",
-        "Numbers are those of diffusers' pull requests that mended the fault.",
+        "Numbers are those of diffusers' pull requests that fixed the fault.",
         "",
     ]
     for case in CASES:
