@@ -20,7 +20,7 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The display name."""
         ...
 
     def expected_data(self, x: Array, level: Level) -> Array:

@@ -20,7 +20,7 @@ class Pair:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The display name."""
         return self.after.record.cell.label
 
     @property

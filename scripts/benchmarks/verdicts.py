@@ -154,7 +154,7 @@ def cost(row: Row) -> float:
 
 def to_markdown(rows: Sequence[Row], hardest: dict[str, Row]) -> Iterator[str]:
     """The claims, by their hardest comparisons, then every comparison."""
-    yield "# Images a cell until a verdict\n"
+    yield "# Images per cell until a verdict\n"
     yield f"Level {LEVEL} over all claims, {CHANCE:.0%} chance of a verdict, the measured gains taken as true.\n"
     yield "| claim, by its hardest comparison | ours | theirs | ours / theirs | seconds, ours | theirs |"
     yield "|---|---:|---:|---:|---:|---:|"
