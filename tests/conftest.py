@@ -19,21 +19,21 @@ WORKER_BYTES = 3 * 2**30
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """How many processes `-n auto` starts: one for each core, fewer where memory is short, at least two."""
+    """Return the number of processes of `-n auto`: one per core, fewer where memory is short, at least two."""
     return max(2, min(CORES, psutil.virtual_memory().available // WORKER_BYTES))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules with slow tests come first, so that no process is left alone with one at the end."""
+    """Run modules with slow tests first, so that no process has one left at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_temporary_directory() -> Iterator[None]:
-    """Temporary files and device locks of this session alone: no test waits for a run that is not its own.
+    """Use temporary files and device locks of this session only: no test waits for another run.
 
-    Its name is short, for Ray's sockets lie below it.
+    Its name is short, since Ray's sockets are below it.
     """
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="tb-") as directory:
         patch.setenv("TMPDIR", directory)
@@ -45,7 +45,7 @@ def own_temporary_directory() -> Iterator[None]:
 def one_test_at_a_time_on_the_gpu(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """Tests that need a GPU wait for one another, whichever process runs them."""
+    """Run tests that need a GPU one at a time, in any process."""
     if not request.node.get_closest_marker("gpu"):
         yield
         return
@@ -84,7 +84,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def overrides(models: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """Overrides for the small experiment on the small models; more may be given, and win."""
+    """Return overrides for the small experiment on the small models; further ones take precedence."""
 
     def make(*more: str) -> list[str]:
         return [

@@ -1,4 +1,4 @@
-"""Cells that cost a known time instead of a GPU's, and that misbehave when told to: work for tests of executors."""
+"""Cells that cost a known time instead of a GPU's, and that fail on request: work for tests of executors."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def make_cell(i: int, group: int = 0) -> Cell:
 
 
 class Sleeper:
-    """Samples by sleeping; a cell may hang, raise, or kill its process, by number, always or the first time.
+    """Samples by sleeping; a cell may hang, raise, or kill its process, by number, always or only the first time.
 
-    A cell of `until_stopped` goes on until its worker is asked to stop, and the next time it is like the others.
+    A cell of `until_stopped` runs until its worker is asked to stop, and is an ordinary cell the next time.
 
-    It begins as many chunks `ahead` of the one that it samples as it is told to.
+    It begins `ahead` chunks before the one that it samples is finished.
     """
 
     def __init__(self, launch: Launch, store: Store, context: WorkerContext) -> None:
@@ -149,7 +149,7 @@ def make_runner_for(launch: Launch, store: Store, context: WorkerContext) -> tup
 def make_launch(
     store: Store, log: Path, cells: int, name: str = "launch", common: dict[str, Any] | None = None, **more: Any
 ) -> Launch:
-    """A launch of sleeping cells, saved."""
+    """Save a launch of sleeping cells."""
     settings = {
         "name": "sleeping",
         "batch_size": 1,

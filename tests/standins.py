@@ -1,4 +1,4 @@
-"""Stand-ins for the hub's repositories: small random checkpoints under the real ids, in the layout of the real files.
+"""Substitutes for the hub's repositories: small random checkpoints under the real ids, in the layout of the real files.
 
 `build_hub(directory, ids)` fills a local hub cache, from which everything is loaded as if it had been downloaded.
 """
@@ -51,12 +51,12 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def commit_of(repository: str) -> str:
-    """The commit of a stand-in, another one for each repository."""
+    """Return the commit of a substitute, different for each repository."""
     return hashlib.sha1(repository.encode(), usedforsecurity=False).hexdigest()
 
 
 def build_hub(directory: Path, ids: Iterable[str]) -> Path:
-    """Fill a hub cache with stand-ins; returns its directory. Raises KeyError for an id that has none.
+    """Fill a hub cache with substitutes; returns its directory. Raises KeyError for an id without one.
 
     Each holds the kinds of files that its repository holds: a variant where that has one, .bin where it has no other.
     """
@@ -168,14 +168,14 @@ def _vae() -> AutoencoderKL:
 
 
 def _save(pipeline: Any, directory: Path, variant: str | None = "fp16") -> None:
-    """As such repositories are published: full precision and the half precision variant beside it."""
+    """Save full precision and the half precision variant, as published."""
     pipeline.save_pretrained(directory)
     if variant:
         pipeline.to(torch.float16).save_pretrained(directory, variant=variant)
 
 
 def _lora(pipeline: Any, directory: Path, name: str, form: str) -> None:
-    """A random LoRA of rank 2 for a pipeline's UNet, its keys in one of the forms that are found on the hub."""
+    """Return a random LoRA of rank 2 for a pipeline's UNet, its keys in one of the forms found on the hub."""
     pipeline.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=TARGETS, init_lora_weights=False), "x")
     state = {
         key: 0.5 * value.contiguous()

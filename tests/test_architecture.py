@@ -1,4 +1,4 @@
-"""Import rules: imports, read from the source, run one way, and heavy libraries stay where they belong."""
+"""Import rules: imports, read from the source, are one-way, and heavy libraries are imported only where allowed."""
 
 import ast
 import subprocess
@@ -59,12 +59,12 @@ LIGHT = (
 
 
 def is_within(name: str, part: str) -> bool:
-    """Whether a dotted name is `part` or lies below it."""
+    """Whether a dotted name is `part` or below it."""
     return name == part or name.startswith(f"{part}.")
 
 
 def imports_of(name: str) -> Iterator[str]:
-    """Every module that a module imports anywhere: at the top, inside a function, or for type checking only."""
+    """Return every module that a module imports anywhere: at the top, inside a function, or for type checking only."""
     tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
     package = name.split(".") if FILES[name].name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(tree):
@@ -82,7 +82,7 @@ IMPORTS = {name: sorted(set(imports_of(name))) for name in FILES}
 
 
 def package_of(name: str) -> str:
-    """The package or module right below bench."""
+    """Return the package or module directly below bench."""
     return name.split(".")[1] if "." in name else ""
 
 
@@ -160,7 +160,7 @@ def test_files_are_short_enough_to_read(name: str) -> None:
 
 
 def callbacks_of(name: str) -> Iterator[str]:
-    """Every parameter of a function or method that is annotated as a Callable."""
+    """Return every parameter of a function or method that is annotated as a Callable."""
     for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             given = node.args

@@ -1,4 +1,4 @@
-"""Costs without weights: the published sizes, random weights, and no quality score on them."""
+"""Costs without weights: published sizes, random weights, and no quality scores for them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Child processes end with the one that started them and import nothing from the current directory."""
+"""Child processes end with their parent and import nothing from the current directory."""
 
 import importlib.util
 import os
@@ -93,7 +93,7 @@ HOSTILE = "from pathlib import Path\nPath({mark!r}).touch()\nraise ImportError('
 
 @pytest.fixture
 def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory holds modules of well-known names, which leave a mark when imported; returns the mark."""
+    """Create modules of well-known names in the current directory that write a mark when imported; returns the mark."""
     directory, mark = tmp_path / "cwd", tmp_path / "imported"
     (directory / "bench").mkdir(parents=True)
     for name in ("tqdm.py", "bench/__init__.py", "json.py", "numpy.py", "psutil.py", "pip.py", "ray.py", "torch.py"):
@@ -118,7 +118,7 @@ def test_workers_import_nothing_from_the_current_directory(
 
 
 def addresses(process: psutil.Process) -> set[str]:
-    """What a process listens on; nothing where it has ended."""
+    """Return what a process listens on; empty where it has ended."""
     with suppress(psutil.NoSuchProcess):
         found = process.net_connections("inet")
         return {each.laddr.ip.removeprefix("::ffff:") for each in found if each.status == psutil.CONN_LISTEN}

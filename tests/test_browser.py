@@ -1,4 +1,4 @@
-"""The page in a real browser, where there is one: it fits a desktop and a phone, sorts, and walks through steps."""
+"""The page in a real browser, where one is installed: it fits a desktop and a phone, sorts, and steps."""
 
 import re
 import shutil
@@ -31,7 +31,7 @@ def browse(directory: Path, page: str, *flags: str) -> str:
 
 
 def after(page: str, script: str) -> str:
-    """The page with a script that leaves what it finds in the title."""
+    """Return the page with a script that writes its findings into the title."""
     free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)  # it lets no other script run
     return free.replace("</body>", f"<script>{script}</script></body>")
 

@@ -1,4 +1,4 @@
-"""Checkpoints are looked at before anything is loaded: what is absent, cut or of another kind is named, all at once."""
+"""Checkpoints are inspected before anything is loaded: missing, truncated and wrong files are named together."""
 
 import inspect as python_inspect
 import json
@@ -31,14 +31,14 @@ LORA = "pytorch_lora_weights.safetensors"
 
 @pytest.fixture
 def own(models: Path, tmp_path: Path) -> Path:
-    """A directory of one's own with copies of `teacher`, `tcd-lora` and `evaluator`."""
+    """Return a directory with copies of `teacher`, `tcd-lora` and `evaluator`."""
     for name in ("teacher", "tcd-lora", "evaluator"):
         shutil.copytree(models / name, tmp_path / "own" / name)
     return tmp_path / "own"
 
 
 def experiment_on(own: Path, *more: str) -> Experiment:
-    """The small experiment on that directory; the model is given by nothing but its source."""
+    """Return the small experiment on that directory; only the model's source is set."""
     return check_experiment(
         compose_settings(
             [

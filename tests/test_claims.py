@@ -49,12 +49,12 @@ def scored(method: str, estimates: Mapping[str, Estimate], model: str = "mini", 
 
 
 def ours(z: float, metric: str = "clip_score", **axes: Any) -> ScoredCell:
-    """The subject, whose value lies `z` standard errors above that of `theirs`."""
+    """The subject, whose value is `z` standard errors above that of `theirs`."""
     return scored("tcd", {metric: Estimate(20.0 + z * UNIT, NOISE)}, **axes)
 
 
 def theirs(metric: str = "clip_score", **axes: Any) -> ScoredCell:
-    """The object, without noise of its own."""
+    """The object, without its own noise."""
     return scored("dpmpp_2s", {metric: Estimate(20.0, FLAT)}, **axes)
 
 
@@ -71,12 +71,12 @@ def judge(claims: Claim | Sequence[Claim], *cells: ScoredCell, **more: Any) -> l
 
 
 def adjusted(tail: float, times: int = 1) -> float:
-    """A one-sided p-value of a first look, corrected for so many tests."""
+    """A one-sided p-value of a first look, corrected for `tests` tests."""
     return min(1.0, times * tail / OF_WHAT_IS_LEFT)
 
 
 def the_comparison(claim: Claim, *cells: ScoredCell) -> Comparison:
-    """The only one there is."""
+    """The only item."""
     (judgement,) = judge(claim, *cells)
     (comparison,) = judgement.comparisons
     return comparison
@@ -98,7 +98,7 @@ def test_holm_agrees_with_a_calculation_by_hand(p_values: list[float], adjusted:
 
 
 def rejected(p_values: Sequence[Fraction], level: Fraction) -> set[int]:
-    """Holm's procedure as he put it: from the smallest on, reject while p ≤ level / how many are left."""
+    """Holm's procedure in his words: from the smallest on, reject while p ≤ level / number left."""
     out: set[int] = set()
     for i in sorted(range(len(p_values)), key=lambda i: p_values[i]):
         if p_values[i] * (len(p_values) - len(out)) > level:
@@ -369,7 +369,7 @@ def test_a_run_without_claims_or_cells_has_no_verdicts() -> None:
 
 
 def chance_of_a_verdict(claims: Sequence[Claim], comparison: Comparison, images: int, looks: Sequence[int]) -> float:
-    """In how many of simulated runs the last claim's only comparison is decided at the last look, and at no other."""
+    """Return the share of simulated runs in which the last claim's comparison is decided at the last look only."""
     rng = np.random.default_rng(images)
     decided, runs = 0, 2000
     excess = comparison.gain - comparison.threshold
@@ -407,7 +407,7 @@ def test_images_of_one_prompt_are_reported_as_a_group() -> None:
 
 
 def test_images_needed_of_a_closed_form() -> None:
-    """Far away, the next look has nothing in common with the one before, and spends its own share."""
+    """Far apart, the next look shares nothing with the previous one, and spends its own share."""
     comparison = the_comparison(make_claim(), ours(0.05), theirs())
     assert comparison.images_needed is not None
     bound = -ndtri(LEVEL * OF_WHAT_IS_LEFT * (1 - OF_WHAT_IS_LEFT))
@@ -500,7 +500,7 @@ def test_a_margin_that_noise_may_cross_makes_nothing_equivalent() -> None:
 
 
 def with_cost(cell: ScoredCell, evaluations: int, seconds: float) -> ScoredCell:
-    """The cell with what an image cost."""
+    """Return the cell with a cost per image."""
     calls = Calls((999.0,), None, None, {}, {}, 1, 1, evaluations, 1, 1)
     latency = Latency(1, 1, "clock", (seconds,), (0.0,), (0.0,), (0.0,))
     return replace(cell, record=replace(cell.record, calls=calls, latency=latency))

@@ -1,4 +1,4 @@
-"""Against real servers, which `scripts/cluster/test-cluster` installs: an S3 store, and Slurm on this one host."""
+"""Real servers, which `scripts/cluster/test-cluster` installs: an S3 store, and Slurm on this host."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ Overrides = Callable[..., list[str]]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[subprocess.Popen[bytes]]:
-    """An S3 server of our own with an empty bucket; its address and keys are in the environment."""
+    """An S3 server with an empty bucket; its address and keys are in the environment."""
     pytest.importorskip("moto", reason="the S3 server comes with scripts/cluster/test-cluster")
     import boto3
 
@@ -122,7 +122,7 @@ def test_a_store_that_is_unreachable_for_a_while_costs_only_time(
 
 @pytest.fixture
 def slurm_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store on disk, where Slurm is at work on this host."""
+    """A store on disk, where Slurm runs on this host."""
     if shutil.which("sbatch") is None or subprocess.run(["squeue"], capture_output=True, check=False).returncode:  # noqa: S607
         pytest.skip("needs Slurm, as scripts/cluster/test-cluster starts it")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
@@ -133,7 +133,7 @@ def slurm_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def run_array(
     store: Store, launch: Any, disturb: Callable[[int, WorkerPool], None] = lambda *_: None, **choice: Any
 ) -> WorkerPool:
-    """A job array to its end; `disturb` is told how many cells are done."""
+    """Run a job array to its end; `disturb` gets the number of finished cells."""
     from bench.experiment.executors import Slurm
     from bench.workers.slurm import JobArray
 
@@ -195,7 +195,7 @@ def test_a_task_whose_time_is_up_is_requeued(slurm_store: Store, tmp_path: Path)
 
 
 def images_and_records(results: Path) -> dict[str, Any]:
-    """What must not depend on where cells ran."""
+    """Return what must not depend on the place where cells ran."""
     store = Store(results, writable=False)
     found = {}
     for record in store.records():
@@ -205,7 +205,7 @@ def images_and_records(results: Path) -> dict[str, Any]:
 
 
 def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """Whether records are equal and images are, bit for bit."""
+    """Whether records are equal and images bitwise equal."""
     return ours.keys() == theirs.keys() and all(
         ours[key][0] == theirs[key][0] and np.array_equal(ours[key][1], theirs[key][1]) for key in ours
     )
@@ -213,7 +213,7 @@ def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As many as tasks and actors of one processor have, since sums may round otherwise with more."""
+    """Return the settings of tasks and actors with one processor, since sums may round differently with more."""
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)

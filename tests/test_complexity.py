@@ -1,4 +1,4 @@
-"""Measures of how much there is in an image: those of their definitions, and less where an image is blurred."""
+"""Measures of image complexity: equal to their definitions, and lower for blurred images."""
 
 import numpy as np
 import pytest

@@ -102,7 +102,7 @@ def test_the_first_error_ends_the_iteration_and_drops_items_not_started() -> Non
 
 
 class Zeros:
-    """Samplers of zeros, which note whether every batch was given to the device with the slot to itself."""
+    """Samplers of zeros, which record whether every batch had exclusive use of the device."""
 
     alone = True
     meet = on_device = staticmethod(lambda: None)
@@ -152,7 +152,7 @@ def make_runner(
 
 
 def sample(runner: Runner, *cells: int, rows: int = 4) -> list[tuple[int, str | None]]:
-    """Sample the first rows of cells; the number of each and what was wrong with it, in the order of their ends."""
+    """Sample the first rows of cells; returns the number and error of each, in the order of their ends."""
     ended = []
     try:
         for i in cells:

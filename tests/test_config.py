@@ -1,4 +1,4 @@
-"""An experiment that cannot run is refused in one sentence: which setting, what was given, what is allowed."""
+"""Experiments that cannot run are refused in one sentence: the setting, the given value, the allowed ones."""
 
 from copy import deepcopy
 from dataclasses import FrozenInstanceError
@@ -56,7 +56,7 @@ REMOVED = object()
 
 
 def changed(path: str, value: object) -> dict[str, Any]:
-    """The settings with one of them changed."""
+    """Return the settings with one of them changed."""
     settings = deepcopy(SETTINGS)
     *parents, last = path.split("/")
     inner = settings
@@ -70,7 +70,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
 
 
 def refusal_of(settings: dict[str, Any]) -> str:
-    """The one sentence that says why."""
+    """Return the sentence of the refusal."""
     with pytest.raises(BenchError) as refusal:
         check_experiment(settings)
     message = str(refusal.value)
@@ -235,7 +235,7 @@ def test_a_model_of_one_task_does_no_other(model: str, task: str) -> None:
 
 @pytest.fixture(scope="module")
 def everything() -> Experiment:
-    """An experiment that chooses all that conf/ offers for text-to-image."""
+    """Return an experiment that chooses everything that conf/ offers for text-to-image."""
     names = {kind: ",".join(offered(kind)) for kind in ("model", "method", "claim")}
     steps = [f"methods.{name}.steps=[2,4,8,16,20]" for name in ("tcd", "dpmpp_2s")]
     return check_experiment(compose_settings([*(f"{kind}=[{choices}]" for kind, choices in names.items()), *steps]))

@@ -1,4 +1,4 @@
-"""conform finds faults, names them, and finds none that is not there."""
+"""conform finds faults, names them, and reports no others."""
 
 from __future__ import annotations
 

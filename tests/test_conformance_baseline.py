@@ -1,4 +1,4 @@
-"""New, grown, known and vanished deviations; changed trajectories; what the committed table says."""
+"""New, grown, known and vanished deviations; changed trajectories; the committed table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def report(*findings: Finding, rows: tuple[tuple[float, ...], ...] = ((1.0, 2.0)
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    """A baseline that knows one deviation, at 2 and 3 steps."""
+    """A baseline with one known deviation, at 2 and 3 steps."""
     path = tmp_path / "tcd.json"
     write_baseline(report(finding(two=10.0, three=20.0)), path, {"_target_": "fork.TCDScheduler"})
     return path

@@ -1,4 +1,4 @@
-"""Which device a run takes, what its workers are given, and who waits for whom on it."""
+"""The device of a run, the devices of its workers, and waits for a device."""
 
 import json
 import os
@@ -27,7 +27,7 @@ Machine = Any
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A machine of four GPUs as NVML sees it; torch sees as many as it is told to, in CUDA's order."""
+    """A machine of four GPUs in NVML; torch sees the requested number, in CUDA's order."""
 
     def make(seen_by_torch: list[int]) -> None:
         gpus = [{"name": f"G{i}", "memory_bytes": i, "driver": "1", "uuid": uuid} for i, uuid in enumerate(UUIDS)]
@@ -135,7 +135,7 @@ def test_a_lock_is_named_by_the_gpu_itself(machine: Machine) -> None:
 
 @pytest.fixture
 def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of locks, which is not there yet."""
+    """The folder of locks, which does not exist yet."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(device_lock, "_said", set())
     return tmp_path / f"tcd-bench-{os.getuid()}"

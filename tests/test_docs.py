@@ -19,7 +19,7 @@ DOCS = PROJECT / "docs"
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built pages; in this process, which has imported what the pages describe."""
+    """The built pages, built in this process, which has imported what they describe."""
     built, warnings = tmp_path_factory.mktemp("docs"), io.StringIO()
     folders = str(DOCS), str(DOCS), str(built / "html"), str(built / "trees")
     with docutils_namespace(), pytest.MonkeyPatch.context() as patch, catch_warnings():
@@ -45,7 +45,7 @@ def test_pages_load_nothing_from_the_network(pages: Path) -> None:
 
 @pytest.fixture(scope="session")
 def documented_settings(pages: Path) -> re.Pattern[str]:
-    """Matches the dotted names of settings that are documented, with any name in place of a placeholder."""
+    """Match the dotted names of documented settings, with any name in place of a placeholder."""
     content = zlib.decompress((pages / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
     names = re.findall(r"^(\S+) std:confval ", content, re.MULTILINE)
     return re.compile("|".join(re.sub(r"<\w+>", r"[^.]+", re.escape(name)) for name in names))
@@ -111,7 +111,7 @@ FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
 
 def words_in_code(page: Path) -> set[str]:
-    """What stands in backticks in the running text."""
+    """Return the texts in backticks in the running text."""
     return {" ".join(word.split()) for word in SPAN.findall(FENCE.sub("", page.read_text(encoding="utf-8")))}
 
 
@@ -121,7 +121,7 @@ FOREIGN = (PROJECT / "tests" / "docs_words.txt").read_text(encoding="utf-8").spl
 
 
 def known_words(settings: re.Pattern[str]) -> set[str]:
-    """Names that a page may use by themselves: verbs, scores, columns, choices, parts of settings' names."""
+    """Return names that a page may use alone: verbs, scores, columns, choices, parts of settings' names."""
     from bench.__main__ import VERBS
     from bench.experiment.conf_files import config_groups
     from bench.report.data_frame import COLUMNS

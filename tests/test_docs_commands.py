@@ -64,7 +64,7 @@ SHELL = [block for block in BLOCKS if block.language in ("bash", "console", "sh"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working directory with a finished run, the files that the pages show, and stand-ins for what they name."""
+    """A working directory with a finished run, the files that the pages show, and substitutes for what they name."""
     place = tmp_path_factory.mktemp("docs-commands")
     home = place / "home"
     weights = PROJECT / "bench" / "mini" / "weights"
@@ -118,7 +118,7 @@ def test_the_commands_of_a_page_run(page: str, place: Path, capsys: pytest.Captu
 def test_commands_within_the_text_can_be_composed_or_planned(
     page: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Those of the table of the guide's rows among them; placeholders are left out."""
+    """Return them with those of the table of the guide's rows; placeholders are left out."""
     for command in re.findall(r"(?<!`)`(tcd-bench \w+ [^`…<]+)`(?!`)", page.read_text(encoding="utf-8")):
         if "--" not in command:
             check(shlex.split(command), "plan" if "experiment=guide" in command else "compose", place, capsys)

@@ -163,7 +163,7 @@ Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def attributes(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Shares (n,) of four attributes that are right, 95% of them in truth."""
+    """Shares (n,) of four attributes that are right; the true share is 95%."""
     found: np.ndarray = rng.binomial(4, rng.beta(3.8, 0.2, n)) / 4
     return found
 

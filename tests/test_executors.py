@@ -36,13 +36,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def starts(tmp_path: Path) -> Counter[tuple[str, str]]:
-    """How often each (cell, chunk) was begun."""
+    """Return how often each (cell, chunk) was begun."""
     lines = (tmp_path / "log").read_text().splitlines()
     return Counter((line.split()[0], line.split()[1]) for line in lines)
 
 
 def here(store: Store, launch: Launch, name: str = "here", context: WorkerContext | None = None) -> Loop:
-    """A loop in this process."""
+    """Return a loop in this process."""
     context = context or WorkerContext()
     work, _ = make_runner_for(launch, store, context)
     return Loop(work, store, Leases(store.files, name), launch.name, context)

@@ -1,4 +1,4 @@
-"""Features are what open_clip gives when it is called by hand, image by image."""
+"""Features are those of open_clip called directly, image by image."""
 
 from pathlib import Path
 from types import SimpleNamespace

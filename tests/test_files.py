@@ -1,4 +1,4 @@
-"""Files on a disk, in an object store, and where the disk is full or the store out of reach."""
+"""Files on a disk and in an object store, on a full disk, and with an unreachable store."""
 
 import errno
 import json
@@ -102,7 +102,7 @@ class Troubled:
 
 
 class Clock:
-    """Time passes while one sleeps."""
+    """Let time pass during sleep."""
 
     now = 0.0
     pauses = 0
@@ -316,7 +316,7 @@ ABOUT = "ab" * 32
 
 
 def sealed_samples() -> dict[str, tuple[bytes, str]]:
-    """Sealed content by name, with what it is about."""
+    """Sealed content by name, with its `about`."""
     arrays = {"image": np.arange(6.0).reshape(2, 3), "n": np.arange(2)}
     text = b'{\n "name": "\xc3\xa4",\n "sha256": 1,\n "n": [1.5, 2]\n}\n'
     return {

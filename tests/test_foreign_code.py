@@ -1,4 +1,4 @@
-"""Nothing that comes with a model is executed: each hostile file would leave a marker, and none appears."""
+"""No code that comes with a model is executed: each hostile file would write a marker, and none appears."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a command says that must not end well, and not in a traceback."""
+    """Return the output of a command that must fail without a traceback."""
     code = tcd_bench([*arguments])
     said = capsys.readouterr().err
     assert code in (1, 2), said

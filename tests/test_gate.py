@@ -51,7 +51,7 @@ Make = Callable[..., Store]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Make a run of one cell. Features, times and the like may be changed; the features' noise is always the same."""
+    """Make a run of one cell. Features, times and the like may be changed; the features' noise is fixed."""
 
     def make_run(name: str, **changes: Any) -> Store:
         rng = np.random.default_rng(0)

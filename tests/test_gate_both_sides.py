@@ -1,4 +1,4 @@
-"""Another installation beside this one: which one is meant, and calls that take turns."""
+"""Comparison with another installation: how it is found, and interleaved calls."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ def test_a_python_an_environment_and_a_checkout_are_found(tmp_path: Path) -> Non
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Installation:
-    """An environment of its own with nothing in it."""
+    """An empty environment."""
     venv.create(tmp_path / "bare", with_pip=False)
     return find_installation(str(tmp_path / "bare"), tmp_path / "cache")
 
@@ -136,7 +136,7 @@ for line in sys.stdin:
 
 
 def test_two_installations_are_interleaved(cell: Cell, tmp_path: Path) -> None:
-    """Their processes are stubs; `serve` above is what answers in their place."""
+    """Their processes are stubs, which `serve` above answers for."""
     log, sides = tmp_path / "log", []
     for name, seconds in (("old", 1.0), ("new", 2.0)):
         python = tmp_path / name
@@ -192,7 +192,7 @@ def test_a_small_slowdown_of_all_cells_is_detected_jointly() -> None:
 
 
 def test_sessions_are_the_samples_not_calls() -> None:
-    """Two processes of one installation differ; their many calls must not make a finding of it."""
+    """Two processes of one installation differ; their many calls must not become a finding."""
     alarms = 0
     for seed in range(200):
         (outcome,) = compare_interleaved(

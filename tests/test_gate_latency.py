@@ -93,7 +93,7 @@ def test_without_a_reference_workload_the_samples_are_compared_unscaled() -> Non
 
 
 def at_the_limit(rng: np.random.Generator, in_turn: bool) -> list[Outcome]:
-    """Outcomes where every cell got slower by just the limit, which is let pass."""
+    """Return the outcomes where every cell became slower by exactly the limit, which passes."""
     slower = 1 + LIMIT.relative
     if in_turn:
         usual = np.full((CELLS, 8, 1), 0.05)
@@ -117,7 +117,7 @@ def at_the_limit(rng: np.random.Generator, in_turn: bool) -> list[Outcome]:
 def test_slower_by_the_limit_is_called_a_regression_in_at_most_5_percent_of_comparisons(
     in_turn: bool, repeats: int
 ) -> None:
-    """Cells and all of them together are one family."""
+    """Cells and all of them together form one family."""
     rng = np.random.default_rng(3)
     false = sum(any(outcome.verdict == "regressed" for outcome in at_the_limit(rng, in_turn)) for _ in range(repeats))
     assert false <= binom.ppf(0.99, repeats, 0.05)

@@ -1,4 +1,4 @@
-"""What the gate says beside its numbers."""
+"""The notes of the gate on its numbers."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The garbage collector rests while libraries are loaded, and only then."""
+"""The garbage collector is paused while libraries are loaded, and only then."""
 
 import gc
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The guide's rows, with the configurations that users run, offline, on stand-ins under the real hub ids."""
+"""The guide's rows, with the configurations of users, offline, on substitutes under the real hub ids."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bench(hub: Path) -> Bench:
-    """Run verbs, one after another in one process of their own, the hub offline."""
+    """Run verbs, one after another in a separate process, with the hub offline."""
 
     def call(directory: Path, *commands: list[str], cache: Path = hub) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "TORCH_HOME": str(hub)}
@@ -59,14 +59,14 @@ def bench(hub: Path) -> Bench:
 
 
 def small(row: str, *more: str, verb: str = "run") -> list[str]:
-    """A row's experiment; nothing is overridden but steps, size and number of images."""
+    """Return a row's experiment; only steps, size and number of images are overridden."""
     size = (f"models.{ROWS[row][0]}.height=64", f"models.{ROWS[row][0]}.width=64")
     return [verb, f"experiment={row}", *size, "prompts.count=3", "measure.repeats=1", "measure.warmup=0", *more]
 
 
 @pytest.fixture(scope="module")
 def results(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What all rows leave: each as it is, without its adapter, and with the adapter at scale 0, both without scores."""
+    """Return the results of all rows: unchanged, without adapter, and with the adapter at scale 0, both unscored."""
     directory = tmp_path_factory.mktemp("rows")
     commands = []
     for row, (model, adapter) in ROWS.items():

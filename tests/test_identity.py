@@ -1,4 +1,4 @@
-"""Cells that differ in one field are never one row, line, panel or value of anything that is shown."""
+"""Cells that differ in one field never share a row, line, panel or value of anything shown."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -66,7 +66,7 @@ NOT_IN_SCORES = {
 
 
 def changed(cell: Cell, change: Mapping[str, Any]) -> Cell:
-    """A cell with one field changed, of itself or of a part of it."""
+    """Return a cell with one field changed, of itself or of a part."""
     values = {
         name: replace(getattr(cell, name), **value) if name in ("base", "task") else value
         for name, value in change.items()

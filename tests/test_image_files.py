@@ -1,4 +1,4 @@
-"""A picture of any mode and format is read as a colour-managed viewer shows it, or is refused by name."""
+"""Pictures of every mode and format are read as a colour-managed viewer shows them, or refused by name."""
 
 import io
 import itertools
@@ -73,7 +73,7 @@ def exif(orientation: int) -> bytes:
 
 
 def over(colour: NDArray[Any], alpha: NDArray[Any], top: int, ground: float = 1) -> NDArray[np.uint8]:
-    """What shows of samples (h, w, 1 or 3) with opacity (h, w), both up to `top`, on a grey in [0, 1]."""
+    """Return samples (h, w, 1 or 3) with opacity (h, w), both up to `top`, as shown on a grey in [0, 1]."""
     c, a = colour / top, alpha[..., None] / top
     levels = np.floor((c * a + ground * (1 - a)) * 255 + 0.5)
     shown: NDArray[np.uint8] = np.broadcast_to(levels.astype(np.uint8), (*levels.shape[:2], 3))
@@ -211,7 +211,7 @@ def in_mode(mode: str) -> Image.Image:
 
 
 def second_reading(data: bytes) -> NDArray[np.uint8]:
-    """Pillow's own ways to do each step, one by one, for 8-bit files without a profile."""
+    """Do each step with Pillow, one by one, for 8-bit files without a profile."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     if image.mode.startswith("I"):
         levels = np.asarray(image).astype(np.float64) / 257

@@ -1,4 +1,4 @@
-"""Looking more than once costs what the theory says, by simulation and by published boundaries."""
+"""Repeated looks cost what the theory says, by simulation and by published boundaries."""
 
 from collections.abc import Sequence
 from dataclasses import replace

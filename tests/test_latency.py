@@ -1,4 +1,4 @@
-"""Latency is what an injected clock says, of the whole call and of its parts, sample by sample."""
+"""Latency is measured by an injected clock, of the whole call and of its parts, sample by sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.records.record import Latency
 
 
 class FakeProcessor:
-    """A processor with a clock of its own: work takes exactly as long as it says, and reading the clock nothing."""
+    """A CPU with a simulated clock: work takes exactly as long as it says, and reading the clock takes no time."""
 
     def __init__(self) -> None:
         self.time_s = 100.0
@@ -53,7 +53,7 @@ class FakeDevice(FakeProcessor):
 
 
 class FakeEvent:
-    """Notes when the device reaches it, as a CUDA event does; milliseconds."""
+    """Records the time at which the device reaches it, as a CUDA event does; milliseconds."""
 
     def __init__(self, device: FakeDevice) -> None:
         self.device = device
@@ -66,7 +66,7 @@ class FakeEvent:
 
 
 class Part(torch.nn.Module):
-    """A module whose uses take the seconds given, in turn, the last of them for ever."""
+    """A module whose uses take the given seconds, in turn; the last value repeats."""
 
     def __init__(self, processor: FakeProcessor, *seconds: float) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Part(torch.nn.Module):
 
 
 def pipeline(parts: dict[str, Part], processor: FakeProcessor, steps: int) -> Callable[[], None]:
-    """A call that uses the text encoder twice, the denoiser once a step, the decoder once; 0.25 s beside them."""
+    """A call that uses the text encoder twice, the denoiser once per step, the decoder once; 0.25 s in addition."""
 
     def call() -> None:
         parts["text_encoder"]()

@@ -1,4 +1,4 @@
-"""The LaTeX tables compile, whatever a prompt or a name holds."""
+"""The LaTeX tables compile with any prompt or name."""
 
 from __future__ import annotations
 

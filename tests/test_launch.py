@@ -1,4 +1,4 @@
-"""Launches and states of workers are read back whole or not at all."""
+"""Launches and states of workers are read back completely or not at all."""
 
 import json
 from dataclasses import asdict

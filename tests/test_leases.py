@@ -21,7 +21,7 @@ NAME = "cells/k/lease-00000"
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """Simulated time, which passes on request."""
 
     now = 0.0
 
@@ -35,7 +35,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def elsewhere(files: Files, name: str) -> None:
-    """Make the holder of a lease one of another machine, whose process cannot be looked at."""
+    """Make the holder of a lease one of another machine, whose process cannot be inspected."""
     note = json.loads(files.read(name))
     files.write(name, json.dumps({**note, "machine": "elsewhere"}).encode())
 

@@ -1,4 +1,4 @@
-"""One loaded pipeline serves many cells, knows what lies beside it, and leaves when the next one comes."""
+"""One loaded pipeline serves many cells, counts excluded memory, and is released before the next one is loaded."""
 
 import weakref
 from collections.abc import Callable

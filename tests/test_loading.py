@@ -1,4 +1,4 @@
-"""Pickles of tensors are read where a repository holds nothing else; memory_options reach every pipeline."""
+"""Pickles of tensors are read where a repository has no other files; memory_options reach every pipeline."""
 
 import shutil
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def images_of(cell: Cell) -> Any:
 
 
 def to_pickles(directory: Path) -> None:
-    """Every safetensors file as the .bin that the libraries wrote before."""
+    """Save every safetensors file as the .bin that the libraries wrote before."""
     for path in directory.rglob("*.safetensors"):
         stem = path.stem if path.stem.startswith("diffusion_") else f"pytorch_{path.stem}"
         torch.save(load_file(path), path.with_name(f"{stem}.bin"))
@@ -90,7 +90,7 @@ def test_a_compiled_denoiser_stays_compiled_when_it_is_offloaded(models: Path, m
         return compiled
 
     def offload(pipeline: Any, device: str) -> None:
-        """As diffusers does it at the beginning of each call: its hooks are taken off and put on again."""
+        """Do as diffusers at the beginning of each call, which removes its hooks and adds them again."""
         accelerate.hooks.remove_hook_from_module(pipeline.unet, recurse=True)
         accelerate.cpu_offload_with_hook(pipeline.unet, "cpu")
 

@@ -1,4 +1,4 @@
-"""The whole of a LoRA file arrives in the model, or the cell is refused with what did not."""
+"""All tensors of a LoRA file arrive in the model, or the cell is refused with those that did not."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def with_lora(models: Path, path: Path, tensors: Tensors, metadata: dict[str, st
 
 
 def kohya(tensors: Tensors, alpha: float) -> Tensors:
-    """The same in kohya's form, with an alpha for each layer."""
+    """Return the same in kohya's form, with an alpha per layer."""
     found: Tensors = {}
     for key, value in tensors.items():
         module, _, side = key.removeprefix("unet.").removesuffix(".weight").rpartition(".")
@@ -106,7 +106,7 @@ def test_a_lora_that_is_only_partly_applied_is_refused(
 def test_a_tensor_that_changes_on_its_way_is_noticed(
     models: Path, tmp_path: Path, published: Tensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any message of the libraries: one element of one matrix."""
+    """Without a message of the libraries: one element of one matrix."""
     cell = with_lora(models, tmp_path / "x.safetensors", published)
     layers = lora._layers
 
@@ -199,7 +199,7 @@ def product(tensors: Tensors, layer: str) -> torch.Tensor:
 
 
 def fused_difference(cell: Cell, layer: str) -> torch.Tensor:
-    """What fusing adds to a layer's weights."""
+    """Return what fusing adds to a layer's weights."""
     with_adapter = load_pipeline(replace(cell, fused=True)).unet.get_submodule(layer).weight
     without = load_pipeline(replace(cell, adapters=())).unet.get_submodule(layer).weight
     return (with_adapter - without).detach().double()

@@ -20,7 +20,7 @@ from bench.records.record import Record
 
 
 class Calls:
-    """A sampler that notes its calls, and which of them were watched for memory."""
+    """A sampler that records its calls, and which of them were watched for memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
         self.seen: list[str] = []
@@ -44,7 +44,7 @@ class Calls:
 
 
 def samplers_of(sampler: Calls) -> Any:
-    """What makes this sampler for every cell."""
+    """Returns this sampler for every cell."""
     return SimpleNamespace(sampler=lambda _: sampler, excluded_bytes=0)
 
 

@@ -1,4 +1,4 @@
-"""Peak memory is what the gauges saw at their highest; what no gauge can tell is None, never 0."""
+"""Peak memory is the maximum of the gauges; values that no gauge reports are None, never 0."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 class Use:
-    """Bytes in use, set by a call and read by a gauge; says when a value was seen."""
+    """Bytes in use, set by a call and read by a gauge; signals when a value was seen."""
 
     def __init__(self, value: int | None) -> None:
         self.value = value
@@ -26,7 +26,7 @@ class Use:
         return value
 
     def hold_until_seen(self, value: int | None) -> None:
-        """Use so many bytes until the polling thread has read them."""
+        """Use this many bytes until the polling thread has read them."""
         self.value = value
         for _ in range(2):  # the first reading may have begun before the value was set
             self.seen.clear()
@@ -108,7 +108,7 @@ def test_a_failing_call_raises_and_leaves_no_thread_behind() -> None:
 
 
 class FakeAllocator:
-    """Stands for PyTorch's CUDA allocator: work that was queued takes its memory when it is waited for."""
+    """Simulates PyTorch's CUDA allocator: queued work takes its memory when it is waited for."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.peak = 77_000

@@ -1,4 +1,4 @@
-"""The models that ship with the package: small, safe to load, and good enough to argue with."""
+"""The models of the package: small, safe to load, and good enough for conclusions."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage are those of their definitions, and what an image adds is counted exactly."""
+"""Precision, recall, density and coverage equal their definitions, and the influence of an image is exact."""
 
 import numpy as np
 import pytest
@@ -28,13 +28,13 @@ def draw(seed: int, n: int, shift: float = 0.0) -> Floats:
 
 
 def distances(a: Floats, b: Floats) -> Floats:
-    """Plain ones, (n, m)."""
+    """Plain distances, (n, m)."""
     found: Floats = np.linalg.norm(a[:, None] - b[None], axis=-1)
     return found
 
 
 def plain(ours: Floats, real: Floats) -> dict[str, float]:
-    """From the definitions, word by word."""
+    """Compute them from the definitions."""
 
     def radius(features: Floats, k: int) -> Floats:
         found: Floats = np.sort(distances(features, features), axis=1)[:, k]  # the nearest is the row itself

@@ -1,4 +1,4 @@
-"""A scheduler of one's own: found in the current directory by every verb and worker, and nothing else is."""
+"""A user's own scheduler is found in the current directory by every verb and worker, and no other module is."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ HOSTILE = "from pathlib import Path\nPath({mark!r}).touch()\nraise ImportError('
 
 @pytest.fixture
 def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A current directory with a scheduler in the module own_fork; what is imported of it is forgotten afterwards."""
+    """A current directory with a scheduler in the module own_fork, whose import is undone afterwards."""
     directory = tmp_path / "cwd"
     directory.mkdir()
     (directory / "own_fork.py").write_text(FORK)

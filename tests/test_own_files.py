@@ -35,7 +35,7 @@ FEW = ["methods.tcd.steps=[2]", "methods.tcd.eta=[0.3]", "methods.dpmpp_2s.steps
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory with nothing but the two files."""
+    """An empty directory with only the two files."""
     for name, text in (("model/mine", MODEL), ("experiment/mine", EXPERIMENT)):
         (tmp_path / "conf" / f"{name}.yaml").parent.mkdir(parents=True)
         (tmp_path / "conf" / f"{name}.yaml").write_text(text)

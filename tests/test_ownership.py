@@ -1,4 +1,4 @@
-"""A results directory belongs to one experiment: it may grow, and another one is refused before anything is sampled."""
+"""A results directory belongs to one experiment: it may grow; another one is refused before anything is sampled."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def flip(path: Path) -> None:
 
 
 def test_reference_images_that_changed_are_named(ask: Ask, tmp_path: Path) -> None:
-    """A JPEG file with a flipped bit in its compressed part can be read, and is another picture."""
+    """A JPEG file with a flipped bit in its compressed part can be read, and is a different picture."""
     photos = tmp_path / "photos"
     noisy_jpegs(photos, 17)
     asked = ask(f"reference.source={photos}")

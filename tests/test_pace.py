@@ -1,4 +1,4 @@
-"""Latencies that load disturbed are marked, and stand on no front and in no claim."""
+"""Latencies disturbed by load are marked, and excluded from fronts and claims."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Work in forked copies of this process gives what it gives here."""
+"""Work in forked copies of this process gives the same results as here."""
 
 import os
 import pickle

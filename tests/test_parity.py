@@ -1,4 +1,4 @@
-"""Distances equal those of the libraries that the field quotes, in the dimensions and numbers that it uses."""
+"""Distances equal those of the common libraries, in usual dimensions and numbers of images."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def draw(n: int, d: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> F
 
 
 def given(d: int) -> torch.nn.Module:
-    """In place of an Inception network: hands on the features that it is given."""
+    """Replaces an Inception network and returns the given features."""
     extractor = torch.nn.Identity()
     extractor.num_features = d  # type: ignore[assignment]
     return extractor

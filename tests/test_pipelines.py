@@ -1,6 +1,4 @@
-"""What does not fit a base model is said in one sentence, memory_options do what they say, and memory that runs out is
-met.
-"""
+"""Parts that do not fit a base model are refused, memory_options take effect, and lack of memory is handled."""
 
 from dataclasses import replace
 from pathlib import Path

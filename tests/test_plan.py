@@ -1,4 +1,4 @@
-"""A plan holds each cell of the grid once, uses up a loaded pipeline before the next, and says what it leaves out."""
+"""A plan holds each cell of the grid once, grouped by pipeline, and reports what it leaves out."""
 
 from dataclasses import replace
 from typing import Any
@@ -68,7 +68,7 @@ def plan(methods: dict[str, Any], models: dict[str, Any] | None = None, **more: 
 
 
 def axes_of(found: Plan) -> list[tuple[str, int, float | None, float]]:
-    """What varies, cell by cell."""
+    """Return what varies, cell by cell."""
     return [(cell.method, cell.steps, cell.eta, cell.guidance_scale) for cell in found.cells]
 
 

@@ -1,4 +1,4 @@
-"""Judges give what their networks give when called by hand, from checkpoints in the publishers' layout."""
+"""Preference models equal their networks called directly, from checkpoints in the publishers' layout."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "n
 
 @pytest.fixture
 def images() -> NDArray[np.uint8]:
-    """Two images of the size that the stand-ins take, so that nothing is resized."""
+    """Two images of the substitutes' input size, so that nothing is resized."""
     return np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
 
 
 def by_hand(images: NDArray[np.uint8]) -> torch.Tensor:
-    """CLIP's normalisation, nothing else."""
+    """CLIP's normalisation only."""
     mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
     return ((torch.from_numpy(images) / 255 - mean) / std).permute(0, 3, 1, 2)
 
@@ -184,7 +184,7 @@ def test_dinov2_embeds_by_its_class_token_and_has_no_text_encoder(tmp_path: Path
 
 
 class Planted:
-    """What a pickle could run."""
+    """An effect that a pickle could have."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return print, ("planted code ran",)

@@ -1,4 +1,4 @@
-"""Texts of others do nothing where they are shown: no terminal codes, no broken XML, no formulas, no notifications."""
+"""Foreign text has no effect where it is shown: no terminal codes, no broken XML, no formulas, no notifications."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""A prompt file is read as its author wrote it, or refused with the row that is wrong."""
+"""Prompt files are read as their author wrote them, or refused with the wrong row."""
 
 import csv
 import io
@@ -157,7 +157,7 @@ FIELD = LINE.filter(lambda text: "\t" not in text)
 
 
 def written(path: Path, texts: list[str], line_end: str) -> bytes:
-    """The texts in the form that a file's ending says, by a writer of its own library."""
+    """Return the texts in the format of a file's ending, written by an independent library."""
     rows = [{"id": i, "prompt": text} for i, text in enumerate(texts)]
     if path.suffix == ".csv":
         file = io.StringIO(newline="")

@@ -1,4 +1,4 @@
-"""Published numbers stand beside the cells that measured the same, with what differs named."""
+"""Published numbers are compared with the cells that measured the same, with the differences named."""
 
 from dataclasses import replace
 from pathlib import Path

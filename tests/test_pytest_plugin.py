@@ -1,4 +1,4 @@
-"""The pytest plugin: a test per outcome of the gate, and nothing at all where it was not asked for."""
+"""The pytest plugin: a test per outcome of the gate, and no effect without its option."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m pytest` as in an environment that has tcd-bench, whose entry point is simulated by -p."""
+    """Run `python -m pytest` as in an environment with tcd-bench, whose entry point is simulated by -p."""
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tcd_bench_pytest", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
@@ -27,7 +27,7 @@ def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Somebody's repository with a package `bench` of its own, and a test of it."""
+    """A foreign repository with its own package `bench`, and a test of it."""
     directory = tmp_path / "repository"
     (directory / "bench").mkdir(parents=True)
     (directory / "bench" / "__init__.py").write_text("ANSWER = 42\n")

@@ -1,4 +1,4 @@
-"""Records survive JSON unchanged, and a cell's name says everything that can change its images and nothing more."""
+"""Records survive JSON unchanged, and a cell's key covers exactly what can change its images."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Secrets stay out of what is written down, and ordinary words stay in it."""
+"""Secrets are removed from written text, and ordinary words stay."""
 
 import json
 from collections.abc import Callable

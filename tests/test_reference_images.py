@@ -1,4 +1,4 @@
-"""Real images come in order and in batches of one size, and are named by their content."""
+"""Reference images are in order and in batches of one size, and identified by their content."""
 
 import io
 import os
@@ -164,7 +164,7 @@ def test_a_picture_that_cannot_be_read_is_refused_before_anything_runs(
 
 @pytest.fixture
 def decoded(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of files that were decoded, with an empty cache of one's own."""
+    """Return names of files that were decoded, with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     names: list[str] = []
 

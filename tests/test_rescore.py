@@ -1,4 +1,4 @@
-"""Scores are added to a finished run from what it kept; nothing is sampled, and nothing is lost where that fails."""
+"""Scores are added to a finished run from stored data; nothing is sampled, and nothing is lost on failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedulers are built from explicit settings alone, and diffusers' behave as this bench relies on."""
+"""Schedulers are created from explicit settings only, and those of diffusers behave as tcd-bench requires."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be scored is said in one sentence, and nothing that was there is lost."""
+"""Failures to score are reported in one sentence, and nothing is lost."""
 
 from __future__ import annotations
 

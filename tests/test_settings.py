@@ -1,4 +1,4 @@
-"""Settings as people type them: every one can be set, text arrives as it was written, slips get a sentence."""
+"""Settings on the command line: every one can be set, text arrives as written, mistakes get a sentence."""
 
 import os
 from dataclasses import is_dataclass
@@ -20,7 +20,7 @@ SMOKE = ("experiment=smoke", "claim=[]")
 
 
 def checked(overrides: tuple[str, ...], config: str) -> object:
-    """The settings that overrides describe, as a verb takes them."""
+    """Return the settings of overrides, as a verb reads them."""
     settings = compose_settings(overrides, config)
     if config == "score":
         return check_settings(ScoreChoice, settings)
@@ -28,7 +28,7 @@ def checked(overrides: tuple[str, ...], config: str) -> object:
 
 
 def refusal(*overrides: str, config: str = "config") -> str:
-    """Why these overrides are refused."""
+    """Return why these overrides are refused."""
     with pytest.raises(BenchError) as caught:
         checked(overrides, config)
     return str(caught.value)
@@ -355,7 +355,7 @@ def text_settings(kind: Any, seen: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def test_every_setting_that_is_a_path_is_known_as_one() -> None:
-    """~ is expanded there. A new setting is a path (Source), or one of those that are none."""
+    """~ is expanded there. A new setting is a path (Source), or one of those that are not."""
     found = {}
     for kind in (Experiment, GateChoice, ConformChoice, ScoreChoice):
         found |= text_settings(kind, {})

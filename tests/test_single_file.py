@@ -20,7 +20,7 @@ from bench.records.errors import BenchError
 
 
 def merge(directory: Path, path: Path, **more: torch.Tensor) -> Path:
-    """A model's parts in one file, each tensor's name after its part's."""
+    """A model's parts in one file, each tensor's name prefixed with its part's."""
     tensors = {
         f"{file.parent.name}.{name}": tensor
         for file in directory.glob("*/*.safetensors")

@@ -1,4 +1,4 @@
-"""The store gives back what was put in, whatever other writers do and whenever a process is killed."""
+"""The store returns what was written, with any other writers and after a kill at any moment."""
 
 import os
 import platform
@@ -77,12 +77,12 @@ def save(store: Store, start: int = 0, count: int = 3) -> StoredBatch:
 
 
 def folder(store: Store, key: str = KEY) -> Path:
-    """Where everything of a cell lies."""
+    """The folder of a cell."""
     return Path(store.location) / "cells" / key
 
 
 def image_path(store: Store, row: int) -> Path:
-    """Where an image lies."""
+    """The path of an image."""
     return Path(store.location) / store.cell(KEY).image_name(row)
 
 
@@ -124,26 +124,26 @@ def test_an_unfinished_batch_does_not_exist(store: Store) -> None:
 
 
 def repainted(path: Path) -> None:
-    """One pixel off by one."""
+    """Change one pixel by one."""
     pixels = np.asarray(Image.open(path)).copy()
     pixels[0, 0, 0] ^= 1
     Image.fromarray(pixels).save(path)
 
 
 def truncated(path: Path) -> None:
-    """The second half is lost."""
+    """Lose the second half."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def scribbled(path: Path) -> None:
-    """The chunk that holds the pixels says that it is shorter than it is."""
+    """Let the chunk of the pixels state a shorter length."""
     content = path.read_bytes()
     start = content.index(b"IDAT")
     path.write_bytes(content[: start - 4] + (100).to_bytes(4, "big") + content[start:])
 
 
 def as_folder(path: Path) -> None:
-    """A folder in its place."""
+    """Put a folder in its place."""
     path.unlink()
     path.mkdir()
 
@@ -441,7 +441,7 @@ for i, moment in enumerate(moments):
 
 
 def read_cleanly(store: Store) -> set[str]:
-    """What a store holds; fails for anything that is there in part."""
+    """Return the content of a store; fails for anything incomplete."""
     there = set()
     with suppress(BenchError):
         assert store.run() == RUN
@@ -548,7 +548,7 @@ def test_a_request_of_another_version_is_not_overwritten(store: Store) -> None:
 
 
 def swapped(name: str) -> str:
-    """Another place of the store where a file of the same kind lies."""
+    """Another location of the store for a file of the same kind."""
     return name.replace(KEY, "other").replace("-e", "-other").replace("-r", "-other").replace("00000", "00003")
 
 

@@ -16,7 +16,7 @@ Overrides = Callable[..., list[str]]
 
 
 def sweep(*arguments: str) -> list[str]:
-    """Where the jobs of a sweep write."""
+    """Return the directories of the jobs of a sweep."""
     found: list[dict[str, Any]] = []
     run_application("run", "", ["-m", *arguments], lambda settings: found.append(settings) or 0)
     return [settings["results"] for settings in found]

@@ -1,4 +1,4 @@
-"""Tables say what is known and nothing else, and no text breaks out of the form that it is written in."""
+"""Tables show what is known and nothing else, and no text breaks their format."""
 
 import csv
 import io
@@ -84,7 +84,7 @@ def in_columns(table: Table) -> list[dict[str, str]]:
 
 
 def read_markdown(line: str) -> list[str]:
-    """The texts of a row of a pipe table; fails for a character that would be taken for markup."""
+    """Return the texts of a row of a pipe table; fails for a character that would be read as markup."""
     assert line.startswith("| ")
     assert line.endswith(" |")
     cells = re.findall(r"((?:\\.|[^\\|])*)\|", line[1:])
@@ -103,7 +103,7 @@ LATEX = {
 
 
 def read_latex(line: str) -> list[str]:
-    """The texts of a row of a tabular; fails for a character that has a meaning of its own."""
+    """Return the texts of a row of a tabular; fails for a character with a special meaning."""
     assert line.endswith(r" \\")
     known = "|".join(re.escape(piece) for piece in sorted(LATEX, key=len, reverse=True))
     cells: list[list[str]] = [[]]
@@ -273,7 +273,7 @@ def test_a_claim_that_could_not_be_tested_at_all_still_has_a_row() -> None:
 
 
 def csv_rows(*cells: ScoredCell) -> list[dict[str, str]]:
-    """What scores.csv says."""
+    """Return the content of scores.csv."""
     return list(csv.DictReader(io.StringIO(scores_to_frame(RUN, cells).to_csv(index=False), newline="")))
 
 

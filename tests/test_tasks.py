@@ -1,4 +1,4 @@
-"""Inputs are the package's own or a folder's, and a task's scores say what they are meant to say."""
+"""Inputs are the package's or a folder's, and a task's scores measure what they claim."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a terminal shows of a run: a short table and one line for each claim."""
+"""The summary of a run on a terminal: a short table and one line per claim."""
 
 from __future__ import annotations
 

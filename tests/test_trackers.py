@@ -1,4 +1,4 @@
-"""Trackers are told what there is; none can stop a run."""
+"""Trackers receive everything; none can stop a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from bench.store.store import Store
 
 
 class Book:
-    """A tracker that writes down what it is told, or fails."""
+    """A tracker that records its input, or fails."""
 
     def __init__(self, choice: object, run: str, settings: dict[str, str]) -> None:
         self.run, self.settings, self.fails = run, settings, False

@@ -1,4 +1,4 @@
-"""Every stage of the training runs, resumes, and leaves what the ordinary loaders load."""
+"""Every stage of the training runs, resumes, and saves files that ordinary loaders load."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights are named by their content: any byte, any file name, or the commit in the hub's cache."""
+"""Weights are identified by their content: any byte, any file name, or the commit in the hub's cache."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The workflows and the action: pinned, without rights, and their shell does what it says."""
+"""The workflows and the action: pinned, without permissions, and their shell commands work."""
 
 from __future__ import annotations
 

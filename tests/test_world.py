@@ -1,4 +1,4 @@
-"""The procedural world: seeds, captions and images are what their docstrings promise."""
+"""The procedural world: seeds, captions and images match their docstrings."""
 
 import hashlib
 import itertools
