@@ -1,4 +1,4 @@
-"""Concurrency helpers: map in threads, map over images, map in forked processes, and a periodic call.
+"""Concurrency helpers: calls in threads, map over images, map in forked processes, and a periodic call.
 
 On a CPU, several batches in threads suit small models better than one call's threads; on a GPU the host works on one
 batch while the device computes the next.
@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -74,14 +74,6 @@ class ThreadedCalls:
 
         images = ThreadPoolExecutor(available, "image")
         self._pools = [ThreadPoolExecutor(self._threads, "batch", initializer=begin_thread), images]
-
-
-def map_in_threads(work: Callable[[Item], _Result], items: Iterable[Item], threads: int) -> Iterator[_Result]:
-    """Yield `work(item)` of each, as `ThreadedCalls` does; the first error ends it."""
-    with closing(ThreadedCalls(threads)) as calls:
-        for item in items:
-            yield from calls.call(work, item)
-        yield from calls.rest()
 
 
 def map_images(work: Callable[[Item], _Result], items: Iterable[Item]) -> Iterable[_Result]:

@@ -1,7 +1,8 @@
 """Concurrent batches: results in order, bounded, and the first error ends them; the device queue measures its time."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from bench.execute.feature_extraction import Extractor
 from bench.execute.job import resolve_concurrent_batches
 from bench.experiment.config import Measure
 from bench.generate.sampling import Batch
-from bench.parallel import map_images, map_in_threads
+from bench.parallel import ThreadedCalls, map_images
 from bench.records.cell import Cell
 from bench.records.errors import StoreError
 from bench.records.record import Calls
@@ -26,6 +27,14 @@ from bench.store.store import Store
 from bench.workers.context import WorkerContext
 from bench.workers.leases import Lease
 from bench.workers.loop import Chunk
+
+
+def results_of(work: Callable[[int], Any], items: Iterable[int], threads: int) -> Iterator[Any]:
+    """Results of calls in threads, each as soon as it is due."""
+    with closing(ThreadedCalls(threads)) as calls:
+        for item in items:
+            yield from calls.call(work, item)
+        yield from calls.rest()
 
 
 @pytest.mark.parametrize("concurrent_batches", [1, 2, 3])
@@ -38,7 +47,7 @@ def test_results_come_in_the_order_of_the_items(concurrent_batches: int) -> None
         done[item].set()
         return item * item
 
-    assert list(map_in_threads(work, range(5), concurrent_batches)) == [0, 1, 4, 9, 16]
+    assert list(results_of(work, range(5), concurrent_batches)) == [0, 1, 4, 9, 16]
 
 
 def test_calls_run_concurrently_and_share_the_threads() -> None:
@@ -48,7 +57,7 @@ def test_calls_run_concurrently_and_share_the_threads() -> None:
         meeting.wait()
         return torch.get_num_threads()
 
-    assert list(map_in_threads(work, range(4), 2)) == [max(1, before // 2)] * 4
+    assert list(results_of(work, range(4), 2)) == [max(1, before // 2)] * 4
     assert torch.get_num_threads() == before
 
 
@@ -79,7 +88,7 @@ def test_concurrent_calls_have_the_threads_for_images_in_common() -> None:
 
     try:
         torch.set_num_threads(4)
-        (names,) = map_in_threads(work, [0], 2)
+        (names,) = results_of(work, [0], 2)
     finally:
         torch.set_num_threads(before)
     assert len(set(names)) == 4, "one call has no more than half of torch's threads"
@@ -94,7 +103,7 @@ def test_the_first_error_ends_the_iteration_and_drops_items_not_started() -> Non
             raise ValueError("broken")
         return item
 
-    results = map_in_threads(work, range(100), 2)
+    results = results_of(work, range(100), 2)
     assert next(results) == 0
     with pytest.raises(ValueError, match="broken"):
         list(results)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_sampling import PROMPTS, make_cell, pipeline
 
-from bench.generate.loaded_pipeline import Loaded, cut_prompts
+from bench.generate.loaded_pipeline import CurrentPipeline, cut_prompts
 from bench.generate.quiet import NOISE, quiet_libraries
 from bench.generate.task_inputs import Inputs
 
@@ -64,9 +64,9 @@ def test_the_libraries_still_use_these_warnings(
     quiet_libraries()
     shown.clear()
     cell = make_cell(models)
-    loaded, inputs = Loaded(cell), Inputs(cell.task, "world", 8, 64, 64)
+    current = CurrentPipeline((LONG, *PROMPTS), Inputs(cell.task, "world", 8, 64, 64))
     for _ in range(2):
-        loaded.sampler(cell, (LONG, *PROMPTS), inputs).sample(0)
+        current.sampler(cell).sample(0)
     assert shown == []
     said = capsys.readouterr().err
     limit = pipeline.tokenizer.model_max_length

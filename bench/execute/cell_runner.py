@@ -38,8 +38,6 @@ from bench.store.store import Store
 from bench.workers.context import WorkerContext
 from bench.workers.loop import Chunk, Ended
 
-CHUNK_IMAGES = 1024
-
 
 def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> bool:
     """Whether a cell has a good record with all that is requested, so that nothing is left to do."""
@@ -73,7 +71,7 @@ class Runner:
     context: WorkerContext
     process: Mapping[str, Any]
     """What was set for the whole process, for the record's environment."""
-    chunk_images: int = CHUNK_IMAGES
+    chunk_images: int = 1024
     """The size, in images, of the chunks that several workers may share."""
 
     _smaller: dict[str, Record] | None = None

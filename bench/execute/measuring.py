@@ -26,16 +26,18 @@ from bench.records.record import Record
 
 def measured(record: Record, measure: Measure, prompts: int, pipeline: CurrentPipeline, donor: Record | None) -> Record:
     """Return the record with the latency and memory that are requested; those of `donor` where it has them."""
+    if donor is not None:
+        latency = donor.latency if lacks_latency(record, measure) else record.latency
+        memory = donor.memory if lacks_memory(record, measure) else record.memory
+        record = replace(record, latency=latency, memory=memory)
     wants_latency, wants_memory = lacks_latency(record, measure), lacks_memory(record, measure)
     if not (wants_latency or wants_memory):
         return record
-    cell, rows = record.cell, range(min(measure.batch_size, prompts))
-    latency, memory = (donor.latency, donor.memory) if donor else (None, None)
-    with alone_on(cell.device):
-        if (wants_latency and latency is None) or (wants_memory and memory is None):
-            sampler = pipeline.sampler(cell)
-            call, device = partial(sampler.call, rows), torch.device(sampler.cell.device)
-        if wants_latency and latency is None:
+    rows = range(min(measure.batch_size, prompts))
+    with alone_on(record.cell.device):
+        sampler = pipeline.sampler(record.cell)
+        call, device = partial(sampler.call, rows), torch.device(sampler.cell.device)
+        if wants_latency:
             stopwatch, parts = Stopwatch.of(device), _parts_of(sampler.pipeline)
             workload = ReferenceWorkload(device, stopwatch)
             latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup, workload)
@@ -43,13 +45,11 @@ def measured(record: Record, measure: Measure, prompts: int, pipeline: CurrentPi
                 with HostSyncs(sampler.pipeline.scheduler) as syncs:
                     call()
                 latency = replace(latency, scheduler_syncs=syncs.count)
-        if wants_memory and memory is None:
+            record = replace(record, latency=latency)
+        if wants_memory:
             memory = measure_memory(call, device, len(rows), excluded_bytes=pipeline.excluded_bytes)
-    return replace(
-        record,
-        latency=latency if wants_latency else record.latency,
-        memory=memory if wants_memory else record.memory,
-    )
+            record = replace(record, memory=memory)
+    return record
 
 
 def lacks_latency(record: Record, measure: Measure) -> bool:

@@ -40,8 +40,11 @@ def execute(job: Job, store: Store) -> Iterator[Record]:
 
     Failed cells have one, too. Raises KeyboardInterrupt where the process is asked to stop.
     """
+    from bench.execute.cell_runner import is_complete
+
     quarantine_corrupt_records(store, job.run.cells)
-    todo = [cell for cell in job.plan.cells if not _is_complete(job, store, cell)]
+    asked = job.run.extractor, job.experiment.measure
+    todo = [cell for cell in job.plan.cells if not is_complete(store, cell.key, *asked)]
     _describe_rest(job, store, todo)
     if not todo:
         restore_reference(job, store)
@@ -101,12 +104,6 @@ def healed(job: Job, store: Store, read: Callable[[], _Result]) -> _Result:
             store.quarantine(error.name, error.why)
             for _ in execute(job, store):
                 pass
-
-
-def _is_complete(job: Job, store: Store, cell: Cell) -> bool:
-    from bench.execute.cell_runner import is_complete
-
-    return is_complete(store, cell.key, job.run.extractor, job.experiment.measure)
 
 
 def _make_launch(job: Job, store: Store, todo: Sequence[Cell], here: bool) -> Launch:

@@ -24,15 +24,10 @@ class Loaded:
         gc.collect()  # models and their wrappers reference one another, so the previous ones may still be in memory
         self._before = torch.cuda.memory_allocated(cell.device) if cell.device.startswith("cuda") else 0
         self.key, self.pipeline = cell.pipeline_key, load_pipeline(cell)
-        self._told = False
         self._embeddings, self._shared = Embeddings(), SharedEvaluations(self.pipeline.unet, room_on(cell.device))
 
     def sampler(self, cell: Cell, prompts: Sequence[str], inputs: Inputs) -> Sampler:
         """Return a sampler of a cell of this pipeline."""
-        if not self._told:
-            self._told = True
-            if (line := cut_prompts(self.pipeline, prompts)) is not None:
-                print(f"{cell.base.name}: {line}", file=sys.stderr)
         return Sampler(self.pipeline, cell, prompts, self._embeddings, self._shared, inputs)
 
     @property
@@ -50,11 +45,13 @@ class CurrentPipeline:
         self._loading = threading.Lock()
 
     def sampler(self, cell: Cell) -> Sampler:
-        """A sampler of a cell on the pipeline that serves it, which is loaded where it is not the current one."""
+        """Return a sampler of a cell; loads the cell's pipeline where it is not the current one."""
         with self._loading:
             if self._loaded is None or self._loaded.key != cell.pipeline_key:
                 self._loaded = None  # the old one is freed before the new one is loaded
                 self._loaded = Loaded(cell)
+                if (line := cut_prompts(self._loaded.pipeline, self._prompts)) is not None:
+                    print(f"{cell.base.name}: {line}", file=sys.stderr)
             return self._loaded.sampler(cell, self._prompts, self._inputs)
 
     @property

@@ -42,7 +42,7 @@ class CallCounter:
     """
 
     def __init__(self, denoiser: torch.nn.Module, scheduler: Any) -> None:
-        self.denoiser_calls = self.denoiser_rows = self.scheduler_steps = 0
+        self.counts = [0, 0, 0]  # denoiser calls, their rows, scheduler steps
         self._thread, self._scheduler = threading.get_ident(), scheduler
         with _HOOKS:
             self._hook = denoiser.register_forward_pre_hook(self._count_call, with_kwargs=True)
@@ -50,24 +50,15 @@ class CallCounter:
 
         @functools.wraps(step)  # pipelines read its signature to decide whether it gets eta and generators
         def counted(*args: Any, **kwargs: Any) -> Any:
-            self.scheduler_steps += 1
+            self.counts[2] += 1
             return step(*args, **kwargs)
 
         scheduler.step = counted
 
     def _count_call(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:
-            self.denoiser_calls += 1
-            self.denoiser_rows += len(args[0] if args else kwargs["sample"])
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        """Denoiser calls, their rows, and scheduler steps."""
-        return self.denoiser_calls, self.denoiser_rows, self.scheduler_steps
-
-    @counts.setter
-    def counts(self, counts: tuple[int, int, int]) -> None:
-        self.denoiser_calls, self.denoiser_rows, self.scheduler_steps = counts
+            self.counts[0] += 1
+            self.counts[1] += len(args[0] if args else kwargs["sample"])
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -149,7 +140,7 @@ class Sampler:
         counter, begun = CallCounter(self.pipeline.unet, self.pipeline.scheduler), []
         try:
             while rows:
-                part, counted = rows[: self._size], counter.counts
+                part, counted = rows[: self._size], list(counter.counts)
                 try:
                     given, prompts = self._given(part), [self.prompts[row] for row in part]
                     with torch.inference_mode(), self._shared(part.start, self.cell.steps):
@@ -234,13 +225,14 @@ class Sampler:
         return latents.to(self.pipeline._execution_device, unet.dtype)
 
     def _describe_calls(self, counter: CallCounter, images: int) -> Calls:
-        evaluations = counter.denoiser_rows // images
+        denoiser_calls, rows, scheduler_steps = counter.counts
+        evaluations = rows // images
         return Calls(
             **resolved_schedule(self.pipeline.scheduler),
             scheduler_config=plain_config(self.pipeline.scheduler),
             arguments=self.arguments(),
-            scheduler_steps=counter.scheduler_steps,
-            denoiser_calls=counter.denoiser_calls,
+            scheduler_steps=scheduler_steps,
+            denoiser_calls=denoiser_calls,
             denoiser_evaluations=evaluations,
             denoiser_samples=evaluations * len(self.prompts),
             batch_size=self._size,

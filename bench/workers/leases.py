@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,6 @@ from typing import Any
 
 import psutil
 
-from bench.parallel import call_periodically
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError, Corrupt
 from bench.store.files import Files
@@ -134,16 +133,12 @@ class Leases:
                 self.files.remove(f"{folder}/{file}")
 
     def renew(self) -> None:
-        """Rewrite the held leases, so that other workers see that their holder is alive."""
+        """Rewrite the held leases as a sign of life; to be called every `lease_s / 4`."""
         with self._lock:
             self._beat += 1
             for lease in self._held.values():
                 with suppress(OSError, BenchError):  # the next renewal is soon; losing a lease costs repeated work only
                     self.files.write(lease.file, self._content(lease), durable=False)
-
-    def kept_alive(self) -> AbstractContextManager[None]:
-        """Renew in the background while the block runs."""
-        return call_periodically(self.lease_s / 4, self.renew)
 
     def _content(self, lease: Lease, state: str = "held") -> bytes:
         note = {

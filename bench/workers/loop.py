@@ -262,9 +262,7 @@ class Loop:
 
 def from_group(cells: Sequence[Cell], first: int) -> list[Cell]:
     """Return the cells in groups of equal pipelines, beginning with the group of that number."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.pipeline_key, []).append(cell)
-    order = list(groups.values())
-    first = first % len(order) if order else 0
-    return [cell for group in order[first:] + order[:first] for cell in group]
+    order = list(dict.fromkeys(cell.pipeline_key for cell in cells))
+    first %= max(len(order), 1)
+    order = order[first:] + order[:first]
+    return sorted(cells, key=lambda cell: order.index(cell.pipeline_key))

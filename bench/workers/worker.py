@@ -18,12 +18,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bench.experiment.config import check_settings
 from bench.experiment.executors import Common
+from bench.parallel import call_periodically
 from bench.records.cell import Cell
-from bench.records.errors import BenchError
+from bench.records.errors import BenchError, CellError
 from bench.records.record import Record
 from bench.store.store import Store
 from bench.workers.context import Stopped, WorkerContext
@@ -32,8 +33,6 @@ from bench.workers.leases import Leases
 from bench.workers.loop import Loop, Work
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from tqdm import tqdm
 
 DONE, BAD, STOPPED, HUNG = 0, 2, 75, 76
@@ -71,7 +70,7 @@ class Worker(WorkerContext):
     def records(self, make_runner: MakeRunner, first: int = 0) -> Iterator[Iterator[Record]]:
         """Yield the record of each cell that ends here, until none is left; iterating over them raises Stopped."""
         leases = Leases(self.store.files, self.name, self.common.lease_s)
-        with self._reporter.saying(), leases.kept_alive():
+        with self._reporter.saying(), call_periodically(self.common.lease_s / 4, leases.renew):
             self._work, cells = make_runner(self.launch, self.store, self)
             loop = Loop(self._work, self.store, leases, self.launch.name, self, self.common.max_attempts)
             try:
@@ -106,21 +105,13 @@ class Worker(WorkerContext):
 
     def on_timeout(self, cell: Cell) -> None:
         """Record that a cell hung, with the stacks of all threads, and end the process."""
-        message = f"it took longer than executor.cell_timeout_s={self.common.cell_timeout_s:g} s"
-        error = HungError(message, stacks_of_all_threads())
+        error = CellError(f"it took longer than executor.cell_timeout_s={self.common.cell_timeout_s:g} s")
+        error.add_note(stacks_of_all_threads())
         try:
             if self._work is not None:
                 self._work.fail(cell, error)
         finally:
             os._exit(HUNG)
-
-
-class HungError(BenchError):
-    """A cell that took too long, with the stacks of all threads at that moment."""
-
-    def __init__(self, message: str, stacks: str) -> None:
-        super().__init__(message)
-        self.add_note(stacks)
 
 
 def stacks_of_all_threads() -> str:
@@ -134,15 +125,9 @@ def stacks_of_all_threads() -> str:
 @contextmanager
 def signals_stop(stop: threading.Event) -> Iterator[None]:
     """Let the signals that a cluster sends before it takes a machine away set `stop`, within the block."""
-    names = ("SIGTERM", "SIGUSR1")
-    chosen = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before: dict[Any, Any] = {}
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, on_signal) for number in chosen}
+    chosen = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    is_main = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in chosen} if is_main else {}
     try:
         yield
     finally:

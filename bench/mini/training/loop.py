@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from bench.parallel import map_in_threads
+from bench.parallel import ThreadedCalls
 
 LossOf = Callable[[int, torch.Generator, nn.Module], tuple[torch.Tensor, dict[str, float]]]
 _Part = tuple[float, dict[str, float], tuple[torch.Tensor | None, ...]]
@@ -66,7 +67,9 @@ def train(
     for step in bar:
         model.train()
         take = partial(_take_part, recipe, step, loss_of, parameters, average)
-        losses, numbers, gradients = zip(*map_in_threads(take, range(recipe.threads), recipe.threads), strict=True)
+        with closing(ThreadedCalls(recipe.threads)) as calls:
+            taken = [part for i in range(recipe.threads) for part in calls.call(take, i)] + [*calls.rest()]
+        losses, numbers, gradients = zip(*taken, strict=True)
         loss = sum(losses) / recipe.threads
         if not math.isfinite(loss):
             raise FloatingPointError(f"{recipe.name}: the loss is {loss} at step {step}; lower peak_lr")
