@@ -61,16 +61,16 @@ class Runner:
     prompts: tuple[str, ...]
     extract: Extractor
     extractor: str
-    """What `extract` computes features with, by content."""
+    """The identity of the networks of `extract`, by content."""
     measure: Measure
     keep: str
     inputs: Inputs
     """The task's input images."""
     queue: DeviceQueue
-    """How many batches are sampled at once, and how they share the device."""
+    """The number of concurrent batches, and how they share the device."""
     context: WorkerContext
     process: Mapping[str, Any]
-    """What was set for the whole process, for the record's environment."""
+    """Settings of the whole process, for the record's environment."""
     chunk_images: int = 1024
     """The size, in images, of the chunks that several workers may share."""
 
@@ -118,7 +118,7 @@ class Runner:
         self._calls.close()
 
     def _note(self, work: _CellWork, start: int, images: int) -> Ended:
-        """So many images of a batch were saved, 0 where it failed; yields its chunk where that was the last batch."""
+        """Note that images of a batch were saved, 0 where it failed; yields its chunk after the last batch."""
         cell, chunk = work.cell, work.chunk
         if images:
             self._verified.add((cell.key, start))
@@ -235,7 +235,7 @@ class Runner:
 
 
 class _CellWork:
-    """What is done for one cell; `good` is its record where there is one, `failed` what was wrong with batches."""
+    """The work on one cell; `good` is its record where there is one, `failed` the errors of batches."""
 
     def __init__(self, runner: Runner, cell: Cell, chunk: Chunk | None = None) -> None:
         record = runner.store.cell(cell.key).record()
@@ -332,7 +332,7 @@ class _CellWork:
 
 
 def _join(cell: Cell, batches: Sequence[StoredBatch], kept: int | None) -> tuple[Images, dict[str, NDArray[Any]]]:
-    """What a cell's images are, the first `kept` of which stay, and their features, all rows in order."""
+    """Return a description of a cell's images, of which the first `kept` stay, and their features, rows in order."""
     features = {name: np.concatenate([batch.features[name] for batch in batches]) for name in batches[0].features}
     hashes = [known for batch in batches for known in batch.hashes]
     height = cell.base.height * int(cell.task.settings.get("frames", 1))

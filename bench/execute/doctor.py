@@ -1,4 +1,4 @@
-"""What this machine has, what an experiment needs, what is missing and how to get it. Loads no model."""
+"""The doctor: resources of this machine, needs of an experiment, missing parts and their remedies. Loads no model."""
 
 from __future__ import annotations
 

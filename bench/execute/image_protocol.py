@@ -1,4 +1,4 @@
-"""How images are prepared for the evaluator, as text: scores of different protocols are not compared."""
+"""The preparation of images for the evaluator, as text: scores of different protocols are not compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FLOAT = {"dtype": "float32, scores in float64"}
 
 
 def describe_pictures(experiment: Experiment) -> Mapping[str, str]:
-    """How a folder's real images are read; empty for the procedural world's."""
+    """Return how a folder's reference images are read; empty for the procedural world's."""
     return {} if experiment.reference.source == WORLD else {"pictures": READER}
 
 

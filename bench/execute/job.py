@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from bench.features.openclip import Evaluator
 
 _SHOWN = 6
-"""How many reference images are kept to be shown."""
+"""The number of reference images kept for the report."""
 IMAGE_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy")
 
 

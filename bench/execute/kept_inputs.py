@@ -7,7 +7,7 @@ from bench.pictures import input_hashes, input_picture, save_inputs
 from bench.store.store import Store
 
 SHOWN = 8
-"""How many images of a cell have their inputs kept, and are kept where keep=grid."""
+"""The number of images of a cell whose inputs are kept, and which are kept where keep=grid."""
 
 
 def has_inputs(store: Store, inputs: Inputs) -> bool:

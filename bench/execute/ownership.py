@@ -31,7 +31,7 @@ from bench.store.store import Store
 
 OWNER = "experiment.json"
 _SHOWN = 3
-"""How many differences a refusal names."""
+"""The number of differences named in a refusal."""
 _Facts = dict[str, Any]
 """By setting: its value as `is`; where that is a hash, a readable form as `shown`."""
 

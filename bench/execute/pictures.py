@@ -19,7 +19,7 @@ from bench.store.store import Store
 
 PICTURES = "pictures.json"
 _SHOWN = 3
-"""How many pictures are named."""
+"""The number of pictures named in a message."""
 
 
 def note_pictures(store: Store, job: Job) -> None:

@@ -11,7 +11,7 @@ from bench.records.run import Claim, Side
 from bench.store.store import Store
 
 _SHOWN = 6
-"""How many pairs of cells of a claim are listed."""
+"""The number of listed pairs of cells per claim."""
 
 
 def describe_outline(job: Job, store: Store | None) -> str:

@@ -20,7 +20,7 @@ from bench.store.store import Store
 _NOTE = "accepted.json"
 KEPT_IMAGES = 8
 OWN = ("cells", "run.json", "reference-", _NOTE)
-"""How the names begin of all that a baseline holds."""
+"""Prefixes of the names of a baseline's files."""
 
 
 def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
@@ -72,7 +72,7 @@ def _note_of(directory: Path) -> dict[str, Any] | None:
 
 
 def _copy(candidate: Store, run: Run, records: list[Record], directory: Path) -> None:
-    """What the gate reads, through the store, which writes down what it needs to verify it."""
+    """Copy the data that the gate reads, through the store, which adds hashes to verify it."""
     fresh = Store(directory)
     for record in records:
         before, after = candidate.cell(record.key), fresh.cell(record.key)

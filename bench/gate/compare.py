@@ -18,7 +18,7 @@ from bench.store.store import Store
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What came out, and what the report shows images of; no runs and no pairs where a run was not whole."""
+    """The outcomes, and the pairs whose images the report shows; without runs and pairs for an incomplete run."""
 
     outcomes: tuple[Outcome, ...]
     pairs: Sequence[Pair] = ()

@@ -1,4 +1,4 @@
-"""Whether a run is whole: every file that its run.json promises is there and can be read to its end."""
+"""Completeness of a run: every file that its run.json lists exists and can be read to its end."""
 
 from __future__ import annotations
 

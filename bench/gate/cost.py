@@ -19,7 +19,7 @@ from bench.records.run import CostLimits, Limit
 
 _MACHINE = ("device", "processor", "cores", "threads", "gpus", "system", "concurrent_batches", "freed_memory_kept")
 FARTHEST_PACE = 1.5
-"""How much slower or faster a machine may have been, by its reference workload, for its latencies to be compared."""
+"""Largest ratio of a machine's speeds, by its reference workload, at which latencies are compared."""
 _PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes")
 
 

@@ -56,7 +56,7 @@ def compare_images(pairs: Sequence[Pair], baseline: ScoredRun, candidate: Scored
 
 
 def displacements(pair: Pair, baseline: ScoredRun, candidate: ScoredRun) -> NDArray[np.float64] | None:
-    """How far each image's features moved (n,), in units of the median distance between neighbours in the baseline.
+    """Return each image's displacement (n,), in units of the median distance between neighbours in the baseline.
 
     None where the runs were made without an evaluator.
     """

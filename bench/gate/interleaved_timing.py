@@ -14,7 +14,7 @@ from bench.records.record import InterleavedLatency
 from bench.workers.installation import Installation, InstallationError
 
 CALLS = 3
-"""How many calls an installation makes before the other one does."""
+"""Calls that an installation makes before the other takes over."""
 
 
 def time_interleaved(

@@ -100,7 +100,7 @@ def compare_latencies(pairs: Sequence[tuple[Pair, Latency, Latency]], limit: Lim
 
 
 def pace_of(before: Latency, after: Latency) -> float:
-    """How much longer the machine took for its workload in the later run; 1 where that was not timed."""
+    """Return the ratio of the machine's workload times, later to earlier run; 1 where that was not timed."""
     if not before.workload_s or not after.workload_s:
         return 1.0
     return median(after.workload_s) / median(before.workload_s)

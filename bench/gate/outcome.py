@@ -1,4 +1,4 @@
-"""What the gate answers with: one outcome for each cell and quantity, and an exit code. Plain data."""
+"""The result of the gate: one outcome per cell and quantity, and an exit code. Plain data."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class GateReport:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many outcomes of each verdict, worst first."""
+        """The number of outcomes of each verdict, worst first."""
         found = Counter(outcome.verdict for outcome in self.outcomes)
         return {verdict: found[verdict] for verdict in VERDICTS if found[verdict]}
 

@@ -51,12 +51,12 @@ class GateItem(pytest.Item):
         return str(super().repr_failure(excinfo, style))
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
-        """How the test is called."""
+        """Return the location and name of the test."""
         return self.path, None, f"tcd-bench: {self.name}"
 
 
 class GateError(Exception):
-    """What the gate found."""
+    """The findings of the gate."""
 
 
 def _schedulers(directory: Path) -> Iterator[tuple[str, Callable[[], Outcomes]]]:

@@ -26,13 +26,13 @@ ANSWERS = {
     INCOMPLETE: "incomplete: records are missing, or nothing could be decided",
 }
 _SHOWN = 8
-"""How many pairs of images the page shows."""
+"""The number of pairs of images on the page."""
 QUIET = ("unchanged", "known")
 """Verdicts that are counted and folded away."""
 LISTED = 12
-"""How many outcomes a level that do not fail the gate are listed on a terminal."""
+"""The number of passing outcomes per level that are listed on a terminal."""
 COMMENT_CHARACTERS = 60_000
-"""What gate.md may have; GitHub takes 65,536 characters as a comment."""
+"""Maximum length of gate.md; GitHub accepts comments of 65,536 characters."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class BeforeAfter:
 
 
 def to_terminal(report: GateReport) -> str:
-    """What came out, the worst first, then the counts; outcomes that are fine are counted only.
+    """Return the outcomes, worst first, then the counts; passing outcomes are only counted.
 
     All that fails the gate, and of the others so many a level as a screen holds: the files have them all.
     """
@@ -91,7 +91,7 @@ def outcome_table(level: str, outcomes: Sequence[Outcome]) -> Table:
 
 
 def _loud_and_quiet(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
-    """What a reader has to see, and what is fine."""
+    """Split outcomes into those that a reader has to see and those that pass."""
     quiet = [outcome for outcome in outcomes if outcome.verdict in QUIET]
     return [outcome for outcome in outcomes if outcome.verdict not in QUIET], quiet
 

@@ -1,1 +1,1 @@
-"""What people look at: tables, plots, image grid and page, made from records alone."""
+"""Reports: tables, plots, image grid and page, made from records alone."""

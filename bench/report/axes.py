@@ -1,4 +1,4 @@
-"""What the plots have in common: logarithmic axes to read a value by, and legends that fit below them."""
+"""Common parts of the plots: logarithmic axes with readable ticks, and legends that fit below them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def log_axis(axes: Axes, values: Iterable[float], marked: bool = False) -> None:
 
 
 def legend_below(figure: Figure) -> None:
-    """Name what all axes show, in as many columns as fit, and let the figure grow by it; names too long are cut."""
+    """Add a legend of all axes, in as many columns as fit, and enlarge the figure by it; long names are cut."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -1,4 +1,4 @@
-"""From a run's directory to everything that people look at."""
+"""From a run's directory to its report."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def make_report(store: Store, inputs: str) -> Made:
 
 
 def _missing_images(scored: ScoredRun) -> list[str]:
-    """Names of kept images that are gone, at most a hundred; says how many there are."""
+    """Return names of missing kept images, at most a hundred; prints their number."""
     store = scored.store
     gone = [store.cell(s.record.key).image_name(row) for s in scored.cells for row in store.missing_images(s.record)]
     if gone:
@@ -110,7 +110,7 @@ def _draw_plots(
             title = "How many images a claim needs, if the measured gain is the true one"
             planned.append(("power", title, lambda: chances))
         if pairs:
-            planned.append(("published", "Measured beside published", lambda: draw_beside(run, pairs)))
+            planned.append(("published", "Measured and published", lambda: draw_beside(run, pairs)))
         pictures = map_forked(_to_pictures, [draw for _, _, draw in planned], fewest=4)
     return [Plot(name, caption, *both) for (name, caption, _), both in zip(planned, pictures, strict=True)]
 

@@ -1,4 +1,4 @@
-"""A comparison in words: what was compared, the interval that its verdict goes by, how many images would decide it."""
+"""A comparison in words: its sides, the interval of its verdict, and the number of images that would decide it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOSTLY_DIFFERENT = 0.95
 
 
 def metric_of(comparison: Comparison) -> str:
-    """The metric that the numbers are of: `fid`, or `kid (for fid)` where that is its fallback."""
+    """Return the metric of the numbers: `fid`, or `kid (for fid)` where that is its fallback."""
     name = comparison.compared or comparison.metric
     return name if name == comparison.metric else f"{name} (for {comparison.metric})"
 
@@ -28,7 +28,7 @@ def interval_in_words(interval: tuple[float, float] | None, digits: int) -> str:
 
 
 def would_decide(comparison: Comparison) -> str:
-    """How many images would decide an undecided comparison; empty where there is no such number."""
+    """Return the number of images that would decide an undecided comparison; empty where there is no such number."""
     if comparison.images_needed is None:
         return ""
     counts = [f"{_rounded(images)}{_of_prompts(comparison, images)}" for images in comparison.images_needed]
@@ -37,14 +37,14 @@ def would_decide(comparison: Comparison) -> str:
 
 
 def _of_prompts(comparison: Comparison, images: int) -> str:
-    """Of how many prompts they are, where more than a few prompts have several images."""
+    """Return the number of their prompts, where more than a few prompts have several images."""
     if comparison.prompts is None or comparison.prompts > MOSTLY_DIFFERENT * comparison.n:
         return ""
     return f" of {_rounded(images * comparison.prompts / comparison.n)} prompts"
 
 
 def looks_in_words(run: Run) -> str:
-    """Which look at its claims this run is; empty where it is the first and only one."""
+    """Return the number of this run's look at its claims; empty for a single look."""
     looks = len(set(run.history(len(run.prompts))))
     if looks == 1:
         return ""

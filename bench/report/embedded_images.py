@@ -19,7 +19,7 @@ FRAMES_PER_SECOND = 8
 
 @dataclass(frozen=True)
 class Picture:
-    """A kept image of the store: image `row` of a cell. It is read when it is shown."""
+    """A kept image of the store: image `row` of a cell. It is read on demand."""
 
     store: Store
     record: Record
@@ -38,7 +38,7 @@ class Picture:
             return False
 
     def read(self) -> bytes:
-        """As PNG; raises Damaged where it is not the image that was sampled."""
+        """Return the PNG; raises Damaged where it is not the image that was sampled."""
         return kept_image(self.store, self.record, self.row)
 
 
@@ -50,7 +50,7 @@ class InputPicture:
     name: str
 
     def read(self) -> bytes:
-        """As PNG; raises Damaged where it is not what was written."""
+        """Return the PNG; raises Damaged where it was changed."""
         content = input_picture(self.store, self.name)
         if content is None:
             raise Damaged(self.store.location, f"inputs/{self.name}.png", "it is not the picture that was written")
@@ -58,7 +58,7 @@ class InputPicture:
 
 
 def input_pictures(store: Store, task: str, row: int) -> list[tuple[str, InputPicture]]:
-    """What image `row` of a task was made from, as far as it was kept: what each is, and the picture."""
+    """Return the kept inputs of image `row` of a task: the kind of each, and the picture."""
     control = {"canny": "edges", "depth": "depth"}.get(task, "control")
     row = 0 if task == "image_prompt" else row
     names = {"": "image prompt" if task == "image_prompt" else "input", "-mask": "mask", "-control": control}
@@ -68,12 +68,12 @@ def input_pictures(store: Store, task: str, row: int) -> list[tuple[str, InputPi
 
 
 def open_picture(picture: Picture | InputPicture, frames: int = 1) -> Image.Image:
-    """An image of the store; of a film, whose frames stand below one another, the middle one."""
+    """Return an image of the store; of a video, whose frames are stacked vertically, the middle frame."""
     return _frame(Image.open(io.BytesIO(picture.read())).convert("RGB"), frames, frames // 2)
 
 
 def to_gif(picture: Picture, frames: int) -> bytes:
-    """A film, whose frames stand below one another, as an animation without end."""
+    """Return a video, whose frames are stacked vertically, as an endless animation."""
     content = io.BytesIO()
     strip = Image.open(io.BytesIO(picture.read())).convert("RGB")
     first, *others = (_shrink(_frame(strip, frames, i)) for i in range(frames))
@@ -83,7 +83,7 @@ def to_gif(picture: Picture, frames: int) -> bytes:
 
 
 def to_data_uri(picture: bytes | Picture | InputPicture, frames: int = 1) -> str:
-    """PNG bytes as they are; a stored image as PNG, or WebP where it is so large that it is shrunk; a film as GIF."""
+    """PNG bytes as they are; a stored image as PNG, or WebP where it is large and shrunk; a video as GIF."""
     if isinstance(picture, bytes):
         return _encode(picture, "png")
     if frames > 1 and isinstance(picture, Picture):

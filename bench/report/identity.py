@@ -1,4 +1,4 @@
-"""What tells the cells of a run apart: the columns of tables, the names of lines and panels.
+"""Identities of the cells of a run: the columns of tables, the names of lines and panels.
 
 Base model, method, eta, guidance scale and steps always have a column. Every other field of a cell has one where cells
 that are alike in those five differ by it, so that no two cells ever have the same row, line or panel.
@@ -31,7 +31,7 @@ class Trait:
 
 
 def traits(run: Run, cells: Sequence[ScoredCell]) -> list[Trait]:
-    """Base, method, eta, guidance, steps, and whatever else tells the cells apart."""
+    """Return base, method, eta, guidance, steps, and all other fields that distinguish the cells."""
     return [
         Trait("Base", False, lambda cell: f"{cell.base.name}{' (cost only)' if cell.cost_only else ''}"),
         Trait("Method", False, lambda cell: run.labels.get(cell.method, cell.method)),

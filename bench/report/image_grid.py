@@ -26,7 +26,7 @@ class PromptGrid:
     rows: tuple[tuple[str, tuple[Picture | None, ...]], ...]
     frames: int = 1
     inputs: tuple[tuple[str, InputPicture], ...] = ()
-    """What the prompt's images were made from: what each picture is, and the picture."""
+    """The inputs of the prompt's images: the kind of each picture, and the picture."""
 
     @property
     def start(self) -> int:
@@ -56,7 +56,7 @@ def prompt_grids(scored: ScoredRun, count: int = PROMPTS) -> list[PromptGrid]:
 
 
 def films(grids: Sequence[PromptGrid]) -> dict[str, bytes]:
-    """Each film that is shown as an animation, by the name of its file."""
+    """Return each video that is shown as an animation, by the name of its file."""
     shown = [
         (picture, grid.frames)
         for grid in grids

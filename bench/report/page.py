@@ -93,7 +93,7 @@ def templates(*folders: Path) -> jinja2.Environment:
 
 
 def _policy(script: str) -> str:
-    """The content security policy of all pages: what lies in the page itself, and of scripts this one alone."""
+    """Return the content security policy of all pages: embedded content only, and this script only."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
@@ -113,7 +113,7 @@ def _overridden(cells: Sequence[ScoredCell]) -> list[str]:
 
 
 def _noise_schedules(cells: Sequence[ScoredCell]) -> str:
-    """What the base models' predictions were read by."""
+    """Return the noise schedules of the base models."""
     bases = {cell.record.cell.base.name: cell.record.cell.base.noise_schedule for cell in cells}
     return "; ".join(
         f"{name}: {', '.join(f'{k} {v}' for k, v in schedule.items())}" for name, schedule in bases.items()
@@ -121,7 +121,7 @@ def _noise_schedules(cells: Sequence[ScoredCell]) -> str:
 
 
 def _unscored(cells: Sequence[ScoredCell]) -> list[tuple[str, str, str]]:
-    """Which scores are missing, of which cells, and why; one entry for each reason."""
+    """Return missing scores, their cells, and the reason; one entry per reason."""
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for cell in cells:
         for metric, problem in cell.problems.items():
@@ -154,7 +154,7 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
         ("Cells", f"{len(good)} of {len(run.cells)} done"),
         (
             "Images",
-            f"{sum(r.images.count for r in good if r.images):,}, {_sample(run)} a cell, seed {settings['seed']}",
+            f"{sum(r.images.count for r in good if r.images):,}, {_sample(run)} per cell, seed {settings['seed']}",
         ),
         ("Sampling", f"{seconds:.0f} s in pipeline calls, batches of {settings['batch_size']}"),
         ("Evaluator", f"{run.evaluator}, {settings['evaluator']['source']} ({run.extractor})"),

@@ -1,4 +1,4 @@
-"""What is behind a verdict: the difference prompt by prompt, and the pairs of images where it is largest either way."""
+"""Details of a verdict: the difference per prompt, and the pairs of images with the largest differences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 640, 96
 
 @dataclass(frozen=True)
 class _Pair:
-    """One prompt with both images; `gain` is how much better the subject's is."""
+    """One prompt with both images; `gain` is the advantage of the subject's image."""
 
     prompt: str
     gain: float
@@ -108,7 +108,7 @@ def _difference(
 
 
 def _verdict(c: Comparison) -> str:
-    """The comparison's verdict with the interval that it goes by."""
+    """Return the comparison's verdict with its interval."""
     digits = digits_of(c)
     interval = "no interval" if c.adjusted_interval is None else interval_in_words(c.adjusted_interval, digits)
     adjusted = "" if c.adjusted_interval is None else ", adjusted interval"

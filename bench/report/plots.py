@@ -40,7 +40,7 @@ MOST_FIGURES = 16
 
 
 def plan_figures(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str, Callable[[], Figure]]]:
-    """File stem, caption, and what draws it, of every plot that the records can carry, base model by base model.
+    """Return file stem, caption and drawing function of every plot that the records allow, per base model.
 
     Where that makes more than MOST_FIGURES, those of quality against evaluations come first and the last are left out.
     """
@@ -59,7 +59,7 @@ def plan_figures(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str, 
     planned = [(name, caption, draw) for _, name, caption, draw in chosen]
     if left_out := len(found) - len(chosen):
         name, caption, draw = planned[0]
-        planned[0] = (name, f"{caption} ({left_out} more plots are left out: the cells are many)", draw)
+        planned[0] = (name, f"{caption} ({left_out} more plots are omitted, since there are many cells)", draw)
     return planned
 
 
@@ -70,7 +70,7 @@ def _marked(draw: Callable[[], Figure]) -> Figure:
 
 
 def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str, str, Callable[[], Figure]]]:
-    """Rank (least first to be drawn), name, caption, and what draws it."""
+    """Yield rank (lowest first), name, caption, and drawing function."""
     series = to_series(run, own)
     metrics = [METRICS[short] for short in run.metrics]
     if any(scored.estimates for scored in own) and metrics:
@@ -97,7 +97,7 @@ def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str,
     bars = bars[:MOST_BARS]
     if any(scored.record.latency for _, scored in bars):
         mark = "; * disturbed by load" if any(scored.disturbed for _, scored in bars) else ""
-        caption = f"Where a call's time goes: median seconds per image by part{cut}{mark}"
+        caption = f"Time of a call by part: median seconds per image{cut}{mark}"
         yield 4, "latency-parts", caption, partial(_latency_parts, bars)
     if any(getattr(s.record.memory, name, None) is not None for _, s in bars for name, _ in _PEAKS):
         yield 5, "memory", f"Peak GPU memory of one call{cut}", partial(_memory, bars)
@@ -113,7 +113,7 @@ def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool) 
 
 
 def _part(series: Sequence[Series], metrics: Sequence[Metric]) -> tuple[list[Series], list[Series]]:
-    """The lines to name and the others; where they are many, those on the front against evaluations are named."""
+    """Return the named lines and the others; of many lines, those on the front against evaluations are named."""
     if len(series) <= MOST_LINES:
         return list(series), []
     first: dict[int, None] = {}

@@ -1,4 +1,4 @@
-"""How many images a claim needs: the chance of a verdict against n, if the measured gain is the true one."""
+"""Images that a claim needs: the probability of a verdict against n, if the measured gain is the true one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.report.series import LINE_COLOURS
 
 
 def power(comparison: Comparison, counts: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Chance that a comparison is decided by a run of its own of so many images, judged once.
+    """Return the probability that a separate run of `counts` images, judged once, decides a comparison.
 
     At the level that this run's other claims leave it. None where there is no interval.
     """
@@ -26,7 +26,7 @@ def power(comparison: Comparison, counts: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def power_of_claim(judgement: Judgement, counts: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """That of its hardest comparison; where gains contradict the claim, of the one that refutes it most easily.
+    """Return that of its hardest comparison; where gains contradict the claim, of the one that refutes it best.
 
     None where a comparison has no interval.
     """
@@ -40,7 +40,7 @@ def power_of_claim(judgement: Judgement, counts: NDArray[np.float64]) -> NDArray
 
 
 def draw_power(judgements: Sequence[Judgement]) -> Figure | None:
-    """One line a claim; none for a claim with a comparison that has no interval. None without a line."""
+    """Draw one line per claim whose comparisons have intervals; returns None without a line."""
     comparisons = [c for judgement in judgements for c in judgement.comparisons]
     if not comparisons:
         return None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def beside_table(run: Run, pairs: Sequence[Beside]) -> Table:
-    """One row a published number."""
+    """Return one row per published number."""
     rows = []
     for pair in pairs:
         number, cell = pair.published, pair.cell.record.cell
@@ -40,7 +40,7 @@ def beside_table(run: Run, pairs: Sequence[Beside]) -> Table:
         ),
         tuple(rows),
         (False, False, True, True, True, False, True, True, False, False, False),
-        "One implementation's number is a poor workload for another's. Primary: published by the method's authors.",
+        "Numbers of different implementations are hardly comparable. Primary: published by the method's authors.",
     )
 
 

@@ -55,7 +55,7 @@ def to_series(run: Run, cells: Sequence[ScoredCell]) -> list[Series]:
 
 
 def eta_panels(run: Run, cells: Sequence[ScoredCell]) -> list[EtaPanel]:
-    """Group one base model's good cells into panels; what has a single eta has none."""
+    """Group one base model's good cells into panels; methods with a single eta have none."""
     return [
         EtaPanel(label, tuple(members))
         for label, members in _grouped(run, cells, with_eta=False)
@@ -64,7 +64,7 @@ def eta_panels(run: Run, cells: Sequence[ScoredCell]) -> list[EtaPanel]:
 
 
 def _grouped(run: Run, cells: Sequence[ScoredCell], with_eta: bool) -> list[tuple[str, list[ScoredCell]]]:
-    """Cells that differ in steps (and eta) alone, under what tells them from other cells of their method."""
+    """Group cells that differ only in steps (and eta), by the fields that distinguish them within their method."""
     good = [scored for scored in cells if scored.record.status == "ok"]
     further = further_traits([scored.record.cell for scored in good])
     groups: dict[tuple[str, ...], list[ScoredCell]] = {}

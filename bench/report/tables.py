@@ -66,7 +66,7 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
 
 
 def _samples(estimates: Sequence[Estimate]) -> str:
-    """What scores are of: `512 images of 32 prompts`."""
+    """Return the sample of scores: `512 images of 32 prompts`."""
     return " or ".join(dict.fromkeys(estimate.sample for estimate in estimates)) or "images"
 
 
@@ -79,14 +79,14 @@ def _without_intervals(run: Run, cells: Sequence[ScoredCell]) -> str:
                 reasons.setdefault(estimate.caveat, {})[short] = None
     if len(reasons) > 3:
         names = dict.fromkeys(name for found in reasons.values() for name in found)
-        return f" Some cells have no interval of {', '.join(names)}; scores.csv says why."
+        return f" Some cells have no interval of {', '.join(names)}; scores.csv gives the reasons."
     return "".join(f" No interval of {', '.join(names)}: {reason}." for reason, names in reasons.items())
 
 
 def _cut(cells: Sequence[ScoredCell]) -> str:
     most = max((cell.cut_prompts for cell in cells), default=0)
     return (
-        f" Of the prompts, {most} are longer than the extractor reads: what is beyond does not count." if most else ""
+        f" Of the prompts, {most} are longer than the extractor's limit: the rest of each is ignored." if most else ""
     )
 
 
