@@ -77,7 +77,7 @@ def read_images(cell: CellFolder, rows: range) -> NDArray[np.uint8] | None:
 
 
 def is_whole(cell: CellFolder, batch: StoredBatch) -> bool:
-    """Whether a batch's images are there as they were saved, bit for bit."""
+    """Whether a batch's images exist as they were saved, bitwise."""
     images = read_images(cell, range(batch.start, batch.start + batch.count))
     return images is not None and hash_images(images) == batch.hashes
 
@@ -152,5 +152,5 @@ def load_pictures(files: Files, folder: str, about: str) -> list[tuple[str, byte
 
 
 def captions_of(folder: str) -> str:
-    """Where captions and hashes lie."""
+    """Return the path of captions and hashes."""
     return f"{folder}/captions.json"

@@ -475,7 +475,7 @@ def test_a_plan_is_made_without_weights_and_a_run_is_not(capsys: pytest.CaptureF
     few = ["experiment=guide_sdxl_t2i", "model=[sdxl,animagine]", "device=cpu", f"results={tmp_path}/run"]
     assert main(["plan", *few]) == 0
     shown = capsys.readouterr().out
-    assert "not there yet, so the cells' names are provisional:" in shown
+    assert "not fetched yet, so the cells' keys are provisional:" in shown
     assert "stabilityai/stable-diffusion-xl-base-1.0: " in shown
     assert "animagine tcd 4 steps" in shown, "two models that are not there are two models"
     assert main(["run", *few]) == 2

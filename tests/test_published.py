@@ -134,7 +134,7 @@ def test_published_seconds_are_compared_with_latencies_with_both_machines(
 
 def test_differences_in_preparation_of_images_are_named(store: Store, scored: list[ScoredCell]) -> None:
     run = replace(store.run(), protocol={"resize": "bicubic"})
-    assert "made ready by resize bicubic" in set_beside(run, scored, [NUMBER])[0].differences
+    assert "prepared by resize bicubic" in set_beside(run, scored, [NUMBER])[0].differences
     cell = scored[0].record.cell
     wide = replace(scored[0], record=replace(scored[0].record, cell=replace(cell, base=replace(cell.base, width=16))))
     (pair,) = set_beside(run, [wide], [replace(NUMBER, steps=cell.steps, pixels=8)])

@@ -112,7 +112,7 @@ def _differences(run: Run, scored: ScoredCell, number: Published, measured: Esti
         if _plain(number.extractor) != _plain(extractor or run.evaluator):
             yield f"extractor {extractor or run.evaluator}; theirs {number.extractor or 'not stated'}"
         if run.protocol and extractor is None:
-            yield "made ready by " + ", ".join(f"{name} {value}" for name, value in run.protocol.items())
+            yield "prepared by " + ", ".join(f"{name} {value}" for name, value in run.protocol.items())
         source = str(run.settings["prompts"]["source"])
         if _plain(number.prompts) not in _plain(source):
             yield f"prompts {source}; theirs {number.prompts or 'not stated'}"

@@ -3,7 +3,7 @@
 A run that goes on until its claims are decided looks at them at growing numbers of images, and a run that is given more
 images afterwards has been looked at before. Either would find something by chance too often. So every look spends a
 share of the error that a test may make, and what is spent is gone: a plan may spend `OF_WHAT_IS_LEFT` of what no
-earlier plan has spent, of that the share t² by the time a share t of the images that the plan adds is there (the power
+earlier plan has spent, of that the share t² by the time a share t of its additional images is available (the power
 family with exponent 2: Lan and DeMets 1983, Biometrika 70:659; Kim and DeMets 1987, Biometrika 74:149). A first plan
 that is judged once thus leaves a fifth of the error for images that were not planned.
 

@@ -312,7 +312,7 @@ def has_whole_reference(store: Store, reference: str | None) -> bool:
 
 
 def make_reference(experiment: Experiment, reference: str | None, store: Store, evaluator: Evaluator) -> None:
-    """Write the reference images' features into the store unless they are there or not needed."""
+    """Write the reference images' features into the store unless they exist or are not needed."""
     if reference is None or has_whole_reference(store, reference):
         return
     source, count = experiment.reference.source, experiment.reference.count
@@ -347,7 +347,7 @@ def find_source(model: Model) -> str:
 
 
 def resolve_source(name: str, model: Model, weights: str) -> Model:
-    """Return the model at the source where it was found; a mirror is reported, and stands in the record.
+    """Return the model at the source where it was found; a mirror is reported and recorded.
 
     With weights=random it has random weights, as have its adapters.
     """

@@ -27,7 +27,7 @@ def describe_outline(job: Job, store: Store | None) -> str:
     if job.run.claims:
         lines += ["", "claims:", *(line for claim in job.run.claims for line in _describe_claim(claim, cells))]
     if job.absent:
-        lines += ["", "not there yet, so the cells' names are provisional:", *(f"  {what}" for what in job.absent)]
+        lines += ["", "not fetched yet, so the cells' keys are provisional:", *(f"  {what}" for what in job.absent)]
     if job.plan.left_out:
         lines += ["", "left out:", *(f"  {entry.label}: {entry.reason}" for entry in job.plan.left_out)]
     return "\n".join(lines)

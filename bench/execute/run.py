@@ -92,7 +92,7 @@ def _describe_rest(job: Job, store: Store, todo: Sequence[Cell]) -> None:
 
 
 def healed(job: Job, store: Store, read: Callable[[], _Result]) -> _Result:
-    """Return what `read` returns. A stored file that it finds damaged is quarantined and made again, each once."""
+    """Return what `read` returns. A stored file that it finds damaged is quarantined and regenerated, each once."""
     seen: set[str] = set()
     while True:
         try:

@@ -56,7 +56,7 @@ def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
 
 
 def _note_of(directory: Path) -> dict[str, Any] | None:
-    """The note of the baseline that is there; None where nothing is. Raises BenchError for anything else."""
+    """Return the note of the existing baseline; None where nothing exists. Raises BenchError for anything else."""
     if not directory.exists():
         return None
     other = f"baseline={directory} exists and is not an accepted baseline"
@@ -96,7 +96,7 @@ def _beside(directory: Path) -> Iterator[Path]:
         (own / "new").mkdir()
         yield own / "new"
     finally:
-        if directory.exists() or not (own / "old").exists():  # else the old baseline lies there, and nowhere else
+        if directory.exists() or not (own / "old").exists():  # else it holds the only copy of the old baseline
             shutil.rmtree(own, ignore_errors=True)
 
 

@@ -1,7 +1,7 @@
 """Images before and after, one by one: the sharpest question, where the same noise was used.
 
 An image's displacement is how far its features moved, in units of the median distance between features of different
-prompts' images: 0 for the same image, about 1 for another one. It tells a changed trajectory from rounding, on any
+prompts' images: 0 for the same image, about 1 for another one. It separates a changed trajectory from rounding, on any
 machine.
 """
 

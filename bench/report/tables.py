@@ -159,7 +159,7 @@ def disturbed_in_words(cells: Sequence[ScoredCell]) -> str:
         return ""
     rest = f"; and {len(found) - 5} more" if len(found) > 5 else ""
     return (
-        f" * These latencies were disturbed by load and do not stand: {'; '.join(found[:5])}{rest}. They are on no "
+        f" * These latencies were disturbed by load and are invalid: {'; '.join(found[:5])}{rest}. They are on no "
         "front and in no claim; run again with measure.again=true on an idle machine to measure them again."
     )
 

@@ -1,4 +1,4 @@
-"""The report of a run, made again only where what it is made of has changed, or what was made of it."""
+"""The report of a run, regenerated only when its inputs or its files have changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE = "report.html"
 
 
 def write_report(store: Store) -> str:
-    """Write scores.csv, tables/, plots/, grid.png and report.html into the run; returns where the page lies.
+    """Write scores.csv, tables/, plots/, grid.png and report.html into the run; returns the location of the page.
 
     All of them are replaced together, or none where one cannot be written. A report that was made from the same inputs
     by the same code is left as it is, unless one of its files was changed or lost since. Raises Damaged, and StoreError

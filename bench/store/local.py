@@ -139,7 +139,7 @@ class LocalFiles:
             raise OSError(errno.ELOOP, "a link leads out of the results there")
 
     def _partial(self, name: str, content: bytes, durable: bool) -> Path:
-        """A written file beside the final one, with a unique name that tells which process writes."""
+        """A written file beside the final one, with a unique name that identifies its process."""
         path = self.root / name
         self._check_inside(path.parent)
         partial = path.with_name(f"{path.name}.{_WRITER}-{uuid.uuid4().hex}{PARTIAL}")

@@ -108,7 +108,7 @@ class RetryingFiles:
         reason = error.strerror or str(error)
         at = f"{self.location}/{name}" if name else f"{self.location}"
         if error.errno in IN_THE_WAY:
-            return f"results={at} cannot be written ({reason}); move away what lies there, then start the command again"
+            return f"results={at} cannot be written ({reason}); move away the files there, then start the command again"
         after = f" after {waited:.0f} s" if waited >= 1 else ""
         return (
             f"results={at} cannot be used ({reason}){after}; make room or bring it back, then start the same command "

@@ -43,8 +43,8 @@ def quarantine(files: Files, name: str, why: str) -> None:
     except FileNotFoundError:
         return
     print(
-        f"results={files.location}: {name} is damaged ({why}); it lies in damaged/ now and tcd-bench run makes it "
-        "again",
+        f"results={files.location}: {name} is damaged ({why}); it was moved to damaged/ and tcd-bench run "
+        "regenerates it",
         file=sys.stderr,
     )
 
