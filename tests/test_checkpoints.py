@@ -193,7 +193,7 @@ def test_a_variant_is_read_where_it_exists_and_plain_files_otherwise(own: Path) 
 def test_the_same_list_serves_naming_the_doctor_and_fetching() -> None:
     experiment = check_experiment(compose_settings(["experiment=few_step_adapters"]))
     entries = required(experiment)
-    assert len({entry.place for entry in entries}) == len(entries)
+    assert len({entry.setting for entry in entries}) == len(entries)
     names = {entry.file for entry in entries if entry.source == "ByteDance/SDXL-Lightning"}
     assert names == {f"sdxl_lightning_{steps}step_lora.safetensors" for steps in (2, 4, 8)}
 

@@ -71,22 +71,22 @@ def complete_facts(name: str, model: Model, task: str, facts: Facts, guidance_op
     Raises BenchError where a setting contradicts the checkpoint, or neither says what is needed.
     """
     told: list[str] = []
-    place = f"models.{name}"
-    pipeline = _pipeline(place, model, task, facts)
+    setting = f"models.{name}"
+    pipeline = _pipeline(setting, model, task, facts)
     height, width = model.height or facts.height, model.width or facts.width
     if height is None or width is None:
         raise BenchError(
-            f"{place}.height and {place}.width were not given and the checkpoint does not state its size; set both"
+            f"{setting}.height and {setting}.width were not given and the checkpoint does not state its size; set both"
         )
     schedule = settle(name, model.noise_schedule, facts.noise_schedule, model.noise_schedule_override)
     if schedule != facts.noise_schedule:
-        told.append(f"{place}: sampled with {_shown(schedule, facts)}, as noise_schedule_override=true allows")
+        told.append(f"{setting}: sampled with {_shown(schedule, facts)}, as noise_schedule_override=true allows")
     guidance = model.guidance_scale
     if guidance is None:
         guidance = GUIDANCE.get(pipeline, 7.5)
         if guidance_open:
             told.append(
-                f"{place}.guidance_scale was not given; methods without a guidance scale use {guidance:g}, the "
+                f"{setting}.guidance_scale was not given; methods without a guidance scale use {guidance:g}, the "
                 f"default of {pipeline} in diffusers"
             )
     model = replace(
@@ -101,29 +101,29 @@ def complete_facts(name: str, model: Model, task: str, facts: Facts, guidance_op
     return model, told
 
 
-def _pipeline(place: str, model: Model, task: str, facts: Facts) -> str:
+def _pipeline(setting: str, model: Model, task: str, facts: Facts) -> str:
     family = ARCHITECTURES.get(facts.pipeline)
     if family is None:
         raise BenchError(
-            f"{place}: the checkpoint was made for {facts.pipeline}; only Stable Diffusion and Stable Diffusion XL "
+            f"{setting}: the checkpoint was made for {facts.pipeline}; only Stable Diffusion and Stable Diffusion XL "
             "models can be sampled, so choose another model"
         )
     given = model.pipeline
     if given is not None:
         if given not in ARCHITECTURES:
             raise BenchError(
-                f"{place}.pipeline={given} was given; choose one of {', '.join(ARCHITECTURES)}, or omit it"
+                f"{setting}.pipeline={given} was given; choose one of {', '.join(ARCHITECTURES)}, or omit it"
             )
         if ARCHITECTURES[given] != family:
             raise BenchError(
-                f"{place}.pipeline={given} was given, but the checkpoint is {family}'s ({facts.pipeline}); omit the "
-                "setting out"
+                f"{setting}.pipeline={given} was given, but the checkpoint is {family}'s ({facts.pipeline}); omit the "
+                "setting"
             )
         return given
     part = next((role for role in ("controlnet", "motion_adapter") if role in model.parts), None)
     kind = "inpainting" if task == "inpainting" else part or "text"
     if facts.inpaints and kind != "inpainting":
-        raise BenchError(f"{place}: the checkpoint was made for inpainting; choose task=inpainting, or another model")
+        raise BenchError(f"{setting}: the checkpoint was made for inpainting; choose task=inpainting, or another model")
     return _OF_TASK[kind][family]
 
 

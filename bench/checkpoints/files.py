@@ -57,7 +57,9 @@ def single_file(entry: Required, names: Sequence[str]) -> str:
         if found not in names:
             there = [other for other in names if other.endswith((".safetensors", ".bin"))]
             listed = f"; available: {_listed(there)}" if there else ", and no other weights file"
-            raise BenchError(f"{entry.place}.file={entry.file} was given, but {entry.source} has no such file{listed}")
+            raise BenchError(
+                f"{entry.setting}.file={entry.file} was given, but {entry.source} has no such file{listed}"
+            )
         return found
     if PUBLISHED_LORA in names:
         return PUBLISHED_LORA
@@ -65,8 +67,8 @@ def single_file(entry: Required, names: Sequence[str]) -> str:
     if len(there) != 1:
         found = f"{len(there)} ({_listed(there)})" if there else "none"
         raise BenchError(
-            f"{entry.place}: {entry.source} must hold one .safetensors file and holds {found}; name it with "
-            f"{entry.place}.file=…"
+            f"{entry.setting}: {entry.source} must hold one .safetensors file and holds {found}; name it with "
+            f"{entry.setting}.file=…"
         )
     return there[0]
 

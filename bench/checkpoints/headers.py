@@ -32,7 +32,7 @@ class Header:
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
-    places: Mapping[str, tuple[str, int]]
+    positions: Mapping[str, tuple[str, int]]
 
 
 def read_header(path: Path) -> Header:
@@ -80,11 +80,11 @@ def _read(path: Path, size: int, changed_ns: int) -> Header:
     try:
         entries: dict[str, Any] = json.loads(text)
         metadata = {str(key): str(value) for key, value in (entries.pop("__metadata__", None) or {}).items()}
-        shapes, places, spans = {}, {}, []
+        shapes, positions, spans = {}, {}, []
         for name, entry in entries.items():
             shapes[name] = tuple(int(extent) for extent in entry["shape"])
             begin, end = entry["data_offsets"]
-            places[name] = str(entry["dtype"]), 8 + length + int(begin)
+            positions[name] = str(entry["dtype"]), 8 + length + int(begin)
             bits = _BITS.get(entry["dtype"])
             if bits is not None and (end - begin) * 8 != prod(shapes[name]) * bits:
                 raise BenchError(f"{path} is damaged: the size of {name} does not fit its shape; fetch it again")
@@ -98,13 +98,13 @@ def _read(path: Path, size: int, changed_ns: int) -> Header:
         position = end
     if 8 + length + position != size:
         raise BenchError(_cut(path, size, 8 + length + position))
-    return Header(shapes, metadata, places)
+    return Header(shapes, metadata, positions)
 
 
 def read_number(path: Path, name: str) -> float:
     """Return a tensor of one element; raises BenchError, naming the file, for other shapes and non-numeric types."""
     header = read_header(path)
-    dtype, start = header.places[name]
+    dtype, start = header.positions[name]
     if prod(header.shapes[name]) != 1 or dtype not in _NUMBERS:
         raise BenchError(f"{path}: {name} must be one number, but is {dtype} of shape {list(header.shapes[name])}")
     with path.open("rb") as file:

@@ -57,7 +57,7 @@ def inspect(entry: Required) -> Found:
     except NotFetchedError:
         raise
     except BenchError as error:
-        raise BenchError(f"{entry.place}.source={error}") from error
+        raise BenchError(f"{entry.setting}.source={error}") from error
     if root.is_file():
         return _inspect_single_file(entry, root)
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
@@ -233,18 +233,18 @@ def _inspect_single_file(entry: Required, path: Path) -> Found:
     """Inspect a source that is a file: a LoRA, an IP-Adapter, or a whole pipeline."""
     if entry.kind not in ("lora", "pipeline"):
         raise BenchError(
-            f"{entry.place}.source={entry.source} is a file; give the directory that the model was saved into"
+            f"{entry.setting}.source={entry.source} is a file; give the directory that the model was saved into"
         )
     if path.suffix != ".safetensors":
-        raise BenchError(f"{entry.place}.source={entry.source}: only .safetensors files are read; convert it")
+        raise BenchError(f"{entry.setting}.source={entry.source}: only .safetensors files are read; convert it")
     header = read_header(path)
     if entry.kind == "lora":
         if faults := lora_faults(path):
             raise BenchError("; ".join(faults))
     elif layout_of(header) is None:
         raise BenchError(
-            f"{entry.place}.source={entry.source} is not a complete model: it needs denoiser, VAE and text encoder, in "
-            "the original layout (model.diffusion_model.*, first_stage_model.*) or parts by name (unet.*, vae.*)"
+            f"{entry.setting}.source={entry.source} is not a complete model: it needs denoiser, VAE and text encoder, "
+            "in the original layout (model.diffusion_model.*, first_stage_model.*) or parts by name (unet.*, vae.*)"
         )
     return Found(entry, path, name_files([path], path.parent), path.stat().st_size, path.name)
 

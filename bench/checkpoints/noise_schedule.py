@@ -66,11 +66,11 @@ def without_neutral(schedule: Mapping[str, Any]) -> Schedule:
     return {part: value for part, value in schedule.items() if part not in NEUTRAL or value != NEUTRAL[part]}
 
 
-def check_names(schedule: Mapping[str, Any], place: str) -> None:
+def check_names(schedule: Mapping[str, Any], setting: str) -> None:
     """Raise BenchError for a name that is not a part of a noise schedule."""
     if others := [name for name in schedule if name not in PARTS]:
         raise BenchError(
-            f"{place}.{others[0]} is not a part of a noise schedule ({', '.join(PARTS)}); settings of a solver go to "
+            f"{setting}.{others[0]} is not a part of a noise schedule ({', '.join(PARTS)}); settings of a solver go to "
             "methods.NAME.scheduler"
         )
 
@@ -85,11 +85,11 @@ def settle(model: str, stated: Mapping[str, Any], found: Schedule, override: boo
 
     Raises BenchError where a statement differs from the checkpoint and no override allows it.
     """
-    place = f"models.{model}.noise_schedule"
-    check_names(stated, place)
+    setting = f"models.{model}.noise_schedule"
+    check_names(stated, setting)
     others = differences(stated, found)
     if others and not override:
-        pairs = " and ".join(f"{place}.{part}={stated[part]!r}" for part in others)
+        pairs = " and ".join(f"{setting}.{part}={stated[part]!r}" for part in others)
         own = " and ".join(f"{part}={found.get(part, NEUTRAL.get(part))!r}" for part in others)
         raise BenchError(
             f"{pairs} was given, but the checkpoint states {own}; omit the setting, or deviate from the "

@@ -33,7 +33,7 @@ class Required:
     `bench.checkpoints.manifest`.
     """
 
-    place: str
+    setting: str
     subject: str
     kind: _Kind
     source: str
@@ -73,13 +73,13 @@ def required_for_scores(experiment: Experiment) -> list[Required]:
 
 
 def _of_model(name: str, model: Model, used: set[str]) -> Iterator[Required]:
-    place = f"models.{name}"
-    yield Required(place, f"model {name}", "pipeline", model.source, model.revision, model.variant)
+    setting = f"models.{name}"
+    yield Required(setting, f"model {name}", "pipeline", model.source, model.revision, model.variant)
     if model.config is not None:
-        yield Required(f"{place}.config", f"configuration {name}", "config", model.config)
+        yield Required(f"{setting}.config", f"configuration {name}", "config", model.config)
     for role, part in sorted(model.parts.items()):
         yield Required(
-            f"{place}.parts.{role}",
+            f"{setting}.parts.{role}",
             f"{role} {name}",
             role,
             part.source,
@@ -91,7 +91,7 @@ def _of_model(name: str, model: Model, used: set[str]) -> Iterator[Required]:
     for key, choice in model.adapters.items():
         if key in used:
             yield Required(
-                f"{place}.adapters.{key}",
+                f"{setting}.adapters.{key}",
                 f"adapter {name} {key}",
                 "lora",
                 choice.source,

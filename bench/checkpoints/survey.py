@@ -32,8 +32,8 @@ class CheckpointSurvey:
     def names(self) -> dict[str, str]:
         """The content hash or commit of each; NOT_FETCHED for missing ones."""
         return {
-            **{place: found.identity for place, found in self.found.items()},
-            **{place: f"{NOT_FETCHED}: {place}" for place in self.faults},
+            **{setting: found.identity for setting, found in self.found.items()},
+            **{setting: f"{NOT_FETCHED}: {setting}" for setting in self.faults},
         }
 
     def check(self, tolerate_absent: bool = False) -> None:
@@ -55,11 +55,11 @@ def survey_checkpoints(experiment: Experiment) -> CheckpointSurvey:
     faults: dict[str, BenchError] = {}
     for entry in required(experiment):
         try:
-            found[entry.place] = _random(entry) if is_random(entry) else inspect(entry)
-            if experiment.strict and not is_at_hand(entry.source) and entry.place.startswith("models."):
-                _check_pinned(found[entry.place])
+            found[entry.setting] = _random(entry) if is_random(entry) else inspect(entry)
+            if experiment.strict and not is_at_hand(entry.source) and entry.setting.startswith("models."):
+                _check_pinned(found[entry.setting])
         except BenchError as error:
-            faults[entry.place] = error
+            faults[entry.setting] = error
     return CheckpointSurvey(found, faults)
 
 
@@ -82,8 +82,8 @@ def _check_pinned(found: Found) -> None:
     entry = found.entry
     if entry.revision != found.identity:
         raise BenchError(
-            f"{entry.place}.revision={entry.revision} was given but strict=true needs a commit; {entry.source} is "
-            f"available locally as {found.identity}, so set {entry.place}.revision to it, or strict=false"
+            f"{entry.setting}.revision={entry.revision} was given but strict=true needs a commit; {entry.source} is "
+            f"available locally as {found.identity}, so set {entry.setting}.revision to it, or strict=false"
         )
 
 
@@ -109,7 +109,7 @@ def settle_models(experiment: Experiment, seen: CheckpointSurvey) -> Settled:
     weights = seen.names()
     guidance_open = any(not method.guidance_scale for method in experiment.methods.values())
     for name, model in experiment.models.items():
-        place = f"models.{name}"
+        setting = f"models.{name}"
         told += _substitutes(name, model, seen)
         model = _with_files(name, model, seen)
         try:
@@ -120,8 +120,8 @@ def settle_models(experiment: Experiment, seen: CheckpointSurvey) -> Settled:
                 if differences({**NEUTRAL, **model.noise_schedule}, facts.noise_schedule):
                     overridden[name] = facts.noise_schedule
                 refusals += _contradictions(name, model, experiment)
-            if model.config is not None and place in seen.found and f"{place}.config" in seen.found:
-                weights[place] = content_hash([weights[place], weights[f"{place}.config"]])
+            if model.config is not None and setting in seen.found and f"{setting}.config" in seen.found:
+                weights[setting] = content_hash([weights[setting], weights[f"{setting}.config"]])
         except BenchError as error:
             refusals.append(str(error))
         models[name] = model
@@ -132,28 +132,28 @@ def settle_models(experiment: Experiment, seen: CheckpointSurvey) -> Settled:
 
 def _facts_of(name: str, model: Model, seen: CheckpointSurvey) -> Facts | None:
     """Return facts of a model's folder, or of the configuration of a single file; None where neither exists yet."""
-    place = f"models.{name}"
-    found = seen.found.get(place)
+    setting = f"models.{name}"
+    found = seen.found.get(setting)
     if found is None:
         return None
     if found.facts is not None:
         if model.config is not None:
             raise BenchError(
-                f"{place}.config={model.config} was given, but {model.source} is not a single file; omit it"
+                f"{setting}.config={model.config} was given, but {model.source} is not a single file; omit it"
             )
         return found.facts
     header = read_header(found.root)
     if model.config is None:
         raise BenchError(
-            f"{place}.config was not given; a single file does not state its training, so name a directory or hub "
+            f"{setting}.config was not given; a single file does not state its training, so name a directory or hub "
             f"id of the same architecture and noise schedule, such as {_KINDS[_kind_of(header.shapes)]}"
         )
-    described = seen.found.get(f"{place}.config")
+    described = seen.found.get(f"{setting}.config")
     facts = None if described is None else described.facts
     if facts is not None and predicts_v(header) and facts.noise_schedule.get("prediction_type") != "v_prediction":
         raise BenchError(
-            f"{place}.config={model.config} states prediction_type={facts.noise_schedule.get('prediction_type')}, but "
-            f"{model.source} declares v prediction; name the configuration of a model that predicts v"
+            f"{setting}.config={model.config} states prediction_type={facts.noise_schedule.get('prediction_type')}, "
+            f"but {model.source} declares v prediction; name the configuration of a model that predicts v"
         )
     return facts
 
@@ -191,16 +191,16 @@ def _with_files(name: str, model: Model, seen: CheckpointSurvey) -> Model:
 
 def _substitutes(name: str, model: Model, seen: CheckpointSurvey) -> Iterator[str]:
     """Yield notes for the user on files that are read in place of others."""
-    places = {f"models.{name}": model.variant}
-    places |= {f"models.{name}.parts.{role}": part.variant for role, part in model.parts.items()}
-    for place, variant in places.items():
-        found = seen.found.get(place)
+    variants = {f"models.{name}": model.variant}
+    variants |= {f"models.{name}.parts.{role}": part.variant for role, part in model.parts.items()}
+    for setting, variant in variants.items():
+        found = seen.found.get(setting)
         if found is None:
             continue
         if variant is not None and found.variant is None:
-            yield f"{place}: the variant {variant} has no files; the plain files are read as {model.dtype}"
+            yield f"{setting}: the variant {variant} has no files; the plain files are read as {model.dtype}"
         if found.pickled:
-            yield f"{place}: some of its weights are .bin files without .safetensors; only tensors are read from them"
+            yield f"{setting}: some of its weights are .bin files without .safetensors; only tensors are read from them"
 
 
 def _contradictions(name: str, model: Model, experiment: Experiment) -> Iterator[str]:

@@ -85,11 +85,11 @@ def _cells_of(
     method_name: str,
     method: Method,
 ) -> Iterator[Cell]:
-    place, weights = f"models.{model_name}", surroundings.weights
+    setting, weights = f"models.{model_name}", surroundings.weights
     base = Base(
         name=model_name,
         source=model.source,
-        weights=weights[place],
+        weights=weights[setting],
         pipeline=model.pipeline or "",
         dtype=model.dtype,
         height=model.height or 0,
@@ -99,7 +99,7 @@ def _cells_of(
         variant=model.variant,
         channels_last=model.channels_last,
         parts=tuple(
-            Part(role, part.source, weights[f"{place}.parts.{role}"], part.subfolder, part.file, part.variant)
+            Part(role, part.source, weights[f"{setting}.parts.{role}"], part.subfolder, part.file, part.variant)
             for role, part in sorted(model.parts.items())
         ),
         memory_options={
@@ -113,7 +113,7 @@ def _cells_of(
     chosen = {name: value for name, value in asdict(experiment.task).items() if name not in _NOT_OF_IMAGES}
     task = Task(experiment.task.kind, chosen, surroundings.inputs)
     adapters = tuple(
-        Adapter(name, choice.source, choice.file or "", weights[f"{place}.adapters.{name}"], choice.scale)
+        Adapter(name, choice.source, choice.file or "", weights[f"{setting}.adapters.{name}"], choice.scale)
         for name in method.adapter
         for choice in [model.adapters[name]]
     )

@@ -10,7 +10,7 @@ from bench.experiment.overrides import Override
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError
 
-_PLACES = ("results", "output")
+_DIRECTORIES = ("results", "output")
 """Settings that name a job's output."""
 _LONGEST = 120
 
@@ -27,16 +27,16 @@ def give_directories(jobs: Sequence[dict[str, Any]], labels: Sequence[str]) -> l
 
     Directories that are already distinct are kept. Raises BenchError for identical jobs.
     """
-    for place in _PLACES:
-        where = [str(settings[place]).rstrip("/") for settings in jobs if settings.get(place)]
+    for setting in _DIRECTORIES:
+        where = [str(settings[setting]).rstrip("/") for settings in jobs if settings.get(setting)]
         if len(where) < len(jobs) or len(set(where)) == len(jobs):
             continue
         own = [f"{directory}-{_as_name(label)}" for directory, label in zip(where, labels, strict=True)]
         if twice := next((directory for directory in own if own.count(directory) > 1), None):
             raise BenchError(
-                f"-m was given and two of its {len(jobs)} jobs would write to {place}={twice}; give each value once"
+                f"-m was given and two of its {len(jobs)} jobs would write to {setting}={twice}; give each value once"
             )
-        jobs = [{**settings, place: directory} for settings, directory in zip(jobs, own, strict=True)]
+        jobs = [{**settings, setting: directory} for settings, directory in zip(jobs, own, strict=True)]
     return [*jobs]
 
 
@@ -50,7 +50,7 @@ def _as_name(label: str) -> str:
 def summarise_sweep(labels: Sequence[str], jobs: Sequence[dict[str, Any]], outcomes: Sequence[str]) -> str:
     """Return one line per job: its distinguishing settings, its directory, and its outcome."""
     lines = [
-        f"  {label}: {next((settings[place] for place in _PLACES if settings.get(place)), '')} ({outcome})"
+        f"  {label}: {next((settings[setting] for setting in _DIRECTORIES if settings.get(setting)), '')} ({outcome})"
         for label, settings, outcome in zip(labels, jobs, outcomes, strict=True)
     ]
     return "\n".join([f"{len(jobs)} jobs:", *lines])
