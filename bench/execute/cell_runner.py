@@ -137,7 +137,7 @@ class Runner:
                 return None
             images, features = _join(cell, batches, SHOWN if self.keep == "grid" else None)
             if record is not None and record.images_hash != images.sha256:
-                why = "its images cannot be reproduced exactly; the cell is"
+                why = "its images cannot be reproduced exactly; the cell is sampled again"
                 self.store.quarantine(f"cells/{cell.key}/{GOOD}", why)
                 return None
             folder.save_features(self.extractor, features, images.sha256)
