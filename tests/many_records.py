@@ -5,12 +5,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from factories import make_record
 from sleeping import CALLS, make_cell
 
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.records.cell import PromptSet
-from bench.records.record import Images, Latency, Memory, Record
+from bench.records.record import Images, Latency, Memory
 from bench.records.run import Run
 from bench.store.store import Store
 
@@ -38,7 +39,8 @@ def write(directory: Path, count: int) -> None:
         images = Images(IMAGES, 8, 8, "s")
         store.cell(cell.key).save_features("e", {"image": rng.normal(size=(IMAGES, WIDTH)).astype(np.float32),
                                             "clip_score": rng.normal(30, 1, IMAGES)})  # fmt: skip
-        store.commit(Record(cell.key, cell, "ok", {"device": "cpu"}, 1.0, calls, images, latency, memory))
+        known = {"calls": calls, "images": images, "latency": latency, "memory": memory}
+        store.commit(make_record(cell, environment={"device": "cpu"}, **known))
         keys.append(cell.key)
     store.save_reference("r", rng.normal(size=(2048, WIDTH)).astype(np.float32))
     labels = {f"m{i}": f"method {i}" for i in range(10)}

@@ -10,37 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import factories
 import numpy as np
+from factories import CALLS, make_base, make_record
 
-from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records.cell import Cell, SchedulerSpec
 from bench.records.errors import StoreError
-from bench.records.record import Calls, Failure, Images, Record
+from bench.records.record import Failure, Images, Record
 from bench.store.cell_folder import StoredBatch
 from bench.store.store import Store
 from bench.workers.context import Stopped, WorkerContext
 from bench.workers.launch import Launch
 from bench.workers.loop import Chunk, Ended
 
-CALLS = Calls((999.0,), None, None, {}, {}, 1, 1, 1, 1, 1)
-
 
 def make_cell(i: int, group: int = 0) -> Cell:
     """Cell number i, on pipeline number `group`."""
-    return Cell(
-        base=Base(f"model{group}", "x", f"w{group}", "P", "float32", 8, 8),
-        task=Task(),
-        method="sleep",
-        scheduler=SchedulerSpec("x.Y", {"i": i}),
-        adapters=(),
-        fused=False,
-        steps=1,
-        eta=None,
-        guidance_scale=0.0,
-        prompts=PromptSet("test", 1, "h"),
-        seed=0,
-        batch_size=1,
-        device="cpu",
-        versions={},
+    base = make_base(name=f"model{group}", weights=f"w{group}", height=8, width=8)
+    return factories.make_cell(
+        1, base=base, scheduler=SchedulerSpec("x.Y", {"i": i}), method="sleep", eta=None, steps=1
     )
 
 
@@ -125,14 +113,14 @@ class Sleeper:
         batches = [self.store.cell(cell.key).load_batch("e", chunk.start) for chunk in self.chunks(cell)]
         features = np.concatenate([batch.features["image"] for batch in batches if batch])
         self.store.cell(cell.key).save_features("e", {"image": features})
-        record = Record(cell.key, cell, "ok", {}, 0.1 * len(batches), CALLS, Images(len(batches), 8, 8, "s"))
+        record = make_record(cell, calls=CALLS, images=Images(len(batches), 8, 8, "s"))
         self.store.commit(record)
         return record
 
     def fail(self, cell: Cell, error: Exception) -> Record:
         notes = "\n".join(getattr(error, "__notes__", []))
         failure = Failure(type(error).__name__, str(error), notes)
-        record = Record(cell.key, cell, "error", {"launch": self.launch.name}, 0.0, failure=failure)
+        record = make_record(cell, status="error", environment={"launch": self.launch.name}, failure=failure)
         self.store.commit(record)
         return record
 

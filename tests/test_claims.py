@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import make_cell, make_record, make_run
 from scipy.special import ndtr, ndtri
 from scipy.stats import binom, t
 
 from bench.analysis.claims import BEYOND_DOUBT, LEVEL, Comparison, Judgement, holm, judge_claims
 from bench.analysis.scoring import ScoredCell
 from bench.analysis.sequential import OF_WHAT_IS_LEFT, nominal_level, path_of
-from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.records.record import Calls, Latency, Record
-from bench.records.run import Claim, Run, Side
+from bench.records.record import Calls, Latency
+from bench.records.run import Claim, Side
 from bench.score.estimate import Estimate
 from bench.score.groups import Groups
 
@@ -23,29 +23,14 @@ N = 100
 NOISE = np.tile([1.0, -1.0], N // 2)
 UNIT = Estimate(0.0, NOISE).standard_error
 STUDENT = t(N - 1)
-CELL = Cell(
-    base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 64, 64),
-    task=Task(),
-    method="tcd",
-    scheduler=SchedulerSpec("diffusers.TCDScheduler"),
-    adapters=(),
-    fused=False,
-    steps=4,
-    eta=None,
-    guidance_scale=0.0,
-    prompts=PromptSet("world", N, "t"),
-    seed=0,
-    batch_size=4,
-    device="cpu",
-    versions={},
-)
+CELL = make_cell(N, eta=None)
 FLAT = np.zeros(N)
 
 
 def scored(method: str, estimates: Mapping[str, Estimate], model: str = "mini", **axes: Any) -> ScoredCell:
     """A cell with its estimates."""
     cell = replace(CELL, method=method, base=replace(CELL.base, name=model), **axes)
-    return ScoredCell(Record(cell.key, cell, "ok", {}, 1.0), estimates)
+    return ScoredCell(make_record(cell), estimates)
 
 
 def ours(z: float, metric: str = "clip_score", **axes: Any) -> ScoredCell:
@@ -67,7 +52,7 @@ def make_claim(metrics: Sequence[str] = ("clip_score",), **changes: Any) -> Clai
 def judge(claims: Claim | Sequence[Claim], *cells: ScoredCell, **more: Any) -> list[Judgement]:
     """Judge claims over cells."""
     claims = (claims,) if isinstance(claims, Claim) else tuple(claims)
-    return judge_claims(Run("x", {}, (), (), (), {}, (), claims, "mini", "e", "r", **more), cells)
+    return judge_claims(make_run(claims=claims, **more), cells)
 
 
 def adjusted(tail: float, times: int = 1) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import CALLS, make_base, make_cell, make_record, make_run
 from numpy.typing import NDArray
 
 from bench.__main__ import main
@@ -17,9 +18,9 @@ from bench.gate.compare import compare_stores
 from bench.gate.outcome import GateReport, Outcome
 from bench.gate.quality import exceeds
 from bench.gate.report import to_comment, to_junit, to_page, to_terminal
-from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.records.record import Calls, Failure, Images, Latency, Memory, Record
-from bench.records.run import CostLimits, Limit, Movement, Run
+from bench.records.cell import PromptSet, SchedulerSpec
+from bench.records.record import Failure, Images, Latency, Memory
+from bench.records.run import CostLimits, Limit, Movement
 from bench.score.estimate import Estimate
 from bench.store.store import Store
 
@@ -30,22 +31,7 @@ LIMITS = (
     CostLimits(Limit(0.05, 0.001), Limit(0.02, 0.0002), Limit(0.1, 1e6)),
 )
 MACHINE = {"device": "cpu", "processor": "p", "cores": 2}
-CELL = Cell(
-    base=Base("mini", "x", "w", "StableDiffusionPipeline", "float32", 8, 8),
-    task=Task(),
-    method="tcd",
-    scheduler=SchedulerSpec("diffusers.TCDScheduler"),
-    adapters=(),
-    fused=False,
-    steps=2,
-    eta=0.3,
-    guidance_scale=0.0,
-    prompts=PromptSet("world", N, "h"),
-    seed=0,
-    batch_size=40,
-    device="cpu",
-    versions={"diffusers": "1"},
-)
+CELL = make_cell(N, base=make_base(height=8, width=8), steps=2, batch_size=40, versions={"diffusers": "1"})
 Make = Callable[..., Store]
 
 
@@ -53,7 +39,7 @@ Make = Callable[..., Store]
 def make(tmp_path: Path) -> Make:
     """Make a run of one cell. Features, times and the like may be changed; the features' noise is fixed."""
 
-    def make_run(name: str, **changes: Any) -> Store:
+    def write_run(name: str, **changes: Any) -> Store:
         rng = np.random.default_rng(0)
         store = Store(tmp_path / name)
         cell = replace(CELL, **changes.get("cell", {}))
@@ -61,43 +47,33 @@ def make(tmp_path: Path) -> Make:
         clip_score: NDArray[np.floating[Any]] = rng.normal(30, 1, N)
         store.save_reference("r", rng.normal(size=(1000, D)))
         seconds = changes.get("seconds", [0.1 + 0.0001 * i for i in range(10)])
-        record = Record(
-            cell.key,
+        record = make_record(
             cell,
-            "ok",
-            changes.get("machine", MACHINE),
-            1.0,
-            Calls((1.0,) * 2, None, None, {}, {}, 2, 2, 2, 2 * N, N),
-            Images(N, 8, 8, changes.get("sha256", name)),
-            Latency(
+            environment=changes.get("machine", MACHINE),
+            calls=CALLS,
+            images=Images(N, 8, 8, changes.get("sha256", name)),
+            latency=Latency(
                 *(1, 1, "perf_counter", tuple(seconds), (0.0,), (0.0,), (0.0,), None),
                 *(changes.get("pace", ()), changes.get("waits")),
             ),
-            Memory(1, changes.get("memory", 10**8), None, None, None),
+            memory=Memory(1, changes.get("memory", 10**8), None, None, None),
         )
         if failure := changes.get("failure"):
-            record = Record(cell.key, cell, "error", MACHINE, 0.0, failure=failure)
+            record = make_record(cell, status="error", environment=MACHINE, failure=failure)
         store.commit(record)
         move = changes.get("move", lambda x: x)
         gain = changes.get("clip_gain", 0.0) * (1 + 0.01 * rng.normal(size=N))  # the same for all tells nothing
         store.cell(cell.key).save_features("e", {"image": move(features), "clip_score": clip_score + gain})
-        run = Run(
+        run = make_run(
             name=name,
-            settings={},
             cells=(cell.key,) if changes.get("planned", True) else (),
-            left_out=(),
             prompts=tuple(f"<b>bold</b> {i}" for i in range(N)),
-            labels={},
             metrics=changes.get("metrics", ("fid", "clip_score")),
-            claims=(),
-            evaluator="mini",
-            extractor="e",
-            reference="r",
         )
         store.save_run(run)
         return store
 
-    return make_run
+    return write_run
 
 
 def compare(before: Store, after: Store) -> dict[tuple[str, str], Outcome]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import make_run
 from scipy.special import ndtr, ndtri
 
 from bench.analysis.sequential import OF_WHAT_IS_LEFT, LookSizes, nominal_level, overall_p_value, path_of
-from bench.records.run import Claim, Run, Side
+from bench.records.run import Claim, Side
 from bench.store.interim_looks import note_look, with_looks
 from bench.store.store import Store
 
@@ -91,7 +92,7 @@ def test_the_overall_p_value_undoes_the_level(history: Sequence[LookSizes]) -> N
 def test_a_directory_records_the_image_counts_of_its_looks(tmp_path: Path) -> None:
     claim, other = (Claim(name, "", Side("a", (1,)), Side("b", (1,)), ("kid",), "better") for name in "cd")
     store = Store(tmp_path)
-    run = Run("x", {}, (), (), (), {}, (), (claim,), "mini", "e", "r")
+    run = make_run(claims=(claim,))
 
     def look(count: int, share: float) -> tuple[tuple[int, int], ...]:
         found = with_looks(store, replace(run, prompts=("p",) * count, looks=(share,)))

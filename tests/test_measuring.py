@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from factories import make_record
 from test_sampling import make_cell
 
 import bench.execute.cell_runner as runner
@@ -16,7 +17,6 @@ import bench.execute.measuring as measuring
 from bench.__main__ import main
 from bench.execute.measuring import measured
 from bench.experiment.config import Measure
-from bench.records.record import Record
 
 
 class Calls:
@@ -61,7 +61,7 @@ def test_memory_is_measured_only_on_a_gpu_in_a_separate_call(
     monkeypatch.setattr(measuring, "alone_on", lambda _: nullcontext())
     wants_memory = memory and device == "cuda"
     seen = ["call"] * calls + ["memory"] * wants_memory
-    record = Record(cell.key, cell, "ok", {}, 1.0)
+    record = make_record(cell)
     measure = Measure(latency=latency, memory=memory, repeats=3, warmup=warmup)
     found = measured(record, measure, 7, samplers, None)
     assert sampler.seen == seen
@@ -83,7 +83,7 @@ def test_figures_do_not_depend_on_the_order_of_cells(models: Path, monkeypatch: 
         found: dict[int, Any] = {}
         for i in order:
             kept.append(bytes(2**24))
-            record = Record(cells[i].key, cells[i], "ok", {}, 1.0)
+            record = make_record(cells[i])
             found[i] = measured(record, measure, 7, samplers_of(Calls(monkeypatch, "cpu")), None).memory
         return [found[0], found[1]]
 

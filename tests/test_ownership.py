@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import make_record
 from PIL import Image as Pictures
 
 from bench.execute.job import Job, plan_job
@@ -47,7 +48,7 @@ def begin(experiment: Experiment, *, done: bool = False) -> tuple[Job, Store]:
     store = open_store(job)
     for cell in job.plan.cells if done else ():
         count = len(job.run.prompts)
-        store.commit(Record(cell.key, cell, "ok", {}, 1.0, images=Images(count, 64, 64, "x")))
+        store.commit(make_record(cell, images=Images(count, 64, 64, "x")))
         store.cell(cell.key).save_features(job.run.extractor, {"image": np_zeros(count)})
     if done:
         close_run(job, store, is_last=True)

@@ -44,7 +44,7 @@ def test_a_repository_with_a_package_bench_of_its_own_is_left_alone(repository: 
 def test_another_package_bench_that_shadows_this_one_is_reported(repository: Path) -> None:
     done = run(repository, "--tcd-bench-baseline=x")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "the package bench that is imported here is not tcd-bench's" in done.stderr
+    assert "the package bench imported here is not tcd-bench's" in done.stderr
 
 
 def test_without_its_option_the_plugin_imports_nothing(tmp_path: Path) -> None:

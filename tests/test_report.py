@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+from factories import make_base, make_cell, make_record, make_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -23,10 +24,10 @@ from scipy.stats import norm
 from bench.analysis.claims import Comparison, Judgement, judge_claims
 from bench.analysis.scoring import ScoredRun
 from bench.pictures import hash_image, input_hashes, input_picture, save_inputs, save_pictures, to_png
-from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records.cell import SchedulerSpec, Task
 from bench.records.errors import BenchError, Damaged
 from bench.records.record import Calls, Failure, Images, Latency, Memory, Record
-from bench.records.run import Claim, Run, Side
+from bench.records.run import Claim, Side
 from bench.report.axes import legend_below, log_axis
 from bench.report.embedded_images import Picture, open_picture, to_data_uri
 from bench.report.image_grid import PromptGrid, draw_grid, films, prompt_grids
@@ -39,38 +40,26 @@ from bench.store.store import Store
 PROMPTS = ("<script>alert('x')</script>", "100% of $x_1$ & {more} \\textbf{#}", "a | b", "a red circle")
 
 
-def make_record(method: str, steps: int, eta: float | None, failure: Failure | None = None) -> Record:
-    base = Base("mini", "x", "w", "StableDiffusionPipeline", "float32", 8, 8)
-    cell = Cell(
-        base=base,
-        task=Task(),
-        method=method,
-        scheduler=SchedulerSpec("diffusers.TCDScheduler", {"method": method}),
-        adapters=(),
-        fused=False,
-        steps=steps,
-        eta=eta,
-        guidance_scale=0.0,
-        prompts=PromptSet("test", 40, "h"),
-        seed=0,
-        batch_size=40,
-        device="cpu",
-        versions={},
-    )
+def record_of(method: str, steps: int, eta: float | None, failure: Failure | None = None) -> Record:
+    scheduler = SchedulerSpec("diffusers.TCDScheduler", {"method": method})
+    axes: dict[str, Any] = {"method": method, "steps": steps, "eta": eta, "scheduler": scheduler, "batch_size": 40}
+    cell = make_cell(40, base=make_base(height=8, width=8), **axes)
     if failure:
-        return Record(cell.key, cell, "error", {"device": "cpu"}, 0.0, failure=failure)
+        return make_record(cell, status="error", environment={"device": "cpu"}, failure=failure)
     calls = Calls((1.0,) * steps, None, None, {}, {}, steps, steps, steps, 40 * steps, 8)
     latency = Latency(1, 1, "perf_counter", (0.1 * steps,) * 3, (0.01,) * 3, (0.08 * steps,) * 3, (0.005,) * 3)
     memory = Memory(1, 500 * 2**20, None, None, None)
-    return Record(cell.key, cell, "ok", {"device": "cpu"}, 1.0, calls, Images(40, 8, 8, "s"), latency, memory)
+    images = Images(40, 8, 8, "s")
+    known = {"calls": calls, "images": images, "latency": latency, "memory": memory}
+    return make_record(cell, environment={"device": "cpu"}, **known)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "run")
     rng = np.random.default_rng(0)
-    records = [make_record("tcd", n, eta) for n in (2, 4) for eta in (0.0, 1.0)] + [make_record("<b>ddim</b>", 4, None)]
-    records.append(make_record("tcd", 8, 0.0, Failure("CellError", "image 3 is <i>black</i>", "Traceback <u>")))
+    records = [record_of("tcd", n, eta) for n in (2, 4) for eta in (0.0, 1.0)] + [record_of("<b>ddim</b>", 4, None)]
+    records.append(record_of("tcd", 8, 0.0, Failure("CellError", "image 3 is <i>black</i>", "Traceback <u>")))
     for record in records:
         store.commit(record)
         if record.status == "ok":
@@ -83,7 +72,7 @@ def store(tmp_path: Path) -> Store:
         **{"weights": "checkpoint", "prompts": {"source": "world"}},
     }
     store.save_run(
-        Run(
+        make_run(
             name="<em>run</em>",
             settings=settings,
             cells=(*(record.key for record in records), "missing"),
@@ -91,10 +80,6 @@ def store(tmp_path: Path) -> Store:
             prompts=(*PROMPTS, *(f"prompt {i}" for i in range(36))),
             labels={"tcd": "TCD & <friends> $\\frac{1$"},
             metrics=("fid", "clip_score"),
-            claims=(),
-            evaluator="mini",
-            extractor="e",
-            reference="r",
         )
     )
     return store
@@ -128,7 +113,7 @@ def test_the_page_is_regenerated_only_when_its_inputs_changed(store: Store) -> N
     page = Path(write_report(store))
     before = page.stat().st_mtime_ns
     assert Path(write_report(store)).stat().st_mtime_ns == before
-    store.commit(make_record("tcd", 16, 0.0))
+    store.commit(record_of("tcd", 16, 0.0))
     assert Path(write_report(store)).stat().st_mtime_ns != before
 
 
@@ -158,7 +143,7 @@ def test_a_report_with_changed_or_lost_files_is_regenerated(store: Store) -> Non
 
 def test_a_report_that_cannot_be_written_is_one_sentence_and_the_old_one_stays(store: Store) -> None:
     write_report(store)
-    store.commit(make_record("tcd", 16, 0.0))
+    store.commit(record_of("tcd", 16, 0.0))
     plot = Path(store.location) / "plots" / "mini-memory.png"
     plot.unlink()
     plot.mkdir()
@@ -174,7 +159,7 @@ def test_plots_of_an_earlier_report_are_removed_and_foreign_files_stay(store: St
     plots = Path(store.location) / "plots"
     (plots / "mine.png").touch()
     (plots / "mini-eta.svg").write_text("edited")
-    store.save_run(replace(store.run(), cells=(make_record("<b>ddim</b>", 4, None).key,)))
+    store.save_run(replace(store.run(), cells=(record_of("<b>ddim</b>", 4, None).key,)))
     write_report(store)
     assert {path.name for path in plots.iterdir() if "eta" in path.name or "mine" in path.name} == {
         *("mine.png", "mini-eta.svg")
@@ -212,7 +197,7 @@ def test_a_damaged_image_is_never_shown_and_a_lost_image_is_reported(
 
 @pytest.mark.parametrize("name", ["run.json", "reference-r.npz", "cells/KEY/features-e.npz", "cells/KEY/record.json"])
 def test_no_report_is_made_from_damaged_files(store: Store, name: str) -> None:
-    path = Path(store.location) / name.replace("KEY", make_record("tcd", 2, 0.0).key)
+    path = Path(store.location) / name.replace("KEY", record_of("tcd", 2, 0.0).key)
     path.write_bytes(path.read_bytes()[:-100] + b"x" * 100)
     with pytest.raises(Damaged, match="start the same tcd-bench run again") as refusal:
         write_report(store)
@@ -237,7 +222,7 @@ def test_an_up_to_date_page_is_recognised_without_loading_heavy_modules(store: S
 
 
 def test_an_unavailable_score_is_explained_and_the_others_are_kept(store: Store) -> None:
-    broken = make_record("tcd", 2, 0.0)
+    broken = record_of("tcd", 2, 0.0)
     features = store.cell(broken.key).features("e")
     features["image"][3, 1] = np.nan
     store.cell(broken.key).save_features("e", features)
@@ -268,7 +253,7 @@ def test_the_slider_starts_where_most_methods_have_an_image() -> None:
 
 
 def test_etas_that_differ_between_methods_only_make_no_curve(store: Store) -> None:
-    chosen = [make_record("tcd", 2, 1.0), make_record("<b>ddim</b>", 4, 0.0)]
+    chosen = [record_of("tcd", 2, 1.0), record_of("<b>ddim</b>", 4, 0.0)]
     for record in chosen:
         store.commit(record)
         features = {"image": np.random.default_rng(1).normal(size=(40, 4)), "clip_score": np.arange(40.0)}
@@ -301,7 +286,7 @@ def keep(store: Store, record: Record, images: Sequence[Image.Image]) -> Record:
 def stored(tmp_path: Path, image: Image.Image) -> Picture:
     """An image as a store keeps it."""
     store = Store(tmp_path / "kept")
-    return Picture(store, keep(store, make_record("tcd", 2, 0.0), [image]), 0)
+    return Picture(store, keep(store, record_of("tcd", 2, 0.0), [image]), 0)
 
 
 def test_a_video_becomes_an_animation_and_its_middle_frame_a_picture(tmp_path: Path) -> None:
@@ -410,7 +395,7 @@ def test_a_claim_is_as_hard_to_decide_as_its_hardest_comparison_or_as_easy_as_wh
 def inpainted(store: Store) -> Store:
     """A run of an inpainting task with inputs and images."""
     task = Task("inpainting", {"kind": "inpainting", "strength": 0.99}, "i")
-    records = [make_record(*what) for what in (("tcd", 2, 0.3), ("tcd", 4, 0.3), ("ddim", 4, None))]
+    records = [record_of(*what) for what in (("tcd", 2, 0.3), ("tcd", 4, 0.3), ("ddim", 4, None))]
     records = [replace(r, cell=replace(r.cell, task=task)) for r in records]
     records = [replace(r, key=r.cell.key) for r in records]
     rng = np.random.default_rng(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import factories
 import numpy as np
 import psutil
 import pytest
@@ -27,7 +28,7 @@ from bench.generate.schedulers import (
     settings_of,
     try_scheduler,
 )
-from bench.records.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records.cell import Adapter, Base, Cell, SchedulerSpec, Task
 from bench.records.errors import BenchError, CellError
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -46,23 +47,11 @@ def make_cell(
         path = models / f"{adapter}-lora"
         adapters = (Adapter(adapter, str(path), "pytorch_lora_weights.safetensors", name_weights(str(path))),)
     base = Base("mini", source, name_weights(source), "StableDiffusionPipeline", "float32", 64, 64, SCHEDULE)
-    cell = Cell(
-        base=base,
-        task=Task(),
-        method="m",
-        scheduler=scheduler,
-        adapters=adapters,
-        fused=bool(adapters),
-        steps=2,
-        eta=0.3 if scheduler.target == "diffusers.TCDScheduler" else None,
-        guidance_scale=0.0,
-        prompts=PromptSet("test", len(PROMPTS), "x"),
-        seed=0,
-        batch_size=7,
-        device="cpu",
-        versions={},
-    )
-    return replace(cell, **changes)
+    given: dict[str, Any] = {
+        **{"base": base, "method": "m", "scheduler": scheduler, "adapters": adapters, "fused": bool(adapters)},
+        **{"steps": 2, "eta": 0.3 if scheduler.target == "diffusers.TCDScheduler" else None, "batch_size": 7},
+    }
+    return factories.make_cell(len(PROMPTS), **{**given, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -17,41 +17,31 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from factories import make_base, make_cell, make_failure, make_record, make_run
 from numpy.typing import NDArray
 from PIL import Image
 
 from bench.pictures import hash_images, is_whole, kept_images, read_images, to_png
-from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
+from bench.records.cell import SchedulerSpec
 from bench.records.errors import BenchError, Damaged
-from bench.records.record import Calls, Failure, Images, Record
-from bench.records.run import Run
+from bench.records.record import Calls, Images, Record
 from bench.store.cell_folder import StoredBatch
 from bench.store.integrity import quarantine_corrupt_features, quarantine_corrupt_records
 from bench.store.sealed import seal
 from bench.store.store import Store
 from bench.workers.launch import Launch, Reporter, WorkerState
 
-CELL = Cell(
-    base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 16, 24),
-    task=Task(),
-    method="tcd",
+CELL = make_cell(
+    6,
+    base=make_base(height=16, width=24),
     scheduler=SchedulerSpec("diffusers.TCDScheduler", {"beta_start": 0.00085}),
-    adapters=(),
-    fused=False,
-    steps=4,
-    eta=0.3,
-    guidance_scale=0.0,
-    prompts=PromptSet("world", 6, "t"),
-    seed=0,
     batch_size=3,
-    device="cpu",
-    versions={},
 )
 KEY = CELL.key
 CALLS = Calls((999.0, 499.0), (14.6, 0.1), None, {"betas": [0.1, 0.2]}, {"eta": 0.3}, 2, 2, 2, 6, 3)
-GOOD = Record(KEY, CELL, "ok", {"host": "a"}, 1.5, CALLS, Images(6, 16, 24, "s"))
-FAILED = Record(KEY, CELL, "error", {}, 0.1, failure=Failure("ValueError", "black images", "Traceback"))
-RUN = Run("mini", {}, (KEY,), (), ("a circle",), {}, ("fid",), (), "mini", "e", "r")
+GOOD = make_record(CELL, environment={"host": "a"}, calls=CALLS, images=Images(6, 16, 24, "s"))
+FAILED = make_failure(CELL, message="black images")
+RUN = make_run(name="mini", cells=(KEY,), prompts=("a circle",), metrics=("fid",))
 
 
 def make_batch(start: int = 0, count: int = 3) -> StoredBatch:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import CALLS, make_cell, make_failure, make_record, make_run
 
 from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.scoring import ScoredCell
-from bench.records.cell import Adapter, Base, Cell, PromptSet, SchedulerSpec, Task
-from bench.records.record import Calls, Failure, Latency, Memory, Record
-from bench.records.run import Claim, Run, Side
+from bench.records.cell import Adapter, Task
+from bench.records.record import Latency, Memory
+from bench.records.run import Claim, Side
 from bench.report.data_frame import scores_to_frame
 from bench.report.identity import NO_VALUE
 from bench.report.plots import pareto_front
@@ -32,28 +33,12 @@ from bench.score.estimate import Estimate, mean_estimate
 from bench.score.groups import Groups
 
 NASTY = r"""<script>alert("1")</script>, | $%&_#{}~^\ *[x](y)` 'η' ± 3–4"""
-CELL = Cell(
-    base=Base("mini", "bench://teacher", "w", "StableDiffusionPipeline", "float32", 64, 64),
-    task=Task(),
-    method="tcd",
-    scheduler=SchedulerSpec("diffusers.TCDScheduler"),
-    adapters=(),
-    fused=False,
-    steps=4,
-    eta=0.3,
-    guidance_scale=0.0,
-    prompts=PromptSet("world", 4, "t"),
-    seed=0,
-    batch_size=4,
-    device="cpu",
-    versions={},
-)
-CALLS = Calls((999.0,), None, None, {}, {}, 4, 4, 8, 32, 8)
+CELL = make_cell()
 LATENCY = Latency(2, 1, "clock", (0.1, 0.2, 0.4), (0.01, 0.02, 0.04), (0.05, 0.06, 0.3), (0.03, 0.03, 0.03))
 MEMORY = Memory(2, 3 * 2**20, None, None, 0)
-RECORD = Record(CELL.key, CELL, "ok", {}, 1.0, CALLS, latency=LATENCY, memory=MEMORY)
-FAILED = Record(CELL.key, CELL, "error", {}, 1.0, failure=Failure("ValueError", "black", "Traceback"))
-RUN = Run("x", {}, (), (), (), {"tcd": "TCD"}, ("fid", "attribute_accuracy"), (), "mini", "e1", "r1")
+RECORD = make_record(CELL, calls=CALLS, latency=LATENCY, memory=MEMORY)
+FAILED = make_failure(CELL)
+RUN = make_run(labels={"tcd": "TCD"}, metrics=("fid", "attribute_accuracy"), extractor="e1", reference="r1")
 ESTIMATES = {
     "fid": Estimate(12.3456, np.array([1.0, -1.0, 3.0, -3.0])),
     "attribute_accuracy": Estimate(np.float64(2 / 3), np.array([0.1, 0.2, -0.1, -0.2])),
