@@ -155,7 +155,7 @@ def check_installation(installation: Installation) -> None:
             "as in ref='diffusers==0.29.2 huggingface_hub==0.24.7'",
         )
     if prefix != sys.prefix and any(Path(where).is_relative_to(path) for path in _own_packages()):
-        raise InstallationError(installation.name, "has no diffusers itself; install the version there that is meant")
+        raise InstallationError(installation.name, "has no diffusers; install the intended version there")
 
 
 def _install(ref: str, wanted: list[str], target: Path) -> None:
