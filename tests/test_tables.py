@@ -157,7 +157,7 @@ def test_scores_have_their_error_and_are_named_by_their_protocol() -> None:
         "η": "0.3",
         "Guidance": "0",
         "Steps": "4",
-        "denoiser evaluations": "8",
+        "Denoiser evaluations": "8",
         "fid_mini_n4 ↓": "12.35 ± 1.29",
         "attribute_accuracy_mini_n4 ↑": "0.667 ± 0.091",
     }
@@ -186,11 +186,11 @@ def test_costs_are_medians_over_calls_and_images_per_second() -> None:
     assert row["text encoder ms"] == "20.0"
     assert row["denoiser ms"] == "60.0"
     assert row["VAE ms"] == "30.0"
-    assert row["scheduler waits"] == NO_VALUE
+    assert row["scheduler syncs"] == NO_VALUE
     assert row["images/s"] == "10.00"
     on_gpu = replace(RECORD, latency=replace(LATENCY, scheduler_syncs=4))
     (row,) = in_columns(cost_table(RUN, [ScoredCell(on_gpu, {})]))
-    assert row["scheduler waits"] == "4"
+    assert row["scheduler syncs"] == "4"
 
 
 def test_unknown_memory_is_a_dash_and_a_measured_zero_is_a_zero() -> None:

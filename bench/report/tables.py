@@ -141,13 +141,13 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         "Latency and memory",
         (
             *identity.heads,
-            *("call p50 ms", "call p95 ms", "text encoder ms", "denoiser ms", "VAE ms", "scheduler waits", "images/s"),
+            *("call p50 ms", "call p95 ms", "text encoder ms", "denoiser ms", "VAE ms", "scheduler syncs", "images/s"),
             *("GPU allocated MiB", "GPU device MiB"),
         ),
         tuple(rows),
         (*identity.numeric, *[True] * 9),
         f"{NO_VALUE} means that the machine cannot tell; on a processor, the memory of a call. Parts are sums over "
-        "one call, by module hooks; waits are operations of the scheduler's steps that make the host wait for the GPU."
+        "one call, by module hooks; scheduler syncs count operations of its steps that make the host wait for the GPU."
         + disturbed_in_words(cells),
     )
 
@@ -242,7 +242,7 @@ class Identity:
 
     def __init__(self, run: Run, cells: Sequence[ScoredCell]) -> None:
         self._traits = traits(run, cells)
-        self.heads = (*(trait.head for trait in self._traits), "denoiser evaluations")
+        self.heads = (*(trait.head for trait in self._traits), "Denoiser evaluations")
         self.numeric = (*(trait.numeric for trait in self._traits), True)
 
     def of(self, scored: ScoredCell) -> tuple[str, ...]:
