@@ -28,7 +28,7 @@ def make_cell(i: int, group: int = 0) -> Cell:
     """Cell number i, on pipeline number `group`."""
     base = make_base(name=f"model{group}", weights=f"w{group}", height=8, width=8)
     return factories.make_cell(
-        1, base=base, scheduler=SchedulerSpec("x.Y", {"i": i}), method="sleep", eta=None, steps=1
+        1, base=base, scheduler=SchedulerSpec("x.Y", {"i": i}), method="sleep", eta=None, steps=1, batch_size=1
     )
 
 
