@@ -207,7 +207,7 @@ def test_bad_input_ends_with_one_sentence(arguments: list[str], said: str, capsy
 def test_a_class_of_ones_own_checkout_is_examined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "my_fork.py").write_text(
+    (tmp_path / "fork_with_other_timesteps.py").write_text(
         "import diffusers\n"
         "class TCDScheduler(diffusers.TCDScheduler):\n"
         "    def set_timesteps(self, *arguments, **named):\n"
@@ -216,7 +216,7 @@ def test_a_class_of_ones_own_checkout_is_examined(
     )
     monkeypatch.chdir(tmp_path)
     baseline = f"baseline={RESULTS / 'tcd.json'}"
-    assert main(["conform", "scheduler._target_=my_fork.TCDScheduler", baseline]) == 1
+    assert main(["conform", "scheduler._target_=fork_with_other_timesteps.TCDScheduler", baseline]) == 1
     shown = capsys.readouterr().out
     assert "new: timesteps (as configured" in shown
     assert "known: setting ignored (clip_sample=True)" in shown
