@@ -116,8 +116,7 @@ def save_inputs(store: Store, inputs: Mapping[str, NDArray[np.uint8]]) -> None:
 def input_hashes(store: Store) -> dict[str, str]:
     """The hashes of the pictures that `save_inputs` kept, by name; empty where there are none, or damaged ones."""
     with suppress(FileNotFoundError, Corrupt):
-        found: dict[str, str] = json.loads(read_sealed(store.files, INPUTS))
-        return found
+        return json.loads(read_sealed(store.files, INPUTS))
     return {}
 
 

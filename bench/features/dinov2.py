@@ -47,8 +47,7 @@ class _Tower:
         self._model = model
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        tokens: torch.Tensor = self._model(pixel_values=pixels).last_hidden_state[:, 0]
-        return tokens
+        return self._model(pixel_values=pixels).last_hidden_state[:, 0]
 
     def encode_text(self, tokens: object) -> NoReturn:
         raise BenchError("DINOv2 has no text encoder; use an OpenCLIP model for scores of captions")

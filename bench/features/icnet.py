@@ -33,8 +33,7 @@ def load_image_complexity(checkpoint: Path, device: str) -> PreferenceModel:
     @torch.inference_mode()
     def judge(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
         found = [network(prepare(Image.fromarray(image))[None].to(device)) for image in images]
-        numbers: NDArray[np.float64] = torch.cat(found).double().cpu().numpy()
-        return numbers
+        return torch.cat(found).double().cpu().numpy()
 
     return judge
 
@@ -60,8 +59,7 @@ class ICNet(nn.Module):
         context = self.b2_2_slam(self.b2_2(self.b2_1_slam(self.b2_1(small))))
         context = self.b2_4_slam(self.b2_4(self.b2_3_slam(self.b2_3(context))))
         both = torch.cat([self.up1(detail), self.up2(context)], dim=1)
-        scores: torch.Tensor = self.head(self.to_score_f_slam(self.to_score_f(both)).mean(dim=(2, 3)))[:, 0]
-        return scores
+        return self.head(self.to_score_f_slam(self.to_score_f(both)).mean(dim=(2, 3)))[:, 0]
 
 
 class _Attention(nn.Module):
@@ -74,8 +72,7 @@ class _Attention(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         small = interpolate(maps, size=(self.size, self.size), mode="bilinear", align_corners=True)
-        weighed: torch.Tensor = self.linear(small.flatten(2))[..., None] * maps
-        return weighed
+        return self.linear(small.flatten(2))[..., None] * maps
 
 
 class _Convolved(nn.Module):
@@ -84,8 +81,7 @@ class _Convolved(nn.Module):
         self.conv, self.bn = nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.bn(self.conv(maps)).relu()
-        return found
+        return self.bn(self.conv(maps)).relu()
 
 
 class _Widened(nn.Module):
@@ -95,5 +91,4 @@ class _Widened(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         wide = interpolate(maps, size=(MAP, MAP), mode="bilinear", align_corners=True)
-        found: torch.Tensor = self.bn(self.conv(wide)).relu()
-        return found
+        return self.bn(self.conv(wide)).relu()

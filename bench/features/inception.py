@@ -37,8 +37,7 @@ class _Tower:
         self._network = network
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self._network(pixels)[0]
-        return features
+        return self._network(pixels)[0]
 
     def encode_text(self, tokens: object) -> NoReturn:
         raise BenchError("inception:// has no text encoder; use an OpenCLIP model for scores of captions")

@@ -42,16 +42,14 @@ class Evaluator:
     def image_features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return embeddings (n, d), float32, not normalised, of images uint8 (n, h, w, 3)."""
         pixels = self.preprocess(images).to(self.device)
-        features: NDArray[np.float32] = self.model.encode_image(pixels).float().cpu().numpy()
-        return features
+        return self.model.encode_image(pixels).float().cpu().numpy()
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str], batch_size: int = 512) -> NDArray[np.float32]:
         """Return embeddings (n, d), float32, not normalised, of captions."""
         batches = [list(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
         encoded = [self.model.encode_text(self.tokenize(batch).to(self.device)).float().cpu() for batch in batches]
-        features: NDArray[np.float32] = torch.cat(encoded).numpy()
-        return features
+        return torch.cat(encoded).numpy()
 
 
 def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
@@ -78,8 +76,7 @@ def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
 
     def preprocess(images: NDArray[np.uint8]) -> torch.Tensor:
         if images.shape[1:3] == size:  # nothing to resize: the same numbers in one operation
-            pixels: torch.Tensor = normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
-            return pixels
+            return normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
         return torch.stack([transform(Image.fromarray(image)) for image in images])
 
     return Evaluator(name, model, preprocess, tokenize, torch.device(device))
@@ -123,8 +120,7 @@ def find_cut(evaluator: Evaluator, texts: Sequence[str]) -> NDArray[np.bool_]:
     length = tokenize([""]).shape[1]
     long = tokenize(list(texts), context_length=8 * length)
     padding = tokenize([""], context_length=8 * length)[0, -1]
-    cut: NDArray[np.bool_] = (long[:, length:] != padding).any(dim=1).numpy()
-    return cut
+    return (long[:, length:] != padding).any(dim=1).numpy()
 
 
 def images_to_features(
@@ -168,5 +164,4 @@ def _count_right(image: _Array, own: _Array, wrong: Sequence[_Array]) -> int:
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    unit: NDArray[np.float32] = functional.normalize(torch.from_numpy(vectors), dim=-1).numpy()
-    return unit
+    return functional.normalize(torch.from_numpy(vectors), dim=-1).numpy()

@@ -43,8 +43,7 @@ def sharpness(images: _Pixels) -> _Floats:
     luma = images.astype(np.float32) @ LUMA
     middle = luma[:, 1:-1, 1:-1]
     around = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
-    found: _Floats = np.sqrt(((around - 4 * middle) ** 2).mean(axis=(1, 2), dtype=np.float64))
-    return found
+    return np.sqrt(((around - 4 * middle) ** 2).mean(axis=(1, 2), dtype=np.float64))
 
 
 def bits_per_pixel(images: _Pixels) -> _Floats:
@@ -59,8 +58,7 @@ def bits_per_pixel(images: _Pixels) -> _Floats:
     predicted = np.clip(left + up - corner, np.minimum(left, up), np.maximum(left, up))
     residuals = (values[..., 1:, 1:] - predicted).astype(np.uint8)
     by_channel = _entropies(residuals.reshape(-1, *residuals.shape[2:]), 256)
-    found: _Floats = by_channel.reshape(len(images), -1).sum(axis=1)
-    return found
+    return by_channel.reshape(len(images), -1).sum(axis=1)
 
 
 def high_frequency(images: _Pixels) -> _Floats:
@@ -71,8 +69,7 @@ def high_frequency(images: _Pixels) -> _Floats:
     luma = _luma(images)
     window, weights = _window_and_weights(*luma.shape[1:])
     waves = np.fft.rfft2((luma - luma.mean(axis=(1, 2), keepdims=True)) * window)
-    found: _Floats = np.sqrt(((waves.real**2 + waves.imag**2) * weights).sum(axis=(1, 2)))
-    return found
+    return np.sqrt(((waves.real**2 + waves.imag**2) * weights).sum(axis=(1, 2)))
 
 
 @cache
@@ -101,8 +98,7 @@ def gradient_entropy(images: _Pixels) -> _Floats:
         rows = luma[:, :height:2] + luma[:, 1:height:2]
         luma = (rows[:, :, :width:2] + rows[:, :, 1:width:2]) / 4
         found.append(_gradient_entropies(luma))
-    mean: _Floats = np.mean(found, axis=0)
-    return mean
+    return np.mean(found, axis=0)
 
 
 def _gradient_entropies(luma: _Floats) -> _Floats:
@@ -112,8 +108,7 @@ def _gradient_entropies(luma: _Floats) -> _Floats:
 
 
 def _luma(images: _Pixels) -> _Floats:
-    luma: _Floats = images.astype(np.float64) @ LUMA.astype(np.float64)
-    return luma
+    return images.astype(np.float64) @ LUMA.astype(np.float64)
 
 
 def _entropies(values: NDArray[Any], levels: int) -> _Floats:
@@ -121,5 +116,4 @@ def _entropies(values: NDArray[Any], levels: int) -> _Floats:
     own = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1)) * levels + values.astype(np.intp)
     counts = np.bincount(own.ravel(), minlength=len(values) * levels).reshape(len(values), levels)
     shares = counts / counts.sum(axis=1, keepdims=True)
-    found: _Floats = -(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0)).sum(axis=1) + 0.0
-    return found
+    return -(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0)).sum(axis=1) + 0.0

@@ -210,5 +210,4 @@ def _preparation(size: int) -> Callable[[Pixels], torch.Tensor]:
 
 
 def _numbers(values: torch.Tensor) -> NDArray[np.float64]:
-    numbers: NDArray[np.float64] = values.double().cpu().numpy()
-    return numbers
+    return values.double().cpu().numpy()

@@ -93,8 +93,7 @@ class TaskFeatures:
         return {"temporal_consistency": neighbours, "flicker": np.array([flicker(film) for film in frames])}
 
     def _similarity(self, images: _Pixels, other: NDArray[np.float32]) -> NDArray[np.float64]:
-        similarity: NDArray[np.float64] = 100 * (_unit(self.evaluator.image_features(images)) @ _unit(other)[0])
-        return similarity
+        return 100 * (_unit(self.evaluator.image_features(images)) @ _unit(other)[0])
 
 
 def psnr(ours: _Pixels, theirs: _Pixels) -> float:
@@ -167,5 +166,4 @@ def _lpips_network() -> Any:
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     wide = vectors.astype(np.float64)
-    unit: NDArray[np.float64] = wide / np.linalg.norm(wide, axis=-1, keepdims=True)
-    return unit
+    return wide / np.linalg.norm(wide, axis=-1, keepdims=True)

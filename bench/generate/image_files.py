@@ -119,8 +119,7 @@ def _over(samples: NDArray[Any], alpha: NDArray[Any] | int, top: int, background
     wide, cover = samples.astype(np.int64), np.asarray(alpha, np.int64)
     levels = wide * cover + background * scale * (top - cover)
     unit = scale * top
-    pixels: _Pixels = ((levels + unit // 2) // unit).astype(np.uint8)
-    return pixels
+    return ((levels + unit // 2) // unit).astype(np.uint8)
 
 
 _Samples = tuple[NDArray[Any], NDArray[Any] | int, int]

@@ -153,8 +153,7 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
         pipeline.enable_sequential_cpu_offload(device=cell.device)
     else:
         pipeline = pipeline.to(cell.device)
-    found: DiffusionPipeline = pipeline
-    return found
+    return pipeline
 
 
 def _decode_in_float32(pipeline: Any) -> None:

@@ -27,8 +27,7 @@ LORA_TARGETS = [
 def read_architecture(name: str) -> dict[str, Any]:
     """Return the configurations of a pipeline's models: `sd15`, `sd21` or `sdxl`."""
     text = (resources.files("bench.checkpoints") / "architectures" / f"{name}.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    return json.loads(text)
 
 
 def build_pipeline(

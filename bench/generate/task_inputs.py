@@ -255,8 +255,7 @@ def canny_edges(image: _Pixels) -> NDArray[np.bool_]:
     """Return the edges of an image (h, w, 3), (h, w), by OpenCV's Canny detector with the guide's thresholds."""
     import cv2
 
-    edges: NDArray[np.bool_] = cv2.Canny(np.ascontiguousarray(image), *CANNY_THRESHOLDS) > 0
-    return edges
+    return cv2.Canny(np.ascontiguousarray(image), *CANNY_THRESHOLDS) > 0
 
 
 def _three(grey: NDArray[np.uint8]) -> _Pixels:

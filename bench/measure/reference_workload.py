@@ -73,5 +73,4 @@ class _Layer(nn.Module):
         attended = nn.functional.scaled_dot_product_attention(query, key, value)
         pixels = pixels + self.mix(attended.transpose(1, 2).flatten(2))
         pixels = pixels + self.feed(pixels)
-        result: Tensor = pixels.transpose(1, 2).unflatten(-1, image.shape[2:])
-        return result
+        return pixels.transpose(1, 2).unflatten(-1, image.shape[2:])

@@ -39,8 +39,7 @@ def _star_distance(u: NDArray[np.float64], v: NDArray[np.float64], r: float) -> 
     notch = 0.42 * r * np.array([np.cos(sector), np.sin(sector)])
     edge = notch - tip
     normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
-    distance: NDArray[np.float64] = (px - tip[0]) * normal[0] + (py - tip[1]) * normal[1]
-    return distance
+    return (px - tip[0]) * normal[0] + (py - tip[1]) * normal[1]
 
 
 def rotate(

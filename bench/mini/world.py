@@ -167,8 +167,7 @@ def render(truth: Scene) -> NDArray[np.uint8]:
         cover = np.clip(0.5 - signed_distance(thing.shape, u, v, thing.radius), 0, 1)[..., None]
         canvas = canvas * (1 - cover) + _paint_fill(rng, thing, v) * cover
     canvas = canvas + rng.normal(0, 0.012, canvas.shape)
-    image: NDArray[np.uint8] = np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
-    return image
+    return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
 
 
 def split_seeds(purpose: Literal["train", "evaluator", "reference", "prompts", "validation"], count: int) -> range:
@@ -263,8 +262,7 @@ def _paint_ground(
     else:
         mix = np.zeros_like(u)
     slope = (np.cos(rng.uniform(0, 2 * np.pi)) * (x - 32) + np.sin(rng.uniform(0, 2 * np.pi)) * (y - 32)) / 64
-    ground: NDArray[np.float64] = base + (other - base) * mix[..., None] + 0.04 * slope[..., None]
-    return ground
+    return base + (other - base) * mix[..., None] + 0.04 * slope[..., None]
 
 
 def _specks(rng: np.random.Generator, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -291,5 +289,4 @@ def _paint_fill(rng: np.random.Generator, thing: Thing, v: NDArray[np.float64]) 
     base = _tint(rng, thing.colour)
     other = _shade(base, 0.55)
     mix = wave(2 * np.pi * v / rng.uniform(6.5, 7.5), 1.2) if thing.fill == "striped" else np.zeros_like(v)
-    painted: NDArray[np.float64] = base + (other - base) * mix[..., None]
-    return painted
+    return base + (other - base) * mix[..., None]

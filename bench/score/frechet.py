@@ -93,12 +93,10 @@ class Reference:
         if m > self.d:
             values, vectors = np.linalg.eigh(self.moments.covariance)
             kept = _positive(values)
-            columns: _Floats = vectors[:, kept] * np.sqrt(values[kept])
-            return columns
+            return vectors[:, kept] * np.sqrt(values[kept])
         rows = (self.features.astype(np.float64) - self.moments.mean) / np.sqrt(m - 1)
         values, vectors = np.linalg.eigh(rows @ rows.T)
-        spanning: _Floats = rows.T @ vectors[:, _positive(values)]
-        return spanning
+        return rows.T @ vectors[:, _positive(values)]
 
     def to_parts(self) -> dict[str, _Floats]:
         """Return all parts that can be stored: `Reference.of(features, parts)` computes nothing again."""
@@ -306,8 +304,7 @@ def _without_one_and_two(deletions: Deletions, norms: _Floats, along: _Floats) -
 
 def _positive(values: _Floats) -> NDArray[np.bool_]:
     """Return which eigenvalues are not rounding errors of zero."""
-    kept: NDArray[np.bool_] = values > max(values.max(initial=0.0), 0.0) * len(values) * np.finfo(np.float64).eps
-    return kept
+    return values > max(values.max(initial=0.0), 0.0) * len(values) * np.finfo(np.float64).eps
 
 
 def _resolution(n: int, traces: float) -> float:

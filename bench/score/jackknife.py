@@ -73,16 +73,14 @@ class Spectrum:
     def _differences(self) -> _Floats:
         """1/(√λ_a √λ_b (√λ_a + √λ_b)), (r, r)."""
         roots = np.sqrt(self.values)
-        differences: _Floats = 1 / (np.outer(roots, roots) * np.add.outer(roots, roots))
-        return differences
+        return 1 / (np.outer(roots, roots) * np.add.outer(roots, roots))
 
     def forms(self, squares: _Floats, n: int) -> _Floats:
         """g_ii, and Σ_j g_ij² over all n rows, at each node side by side, (b, 2 nodes).
 
         `squares` (b, r) are the squared coordinates, in the eigenvectors' basis, of rows less the mean over all n.
         """
-        found: _Floats = squares @ self._products / (n - 1)
-        return found
+        return squares @ self._products / (n - 1)
 
     def deletions(self, forms: _Floats) -> Deletions:
         """tr √ of the covariance of the rows that are left, from the forms (n, 2 nodes) of all rows."""
@@ -183,5 +181,4 @@ class Spectrum:
         own = np.array([float((np.square(part) @ (0.5 / roots)).sum()) for part in parts])
         table -= np.outer(own, sizes) + np.outer(sizes, own)
         table += 0.5 * float(roots.sum()) * np.outer(sizes, sizes)
-        pairs: _Floats = table[np.triu_indices(len(chosen), 1)]
-        return pairs
+        return table[np.triu_indices(len(chosen), 1)]

@@ -105,8 +105,7 @@ def to_unit_length(features: _Images) -> _Floats:
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not lengths.all():
         raise ValueError("features of length 0 were given, which have no direction; look for broken images")
-    unit: _Floats = rows / lengths
-    return unit
+    return rows / lengths
 
 
 def kernel_estimate(
@@ -320,8 +319,7 @@ def _variance_slope(influence: _Floats, own: Among, groups: Groups | None) -> fl
 
 def _within(rows: _Rows, part: slice) -> NDArray[np.bool_]:
     """Return which rows are in a slice."""
-    inside: NDArray[np.bool_] = (rows >= part.start) & (rows < part.stop)
-    return inside
+    return (rows >= part.start) & (rows < part.stop)
 
 
 def _tiles(count: int, start: int = 0) -> list[slice]:
@@ -332,11 +330,9 @@ def _tiles(count: int, start: int = 0) -> list[slice]:
 def _scaled(pairs: _Floats, variance: float) -> _Floats:
     """Scale pairs to the mean square `variance` of all pairs, in place of that of the sample."""
     power = float(np.mean(np.square(pairs)))
-    scaled: _Floats = pairs * np.sqrt(max(variance, 0.0) / power) if power > 0 else pairs
-    return scaled
+    return pairs * np.sqrt(max(variance, 0.0) / power) if power > 0 else pairs
 
 
 def _products(a: _Floats, b: _Floats) -> _Floats:
     """Inner products of rows with rows, one by one."""
-    products: _Floats = np.einsum("pd,pd->p", a, b)
-    return products
+    return np.einsum("pd,pd->p", a, b)

@@ -26,8 +26,7 @@ def noncentrality(value: float, freedom: float, quantile: float) -> float:
     high = max(value, 1.0)
     while excess(high) > 0:
         high *= 2
-    found: float = brentq(excess, 0.0, high, xtol=1e-9 * high)
-    return found
+    return brentq(excess, 0.0, high, xtol=1e-9 * high)
 
 
 def _deviate(value: float, freedom: float, noncentral: float) -> float:
@@ -36,8 +35,7 @@ def _deviate(value: float, freedom: float, noncentral: float) -> float:
     power = 1 - 2 / 3 * mean * third / half_variance**2
     p, m = half_variance / mean**2, (power - 1) * (1 - 3 * power)
     middle = 1 + power * p * (power - 1 - 0.5 * (2 - power) * m * p)
-    deviate: float = ((value / mean) ** power - middle) / (power * math.sqrt(2 * p) * (1 + 0.5 * m * p))
-    return deviate
+    return ((value / mean) ** power - middle) / (power * math.sqrt(2 * p) * (1 + 0.5 * m * p))
 
 
 def squared_length_reach(

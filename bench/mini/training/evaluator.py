@@ -80,8 +80,7 @@ def train_evaluator(
     labels, named = attribute_labels(data.scenes), named_labels(data.scenes)
 
     def embed(rows: Sequence[int]) -> torch.Tensor:
-        embeddings: torch.Tensor = model.clip.encode_image(to_evaluator_pixels(data.images[rows]))
-        return embeddings
+        return model.clip.encode_image(to_evaluator_pixels(data.images[rows]))
 
     def seeing(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
         rows = torch.randint(len(data.images), (size,), generator=generator).tolist()
@@ -142,8 +141,7 @@ def to_evaluator_pixels(images: torch.Tensor | object) -> torch.Tensor:
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
     """Return token ids, shape (n, context length), int64."""
-    ids: torch.Tensor = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    return ids
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def save_evaluator(model: open_clip.CLIP, tokenizer: CLIPTokenizer, directory: Path) -> None:

@@ -92,8 +92,7 @@ class Teacher(nn.Module):
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         text = self.text_encoder(ids)[0]
-        v: torch.Tensor = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
-        return v
+        return self.unet(noisy, timesteps, encoder_hidden_states=text).sample
 
 
 def noise_scheduler() -> DDIMScheduler:
@@ -163,14 +162,12 @@ def train_teacher(
 
     composed = train(composing, teacher, partial(loss_of, COMPOSING_FROM), directory / "composing")
     teacher.load_state_dict(composed.state_dict())
-    averaged: Teacher = train(recipe, teacher, partial(loss_of, 0), directory)  # type: ignore[assignment]
-    return averaged
+    return train(recipe, teacher, partial(loss_of, 0), directory)  # type: ignore[assignment]
 
 
 def empty_ids(tokenizer: CLIPTokenizer) -> torch.Tensor:
     """Return tokens of the empty caption, shape (1, context length)."""
-    ids: torch.Tensor = tokenizer([""], padding="max_length", return_tensors="pt").input_ids
-    return ids
+    return tokenizer([""], padding="max_length", return_tensors="pt").input_ids
 
 
 def assemble_pipeline(teacher: Teacher, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
