@@ -20,6 +20,8 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 CONF = Path(__file__).parents[2] / "conf"
+SCORES = Path(__file__).parents[1] / "reference" / "scores.yaml"
+"""What each score measures, what it needs, its range and its source."""
 GROUPS = {"task": "task", "executor": "executor", "trackers": "tracker"}
 """Settings whose `kind` chooses one of several dataclasses, and the folder of conf/ with their defaults."""
 NAMED = {
@@ -224,15 +226,15 @@ def _range(limits: dict[str, Any]) -> str:
 def describe_scores(_: str = "") -> Iterator[str]:
     """Every score as Markdown: what it needs, its range, its source."""
     from bench.experiment.tasks import SCORES_OF_TASK
-    from bench.score.descriptions import DESCRIPTIONS
     from bench.score.metrics import METRICS
 
+    descriptions = yaml.safe_load(SCORES.read_text(encoding="utf-8"))
     for short, metric in METRICS.items():
         direction = "higher" if metric.higher_is_better else "lower"
-        described, task = DESCRIPTIONS[short], SCORES_OF_TASK.get(short)
-        needs = described.needs + (f"; `task={task}`" if task else "")
-        yield f"`{short}` ({metric.title}, {direction} is better)\n: {described.meaning}\n"
-        yield f"  Needs: {needs}.\n  Range: {described.range}.\n  Source: {described.source}.\n"
+        described, task = descriptions[short], SCORES_OF_TASK.get(short)
+        needs = described["needs"] + (f"; `task={task}`" if task else "")
+        yield f"`{short}` ({metric.title}, {direction} is better)\n: {described['meaning']}\n"
+        yield f"  Needs: {needs}.\n  Range: {described['range']}.\n  Source: {described['source']}.\n"
 
 
 def describe_commands(_: str = "") -> Iterator[str]:
