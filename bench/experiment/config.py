@@ -157,8 +157,6 @@ class Method:
     """Fuse the adapters into the base weights before sampling."""
     max_steps: int | None = None
     """Larger step counts are left out, with the reason."""
-    role: Literal["student", "teacher", "reference"] = "teacher"
-    """What the method is in the comparison. A note for readers: nothing depends on it."""
 
 
 @dataclass(config=STRICT)
