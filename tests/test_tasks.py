@@ -252,7 +252,8 @@ def evaluator() -> Evaluator:
     def tokenize(texts: list[str], context_length: int = 1) -> torch.Tensor:
         return torch.zeros(len(texts), context_length)
 
-    return Evaluator("mean", Tower(), to_pixels, tokenize, torch.device("cpu"))
+    tower = Tower()
+    return Evaluator("mean", tower.encode_image, to_pixels, torch.device("cpu"), tower.encode_text, tokenize)
 
 
 def features(

@@ -65,10 +65,6 @@ def name_task_inputs(experiment: Experiment, rows: tuple[int, ...]) -> str | Non
     """Return what names the inputs; raises BenchError where images or the weights of an estimator are missing."""
     estimator = getattr(experiment.task, "estimator", None)
     weights = name_weights(estimator) if estimator else None
-    if "background_lpips" in experiment.scores:
-        from bench.features.tasks import lpips_weights
-
-        lpips_weights()
     task = Task(experiment.task.kind, asdict(experiment.task))
     return name_inputs(make_inputs(experiment, task, "cpu", rows), weights)
 

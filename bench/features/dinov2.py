@@ -5,9 +5,8 @@ They (arXiv 2306.04675) recommend the class token of DINOv2 ViT-L/14 in place of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from bench.features.openclip import Evaluator
-from bench.records.errors import BenchError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESIZED, SIZE = 256, 224
@@ -37,21 +35,7 @@ def load_tower(name: str, directory: Path, device: str) -> Evaluator:
     def preprocess(images: NDArray[np.uint8]) -> torch.Tensor:
         return torch.stack([steps(Image.fromarray(image)) for image in images])
 
-    return Evaluator(name, _Tower(model), preprocess, _no_tokens, torch.device(device))
+    def encode_image(pixels: torch.Tensor) -> torch.Tensor:
+        return model(pixel_values=pixels).last_hidden_state[:, 0]
 
-
-class _Tower:
-    """The network with the interface of an evaluator."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self._model(pixel_values=pixels).last_hidden_state[:, 0]
-
-    def encode_text(self, tokens: object) -> NoReturn:
-        raise BenchError("DINOv2 has no text encoder; use an OpenCLIP model for scores of captions")
-
-
-def _no_tokens(texts: Sequence[str]) -> torch.Tensor:
-    return torch.empty(len(texts), 0)
+    return Evaluator(name, encode_image, preprocess, torch.device(device))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -27,25 +25,9 @@ def load_inception(name: str, weights: Path, device: str) -> Evaluator:
         ) from error
     torch.load(weights, weights_only=True)  # torch-fidelity would also unpickle code
     network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights))
-    return Evaluator(name, _Tower(network.to(device)), _to_tensor, _no_tokens, torch.device(device))
-
-
-class _Tower:
-    """The network with the interface of an evaluator."""
-
-    def __init__(self, network: Any) -> None:
-        self._network = network
-
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self._network(pixels)[0]
-
-    def encode_text(self, tokens: object) -> NoReturn:
-        raise BenchError("inception:// has no text encoder; use an OpenCLIP model for scores of captions")
+    network.to(device)
+    return Evaluator(name, lambda pixels: network(pixels)[0], _to_tensor, torch.device(device))
 
 
 def _to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2)
-
-
-def _no_tokens(texts: Sequence[str]) -> torch.Tensor:
-    return torch.empty(len(texts), 0)

@@ -30,25 +30,31 @@ Counterfactuals = Sequence[tuple[str, tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A dual encoder on a device. `preprocess` takes uint8 (n, h, w, 3) and gives the input of the image tower."""
+    """An encoder on a device. `preprocess` takes uint8 (n, h, w, 3) and gives the input of the image tower.
+
+    `encode_text` and `tokenize` are None of networks that embed images alone.
+    """
 
     name: str
-    model: Any
+    encode_image: Callable[[torch.Tensor], torch.Tensor]
     preprocess: Callable[[NDArray[np.uint8]], torch.Tensor]
-    tokenize: Callable[[list[str]], torch.Tensor]
     device: torch.device
+    encode_text: Callable[[torch.Tensor], torch.Tensor] | None = None
+    tokenize: Callable[..., torch.Tensor] | None = None
 
     @torch.inference_mode()
     def image_features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return embeddings (n, d), float32, not normalised, of images uint8 (n, h, w, 3)."""
         pixels = self.preprocess(images).to(self.device)
-        return self.model.encode_image(pixels).float().cpu().numpy()
+        return self.encode_image(pixels).float().cpu().numpy()
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str], batch_size: int = 512) -> NDArray[np.float32]:
-        """Return embeddings (n, d), float32, not normalised, of captions."""
+        """Return embeddings (n, d), float32, not normalised, of captions; raises BenchError without a text encoder."""
+        if self.encode_text is None or self.tokenize is None:
+            raise BenchError(f"{self.name} has no text encoder; use an OpenCLIP model for scores of captions")
         batches = [list(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
-        encoded = [self.model.encode_text(self.tokenize(batch).to(self.device)).float().cpu() for batch in batches]
+        encoded = [self.encode_text(self.tokenize(batch).to(self.device)).float().cpu() for batch in batches]
         return torch.cat(encoded).numpy()
 
 
@@ -79,7 +85,7 @@ def load_evaluator(name: str, directory: Path, device: str) -> Evaluator:
             return normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
         return torch.stack([transform(Image.fromarray(image)) for image in images])
 
-    return Evaluator(name, model, preprocess, tokenize, torch.device(device))
+    return Evaluator(name, model.encode_image, preprocess, torch.device(device), model.encode_text, tokenize)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.checkpoints.manifest import MANIFEST, check_file
+from bench.checkpoints.sources import torch_checkpoints
 from bench.features.openclip import Evaluator
-from bench.records.errors import BenchError
 
 _Pixels = NDArray[np.uint8]
 _Rows = Mapping[str, NDArray[Any]]
@@ -142,23 +142,11 @@ def lpips(images: _Pixels, inputs: _Pixels) -> NDArray[np.float64]:
         return np.array([float(network(ours[None], theirs[None])) for ours, theirs in pairs])
 
 
-LPIPS_WEIGHTS = "alexnet-owt-7be5be79.pth"
-
-
-def lpips_weights() -> Path:
-    """Return the path of AlexNet's weights; raises BenchError when they are missing."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_WEIGHTS
-    if not path.is_file():
-        raise BenchError(
-            f"scores: background_lpips needs AlexNet's weights at {path}; fetch them with "
-            "`python -c \"import torchvision; torchvision.models.alexnet(weights='IMAGENET1K_V1')\"`, or omit the score"
-        )
-    return path
-
-
 @cache
 def _lpips_network() -> Any:
-    torch.load(lpips_weights(), weights_only=True)  # torchmetrics would also unpickle code
+    weights = torch_checkpoints() / MANIFEST["background_lpips"].file
+    check_file(weights, "background_lpips")
+    torch.load(weights, weights_only=True)  # torchmetrics would also unpickle code
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
