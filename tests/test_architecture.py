@@ -25,7 +25,7 @@ PACKAGES = {
     "pictures": {"records", "store"},
     "checkpoints": {"records", "experiment"},
     "generate": {"records", "checkpoints", "mini"},
-    "measure": {"records"},
+    "measure": {"records", "parallel"},
     "features": {"records", "checkpoints", "parallel"},
     "score": {"records"},
     "workers": {"records", "store", "parallel", "printable", "experiment"},

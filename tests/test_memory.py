@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from bench.measure.memory import Gauge, NvmlGauge, PeakPoller, measure_memory
+from bench.measure.memory import Gauge, NvmlGauge, measure_memory, poll_peaks
 
 CPU = torch.device("cpu")
 
@@ -53,11 +53,11 @@ def test_a_peak_in_the_midst_of_a_call_is_seen(which: str) -> None:
 
 def test_a_call_shorter_than_the_polling_period_is_read_at_both_ends() -> None:
     rising, falling = Use(1), Use(8)
-    with PeakPoller({"rising": rising, "falling": falling}, period_s=3600):
+    with poll_peaks({"rising": rising, "falling": falling}, period_s=3600):
         rising.value, falling.value = 5, 2
-    with PeakPoller({"rising": rising, "falling": falling}, period_s=3600) as poller:
+    with poll_peaks({"rising": rising, "falling": falling}, period_s=3600) as peaks:
         rising.value, falling.value = 7, 1
-    assert poller.peaks == {"rising": 7, "falling": 2}
+    assert peaks == {"rising": 7, "falling": 2}
 
 
 def test_a_gauge_without_data_gives_none_and_not_zero() -> None:

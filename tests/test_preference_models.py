@@ -224,6 +224,6 @@ def test_the_manifest_lists_every_source() -> None:
     for name, weights in MANIFEST.items():
         assert weights.source.startswith("https://") or re.fullmatch(r"[\w.-]+/[\w.-]+", weights.source), name
         by_hand = name == "image_complexity"  # behind a link of a web page
-        assert by_hand or weights.command.startswith(("`curl -fLO 'https://", "`hf download "))
+        assert by_hand or weights.command().startswith(("`curl -fLO 'https://", "`hf download "))
         if weights.sha256 is not None:
             assert re.fullmatch(r"[0-9a-f]{8,64}", weights.sha256), name

@@ -257,7 +257,7 @@ def _inspect_manifest(entry: Required) -> Found:
         path = torch_checkpoints() / weights.file
         if not path.is_file():
             raise NotFetchedError(
-                f"{path} is missing; fetch it with `tcd-bench fetch`, or {weights.command_into(path)}"
+                f"{path} is missing; fetch it with `tcd-bench fetch`, or {weights.command(path)}"
             )
         check_payload(path)
         return Found(entry, path, check_file(path, name), path.stat().st_size, path.name)
@@ -265,7 +265,7 @@ def _inspect_manifest(entry: Required) -> Found:
     path = needed.path()
     if not path.exists():
         raise (NotFetchedError if local_path(entry.source) is None else BenchError)(
-            f"{path} is missing, and {name} needs it; fetch it with {weights.command}"
+            f"{path} is missing, and {name} needs it; fetch it with {weights.command()}"
         )
     if path.is_file():
         check_payload(path)

@@ -27,24 +27,14 @@ class Weights:
     by_hand: str | None = None
     """Instructions for the user where no command fetches the file."""
 
-    @property
-    def is_hub_id(self) -> bool:
-        """Whether the local hub cache may hold it."""
-        return "://" not in self.source
-
-    @property
-    def command(self) -> str:
-        """The command that fetches it into the current directory or the hub's cache; otherwise the instructions."""
+    def command(self, path: Path | None = None) -> str:
+        """Return what fetches it: a single file to `path`, else into the current directory or the hub's cache."""
         if self.by_hand is not None:
             return self.by_hand
-        if not self.is_hub_id:
-            return f"`curl -fLO '{self.source}'`"
+        if "://" in self.source:
+            return f"`curl -fL --create-dirs -o '{path}' '{self.source}'`" if path else f"`curl -fLO '{self.source}'`"
         only = self.file or "--exclude '*.bin' '*.msgpack' '*.h5'"
         return f"`hf download {self.source} {only}`"
-
-    def command_into(self, path: Path) -> str:
-        """Return the command that fetches a single file to its expected path."""
-        return f"`curl -fL --create-dirs -o '{path}' '{self.source}'`"
 
 
 MANIFEST: dict[str, Weights] = {
@@ -83,12 +73,12 @@ def check_file(path: Path, name: str) -> str:
     """Return a file's hash, 16 digits; raises BenchError where it is missing or differs from the manifest."""
     weights = MANIFEST[name]
     if not path.is_file():
-        raise BenchError(f"{path} is missing, and {name} needs it; fetch it with {weights.command}")
+        raise BenchError(f"{path} is missing, and {name} needs it; fetch it with {weights.command(path)}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if weights.sha256 is not None and not found.startswith(weights.sha256):
         raise BenchError(
             f"{path} has the hash {found[:16]}…, but the manifest's begins with {weights.sha256[:16]}; the file is "
-            f"different or damaged, so fetch it again with {weights.command}"
+            f"different or damaged, so fetch it again with {weights.command(path)}"
         )
     return found[:16]

@@ -27,7 +27,7 @@ class Needed:
         weights = MANIFEST[self.name]
         if "://" in self.source:
             raise BenchError(
-                f"scores: {self.name} needs {weights.file}; fetch it with {weights.command} and give its path, "
+                f"scores: {self.name} needs {weights.file}; fetch it with {weights.command()} and give its path, "
                 f"as in preference_models.{self.name}=./{weights.file}"
             )
         own = Path(self.source).expanduser()

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 
+from bench.parallel import call_periodically
 from bench.records.record import Memory
 
 POLL_S = 0.005
-
-
-class Gauge(Protocol):
-    """Bytes currently in use, or None where unknown."""
-
-    def __call__(self) -> int | None: ...
+Gauge = Callable[[], int | None]
+"""Bytes currently in use, or None where unknown."""
 
 
 def measure_memory(
@@ -44,12 +39,8 @@ def measure_memory(
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    gauges: dict[str, Gauge] = {}
-    if process_bytes:
-        gauges["process"] = process_bytes
-    if device_bytes:
-        gauges["device"] = device_bytes
-    with PeakPoller(gauges) as poller:
+    given = {"process": process_bytes, "device": device_bytes}
+    with poll_peaks({name: gauge for name, gauge in given.items() if gauge}) as peaks:
         call()
         if cuda:
             torch.cuda.synchronize(device)
@@ -61,52 +52,39 @@ def measure_memory(
         batch_size=batch_size,
         allocated_bytes=own_part(torch.cuda.max_memory_allocated(device) if cuda else None),
         reserved_bytes=own_part(torch.cuda.max_memory_reserved(device) if cuda else None),
-        process_bytes=own_part(poller.peaks.get("process")),
-        device_bytes=own_part(poller.peaks.get("device")),
+        process_bytes=own_part(peaks.get("process")),
+        device_bytes=own_part(peaks.get("device")),
         excluded_bytes=excluded_bytes,
     )
 
 
-class PeakPoller:
-    """Polls gauges from a thread while the context is open, and once at each end.
+@contextmanager
+def poll_peaks(gauges: Mapping[str, Gauge], period_s: float = POLL_S) -> Iterator[dict[str, int]]:
+    """Poll gauges in a thread while the context is open, and once at each end; yields their peaks by name.
 
     A gauge that fails once has no peak: it may have missed the highest moment, which would give a wrong number.
     """
+    peaks: dict[str, int] = {}
+    broken: set[str] = set()
 
-    def __init__(self, gauges: dict[str, Gauge], period_s: float = POLL_S) -> None:
-        self.peaks: dict[str, int] = {}
-        self._gauges, self._period_s = gauges, period_s
-        self._broken: set[str] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> PeakPoller:
-        self._read()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._read()
-        for name in self._broken:
-            self.peaks.pop(name, None)
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._period_s):
-            self._read()
-
-    def _read(self) -> None:
-        for name, gauge in self._gauges.items():
+    def read() -> None:
+        for name, gauge in gauges.items():
             try:
                 value = gauge()
             except Exception:  # NVML raises different errors for each way of failing
-                self._broken.add(name)
-                continue
-            if value is not None:
-                self.peaks[name] = max(self.peaks.get(name, 0), value)
+                broken.add(name)
+            else:
+                if value is not None:
+                    peaks[name] = max(peaks.get(name, 0), value)
+
+    read()
+    try:
+        with call_periodically(period_s, read):
+            yield peaks
+    finally:
+        read()
+        for name in broken:
+            peaks.pop(name, None)
 
 
 class NvmlGauge:
