@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLP
 from peft import LoraConfig
 
 from bench.__main__ import main
-from bench.checkpoints.sources import name_weights
+from bench.checkpoints.sources import name_weights, read_architecture
 from bench.generate import random_weights
-from bench.generate.random_weights import LORA_RANK, LORA_TARGETS, add_lora, build_pipeline, read_architecture
+from bench.generate.random_weights import LORA_RANK, LORA_TARGETS, add_lora, build_pipeline
 from bench.records.errors import BenchError
 from bench.store.store import Store
 
@@ -47,12 +47,14 @@ def shrink(models: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(random_weights, "read_architecture", lambda name: shrink(read_architecture(name)))
+    monkeypatch.setattr(
+        random_weights, "read_architecture", lambda name: json.dumps(shrink(json.loads(read_architecture(name))))
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_an_architecture_has_as_many_parameters_as_the_published_checkpoint(name: str) -> None:
-    models = read_architecture(name)
+    models = json.loads(read_architecture(name))
     with torch.device("meta"):
         found = [count(UNet2DConditionModel(**models["unet"])), count(AutoencoderKL(**models["vae"]))]
         for role in ("text_encoder", "text_encoder_2"):
@@ -65,7 +67,7 @@ def test_an_architecture_has_as_many_parameters_as_the_published_checkpoint(name
 
 def test_the_lora_has_the_size_of_the_published_lora() -> None:
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**read_architecture("sdxl")["unet"])
+        unet = UNet2DConditionModel(**json.loads(read_architecture("sdxl"))["unet"])
         unet.add_adapter(LoraConfig(r=LORA_RANK, target_modules=LORA_TARGETS))
     assert (
         sum(p.numel() for name, p in unet.named_parameters() if "lora_" in name) * 2 == 393_502_720

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.checkpoints.sources import INCEPTION_FILE, name_weights, weights_directory
+from bench.checkpoints.manifest import MANIFEST
+from bench.checkpoints.sources import name_weights, weights_directory
 from bench.features.inception import load_inception
 from bench.features.openclip import Evaluator, encode_captions, find_cut, images_to_features, load_evaluator
 from bench.features.pixels import complexity
@@ -66,7 +67,7 @@ def test_inception_equals_torch_fidelity(tmp_path: Path, monkeypatch: pytest.Mon
     network = port.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
     monkeypatch.undo()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    path = tmp_path / "hub" / "checkpoints" / INCEPTION_FILE
+    path = tmp_path / "hub" / "checkpoints" / MANIFEST["inception"].file
     path.parent.mkdir(parents=True)
     torch.save(network.state_dict(), path)
     own = load_inception("inception-v3", weights_directory("inception://"), "cpu")

@@ -12,7 +12,7 @@ from PIL import Image
 
 import bench
 from bench.__main__ import main
-from bench.checkpoints.sources import INCEPTION_FILE
+from bench.checkpoints.manifest import MANIFEST
 from bench.features.inception import load_inception
 from bench.records.errors import BenchError
 from bench.store.store import Store
@@ -31,7 +31,7 @@ def test_a_missing_extra_is_named_with_the_command_for_it(tmp_path: Path, monkey
 def test_a_checkpoint_of_another_hash_is_refused_before_it_is_read(
     overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "hub" / "checkpoints" / INCEPTION_FILE
+    path = tmp_path / "hub" / "checkpoints" / MANIFEST["inception"].file
     path.parent.mkdir(parents=True)
     path.write_bytes(b"other weights")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

@@ -256,9 +256,7 @@ def _inspect_manifest(entry: Required) -> Found:
     if entry.source == INCEPTION or entry.source == "lpips://":
         path = torch_checkpoints() / weights.file
         if not path.is_file():
-            raise NotFetchedError(
-                f"{path} is missing; fetch it with `tcd-bench fetch`, or {weights.command(path)}"
-            )
+            raise NotFetchedError(f"{path} is missing; fetch it with `tcd-bench fetch`, or {weights.command(path)}")
         check_payload(path)
         return Found(entry, path, check_file(path, name), path.stat().st_size, path.name)
     needed = Needed(name, entry.source)

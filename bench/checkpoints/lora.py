@@ -53,7 +53,7 @@ def lora_faults(path: Path) -> list[str]:
         return [*faults, f"{path} is damaged: its lora_adapter_metadata cannot be read; fetch or save it again"]
     if said.dora or any("dora_scale" in name or "lora_magnitude_vector" in name for name in header.shapes):
         faults.append(f"{path} is a DoRA, whose magnitudes diffusers ignores; use a plain LoRA")
-    if idle := [target for target in said.targets if not any(_is_at(layer, target) for layer in pairs)]:
+    if idle := [target for target in said.targets if not any(f".{layer}".endswith(f".{target}") for layer in pairs)]:
         faults.append(f"{path} lacks layers that it was published for: {_some(idle)}")
     if said.start is not None:
         faults.append(
@@ -177,10 +177,6 @@ def _matrices(header: Header) -> Iterator[tuple[str, str, str]]:
             if mark in name:
                 yield name.split(mark)[0], side, name
                 break
-
-
-def _is_at(layer: str, target: str) -> bool:
-    return layer == target or layer.endswith(f".{target}")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -18,26 +18,17 @@ _LINEAR: Schedule = {
 }
 _LATENT: Schedule = {**_LINEAR, "beta_start": 0.00085, "beta_end": 0.012}
 _SCALED: Schedule = {**_LATENT, "beta_schedule": "scaled_linear"}
-_BY_DEFAULT: tuple[tuple[Schedule, tuple[str, ...]], ...] = (
-    (
-        _LINEAR,
-        (
-            *(
-                "DDIMScheduler",
-                "DDIMInverseScheduler",
-                "DDIMParallelScheduler",
-                "DDPMScheduler",
-                "DDPMParallelScheduler",
-            ),
-            *("DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler"),
-            *("DPMSolverSinglestepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
-            *("LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "UniPCMultistepScheduler"),
-        ),
-    ),
-    (_LATENT, ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")),
-    (_SCALED, ("LCMScheduler", "TCDScheduler")),
+_OF_LINEAR = (
+    *("DDIMScheduler", "DDIMInverseScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler"),
+    *("DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler"),
+    *("DPMSolverSinglestepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
+    *("LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "UniPCMultistepScheduler"),
 )
-DEFAULTS: Mapping[str, Schedule] = {name: values for values, names in _BY_DEFAULT for name in names}
+DEFAULTS: Mapping[str, Schedule] = {
+    **dict.fromkeys(_OF_LINEAR, _LINEAR),
+    **dict.fromkeys(("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"), _LATENT),
+    **dict.fromkeys(("LCMScheduler", "TCDScheduler"), _SCALED),
+}
 """Defaults of diffusers' scheduler classes for settings that a configuration omits, from their constructors.
 
 Classes that are not listed have no betas (EDM, flow matching) or a schedule that these settings do not describe.
@@ -57,22 +48,12 @@ def schedule_of(config: Mapping[str, Any], where: str) -> Schedule:
     if not defaults:
         known = ", ".join(sorted(DEFAULTS))
         raise BenchError(f"{where} has the class {name}, whose noise schedule is not given by betas; known are {known}")
-    found = {part: config.get(part, value) for part, value in {**defaults, **NEUTRAL}.items()}
-    return without_neutral(found)
+    return without_neutral({part: config.get(part, value) for part, value in {**defaults, **NEUTRAL}.items()})
 
 
 def without_neutral(schedule: Mapping[str, Any]) -> Schedule:
     """Return a schedule without the parts that have no effect."""
     return {part: value for part, value in schedule.items() if part not in NEUTRAL or value != NEUTRAL[part]}
-
-
-def check_names(schedule: Mapping[str, Any], setting: str) -> None:
-    """Raise BenchError for a name that is not a part of a noise schedule."""
-    if others := [name for name in schedule if name not in PARTS]:
-        raise BenchError(
-            f"{setting}.{others[0]} is not a part of a noise schedule ({', '.join(PARTS)}); settings of a solver go to "
-            "methods.NAME.scheduler"
-        )
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -83,10 +64,15 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
 def settle(model: str, stated: Mapping[str, Any], found: Schedule, override: bool) -> Schedule:
     """Return the schedule that a model is sampled with: the checkpoint's; with `override`, the stated values instead.
 
-    Raises BenchError where a statement differs from the checkpoint and no override allows it.
+    Raises BenchError for a name that is not a part of a noise schedule, and where a statement differs from the
+    checkpoint and no override allows it.
     """
     setting = f"models.{model}.noise_schedule"
-    check_names(stated, setting)
+    if unknown := [name for name in stated if name not in PARTS]:
+        raise BenchError(
+            f"{setting}.{unknown[0]} is not a part of a noise schedule ({', '.join(PARTS)}); settings of a solver go "
+            "to methods.NAME.scheduler"
+        )
     others = differences(stated, found)
     if others and not override:
         pairs = " and ".join(f"{setting}.{part}={stated[part]!r}" for part in others)

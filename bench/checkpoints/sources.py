@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from bench.checkpoints.manifest import MANIFEST
 from bench.records.errors import BenchError
 
 PACKAGED = "bench://"
@@ -17,10 +18,7 @@ ARCHITECTURE = "architecture://"
 LORA = "architecture://lora"
 """Random weights: of a pipeline, as in architecture://sdxl, and of a LoRA."""
 INCEPTION = "inception://"
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The network of published FIDs, in torch's download folder, where torch-fidelity and torchmetrics keep it."""
-
-
 WEIGHT_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -54,7 +52,10 @@ def weights_directory(source: str, revision: str | None = None) -> Path:
     Raises BenchError when nothing exists there, for a hub repository NotFetchedError.
     """
     if source == INCEPTION:
-        return _inception()
+        path = torch_checkpoints() / MANIFEST["inception"].file
+        if not path.is_file():
+            raise NotFetchedError(f"evaluator.source={INCEPTION}: {path} is missing; fetch it with `tcd-bench fetch`")
+        return path
     path = local_path(source)
     if path is None:
         return _snapshot(source, revision)
@@ -66,10 +67,12 @@ def weights_directory(source: str, revision: str | None = None) -> Path:
 def name_weights(source: str, revision: str | None = None) -> str:
     """Return a hash over all files of a local directory, or the commit of a cached hub repository.
 
-    Raises BenchError when nothing exists there.
+    Of random weights it is `random-` and a hash of the configuration. Raises BenchError when nothing exists there.
     """
+    if source == LORA:
+        return "random-lora"  # defined in the code
     if source.startswith(ARCHITECTURE):
-        return _name_architecture(source)
+        return f"random-{hashlib.sha256(read_architecture(source.removeprefix(ARCHITECTURE))).hexdigest()[:16]}"
     if source == INCEPTION:
         return hashlib.sha256(weights_directory(source).read_bytes()).hexdigest()[:16]
     root = weights_directory(source, revision)
@@ -113,23 +116,14 @@ def torch_checkpoints() -> Path:
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
-def _inception() -> Path:
-    path = torch_checkpoints() / INCEPTION_FILE
-    if not path.is_file():
-        raise NotFetchedError(f"evaluator.source={INCEPTION}: {path} is missing; fetch it with `tcd-bench fetch`")
-    return path
-
-
-def _name_architecture(source: str) -> str:
-    """Return `random-` and a hash of the configuration; that of a LoRA is defined in the code."""
-    if source == LORA:
-        return "random-lora"
-    path = Path(__file__).parent / "architectures" / f"{source.removeprefix(ARCHITECTURE)}.json"
+def read_architecture(name: str) -> bytes:
+    """Return the configurations of a pipeline's models as JSON: `sd15`, `sd21` or `sdxl`; else raises BenchError."""
+    path = Path(__file__).parent / "architectures" / f"{name}.json"
     try:
-        return f"random-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+        return path.read_bytes()
     except OSError as error:
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
-        raise BenchError(f"{source}: no such architecture; choose one of {known}") from error
+        raise BenchError(f"{ARCHITECTURE}{name}: no such architecture; choose one of {known}") from error
 
 
 def _snapshot(source: str, revision: str | None) -> Path:

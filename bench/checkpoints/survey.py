@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from bench.checkpoints.facts import Facts, complete_facts, size_of
@@ -13,7 +13,7 @@ from bench.checkpoints.headers import predicts_v, read_header
 from bench.checkpoints.inspect import Found, inspect
 from bench.checkpoints.noise_schedule import NEUTRAL, PARTS, differences, schedule_of
 from bench.checkpoints.required import Required, is_random, required
-from bench.checkpoints.sources import ARCHITECTURE, LORA, NotFetchedError, is_at_hand, name_weights
+from bench.checkpoints.sources import ARCHITECTURE, LORA, NotFetchedError, is_at_hand, name_weights, read_architecture
 from bench.experiment.config import Experiment, Model
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError
@@ -64,16 +64,12 @@ def survey_checkpoints(experiment: Experiment) -> CheckpointSurvey:
 
 
 def _random(entry: Required) -> Found:
-    from pathlib import Path
-
     facts = None if entry.source == LORA else _facts_of_architecture(entry.source.removeprefix(ARCHITECTURE))
     return Found(entry, Path(), name_weights(entry.source), 0, entry.file or "", facts)
 
 
 def _facts_of_architecture(name: str) -> Facts:
-    name_weights(f"{ARCHITECTURE}{name}")  # raises for unknown names
-    text = (resources.files("bench.checkpoints") / "architectures" / f"{name}.json").read_text(encoding="utf-8")
-    models: dict[str, Any] = json.loads(text)
+    models = json.loads(read_architecture(name))
     height, width = size_of(models["unet"], models["vae"])
     return Facts(models["pipeline"], height, width, schedule_of(models["scheduler"], name))
 

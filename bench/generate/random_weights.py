@@ -7,7 +7,6 @@ LCM LoRAs. Sizes are those of the published checkpoints (their config.json files
 from __future__ import annotations
 
 import json
-from importlib import resources
 from typing import Any
 
 import diffusers
@@ -15,6 +14,8 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from peft import LoraConfig
+
+from bench.checkpoints.sources import read_architecture
 
 LORA_RANK = 64
 """The rank used by the TCD paper, section 5.1."""
@@ -24,17 +25,11 @@ LORA_TARGETS = [
 ]
 
 
-def read_architecture(name: str) -> dict[str, Any]:
-    """Return the configurations of a pipeline's models: `sd15`, `sd21` or `sdxl`."""
-    text = (resources.files("bench.checkpoints") / "architectures" / f"{name}.json").read_text(encoding="utf-8")
-    return json.loads(text)
-
-
 def build_pipeline(
     name: str, pipeline_class: Any, noise_schedule: dict[str, Any], dtype: torch.dtype, device: str
 ) -> Any:
     """Return a pipeline created on the device, its weights drawn at random from a fixed seed."""
-    models = read_architecture(name)
+    models = json.loads(read_architecture(name))
     torch.manual_seed(0)
     with torch.device(device):
         parts: dict[str, Any] = {
