@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -101,6 +102,27 @@ def test_a_lora_that_is_only_partly_applied_is_refused(
     SPOILT[how](published)
     with pytest.raises(BenchError, match=r"^adapter x .*(made for another base|half of a LoRA)"):
         load_pipeline(with_lora(models, tmp_path / "x.safetensors", published))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "it could not be loaded .*memory"),
+        (ValueError("PEFT backend is required for this method."), "it could not be loaded .*PEFT backend"),
+        (RuntimeError("Error(s) in loading state_dict: size mismatch for to_q.lora_A"), "made for another base"),
+        (ValueError("Target modules {'conv9'} not found in the base model."), "made for another base"),
+    ],
+)
+def test_a_lora_is_called_that_of_another_base_only_where_shapes_or_keys_show_it(
+    error: Exception, expected: str, models: Path, tmp_path: Path, published: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(StableDiffusionPipeline, "load_lora_weights", fail)
+    with pytest.raises(BenchError, match=f"^adapter x .*{expected}") as refusal:
+        load_pipeline(with_lora(models, tmp_path / "x.safetensors", published))
+    assert ("another base" in str(refusal.value)) == ("another base" in expected)
 
 
 def test_a_tensor_that_changes_on_its_way_is_noticed(

@@ -16,8 +16,9 @@ from bench.execute.preference_models import load_preference_models
 from bench.experiment.config import Experiment
 from bench.generate.image_folders import MASKS, list_images
 from bench.generate.prompts import Prompts, load_prompts
-from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, WORLD, DepthEstimator, Inputs, canny_edges, name_inputs
+from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, DepthEstimator, Inputs, canny_edges, name_inputs
 from bench.mini import world
+from bench.mini.world import WORLD
 from bench.records.cell import Task
 
 if TYPE_CHECKING:

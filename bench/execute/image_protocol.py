@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from bench.checkpoints.sources import INCEPTION, is_tower, weights_directory
 from bench.experiment.config import Experiment
 from bench.generate.image_files import READER
-from bench.generate.reference_images import WORLD
+from bench.mini.world import WORLD
 
 _FLOAT = {"dtype": "float32, scores in float64"}
 

@@ -36,7 +36,6 @@ from bench.gc_pause import collector_paused
 from bench.generate.own_code import hash_own
 from bench.generate.prompts import Prompts
 from bench.generate.reference_images import (
-    WORLD,
     check_real_images,
     load_real_images,
     name_real_images,
@@ -44,6 +43,7 @@ from bench.generate.reference_images import (
     shrunk,
 )
 from bench.measure.environment import cuda_devices, library_versions
+from bench.mini.world import WORLD
 from bench.pictures import save_pictures
 from bench.records.cell import Cell, content_hash
 from bench.records.errors import BenchError, Damaged

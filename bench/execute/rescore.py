@@ -28,7 +28,8 @@ from bench.execute.job import (
 )
 from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.rescore import ScoreChoice
-from bench.generate.prompts import WORLD, Prompts, load_prompts
+from bench.generate.prompts import Prompts, load_prompts
+from bench.mini.world import WORLD
 from bench.pictures import kept_images
 from bench.records.cell import Task, content_hash
 from bench.records.errors import BenchError, Damaged

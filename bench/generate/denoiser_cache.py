@@ -17,8 +17,6 @@ from typing import Any
 import psutil
 import torch
 
-from bench.generate.bits import same_bits
-
 
 def room_on(device: str) -> int:
     """Return the bytes for evaluations: 5% of the host's memory, at most 1 GiB; 256 MiB of a GPU's."""
@@ -126,7 +124,7 @@ def _equal(ours: Any, theirs: Any, same_objects: bool = False) -> bool:
     """Whether two arguments are equal: tensors bitwise, or as objects; containers entry by entry."""
     if isinstance(ours, torch.Tensor) or isinstance(theirs, torch.Tensor):
         both = isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor)
-        return ours is theirs if same_objects else both and same_bits(ours, theirs)
+        return ours is theirs if same_objects else both and _same_bits(ours, theirs)
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         return ours.keys() == theirs.keys() and all(
             _equal(value, theirs[name], same_objects) for name, value in ours.items()
@@ -135,6 +133,15 @@ def _equal(ours: Any, theirs: Any, same_objects: bool = False) -> bool:
         pairs = zip(ours, theirs, strict=False)
         return len(ours) == len(theirs) and all(_equal(a, b, same_objects) for a, b in pairs)
     return bool(ours == theirs)
+
+
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _same_bits(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether two tensors agree in dtype, shape and every bit, so that -0 is not 0 and a NaN is itself."""
+    word = _WORDS[ours.itemsize]
+    return ours.dtype == theirs.dtype and torch.equal(ours.view(word), theirs.view(word))
 
 
 def _size(value: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,14 +33,24 @@ def load_lora(pipeline: Any, path: Path, name: str, which: str) -> None:
                 str(path.parent), weight_name=path.name, adapter_name=name, use_safetensors=True, local_files_only=True
             )
         except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise BenchError(f"{which}: it does not fit the model; it was made for another base ({reason})") from error
+            raise why_not_loaded(which, error) from error
     if said := [message for message in heard if "unexpected keys" in message or "missing keys" in message]:
         raise BenchError(f"{which}: only a part of it fits, so it was made for another base; {said[0][:300]}")
     layers = list(_layers(pipeline, name))
     if not layers:
         raise BenchError(f"{which}: none of its keys match the model; it was made for another base")
     _check_arrived(path, name, layers, which)
+
+
+def why_not_loaded(which: str, error: Exception) -> BenchError:
+    """Return the refusal of weights that a library did not load: another base where shapes or keys show it."""
+    reason = " ".join(str(error).split())[:300]
+    if isinstance(error, KeyError) or _MISFIT.search(reason):
+        return BenchError(f"{which}: it does not fit the model; it was made for another base ({reason})")
+    return BenchError(f"{which}: it could not be loaded ({type(error).__name__}: {reason})")
+
+
+_MISFIT = re.compile(r"size mismatch|shapes?\b|keys?\b|modules .* not found in the base model", re.IGNORECASE)
 
 
 def _layers(pipeline: Any, name: str) -> Iterator[LoraLayer]:

@@ -16,7 +16,7 @@ import transformers
 from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter
 
 from bench.checkpoints.sources import ARCHITECTURE, LORA, local_path, weights_directory
-from bench.generate.lora import load_lora, overhear
+from bench.generate.lora import load_lora, overhear, why_not_loaded
 from bench.generate.quiet import quiet_libraries
 from bench.generate.random_weights import add_lora, build_pipeline
 from bench.generate.single_file import load_single_file
@@ -107,9 +107,7 @@ def _load_image_adapter(pipeline: Any, part: Part, scale: float) -> None:
             str(root), subfolder=part.subfolder or "", weight_name=part.file, local_files_only=True
         )
     except (RuntimeError, ValueError) as error:
-        raise BenchError(
-            f"image adapter {part.source} {part.file}: it does not fit the base model ({error})"
-        ) from error
+        raise why_not_loaded(f"image adapter {part.source} {part.file}", error) from error
     pipeline.set_ip_adapter_scale(scale)
 
 

@@ -24,7 +24,7 @@ def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
     """Return a fresh scheduler; raises BenchError for a class or setting that does not exist."""
     scheduler_class = scheduler_class_of(spec.target)
     allowed = settings_of(scheduler_class)
-    types = _annotations(scheduler_class)
+    types, parameters = _annotations(scheduler_class), inspect.signature(scheduler_class).parameters
     for name, value in spec.settings.items():
         if name not in allowed:
             near = get_close_matches(name, allowed, 1, 0.6)
@@ -32,7 +32,8 @@ def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
             raise BenchError(
                 f"scheduler.{name} was given, but {spec.target} has no such setting; {meant} takes {', '.join(allowed)}"
             )
-        if value != _default(scheduler_class, name) and (wanted := _refused(name, value, types.get(name, Any))):
+        default = getattr(parameters.get(name), "default", inspect.Parameter.empty)
+        if value != default and (wanted := _refused(name, value, types.get(name, Any))):
             raise BenchError(f"scheduler.{name}={_written(value)} was given; {spec.target} takes {wanted}")
     quiet_libraries()
     try:
@@ -100,11 +101,6 @@ def _annotations(scheduler_class: type[Any]) -> dict[str, Any]:
             with suppress(Exception):  # names that exist only for a type checker
                 types |= get_type_hints(inspect.unwrap(vars(base)["__init__"]))
     return types
-
-
-def _default(scheduler_class: type[Any], name: str) -> Any:
-    parameter = inspect.signature(scheduler_class).parameters.get(name)
-    return parameter.default if parameter else inspect.Parameter.empty
 
 
 def _refused(name: str, value: Any, annotation: Any) -> str | None:

@@ -21,11 +21,11 @@ from bench.generate.image_files import read_image, read_mask
 from bench.generate.image_folders import MASKS, hash_files, list_images, pair_masks, say_once
 from bench.mini import world
 from bench.mini.shapes import signed_distance
+from bench.mini.world import WORLD
 from bench.records.cell import Task
 from bench.records.errors import BenchError
 
 _Pixels = NDArray[np.uint8]
-WORLD = "world"
 CANNY_THRESHOLDS = (100, 200)
 """The thresholds of the TCD guide."""
 PROMPT_IMAGE_SIZE = 512
