@@ -53,7 +53,7 @@ def test_teacher_and_adapter_train_and_load(
 ) -> None:
     torch.manual_seed(0)
     complete = [world.caption(world.complete(scene)) for scene in data.scenes]
-    ids, complete_ids = (evaluator.tokenize(tokenizer, list(texts)) for texts in (data.captions, complete))
+    ids, complete_ids = (vocabulary.tokenize(tokenizer, list(texts)) for texts in (data.captions, complete))
     latents = teacher.Latents(torch.randn(24, 8, 16, 16), ids, complete_ids, data.scenes)
     recipes = (teacher.READING, teacher.COMPOSING, teacher.RECIPE)
     short = [replace(recipe, iterations=2, batch_size=4) for recipe in recipes]
@@ -82,7 +82,7 @@ def test_evaluator_trains_resumes_and_loads_through_open_clip(data: Captioned, t
     direct = model.encode_image(evaluator.to_evaluator_pixels(data.images[:3])).detach().numpy()
     assert abs(features - direct).max() < 2e-2 * abs(direct).max(), "float16 on disk"
     ours = loaded.tokenize(list(data.captions))
-    assert torch.equal(ours, evaluator.tokenize(tokenizer, list(data.captions))), (
+    assert torch.equal(ours, vocabulary.tokenize(tokenizer, list(data.captions))), (
         "open_clip's tokenizer is the trained one"
     )
 

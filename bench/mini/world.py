@@ -22,7 +22,8 @@ WORLD = "world"
 """The world's name among sources of prompts, task inputs and reference images."""
 IMAGE_SIZE = 64
 
-SEEDS: dict[str, range] = {
+Purpose = Literal["train", "evaluator", "reference", "prompts", "validation"]
+SEEDS: dict[Purpose, range] = {
     "train": range(0, 10_000_000),
     "evaluator": range(10_000_000, 20_000_000),
     "reference": range(20_000_000, 30_000_000),
@@ -172,7 +173,7 @@ def render(truth: Scene) -> NDArray[np.uint8]:
     return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
 
 
-def split_seeds(purpose: Literal["train", "evaluator", "reference", "prompts", "validation"], count: int) -> range:
+def split_seeds(purpose: Purpose, count: int) -> range:
     """Return the first `count` seeds of a purpose; raises ValueError when the range holds fewer."""
     seeds = SEEDS[purpose]
     if not 0 < count <= len(seeds):

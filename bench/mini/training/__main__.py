@@ -9,6 +9,7 @@ import argparse
 import json
 import shutil
 import time
+from functools import partialmethod
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ class Workshop:
             latents = autoencoder.encode_images(self.vae(), render_split("train", TRAIN_IMAGES))
             captions = [world.caption(scene) for scene in scenes]
             complete = [world.caption(world.complete(scene)) for scene in scenes]
-            ids, complete_ids = (evaluator.tokenize(self.tokenizer(), texts) for texts in (captions, complete))
+            ids, complete_ids = (vocabulary.tokenize(self.tokenizer(), texts) for texts in (captions, complete))
             save_file({"latents": latents.half().contiguous(), "ids": ids, "complete_ids": complete_ids}, path)
         tensors = load_file(path)
         return teacher.Latents(tensors["latents"].float(), tensors["ids"], tensors["complete_ids"], scenes)
@@ -78,11 +79,7 @@ class Workshop:
             halves = {name: tensor.half() for name, tensor in weights.items()}
             StableDiffusionPipeline.save_lora_weights(path, unet_lora_layers=halves, safe_serialization=True)
 
-    def tcd(self) -> None:
-        self.adapter("tcd")
-
-    def lcm(self) -> None:
-        self.adapter("lcm")
+    tcd, lcm = partialmethod(adapter, "tcd"), partialmethod(adapter, "lcm")
 
     def export(self) -> None:
         """Copy the finished models into the package, weights as float16."""

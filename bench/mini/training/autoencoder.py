@@ -44,7 +44,8 @@ def train_vae(data: Captioned, directory: Path, recipe: Recipe = RECIPE) -> Auto
         rows = torch.randint(len(data.images), (size,), generator=generator)
         pixels = to_pixels(data.images[rows.numpy()]).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(pixels).latent_dist
-        output = vae.decode(posterior.mean + posterior.std * _noise_like(posterior.mean, generator)).sample.float()
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+        output = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         pixel_loss = functional.l1_loss(output, pixels)
         edge_loss = sum(functional.l1_loss(output.diff(dim=dim), pixels.diff(dim=dim)) for dim in (2, 3))
         kl = posterior.kl().float().mean() / posterior.mean[0].numel()
@@ -52,7 +53,9 @@ def train_vae(data: Captioned, directory: Path, recipe: Recipe = RECIPE) -> Auto
         return loss, {"l1": pixel_loss.item(), "kl": kl.item()}
 
     averaged: AutoencoderKL = train(recipe, vae, loss_of, directory)
-    averaged.register_to_config(scaling_factor=LATENT_STD / _latent_std(averaged, data))
+    with torch.inference_mode():
+        deviation = float(averaged.encode(to_pixels(data.images[:2048])).latent_dist.mean.std())
+    averaged.register_to_config(scaling_factor=LATENT_STD / deviation)
     return averaged
 
 
@@ -63,12 +66,3 @@ def encode_images(vae: AutoencoderKL, data: Captioned) -> torch.Tensor:
     latents: torch.Tensor = torch.cat([vae.encode(pixels).latent_dist.mean for pixels in batches])
     latents *= vae.config.scaling_factor
     return latents
-
-
-def _latent_std(vae: AutoencoderKL, data: Captioned) -> float:
-    with torch.inference_mode():
-        return float(vae.encode(to_pixels(data.images[:2048])).latent_dist.mean.std())
-
-
-def _noise_like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return torch.randn(tensor.shape, generator=generator).to(tensor)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from bench.mini import world
-
-Purpose = Literal["train", "evaluator", "reference", "prompts", "validation"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Captioned:
     captions: tuple[str, ...]
 
 
-def render_split(purpose: Purpose, count: int, processes: int = 2) -> Captioned:
+def render_split(purpose: world.Purpose, count: int, processes: int = 2) -> Captioned:
     """Render the first `count` images of a purpose, in parallel."""
     seeds = world.split_seeds(purpose, count)
     chunks = [seeds[i : i + 512] for i in range(0, count, 512)]
@@ -35,10 +32,9 @@ def render_split(purpose: Purpose, count: int, processes: int = 2) -> Captioned:
     return Captioned(images, scenes, tuple(world.caption(scene) for scene in scenes))
 
 
-def to_pixels(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> torch.Tensor:
+def to_pixels(images: NDArray[np.uint8]) -> torch.Tensor:
     """Convert uint8 (n, 64, 64, 3) to float32 (n, 3, 64, 64) in [-1, 1], the input of Stable Diffusion's VAE."""
-    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
-    return pixels / 127.5 - 1
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _render_seeds(seeds: range) -> NDArray[np.uint8]:

@@ -24,7 +24,8 @@ from torch import nn
 from torch.func import functional_call
 
 from bench.mini.training.loop import Recipe, train
-from bench.mini.training.teacher import Latents, empty_ids, noise_scheduler
+from bench.mini.training.teacher import Latents, noise_scheduler
+from bench.mini.training.vocabulary import tokenize
 
 Kind = Literal["tcd", "lcm"]
 RECIPES: dict[Kind, Recipe] = {
@@ -56,7 +57,7 @@ def distill(
     for name, parameter in student.named_parameters():
         parameter.requires_grad_("lora_" in name)
     alphas = noise_scheduler().alphas_cumprod
-    empty = pipeline.text_encoder(empty_ids(pipeline.tokenizer))[0].detach()
+    empty = pipeline.text_encoder(tokenize(pipeline.tokenizer, [""]))[0].detach()
 
     def loss_of(size: int, generator: torch.Generator, average: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
         rows = torch.randint(len(data.latents), (size,), generator=generator)

@@ -26,6 +26,7 @@ from bench.mini import world
 from bench.mini.training.attributes import AttributeHeads, attribute_labels, named_labels
 from bench.mini.training.data import Captioned
 from bench.mini.training.loop import Recipe, train
+from bench.mini.training.vocabulary import tokenize
 
 SIGHT = Recipe("sight", iterations=1500, batch_size=64, peak_lr=3e-3, ema_decay=0.998, weight_decay=0.05,
                seed=5)  # fmt: skip
@@ -59,14 +60,6 @@ def build_evaluator(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
     return open_clip.CLIP(config["embed_dim"], config["vision_cfg"], text)
 
 
-class Sight(nn.Module):
-    """The dual encoder with linear heads over its embeddings."""
-
-    def __init__(self, clip: open_clip.CLIP) -> None:
-        super().__init__()
-        self.clip, self.heads = clip, AttributeHeads(EMBED_DIM)
-
-
 def train_evaluator(
     data: Captioned,
     tokenizer: CLIPTokenizer,
@@ -76,15 +69,17 @@ def train_evaluator(
 ) -> open_clip.CLIP:
     """Train on pairs of image and caption; returns the averaged model, its image embeddings scaled to unit variance."""
     torch.manual_seed(recipe.seed)
-    model = Sight(build_evaluator(tokenizer).to(memory_format=torch.channels_last))
+    clip = build_evaluator(tokenizer).to(memory_format=torch.channels_last)
+    heads = AttributeHeads(EMBED_DIM)
+    model = nn.ModuleDict({"clip": clip, "heads": heads})
     labels, named = attribute_labels(data.scenes), named_labels(data.scenes)
 
     def embed(rows: Sequence[int]) -> torch.Tensor:
-        return model.clip.encode_image(to_evaluator_pixels(data.images[rows]))
+        return clip.encode_image(to_evaluator_pixels(data.images[rows]))
 
     def seeing(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
         rows = torch.randint(len(data.images), (size,), generator=generator).tolist()
-        loss, accuracy = model.heads.naming_loss(embed(rows), labels[rows])
+        loss, accuracy = heads.naming_loss(embed(rows), labels[rows])
         return loss, {"named": accuracy}
 
     def matching(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
@@ -95,10 +90,10 @@ def train_evaluator(
         texts = [data.captions[row] for row in rows]
         for row in rows:
             texts += _wrong_captions(data.scenes[row], dice)
-        text_embeddings = model.clip.encode_text(tokenize(tokenizer, texts))
+        text_embeddings = clip.encode_text(tokenize(tokenizer, texts))
         encoded = functional.normalize(text_embeddings, dim=-1)
         own, wrong = encoded[: len(rows)], encoded[len(rows) :]
-        scale = model.clip.logit_scale.exp().clamp(max=100)
+        scale = clip.logit_scale.exp().clamp(max=100)
         similarity = scale * images @ own.T
         hard = scale * torch.einsum("nd,nkd->nk", images, wrong.reshape(len(rows), WRONG_CAPTIONS, -1))
         target = torch.arange(len(rows))
@@ -107,17 +102,17 @@ def train_evaluator(
         truth = torch.cat([similarity.diagonal()[:, None], hard], dim=1)
         by_attribute = functional.cross_entropy(truth, torch.zeros(len(rows), dtype=torch.long))
         right = (truth.argmax(1) == 0).float().mean().item()
-        naming, accuracy = model.heads.naming_loss(embeddings, labels[rows])
-        reading, understood = model.heads.naming_loss(text_embeddings[: len(rows)], named[rows])
+        naming, accuracy = heads.naming_loss(embeddings, labels[rows])
+        reading, understood = heads.naming_loss(text_embeddings[: len(rows)], named[rows])
         loss = 0.5 * (by_image + by_text) + by_attribute + naming + reading
         return loss, {"right": right, "clip": by_image.item(), "named": accuracy, "read": understood}
 
     seen = train(sight_recipe, model, seeing, directory / "sight")
     model.load_state_dict(seen.state_dict())
     averaged = train(recipe, model, matching, directory)
-    clip: open_clip.CLIP = averaged.clip
-    scale_embeddings(clip, data)
-    return clip
+    averaged_clip: open_clip.CLIP = averaged.clip
+    scale_embeddings(averaged_clip, data)
+    return averaged_clip
 
 
 @torch.no_grad()
@@ -137,11 +132,6 @@ def to_evaluator_pixels(images: torch.Tensor | object) -> torch.Tensor:
     """Convert uint8 (n, 64, 64, 3) to float32 (n, 3, 64, 64), normalised as in `open_clip_config.json`."""
     pixels = torch.as_tensor(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     return pixels.contiguous(memory_format=torch.channels_last)
-
-
-def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """Return token ids, shape (n, context length), int64."""
-    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def save_evaluator(model: open_clip.CLIP, tokenizer: CLIPTokenizer, directory: Path) -> None:

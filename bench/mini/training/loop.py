@@ -10,11 +10,12 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,7 +61,8 @@ def train(
         optimizer, recipe.peak_lr, total_steps=recipe.iterations, pct_start=recipe.warmup, cycle_momentum=False
     )
     average = copy.deepcopy(model).requires_grad_(False)
-    start = _resume(directory, recipe, model, average, optimizer, schedule)
+    parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
+    start = _resume(directory, recipe, parts)
     log = (directory / "log.jsonl").open("a")
     bar = tqdm(range(start, recipe.iterations), initial=start, total=recipe.iterations, desc=recipe.name)
     saved_at = time.monotonic()
@@ -73,8 +75,8 @@ def train(
         loss = sum(losses) / recipe.threads
         if not math.isfinite(loss):
             raise FloatingPointError(f"{recipe.name}: the loss is {loss} at step {step}; lower peak_lr")
-        for parameter, parts in zip(parameters, zip(*gradients, strict=True), strict=True):
-            used = [part for part in parts if part is not None]
+        for parameter, shares in zip(parameters, zip(*gradients, strict=True), strict=True):
+            used = [part for part in shares if part is not None]
             parameter.grad = torch.stack(used).sum(dim=0) / recipe.threads if used else None
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -87,7 +89,7 @@ def train(
             log.flush()
             bar.set_postfix({key: f"{value:.3g}" for key, value in entry.items() if key not in ("step", "lr")})
         if time.monotonic() - saved_at > save_every_s or step + 1 == recipe.iterations:
-            _save(directory, recipe, step + 1, model, average, optimizer, schedule)
+            _save(directory, recipe, step + 1, parts)
             saved_at = time.monotonic()
     return average.eval()
 
@@ -109,44 +111,21 @@ def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
             kept.copy_(current)
 
 
-def _save(
-    directory: Path,
-    recipe: Recipe,
-    step: int,
-    model: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    state = {
-        "recipe": asdict(recipe),
-        "step": step,
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-    }
+def _save(directory: Path, recipe: Recipe, step: int, parts: Mapping[str, Any]) -> None:
+    states = {name: part.state_dict() for name, part in parts.items()}
     partial = directory / "checkpoint.partial"
-    torch.save(state, partial)
+    torch.save({"recipe": asdict(recipe), "step": step, **states}, partial)
     partial.replace(directory / "checkpoint.pt")
 
 
-def _resume(
-    directory: Path,
-    recipe: Recipe,
-    model: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> int:
+def _resume(directory: Path, recipe: Recipe, parts: Mapping[str, Any]) -> int:
+    """Load the state of an interrupted training of this recipe; returns its steps, 0 where there is none."""
     path = directory / "checkpoint.pt"
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
-    if state["recipe"] != asdict(recipe):
+    states = torch.load(path, weights_only=True)
+    if states["recipe"] != asdict(recipe):
         return 0
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return int(state["step"])
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+    return int(states["step"])

@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from bench.mini import world
 from bench.mini.training.attributes import AttributeHeads, named_labels
 from bench.mini.training.loop import Recipe, train
+from bench.mini.training.vocabulary import tokenize
 
 READING = Recipe("reading", iterations=400, batch_size=128, peak_lr=2e-3, ema_decay=0.95, warmup=0.1, seed=6)
 COMPOSING = Recipe("composing", iterations=2000, batch_size=64, peak_lr=2e-3, ema_decay=0.998, seed=7, threads=2)
@@ -41,14 +42,6 @@ class Latents:
     ids: torch.Tensor
     complete_ids: torch.Tensor
     scenes: Sequence[world.Scene]
-
-
-class _Reader(nn.Module):
-    """A text encoder with linear heads over its pooled embedding."""
-
-    def __init__(self, text_encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.text_encoder, self.heads = text_encoder, AttributeHeads(TEXT_WIDTH)
 
 
 class Teacher(nn.Module):
@@ -111,14 +104,15 @@ def noise_scheduler() -> DDIMScheduler:
 
 def learn_to_read(text_encoder: CLIPTextModel, data: Latents, directory: Path, recipe: Recipe) -> None:
     """Train the text encoder in place to name from a caption's tokens what the caption names."""
-    reader, labels = _Reader(text_encoder), named_labels(data.scenes)
+    heads, labels = AttributeHeads(TEXT_WIDTH), named_labels(data.scenes)
+    reader = nn.ModuleDict({"text_encoder": text_encoder, "heads": heads})
     complete_labels = named_labels([world.complete(scene) for scene in data.scenes])
 
     def loss_of(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
         rows = torch.randint(len(data.ids), (size // 2,), generator=generator)
         ids = torch.cat([data.ids[rows], data.complete_ids[rows]])
         targets = torch.cat([labels[rows], complete_labels[rows]])
-        loss, accuracy = reader.heads.naming_loss(text_encoder(ids).pooler_output, targets)
+        loss, accuracy = heads.naming_loss(text_encoder(ids).pooler_output, targets)
         return loss, {"named": accuracy}
 
     reader.load_state_dict(train(recipe, reader, loss_of, directory).state_dict())
@@ -143,7 +137,7 @@ def train_teacher(
     alphas = noise_scheduler().alphas_cumprod
     snr = alphas / (1 - alphas)
     weight = (snr.clamp(max=SNR_LIMIT) + 1) / (snr + 1)
-    empty = empty_ids(tokenizer)
+    empty = tokenize(tokenizer, [""])
 
     def loss_of(
         first_timestep: int, size: int, generator: torch.Generator, _: nn.Module
@@ -162,12 +156,7 @@ def train_teacher(
 
     composed = train(composing, teacher, partial(loss_of, COMPOSING_FROM), directory / "composing")
     teacher.load_state_dict(composed.state_dict())
-    return train(recipe, teacher, partial(loss_of, 0), directory)  # type: ignore[assignment]
-
-
-def empty_ids(tokenizer: CLIPTokenizer) -> torch.Tensor:
-    """Return tokens of the empty caption, shape (1, context length)."""
-    return tokenizer([""], padding="max_length", return_tensors="pt").input_ids
+    return train(recipe, teacher, partial(loss_of, 0), directory)  # type: ignore[return-value]
 
 
 def assemble_pipeline(teacher: Teacher, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:

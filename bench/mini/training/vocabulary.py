@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable
 
+import torch
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import CLIPTokenizer
@@ -38,11 +40,9 @@ def _learn_merges(captions: Iterable[str]) -> tuple[dict[str, int], list[tuple[s
         show_progress=False,
     )
     tokenizer.train_from_iterator(captions, trainer)
-    return tokenizer.get_vocab(), _merges_of(tokenizer)
+    return tokenizer.get_vocab(), [(left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
-def _merges_of(tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    import json
-
-    pairs: Sequence[Sequence[str]] = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [(left, right) for left, right in pairs]
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Return token ids, shape (n, context length), int64."""
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
