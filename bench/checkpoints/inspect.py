@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +83,7 @@ def inspect(entry: Required) -> Found:
             found = []
         if not found:
             faults.append(_no_weights(root / folder, base, names, folder))
-        for index in _indices(root / folder, which):
-            faults += [f"{path} is missing; its index names it" for path in _shards(index) if not path.exists()]
+        faults += [f"{path} is missing; its index names it" for path in _missing_shards(root / folder, which)]
     if entry.kind in ("pipeline", "config") and not faults:
         facts = _facts(root, variant, faults)
     if faults:
@@ -117,12 +117,10 @@ def _expected(entry: Required, root: Path, faults: list[str]) -> Iterator[tuple[
         folder = f"{entry.subfolder or ''}/image_encoder".lstrip("/")
         faults += _faults_of(root / folder / "config.json")
         yield folder, "model"
-    elif entry.kind in ("controlnet", "motion_adapter"):
-        faults += _faults_of(root / (entry.subfolder or ".") / "config.json")
-        yield entry.subfolder or ".", "diffusion_pytorch_model"
-    elif entry.kind == "depth_estimator":
-        faults += _faults_of(root / "config.json")
-        yield ".", "model"
+    elif entry.kind in ("controlnet", "motion_adapter", "depth_estimator"):
+        folder = entry.subfolder or "."
+        faults += _faults_of(root / folder / "config.json")
+        yield folder, "model" if entry.kind == "depth_estimator" else "diffusion_pytorch_model"
     elif entry.kind == "evaluator":
         tower = (root / "config.json").is_file() and not _faults_of(root / "config.json") and is_tower(root)
         if not tower:
@@ -144,11 +142,7 @@ def _components(entry: Required, root: Path, faults: list[str]) -> Iterator[tupl
         if kind.endswith("Scheduler"):
             faults += _faults_of(folder / "scheduler_config.json")
         elif "Tokenizer" in kind:
-            if (
-                not any(folder.glob("vocab.*"))
-                and not any(folder.glob("*tokenizer*.*"))
-                and not any(folder.glob("*.model"))
-            ):
+            if not any(next(folder.glob(names), None) for names in ("vocab.*", "*tokenizer*.*", "*.model")):
                 faults.append(f"{folder} does not hold a tokenizer; copy the model as save_pretrained writes it")
         elif kind.endswith(("Extractor", "Processor")):
             faults += _faults_of(folder / "preprocessor_config.json")
@@ -189,20 +183,15 @@ def _no_weights(folder: Path, base: str, names: Sequence[str], inside: str) -> s
     return f"{folder} does not hold {base}.safetensors; fetch or copy the weights again"
 
 
-def _indices(folder: Path, variant: str | None) -> list[Path]:
-    """Return the index that lists a model's files where it has several."""
+def _missing_shards(folder: Path, variant: str | None) -> Iterator[Path]:
+    """Yield the files that an index lists and that do not exist; a model of a single file has no index."""
     infix = f".{variant}" if variant else ""
-    stem = next(
-        (s for s in ("diffusion_pytorch_model", "model") if (folder / f"{s}{infix}.safetensors").exists()), None
-    )
-    return [] if stem else sorted(folder.glob(f"*.safetensors.index{infix}.json"))
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        return [index.parent / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
-    except BenchError:
-        return []  # reported already
+    if any((folder / f"{stem}{infix}.safetensors").exists() for stem in ("diffusion_pytorch_model", "model")):
+        return
+    for index in sorted(folder.glob(f"*.safetensors.index{infix}.json")):
+        with suppress(BenchError):  # reported already
+            names = sorted({*read_json(index).get("weight_map", {}).values()})
+            yield from (folder / name for name in names if not (folder / name).exists())
 
 
 def _facts(root: Path, variant: str | None, faults: list[str]) -> Facts | None:

@@ -341,7 +341,8 @@ def paired_difference(ours: Estimate, theirs: Estimate) -> Estimate:
     """ours − theirs over the same prompts and latents; raises ValueError where images or groups differ in number."""
     if ours.n != theirs.n:
         raise ValueError(f"{ours.n} and {theirs.n} images cannot be paired; sample the same prompts in both cells")
-    if ours.strata != theirs.strata or not (ours.groups is theirs.groups or _equal(ours.groups, theirs.groups)):
+    same = ours.groups is theirs.groups or (ours.groups is not None and ours.groups.same_as(theirs.groups))
+    if ours.strata != theirs.strata or not same:
         raise ValueError(f"{ours.sample} and {theirs.sample} cannot be paired row by row; give both the same groups")
     difference = _difference(ours, theirs)
     kinds = ours.interactions.keys() & theirs.interactions.keys()
@@ -392,10 +393,6 @@ def mean_estimate(values: NDArray[np.floating], groups: Groups | None = None, sh
         mean_of="shares" if shares else "values",
         problem=few if independent(groups, len(rows)) < _FEWEST else None,
     )
-
-
-def _equal(ours: Groups | None, theirs: Groups | None) -> bool:
-    return ours is not None and ours.same_as(theirs)
 
 
 def _freedom(rows: _Floats, strata: int = 0) -> float:

@@ -189,7 +189,8 @@ def bare_distance(features: _Images, reference: Reference) -> float:
     else:
         product = factor.T @ moments.covariance @ factor
     roots = np.sqrt(np.clip(np.linalg.eigvalsh(product), 0, None))
-    return _squared_shift(moments, reference) + _traces(moments, reference) - 2 * float(roots.sum())
+    traces = float(np.trace(moments.covariance)) + reference.trace
+    return _squared_shift(moments, reference) + traces - 2 * float(roots.sum())
 
 
 def _leave_out(
@@ -315,7 +316,3 @@ def _resolution(n: int, traces: float) -> float:
 def _squared_shift(moments: Moments, reference: Reference) -> float:
     shift = moments.mean - reference.mean
     return float(shift @ shift)
-
-
-def _traces(moments: Moments, reference: Reference) -> float:
-    return float(np.trace(moments.covariance)) + reference.trace

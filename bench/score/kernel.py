@@ -290,9 +290,7 @@ def _across(features: _Images, reference: KernelReference, groups: Groups | None
             by_reference[j] += kernel.sum(axis=0) / n
             if groups is not None:
                 kernel = np.add.reduceat(kernel, groups.starts[units] - i.start, axis=0) * (count / n)
-                here = np.flatnonzero(
-                    (first >= units.start) & (first < units.stop) & (second >= j.start) & (second < j.stop)
-                )
+                here = _within(first, units) & _within(second, j)
                 apart[here] = kernel[first[here] - units.start, second[here] - j.start]
             squares += float(np.vdot(kernel, kernel))
     mean = float(by_image.mean())
