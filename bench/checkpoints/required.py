@@ -50,20 +50,12 @@ def required(experiment: Experiment) -> list[Required]:
     found = [entry for name, model in experiment.models.items() for entry in _of_model(name, model, used)]
     if estimator := getattr(experiment.task, "estimator", None):
         found.append(Required("task.estimator", "depth estimator", "depth_estimator", estimator))
-    return [*found, *required_for_scores(experiment)]
-
-
-def required_for_scores(experiment: Experiment) -> list[Required]:
-    """Return only the checkpoints of scores."""
-    found = []
     if experiment.scores:
-        name, source = experiment.evaluator.name, experiment.evaluator.source
-        of_fid = source == INCEPTION
-        found.append(
-            Required("evaluator", f"evaluator {name}", "file", source, manifest="inception")
-            if of_fid
-            else Required("evaluator", f"evaluator {name}", "evaluator", source)
-        )
+        subject, source = f"evaluator {experiment.evaluator.name}", experiment.evaluator.source
+        if source == INCEPTION:
+            found.append(Required("evaluator", subject, "file", source, manifest="inception"))
+        else:
+            found.append(Required("evaluator", subject, "evaluator", source))
     if "background_lpips" in experiment.scores:
         found.append(Required("scores", "LPIPS", "file", "lpips://", manifest="background_lpips"))
     for judge in requested_preference_models(experiment):
@@ -78,26 +70,12 @@ def _of_model(name: str, model: Model, used: set[str]) -> Iterator[Required]:
     if model.config is not None:
         yield Required(f"{setting}.config", f"configuration {name}", "config", model.config)
     for role, part in sorted(model.parts.items()):
-        yield Required(
-            f"{setting}.parts.{role}",
-            f"{role} {name}",
-            role,
-            part.source,
-            part.revision,
-            part.variant,
-            part.subfolder,
-            part.file,
-        )
+        where = part.source, part.revision, part.variant, part.subfolder, part.file
+        yield Required(f"{setting}.parts.{role}", f"{role} {name}", role, *where)
     for key, choice in model.adapters.items():
         if key in used:
-            yield Required(
-                f"{setting}.adapters.{key}",
-                f"adapter {name} {key}",
-                "lora",
-                choice.source,
-                choice.revision,
-                file=choice.file,
-            )
+            subject, source = f"adapter {name} {key}", choice.source
+            yield Required(f"{setting}.adapters.{key}", subject, "lora", source, choice.revision, file=choice.file)
 
 
 def is_random(entry: Required) -> bool:
