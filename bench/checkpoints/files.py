@@ -56,7 +56,7 @@ def single_file(entry: Required, names: Sequence[str]) -> str:
         found = twin if name.endswith(".bin") and twin in names else name
         if found not in names:
             there = [other for other in names if other.endswith((".safetensors", ".bin"))]
-            listed = f"; available: {_listed(there)}" if there else ", and no other weights file"
+            listed = f"; available: {first_few(there, 6)}" if there else ", and no other weights file"
             raise BenchError(
                 f"{entry.setting}.file={entry.file} was given, but {entry.source} has no such file{listed}"
             )
@@ -65,7 +65,7 @@ def single_file(entry: Required, names: Sequence[str]) -> str:
         return PUBLISHED_LORA
     there = [name for name in names if name.endswith(".safetensors")]
     if len(there) != 1:
-        found = f"{len(there)} ({_listed(there)})" if there else "none"
+        found = f"{len(there)} ({first_few(there, 6)})" if there else "none"
         raise BenchError(
             f"{entry.setting}: {entry.source} must hold one .safetensors file and holds {found}; name it with "
             f"{entry.setting}.file=…"
@@ -96,6 +96,7 @@ def _join(*parts: str | None) -> str:
     return "/".join(part for part in parts if part)
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return ", ".join(names[:6]) + more
+def first_few(names: Sequence[str], shown: int = 3) -> str:
+    """Return the first names of a list, and the number of the others: `a, b, c and 4 more`."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isclose, sqrt
 from pathlib import Path
 from typing import Any
 
+from bench.checkpoints.files import first_few
 from bench.checkpoints.headers import Header, read_header, read_number
 
 _SIDES = (
@@ -43,10 +44,10 @@ def lora_faults(path: Path) -> list[str]:
         return [f"{path} does not hold a LoRA: none of its tensors is named lora_A or lora_down"]
     faults = []
     if halves := [layer for layer, sides in pairs.items() if len(sides) != 2]:
-        faults.append(f"{path} is half a LoRA: {_some(halves)} has only one of the two matrices")
+        faults.append(f"{path} is half a LoRA: {first_few(halves)} has only one of the two matrices")
     whole = {layer: sides for layer, sides in pairs.items() if len(sides) == 2}
     if unequal := [layer for layer, sides in whole.items() if sides["A"][:1] != sides["B"][1:2]]:
-        faults.append(f"{path} is damaged: the two matrices of {_some(unequal)} have different ranks")
+        faults.append(f"{path} is damaged: the two matrices of {first_few(unequal)} have different ranks")
     try:
         said = _Said.of(header)
     except (ValueError, TypeError, AttributeError, RecursionError, re.error):
@@ -54,7 +55,7 @@ def lora_faults(path: Path) -> list[str]:
     if said.dora or any("dora_scale" in name or "lora_magnitude_vector" in name for name in header.shapes):
         faults.append(f"{path} is a DoRA, whose magnitudes diffusers ignores; use a plain LoRA")
     if idle := [target for target in said.targets if not any(f".{layer}".endswith(f".{target}") for layer in pairs)]:
-        faults.append(f"{path} lacks layers that it was published for: {_some(idle)}")
+        faults.append(f"{path} lacks layers that it was published for: {first_few(idle)}")
     if said.start is not None:
         faults.append(
             f"{path} was trained over a changed base model (init_lora_weights is {said.start}); convert it to a plain "
@@ -150,7 +151,7 @@ def _contradictions(path: Path, header: Header, said: _Said, ranks: Mapping[str,
             return
     alphas = [name for name in header.shapes if name.endswith(".alpha")]
     if said.models and alphas:
-        yield f"{path} contradicts itself: it states alphas in its metadata and in {_some(alphas)}; {_MEND}"
+        yield f"{path} contradicts itself: it states alphas in its metadata and in {first_few(alphas)}; {_MEND}"
         return
     values = [read_number(path, name) for name in alphas] or [float(rank) for rank in ranks.values()]
     for what, entry, found in (("rank", "dim", [*ranks.values()]), ("alpha", "alpha", values)):
@@ -177,7 +178,3 @@ def _matrices(header: Header) -> Iterator[tuple[str, str, str]]:
             if mark in name:
                 yield name.split(mark)[0], side, name
                 break
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -38,7 +38,7 @@ def check_readable(folder: Path, names: Sequence[str]) -> None:
         refuse(failed, "replace or remove them" if len(failed) > 1 else "replace or remove it")
 
 
-def hash_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+def hash_files(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
     """Return the SHA-256 of each file's bytes, in the order of `names`; raises BenchError for unreadable files."""
 
     def attempt(name: str) -> bytes:
@@ -47,9 +47,8 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
         except OSError as error:
             raise BenchError(f"{folder / name} cannot be read ({error.strerror}); remove it") from error
 
-    wanted = list(names)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(wanted, pool.map(attempt, wanted), strict=True))
+        return dict(zip(names, pool.map(attempt, names), strict=True))
 
 
 def refuse(reasons: Sequence[str], remedy: str, shown: int = 5) -> None:

@@ -16,6 +16,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
+from bench.checkpoints.files import first_few
 from bench.checkpoints.lora import stated_scales
 from bench.records.errors import BenchError
 
@@ -95,9 +96,8 @@ def _check_arrived(path: Path, name: str, layers: list[LoraLayer], which: str) -
                 )
             scales.remove(nearest)
     if missing:
-        listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise BenchError(
-            f"{which}: {len(missing)} of its tensors did not reach the model ({listed}); it was made "
+            f"{which}: {len(missing)} of its tensors did not reach the model ({first_few(missing)}); it was made "
             "for another base, or is in a form that diffusers does not read"
         )
     if left := sum(found.values()):
