@@ -52,10 +52,10 @@ def weights_directory(source: str, revision: str | None = None) -> Path:
     Raises BenchError when nothing exists there, for a hub repository NotFetchedError.
     """
     if source == INCEPTION:
-        path = torch_checkpoints() / MANIFEST["inception"].file
-        if not path.is_file():
-            raise NotFetchedError(f"evaluator.source={INCEPTION}: {path} is missing; fetch it with `tcd-bench fetch`")
-        return path
+        file = torch_checkpoints() / MANIFEST["inception"].file
+        if not file.is_file():
+            raise NotFetchedError(f"evaluator.source={INCEPTION}: {file} is missing; fetch it with `tcd-bench fetch`")
+        return file
     path = local_path(source)
     if path is None:
         return _snapshot(source, revision)

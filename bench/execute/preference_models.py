@@ -34,4 +34,4 @@ def load_preference_model(name: str, paths: list[Path], device: str) -> Preferen
         "image_reward": preferences.load_image_reward,
         "aesthetic_score": preferences.load_aesthetic_score,
     }
-    return loaders[name](*paths, device)  # type: ignore[operator,no-any-return]
+    return loaders[name](*paths, device)  # type: ignore[operator]
