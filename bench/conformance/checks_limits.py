@@ -25,9 +25,7 @@ def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
     trained = int(subject.config["num_train_timesteps"])
     most = int(subject.config.get("original_inference_steps", trained))
 
-    attempts: dict[str, Callable[[], Any]] = {
-        f"{most + 1} steps": lambda: subject.fresh().set_timesteps(most + 1),
-    }
+    attempts: dict[str, Callable[[], Any]] = {f"{most + 1} steps": lambda: subject.fresh().set_timesteps(most + 1)}
     if subject.has_eta:
         for eta in (-0.1, 1.1):
             attempts[f"eta {eta}"] = lambda eta=eta: run_with_eta(subject, eta)  # type: ignore[misc]

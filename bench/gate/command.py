@@ -108,10 +108,7 @@ def accept_baseline(settings: dict[str, Any]) -> int:
 
     choice = check_acceptance(settings)
     note = make_baseline(
-        Store(str(choice.candidate), writable=False),
-        Path(str(choice.baseline)),
-        str(choice.author),
-        str(choice.reason),
+        Store(str(choice.candidate), writable=False), Path(str(choice.baseline)), str(choice.author), str(choice.reason)
     )
     print(f"Baseline: {note}")
     return 0

@@ -177,21 +177,18 @@ def main() -> int:
         seconds["loading models"] += loading
         seconds["sampling, the device without a model"] = waited - on_device.total() - loading
     else:
-        concurrent_batches = resolve_concurrent_batches(settings["concurrent_batches"], "cpu")
-        seconds += Counter({name: spent / concurrent_batches for name, spent in clocks.concurrent_batches.items()})
-        seconds["concurrent_batches without work"] = (
-            waited - sum(clocks.concurrent_batches.values()) / concurrent_batches
-        )
+        threads = resolve_concurrent_batches(settings["concurrent_batches"], "cpu")
+        of_threads = Counter({name: spent / threads for name, spent in clocks.concurrent_batches.items()})
+        seconds += of_threads
+        seconds["concurrent_batches without work"] = waited - of_threads.total()
     share = sum(seconds[name] for name in MODELS) / wall
     for name, spent in seconds.most_common():
         print(f"{name:<40} {spent:8.2f} s {spent / wall:6.1%}")
-    least = LEAST["cuda" if on_gpu else "cpu"] if options.least is None else options.least
-    print(
-        f"inside the models: {share:.1%} of {wall:.1f} s (at least {least:.0%}); "
-        f"unaccounted {wall - seconds.total():.2f} s"
-    )
-    found = {"wall_s": wall, "share_of_models": share, "seconds": dict(seconds.most_common())}
     device = "cuda" if on_gpu else "cpu"
+    least = LEAST[device] if options.least is None else options.least
+    print(f"inside the models: {share:.1%} of {wall:.1f} s (at least {least:.0%}); "
+          f"unaccounted {wall - seconds.total():.2f} s")  # fmt: skip
+    found = {"wall_s": wall, "share_of_models": share, "seconds": dict(seconds.most_common())}
     save_benchmark(options.out.with_suffix(".json"), {"whole / inside the models": [1 / share]}, found, device)
     draw(seconds, wall, options.out.with_suffix(".png"))
     return code or int(share < least)
@@ -208,7 +205,6 @@ def busy_seconds(base: Any, events: list[tuple[str, Any, Any]]) -> Counter[str]:
 
 
 def draw(seconds: Counter[str], wall: float, path: Path) -> None:
-    """One stacked bar."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 

@@ -82,14 +82,9 @@ def compare_ratios(before: Iterable[Ratio], after: Iterable[Ratio], limit: float
             yield Outcome("performance", ratio.name, "ratio", "not comparable", note=note)
         else:
             pairs.append((old, ratio))
-    worse, better, within = (
-        holm(p_values)
-        for p_values in (
-            [_later(old, new, limit) for old, new in pairs],
-            [_later(new, old, limit) for old, new in pairs],
-            [_apart(old, new, limit) for old, new in pairs],
-        )
-    )
+    worse = holm([_later(old, new, limit) for old, new in pairs])
+    better = holm([_later(new, old, limit) for old, new in pairs])
+    within = holm([_apart(old, new, limit) for old, new in pairs])
     for (old, new), slower, faster, same in zip(pairs, worse, better, within, strict=True):
         if slower < LEVEL:
             verdict = "regressed"

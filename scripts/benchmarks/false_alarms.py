@@ -10,7 +10,6 @@ goes on after the last. Writes a table; exits with 1 when anything regressed, ch
 """
 
 import argparse
-import json
 import os
 import shlex
 import shutil
@@ -23,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ratios import name_machine, name_machines
+from ratios import add_to_log, name_machine, name_machines, read_log
 
 from bench.experiment.compose import compose_settings
 from bench.experiment.gate import check_gate
@@ -35,17 +34,14 @@ BAD = ("regressed", "changed", "failed", "missing")
 
 
 def main() -> int:
-    """Repeat until the log is full, then count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--log", type=Path, default=Path("results/gate_benchmark/false_alarms.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("results/performance/false_alarms.md"))
     arguments, overrides = parser.parse_known_args()
-    arguments.log.parent.mkdir(parents=True, exist_ok=True)
     kept = arguments.log.parent / "false_alarms_baselines"
     baseline = kept / "all"
-    text = arguments.log.read_text(encoding="utf-8") if arguments.log.is_file() else ""
-    lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    lines = read_log(arguments.log)
     if len(lines) < arguments.repeats:
         sample(baseline, overrides, seed=0, threads=os.cpu_count() or 1, concurrent_batches=2)
     for repeat in range(len(lines), arguments.repeats):
@@ -55,20 +51,13 @@ def main() -> int:
         scratch = Path(tempfile.mkdtemp(prefix="tcd-bench-again-")) / "run"
         sample(scratch, overrides, seed, threads, concurrent_batches)
         same = kept / f"threads-{threads}-concurrent_batches-{concurrent_batches}"
-        line = {
-            "repeat": repeat,
-            "seed": seed,
-            "threads": threads,
-            "concurrent_batches": concurrent_batches,
-            **judge(baseline, same, scratch),
-        }
-        line["machine"] = name_machine()
+        line = {"repeat": repeat, "seed": seed, "threads": threads, "concurrent_batches": concurrent_batches}
+        line |= {**judge(baseline, same, scratch), "machine": name_machine()}
         if same.is_dir():
             shutil.rmtree(scratch.parent)
         else:
             shutil.move(scratch, same)
-        with arguments.log.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line, ensure_ascii=False) + "\n")
+        add_to_log(arguments.log, line)
         lines.append(line)
         where = f"seed {seed}, {threads} threads, {concurrent_batches} concurrent_batches"
         print(f"{repeat:3d} {where}: {line['counts']}, {time.perf_counter() - begun:.0f} s", flush=True)
@@ -111,9 +100,7 @@ def sample(results: Path, overrides: list[str], seed: int, threads: int, concurr
 
 
 def judge(baseline: Path, same: Path, candidate: Path) -> dict[str, Any]:
-    """What the gate says, in counts, and its alarms in words; costs beside a run of as many threads and
-    concurrent_batches.
-    """
+    """Counts of the gate's verdicts, and its alarms in words; costs are compared with the run in `same`."""
     outcomes = [outcome for outcome in compare(baseline, candidate) if outcome.level != "cost"]
     costs = [outcome for outcome in compare(same, candidate) if outcome.level == "cost"] if same.is_dir() else []
     report = GateReport("baseline", "again", [*outcomes, *costs])
@@ -125,7 +112,6 @@ def judge(baseline: Path, same: Path, candidate: Path) -> dict[str, Any]:
 
 
 def compare(before: Path, after: Path) -> list[Outcome]:
-    """Outcomes of the gate at its default limits."""
     limits = check_gate(compose_settings([f"baseline='{before}'", f"candidate='{after}'"], "gate"))
     stores = (Store(path, writable=False) for path in (before, after))
     return compare_stores(*stores, limits.images, limits.quality, limits.cost).outcomes

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -24,7 +23,7 @@ from statistics import median
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ratios import save_benchmark
+from ratios import peak_bytes, save_benchmark
 from scipy.linalg import sqrtm
 from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -44,7 +43,6 @@ def draw(seed: int, n: int, d: int, scale: float = 1.0) -> Floats:
 
 
 def ours(first: Floats, second: Floats, reference: Reference) -> float:
-    """Value, standard error and paired difference of two methods."""
     a, b = (frechet_estimate(features, reference) for features in (first, second))
     difference = paired_difference(a, b)
     for estimate in (a, b, difference):
@@ -75,15 +73,6 @@ def least(first: Floats, second: Floats) -> float:
         whole = rows.astype(np.float64)
         np.linalg.eigvalsh(whole.T @ whole)
     return float("nan")
-
-
-def peak_bytes(work: Callable[[], object]) -> int:
-    """What the work allocates at most, on top of what is there."""
-    tracemalloc.start()
-    work()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak
 
 
 def main() -> int:

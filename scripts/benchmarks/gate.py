@@ -10,7 +10,6 @@ than once in 20, or a false alarm was given.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from ratios import name_machine, name_machines
+from ratios import add_to_log, name_machine, name_machines, read_log
 
 from bench.execute.job import prepare
 from bench.experiment.compose import compose_settings
@@ -50,7 +49,6 @@ UNet2DConditionModel.forward = slow
 
 
 def main() -> int:
-    """Compare until the log is full, then count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slow-down", type=float, default=0.05)
     parser.add_argument("--repeats", type=int, default=20)
@@ -71,23 +69,14 @@ def main() -> int:
             turns = time_interleaved(this_installation(), side, job.plan.cells, prompts, sessions, rounds)
             outcomes = compare_interleaved(turns, gate.cost.latency_interleaved)
             verdicts = {outcome.subject: outcome.verdict for outcome in outcomes}
-            line = {
-                "question": question,
-                "side": name,
-                "machine": name_machine(),
-                "verdicts": verdicts,
-                "turns": [asdict(entry) for entry in turns],
-            }
-            append(arguments.log, line)
+            line = {"question": question, "side": name, "machine": name_machine(), "verdicts": verdicts}
+            line["turns"] = [asdict(entry) for entry in turns]
+            add_to_log(arguments.log, line)
             lines.append(line)
             ratios = " ".join(f"{(o.after or 0) / (o.before or 1):.3f}" for o in outcomes)
             print(f"{turn // 2:3d} {name:>6}: {', '.join(verdicts.values())}; ratios {ratios}", flush=True)
     found = {
-        name: [
-            any(verdict == "regressed" for verdict in line["verdicts"].values())
-            for line in lines
-            if line["side"] == name
-        ]
+        name: ["regressed" in line["verdicts"].values() for line in lines if line["side"] == name]
         for name in ("slower", "same")
     }
     counts = {name: f"{sum(hits)} of {len(hits)}" for name, hits in found.items()}
@@ -99,7 +88,6 @@ def main() -> int:
 
 
 def to_markdown(said: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What came out, and a row a comparison."""
     yield "# How well the gate tells a slower UNet from the same one"
     yield f"\n`scripts/benchmarks/gate.py`: a {said}.\n"
     yield name_machines(lines)
@@ -115,19 +103,6 @@ def to_markdown(said: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         ratio = fmean(after / before for before, after in zip(*sides, strict=True))
         cells = [sum(found == verdict for found in verdicts.values()) for verdict in ("regressed", "improved")]
         yield f"| {line['side']} | {ratio:.3f} | {together} | {cells[0]} | {cells[1]} |"
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines so far; one that was cut off is left out."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-
-
-def append(path: Path, line: dict[str, Any]) -> None:
-    """Add a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

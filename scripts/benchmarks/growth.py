@@ -15,9 +15,7 @@ import math
 import subprocess
 import sys
 import tempfile
-import time
-import tracemalloc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,9 +25,9 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmark_executors import time_crew  # noqa: E402
+from executors import time_workers  # noqa: E402
 from many_records import write  # noqa: E402
-from ratios import save_benchmark  # noqa: E402
+from ratios import peak_bytes, save_benchmark, seconds_of  # noqa: E402
 
 from bench.analysis.scoring import ScoredRun  # noqa: E402
 from bench.execute.job import prepare  # noqa: E402
@@ -63,48 +61,29 @@ class Growth:
 
     @property
     def holds(self) -> bool:
-        """Whether it grows no faster than it may."""
         return self.exponent <= self.allowed + LEEWAY
 
 
 def best(work: Callable[[], object], times: int = 3) -> float:
     """Seconds, the least of a few."""
-    return min(timed(work) for _ in range(times))
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+    return min(seconds_of(work) for _ in range(times))
 
 
 def features(n: int, d: int) -> NDArray[np.float32]:
-    """Random features."""
     return np.random.default_rng(n).standard_normal((n, d), dtype=np.float32)
 
 
 def images() -> Iterator[Growth]:
-    """Scores and moments over the number of images."""
     sizes, d = (2_000, 4_000, 8_000, 16_000, 32_000), 256
     reference = Reference.of(features(4 * d, d))
     drawn = {n: features(n, d) for n in sizes}
     costs = tuple(best(lambda n=n: frechet_estimate(drawn[n], reference).interval()) for n in sizes)  # type: ignore[misc]
     yield Growth(f"Fréchet distance with interval, d = {d}", "images", "s", 1, sizes, costs)
-    yield Growth("moments: memory", "images", "bytes", 0, sizes, tuple(peak_bytes(drawn[n]) for n in sizes))
-
-
-def peak_bytes(rows: NDArray[np.float32]) -> float:
-    """What moments allocate at most."""
-    tracemalloc.start()
-    features_to_moments(rows)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak
+    peaks = tuple(peak_bytes(lambda n=n: features_to_moments(drawn[n])) for n in sizes)  # type: ignore[misc]
+    yield Growth("moments: memory", "images", "bytes", 0, sizes, peaks)
 
 
 def width() -> Iterator[Growth]:
-    """The distance over the width of features."""
     sizes, n = (128, 256, 512, 1024, 2048), 4096
     costs = []
     for d in sizes:
@@ -114,13 +93,11 @@ def width() -> Iterator[Growth]:
 
 
 def plan() -> Iterator[Growth]:
-    """Planning over the number of cells."""
     sizes = (1_000, 4_000, 16_000, 64_000)
     yield Growth("plan", "cells", "s", 1, sizes, tuple(best(lambda n=n: plan_cells(n), 2) for n in sizes))  # type: ignore[misc]
 
 
 def plan_cells(count: int) -> None:
-    """A grid of so many cells."""
     settings = compose_settings(["experiment=mini", "method=[tcd]", "claim=[]", "scores=[fid]"])
     axes = {"max_steps": None, "steps": list(range(1, 1001)), "eta": [i / 100 for i in range(count // 1000)]}
     settings["methods"] = {"tcd": {**settings["methods"]["tcd"], **axes}}
@@ -131,14 +108,13 @@ def plan_cells(count: int) -> None:
 
 
 def report() -> Iterator[Growth]:
-    """The report, and reading and scoring of a store, over its cells."""
     sizes = (500, 1_000, 2_000, 4_000, 8_000)
     reports, scores = [], []
     for count in sizes:
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder), count)
             command = [sys.executable, "-m", "bench", "report", f"results='{folder}'"]
-            reports.append(timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)))  # noqa: B023
+            reports.append(seconds_of(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)))  # noqa: B023
             store = Store(folder, writable=False)
             scores.append(best(lambda: ScoredRun.load(store).cells))  # noqa: B023
     yield Growth("report", "cells", "s", 1, sizes, tuple(reports))
@@ -148,17 +124,11 @@ def report() -> Iterator[Growth]:
 def workers() -> Iterator[Growth]:
     """Seconds of workers, all together, for the same cells of .2 s."""
     sizes = (1, 2, 4, 8)
-    costs = tuple(count * time_crew("processes", count, 160, 0.2) for count in sizes)
+    costs = tuple(count * time_workers("processes", count, 160, 0.2) for count in sizes)
     yield Growth("160 cells of 0.2 s", "workers", "seconds × workers", 0, sizes, costs)
 
 
-QUESTIONS: Mapping[str, Callable[[], Iterator[Growth]]] = {
-    "images": images,
-    "width": width,
-    "plan": plan,
-    "report": report,
-    "workers": workers,
-}
+QUESTIONS = {"images": images, "width": width, "plan": plan, "report": report, "workers": workers}
 
 
 def main() -> int:
@@ -181,7 +151,6 @@ def main() -> int:
 
 
 def draw(found: Sequence[Growth], path: Path) -> None:
-    """A panel a question, with the fit."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter
 

@@ -9,7 +9,6 @@ interval is over resampled rounds. Writes latency.json.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler
+from bench.measure.stopwatch import Stopwatch
 
 
 def main() -> None:
@@ -62,15 +62,14 @@ def time_interleaved(
     """Seconds of either side by round, after one call of each that does not count."""
     order = np.random.default_rng(0).random(rounds + 1) < 0.5
     seconds = np.empty((2, rounds + 1))
+    stopwatch = Stopwatch.of(torch.device(device))
     for round_, first in enumerate(order):
         for side in (0, 1) if first else (1, 0):
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            start = time.perf_counter()
+            stopwatch.synchronise()
+            start = stopwatch.now_s()
             (ours, theirs)[side]()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            seconds[side, round_] = time.perf_counter() - start
+            stopwatch.synchronise()
+            seconds[side, round_] = stopwatch.now_s() - start
     return seconds[0, 1:], seconds[1, 1:]
 
 

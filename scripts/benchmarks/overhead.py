@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +26,9 @@ from bench.execute.malloc import keep_freed_memory
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Measure, check_experiment
 from bench.features.openclip import load_evaluator
+from bench.measure.stopwatch import Stopwatch
+from bench.records.cell import Cell
+from bench.records.record import Calls
 from bench.store.store import Store
 from bench.workers.context import WorkerContext
 from bench.workers.leases import Leases
@@ -96,32 +100,27 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def bare_calls(pipeline: object, cell: object, calls: object) -> float:
+def bare_calls(pipeline: Any, cell: Cell, calls: Calls) -> float:
     """Seconds of the denoiser and decoder calls alone."""
-    unet, vae, device = pipeline.unet, pipeline.vae, pipeline.device  # type: ignore[attr-defined]
-    doubled = calls.denoiser_evaluations // calls.denoiser_calls  # type: ignore[attr-defined]
-    count, size = cell.prompts.count, cell.batch_size  # type: ignore[attr-defined]
-    channels, edge = unet.config.in_channels, cell.base.height // pipeline.vae_scale_factor  # type: ignore[attr-defined]
-    width, length = unet.config.cross_attention_dim, pipeline.tokenizer.model_max_length  # type: ignore[attr-defined]
-    total = 0.0
+    unet, vae, device = pipeline.unet, pipeline.vae, pipeline.device
+    doubled = calls.denoiser_evaluations // calls.denoiser_calls
+    count, size = cell.prompts.count, cell.batch_size
+    channels, edge = unet.config.in_channels, cell.base.height // pipeline.vae_scale_factor
+    width, length = unet.config.cross_attention_dim, pipeline.tokenizer.model_max_length
+    total, stopwatch = 0.0, Stopwatch.of(device)
     for start in range(0, count, size):
         n = min(size, count - start)
         latents = torch.randn(n, channels, edge, edge, device=device, dtype=unet.dtype)
         inputs = torch.cat([latents] * doubled)
         text = torch.randn(doubled * n, length, width, device=device, dtype=unet.dtype)
-        synchronise(device)
-        begin = time.perf_counter()
-        for timestep in calls.timesteps:  # type: ignore[attr-defined]
+        stopwatch.synchronise()
+        begin = stopwatch.now_s()
+        for timestep in calls.timesteps:
             unet(inputs, torch.tensor(timestep, device=device), encoder_hidden_states=text)
         vae.decode(latents)
-        synchronise(device)
-        total += time.perf_counter() - begin
+        stopwatch.synchronise()
+        total += stopwatch.now_s() - begin
     return total
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

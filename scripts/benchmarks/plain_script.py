@@ -32,12 +32,7 @@ from bench.generate.sampling import image_generator
 from bench.mini import world
 
 WEIGHTS = Path(__file__).parents[2] / "bench" / "mini" / "weights"
-NOISE = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-}
+NOISE = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 SOLVER = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
 SECOND_ORDER = {"lower_order_final": False, "final_sigmas_type": "sigma_min"}
 DIFFUSERS = {"lower_order_final": True, "final_sigmas_type": "zero"}

@@ -6,7 +6,9 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +29,42 @@ def save_benchmark(
     from bench.measure.environment import machine_fingerprint  # not before what is to be timed
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(
-        {
-            "command": shlex.join(["scripts/benchmarks/" + Path(sys.argv[0]).name, *_settings(sys.argv[1:])]),
-            "machine": machine_fingerprint(device, 0),
-            "ratios": [
-                {"name": name, "samples": list(samples), "exact": exact} for name, samples in ratios.items() if samples
-            ],
-            **found,
-        },
-        indent=1,
-        ensure_ascii=False,
-    )
-    path.write_text(text + "\n", encoding="utf-8")
+    data = {
+        "command": shlex.join(["scripts/benchmarks/" + Path(sys.argv[0]).name, *_settings(sys.argv[1:])]),
+        "machine": machine_fingerprint(device, 0),
+        "ratios": [
+            {"name": name, "samples": list(rounds), "exact": exact} for name, rounds in ratios.items() if rounds
+        ],
+        **found,
+    }
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """What the work allocates at most, on top of what is there."""
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines so far; one that was cut off is left out."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def add_to_log(path: Path, line: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def name_machine() -> str:

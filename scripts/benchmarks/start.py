@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from ratios import save_benchmark
+from ratios import save_benchmark, seconds_of
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference" / "mini"
@@ -52,7 +52,7 @@ def main() -> int:
                 name: until_output([part.format(copy=copy, scratch=scratch) for part in verb])
                 for name, verb in VERBS.items()
             }
-            found["imports"] = until_end([sys.executable, "-c", IMPORTS])
+            found["imports"] = seconds_of(lambda: subprocess.run([sys.executable, "-c", IMPORTS], check=True))
             found["run"] = until_batch(Path(scratch) / f"run{turn}")
             if turn:
                 for name, taken in found.items():
@@ -80,13 +80,6 @@ def until_output(arguments: list[str]) -> float:
     taken = time.perf_counter() - begun
     process.communicate()
     return taken
-
-
-def until_end(command: list[str]) -> float:
-    """Seconds until a command is done."""
-    begun = time.perf_counter()
-    subprocess.run(command, check=True)
-    return time.perf_counter() - begun
 
 
 def until_batch(results: Path) -> float:

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +62,11 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=400, help="of the bootstrap")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance")
     options = parser.parse_args()
-    store = Store(options.results, writable=False)
-    scored = ScoredRun.load(store)
-    run, cells = scored.run, scored.cells
-    rows = list(compare(store, run, cells, options.repetitions))
-    hardest = {claim: max((row for row in rows if row.claim == claim), key=cost) for claim in {r.claim for r in rows}}
+    rows = list(compare(ScoredRun.load(Store(options.results, writable=False)), options.repetitions))
+    hardest = {
+        claim: max((row for row in rows if row.claim == claim), key=attrgetter("ours"))
+        for claim in {r.claim for r in rows}
+    }
     text = "\n".join(to_markdown(rows, hardest)) + "\n"
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "verdicts.md").write_text(text, encoding="utf-8")
@@ -78,14 +79,12 @@ def main() -> int:
     return 1 if any(row.ratio > SHARE for row in hardest.values()) else 0
 
 
-def compare(store: Store, run: Run, cells: Sequence[ScoredCell], repetitions: int) -> Iterator[Row]:
+def compare(scored: ScoredRun, repetitions: int) -> Iterator[Row]:
     """A row for each comparison that has an interval."""
-    by_label = {cell.record.cell.label: cell for cell in cells}
-    judged = [
-        (judgement.claim.text, found) for judgement in judge_claims(run, cells) for found in judgement.comparisons
-    ]
-    bootstrap = Bootstrap(store, run, repetitions)
-    for claim, found in judged:
+    by_label = {cell.record.cell.label: cell for cell in scored.cells}
+    judgements = judge_claims(scored.run, scored.cells)
+    bootstrap = Bootstrap(scored.store, scored.run, repetitions)
+    for claim, found in [(judgement.claim.text, found) for judgement in judgements for found in judgement.comparisons]:
         effect = found.effect
         if effect is None or found.note or effect.excess == 0:
             continue
@@ -147,13 +146,7 @@ class Bootstrap:
         return self._known[key]
 
 
-def cost(row: Row) -> float:
-    """By what the hardest comparison of a claim is known."""
-    return row.ours
-
-
 def to_markdown(rows: Sequence[Row], hardest: dict[str, Row]) -> Iterator[str]:
-    """The claims, by their hardest comparisons, then every comparison."""
     yield "# Images per cell until a verdict\n"
     yield f"Level {LEVEL} over all claims, {CHANCE:.0%} chance of a verdict, the measured gains taken as true.\n"
     yield "| claim, by its hardest comparison | ours | theirs | ours / theirs | seconds, ours | theirs |"

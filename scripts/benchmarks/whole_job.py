@@ -76,7 +76,7 @@ def main() -> int:
         "ours": lambda folder: (
             [*under_clocks, f"--results={folder}", *run] if options.breakdown else [*bench, *run, f"results='{folder}'"]
         ),
-        "plain": lambda folder: [plain[0], plain[1], str(folder), *plain[2:]],
+        "plain": lambda folder: [*plain[:2], str(folder), *plain[2:]],
     }
     if not options.sd15:
         sides["fast"] = lambda folder: [*bench, *run, *options.fast, f"results='{folder}'"]
@@ -161,7 +161,6 @@ def compare_fast(ours: Path, fast: Path) -> Mapping[str, float]:
 
 
 def scores_of(results: Path) -> list[dict[str, str]]:
-    """A run's scores."""
     with (results / "scores.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

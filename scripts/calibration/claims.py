@@ -76,11 +76,9 @@ def scored(method: str, steps: int, estimates: dict[str, Estimate]) -> ScoredCel
 @cache
 def claims_of(gains: Sequence[Sequence[float]]) -> tuple[Claim, ...]:
     """A claim for each row, with a step count for each gain."""
+    steps = [tuple(10 * i + k for k in range(len(row))) for i, row in enumerate(gains)]
     return tuple(
-        Claim(
-            f"{i}", "", *(Side(m, tuple(10 * i + k for k in range(len(row)))) for m in "ab"), ("clip_score",), "better"
-        )
-        for i, row in enumerate(gains)
+        Claim(f"{i}", "", Side("a", own), Side("b", own), ("clip_score",), "better") for i, own in enumerate(steps)
     )
 
 
@@ -208,18 +206,11 @@ def features(family: str, shares: Sequence[float]) -> Callable[[int], bool]:
         drawn = {method: shared + 0.5 * world.draw_one(rng, IMAGES) for method in "ab"}
         for i, share in enumerate(shares):
             n = round(share * IMAGES)
-            cells = [
-                scored(
-                    method,
-                    1,
-                    {
-                        "fid": frechet_estimate(rows[:n], reference),
-                        "kid": kernel_estimate(rows[:n], reference.kernel),
-                        "clip_score": mean_estimate(clip_scores(rows[:n], captions[:n])),
-                    },
-                )
-                for method, rows in drawn.items()
-            ]
+            cells = []
+            for method, rows in drawn.items():
+                distances = frechet_estimate(rows[:n], reference), kernel_estimate(rows[:n], reference.kernel)
+                score = mean_estimate(clip_scores(rows[:n], captions[:n]))
+                cells.append(scored(method, 1, dict(zip(metrics, (*distances, score), strict=True))))
             found = judge_claims(replace(RUN, claims=claims, looks=tuple(shares[: i + 1])), cells)
             if any(judgement.verdict == "supported" for judgement in found):
                 return True
@@ -327,9 +318,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000, help="of a design, at most; some have fewer")
     parser.add_argument("--designs", default=";".join(DESIGNS), help="separated by semicolons")
-    parser.add_argument(
-        "--needed", type=int, default=1000, help="runs for each number of images needed; 0 leaves it out"
-    )
+    parser.add_argument("--needed", type=int, default=1000, help="runs for each number of images; 0 leaves it out")
     parser.add_argument("--out", type=Path, default=Path("results/calibration"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -347,10 +336,8 @@ def main() -> int:
                     table.writerow((name, seed, int(known[name, seed])))
             file.flush()
             print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-    settings = ((1.0, None), (1.8, None), (1.5, 64))
-    needed = (
-        [line for z, groups in settings for line in images_needed(z, groups, options.needed)] if options.needed else []
-    )
+    settings = ((1.0, None), (1.8, None), (1.5, 64)) if options.needed else ()
+    needed = [line for z, groups in settings for line in images_needed(z, groups, options.needed)]
     text = "\n".join(to_markdown(known, needed, " ".join(["scripts/calibration/claims.py", *sys.argv[1:]]))) + "\n"
     (options.out / "claims.md").write_text(text, encoding="utf-8")
     print(text)

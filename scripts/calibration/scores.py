@@ -40,18 +40,8 @@ Floats = NDArray[np.float64]
 LEVEL, LOWEST, HIGHEST, ANNOUNCED = 0.95, 0.93, 0.97, 0.5
 CHUNK, CORRELATION = 50, 0.5
 MEANS = (
-    "normal",
-    "exponential",
-    "log-normal",
-    "t5",
-    "yes0.8",
-    "yes0.95",
-    "yes0.99",
-    "three0.9",
-    "four0.95",
-    "five0.98",
-    "one-sided exponential",
-    "one-sided log-normal",
+    *("normal", "exponential", "log-normal", "t5", "yes0.8", "yes0.95", "yes0.99"),
+    *("three0.9", "four0.95", "five0.98", "one-sided exponential", "one-sided log-normal"),
 )
 """Values with their tails, yes-or-no answers by their truth, shares of three to five attributes by theirs, and normal
 values of which the second method's are worse in one of three, by a skewed amount."""
@@ -207,7 +197,6 @@ def summarise(setting: Setting, draws: Floats) -> Iterator[Row]:
 
 
 def to_markdown(rows: list[Row]) -> str:
-    """One line per row."""
     head = (
         "| score | features | d | n | per prompt | repetitions | fallback | coverage | SE / empirical | bias / SE | |"
     )
@@ -225,7 +214,6 @@ def to_markdown(rows: list[Row]) -> str:
 
 
 def load(out: Path, setting: Setting) -> list[Row]:
-    """What a setting's draws come to."""
     chunks = [np.load(path) for path in sorted(folder(out, setting).glob("*.npy"))]
     return list(summarise(setting, np.concatenate(chunks))) if chunks else []
 
@@ -242,7 +230,6 @@ def write(out: Path) -> list[Row]:
 
 
 def title(rows: list[Row]) -> str:
-    """What the table says in one paragraph."""
     printed = [row for row in rows if row.verdict != "announced"]
     broken = [row for row in printed if row.verdict == "breach"]
     short = sum(row.coverage < LOWEST for row in broken)
@@ -267,7 +254,6 @@ def known_settings(out: Path) -> list[Setting]:
 
 
 def folder(out: Path, setting: Setting) -> Path:
-    """Where a setting's draws lie."""
     return out / "draws" / f"{setting.score}-{setting.family}-d{setting.d}-n{setting.n}-k{setting.k}"
 
 
@@ -284,7 +270,6 @@ def add_chunks(out: Path, setting: Setting, repetitions: int) -> None:
 
 
 def listed(kind: Callable[[str], object]) -> Callable[[str], list[object]]:
-    """Comma-separated values."""
     return lambda text: [kind(part) for part in text.split(",")]
 
 

@@ -25,8 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -85,7 +84,6 @@ class RayNodes:
             self.join()
 
     def join(self) -> None:
-        """One more raylet."""
         self._ray("start", f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
 
     def kill_one(self) -> None:
@@ -95,7 +93,6 @@ class RayNodes:
             os.kill(pids[-1], signal.SIGKILL)
 
     def stop(self) -> None:
-        """Everything that was started here."""
         self._ray("stop", "--force")
 
     def _ray(self, *arguments: str) -> None:
@@ -103,17 +100,6 @@ class RayNodes:
         if arguments[0] == "start":
             command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-@contextmanager
-def nodes_of(kind: str) -> Iterator[RayNodes | None]:
-    """The cluster of a repetition."""
-    nodes = RayNodes(3) if kind == "ray" else None
-    try:
-        yield nodes
-    finally:
-        if nodes:
-            nodes.stop()
 
 
 class Disk:
@@ -197,14 +183,12 @@ STORES = {"disk": Disk, "full": SmallDisk, "bucket": Bucket}
 
 
 def free_port() -> int:
-    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_for_port(port: int) -> None:
-    """Wait until a server listens."""
     for _ in range(600):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -240,7 +224,9 @@ def repeat(kind: str, where: str, cells: int, dice: random.Random, calm: dict[st
         folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         disk = STORES[where](Path(folder))
         stack.callback(disk.close)
-        nodes = stack.enter_context(nodes_of(kind))
+        nodes = RayNodes(3) if kind == "ray" else None
+        if nodes:
+            stack.callback(nodes.stop)
         log = Path(folder) / "log"
         store = Store(disk.location, store_retry_s=PATIENCE_S)
         common = {"lease_s": LEASE_S, "max_attempts": 50, "store_retry_s": PATIENCE_S}
@@ -300,7 +286,6 @@ def calm_run(cells: int) -> dict[str, object]:
 
 
 def main() -> int:
-    """All repetitions; 1 where one ended otherwise."""
     if sys.argv[1:2] == ["--drive"]:
         drive(*sys.argv[2:6])
         return 0

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.pictures import read_images
+from bench.records.record import Record
 from bench.store.store import Store
 
 SMALL = ["experiment=smoke", "prompts.count=64", "batch_size=8", "measure.latency=false", "measure.memory=false"]
@@ -37,9 +38,7 @@ def main() -> int:
     early = start_up_s(command, root)
     print(f"undisturbed: {duration:.1f} s, of which {early:.1f} s before the first batch")
     for kill in range(arguments.kills):
-        process = subprocess.Popen(
-            [*command, f"results={root}/killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = start([*command, f"results={root}/killed"])
         moment = early + dice.uniform(-0.1 * early, 1.4 * (duration - early) / arguments.kills)  # each finds work left
         try:
             process.wait(moment)
@@ -49,19 +48,20 @@ def main() -> int:
             process.wait()
             batches = len(list((root / "killed").rglob("batches-*/*.npz")))
             done = len(list((root / "killed").rglob("record.json")))
-            print(
-                f"kill {kill + 1} after {moment:.1f} s: {done} cells done, {batches} batches of an unfinished one kept"
-            )
+            kept = f"{done} cells done, {batches} batches of an unfinished one kept"
+            print(f"kill {kill + 1} after {moment:.1f} s: {kept}")
     subprocess.run([*command, f"results={root}/killed"], check=True, stderr=subprocess.DEVNULL)
     return compare(Store(root / "undisturbed", writable=False), Store(root / "killed", writable=False))
+
+
+def start(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def start_up_s(command: list[str], root: Path) -> float:
     """Seconds until the first batch of a fresh run is on disk."""
     begin = time.monotonic()
-    process = subprocess.Popen(
-        [*command, f"results={root}/probe"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start([*command, f"results={root}/probe"])
     while process.poll() is None and not list((root / "probe").rglob("batches-*/*.npz")):
         time.sleep(0.02)
     elapsed = time.monotonic() - begin
@@ -71,7 +71,6 @@ def start_up_s(command: list[str], root: Path) -> float:
 
 
 def compare(ours: Store, theirs: Store) -> int:
-    """Print and return 0 where nothing differs."""
     left, right = {r.key: r for r in ours.records()}, {r.key: r for r in theirs.records()}
     differing = [key for key in left.keys() | right.keys() if _differs(left.get(key), right.get(key), ours, theirs)]
     images = sum(record.images.count for record in left.values() if record.images)
@@ -79,11 +78,11 @@ def compare(ours: Store, theirs: Store) -> int:
     return 1 if differing else 0
 
 
-def _differs(left: object, right: object, ours: Store, theirs: Store) -> bool:
-    if left is None or right is None or left.reproducible() != right.reproducible():  # type: ignore[attr-defined]
+def _differs(left: Record | None, right: Record | None, ours: Store, theirs: Store) -> bool:
+    if left is None or right is None or left.reproducible() != right.reproducible():
         return True
-    rows = range(left.images.count)  # type: ignore[attr-defined]
-    pair = read_images(ours.cell(left.key), rows), read_images(theirs.cell(left.key), rows)  # type: ignore[attr-defined]
+    rows = range(left.images.count if left.images else 0)
+    pair = read_images(ours.cell(left.key), rows), read_images(theirs.cell(left.key), rows)
     return pair[0] is None or pair[1] is None or not np.array_equal(*pair)
 
 

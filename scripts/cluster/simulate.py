@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import linear_regression
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -66,12 +67,10 @@ class Clock:
         heapq.heappush(self._waiting, (at, next(self._order), greenlet(task, self._hub)))
 
     def sleep(self, seconds: float) -> None:
-        """Called by a task."""
         heapq.heappush(self._waiting, (self.now + seconds, next(self._order), getcurrent()))
         self._hub.switch()
 
     def run(self) -> None:
-        """Until no task is left."""
         while self._waiting:
             self.now, _, task = heapq.heappop(self._waiting)
             task.switch()
@@ -171,8 +170,6 @@ class Node:
 
 
 class VirtualContext(WorkerContext):
-    """A worker's context by the virtual clock."""
-
     def __init__(self, node: Node) -> None:
         super().__init__()
         self._node = node
@@ -347,13 +344,11 @@ def published_costs() -> tuple[float, float]:
     with (ROOT / "results/published/tcd_teaser.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "seconds_per_image"]
     points = [(float(row["steps"]), float(row["value"])) for row in rows if row["method"] in ("tcd", "lcm")]
-    mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
-    return mean_y - slope * mean_x, slope
+    per_evaluation, per_call = linear_regression(*zip(*points, strict=True))
+    return per_call, per_evaluation
 
 
 def main() -> None:
-    """Print, and write, a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 256, 1024])
     parser.add_argument("--images", type=int, default=30_000)
@@ -382,9 +377,7 @@ def main() -> None:
             lines = [
                 f"{len(grid.cells)} cells × {grid.images:,} images, {total / 3600:,.0f} hours of sampling on one GPU; "
                 f"{per_call:.3f} s a call and {per_evaluation:.3f} s a denoiser evaluation.",
-                "",
-                "| " + " | ".join(row) + " |",
-                "|" + "---|" * len(row),
+                *("", "| " + " | ".join(row) + " |", "|" + "---|" * len(row)),
             ]
             print("\n".join(lines), flush=True)
         lines.append("| " + " | ".join(row.values()) + " |")

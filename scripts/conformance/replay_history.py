@@ -105,7 +105,6 @@ def what_names_it(case: Case, report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Print and write what the gate said of each case; 1 when one passed or was not named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", help="numbers of changes")
     parser.add_argument("--cache", type=Path, default=ROOT / "results" / "installations")
@@ -121,11 +120,9 @@ def main() -> int:
         missed += not (code == 1 and named)
         words = [f"{found['subject']}, {found['quantity']}: {found['note']}" for found in named]
         arguments.into.mkdir(parents=True, exist_ok=True)
-        (arguments.into / f"{case.change.replace(' ', '_')}.json").write_text(
-            json.dumps({"exit_code": code, "counts": report["counts"], "named": words}, indent=1, ensure_ascii=False)
-            + "\n",
-            encoding="utf-8",
-        )
+        note = {"exit_code": code, "counts": report["counts"], "named": words}
+        text = json.dumps(note, indent=1, ensure_ascii=False) + "\n"
+        (arguments.into / f"{output.name}.json").write_text(text, encoding="utf-8")
         answer = "named" if code == 1 and named else f"NOT NAMED (exit code {code})"
         print(f"#{case.change} ({case.sound} → {case.faulty}): {answer}, {time.perf_counter() - begun:.0f} s")
         for line in words[:3]:

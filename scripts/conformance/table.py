@@ -17,11 +17,10 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from bench.conformance.baseline import Cause, explain, load_causes, read_baseline, write_baseline
+from bench.conformance.report import ConformanceReport
 
-from bench.conformance.baseline import Cause, explain, load_causes, read_baseline, write_baseline  # noqa: E402
-from bench.conformance.report import ConformanceReport  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 
 def examine_one(name: str) -> tuple[str, dict[str, Any], ConformanceReport]:
@@ -36,7 +35,6 @@ def examine_one(name: str) -> tuple[str, dict[str, Any], ConformanceReport]:
 
 
 def main() -> int:
-    """Write the table; 1 when a deviation is not explained."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", help="some of the schedulers; the table then shows the others as stored")
     parser.add_argument("--processes", type=int, default=2)
@@ -50,11 +48,8 @@ def main() -> int:
             write_baseline(report, arguments.into / f"{name}.json", settings)
             print(f"{name}: {len(report.findings)} deviations in {report.duration_s:.1f} s", flush=True)
     print(f"{len(chosen)} schedulers in {time.perf_counter() - begun:.0f} s")
-    stored = {
-        name: read_baseline(arguments.into / f"{name}.json")
-        for name in names
-        if (arguments.into / f"{name}.json").is_file()
-    }
+    kept = [path for name in names if (path := arguments.into / f"{name}.json").is_file()]
+    stored = {path.stem: read_baseline(path) for path in kept}
     causes = load_causes(arguments.into)
     text, unexplained = table(stored, causes)
     (arguments.into / "README.md").write_text(text, encoding="utf-8")

@@ -38,15 +38,15 @@ from bench.workers.leases import Leases
 from bench.workers.status import read_status
 
 SMALL = (
+    *("experiment=smoke", "method=[tcd]", "claim=[]", "methods.tcd.steps=[2]", "methods.tcd.eta=[0,0.3]"),
     *(
-        "experiment=smoke",
-        "method=[tcd]",
-        "claim=[]",
-        "methods.tcd.steps=[2]",
-        "methods.tcd.eta=[0,0.3]",
         "concurrent_batches=1",
+        "prompts.count=8",
+        "batch_size=4",
+        "reference.count=32",
+        "measure.latency=false",
+        "measure.memory=false",
     ),
-    *("prompts.count=8", "batch_size=4", "reference.count=32", "measure.latency=false", "measure.memory=false"),
     *("scores=[fid,clip_score]", "device=cpu"),
 )
 KINDS = ("flip",) * 14 + ("cut", "exchange", "copy", "loss", "folder", "longer")
@@ -106,9 +106,9 @@ def quietly(*arguments: str) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def do_damage(root: Path, dice: random.Random, files: list[Path], kind: str | None = None) -> Damage:
-    """Damage one of the files, chosen evenly among kinds of files first, so that large ones do not hide small ones."""
-    kind = kind or dice.choice(KINDS)
+def do_damage(root: Path, dice: random.Random, files: list[Path]) -> Damage:
+    """Damage one of the files, each as likely, so that large ones do not hide small ones."""
+    kind = dice.choice(KINDS)
     path, other = dice.choice(files), dice.choice(files)
     kept, theirs = path.read_bytes(), other.read_bytes()
     name = path.relative_to(root).as_posix()
@@ -120,9 +120,8 @@ def do_damage(root: Path, dice: random.Random, files: list[Path], kind: str | No
         other.write_bytes(theirs if other != path else kept)
 
     if kind == "flip":
-        changed = bytearray(kept)
-        bit = dice.randrange(8 * max(1, len(kept)))
-        changed = changed or bytearray(1)
+        changed = bytearray(kept) or bytearray(1)
+        bit = dice.randrange(8 * len(changed))
         changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(bytes(changed))
     elif kind == "cut":
@@ -155,12 +154,7 @@ def readings(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
             yield f"features {key}", lambda r=record: digest(store.features_of(r, run.extractor))  # type: ignore[misc]
             for row in range(record.images.count if record.images else 0):
                 rows = range(row, row + 1)
-                yield (
-                    f"image {key} {row}",
-                    lambda r=record, rows=rows: digest(  # type: ignore[misc]
-                        {"image": kept_images(store, r, rows)}
-                    ),
-                )
+                yield f"image {key} {row}", lambda r=record, i=rows: digest({"image": kept_images(store, r, i)})  # type: ignore[misc]
         for start in sorted(store.cell(key).batch_starts(run.extractor)):
             yield f"batch {key} {start}", lambda key=key, start=start: batch(store, key, run.extractor, start)  # type: ignore[misc]
     if run.reference is not None:
@@ -274,9 +268,8 @@ def check_verbs(
         outcome = judge(verb, code, words, copy, expected)
         found[name, verb, outcome] += 1
         if outcome in OUTCOMES[3:]:
-            said.append(
-                f"{name}: tcd-bench {verb} after {damage.kind} of {damage.name} → {outcome} ({code}: {words[-300:]})"
-            )
+            what = f"{name}: tcd-bench {verb} after {damage.kind} of {damage.name}"
+            said.append(f"{what} → {outcome} ({code}: {words[-300:]})")
     return found
 
 
@@ -293,12 +286,10 @@ def judge(verb: str, code: int, words: str, place: Path, expected: str) -> str:
 
 
 def numbers(place: Path) -> str:
-    """All scores of a run."""
     return (place / "scores.csv").read_text(encoding="utf-8")
 
 
 def files_of(place: Path) -> list[Path]:
-    """All files below a directory that a program reads back."""
     return sorted(path for path in place.rglob("*") if path.is_file())
 
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Types overrides as people mistype them, over all verbs, and counts what is answered badly.
 
     scripts/robustness/mistyped_overrides.py [--count 1000] [--seed 0] [--limit-s 90] [--workers 2] [--show]
@@ -33,108 +32,23 @@ from bench.experiment.compose import compose_settings, groups_of, schema_of
 from bench.experiment.schema import names_below, types_at
 
 WEIRD = (
-    *("true", "false", "null", "", "~", "-1", "0", "1", "1e400", "-1e400", "nan", "inf", "-.inf", "9" * 25, "9" * 5000),
-    *(
-        "2e7",
-        "1e5",
-        "0x10",
-        "01:30:00",
-        "1:30:00",
-        "2024_01_05",
-        "12e4567",
-        "0.5",
-        "-0.0",
-        "[",
-        "]",
-        "{",
-        "}",
-        "[1",
-        "1]",
-    ),
-    *(
-        "{a:",
-        "{a: 1",
-        "{a:1}",
-        "{a: {b: [c]}}",
-        "[a,b",
-        "[a,b]",
-        "[[]]",
-        "[1,[2]]",
-        "{}",
-        "[]",
-        "'",
-        '"',
-        "'a",
-        '"a',
-        "a'",
-    ),
-    *("'a b'", "ünï.png", "a b", "a#b", " #x", "a=b", "a,b", "a:b", "a: b", "${", "${x}", "${name}", "$name", "\\${x}"),
-    *(
-        "${oc.env:HOME}",
-        "${oc.env:TCD_BENCH_NONE}",
-        "${oc.decode:x}",
-        "${hydra:x}",
-        "${a${b}}",
-        "\\",
-        "\n",
-        "a\nb",
-        "\t",
-    ),
-    *("🎨", "@", "!", "&a", "*a", "%", "- a", "? a", "| a", "> a", "<<", "{<<: 1}", "!!python/name:os.system", "../.."),
-    *(
-        "/etc/passwd",
-        "range(0,3)",
-        "[" * 300,
-        "{a: " * 200,
-        "a" * 5000,
-        "[true,false]",
-        "[null]",
-        "{1: 2, 1: 3}",
-        "~/x",
-    ),
-    *(
-        "???",
-        "a@b",
-        "*",
-        "(1,2)",
-        "1,2",
-        "yes",
-        "off",
-        "None",
-        "True",
-        "[1,1]",
-        "[.inf]",
-        "{a: b}}",
-        "[a]]",
-        "`ls`",
-        "$(ls)",
-    ),
+    *("true", "false", "null", "", "~", "-1", "0", "1", "1e400", "-1e400", "nan", "inf", "-.inf", "9" * 25),
+    *("9" * 5000, "2e7", "1e5", "0x10", "01:30:00", "1:30:00", "2024_01_05", "12e4567", "0.5", "-0.0", "[", "]"),
+    *("{", "}", "[1", "1]", "{a:", "{a: 1", "{a:1}", "{a: {b: [c]}}", "[a,b", "[a,b]", "[[]]", "[1,[2]]", "{}"),
+    *("[]", "'", '"', "'a", '"a', "a'", "'a b'", "ünï.png", "a b", "a#b", " #x", "a=b", "a,b", "a:b", "a: b", "${"),
+    *("${x}", "${name}", "$name", "\\${x}", "${oc.env:HOME}", "${oc.env:TCD_BENCH_NONE}", "${oc.decode:x}"),
+    *("${hydra:x}", "${a${b}}", "\\", "\n", "a\nb", "\t", "🎨", "@", "!", "&a", "*a", "%", "- a", "? a", "| a"),
+    *("> a", "<<", "{<<: 1}", "!!python/name:os.system", "../..", "/etc/passwd", "range(0,3)", "[" * 300),
+    *("{a: " * 200, "a" * 5000, "[true,false]", "[null]", "{1: 2, 1: 3}", "~/x", "???", "a@b", "*", "(1,2)", "1,2"),
+    *("yes", "off", "None", "True", "[1,1]", "[.inf]", "{a: b}}", "[a]]", "`ls`", "$(ls)"),
 )
 FLAGS = (
-    *("--experimental-rerun=x.pickle", "--config-dir=/tmp", "--config-path=/tmp", "--config-name=x", "--run", "--info"),
-    *("--shell-completion", "--hydra-help", "--version", "--cfg", "--cfg=hydra", "-c", "-x", "--", "-", "--package=x"),
-    *(
-        "hydra.run.dir=/tmp/x",
-        "hydra/launcher=basic",
-        "hydra.searchpath=[file:///tmp]",
-        "+hydra.verbose=true",
-        "~hydra",
-    ),
-    *("hydra=x", "--help=x", "-mm", "--results=x", "---", "=", "=x", "+=x", "~", "~=", "++", "a", "a b", "", "."),
-    *(
-        ".=1",
-        "a.=1",
-        ".a=1",
-        "..=1",
-        "a..b=1",
-        "a/b=1",
-        "a@b=1",
-        "+a@b=1",
-        "model@models.x=mini",
-        "a[0]=1",
-        "ä=1",
-        "🎨=1",
-    ),
+    *("--experimental-rerun=x.pickle", "--config-dir=/tmp", "--config-path=/tmp", "--config-name=x", "--run"),
+    *("--info", "--shell-completion", "--hydra-help", "--version", "--cfg", "--cfg=hydra", "-c", "-x", "--", "-"),
+    *("--package=x", "hydra.run.dir=/tmp/x", "hydra/launcher=basic", "hydra.searchpath=[file:///tmp]"),
+    *("+hydra.verbose=true", "~hydra", "hydra=x", "--help=x", "-mm", "--results=x", "---", "=", "=x", "+=x", "~"),
+    *("~=", "++", "a", "a b", "", ".", ".=1", "a.=1", ".a=1", "..=1", "a..b=1", "a/b=1", "a@b=1", "+a@b=1"),
+    *("model@models.x=mini", "a[0]=1", "ä=1", "🎨=1"),
 )
 FOREIGN = re.compile(
     r"pydantic|omegaconf|hydra\.|NoneType|Traceback|object has no|errors\.pydantic|<class|full_key|ConfigKeyError|"
@@ -146,7 +60,6 @@ CODES = {0, 1, 2, 3}
 
 
 def command_lines(seed: int, count: int) -> Iterator[tuple[str, list[str]]]:
-    """Verbs with arguments, the same for the same seed."""
     dice = random.Random(seed)
     tree = {}
     for verb in VERBS:
@@ -172,15 +85,8 @@ def command_lines(seed: int, count: int) -> Iterator[tuple[str, list[str]]]:
 
 def _slip(dice: random.Random, word: str) -> str:
     i = dice.randrange(len(word))
-    return dice.choice(
-        (
-            word[:i] + word[i + 1 :],
-            word[:i] + word[i] + word[i:],
-            word[:i] + "x" + word[i + 1 :],
-            word.swapcase(),
-            word + "s",
-        )
-    )
+    before, after = word[:i], word[i + 1 :]
+    return dice.choice((before + after, before + word[i] + word[i:], f"{before}x{after}", word.swapcase(), word + "s"))
 
 
 def _misspelt(dice: random.Random, names: list[str], groups: dict[str, list[str]]) -> str:
@@ -206,23 +112,12 @@ def _added(dice: random.Random, names: list[str], groups: dict[str, list[str]]) 
 
 def _chosen(dice: random.Random, names: list[str], groups: dict[str, list[str]]) -> str:
     if not groups:
-        return (
-            f"{dice.choice(('model', 'method', 'experiment', 'scheduler'))}={dice.choice(('mini', '[tcd]', 'smoke'))}"
-        )
+        group = dice.choice(("model", "method", "experiment", "scheduler"))
+        return f"{group}={dice.choice(('mini', '[tcd]', 'smoke'))}"
     group = dice.choice([*groups])
-    known = groups[group]
-    name = dice.choice(known)
-    text = dice.choice(
-        (
-            name,
-            f"[{name}]",
-            f"[{name},{name}]",
-            f"[{name},{dice.choice(known)}]",
-            _slip(dice, name),
-            f"[{name}",
-            *WEIRD[-8:],
-        )
-    )
+    name = dice.choice(groups[group])
+    lists = f"[{name}]", f"[{name},{name}]", f"[{name},{dice.choice(groups[group])}]"
+    text = dice.choice((name, *lists, _slip(dice, name), f"[{name}", *WEIRD[-8:]))
     return f"{dice.choice(('', '', '+', '++', '~'))}{group}={text}"
 
 
@@ -301,7 +196,6 @@ def stop(verb: str) -> None:
 
 
 def main() -> int:
-    """The command; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -326,7 +220,7 @@ def main() -> int:
             for child, (verb, arguments, folder, since) in [*running.items()]:
                 ended, status = os.waitpid(child, os.WNOHANG)
                 took = time.monotonic() - since
-                if not ended and took < options.cell_timeout_s:
+                if not ended and took < options.limit_s:
                     continue
                 if not ended:
                     os.killpg(child, signal.SIGKILL)
@@ -351,7 +245,6 @@ def main() -> int:
 
 
 def summary(options: argparse.Namespace, codes: Counter[tuple[str, str]], bad: list[str]) -> str:
-    """What was tried and what came out, as Markdown."""
     kinds = Counter(fault.partition(":")[0] for fault in bad)
     columns = sorted({code for _, code in codes})
     lines = [
