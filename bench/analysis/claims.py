@@ -156,7 +156,6 @@ def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
 
 
 def _test(tested: _Tested, claim: Claim, history: Sequence[LookSizes]) -> _Tested:
-    """With the p-values of both answers."""
     gain, threshold = tested.gain, tested.comparison.threshold
     if gain is None:
         return tested
@@ -214,12 +213,10 @@ def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], 
     missing: list[str] = []
     for model in dict.fromkeys(cell.record.cell.base.name for cell in cells):
         for mine, yours in claim.steps():
-            ours = _find(cells, model, claim.subject, mine)
+            theirs = ours = _find(cells, model, claim.subject, mine)
             if yours is not None:
                 theirs = _find(cells, model, claim.object, yours)
-            elif isinstance(ours, Missing):
-                theirs = ours
-            else:
+            elif isinstance(ours, ScoredCell):
                 theirs = _find_within(cells, model, claim, ours)
             for side, steps, cell in ((claim.subject, mine, ours), (claim.object, yours, theirs)):
                 if isinstance(cell, Missing):
@@ -265,11 +262,8 @@ def _disturbed(scored: ScoredCell) -> Missing:
 
 def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> ScoredCell | Missing:
     """The one cell that a side of a claim selects, or why there is none."""
-    matches = [
-        scored
-        for scored in cells
-        if (cell := scored.record.cell).base.name == model and cell.steps == steps and side.fits(cell)
-    ]
+    of_model = (scored for scored in cells if scored.record.cell.base.name == model)
+    matches = [s for s in of_model if s.record.cell.steps == steps and side.fits(s.record.cell)]
     if len(matches) > 1:
         return Missing(f"{len(matches)} cells fit, say which eta or guidance scale")
     if not matches:

@@ -35,12 +35,15 @@ def disturbed(records: Sequence[Record]) -> dict[str, str]:
     for record in records:
         if record.latency and record.latency.workload_s:
             paces.setdefault(_machine(record), []).append(median(record.latency.workload_s))
-    usual = {machine: _lower_quartile(found) for machine, found in paces.items()}
-    reasons = {}
-    for record in records:
-        if record.latency and (reason := _why(record.latency, usual.get(_machine(record)))):
-            reasons[record.key] = reason
-    return reasons
+    usual = {
+        machine: quantiles(found, n=4, method="inclusive")[0] if len(found) > 1 else found[0]
+        for machine, found in paces.items()
+    }
+    return {
+        record.key: reason
+        for record in records
+        if record.latency and (reason := _why(record.latency, usual.get(_machine(record))))
+    }
 
 
 def _why(latency: Latency, usual: float | None) -> str | None:
@@ -54,10 +57,6 @@ def _why(latency: Latency, usual: float | None) -> str | None:
     if high >= APART * low:
         return f"equal calls took from {1000 * low:.0f} to {1000 * high:.0f} ms"
     return None
-
-
-def _lower_quartile(values: Sequence[float]) -> float:
-    return quantiles(values, n=4, method="inclusive")[0] if len(values) > 1 else values[0]
 
 
 def _machine(record: Record) -> str:

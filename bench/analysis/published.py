@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.analysis.scoring import ScoredCell, cost_of
@@ -13,7 +13,7 @@ from bench.records.run import Run
 from bench.score.estimate import Estimate
 from bench.score.metrics import METRICS
 
-TEXTS = ("prompts", "extractor", "source", "trust", "note")
+TEXTS = ("model", "method", "metric", "prompts", "extractor", "source", "trust", "note")
 SECONDS = "seconds_per_image"
 SCALED = {"image_reward_x100": ("image_reward", 100.0), "pick_score_by_100": ("pick_score", 0.01)}
 """Scores that were published with a factor: the score, and the factor."""
@@ -62,18 +62,14 @@ def load_published() -> list[Published]:
     folder = next(
         (path for path in (package / "published", package.parent / "results" / "published") if path.is_dir()), None
     )
+    kinds = {"images": int, "eta": float, "guidance": float, "pixels": int}
     found = []
     for path in sorted(folder.glob("*.csv")) if folder else ():
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                images = int(row["images"]) if row["images"] else None
-                prompts, extractor, source, trust, note = (row[name] for name in TEXTS)
-                steps, value = int(row["steps"]), float(row["value"])
-                named = row["model"], row["method"], steps, row["metric"], value, images
-                number = Published(*named, prompts, extractor, source, trust, note)
-                eta, guidance = (float(row[name]) if row[name] else None for name in ("eta", "guidance"))
-                pixels = int(row["pixels"]) if row["pixels"] else None
-                found.append(replace(number, eta=eta, guidance=guidance, pixels=pixels))
+                stated = {name: kind(row[name]) if row[name] else None for name, kind in kinds.items()}
+                needed = {"steps": int(row["steps"]), "value": float(row["value"])}
+                found.append(Published(**{name: row[name] for name in TEXTS}, **needed, **stated))  # type: ignore[arg-type]
     return found
 
 

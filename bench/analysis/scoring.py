@@ -132,10 +132,8 @@ def _load_reference(store: Store, run: Run) -> RealImages:
     reference = str(run.reference)
     embeddings = store.load_reference(reference)
     if embeddings is None:
-        raise BenchError(
-            f"results={store.location} holds no reference features; start the same tcd-bench run again, it computes "
-            "them again and keeps the rest"
-        )
+        advice = "start the same tcd-bench run again, it computes them again and keeps the rest"
+        raise BenchError(f"results={store.location} holds no reference features; {advice}")
     wanted = run.settings.get("reference", {}).get("count", len(embeddings))
     if len(embeddings) != wanted:
         raise BenchError(

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,16 +126,13 @@ def write_baseline(report: ConformanceReport, path: Path, settings: Mapping[str,
     data["settings"] = dict(settings)
     data["schema"] = FORMAT
     text = json.dumps(data, indent=1, ensure_ascii=False, default=float)
+    text = re.sub(r"\[([^\[\]{}]*)\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_rows_on_one_line(text) + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _plain(size: float) -> float | str:
     return float(f"{size:.4g}") if math.isfinite(size) else str(size)
-
-
-def _rows_on_one_line(text: str) -> str:
-    return re.sub(r"\[([^\[\]{}]*)\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
@@ -159,9 +156,8 @@ def read_report(path: Path) -> ConformanceReport:
     data = read_baseline(path)
     orders = [Order(**{**order, **{k: tuple(order[k]) for k in ("steps", "errors")}}) for order in data["orders"]]
     kept = {field.name for field in fields(ConformanceReport)} & data.keys() - {"findings", "orders"}
-    return ConformanceReport(
-        findings=tuple(data["findings"]), orders=tuple(orders), **{name: data[name] for name in kept}
-    )
+    found = {name: data[name] for name in kept}
+    return ConformanceReport(findings=tuple(data["findings"]), orders=tuple(orders), **found)
 
 
 def compare_with_baseline(
@@ -218,8 +214,7 @@ def changes(report: ConformanceReport, baseline: Mapping[str, Any]) -> Iterator[
     found = [
         change
         for name, states in baseline["fingerprints"].items()
-        for change in [_change(name, states, report.fingerprints.get(name), _consequence(report, baseline))]
-        if change is not None
+        if (change := _change(name, states, report.fingerprints.get(name), _consequence(report, baseline)))
     ]
     whole = [change for change in found if not _mentioned(change.name)]
     single = [change for change in found if change not in whole]
@@ -268,8 +263,3 @@ def _consequence(report: ConformanceReport, baseline: Mapping[str, Any]) -> str:
         if setting in fitted and f"{old:.2f}" != f"{fitted[setting]:.2f}":
             parts.append(f"order ({setting}) {old:.2f} → {fitted[setting]:.2f}")
     return ", ".join(parts) or "errors and orders as configured are unchanged"
-
-
-def report_as_json(report: ConformanceReport) -> str:
-    """Return the whole report as JSON text."""
-    return json.dumps({**asdict(report), "passed": report.passed}, default=float, ensure_ascii=False)

@@ -63,9 +63,8 @@ def global_errors(subject: Subject) -> dict[str, dict[str, float]]:
                 case = subject.prepare(steps)
                 if math.isinf(case.path.levels[0].sigma):
                     continue
-                errors.setdefault(target.name, {})[str(steps)] = error_of(
-                    case, run_case(subject, case, eta, target), target
-                )
+                error = error_of(case, run_case(subject, case, eta, target), target)
+                errors.setdefault(target.name, {})[str(steps)] = error
             except Refusal:
                 continue
     return errors

@@ -28,7 +28,8 @@ def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
     attempts: dict[str, Callable[[], Any]] = {f"{most + 1} steps": lambda: subject.fresh().set_timesteps(most + 1)}
     if subject.has_eta:
         for eta in (-0.1, 1.1):
-            attempts[f"eta {eta}"] = lambda eta=eta: run_with_eta(subject, eta)  # type: ignore[misc]
+            run = TracedRun(arguments={"eta": eta})
+            attempts[f"eta {eta}"] = lambda run=run: subject.prepare(4).run(GAUSSIAN, run)  # type: ignore[misc]
     if "timesteps" in subject.set_parameters:
         attempts["timesteps [500, 700]"] = lambda: subject.fresh().set_timesteps(timesteps=[500, 700])
         attempts["timesteps [700, 700]"] = lambda: subject.fresh().set_timesteps(timesteps=[700, 700])
@@ -46,22 +47,16 @@ def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
         yield Finding("refusal", f"{setting}, {name}", "ValueError or the like", got, words)
 
 
-def run_with_eta(subject: Subject, eta: float) -> None:
-    """Run the scheduler with `eta` passed to step, without checking it."""
-    subject.prepare(4).run(GAUSSIAN, TracedRun(arguments={"eta": eta}))
-
-
 def check_round_trip(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
     """Check that save and load, and from_config, keep the configuration and the run."""
     first = subject.fresh()
-    ways: dict[str, Callable[[], Any]] = {"from_config": lambda: subject.cls.from_config(first.config)}
 
     def through_disk() -> Any:
         with TemporaryDirectory(prefix="tcd-bench-") as scratch:
             first.save_pretrained(scratch)
             return subject.cls.from_pretrained(scratch)
 
-    ways["save and load"] = through_disk
+    ways = {"from_config": lambda: subject.cls.from_config(first.config), "save and load": through_disk}
     wanted = run_case(subject, subject.prepare(5), eta).final
     for name, way in ways.items():
         loaded = way()
@@ -93,10 +88,9 @@ def check_precision(subject: Subject, setting: str, steps: int, eta: float | Non
     for dtype, unit in HALF.items():
         case = subject.prepare(steps)
         method = case.method(eta)
-        generator = torch.Generator().manual_seed(0)
         arguments: dict[str, Any] = step_arguments(subject, eta)
         if "generator" in subject.step_parameters:
-            arguments["generator"] = generator
+            arguments["generator"] = torch.Generator().manual_seed(0)
         name = str(dtype).removeprefix("torch.")
         history = 0.0
         for call, timestep in zip(exact.calls, case.scheduler.timesteps, strict=True):

@@ -12,7 +12,7 @@ from bench.conformance.checks_steps import place
 from bench.conformance.report import Finding
 from bench.conformance.subject import Subject, step_arguments
 from bench.conformance.targets import GAUSSIAN
-from bench.conformance.trace import TracedRun, to_numpy
+from bench.conformance.trace import TracedRun
 
 
 def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
@@ -52,22 +52,11 @@ def check_generators(subject: Subject, setting: str, steps: int, eta: float | No
     both = _with_generators(subject, steps, eta, [11, 12])
     alone = np.concatenate([_with_generators(subject, steps, eta, [seed], row) for row, seed in enumerate((11, 12))])
     if not np.allclose(both, alone, rtol=1e-6, atol=1e-6):
-        words = "An image's noise depends on what else is in its batch."
-        yield Finding(
-            *("batch", setting, "each image as alone", f"{np.abs(both - alone).max():.3g} apart", words),
-            ((place(steps, eta), np.inf),),
-        )
+        words, got = "An image's noise depends on what else is in its batch.", f"{np.abs(both - alone).max():.3g} apart"
+        yield Finding("batch", setting, "each image as alone", got, words, ((place(steps, eta), np.inf),))
 
 
 def _with_generators(subject: Subject, steps: int, eta: float | None, seeds: list[int], row: int = 0) -> Any:
-    case = subject.prepare(steps)
-    state = torch.from_numpy(case.start(GAUSSIAN)[row : row + len(seeds)])
     generators: Any = [torch.Generator().manual_seed(seed) for seed in seeds]
-    generators = generators if len(generators) > 1 else generators[0]
-    model = case.model(GAUSSIAN)
-    for index, timestep in enumerate(case.scheduler.timesteps):
-        seen = case.scheduler.scale_model_input(state, timestep)
-        output = torch.from_numpy(model(to_numpy(seen), index, float(timestep)))
-        arguments = step_arguments(subject, eta)
-        state = case.scheduler.step(output, timestep, state, generator=generators, **arguments).prev_sample
-    return to_numpy(state)
+    arguments = {**step_arguments(subject, eta), "generator": generators if len(seeds) > 1 else generators[0]}
+    return list(subject.prepare(steps).states(arguments, rows=slice(row, row + len(seeds))))[-1]

@@ -32,9 +32,8 @@ def check_table(subject: Subject, setting: str, overrides: Mapping[str, Any] | N
     if config.get("rescale_betas_zero_snr"):  # a difference of two roots, and a second product
         limit = 16 * FLOAT32 * np.cumsum(1 / (1 - betas(config))) * wanted[0] + math.sqrt(ZERO_SNR_FLOOR)
     if got.shape != wanted.shape:
-        yield Finding(
-            "noise table", setting, f"{len(wanted)} timesteps", f"{len(got)}", "The table has a different length."
-        )
+        words = "The table has a different length."
+        yield Finding("noise table", setting, f"{len(wanted)} timesteps", f"{len(got)}", words)
         return
     excess = np.abs(got - wanted) / limit
     if not excess.max() <= 1:
@@ -55,8 +54,8 @@ def check_timesteps(subject: Subject, setting: str, overrides: Mapping[str, Any]
     most = min(int(config["num_train_timesteps"]), int(config.get("original_inference_steps", 10**9)))
     calls = subject.family.calls_per_step if subject.family else 1
     spare = 0 if "original_inference_steps" in config else 1  # N steps have N + 1 ends
-    known = subject.family is not None and subject.family.timesteps is not None
-    for steps in _COUNTS if known else _COUNTS[:12]:
+    spacing = subject.family.timesteps if subject.family else None
+    for steps in _COUNTS if spacing else _COUNTS[:12]:
         if steps > most - spare:
             break
         where = ((f"{steps} steps", math.inf),)
@@ -71,9 +70,9 @@ def check_timesteps(subject: Subject, setting: str, overrides: Mapping[str, Any]
         if trouble:
             yield Finding("timesteps", setting, f"{steps} falling timesteps", trouble, f"{got[:6]} …", where)
             continue
-        if subject.family is None or subject.family.timesteps is None:
+        if spacing is None:
             continue
-        wanted = subject.family.timesteps(config, steps)
+        wanted = spacing(config, steps)
         off = float(np.abs(got - wanted).max()) if len(got) == len(wanted) else math.inf
         slack = 0.5 + 1e-6 if np.all(got == np.round(got)) else 1e-3
         if not off <= slack:

@@ -115,10 +115,9 @@ def compare_steps(
             gap, limit = float(np.abs(call.data - data.value).max()), allowance(data.size)
             if not gap <= limit:
                 words = f"In call {call.index} pred_original_sample differs from the x0 that the output implies."
-                got = f"{call.data.flat[0]:.8g}"
-                yield Finding(
-                    "predicted data", setting, f"{data.value.flat[0]:.8g}", got, words, ((where, float(gap / limit)),)
-                )
+                expected_data, got = f"{data.value.flat[0]:.8g}", f"{call.data.flat[0]:.8g}"
+                places = ((where, float(gap / limit)),)
+                yield Finding("predicted data", setting, expected_data, got, words, places)
                 return
 
 
@@ -159,10 +158,8 @@ def check_landing(
         gap = max(off, abs(spread - there.b))
         if not gap <= limit:
             words = f"Call {call.index} (timestep {call.timestep:g}) does not land on the level of the next timestep."
-            got = f"{spread:.6g}, mean off by {off:.2g}"
-            yield Finding(
-                "landing", setting, f"noise {there.b:.6g}", got, words, ((place(steps, eta), float(gap / limit)),)
-            )
+            got, places = f"{spread:.6g}, mean off by {off:.2g}", ((place(steps, eta), float(gap / limit)),)
+            yield Finding("landing", setting, f"noise {there.b:.6g}", got, words, places)
             return
 
 
@@ -173,7 +170,5 @@ def _final_landing(case: Case, trace: Trace, setting: str, where: str) -> Iterat
     limit = allowance(float(1 + np.abs(trace.calls[0].state).max()) * len(trace.calls))
     if not any(call.draws for call in trace.calls) and not gap <= limit:
         words = f"On a point every consistent method ends exactly on its last level; this run ends {gap:.3g} away."
-        got = f"{trace.final.flat[0]:.8g}"
-        yield Finding(
-            "landing", setting, f"{wanted.flat[0]:.8g} at the end", got, words, ((where, float(gap / limit)),)
-        )
+        got, places = f"{trace.final.flat[0]:.8g}", ((where, float(gap / limit)),)
+        yield Finding("landing", setting, f"{wanted.flat[0]:.8g} at the end", got, words, places)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -19,20 +20,6 @@ from bench.conformance.trace import TracedRun, to_numpy
 _STEPS = 6
 
 
-def loop(case: Case, eta: dict[str, float], draw: bool, begin: int = 0) -> Iterator[Array]:
-    """Yield the states of a run one by one, so that runs can be interleaved and copied half way."""
-    if begin:
-        case.scheduler.set_begin_index(begin)
-    generator = {"generator": torch.Generator().manual_seed(3)} if draw else {}
-    state = torch.from_numpy(case.start(GAUSSIAN))
-    model = case.model(GAUSSIAN)
-    for index, timestep in enumerate(case.scheduler.timesteps[begin:], start=begin):
-        seen = case.scheduler.scale_model_input(state, timestep)
-        output = torch.from_numpy(model(to_numpy(seen), index, float(timestep)))
-        state = case.scheduler.step(output, timestep, state, **eta, **generator).prev_sample
-        yield to_numpy(state)
-
-
 def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
     """Check that repeated, interrupted, interleaved, copied and batched use equals that of a fresh object."""
     arguments, draw = step_arguments(subject, eta), "generator" in subject.step_parameters
@@ -40,60 +27,38 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
     def made(steps: int = _STEPS) -> Case:
         return subject.prepare(steps, scheduler=subject.make())
 
-    def alone() -> Array:
-        return list(loop(made(), arguments, draw))[-1]
+    def run(case: Case, begin: int = 0) -> Iterator[Array]:
+        generator = {"generator": torch.Generator().manual_seed(3)} if draw else {}
+        return case.states({**arguments, **generator}, begin)
 
-    def again() -> Array:
-        used = made()
-        list(loop(used, arguments, draw))
-        return list(loop(subject.prepare(_STEPS, scheduler=used.scheduler), arguments, draw))[-1]
-
-    def after_another_count() -> Array:
-        used = made(_STEPS + 1)
-        list(loop(used, arguments, draw))
-        return list(loop(subject.prepare(_STEPS, scheduler=used.scheduler), arguments, draw))[-1]
-
-    def after_a_break() -> Array:
-        used = made()
-        run = loop(used, arguments, draw)
-        for _ in range(_STEPS // 2):
-            next(run)
-        return list(loop(subject.prepare(_STEPS, scheduler=used.scheduler), arguments, draw))[-1]
+    def used(steps: int = _STEPS, calls: int | None = None) -> Case:
+        """Return a case whose scheduler was used before: for a run of so many steps, or its first calls."""
+        case = made(steps)
+        list(islice(run(case), calls))
+        return subject.prepare(_STEPS, scheduler=case.scheduler)
 
     def beside_another() -> Array:
-        other = loop(made(_STEPS + 2), arguments, draw)
-        states = []
-        for state in loop(made(), arguments, draw):
-            next(other)
-            states.append(state)
-        return states[-1]
+        other = run(made(_STEPS + 2))
+        return [state for state, _ in zip(run(made()), other, strict=False)][-1]
 
     def copied() -> Array:
         case = made()
-        twin = copy.deepcopy(case.scheduler)
-        list(loop(case, arguments, draw))
-        run = loop(Case(twin, case.config, case.family, case.path, _STEPS), arguments, draw)
-        return list(run)[-1]
+        twin = Case(copy.deepcopy(case.scheduler), case.config, case.family, case.path, _STEPS)
+        list(run(case))
+        return list(run(twin))[-1]
 
     ways: dict[str, Callable[[], Array]] = {
-        "used again": again,
-        "used again after another step count": after_another_count,
-        "used again after an interrupted run": after_a_break,
+        "used again": lambda: list(run(used()))[-1],
+        "used again after another step count": lambda: list(run(used(_STEPS + 1)))[-1],
+        "used again after an interrupted run": lambda: list(run(used(calls=_STEPS // 2)))[-1],
         "run beside another object": beside_another,
         "deep copy": copied,
     }
-    wanted = alone()
+    wanted = list(run(made()))[-1]
     gaps = {name: _gap(way, wanted) for name, way in ways.items()}
     if hasattr(subject.base, "set_begin_index"):
-
-        def from_the_middle(used: bool) -> Array:
-            case = made()
-            if used:
-                list(loop(case, arguments, draw))
-                case = subject.prepare(_STEPS, scheduler=case.scheduler)
-            return list(loop(case, arguments, draw, begin=1))[-1]
-
-        gaps["used again from the middle"] = _gap(lambda: from_the_middle(True), from_the_middle(False))
+        from_the_middle = list(run(made(), begin=1))[-1]
+        gaps["used again from the middle"] = _gap(lambda: list(run(used(), begin=1))[-1], from_the_middle)
     for name, gap in gaps.items():
         if not gap <= 0:
             words = "State is left over from earlier use or shared between objects."
@@ -124,12 +89,8 @@ def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[F
         if not gap <= 1e-6 * max(1.0, float(np.abs(whole).max())):
             words = "An image depends on the other images of its batch."
             yield Finding("batch", setting, "each image as alone", f"{gap:.3g} apart", words, where)
-    results = [
-        TracedRun(arguments=arguments, pairs=pairs)
-        .sample(case.scheduler, case.model(GAUSSIAN), case.start(GAUSSIAN))
-        .final
-        for pairs, case in ((False, subject.prepare(_STEPS)), (True, subject.prepare(_STEPS)))
-    ]
+    runs = [TracedRun(arguments=arguments, pairs=pairs) for pairs in (False, True)]
+    results = [subject.prepare(_STEPS).run(GAUSSIAN, run).final for run in runs]
     if not np.array_equal(results[0], results[1]):
         words = "step(return_dict=False) and the object's prev_sample differ."
         yield Finding("return value", setting, "equal results", "other states", words, where)
@@ -221,7 +182,7 @@ def check_add_noise(subject: Subject, setting: str) -> Iterator[Finding]:
             rows = [2, 2, 2]
             case.scheduler.set_begin_index(2 if name == "from a begin index" else 0)
         if name == "half way":
-            run = loop(case, step_arguments(subject, 0.0), False)
+            run = case.states(step_arguments(subject, 0.0))
             next(run), next(run)
         chosen = case.scheduler.timesteps[rows]
         got = to_numpy(case.scheduler.add_noise(torch.from_numpy(x0), torch.from_numpy(noise), chosen))

@@ -17,7 +17,7 @@ from bench.conformance import checks_convergence, checks_limits, checks_noise, c
 from bench.conformance.checks_steps import check_landing, check_steps
 from bench.conformance.fingerprints import fingerprints
 from bench.conformance.report import ConformanceReport, Finding, Order, merge
-from bench.conformance.settings import check_effect, variations
+from bench.conformance.settings import Variation, check_effect, variations
 from bench.conformance.subject import Case, Refusal, Subject
 from bench.conformance.targets import MIXTURE
 
@@ -110,11 +110,6 @@ def first_deviation(make_scheduler: Callable[[], Any], enough: Callable[[Finding
     return None
 
 
-def etas_of(subject: Subject) -> tuple[float | None, ...]:
-    """Return the etas that are tried: all tenths, or None alone for a step without eta."""
-    return ETAS if subject.has_eta else (None,)
-
-
 def _check_all(subject: Subject, tally: _Tally, orders: list[Order]) -> None:
     _check_base(subject, tally)
     for variation in variations(subject):
@@ -128,7 +123,7 @@ def _check_base(subject: Subject, tally: _Tally) -> None:
     tally.add("noise table", checks_schedule.check_table(subject, base), base)
     tally.add("timesteps", checks_schedule.check_timesteps(subject, base), base)
     for steps in _COUNTS:
-        for eta in etas_of(subject) if steps in (4, 5) else some:
+        for eta in ETAS if subject.has_eta and steps in (4, 5) else some:
             tally.add("step", check_steps(subject, base, steps, eta), base)
     for steps in LANDING:
         _check_levels(subject, tally, base, steps, None)
@@ -168,7 +163,7 @@ SCHEDULE = {"timestep_spacing", "num_train_timesteps", "original_inference_steps
 TABLE = {"beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "trained_betas", "rescale_betas_zero_snr"}
 
 
-def _check_variation(subject: Subject, tally: _Tally, variation: Any) -> None:
+def _check_variation(subject: Subject, tally: _Tally, variation: Variation) -> None:
     label, overrides = variation.label, variation.overrides
     eta = 0.3 if subject.has_eta else None
     if _check_levels(subject, tally, label, 6, overrides) is None:

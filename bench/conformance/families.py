@@ -36,26 +36,6 @@ def ends_at_zero(config: Config, table: NoiseTable) -> Level:
     return table.level(0)
 
 
-def first(config: Config) -> int:
-    """Order 1."""
-    return 1
-
-
-def second(config: Config) -> int:
-    """Order 2."""
-    return 2
-
-
-def by_solver(config: Config) -> int:
-    """`solver_order`."""
-    return int(config["solver_order"])
-
-
-def never(config: Config, eta: float) -> bool:
-    """Return False: no run draws noise."""
-    return False
-
-
 def everywhere(config: Config) -> bool:
     """Return True: the claim holds at every setting."""
     return True
@@ -65,18 +45,28 @@ def everywhere(config: Config) -> bool:
 class Family:
     """The claims of one class. `method` is None where no published form is written here; general checks still apply.
 
-    `exact_on_point`: given the true x0, every step lands exactly on the next noise level.
-    `stochastic`: whether a run draws noise, from the settings and eta.
+    `declared_order` is None where the setting `solver_order` declares it. `draws` tells which runs draw noise: never,
+    always, those with an `eta` above 0, or the `sde` forms of an algorithm. `exact_on_point`: given the true x0, every
+    step lands exactly on the next noise level.
     """
 
     name: str
     method: type[PublishedMethod] | None
     timesteps: Callable[[Config, int], Array] | None
     end: Callable[[Config, NoiseTable], Level | None]
-    order: Callable[[Config], int] = first
-    stochastic: Callable[[Config, float], bool] = never
+    declared_order: int | None = 1
+    draws: str = "never"
     exact_on_point: Callable[[Config], bool] = everywhere
     calls_per_step: int = 1
+
+    def order(self, config: Config) -> int:
+        """Return the convergence order that the class claims at these settings."""
+        return int(config["solver_order"]) if self.declared_order is None else self.declared_order
+
+    def stochastic(self, config: Config, eta: float) -> bool:
+        """Whether a run draws noise, from the settings and eta."""
+        sde = str(config.get("algorithm_type", "")).startswith("sde")
+        return {"never": False, "always": True, "eta": eta > 0, "sde": sde}[self.draws]
 
 
 def keeps_data(config: Config) -> bool:
@@ -86,7 +76,7 @@ def keeps_data(config: Config) -> bool:
     )
 
 
-def by_boundary(config: Config) -> bool:
+def nowhere(config: Config) -> bool:
     """Return False: the consistency function keeps a share c_skip of the state."""
     return False
 
@@ -96,34 +86,19 @@ def by_posterior(config: Config) -> bool:
     return str(config["variance_type"]).startswith("fixed_small")
 
 
-def by_algorithm(config: Config, eta: float) -> bool:
-    """Whether a run draws noise: the SDE forms do."""
-    return str(config.get("algorithm_type", "")).startswith("sde")
-
-
-def by_eta(config: Config, eta: float) -> bool:
-    """Whether a run draws noise: any eta above 0 does."""
-    return eta > 0
-
-
-def always(config: Config, eta: float) -> bool:
-    """Return True: every run draws noise."""
-    return True
-
-
 FAMILIES = {
     family.name: family
     for family in (
-        Family("TCDScheduler", Tcd, spacing.distilled, ends_at_zero, first, by_eta),
-        Family("LCMScheduler", Lcm, spacing.distilled, ends_clean, first, always, by_boundary),
-        Family("DDIMScheduler", Ddim, spacing.spaced, ends_by_alpha, first, by_eta),
-        Family("DDIMParallelScheduler", Ddim, spacing.spaced, ends_by_alpha, first, by_eta),
-        Family("DDPMScheduler", Ddpm, spacing.spaced, ends_clean, first, always, by_posterior),
-        Family("EulerDiscreteScheduler", Euler, spacing.spaced, ends_by_sigma, first),
-        Family("EulerAncestralDiscreteScheduler", EulerAncestral, spacing.spaced, ends_clean, first, always),
-        Family("HeunDiscreteScheduler", Heun, spacing.twice_but_the_first, ends_clean, second, calls_per_step=2),
+        Family("TCDScheduler", Tcd, spacing.distilled, ends_at_zero, 1, "eta"),
+        Family("LCMScheduler", Lcm, spacing.distilled, ends_clean, 1, "always", nowhere),
+        Family("DDIMScheduler", Ddim, spacing.spaced, ends_by_alpha, 1, "eta"),
+        Family("DDIMParallelScheduler", Ddim, spacing.spaced, ends_by_alpha, 1, "eta"),
+        Family("DDPMScheduler", Ddpm, spacing.spaced, ends_clean, 1, "always", by_posterior),
+        Family("EulerDiscreteScheduler", Euler, spacing.spaced, ends_by_sigma),
+        Family("EulerAncestralDiscreteScheduler", EulerAncestral, spacing.spaced, ends_clean, 1, "always"),
+        Family("HeunDiscreteScheduler", Heun, spacing.twice_but_the_first, ends_clean, 2, calls_per_step=2),
         *(
-            Family(name, method, spacing.spaced_before_the_end, end, by_solver, by_algorithm, keeps_data)
+            Family(name, method, spacing.spaced_before_the_end, end, None, "sde", keeps_data)
             for name, method, end in (
                 ("DPMSolverSinglestepScheduler", Singlestep, ends_by_sigma),
                 ("DPMSolverMultistepScheduler", Multistep, ends_by_sigma),
@@ -131,11 +106,11 @@ FAMILIES = {
                 ("DEISMultistepScheduler", Deis, ends_at_zero),
             )
         ),
-        Family("PNDMScheduler", None, None, ends_by_alpha, first),
-        Family("LMSDiscreteScheduler", None, spacing.spaced, ends_clean, second),
-        Family("KDPM2DiscreteScheduler", None, None, ends_clean, second, calls_per_step=2),
-        Family("KDPM2AncestralDiscreteScheduler", None, None, ends_clean, first, always, calls_per_step=2),
-        Family("SASolverScheduler", None, spacing.spaced_before_the_end, ends_at_zero, second, always),
+        Family("PNDMScheduler", None, None, ends_by_alpha),
+        Family("LMSDiscreteScheduler", None, spacing.spaced, ends_clean, 2),
+        Family("KDPM2DiscreteScheduler", None, None, ends_clean, 2, calls_per_step=2),
+        Family("KDPM2AncestralDiscreteScheduler", None, None, ends_clean, 1, "always", calls_per_step=2),
+        Family("SASolverScheduler", None, spacing.spaced_before_the_end, ends_at_zero, 2, "always"),
     )
 }
 

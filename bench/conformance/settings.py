@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.conformance.checks_steps import run_case
 from bench.conformance.report import Finding
-from bench.conformance.subject import Refusal, Subject
+from bench.conformance.subject import OTHER_SIGMAS, Refusal, Subject
 from bench.conformance.targets import GAUSSIAN
 
 
@@ -37,44 +37,41 @@ def _short(value: Any) -> str:
     return "[…]" if isinstance(value, list) and len(value) > 3 else str(value)
 
 
-def axes() -> dict[str, tuple[Any, ...]]:
-    """Return the values that are tried for each setting; values already set are left out."""
-    return {
-        "prediction_type": ("epsilon", "v_prediction", "sample"),
-        "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
-        "timestep_spacing": ("linspace", "leading", "trailing"),
-        "beta_start": (0.002,),
-        "beta_end": (0.016,),
-        "num_train_timesteps": (500,),
-        "trained_betas": (np.linspace(0.0002, 0.015, 1000).tolist(),),
-        "clip_sample": (True, False),
-        "thresholding": (True, False),
-        "set_alpha_to_one": (True, False),
-        "timestep_scaling": (0.02,),  # at the usual 10 the boundary terms vanish in rounding
-        "original_inference_steps": (25, 100),
-        "solver_order": (1, 2, 3),
-        "solver_type": ("midpoint", "heun", "bh1", "bh2"),
-        "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"),
-        "lower_order_final": (True, False),
-        "euler_at_final": (True, False),
-        "final_sigmas_type": ("zero", "sigma_min"),
-        "use_karras_sigmas": (True,),
-        "use_exponential_sigmas": (True,),
-        "use_beta_sigmas": (True,),
-        "use_lu_lambdas": (True,),
-        "predict_x0": (True, False),
-        "disable_corrector": ([0, 1],),
-        "variance_type": ("fixed_small", "fixed_small_log", "fixed_large"),
-        "lambda_min_clipped": (-1.5,),
-        "interpolation_type": ("log_linear",),
-        "sigma_min": (0.1,),
-        "sigma_max": (10.0,),
-        "skip_prk_steps": (True, False),
-        "predictor_order": (1, 3),
-        "corrector_order": (1, 3),
-    }
-
-
+AXES: dict[str, tuple[Any, ...]] = {
+    "prediction_type": ("epsilon", "v_prediction", "sample"),
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "timestep_spacing": ("linspace", "leading", "trailing"),
+    "beta_start": (0.002,),
+    "beta_end": (0.016,),
+    "num_train_timesteps": (500,),
+    "trained_betas": (np.linspace(0.0002, 0.015, 1000).tolist(),),
+    "clip_sample": (True, False),
+    "thresholding": (True, False),
+    "set_alpha_to_one": (True, False),
+    "timestep_scaling": (0.02,),  # at the usual 10 the boundary terms vanish in rounding
+    "original_inference_steps": (25, 100),
+    "solver_order": (1, 2, 3),
+    "solver_type": ("midpoint", "heun", "bh1", "bh2"),
+    "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"),
+    "lower_order_final": (True, False),
+    "euler_at_final": (True, False),
+    "final_sigmas_type": ("zero", "sigma_min"),
+    "use_karras_sigmas": (True,),
+    "use_exponential_sigmas": (True,),
+    "use_beta_sigmas": (True,),
+    "use_lu_lambdas": (True,),
+    "predict_x0": (True, False),
+    "disable_corrector": ([0, 1],),
+    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large"),
+    "lambda_min_clipped": (-1.5,),
+    "interpolation_type": ("log_linear",),
+    "sigma_min": (0.1,),
+    "sigma_max": (10.0,),
+    "skip_prk_steps": (True, False),
+    "predictor_order": (1, 3),
+    "corrector_order": (1, 3),
+}
+"""The values that are tried for each setting; a value that is already set is left out."""
 COMPANIONS: dict[str, dict[str, Any]] = {
     "lower_order_final": {"final_sigmas_type": "sigma_min"},
     "euler_at_final": {"final_sigmas_type": "sigma_min", "lower_order_final": False},
@@ -84,13 +81,12 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "sigma_min": {"use_karras_sigmas": True},
     "sigma_max": {"use_karras_sigmas": True},
 }
-_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
 def variations(subject: Subject) -> Iterator[Variation]:
     """Yield every single change that the class's signature allows, and the combinations on which solvers branch."""
     has, config = subject.parameters, subject.config
-    for name, values in axes().items():
+    for name, values in AXES.items():
         if name not in has:
             continue
         companions = {key: value for key, value in COMPANIONS.get(name, {}).items() if key in has}
@@ -98,10 +94,8 @@ def variations(subject: Subject) -> Iterator[Variation]:
             if config.get(name) != value and _means_something(name, value, subject):
                 yield Variation({name: value}, companions)
     if "steps_offset" in has:
-        yield Variation(
-            {"steps_offset": 0 if config["steps_offset"] else 1},
-            {"timestep_spacing": "leading"} if "timestep_spacing" in has else {},
-        )
+        leading = {"timestep_spacing": "leading"} if "timestep_spacing" in has else {}
+        yield Variation({"steps_offset": 0 if config["steps_offset"] else 1}, leading)
     if "clip_sample_range" in has:
         yield Variation({"clip_sample_range": 0.5}, {"clip_sample": True})
     if "dynamic_thresholding_ratio" in has:
@@ -110,7 +104,7 @@ def variations(subject: Subject) -> Iterator[Variation]:
     if "rescale_betas_zero_snr" in has:
         trailing = {"timestep_spacing": "trailing"} if "timestep_spacing" in has else {}
         yield Variation({"rescale_betas_zero_snr": True}, {"prediction_type": "v_prediction", **trailing})
-    for name in _SIGMAS:
+    for name in OTHER_SIGMAS:
         if name in has:
             yield Variation({"beta_schedule": "squaredcos_cap_v2", name: True})
     if "solver_order" in has:

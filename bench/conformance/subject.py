@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from bench.conformance.families import Family, family_of
 from bench.conformance.noise import Array, Level, NoiseTable, alpha_bars, level_of_sigma
 from bench.conformance.published import Path, PublishedMethod
 from bench.conformance.targets import GAUSSIAN, ITEM, Target, predictions
-from bench.conformance.trace import Trace, TracedRun
+from bench.conformance.trace import Trace, TracedRun, to_numpy
 from bench.generate.schedulers import parameters_of, settings_of
 
 BATCH = 4
@@ -67,6 +68,18 @@ class Case:
     def run(self, target: Target, run: TracedRun | None = None, begin: int = 0) -> Trace:
         """Sample from the target's ideal model."""
         return (run or TracedRun()).sample(self.scheduler, self.model(target), self.start(target, begin))
+
+    def states(self, arguments: Mapping[str, Any], begin: int = 0, rows: slice = slice(None)) -> Iterator[Array]:
+        """Yield the states of a run on GAUSSIAN one by one, so that runs can be interleaved and copied half way."""
+        if begin:
+            self.scheduler.set_begin_index(begin)
+        state = torch.from_numpy(self.start(GAUSSIAN)[rows])
+        model = self.model(GAUSSIAN)
+        for index, timestep in enumerate(self.scheduler.timesteps[begin:], start=begin):
+            seen = self.scheduler.scale_model_input(state, timestep)
+            output = torch.from_numpy(model(to_numpy(seen), index, float(timestep)))
+            state = self.scheduler.step(output, timestep, state, **arguments).prev_sample
+            yield to_numpy(state)
 
     def method(self, eta: float | None, begin: int = 0) -> PublishedMethod | None:
         """Return the published method on this path, or on the part from `begin` on."""

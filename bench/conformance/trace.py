@@ -56,7 +56,6 @@ class DrawRecorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Pass a call through and record a random result."""
         kwargs = dict(kwargs or {})
         result = func(*args, **kwargs)
         if func in RANDOM:

@@ -40,18 +40,15 @@ def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
         with _beside(directory) as fresh:
             _copy(candidate, run, records, fresh)
             note = {
-                "author": author,
-                "reason": reason,
-                "accepted": datetime.now(UTC).date().isoformat(),
+                **{"author": author, "reason": reason, "accepted": datetime.now(UTC).date().isoformat()},
                 "cells": {record.cell.label: record.key for record in records},
                 "replaces": before and before["cells"],
             }
             (fresh / _NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             _replace(directory, fresh)
     except OSError as error:
-        raise BenchError(
-            f"baseline={directory} cannot be written ({error.strerror}); choose another directory"
-        ) from error
+        refusal = f"baseline={directory} cannot be written ({error.strerror}); choose another directory"
+        raise BenchError(refusal) from error
     return directory / _NOTE
 
 

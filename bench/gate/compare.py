@@ -44,18 +44,6 @@ def compare_stores(
     if outcomes:
         return _Comparison(tuple(outcomes))
     before, after = runs
-    pairs, found = compare_runs(before, after, images, quality, cost)
-    return _Comparison(found, pairs, (before, after))
-
-
-def compare_runs(
-    baseline: ScoredRun, candidate: ScoredRun, images: Movement, quality: Mapping[str, Limit], cost: CostLimits
-) -> tuple[Sequence[Pair], tuple[Outcome, ...]]:
-    """The pairs of cells that were compared, and the outcomes of all levels within their limits."""
-    pairs, outcomes = pair_cells(baseline, candidate)
-    return pairs, (
-        *outcomes,
-        *compare_images(pairs, baseline, candidate, images),
-        *compare_quality(pairs, quality),
-        *compare_costs(pairs, cost),
-    )
+    pairs, unpaired = pair_cells(before, after)
+    found = *compare_images(pairs, before, after, images), *compare_quality(pairs, quality), *compare_costs(pairs, cost)
+    return _Comparison((*unpaired, *found), pairs, (before, after))

@@ -39,18 +39,14 @@ def read_whole(store: Store) -> Run:
     for key in run.cells:
         damage |= _damage_of_cell(store, run, key)
     if run.reference is not None:
-        damage |= _damage_of_reference(store, run.reference)
+        name = f"reference-{run.reference}.npz"
+        try:
+            damage |= {} if store.load_reference(run.reference) is not None else {name: "it is missing"}
+        except UNREADABLE as error:
+            damage[name] = _cannot_read(error)
     if damage:
         raise DamagedRunError(store.location, damage)
     return run
-
-
-def _damage_of_reference(store: Store, reference: str) -> dict[str, str]:
-    name = f"reference-{reference}.npz"
-    try:
-        return {} if store.load_reference(reference) is not None else {name: "it is missing"}
-    except UNREADABLE as error:
-        return {name: _cannot_read(error)}
 
 
 def _damage_of_cell(store: Store, run: Run, key: str) -> dict[str, str]:

@@ -7,9 +7,7 @@ repeat.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
 
 from bench.gate.latency import compare_latencies, pace_of
 from bench.gate.outcome import Outcome
@@ -25,8 +23,7 @@ _PEAKS = ("allocated_bytes", "reserved_bytes", "device_bytes")
 
 def compare_costs(pairs: Sequence[Pair], limits: CostLimits) -> list[Outcome]:
     """Outcomes for what was measured in both runs."""
-    outcomes = []
-    timed = []
+    outcomes, timed = list[Outcome](), []
     for pair in pairs:
         before, after = pair.before.record.latency, pair.after.record.latency
         if before is None or after is None:
@@ -61,14 +58,11 @@ def _compare_waits(label: str, before: Latency, after: Latency) -> list[Outcome]
 
 
 def _compare_memory(pair: Pair, limit: Limit) -> list[Outcome]:
-    if pair.before.record.memory is None or pair.after.record.memory is None:
-        return []
-    old: Mapping[str, Any] = asdict(pair.before.record.memory)
-    new: Mapping[str, Any] = asdict(pair.after.record.memory)
     outcomes = []
     for name in _PEAKS:
-        if old[name] is not None and new[name] is not None:
-            allowed, growth = limit.of(old[name]), new[name] - old[name]
+        old, new = (getattr(cell.record.memory, name, None) for cell in (pair.before, pair.after))
+        if old is not None and new is not None:
+            allowed, growth = limit.of(old), new - old
             verdict = "regressed" if growth > allowed else "improved" if growth < -allowed else "unchanged"
-            outcomes.append(Outcome("cost", pair.label, name, verdict, old[name], new[name], None, allowed))
+            outcomes.append(Outcome("cost", pair.label, name, verdict, old, new, None, allowed))
     return outcomes

@@ -8,6 +8,7 @@ machine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,39 +21,25 @@ from bench.records.run import Movement
 
 def compare_images(pairs: Sequence[Pair], baseline: ScoredRun, candidate: ScoredRun, limit: Movement) -> list[Outcome]:
     """An outcome for each pair: changed when more images moved farther than the limit lets pass."""
-    outcomes = []
-    for pair in pairs:
-        if not pair.same_noise:
-            note = "other initial latents, so images differ by design"
-            outcomes.append(Outcome("images", pair.label, "displacement", "not comparable", note=note))
-            continue
-        if pair.images_equal:
-            note = "every pixel is equal"
-            outcomes.append(
-                Outcome("images", pair.label, "displacement", "unchanged", 0.0, 0.0, None, limit.share, note)
-            )
-            continue
-        moved = displacements(pair, baseline, candidate)
-        if moved is None:
-            note = "pixels differ, and the runs were made without an evaluator, which says by how much"
-            outcomes.append(Outcome("images", pair.label, "displacement", "not comparable", note=note))
-            continue
-        beyond = float(np.mean(moved > limit.displacement))
-        worst = int(np.argmax(moved))
-        outcomes.append(
-            Outcome(
-                level="images",
-                subject=pair.label,
-                quantity="displacement",
-                verdict="changed" if beyond > limit.share else "unchanged",
-                before=0.0,
-                after=beyond,
-                limit=limit.share,
-                note=f"{beyond:.1%} of the images moved by more than {limit.displacement:g}; image {worst} moved most, "
-                f"by {moved[worst]:.2g}; the median is {np.median(moved):.2g}",
-            )
-        )
-    return outcomes
+    return [_compare_pair(pair, baseline, candidate, limit) for pair in pairs]
+
+
+def _compare_pair(pair: Pair, baseline: ScoredRun, candidate: ScoredRun, limit: Movement) -> Outcome:
+    outcome = partial(Outcome, "images", pair.label, "displacement")
+    if not pair.same_noise:
+        return outcome("not comparable", note="other initial latents, so images differ by design")
+    if pair.images_equal:
+        return outcome("unchanged", 0.0, 0.0, limit=limit.share, note="every pixel is equal")
+    moved = displacements(pair, baseline, candidate)
+    if moved is None:
+        note = "pixels differ, and the runs were made without an evaluator, which says by how much"
+        return outcome("not comparable", note=note)
+    beyond, worst = float(np.mean(moved > limit.displacement)), int(np.argmax(moved))
+    note = (
+        f"{beyond:.1%} of the images moved by more than {limit.displacement:g}; image {worst} moved most, "
+        f"by {moved[worst]:.2g}; the median is {np.median(moved):.2g}"
+    )
+    return outcome("changed" if beyond > limit.share else "unchanged", 0.0, beyond, limit=limit.share, note=note)
 
 
 def displacements(pair: Pair, baseline: ScoredRun, candidate: ScoredRun) -> NDArray[np.float64] | None:

@@ -16,7 +16,7 @@ comparisons report a regression whose loss is within its limit, and at most 5% a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from statistics import fmean, median
@@ -25,57 +25,67 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.analysis.claims import LEVEL, holm
-from bench.gate.outcome import Outcome
+from bench.gate.outcome import Outcome, verdict_of
 from bench.gate.pairing import Pair
 from bench.records.record import InterleavedLatency, Latency
 from bench.records.run import Limit
 
 _Floats = NDArray[np.float64]
+_Pair = tuple[_Floats, _Floats]
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """A latency before and after, in seconds per image, and its test.
+    """Samples of a latency before and after, in seconds per image, and their test.
 
-    `test(slower, limit)` is the p-value of the hypothesis that the later side is not slower than the earlier one by
-    more than the limit; not faster, where `slower` is False.
+    `samples` are pairs: first as measured, then as they would be at one pace of the machine, where that is known.
+    `later(before, after, limit)` is the p-value of the hypothesis that `after` is not above `before` by more than the
+    limit.
     """
 
     label: str
-    before: float
-    after: float
-    test: Callable[[bool, float], float]
+    samples: tuple[_Pair, ...]
+    middle: Callable[[_Floats], float]
+    later: Callable[[_Floats, _Floats, float], float]
     note: str
     weight: float = 1.0
+
+    @property
+    def before(self) -> float:
+        return float(self.middle(self.samples[0][0]))
+
+    @property
+    def after(self) -> float:
+        return float(self.middle(self.samples[0][1]))
+
+    def test(self, slower: bool, limit: float) -> float:
+        """p-value of the hypothesis that the later side is not slower (or not faster) by more than the limit."""
+        return max(self.later(*(pair if slower else pair[::-1]), limit) for pair in self.samples)
 
 
 def compare_interleaved(latencies: Sequence[InterleavedLatency], limit: Limit) -> list[Outcome]:
     """Compare interleaved latencies of two installations: of each cell, and the mean of all, with equal weights."""
-    seconds = [(_medians(one.before_s, one.batch_size), _medians(one.after_s, one.batch_size)) for one in latencies]
-    count = f"{len(seconds[0][0])} sessions" if seconds else ""
-    timed = [_interleaved(one.cell, *both, f"means of {count}") for one, both in zip(latencies, seconds, strict=True)]
+    pairs = [(_medians(one.before_s, one.batch_size), _medians(one.after_s, one.batch_size)) for one in latencies]
+    count = f"{len(pairs[0][0])} sessions" if pairs else ""
+
+    def timed(label: str, pair: _Pair, note: str, weight: float = 1.0) -> _Timed:
+        return _Timed(label, (pair,), fmean, later_interleaved, note, weight)
+
+    found = [timed(one.cell, pair, f"means of {count}") for one, pair in zip(latencies, pairs, strict=True)]
     if len(latencies) > 1:
-        usual = np.array([fmean(before) for before, _ in seconds])
+        usual = np.array([entry.before for entry in found])
         before, after = (
-            usual.mean() * (np.array(cells) / usual[:, None]).mean(axis=0) for cells in zip(*seconds, strict=True)
+            usual.mean() * (np.array(cells) / usual[:, None]).mean(axis=0) for cells in zip(*pairs, strict=True)
         )
-        together = _interleaved("all cells", before.tolist(), after.tolist(), f"means over cells and {count}")
-        timed.append(replace(together, weight=float(len(latencies))))
-    return _decide(timed, limit)
+        found.append(timed("all cells", (before, after), f"means over cells and {count}", float(len(latencies))))
+    return _decide(found, limit)
 
 
-def _medians(sessions: Sequence[Sequence[float]], batch_size: int) -> list[float]:
-    return [median(seconds) / batch_size for seconds in sessions]
+def _medians(sessions: Sequence[Sequence[float]], batch_size: int) -> _Floats:
+    return np.array([median(seconds) / batch_size for seconds in sessions])
 
 
-def _interleaved(label: str, before: list[float], after: list[float], note: str) -> _Timed:
-    def test(slower: bool, limit: float) -> float:
-        return later_interleaved(*((before, after) if slower else (after, before)), limit)
-
-    return _Timed(label, fmean(before), fmean(after), test, note)
-
-
-def later_interleaved(before: Sequence[float], after: Sequence[float], limit: float) -> float:
+def later_interleaved(before: _Floats, after: _Floats, limit: float) -> float:
     """p-value of the hypothesis that `after` is not above `before` by more than the limit, of sessions that are pairs.
 
     Student's t of their ratios, which a machine that gets slower does not change. `before` was first in even sessions,
@@ -84,18 +94,19 @@ def later_interleaved(before: Sequence[float], after: Sequence[float], limit: fl
     """
     from scipy.stats import ttest_ind
 
-    beyond = np.asarray(after) / np.asarray(before) - 1 - limit / fmean(before)
+    beyond = after / before - 1 - limit / fmean(before)
     return float(ttest_ind(beyond[::2], -beyond[1::2], alternative="greater").pvalue)
 
 
 def compare_latencies(pairs: Sequence[tuple[Pair, Latency, Latency]], limit: Limit) -> list[Outcome]:
     """Latencies of two runs on one machine: each cell, and all cells together, each sample in units of its own cell."""
-    cells = [_OfRuns.of(pair.label, old, new) for pair, old, new in pairs]
-    fewest = min((len(samples) for cell in cells for samples in (cell.before, cell.after)), default=0)
-    timed = [cell.timed(f"medians of {fewest} or more samples each") for cell in cells]
+    cells = [(pair.label, _samples_of(old, new)) for pair, old, new in pairs]
+    fewest = min((len(samples) for _, (measured, _) in cells for samples in measured), default=0)
+    note = f"medians of {fewest} or more samples each"
+    timed = [_Timed(label, samples, median, later, note) for label, samples in cells]
     if len(cells) > 1:
-        together = _OfRuns.together(cells).timed(f"medians over {len(cells)} cells")
-        timed.append(replace(together, weight=float(len(cells))))
+        note = f"medians over {len(cells)} cells"
+        timed.append(_Timed("all cells", _together(timed), median, later, note, float(len(cells))))
     return _decide(timed, limit)
 
 
@@ -106,45 +117,24 @@ def pace_of(before: Latency, after: Latency) -> float:
     return median(after.workload_s) / median(before.workload_s)
 
 
-@dataclass(frozen=True)
-class _OfRuns:
+def _samples_of(old: Latency, new: Latency) -> tuple[_Pair, _Pair]:
     """Seconds per image of two runs: as measured, and what they would be at one pace of the machine."""
+    if not old.workload_s or not new.workload_s:
+        measured = np.array(old.call_s) / old.batch_size, np.array(new.call_s) / new.batch_size
+        return measured, measured
+    (before, old_pace), (after, new_pace) = _samples(old), _samples(new)
+    usual = median(old_pace)
+    return (before, after), (before * usual / old_pace, after * usual / new_pace)
 
-    label: str
-    before: _Floats
-    after: _Floats
-    before_at_pace: _Floats
-    after_at_pace: _Floats
 
-    @classmethod
-    def of(cls, label: str, old: Latency, new: Latency) -> _OfRuns:
-        if not old.workload_s or not new.workload_s:
-            before, after = (np.array(latency.call_s) / latency.batch_size for latency in (old, new))
-            return cls(label, before, after, before, after)
-        (before, old_pace), (after, new_pace) = _samples(old), _samples(new)
-        usual = median(old_pace)
-        return cls(label, before, after, before * usual / old_pace, after * usual / new_pace)
+def _together(cells: Sequence[_Timed]) -> tuple[_Pair, _Pair]:
+    """All samples of all cells, each relative to what is usual for its cell, times the mean of what is usual."""
+    mean = fmean(cell.before for cell in cells)
 
-    @classmethod
-    def together(cls, cells: Sequence[_OfRuns]) -> _OfRuns:
-        """All samples of all cells, each relative to what is usual for its cell, times the mean of what is usual."""
-        usual = [(median(cell.before), median(cell.before_at_pace)) for cell in cells]
-        mean = fmean(raw for raw, _ in usual)
-        columns = ("before", 0), ("after", 0), ("before_at_pace", 1), ("after_at_pace", 1)
-        return cls(
-            "all cells",
-            *(
-                mean * np.concatenate([getattr(cell, name) / of[which] for cell, of in zip(cells, usual, strict=True)])
-                for name, which in columns
-            ),
-        )
+    def relative(kind: int, side: int) -> _Floats:
+        return mean * np.concatenate([cell.samples[kind][side] / median(cell.samples[kind][0]) for cell in cells])
 
-    def timed(self, note: str) -> _Timed:
-        return _Timed(self.label, float(median(self.before)), float(median(self.after)), self._test, note)
-
-    def _test(self, slower: bool, limit: float) -> float:
-        pairs = (self.before, self.after), (self.before_at_pace, self.after_at_pace)
-        return max(later(*(both if slower else both[::-1]), limit) for both in pairs)
+    return (relative(0, 0), relative(0, 1)), (relative(1, 0), relative(1, 1))
 
 
 def _samples(latency: Latency) -> tuple[_Floats, _Floats]:
@@ -167,21 +157,12 @@ def later(before: _Floats, after: _Floats, limit: float) -> float:
 def _decide(timed: Sequence[_Timed], limit: Limit) -> list[Outcome]:
     """Return an outcome for each, with Holm's procedure over all of them."""
     weights = [entry.weight for entry in timed]
-    allowed = [limit.of(entry.before) for entry in timed]
-    bounded = list(zip(timed, allowed, strict=True))
+    bounded = [(entry, limit.of(entry.before)) for entry in timed]
     worse = holm([entry.test(True, bound) for entry, bound in bounded], weights)
     better = holm([entry.test(False, bound) for entry, bound in bounded], weights)
     outcomes = []
     for (entry, bound), slower, faster in zip(bounded, worse, better, strict=True):
-        verdict = "undecided"
-        if slower < LEVEL:
-            verdict = "regressed"
-        elif faster < LEVEL:
-            verdict = "improved"
-        elif max(entry.test(True, -bound), entry.test(False, -bound)) < LEVEL:
-            verdict = "unchanged"
-        numbers = (entry.before, entry.after, None, bound)
-        outcomes.append(
-            Outcome("cost", entry.label, "latency_s", verdict, *numbers, f"{entry.note}, seconds per image")
-        )
+        verdict = verdict_of(slower, faster, max(entry.test(True, -bound), entry.test(False, -bound)), LEVEL)
+        numbers, note = (entry.before, entry.after, None, bound), f"{entry.note}, seconds per image"
+        outcomes.append(Outcome("cost", entry.label, "latency_s", verdict, *numbers, note))
     return outcomes

@@ -8,17 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 VERDICTS = (
-    "regressed",
-    "changed",
-    "failed",
-    "not comparable",
-    "missing",
-    "undecided",
-    "improved",
-    "unchanged",
-    "known",
-    "vanished",
-    "new",
+    *("regressed", "changed", "failed", "not comparable", "missing", "undecided", "improved", "unchanged"),
+    *("known", "vanished", "new"),
 )
 """Worst first. `known` and `vanished` are deviations of schedulers, `new` is a cell that the baseline does not have."""
 FAILS = ("regressed", "changed", "failed")
@@ -41,6 +32,12 @@ class Outcome:
     interval: tuple[float, float] | None = None
     limit: float | None = None
     note: str = ""
+
+
+def verdict_of(worse: float, better: float, within: float, level: float) -> str:
+    """Return the verdict of three tests, by their p-values: that it got worse, got better, stayed within the limit."""
+    tests = {"regressed": worse, "improved": better, "unchanged": within}
+    return next((verdict for verdict, p_value in tests.items() if p_value < level), "undecided")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,6 @@ class GateItem(pytest.Item):
         self.compare = compare
 
     def runtest(self) -> None:
-        """Compare."""
         from bench.gate.outcome import DECIDED, FAILS
         from bench.gate.report import in_words
 
@@ -61,16 +60,10 @@ class GateError(Exception):
 
 def _schedulers(directory: Path) -> Iterator[tuple[str, Callable[[], Outcomes]]]:
     """One test per scheduler, which is examined when the test runs."""
-    from bench.gate.schedulers import find_baselines
+    from bench.gate.schedulers import compare_schedulers, find_baselines
 
     for path in find_baselines(directory, ()):
-        yield f"conformance[{path.stem}]", partial(_examine, path)
-
-
-def _examine(path: Path) -> Outcomes:
-    from bench.gate.schedulers import compare_schedulers
-
-    return list(compare_schedulers([path]))
+        yield f"conformance[{path.stem}]", lambda path=path: list(compare_schedulers([path]))  # type: ignore[misc]
 
 
 def _runs(baseline: Path, candidate: Path) -> Iterator[tuple[str, Callable[[], Outcomes]]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bench.analysis.claims import LEVEL, holm
-from bench.gate.outcome import Outcome
+from bench.gate.outcome import Outcome, verdict_of
 from bench.gate.pairing import Pair
 from bench.records.run import Limit
 from bench.score.estimate import Estimate, paired_difference
@@ -28,19 +28,12 @@ def compare_quality(pairs: Sequence[Pair], limits: Mapping[str, Limit]) -> list[
     ]
     allowed = [limits[metric].of(pair.before.estimates[metric].debiased_value) for pair, metric, _ in compared]
     gains = [change.scaled(1.0 if METRICS[metric].higher_is_better else -1.0) for _, metric, change in compared]
-    worse = holm([exceeds(gain.scaled(-1.0), limit) for gain, limit in zip(gains, allowed, strict=True)])
-    better = holm([exceeds(gain, limit) for gain, limit in zip(gains, allowed, strict=True)])
+    losses = [gain.scaled(-1.0) for gain in gains]
+    worse, better = holm(list(map(exceeds, losses, allowed))), holm(list(map(exceeds, gains, allowed)))
     outcomes = [lacks for pair in pairs for metric in limits if (lacks := _lacking(pair, metric))]
     for i, (pair, metric, change) in enumerate(compared):
-        verdict = "undecided"
-        if pair.images_equal:
-            verdict = "unchanged"
-        elif worse[i] < LEVEL:
-            verdict = "regressed"
-        elif better[i] < LEVEL:
-            verdict = "improved"
-        elif max(exceeds(gains[i], -allowed[i]), exceeds(gains[i].scaled(-1.0), -allowed[i])) < LEVEL:
-            verdict = "unchanged"
+        within = max(exceeds(gains[i], -allowed[i]), exceeds(losses[i], -allowed[i]))
+        verdict = "unchanged" if pair.images_equal else verdict_of(worse[i], better[i], within, LEVEL)
         outcomes.append(_outcome(pair, metric, change, allowed[i], verdict))
     return outcomes
 
@@ -50,17 +43,16 @@ def _lacking(pair: Pair, metric: str) -> Outcome | None:
 
     What the baseline alone has a value of is missing: it cannot be shown that it did not get worse.
     """
-    runs = {"baseline": pair.before, "candidate": pair.after}
-    if all(metric in cell.estimates for cell in runs.values()):
+    old, new = pair.before, pair.after
+    if not any(metric in known for known in (old.estimates, old.problems, new.estimates, new.problems)):
         return None
     reasons = [
         f"the {name} has no value ({cell.problems.get(metric, 'it was run without this score')})"
-        for name, cell in runs.items()
+        for name, cell in (("baseline", old), ("candidate", new))
         if metric not in cell.estimates
     ]
-    if all(metric not in cell.estimates and metric not in cell.problems for cell in runs.values()):
+    if not reasons:
         return None
-    old = pair.before
     verdict = "missing" if metric in old.estimates else "undecided" if metric in old.problems else "new"
     return Outcome("quality", pair.label, metric, verdict, note="; ".join(reasons))
 
@@ -92,14 +84,5 @@ def _outcome(pair: Pair, metric: str, change: Estimate, limit: float, verdict: s
     interval = change.interval(1 - LEVEL) if change.caveat is None else None
     if verdict == "undecided" and interval and (min(interval) > limit or max(interval) < -limit):
         notes.append("undecided because all comparisons are counted (Holm); the interval is of this one alone")
-    return Outcome(
-        level="quality",
-        subject=pair.label,
-        quantity=metric,
-        verdict=verdict,
-        before=pair.before.estimates[metric].debiased_value,
-        after=pair.after.estimates[metric].debiased_value,
-        interval=interval,
-        limit=limit,
-        note="; ".join(notes),
-    )
+    before, after = (cell.estimates[metric].debiased_value for cell in (pair.before, pair.after))
+    return Outcome("quality", pair.label, metric, verdict, before, after, interval, limit, "; ".join(notes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +55,9 @@ def to_terminal(report: GateReport) -> str:
     lines = []
     for level, outcomes in report.levels.items():
         shown, _ = _loud_and_quiet(outcomes)
-        lines += [f"{outcome.verdict}: {in_words(outcome)}" for outcome in shown if outcome.verdict in FAILS]
         others = [outcome for outcome in shown if outcome.verdict not in FAILS]
-        lines += [f"{outcome.verdict}: {in_words(outcome)}" for outcome in others[:LISTED]]
+        listed = [*(outcome for outcome in shown if outcome.verdict in FAILS), *others[:LISTED]]
+        lines += [f"{outcome.verdict}: {in_words(outcome)}" for outcome in listed]
         if len(others) > LISTED:
             lines.append(f"… and {len(others) - LISTED} more: {_count(others[LISTED:])}")
         lines.append(f"{level}: {_count(outcomes)}")
@@ -67,33 +68,19 @@ def outcome_table(level: str, outcomes: Sequence[Outcome]) -> Table:
     """One row an outcome; columns that no outcome has anything for are left out."""
     columns = ("Verdict", "What", "Quantity", "before", "after", "95% interval of the change", "limit", "Note")
     numeric = (False, False, False, True, True, True, True, False)
-    rows = [
-        (
-            outcome.verdict,
-            outcome.subject,
-            outcome.quantity,
-            _number(outcome.before),
-            _number(outcome.after),
-            NO_VALUE if outcome.interval is None else f"[{outcome.interval[0]:+.3g}, {outcome.interval[1]:+.3g}]",
-            _number(outcome.limit),
-            outcome.note or NO_VALUE,
-        )
-        for outcome in outcomes
-    ]
+    rows = []
+    for o in outcomes:
+        interval = NO_VALUE if o.interval is None else f"[{o.interval[0]:+.3g}, {o.interval[1]:+.3g}]"
+        numbers = _number(o.before), _number(o.after), interval, _number(o.limit)
+        rows.append((o.verdict, o.subject, o.quantity, *numbers, o.note or NO_VALUE))
     kept = [i for i in range(len(columns)) if any(row[i] != NO_VALUE for row in rows)]
-    return Table(
-        level,
-        level.capitalize(),
-        tuple(columns[i] for i in kept),
-        tuple(tuple(row[i] for i in kept) for row in rows),
-        tuple(numeric[i] for i in kept),
-    )
+    shown = tuple(tuple(row[i] for i in kept) for row in (columns, *rows))
+    return Table(level, level.capitalize(), shown[0], shown[1:], tuple(numeric[i] for i in kept))
 
 
 def _loud_and_quiet(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
     """Split outcomes into those that a reader has to see and those that pass."""
-    quiet = [outcome for outcome in outcomes if outcome.verdict in QUIET]
-    return [outcome for outcome in outcomes if outcome.verdict not in QUIET], quiet
+    return [o for o in outcomes if o.verdict not in QUIET], [o for o in outcomes if o.verdict in QUIET]
 
 
 def to_comment(report: GateReport) -> str:
@@ -130,12 +117,9 @@ def to_junit(report: GateReport) -> str:
     """JUnit XML: a suite a level, a case an outcome; what fails the gate is a failure, what is open is skipped."""
     root = ET.Element("testsuites", name="tcd-bench gate")
     for level, outcomes in report.levels.items():
-        counts = {
-            "tests": len(outcomes),
-            "failures": sum(outcome.verdict in FAILS for outcome in outcomes),
-            "skipped": sum(outcome.verdict in _OPEN for outcome in outcomes),
-        }
-        suite = ET.SubElement(root, "testsuite", {"name": level, **{name: str(n) for name, n in counts.items()}})
+        failures, skipped = (str(sum(o.verdict in kind for o in outcomes)) for kind in (FAILS, _OPEN))
+        counts = {"tests": str(len(outcomes)), "failures": failures, "skipped": skipped}
+        suite = ET.SubElement(root, "testsuite", {"name": level, **counts})
         for outcome in outcomes:
             case = ET.SubElement(suite, "testcase", classname=f"{level}.{outcome.subject}", name=outcome.quantity)
             if outcome.verdict in FAILS:
@@ -146,25 +130,16 @@ def to_junit(report: GateReport) -> str:
     return printable(ET.tostring(root, encoding="unicode", xml_declaration=True)) + "\n"
 
 
-def to_json(report: GateReport) -> str:
-    """The whole report, numbers unrounded."""
-    return json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
     """One self-contained HTML file, every text escaped."""
     levels = []
     for level, outcomes in report.levels.items():
         loud, quiet = _loud_and_quiet(outcomes)
         shown = {
-            "name": level,
-            "count": _count(outcomes),
-            "bad": any(outcome.verdict in FAILS for outcome in outcomes),
-            "loud": outcome_table(level, loud) if loud else None,
-            "quiet": outcome_table(level, quiet) if quiet else None,
-            "quiet_count": _count(quiet),
+            name: outcome_table(level, found) if found else None for name, found in (("loud", loud), ("quiet", quiet))
         }
-        levels.append(shown)
+        bad = any(outcome.verdict in FAILS for outcome in outcomes)
+        levels.append({"name": level, "count": _count(outcomes), "bad": bad, "quiet_count": _count(quiet), **shown})
     return (
         templates(Path(__file__).parent)
         .get_template("gate.html.j2")
@@ -173,9 +148,9 @@ def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
             answer=ANSWERS[report.exit_code],
             passed=report.exit_code == PASS,
             levels=levels,
+            images=images,
             bad_words=FAILS,
             good_words=("improved", "unchanged", "vanished"),
-            images=images,
         )
     )
 
@@ -199,8 +174,8 @@ _OPEN = ("not comparable", "missing", "undecided", "new")
 
 
 def _count(outcomes: Sequence[Outcome]) -> str:
-    verdicts = dict.fromkeys(outcome.verdict for outcome in outcomes)
-    return ", ".join(f"{sum(o.verdict == verdict for o in outcomes)} {verdict}" for verdict in verdicts)
+    counts = Counter(outcome.verdict for outcome in outcomes)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
 def in_words(outcome: Outcome) -> str:
@@ -224,7 +199,7 @@ def write_gate(report: GateReport, images: Sequence[BeforeAfter], directory: Pat
     """Write gate.md, gate.json, junit.xml and gate.html; returns their paths. Raises BenchError where it cannot."""
     texts = {
         "gate.md": to_comment(report),
-        "gate.json": to_json(report),
+        "gate.json": json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "junit.xml": to_junit(report),
         "gate.html": to_page(report, images),
     }
@@ -233,7 +208,6 @@ def write_gate(report: GateReport, images: Sequence[BeforeAfter], directory: Pat
         for name, text in texts.items():
             (directory / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BenchError(
-            f"output={directory} cannot be written ({error.strerror}); choose another directory"
-        ) from error
+        reason = f"output={directory} cannot be written ({error.strerror}); choose another directory"
+        raise BenchError(reason) from error
     return [directory / name for name in texts]

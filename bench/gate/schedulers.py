@@ -21,9 +21,8 @@ def find_baselines(directory: Path, only: Iterable[str]) -> list[Path]:
     if absent := [path.name for path in paths if not path.is_file()]:
         raise BenchError(f"conformance.directory={directory} holds no {', '.join(absent)}")
     if not paths:
-        raise BenchError(
-            f"conformance.directory={directory} holds no baseline; write one with tcd-bench conform write=…"
-        )
+        advice = "write one with tcd-bench conform write=…"
+        raise BenchError(f"conformance.directory={directory} holds no baseline; {advice}")
     return paths
 
 
@@ -61,14 +60,10 @@ def compare_surveys(before: Survey, after: Survey) -> Iterator[Outcome]:
 def compare_report(path: Path, report: ConformanceReport) -> list[Outcome]:
     """A report against the baseline at `path`."""
     baseline = read_baseline(path)
-    outcomes = [
-        Outcome("conformance", path.stem, f"{verdict.finding.check} ({verdict.finding.setting})", status, note=note)
+    found = [
+        (f"{verdict.finding.check} ({verdict.finding.setting})", _VERDICTS[verdict.status], verdict.words)
         for verdict in compare_with_baseline(report, baseline, load_causes(path.parent))
-        for status, note in [(_VERDICTS[verdict.status], verdict.words)]
     ]
-    outcomes += [
-        Outcome("conformance", path.stem, "trajectory", "changed", note=change.words)
-        for change in changes(report, baseline)
-    ]
-    note = f"{sum(report.checked.values())} checks"
-    return outcomes or [Outcome("conformance", path.stem, "checks", "unchanged", note=note)]
+    found += [("trajectory", "changed", change.words) for change in changes(report, baseline)]
+    nothing = [("checks", "unchanged", f"{sum(report.checked.values())} checks")]
+    return [Outcome("conformance", path.stem, what, verdict, note=note) for what, verdict, note in found or nothing]

@@ -80,11 +80,8 @@ def _missing_images(scored: ScoredRun) -> list[str]:
     store = scored.store
     gone = [store.cell(s.record.key).image_name(row) for s in scored.cells for row in store.missing_images(s.record)]
     if gone:
-        print(
-            f"results={store.location}: {len(gone)} kept images are gone ({gone[0]} for one); the same tcd-bench run "
-            "samples them again",
-            file=sys.stderr,
-        )
+        what = f"results={store.location}: {len(gone)} kept images are gone ({gone[0]} for one)"
+        print(f"{what}; the same tcd-bench run samples them again", file=sys.stderr)
     return gone[:100]
 
 
@@ -116,24 +113,13 @@ def _draw_plots(
 
 
 def _to_pictures(draw: Callable[[], Figure]) -> tuple[bytes, bytes]:
-    figure = draw()
-    picture = _to_png(figure)
-    figure.set_layout_engine("none")  # the layout is found once
-    return picture, _to_svg(figure)
-
-
-def _to_png(figure: Figure) -> bytes:
+    """The figure as PNG and as SVG, neither with the moment or the program that made it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    content = io.BytesIO()
-    figure.set_dpi(150)
-    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    return content.getvalue()
-
-
-def _to_svg(figure: Figure) -> bytes:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    content = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
-    return printable(content.getvalue().decode()).encode()
+    figure, png, svg = draw(), io.BytesIO(), io.BytesIO()
+    figure.set_dpi(150)
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    figure.set_layout_engine("none")  # the layout is found once
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
+    return png.getvalue(), printable(svg.getvalue().decode()).encode()

@@ -57,15 +57,12 @@ def prompt_grids(scored: ScoredRun, count: int = PROMPTS) -> list[PromptGrid]:
 
 def films(grids: Sequence[PromptGrid]) -> dict[str, bytes]:
     """Return each video that is shown as an animation, by the name of its file."""
-    shown = [
-        (picture, grid.frames)
+    return {
+        f"films/{picture.record.key}-{picture.row:05d}.gif": to_gif(picture, grid.frames)
         for grid in grids
         if grid.frames > 1
-        for _, row in grid.rows
-        for picture in row
-        if picture
-    ]
-    return {f"films/{picture.record.key}-{picture.row:05d}.gif": to_gif(picture, frames) for picture, frames in shown}
+        for picture in (picture for _, row in grid.rows for picture in row if picture)
+    }
 
 
 def draw_grid(grids: Sequence[PromptGrid], size: int = 96, across: int = 3) -> Image.Image:
@@ -74,9 +71,8 @@ def draw_grid(grids: Sequence[PromptGrid], size: int = 96, across: int = 3) -> I
 
     font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
     label_width, head, gap = 190, 42, 18
-    blocks = [
-        _draw_block(grid, size, label_width if i % across == 0 else 0, head, font) for i, grid in enumerate(grids)
-    ]
+    widths = [label_width if i % across == 0 else 0 for i in range(len(grids))]
+    blocks = [_draw_block(grid, size, width, head, font) for grid, width in zip(grids, widths, strict=True)]
     lines = [blocks[i : i + across] for i in range(0, len(blocks), across)]
     width = max(sum(block.width + gap for block in line) for line in lines)
     picture = Image.new("RGB", (width, sum(max(b.height for b in line) + gap for line in lines)), "white")
@@ -112,8 +108,6 @@ def _draw_block(grid: PromptGrid, size: int, label_width: int, head: int, font: 
             draw.text((0, y + size // 2 - 14), textwrap.fill(label, label_width // 7), "black", font)
         for column, path in enumerate(paths):
             if path is not None:
-                image = open_picture(path, grid.frames)
-                block.paste(
-                    image.resize((size, size), Image.Resampling.LANCZOS), (label_width + column * (size + 2), y)
-                )
+                image = open_picture(path, grid.frames).resize((size, size), Image.Resampling.LANCZOS)
+                block.paste(image, (label_width + column * (size + 2), y))
     return block

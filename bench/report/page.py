@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -67,7 +66,7 @@ def render_page(
             differences=pairs,
             curve_width=WIDTH,
             curve_height=HEIGHT,
-            machines=_machines(cells),
+            machines=list({str(cell.record.environment): cell.record.environment for cell in cells}.values()),
             facts=_facts(run, cells),
         )
     )
@@ -83,9 +82,7 @@ def templates(*folders: Path) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters["picture"] = to_data_uri
-    environment.filters["metric_of"] = metric_of
-    environment.filters["would_decide"] = would_decide
+    environment.filters.update(picture=to_data_uri, metric_of=metric_of, would_decide=would_decide)
     environment.filters["looks_in_words"] = looks_in_words
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     environment.globals.update(script=Markup(script), policy=_policy(script))  # noqa: S704
@@ -112,14 +109,6 @@ def _overridden(cells: Sequence[ScoredCell]) -> list[str]:
     return found
 
 
-def _noise_schedules(cells: Sequence[ScoredCell]) -> str:
-    """Return the noise schedules of the base models."""
-    bases = {cell.record.cell.base.name: cell.record.cell.base.noise_schedule for cell in cells}
-    return "; ".join(
-        f"{name}: {', '.join(f'{k} {v}' for k, v in schedule.items())}" for name, schedule in bases.items()
-    )
-
-
 def _unscored(cells: Sequence[ScoredCell]) -> list[tuple[str, str, str]]:
     """Return missing scores, their cells, and the reason; one entry per reason."""
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
@@ -134,41 +123,24 @@ def _unscored(cells: Sequence[ScoredCell]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _machines(cells: Sequence[ScoredCell]) -> list[Mapping[str, Any]]:
-    """Every different environment that cells were run in, one entry each."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for cell in cells:
-        found.setdefault(str(cell.record.environment), cell.record.environment)
-    return list(found.values())
-
-
 def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
     good = [cell.record for cell in cells if cell.record.status == "ok"]
-    settings = run.settings
-    seconds = sum(record.sampling_s for record in good)
+    settings, seconds = run.settings, sum(record.sampling_s for record in good)
+    bases = {cell.record.cell.base.name: cell.record.cell.base.noise_schedule for cell in cells}
+    schedules = [f"{name}: {', '.join(f'{k} {v}' for k, v in own.items())}" for name, own in bases.items()]
+    images, prompts = len(run.prompts), len(set(run.prompts))
+    sample = f"{images}" if prompts == images else f"{images} of {prompts} prompts"
+    reference = "none: no score needs one"
+    if run.reference is not None:
+        reference = f"{settings['reference']['count']} images of {settings['reference']['source']} ({run.reference})"
     return [
         ("Task", settings["task"]["kind"].replace("_", " ")),
         ("Base models", ", ".join(settings["models"])),
-        ("Noise schedules", _noise_schedules(cells)),
+        ("Noise schedules", "; ".join(schedules)),
         ("Methods", ", ".join(run.labels.get(name, name) for name in settings["methods"])),
         ("Cells", f"{len(good)} of {len(run.cells)} done"),
-        (
-            "Images",
-            f"{sum(r.images.count for r in good if r.images):,}, {_sample(run)} per cell, seed {settings['seed']}",
-        ),
+        ("Images", f"{sum(r.images.count for r in good if r.images):,}, {sample} per cell, seed {settings['seed']}"),
         ("Sampling", f"{seconds:.0f} s in pipeline calls, batches of {settings['batch_size']}"),
         ("Evaluator", f"{run.evaluator}, {settings['evaluator']['source']} ({run.extractor})"),
-        ("Reference", _reference(run)),
+        ("Reference", reference),
     ]
-
-
-def _sample(run: Run) -> str:
-    """The number of images per cell, and of prompts where those repeat."""
-    images, prompts = len(run.prompts), len(set(run.prompts))
-    return f"{images}" if prompts == images else f"{images} of {prompts} prompts"
-
-
-def _reference(run: Run) -> str:
-    if run.reference is None:
-        return "none: no score needs one"
-    return f"{run.settings['reference']['count']} images of {run.settings['reference']['source']} ({run.reference})"

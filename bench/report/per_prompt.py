@@ -62,10 +62,9 @@ def prompt_differences(scored: ScoredRun, judgements: Sequence[Judgement]) -> li
 def _difference(
     scored: ScoredRun, claim: str, comparison: Comparison, mine: ScoredCell, yours: ScoredCell
 ) -> Difference | None:
-    metric = next(
-        (m for m in ("clip_score", comparison.metric) if m in mine.estimates and m in yours.estimates),
-        comparison.metric,
-    )
+    metric = comparison.metric
+    if "clip_score" in mine.estimates and "clip_score" in yours.estimates:
+        metric = "clip_score"
     ours, theirs = mine.estimates[metric], yours.estimates[metric]
     if metric == comparison.metric != comparison.compared:
         ours, theirs = mine.fallback(metric) or ours, yours.fallback(metric) or theirs
@@ -74,18 +73,14 @@ def _difference(
     gains = sign * (ours.value + ours.influence - theirs.value - theirs.influence)
     order = np.argsort(gains)
 
-    def pairs(rows: Sequence[int]) -> tuple[_Pair, ...]:
-        made = (
-            _Pair(
-                scored.run.prompts[row],
-                float(gains[row]),
-                *(Picture(scored.store, cell.record, row) for cell in (mine, yours)),
-            )
-            for row in rows
-        )
-        return tuple(pair for pair in made if pair.subject.exists() and pair.object.exists())
+    def pair(row: int) -> _Pair:
+        pictures = (Picture(scored.store, cell.record, row) for cell in (mine, yours))
+        return _Pair(scored.run.prompts[row], float(gains[row]), *pictures)
 
-    largest, smallest = pairs(order[::-1][:PER_SIDE].tolist()), pairs(order[:PER_SIDE].tolist())
+    largest, smallest = (
+        tuple(p for p in map(pair, rows.tolist()) if p.subject.exists() and p.object.exists())
+        for rows in (order[::-1][:PER_SIDE], order[:PER_SIDE])
+    )
     if not largest and not smallest:
         return None
     low, high = min(0.0, float(gains.min())), max(0.0, float(gains.max()))
@@ -108,8 +103,6 @@ def _difference(
 
 
 def _verdict(c: Comparison) -> str:
-    """Return the comparison's verdict with its interval."""
-    digits = digits_of(c)
-    interval = "no interval" if c.adjusted_interval is None else interval_in_words(c.adjusted_interval, digits)
-    adjusted = "" if c.adjusted_interval is None else ", adjusted interval"
+    digits, adjusted = digits_of(c), "" if c.adjusted_interval is None else ", adjusted interval"
+    interval = interval_in_words(c.adjusted_interval, digits)
     return f"{c.verdict} by {metric_of(c)}: gain {c.gain:+.{digits}f}{adjusted} {interval}"

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import cycle
 from operator import itemgetter
 from statistics import median
 from typing import Any
@@ -20,7 +19,7 @@ from bench.analysis.scoring import ScoredCell, cost_of
 from bench.records.cell import plain_number
 from bench.records.run import Run
 from bench.report.axes import legend_below, log_axis
-from bench.report.series import LINE_COLOURS, MARKERS, EtaPanel, Series, eta_panels, to_series
+from bench.report.series import EtaPanel, Series, eta_panels, line_style, to_series
 from bench.score.metrics import METRICS, Metric
 
 STYLE: dict[Any, Any] = {
@@ -52,9 +51,8 @@ def plan_figures(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str, 
         for rank, name, about, draw in _figures_of(run, own):
             caption = f"{model}: {about}" if len(models) > 1 else about
             if cost_only:
-                found.append((rank, f"{model}-{name}", f"{caption} (cost only)", partial(_marked, draw)))
-            else:
-                found.append((rank, f"{model}-{name}", caption, draw))
+                caption, draw = f"{caption} (cost only)", partial(_marked, draw)
+            found.append((rank, f"{model}-{name}", caption, draw))
     chosen = found if len(found) <= MOST_FIGURES else sorted(found, key=itemgetter(0))[:MOST_FIGURES]
     planned = [(name, caption, draw) for _, name, caption, draw in chosen]
     if left_out := len(found) - len(chosen):
@@ -88,11 +86,8 @@ def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str,
             given = panels[:most], metrics
             yield 3, "eta", f"Quality against eta, one line per step count{rest}", partial(_eta_curves, *given)
             yield 2, "eta-steps", f"Quality by eta and steps; darker is better{rest}", partial(_eta_map, *given)
-    bars = [
-        (f"{line.label}, {s.record.cell.steps} steps{'*' if s.disturbed else ''}", s)
-        for line in series
-        for s in line.cells
-    ]
+    cells = [(line.label, s) for line in series for s in line.cells]
+    bars = [(f"{label}, {s.record.cell.steps} steps{'*' if s.disturbed else ''}", s) for label, s in cells]
     cut = "" if len(bars) <= MOST_BARS else f" (the first {MOST_BARS} of {len(bars)} cells)"
     bars = bars[:MOST_BARS]
     if any(scored.record.latency for _, scored in bars):
@@ -121,8 +116,7 @@ def _part(series: Sequence[Series], metrics: Sequence[Metric]) -> tuple[list[Ser
         points = {(x, y): i for i, line in enumerate(series) for x, y, _ in _points_of(line, metric, "evaluations")}
         first.update((points[point], None) for point in pareto_front(list(points), metric.higher_is_better))
     chosen = sorted(list(first)[:MOST_LINES])
-    styles = zip(chosen, cycle(LINE_COLOURS), cycle(MARKERS), strict=False)
-    named = [replace(series[i], colour=colour, marker=marker) for i, colour, marker in styles]
+    named = [replace(series[i], style=line_style(place)) for place, i in enumerate(chosen)]
     return named, [line for i, line in enumerate(series) if i not in chosen]
 
 
@@ -147,15 +141,15 @@ def _quality(
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, metric in zip(grid.flat, metrics, strict=False):
         for line in named:
+            style = {**line.style, "markersize": 4.5}
             if known := _points_of(line, metric, kind):
                 costs, values, errors = zip(*known, strict=True)
-                style = {"color": line.colour, "marker": line.marker, "markersize": 4.5, "linewidth": 1.2}
-                axes.errorbar(costs, values, np.transpose(errors), label=line.label, capsize=2, **style)
+                bars = np.transpose(errors)
+                axes.errorbar(costs, values, bars, label=line.label, capsize=2, linewidth=1.2, **style)
             if hollow := _points_of(line, metric, kind, disturbed=True):
-                style = {"color": line.colour, "marker": line.marker, "markersize": 4.5}
                 costs, values, _ = zip(*hollow, strict=True)
-                inside = {**style, "markerfacecolor": "white", "markeredgecolor": line.colour, "linestyle": "none"}
-                axes.plot(costs, values, zorder=3, **inside)
+                inside = {"markerfacecolor": "white", "markeredgecolor": line.style["color"], "linestyle": "none"}
+                axes.plot(costs, values, zorder=3, **style, **inside)
         points = [(x, y) for line in named for x, y, _ in _points_of(line, metric, kind, disturbed=False)]
         grey = [(x, y) for line in others for x, y, _ in _points_of(line, metric, kind, disturbed=False)]
         if grey:
@@ -168,15 +162,8 @@ def _quality(
         shown = [x for line in (*named, *others) for x, _, _ in _points_of(line, metric, kind)]
         log_axis(axes, shown, marked=kind == "evaluations")
         axes.set_xlabel("denoiser evaluations per image" if kind == "evaluations" else "latency, s per image (median)")
-        n = max(
-            (
-                s.estimates[metric.short].n
-                for line in (*named, *others)
-                for s in line.cells
-                if metric.short in s.estimates
-            ),
-            default=0,
-        )
+        estimates = [s.estimates.get(metric.short) for line in (*named, *others) for s in line.cells]
+        n = max((estimate.n for estimate in estimates if estimate), default=0)
         axes.set_ylabel(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}")
         axes.set_title(metric.name(run.evaluator, n), fontsize=9, loc="left")
     for axes in list(grid.flat)[len(metrics) :]:
@@ -197,18 +184,10 @@ def _eta_curves(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure
                 if own:
                     estimates = [s.estimates[metric.short] for s in own]
                     aside = 0.012 * (i - (len(steps) - 1) / 2)  # so that error bars do not hide one another
-                    style = {
-                        "color": LINE_COLOURS[i % len(LINE_COLOURS)],
-                        "marker": MARKERS[i % len(MARKERS)],
-                        "capsize": 2,
-                    }
-                    axes.errorbar(
-                        [(s.record.cell.eta or 0.0) + aside for s in own],
-                        [e.debiased_value for e in estimates],
-                        np.transpose([e.error_bars for e in estimates]),
-                        label=f"{count} steps",
-                        **style,
-                    )
+                    etas = [(s.record.cell.eta or 0.0) + aside for s in own]
+                    values, bars = [e.debiased_value for e in estimates], [e.error_bars for e in estimates]
+                    style = {**line_style(i), "label": f"{count} steps", "capsize": 2}
+                    axes.errorbar(etas, values, np.transpose(bars), **style)
             axes.set_xlabel("η")
             axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=9, loc="left")
         row[0].set_ylabel(panel.label)
@@ -241,9 +220,10 @@ def _eta_map(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure:
 def _draw_map(axes: Axes, values: NDArray[np.float64], metric: Metric, crowded: bool) -> None:
     """Values (eta, steps) as shades, written out where they are few; what is not known stays empty."""
     image = axes.imshow(values, cmap="Blues" if metric.higher_is_better else "Blues_r", aspect="auto", origin="lower")
-    if crowded or np.isnan(values).all():
-        if not np.isnan(values).all():
-            axes.figure.colorbar(image, ax=axes)
+    if np.isnan(values).all():
+        return
+    if crowded:
+        axes.figure.colorbar(image, ax=axes)
         return
     shade = values if metric.higher_is_better else -values
     middle = np.mean([np.nanmin(shade), np.nanmax(shade)])
@@ -267,10 +247,8 @@ def _latency_parts(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
     for (name, widths), colour in zip(parts.items(), ("#CC79A7", "#0072B2", "#E69F00", "#999999"), strict=True):
         axes.barh(range(len(bars)), widths, left=left, color=colour, label=name, height=0.75)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    spread = [
-        [middle - min(latency.call_s) / latency.batch_size for middle, (_, latency) in zip(whole, bars, strict=True)],
-        [max(latency.call_s) / latency.batch_size - middle for middle, (_, latency) in zip(whole, bars, strict=True)],
-    ]
+    ends = [(min(latency.call_s) / latency.batch_size, max(latency.call_s) / latency.batch_size) for _, latency in bars]
+    spread = np.transpose([(middle - low, high - middle) for middle, (low, high) in zip(whole, ends, strict=True)])
     style: dict[str, Any] = {"fmt": "|", "color": "black", "linewidth": 1, "markersize": 7}
     axes.errorbar(whole, range(len(bars)), xerr=spread, label="whole call, range", **style)
     _name_bars(axes, [label for label, _ in bars], "seconds per image (medians)")
@@ -285,13 +263,8 @@ def _memory(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
     height = 0.8 / max(1, len(shown))
     for i, ((key, name), colour) in enumerate(zip(shown, ("#0072B2", "#56B4E9"), strict=False)):
         widths = [math.nan if (count := getattr(memory, key)) is None else count / 2**20 for _, memory in bars]
-        axes.barh(
-            [y + (i - (len(shown) - 1) / 2) * height for y in range(len(bars))],
-            widths,
-            height,
-            color=colour,
-            label=name,
-        )
+        places = [y + (i - (len(shown) - 1) / 2) * height for y in range(len(bars))]
+        axes.barh(places, widths, height, color=colour, label=name)
     _name_bars(axes, [label for label, _ in bars], "peak, MiB")
     return figure
 

@@ -9,7 +9,7 @@ from bench.analysis.published import Beside
 from bench.records.cell import plain_number
 from bench.records.run import Run
 from bench.report.identity import NO_VALUE
-from bench.report.series import LINE_COLOURS, MARKERS
+from bench.report.series import line_style
 from bench.report.tables import Table
 from bench.score.metrics import METRICS
 
@@ -56,11 +56,7 @@ def draw_beside(run: Run, pairs: Sequence[Beside]) -> Figure:
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         for i, method in enumerate(methods):
             own = [p for p in pairs if (p.published.method, p.published.metric) == (method, metric)]
-            style = {
-                "color": LINE_COLOURS[i % len(LINE_COLOURS)],
-                "marker": MARKERS[i % len(MARKERS)],
-                "linestyle": "none",
-            }
+            style = {**line_style(i), "linestyle": "none"}
             label = run.labels.get(method, method)
             theirs = {(p.published.steps, p.published.value) for p in own}
             if theirs:

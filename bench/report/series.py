@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.analysis.scoring import ScoredCell
 from bench.records.cell import plain_number
@@ -12,19 +13,16 @@ from bench.report.identity import further_traits
 
 # Okabe and Ito's palette, distinguishable for colour-blind readers; shapes distinguish the series as well.
 LINE_COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-    "#999999",
-    "#7B3294",
-    "#5D8A00",
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"),
+    *("#7B3294", "#5D8A00"),
 )
 MARKERS = "osD^vP*Xh<p"
 """One more than colours, so that both together repeat late."""
+
+
+def line_style(i: int) -> dict[str, Any]:
+    """Return matplotlib's colour and marker of line number `i`."""
+    return {"color": LINE_COLOURS[i % len(LINE_COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,7 @@ class Series:
     """The cells that belong on one line: alike in all but their steps, which grow."""
 
     label: str
-    colour: str
-    marker: str
+    style: Mapping[str, Any]
     cells: tuple[ScoredCell, ...]
 
 
@@ -50,7 +47,7 @@ def to_series(run: Run, cells: Sequence[ScoredCell]) -> list[Series]:
     series = []
     for i, (label, members) in enumerate(_grouped(run, cells, with_eta=True)):
         ordered = tuple(sorted(members, key=lambda scored: scored.record.cell.steps))
-        series.append(Series(label, LINE_COLOURS[i % len(LINE_COLOURS)], MARKERS[i % len(MARKERS)], ordered))
+        series.append(Series(label, line_style(i), ordered))
     return series
 
 

@@ -37,9 +37,7 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
     instead = {s: other for s in run.metrics if (other := METRICS[s].fallback) and other.short not in run.metrics}
     estimates = [e for cell in cells for e in cell.estimates.values()]
     n = max((e.n for e in estimates), default=0)
-    biased = {
-        m.short for m in metrics for cell in cells if (e := cell.estimates.get(m.short)) and e.debiased is not None
-    }
+    biased = {short for cell in cells for short, estimate in cell.estimates.items() if estimate.debiased is not None}
     heads: list[str] = []
     for metric in metrics:
         arrow = "↑" if metric.higher_is_better else "↓"
@@ -53,21 +51,16 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
             estimate = cell.estimates.get(metric.short)
             texts += _score(estimate, metric.digits, metric.short in biased, instead.get(metric.short))
         rows.append((*identity.of(cell), *texts))
-    return Table(
-        "scores",
-        "Scores",
-        (*identity.heads, *heads),
-        tuple(rows),
-        (*identity.numeric, *[True] * len(heads)),
-        f"Value ± standard error over {_samples(estimates)}.{_without_intervals(run, cells)} "
-        f"Extractor {run.evaluator} ({run.extractor}), "
-        f"reference {run.reference or 'none'}{_protocol(run)}.{_cut(cells)}",
+    samples = " or ".join(dict.fromkeys(estimate.sample for estimate in estimates)) or "images"
+    protocol = "".join(f"; {name} {value}" for name, value in run.protocol.items())
+    note = (
+        f"Value ± standard error over {samples}.{_without_intervals(run, cells)} "
+        f"Extractor {run.evaluator} ({run.extractor}), reference {run.reference or 'none'}{protocol}."
     )
-
-
-def _samples(estimates: Sequence[Estimate]) -> str:
-    """Return the sample of scores: `512 images of 32 prompts`."""
-    return " or ".join(dict.fromkeys(estimate.sample for estimate in estimates)) or "images"
+    if most := max((cell.cut_prompts for cell in cells), default=0):
+        note += f" Of the prompts, {most} are longer than the extractor's limit: the rest of each is ignored."
+    numeric = *identity.numeric, *[True] * len(heads)
+    return Table("scores", "Scores", (*identity.heads, *heads), tuple(rows), numeric, note)
 
 
 def _without_intervals(run: Run, cells: Sequence[ScoredCell]) -> str:
@@ -81,17 +74,6 @@ def _without_intervals(run: Run, cells: Sequence[ScoredCell]) -> str:
         names = dict.fromkeys(name for found in reasons.values() for name in found)
         return f" Some cells have no interval of {', '.join(names)}; scores.csv gives the reasons."
     return "".join(f" No interval of {', '.join(names)}: {reason}." for reason, names in reasons.items())
-
-
-def _cut(cells: Sequence[ScoredCell]) -> str:
-    most = max((cell.cut_prompts for cell in cells), default=0)
-    return (
-        f" Of the prompts, {most} are longer than the extractor's limit: the rest of each is ignored." if most else ""
-    )
-
-
-def _protocol(run: Run) -> str:
-    return "".join(f"; {name} {value}" for name, value in run.protocol.items())
 
 
 def settings_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
@@ -130,12 +112,13 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
             if len(latency.call_s) > 1:
                 p95 = quantiles(latency.call_s, n=20, method="inclusive")[-1]
             parts = latency.text_encoder_s, latency.denoiser_s, latency.vae_s
-            seconds = [_milliseconds(value) for value in (p50, p95, *map(median, parts))]
+            seconds = [f"{1000 * value:.1f}" for value in (p50, p95, *map(median, parts))]
             waits = NO_VALUE if latency.scheduler_syncs is None else str(latency.scheduler_syncs)
             mark = "*" if cell.disturbed else ""
             times = [*(text + mark for text in seconds), waits, f"{latency.batch_size / p50:.2f}{mark}"]
-        peaks = [_mebibytes(getattr(memory, name, None)) for name in ("allocated_bytes", "device_bytes")]
-        rows.append((*identity.of(cell), *times, *peaks))
+        peaks = [getattr(memory, name, None) for name in ("allocated_bytes", "device_bytes")]
+        mebibytes = [NO_VALUE if peak is None else f"{peak / 2**20:.0f}" for peak in peaks]
+        rows.append((*identity.of(cell), *times, *mebibytes))
     return Table(
         "costs",
         "Latency and memory",
@@ -172,17 +155,11 @@ def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
             digits = digits_of(c)
             rows.append(
                 (
-                    judgement.claim.text,
-                    judgement.verdict,
-                    metric_of(c),
-                    c.subject,
-                    f"{c.subject_value:.{digits}f}",
-                    c.object,
-                    f"{c.object_value:.{digits}f}",
+                    *(judgement.claim.text, judgement.verdict, metric_of(c)),
+                    *(c.subject, f"{c.subject_value:.{digits}f}", c.object, f"{c.object_value:.{digits}f}"),
                     f"{c.gain:+.{digits}f} {interval_in_words(c.interval, digits)}",
                     f"within ±{c.threshold:g}" if c.expect == "equivalent" else f"{c.threshold:+g}",
-                    interval_in_words(c.adjusted_interval, digits),
-                    f"{c.p_value:.2g}",
+                    *(interval_in_words(c.adjusted_interval, digits), f"{c.p_value:.2g}"),
                     str(c.n) if c.prompts in (None, c.n) else f"{c.n} of {c.prompts} prompts",
                     "; ".join(filter(None, (c.verdict, would_decide(c), c.note))),
                 )
@@ -216,24 +193,17 @@ def to_markdown(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """A tabular environment (packages booktabs and, for a page's width, graphicx)."""
     spec = "".join("r" if numeric else "l" for numeric in table.numeric)
-    lines = [_guard(" & ".join(map(_escape_latex, row))) + r" \\" for row in (table.columns, *table.rows)]
-    return "\n".join(
-        [
-            f"% {_escape_latex(f'{table.title}: {table.note}')}",
-            rf"\begin{{tabular}}{{{spec}}}",
-            *(r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"),
-            r"\end{tabular}",
-            "",
-        ]
-    )
+    head, *rows = (_guard(" & ".join(map(_escape_latex, row))) + r" \\" for row in (table.columns, *table.rows))
+    title = f"% {_escape_latex(f'{table.title}: {table.note}')}"
+    begin, end = rf"\begin{{tabular}}{{{spec}}}", r"\end{tabular}"
+    return "\n".join([title, begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", end, ""])
 
 
 def to_csv(table: Table) -> str:
     """The same texts as in the other forms, with Unix line ends."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
-        [*map(spreadsheet_text, row)] for row in (table.columns, *table.rows)
-    )
+    rows = ([*map(spreadsheet_text, row)] for row in (table.columns, *table.rows))
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
@@ -276,14 +246,6 @@ def _plus_minus(value: float, error: float, digits: int) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}" if math.isfinite(error) else f"{value:.{digits}f}"
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.1f}"
-
-
-def _mebibytes(count: int | None) -> str:
-    return NO_VALUE if count is None else f"{count / 2**20:.0f}"
-
-
 def _escape_markdown(text: str) -> str:
     for character in "\\`*_{}[]<>|#~$":
         text = text.replace(character, f"\\{character}")
@@ -307,11 +269,6 @@ def _guard(line: str) -> str:
 
 def _escape_latex(text: str) -> str:
     """As text that pdflatex sets in any of the usual fonts; what those lack is named by its code point."""
-    return "".join(
-        _LATEX.get(character) or (character if character < "\u0180" and character.isprintable() else _code(character))
-        for character in " ".join(text.split())
-    )
-
-
-def _code(character: str) -> str:
-    return f"[U+{ord(character):04X}]"
+    letters = " ".join(text.split())
+    known = {letter: letter for letter in letters if letter < "\u0180" and letter.isprintable()} | _LATEX
+    return "".join(known.get(letter, f"[U+{ord(letter):04X}]") for letter in letters)

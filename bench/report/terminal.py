@@ -41,15 +41,11 @@ def _table(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
         if sum(_width(*both) + 2 for both in zip([*heads, head], [*columns, column], strict=True)) <= WIDTH:
             heads.append(head)
             columns.append(column)
-    widths = [_width(*both) for both in zip(heads, columns, strict=True)]
-    flush_left = {i for i, trait in enumerate(names) if not trait.numeric}
-    lines = [
-        "  ".join(
-            text.ljust(width) if i in flush_left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [heads, *zip(*columns, strict=True)]
-    ]
+    padded = []
+    for i, (head, column) in enumerate(zip(heads, columns, strict=True)):
+        pad = str.ljust if i < len(names) and not names[i].numeric else str.rjust
+        padded.append([pad(text, _width(head, column)) for text in (head, *column)])
+    lines = ["  ".join(row) for row in zip(*padded, strict=True)]
     if len(cells) > MOST_CELLS:
         lines.append(f"… and {len(cells) - MOST_CELLS} more in the report")
     if any(cell.disturbed for cell in cells):

@@ -65,7 +65,6 @@ class ToTensorBoard:
         self._writer.add_text("settings", rows)
 
     def points(self, points: Sequence[Point]) -> None:
-        """See `Tracker`."""
         for point in points:
             self._writer.add_scalar(point.series, point.value, point.steps)
         self._writer.flush()
@@ -74,7 +73,6 @@ class ToTensorBoard:
         """TensorBoard keeps none."""
 
     def close(self) -> None:
-        """See `Tracker`."""
         self._writer.close()
 
 
@@ -95,17 +93,14 @@ class ToMLflow:
             self._client.log_param(self._run, key, value[: self.LONGEST])
 
     def points(self, points: Sequence[Point]) -> None:
-        """See `Tracker`."""
         for point in points:
             self._client.log_metric(self._run, point.series, point.value, step=point.steps)
 
     def files(self, paths: Sequence[Path]) -> None:
-        """See `Tracker`."""
         for path in paths:
             self._client.log_artifact(self._run, str(path))
 
     def close(self) -> None:
-        """See `Tracker`."""
         self._client.set_terminated(self._run)
 
 
@@ -116,30 +111,21 @@ class ToWeightsAndBiases:
         import wandb
 
         self._wandb = wandb
-        self._run = wandb.init(
-            project=choice.project,
-            entity=choice.entity,
-            mode=choice.mode,
-            dir=choice.directory,
-            name=name,
-            config=dict(settings),
-        )
+        where = {"project": choice.project, "entity": choice.entity, "mode": choice.mode, "dir": choice.directory}
+        self._run = wandb.init(**where, name=name, config=dict(settings))
         self._run.define_metric("*", step_metric="steps")
 
     def points(self, points: Sequence[Point]) -> None:
-        """See `Tracker`."""
         for steps in sorted({point.steps for point in points}):
             self._run.log({"steps": steps, **{p.series: p.value for p in points if p.steps == steps}})
 
     def files(self, paths: Sequence[Path]) -> None:
-        """See `Tracker`."""
         artifact = self._wandb.Artifact("report", type="report")
         for path in paths:
             artifact.add_file(str(path))
         self._run.log_artifact(artifact)
 
     def close(self) -> None:
-        """See `Tracker`."""
         self._run.finish()
 
 

@@ -40,7 +40,7 @@ PARTS = {
     "pipeline, scheduler": ["diffusers.StableDiffusionPipeline.__call__"],
     "pixels": ["bench.features.openclip.complexity"],
     "loading models": ["bench.generate.loaded_pipeline.Loaded", "bench.features.openclip.load_evaluator"],
-    "store, PNG": ["bench.store.store.Store.save_batch", "bench.store.store.Store.commit"],
+    "store, PNG": ["bench.store.cell_folder.CellFolder.save_batch", "bench.store.store.Store.commit"],
     "latency and memory, beside the models": ["bench.execute.cell_runner.measured"],
     "real images": ["bench.execute.job.make_reference"],
     "report": ["bench.report.build.make_report"],

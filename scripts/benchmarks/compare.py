@@ -25,7 +25,7 @@ import numpy as np
 from scipy.stats import ttest_ind
 
 from bench.analysis.claims import LEVEL, holm
-from bench.gate.outcome import GateReport, Outcome
+from bench.gate.outcome import GateReport, Outcome, verdict_of
 from bench.gate.report import to_terminal
 from bench.records.errors import BenchError
 
@@ -86,12 +86,7 @@ def compare_ratios(before: Iterable[Ratio], after: Iterable[Ratio], limit: float
     better = holm([_later(new, old, limit) for old, new in pairs])
     within = holm([_apart(old, new, limit) for old, new in pairs])
     for (old, new), slower, faster, same in zip(pairs, worse, better, within, strict=True):
-        if slower < LEVEL:
-            verdict = "regressed"
-        elif faster < LEVEL:
-            verdict = "improved"
-        else:
-            verdict = "unchanged" if same < LEVEL else "undecided"
+        verdict = verdict_of(slower, faster, same, LEVEL)
         first, last = _middle(old.samples), _middle(new.samples)
         note = f"{len(old.samples)} and {len(new.samples)} rounds"
         yield Outcome("performance", old.name, "ratio", verdict, first, last, limit=limit * first, note=note)

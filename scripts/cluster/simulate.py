@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import linear_regression
+from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -206,18 +207,6 @@ class Grid:
         self.open = {cell.key: dict(chunks) for cell in self.cells}
 
 
-class Store:
-    """What the loop asks of a store."""
-
-    def __init__(self, files: WorkersFiles) -> None:
-        self.files = files
-        self.location = "simulated"
-
-    def record(self, key: str) -> Record | None:
-        """None fails here."""
-        return None
-
-
 @dataclass
 class Work:
     """Samples by letting time pass, batch by batch."""
@@ -299,7 +288,7 @@ def simulate(gpus: int, grid: Grid, options: argparse.Namespace) -> dict[str, st
         leases = Leases(files, name, options.lease_s, lambda: clock.now)  # type: ignore[arg-type]
         work = Work(grid, files)
 
-        loop = Loop(work, Store(files), leases, "simulated", VirtualContext(node))  # type: ignore[arg-type]
+        loop = Loop(work, SimpleNamespace(files=files), leases, "simulated", VirtualContext(node))  # type: ignore[arg-type]
         shared.living.add(name)
         try:
             for _ in loop.run(grid.cells, gpu):
