@@ -1,6 +1,6 @@
 """Types overrides as people mistype them, over all verbs, and counts what is answered badly.
 
-    scripts/robustness/mistyped_overrides.py [--count 1000] [--seed 0] [--limit-s 90] [--workers 2] [--show]
+    scripts/robustness/mistyped_overrides.py [--count 1000] [--seed 0] [--timeout-s 90] [--workers 2] [--show]
         [--out FILE]
 
 Each command line runs in a process of its own in an empty directory. Bad are: a traceback or an exit code that no verb
@@ -199,7 +199,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit-s", type=float, default=90)
+    parser.add_argument("--timeout-s", type=float, default=90)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--show", action="store_true", help="print every answer")
     parser.add_argument("--out", type=Path)
@@ -220,7 +220,7 @@ def main() -> int:
             for child, (verb, arguments, folder, since) in [*running.items()]:
                 ended, status = os.waitpid(child, os.WNOHANG)
                 took = time.monotonic() - since
-                if not ended and took < options.limit_s:
+                if not ended and took < options.timeout_s:
                     continue
                 if not ended:
                     os.killpg(child, signal.SIGKILL)
