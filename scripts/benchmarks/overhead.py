@@ -71,7 +71,7 @@ def main() -> None:
     for cell in job.plan.cells:
         if cell.eta not in (None, 0.3):
             continue
-        rows = []
+        found = []
         for repeat in range(arguments.repeats + 1):  # the first is the warm-up
             runner = fresh_runner()
             pipeline = runner.pipeline.sampler(cell).pipeline
@@ -87,9 +87,9 @@ def main() -> None:
                 raise SystemExit("the cell failed")
             bare = bare_calls(pipeline, cell, record.calls)
             if repeat:
-                rows.append((whole, record.sampling_s, bare))
-        whole, sampling, bare = (statistics.median(column) for column in zip(*rows, strict=True))
-        spread = [row[1] / row[2] for row in rows]
+                found.append((whole, record.sampling_s, bare))
+        whole, sampling, bare = (statistics.median(column) for column in zip(*found, strict=True))
+        spread = [row[1] / row[2] for row in found]
         print(
             f"{cell.label:<32} {whole:8.2f} {sampling:10.2f} {bare:8.2f} {sampling / bare:6.3f} "
             f"({min(spread):.2f}-{max(spread):.2f}) {whole / bare:6.3f}",
