@@ -17,7 +17,7 @@ from bench.records.errors import Corrupt, Damaged
 from bench.records.record import Record
 from bench.store.cell_folder import CellFolder, StoredBatch
 from bench.store.files import Files
-from bench.store.safe_writing import put, why_damaged
+from bench.store.safe_writing import put
 from bench.store.sealed import read_sealed, seal
 from bench.store.store import Store
 
@@ -102,7 +102,7 @@ def _kept(store: Store, record: Record, row: int) -> tuple[bytes, NDArray[np.uin
         content = store.files.read(name)
         return content, read_known_png(content, hashes[row] if row < len(hashes) else "")
     except (FileNotFoundError, Corrupt) as error:
-        raise Damaged(store.location, name, why_damaged(error)) from error
+        raise Damaged(store.location, name, error) from error
 
 
 def save_inputs(store: Store, inputs: Mapping[str, NDArray[np.uint8]]) -> None:

@@ -36,7 +36,7 @@ from bench.store.arrays import Arrays
 from bench.store.cell_folder import GOOD, StoredBatch
 from bench.store.store import Store
 from bench.workers.context import WorkerContext
-from bench.workers.loop import Chunk, Ended
+from bench.workers.loop import Chunk, Ended, Work
 
 
 def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> bool:
@@ -54,7 +54,7 @@ def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> boo
 
 
 @dataclass
-class Runner:
+class Runner(Work):
     """Does what cells need, keeping the last loaded pipeline for the next cell that fits it."""
 
     store: Store
@@ -84,11 +84,10 @@ class Runner:
         self._calls = ThreadedCalls(self.queue.concurrent_batches)
 
     def is_complete(self, cell: Cell) -> bool:
-        """See `bench.workers.loop.Work`."""
         return is_complete(self.store, cell.key, self.extractor, self.measure)
 
     def open_chunks(self, cell: Cell) -> list[range]:
-        """See `bench.workers.loop.Work`. Chunks are of whole batches."""
+        """Return the rows of its chunks, of whole batches, that are not in the store yet."""
         folder = self.store.cell(cell.key)
         if folder.has_features(self.extractor):
             return []
@@ -98,23 +97,19 @@ class Runner:
         return [rows for rows in chunks if not done.issuperset(rows[:: cell.batch_size])]
 
     def rows_done(self, cell: Cell, rows: range) -> int:
-        """See `bench.workers.loop.Work`."""
         return len(self.store.cell(cell.key).batch_starts(self.extractor).intersection(rows))
 
     def sample(self, chunk: Chunk) -> Ended:
-        """See `bench.workers.loop.Work`."""
         work = _CellWork(self, chunk.cell, chunk)
         for start in chunk.rows[:: chunk.cell.batch_size]:
             for done in self._calls.call(work.batch, start):
                 yield from self._note(*done)
 
     def sample_rest(self) -> Ended:
-        """See `bench.workers.loop.Work`."""
         for done in self._calls.rest():
             yield from self._note(*done)
 
     def release_threads(self) -> None:
-        """See `bench.workers.loop.Work`."""
         self._calls.close()
 
     def _note(self, work: _CellWork, start: int, images: int) -> Ended:
@@ -128,7 +123,7 @@ class Runner:
         self.context.check_stop()
 
     def finish(self, cell: Cell) -> Record | None:
-        """See `bench.workers.loop.Work`. A good record is added to, never lost."""
+        """See `Work`. A good record is added to, never lost."""
         work, folder = _CellWork(self, cell), self.store.cell(cell.key)
         record = work.good
         if not folder.has_features(self.extractor):
@@ -182,7 +177,7 @@ class Runner:
         return replace(record, images=replace(images, hashes=tuple(hashes)))
 
     def fail(self, cell: Cell, error: Exception) -> Record:
-        """See `bench.workers.loop.Work`. A good record stays; the failure is returned all the same."""
+        """See `Work`. A good record stays; the failure is returned all the same."""
         trace = "".join(traceback.format_exception(error))
         failure = Failure(type(error).__name__, without_secrets(str(error)), without_secrets(trace))
         record = Record(cell.key, cell, "error", self._environment(cell), 0.0, failure=failure)

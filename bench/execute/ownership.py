@@ -26,6 +26,7 @@ from bench.records.record import SCHEMA_VERSION
 from bench.records.run import Run
 from bench.redact import without_secrets
 from bench.store.interim_looks import define, looks_of, planned_images, with_looks
+from bench.store.safe_writing import quarantine_if_corrupt
 from bench.store.sealed import read_sealed, seal
 from bench.store.store import Store
 
@@ -173,12 +174,7 @@ def _take(store: Store, job: Job) -> None:
     """Make the directory the experiment's own, or add to what is known of it; raises BenchError as `join`."""
     _check(store, job)
     facts, lengths = _facts(job), _prompt_hashes(job.run.prompts)
-    try:
-        read_sealed(store.files, OWNER)
-    except FileNotFoundError:
-        pass
-    except Corrupt as error:
-        store.quarantine(OWNER, str(error))
+    quarantine_if_corrupt(store.files, OWNER)
     if not store.files.create(OWNER, _seal(facts, lengths)):
         _check(store, job)  # a different experiment may have been first
         known = _read(store) or ({}, {})

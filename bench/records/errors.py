@@ -22,7 +22,8 @@ class Corrupt(Exception):  # noqa: N818
 class Damaged(BenchError):  # noqa: N818
     """A stored file that is needed is missing or differs from what was written; `tcd-bench run` can regenerate it."""
 
-    def __init__(self, location: str, name: str, why: str) -> None:
+    def __init__(self, location: str, name: str, why: str | Exception) -> None:
+        why = "it is gone" if isinstance(why, FileNotFoundError) else str(why)
         super().__init__(
             f"results={location}: {name} is damaged ({why}); start the same tcd-bench run again, it regenerates that "
             "file and keeps the rest"

@@ -33,11 +33,6 @@ class Calls:
     denoiser_samples: int
     batch_size: int
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`, from JSON."""
-        return cls(**to_tuples(data))
-
 
 @dataclass(frozen=True, slots=True)
 class Latency:

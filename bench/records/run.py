@@ -35,11 +35,6 @@ class Side:
         scale = "" if self.guidance_scale is None else f" guidance {plain_number(self.guidance_scale)}"
         return f"{self.method}{'' if steps is None else f' {steps} steps'}{eta}{scale}"
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`, from JSON."""
-        return cls(**to_tuples(data))
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -72,8 +67,7 @@ class Claim:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`, from JSON."""
         values = to_tuples(data)
-        values["subject"], values["object"] = Side.from_dict(values["subject"]), Side.from_dict(values["object"])
-        return cls(**values)
+        return cls(**{**values, **{side: Side(**to_tuples(values[side])) for side in ("subject", "object")}})
 
 
 @dataclass(frozen=True, slots=True)

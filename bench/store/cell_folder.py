@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.records.errors import Corrupt, Damaged
-from bench.records.record import Calls, Record
+from bench.records.record import Calls, Record, to_tuples
 from bench.store.arrays import Arrays, pack_arrays, read_arrays
 from bench.store.files import Files
-from bench.store.safe_writing import put, quarantine, why_damaged
+from bench.store.safe_writing import put, quarantine
 from bench.store.sealed import read_sealed, seal
 
 GOOD, FAILED = "record.json", "failure.json"
@@ -73,7 +73,7 @@ class CellFolder:
             except FileNotFoundError:
                 continue
             except Corrupt as error:
-                raise Damaged(self.files.location, f"{self.name}/{name}", str(error)) from error
+                raise Damaged(self.files.location, f"{self.name}/{name}", error) from error
         return None
 
     def read_record(self, name: str) -> Record:
@@ -127,7 +127,7 @@ class CellFolder:
         try:
             return read_arrays(self.files, name, images)
         except (Corrupt, FileNotFoundError) as error:
-            raise Damaged(self.files.location, name, why_damaged(error)) from error
+            raise Damaged(self.files.location, name, error) from error
 
     def save_features(self, extractor: str, features: Arrays, images: str = "") -> None:
         """Write features atomically, bound to the hash of the images that they were computed from."""
@@ -190,7 +190,7 @@ class CellFolder:
             quarantine(self.files, name, str(error))
             return None
         note = json.loads(arrays.pop("note").tobytes())
-        calls = Calls.from_dict(note["calls"])
+        calls = Calls(**to_tuples(note["calls"]))
         return StoredBatch(start, arrays, calls, note["sampling_s"], tuple(note["hashes"]))
 
     def batch_starts(self, extractor: str) -> set[int]:

@@ -66,7 +66,7 @@ def with_looks(store: Store, run: Run) -> Run:
     images, planned = len(run.prompts), planned_images(run)
     names = [claim.name for claim in run.claims]
     looks = [look for look in looks_of(store) if look.concerns(names)]
-    own = sorted({look.images for look in looks if look.planned == planned and look.images < images} | {images})
+    own = *sorted(look.images for look in looks if look.planned == planned and look.images < images), images
     return replace(
         run,
         looks=tuple(count / planned for count in own),
@@ -77,15 +77,10 @@ def with_looks(store: Store, run: Run) -> Run:
 def looks_of(store: Store) -> list[Look]:
     """Return all looks at a directory's claims, in order of time."""
     found = []
-    for name in store.files.names("looks"):
-        images = name.removesuffix(".json")
+    for images in (name.removesuffix(".json") for name in store.files.names("looks")):
         if images.isdecimal():
-            found.append(_read(store, f"looks/{name}", int(images)))
+            try:
+                found.append(Look(**json.loads(read_sealed(store.files, f"looks/{images}.json"))))
+            except (FileNotFoundError, Corrupt, ValueError, TypeError):
+                found.append(Look(int(images), int(images), 0, None))
     return sorted(found, key=lambda look: (look.number, look.images))
-
-
-def _read(store: Store, name: str, images: int) -> Look:
-    try:
-        return Look(**json.loads(read_sealed(store.files, name)))
-    except (FileNotFoundError, Corrupt, ValueError, TypeError):
-        return Look(images, images, 0, None)

@@ -9,16 +9,17 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from bench.records.errors import Corrupt
+from bench.store.files import Files
 
 
-class LocalFiles:
+class LocalFiles(Files):
     """A directory."""
 
     def __init__(self, root: Path) -> None:
@@ -26,11 +27,9 @@ class LocalFiles:
 
     @property
     def location(self) -> str:
-        """The directory."""
         return str(self.root)
 
     def read(self, name: str) -> bytes:
-        """See `bench.store.files.Files`."""
         try:
             with open(self._name(name), "rb") as file:  # noqa: PTH123
                 return file.read()
@@ -40,11 +39,9 @@ class LocalFiles:
             raise FileNotFoundError(error.errno, error.strerror, name) from error
 
     def write(self, name: str, content: bytes, durable: bool = True) -> None:
-        """See `bench.store.files.Files`."""
         self._put({name: self._partial(name, content, durable)})
 
     def write_all(self, contents: Mapping[str, bytes]) -> None:
-        """See `bench.store.files.Files`."""
         partials: dict[str, Path] = {}
         try:
             for name, content in contents.items():
@@ -58,10 +55,9 @@ class LocalFiles:
         self._put(partials)
 
     def create(self, name: str, content: bytes, durable: bool = True) -> bool:
-        """See `bench.store.files.Files`. Only one writer can create a link, also on network file systems."""
         partial = self._partial(name, content, durable)
         try:
-            os.link(partial, self.root / name)
+            os.link(partial, self.root / name)  # only one writer can, also on network file systems
         except FileExistsError:
             return False
         finally:
@@ -69,32 +65,29 @@ class LocalFiles:
         return True
 
     def exists(self, name: str) -> bool:
-        """See `bench.store.files.Files`."""
         return os.path.exists(self._name(name))  # noqa: PTH110
 
     def names(self, folder: str) -> list[str]:
-        """See `bench.store.files.Files`."""
         try:
             return sorted(name for name in os.listdir(self._name(folder)) if not name.endswith(PARTIAL))  # noqa: PTH208
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def tree(self, folder: str) -> Iterator[str]:
-        """See `bench.store.files.Files`."""
+    def tree(self, folder: str) -> list[str]:
+        found: list[str] = []
         for directory, folders, files in os.walk(self.root / folder):
             folders.sort()
             inside = Path(directory).relative_to(self.root)
-            yield from ((inside / name).as_posix() for name in sorted(files) if not name.endswith(PARTIAL))
+            found += ((inside / name).as_posix() for name in sorted(files) if not name.endswith(PARTIAL))
+        return found
 
     def move(self, name: str, to: str) -> None:
-        """See `bench.store.files.Files`."""
         for path in (self.root / name, self.root / to):
             self._check_inside(path.parent)
         (self.root / to).parent.mkdir(parents=True, exist_ok=True)
         (self.root / name).rename(self.root / to)
 
     def remove(self, name: str) -> None:
-        """See `bench.store.files.Files`."""
         path = self.root / name
         self._check_inside(path.parent)
         if path.is_dir() and not path.is_symlink():
@@ -108,7 +101,6 @@ class LocalFiles:
         return f"{self.root}/{name}"
 
     def check_writable(self) -> None:
-        """See `bench.store.files.Files`."""
         self._partial("probe", b"", durable=False).unlink()
 
     def sweep(self, folder: str = "") -> None:
@@ -119,7 +111,9 @@ class LocalFiles:
         for directory, folders, files in os.walk(self.root / folder):  # does not follow links
             if not folder and Path(directory) == self.root:
                 folders[:] = [name for name in folders if name in FOLDERS]
-            _sweep(Path(directory) / name for name in files if name.endswith(PARTIAL))
+            for name in files:
+                if found := _MARK.fullmatch(name):
+                    _remove_if_left(Path(directory) / name, found[1], int(found[2]))
 
     def _put(self, partials: Mapping[str, Path]) -> None:
         """Rename written files to their names; those that cannot be renamed are removed."""
@@ -171,16 +165,11 @@ _WRITER = f"{_HOST}-{os.getpid()}"
 _MARK = re.compile(r".+\.([A-Za-z0-9_]+)-([0-9]+)-[0-9a-f]{32}" + re.escape(PARTIAL))
 
 
-def _sweep(leftovers: Iterable[Path]) -> None:
-    for path in leftovers:
-        found = _MARK.fullmatch(path.name)
-        if found is None:
-            continue
-        with suppress(OSError):
-            written = path.lstat().st_mtime
-            dead = found[1] == _HOST and not _is_writing(int(found[2]), written)
-            if dead or time.time() - written > 86_400:
-                path.unlink()
+def _remove_if_left(path: Path, host: str, pid: int) -> None:
+    with suppress(OSError):
+        written = path.lstat().st_mtime
+        if (host == _HOST and not _is_writing(pid, written)) or time.time() - written > 86_400:
+            path.unlink()
 
 
 def _unlink(paths: Iterable[Path]) -> None:

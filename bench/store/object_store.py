@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 from bench.records.errors import BenchError
+from bench.store.files import Files
 
 _PROBE = ".tcd-bench-probe"
 
 
-class RemoteFiles:
-    """A prefix in a bucket. Objects are written atomically; `create` is the server's conditional write.
+class RemoteFiles(Files):
+    """A prefix in a bucket. Objects are written atomically, but a set of them may be incomplete.
 
     Credentials and endpoints come from the environment or the provider's own configuration files, never from the URL,
     which is in records and reports.
@@ -39,25 +40,19 @@ class RemoteFiles:
 
     @property
     def location(self) -> str:
-        """The URL."""
         return self._url
 
     def read(self, name: str) -> bytes:
-        """See `bench.store.files.Files`."""
-        content: bytes = _call(self._system.cat_file, self._path(name))
-        return content
+        return bytes(_call(self._system.cat_file, self._path(name)))
 
     def write(self, name: str, content: bytes, durable: bool = True) -> None:
-        """See `bench.store.files.Files`."""
         _call(self._system.pipe_file, self._path(name), content)
 
     def write_all(self, contents: Mapping[str, bytes]) -> None:
-        """See `bench.store.files.Files`. Single objects are atomic, but a set of them may be incomplete."""
         for name, content in contents.items():
             self.write(name, content)
 
     def create(self, name: str, content: bytes, durable: bool = True) -> bool:
-        """See `bench.store.files.Files`."""
         try:
             _call(self._system.pipe_file, self._path(name), content, mode="create")
         except FileExistsError:
@@ -65,39 +60,34 @@ class RemoteFiles:
         return True
 
     def exists(self, name: str) -> bool:
-        """See `bench.store.files.Files`."""
         return bool(_call(self._system.exists, self._path(name)))
 
     def names(self, folder: str) -> list[str]:
-        """See `bench.store.files.Files`."""
         try:
             found = _call(self._system.ls, self._path(folder), detail=False)
         except FileNotFoundError:
             return []
         return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
 
-    def tree(self, folder: str) -> Iterator[str]:
-        """See `bench.store.files.Files`."""
+    def tree(self, folder: str) -> list[str]:
         with suppress(FileNotFoundError):
-            for path in sorted(_call(self._system.find, self._path(folder))):
-                yield path.lstrip("/").removeprefix(f"{self._root}/")
+            found = sorted(_call(self._system.find, self._path(folder)))
+            return [path.lstrip("/").removeprefix(f"{self._root}/") for path in found]
+        return []
 
     def move(self, name: str, to: str) -> None:
-        """See `bench.store.files.Files`."""
         _call(self._system.mv, self._path(name), self._path(to), recursive=True)
 
     def remove(self, name: str) -> None:
-        """See `bench.store.files.Files`."""
         with suppress(FileNotFoundError):
             _call(self._system.rm, self._path(name), recursive=True)
 
     def check_writable(self) -> None:
-        """See `bench.store.files.Files`."""
         self.write(_PROBE, b"")
         self.remove(_PROBE)
 
     def sweep(self, folder: str = "") -> None:
-        """See `bench.store.files.Files`; objects are atomic, so nothing is left over."""
+        """Do nothing: objects are atomic, so nothing is left over."""
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")

@@ -5,21 +5,23 @@ from __future__ import annotations
 import errno
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from bench.records.errors import StoreError
 from bench.store.files import Files
 
-_Result = TypeVar("_Result")
 IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP)
 LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, *IN_THE_WAY)
 """Errors that waiting cannot fix."""
 LONGEST_PAUSE_S = 10.0
+ONCE = ("location", "check_writable", "sweep")
+"""Operations that are not retried."""
 
 
 class RetryingFiles:
-    """Retries each operation for up to `store_retry_s` seconds, reporting it once; then raises StoreError."""
+    """`Files` that retry each operation for up to `store_retry_s` seconds, reporting it once; then StoreError."""
 
     def __init__(
         self,
@@ -30,66 +32,21 @@ class RetryingFiles:
     ) -> None:
         self.inner, self._store_retry_s, self._sleep, self._clock = files, store_retry_s, sleep, clock
 
-    @property
-    def location(self) -> str:
-        """The root."""
-        return self.inner.location
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.inner, name)
+        return found if name in ONCE else partial(self._try, found)
 
-    def read(self, name: str) -> bytes:
-        """See `bench.store.files.Files`."""
-        return self._try(name, lambda: self.inner.read(name))
-
-    def write(self, name: str, content: bytes, durable: bool = True) -> None:
-        """See `bench.store.files.Files`."""
-        self._try(name, lambda: self.inner.write(name, content, durable))
-
-    def write_all(self, contents: Mapping[str, bytes]) -> None:
-        """See `bench.store.files.Files`."""
-        self._try("", lambda: self.inner.write_all(contents))
-
-    def create(self, name: str, content: bytes, durable: bool = True) -> bool:
-        """See `bench.store.files.Files`."""
-        return self._try(name, lambda: self.inner.create(name, content, durable))
-
-    def exists(self, name: str) -> bool:
-        """See `bench.store.files.Files`."""
-        return self._try(name, lambda: self.inner.exists(name))
-
-    def names(self, folder: str) -> list[str]:
-        """See `bench.store.files.Files`."""
-        return self._try(folder, lambda: self.inner.names(folder))
-
-    def tree(self, folder: str) -> Iterator[str]:
-        """See `bench.store.files.Files`."""
-        return iter(self._try(folder, lambda: list(self.inner.tree(folder))))
-
-    def move(self, name: str, to: str) -> None:
-        """See `bench.store.files.Files`."""
-        self._try(name, lambda: self.inner.move(name, to))
-
-    def remove(self, name: str) -> None:
-        """See `bench.store.files.Files`."""
-        self._try(name, lambda: self.inner.remove(name))
-
-    def check_writable(self) -> None:
-        """See `bench.store.files.Files`; tried once."""
-        self.inner.check_writable()
-
-    def sweep(self, folder: str = "") -> None:
-        """See `bench.store.files.Files`; tried once."""
-        self.inner.sweep(folder)
-
-    def _try(self, name: str, operation: Callable[[], _Result]) -> _Result:
+    def _try(self, operation: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         begun, pause, said = self._clock(), 0.1, False
         while True:
             try:
-                result = operation()
+                result = operation(*arguments, **options)
             except (FileNotFoundError, FileExistsError):
                 raise
             except OSError as error:
                 waited = self._clock() - begun
                 if error.errno in LASTING or waited >= self._store_retry_s:
-                    raise StoreError(self._refusal(name, error, waited)) from error
+                    raise StoreError(self._refusal(arguments[0], error, waited)) from error
                 if not said:
                     print(
                         f"results={self.location}: {error.strerror or error}; trying again for up to "
@@ -104,9 +61,9 @@ class RetryingFiles:
                     print(f"results={self.location}: back again, going on", file=sys.stderr)
                 return result
 
-    def _refusal(self, name: str, error: OSError, waited: float) -> str:
+    def _refusal(self, name: object, error: OSError, waited: float) -> str:
         reason = error.strerror or str(error)
-        at = f"{self.location}/{name}" if name else f"{self.location}"
+        at = f"{self.location}/{name}" if name and isinstance(name, str) else self.location
         if error.errno in IN_THE_WAY:
             return f"results={at} cannot be written ({reason}); move away the files there, then start the command again"
         after = f" after {waited:.0f} s" if waited >= 1 else ""

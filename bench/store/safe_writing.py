@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from bench.records.errors import Corrupt, StoreError
 from bench.store.files import Files
+from bench.store.sealed import read_sealed
 
 
 def put(files: Files, name: str, content: bytes, durable: bool = True) -> None:
@@ -49,6 +50,11 @@ def quarantine(files: Files, name: str, why: str) -> None:
     )
 
 
-def why_damaged(error: Exception) -> str:
-    """Return the reason as the end of a sentence."""
-    return "it is gone" if isinstance(error, FileNotFoundError) else str(error)
+def quarantine_if_corrupt(files: Files, name: str) -> None:
+    """Quarantine a sealed file whose content was changed; raises BenchError for JSON of another schema version."""
+    try:
+        read_sealed(files, name)
+    except FileNotFoundError:
+        pass
+    except Corrupt as error:
+        quarantine(files, name, str(error))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,9 @@ from bench.records.run import Run
 from bench.store.arrays import Arrays, hash_array, pack_arrays, read_arrays
 from bench.store.cell_folder import CellFolder
 from bench.store.files import Files
-from bench.store.locations import open_files
+from bench.store.local import LocalFiles
 from bench.store.retrying import RetryingFiles
-from bench.store.safe_writing import put, quarantine, why_damaged
+from bench.store.safe_writing import put, quarantine, quarantine_if_corrupt
 from bench.store.sealed import read_sealed, seal
 
 RUN = "run.json"
@@ -40,7 +40,7 @@ class Store:
         if str(location) in {"", "None"}:
             raise BenchError("results is empty; name a directory or a URL, as in results=results/mini")
         files = open_files(location)
-        self.files: Files = RetryingFiles(files, store_retry_s)
+        self.files = cast(Files, RetryingFiles(files, store_retry_s))
         if writable:
             try:
                 files.check_writable()
@@ -112,16 +112,11 @@ class Store:
                 f"results={self.location} holds no run.json; start the run again, what it finished is kept"
             ) from error
         except (Corrupt, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Damaged(self.location, RUN, str(error)) from error
+            raise Damaged(self.location, RUN, error) from error
 
     def save_run(self, run: Run) -> None:
         """Replace what was asked for. Raises BenchError for a store of another schema version."""
-        try:
-            read_sealed(self.files, RUN)
-        except FileNotFoundError:
-            pass
-        except Corrupt as error:
-            self.quarantine(RUN, str(error))
+        quarantine_if_corrupt(self.files, RUN)
         put(self.files, RUN, seal(RUN, run.to_json().encode()))
 
     def write_text(self, name: str, text: str) -> str:
@@ -151,7 +146,7 @@ class Store:
         except FileNotFoundError:
             return None
         except Corrupt as error:
-            raise Damaged(self.location, name, why_damaged(error)) from error
+            raise Damaged(self.location, name, error) from error
 
     def save_reference(self, reference: str, features: NDArray[np.floating]) -> None:
         """Write the features of the reference images."""
@@ -168,6 +163,15 @@ class Store:
         """Store results that take long to compute from reference features; they are valid for exactly these."""
         name = _derived_name(reference)
         put(self.files, name, pack_arrays(name, derived, hash_array(embeddings)))
+
+
+def open_files(location: str | Path) -> Files:
+    """Return the files of a directory, or of a URL that fsspec supports, such as s3://bucket/run."""
+    if isinstance(location, str) and "://" in location:
+        from bench.store.object_store import RemoteFiles
+
+        return RemoteFiles(location)
+    return LocalFiles(Path(location).expanduser())
 
 
 def _reference_name(reference: str) -> str:

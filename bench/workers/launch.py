@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from typing import Any, Self, TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 from pydantic import TypeAdapter
 
@@ -46,7 +46,7 @@ class Launch:
     def load(cls, files: Files, name: str) -> Self:
         """Return the launch of a name; raises BenchError where it is missing or damaged."""
         try:
-            return _read_as(cls, read_sealed(files, f"launches/{name}.json"))
+            return TypeAdapter(cls).validate_json(read_sealed(files, f"launches/{name}.json"))
         except FileNotFoundError as error:
             raise BenchError(f"results={files.location} has no launch {name}; start the run again") from error
         except (Corrupt, ValueError) as error:
@@ -66,14 +66,6 @@ class Launch:
                 except BenchError as error:
                     print(f"{error}; it is ignored", file=sys.stderr)
         return None
-
-
-_Data = TypeVar("_Data")
-
-
-def _read_as(kind: type[_Data], content: bytes) -> _Data:
-    """Return a dataclass from JSON; raises ValueError for fields of different names or types."""
-    return TypeAdapter(kind).validate_json(content)
 
 
 def new_launch_name() -> str:
@@ -101,7 +93,7 @@ class WorkerState:
         found = []
         for name in files.names("workers"):
             with suppress(FileNotFoundError, Corrupt, ValueError):
-                state = _read_as(cls, read_sealed(files, f"workers/{name}"))
+                state = TypeAdapter(cls).validate_json(read_sealed(files, f"workers/{name}"))
                 if state.launch == launch:
                     found.append(state)
         return found
@@ -111,36 +103,23 @@ class Reporter:
     """Writes a worker's state into the store: when it changes, and every few seconds while images are saved."""
 
     def __init__(self, files: Files, launch: str, worker: str, device: str) -> None:
-        self._files, self._launch, self._worker, self._device = files, launch, worker, device
-        self._state, self._since = "starting", time.time()
-        self._cell: str | None = None
-        self.images = 0
-        self._write_lock = threading.Lock()
+        self._files, self._write_lock, self.images = files, threading.Lock(), 0
+        now = time.time()
+        self._state = WorkerState(worker, launch, platform.node(), device, "starting", None, now, now, 0)
 
     def enter(self, state: str, cell: Cell | None) -> None:
         """Record a new state of the worker."""
-        label = cell.label if cell is not None else None
-        if (state, label) != (self._state, self._cell):
-            begins = self._state == "starting"
-            self._state, self._cell, self._since = state, label, time.time()
-            if begins:
+        label, before = cell.label if cell is not None else None, self._state
+        if (state, label) != (before.state, before.cell):
+            self._state = replace(before, state=state, cell=label, since=time.time())
+            if before.state == "starting":
                 self.say()  # a worker that dies at its first cell must not look like one that never started
 
     def say(self) -> None:
         """Write the state; if the store cannot be reached, only this state is lost."""
-        state = WorkerState(
-            worker=self._worker,
-            launch=self._launch,
-            host=platform.node(),
-            device=self._device,
-            state=self._state,
-            cell=self._cell,
-            since=self._since,
-            said=time.time(),
-            images=self.images,
-        )
+        state = replace(self._state, said=time.time(), images=self.images)
         with self._write_lock, suppress(OSError, BenchError):
-            name = f"workers/{self._worker}.json"
+            name = f"workers/{state.worker}.json"
             content = json.dumps(asdict(state), ensure_ascii=False).encode()
             self._files.write(name, seal(name, content), durable=False)
 

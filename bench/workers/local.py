@@ -12,11 +12,12 @@ from tempfile import TemporaryDirectory
 
 from bench.workers.attached import GRACE_S
 from bench.workers.installation import this_installation
+from bench.workers.pool import Executor, WorkerHandle
 from bench.workers.worker import REAL_WORK
 
 
 @dataclass
-class Process:
+class Process(WorkerHandle):
     """A worker process of this machine, which ends when this process does; its output goes into a file."""
 
     name: str
@@ -24,16 +25,13 @@ class Process:
     log: Path
 
     def poll(self) -> int | None:
-        """See `bench.workers.pool.WorkerHandle`."""
         return self.process.poll()
 
     def last_log_line(self) -> str:
-        """See `bench.workers.pool.WorkerHandle`."""
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
     def stop(self) -> None:
-        """See `bench.workers.pool.WorkerHandle`."""
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE_S)
@@ -41,7 +39,7 @@ class Process:
         self.process.wait()
 
 
-class ThisMachine:
+class ThisMachine(Executor):
     """Capacity for a fixed number of processes, which share the CPU or are distributed over the GPUs.
 
     `gpus` are values of CUDA_VISIBLE_DEVICES; empty where cells run on the CPU, or on one GPU that they name.
@@ -55,11 +53,9 @@ class ThisMachine:
         self._logs = TemporaryDirectory(prefix="tcd-bench-workers-")
 
     def capacity(self) -> int:
-        """See `bench.workers.pool.Executor`."""
         return self._workers
 
     def start(self, names: Sequence[str], first: int) -> list[Process]:
-        """See `bench.workers.pool.Executor`."""
         return [self._start(name, first + i) for i, name in enumerate(names)]
 
     def _start(self, name: str, first: int) -> Process:
@@ -82,5 +78,4 @@ class ThisMachine:
         return Process(name, process, log)
 
     def close(self) -> None:
-        """See `bench.workers.pool.Executor`."""
         self._logs.cleanup()

@@ -19,9 +19,8 @@ FAILED_STARTS = 3
 class WorkerHandle(Protocol):
     """A started worker."""
 
-    @property
-    def name(self) -> str:
-        """Its name in the store."""
+    name: str
+    """Its name in the store."""
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs, below 0 where it was killed."""

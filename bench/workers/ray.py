@@ -19,6 +19,7 @@ from typing import Any
 from bench.experiment.executors import Ray
 from bench.records.errors import BenchError
 from bench.workers.installation import package_paths
+from bench.workers.pool import Executor, WorkerHandle
 from bench.workers.worker import REAL_WORK, take_part
 
 _KILLED = -9
@@ -39,7 +40,7 @@ class Actor:
 
 
 @dataclass
-class RayWorker:
+class RayWorker(WorkerHandle):
     """An actor, and the reference to its exit code."""
 
     name: str
@@ -49,7 +50,6 @@ class RayWorker:
     last_line: str = ""
 
     def poll(self) -> int | None:
-        """See `bench.workers.pool.WorkerHandle`."""
         ready, _ = self.ray.wait([self.promise], timeout=0)
         if not ready:
             return None
@@ -63,15 +63,13 @@ class RayWorker:
         return code
 
     def last_log_line(self) -> str:
-        """See `bench.workers.pool.WorkerHandle`."""
         return self.last_line
 
     def stop(self) -> None:
-        """See `bench.workers.pool.WorkerHandle`. A killed actor's work is released like any other worker's."""
         self.ray.kill(self.actor)
 
 
-class RayCluster:
+class RayCluster(Executor):
     """Capacity for as many actors as the cluster's GPUs, or CPUs, allow at present."""
 
     def __init__(self, location: str, launch: str, choice: Ray, device: str, work: str = REAL_WORK) -> None:
@@ -108,7 +106,7 @@ class RayCluster:
             ) from error
 
     def capacity(self) -> int:
-        """See `bench.workers.pool.Executor`. Follows changes of the cluster's nodes."""
+        """Return how many actors fit the cluster's nodes at present."""
         resources = self._ray.cluster_resources()
         gpus = self._gpus(resources)
         by_gpu = int(resources.get("GPU", 0) / gpus) if gpus else None
@@ -122,7 +120,6 @@ class RayCluster:
         return 1.0 if self._on_gpu and resources.get("GPU", 0) else 0.0
 
     def start(self, names: Sequence[str], first: int) -> list[RayWorker]:
-        """See `bench.workers.pool.Executor`."""
         return [self._start(name, first + i) for i, name in enumerate(names)]
 
     def _start(self, name: str, first: int) -> RayWorker:
@@ -134,6 +131,5 @@ class RayCluster:
         return RayWorker(name, self._ray, actor, actor.work.remote(*self._arguments, name, first, self._work))
 
     def close(self) -> None:
-        """See `bench.workers.pool.Executor`."""
         if self._started_here:
             self._ray.shutdown()

@@ -19,6 +19,7 @@ from bench.records.errors import BenchError
 from bench.store.store import Store
 from bench.workers.installation import this_installation
 from bench.workers.launch import WorkerState
+from bench.workers.pool import Executor, WorkerHandle
 from bench.workers.worker import DONE, REAL_WORK, STOPPED, take_part
 
 _KILLED = -9
@@ -67,7 +68,7 @@ class Queue:
 
 
 @dataclass
-class _Task:
+class _Task(WorkerHandle):
     """A task of the array."""
 
     name: str
@@ -79,7 +80,6 @@ class _Task:
     seen: bool = False
 
     def poll(self) -> int | None:
-        """See `bench.workers.pool.WorkerHandle`."""
         states = {said.worker: said.state for said in WorkerState.all_of(self.store.files, self.launch)}
         state = states.get(self.name)
         if state == "done":
@@ -92,7 +92,6 @@ class _Task:
         return STOPPED if state == "stopped" else _KILLED
 
     def last_log_line(self) -> str:
-        """See `bench.workers.pool.WorkerHandle`."""
         try:
             lines = [line for line in Path(self.job.paths.stderr).read_text(errors="replace").splitlines() if line]
         except OSError:
@@ -100,11 +99,10 @@ class _Task:
         return lines[-1] if lines else f"nothing in {self.job.paths.stderr}"
 
     def stop(self) -> None:
-        """See `bench.workers.pool.WorkerHandle`."""
         subprocess.run(["scancel", str(self.job.job_id)], check=False, capture_output=True)  # noqa: S603, S607
 
 
-class JobArray:
+class JobArray(Executor):
     """Capacity for a fixed number of tasks."""
 
     def __init__(self, location: str, launch: str, choice: Slurm, work: str = REAL_WORK) -> None:
@@ -136,11 +134,9 @@ class JobArray:
         )
 
     def capacity(self) -> int:
-        """See `bench.workers.pool.Executor`."""
         return self._choice.workers
 
     def start(self, names: Sequence[str], first: int) -> list[_Task]:
-        """See `bench.workers.pool.Executor`."""
         shards = [Shard(*self._arguments, name, first + i, self._work) for i, name in enumerate(names)]
         with self._executor.batch():
             jobs = [self._executor.submit(shard) for shard in shards]
@@ -148,4 +144,4 @@ class JobArray:
         return [_Task(name, job, self._queue, self._store, launch, now) for name, job in zip(names, jobs, strict=True)]
 
     def close(self) -> None:
-        """See `bench.workers.pool.Executor`."""
+        """Do nothing: tasks end by themselves, or by `scancel`."""

@@ -9,16 +9,16 @@ its batch, release its leases and end with code 75; another worker may then cont
 from __future__ import annotations
 
 import faulthandler
-import importlib
 import os
+import pkgutil
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bench.experiment.config import check_settings
 from bench.experiment.executors import Common
@@ -38,13 +38,8 @@ if TYPE_CHECKING:
 DONE, BAD, STOPPED, HUNG = 0, 2, 75, 76
 """Exit codes: nothing is left, it cannot work here, it was asked to stop, a cell took too long."""
 REAL_WORK = "bench.execute.job:make_runner_for"
-
-
-class MakeRunner(Protocol):
-    """Creates the work of a launch, with everything it needs, and its cells."""
-
-    def __call__(self, launch: Launch, store: Store, context: WorkerContext) -> tuple[Work, Sequence[Cell]]:
-        """Return the work and its cells."""
+MakeRunner = Callable[[Launch, Store, WorkerContext], tuple[Work, Sequence[Cell]]]
+"""Creates the work of a launch, with everything it needs, and its cells."""
 
 
 @dataclass(kw_only=True)
@@ -135,22 +130,18 @@ def signals_stop(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def import_work(path: str) -> MakeRunner:
-    """Return the function named by a launcher, as module:function."""
-    module, _, name = path.partition(":")
-    function: MakeRunner = getattr(importlib.import_module(module), name)
-    return function
-
-
 def take_part(location: str, launch_name: str, name: str, first: int = 0, work: str = REAL_WORK) -> int:
-    """Work for a launch until nothing is left; returns the exit code. Raises BenchError where it cannot work."""
+    """Work for a launch until nothing is left; returns the exit code. Raises BenchError where it cannot work.
+
+    `work` names the function that creates the work, as module:function.
+    """
     launch = Launch.load(Store(location, writable=False).files, launch_name)
     common = check_settings(Common, {k: launch.settings["executor"][k] for k in Common.__dataclass_fields__})
     store = Store(location, store_retry_s=common.store_retry_s)
     device = str(launch.settings.get("device", "cpu"))
     worker = Worker(store=store, launch=launch, common=common, name=name, device=device, may_exit=True)
     try:
-        with signals_stop(worker.stop), worker.records(import_work(work), first) as records:
+        with signals_stop(worker.stop), worker.records(pkgutil.resolve_name(work), first) as records:
             for record in records:
                 print(f"{record.cell.label}: {record.status}", flush=True)
     except Stopped:
