@@ -185,7 +185,7 @@ def score(settings: _Settings) -> int:
     """
     from bench.execute.rescore import add_scores
     from bench.experiment.config import check_settings
-    from bench.experiment.rescore import ScoreChoice
+    from bench.experiment.verbs import ScoreChoice
     from bench.store.store import Store
 
     choice = check_settings(ScoreChoice, settings)
@@ -246,7 +246,7 @@ def conform(settings: _Settings) -> int:
     has changed; 2 refused.
     """
     from bench.conformance.verb import run_verb
-    from bench.experiment.conform import check_conform
+    from bench.experiment.verbs import check_conform
 
     return run_verb(check_conform(settings))
 

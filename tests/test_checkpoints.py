@@ -468,7 +468,7 @@ def test_home_is_expanded_wherever_a_path_is_taken(monkeypatch: pytest.MonkeyPat
 def test_a_missing_path_is_not_taken_for_a_hub_id(own: Path) -> None:
     experiment = experiment_on(own, f"models.mini.source={own}/nowhere")
     said = faults_of(experiment)
-    assert said == f"models.mini.source={own}/nowhere: no such file or directory"
+    assert said == f"models.mini.source={own}/nowhere does not exist; give a directory or file of weights, or a hub id"
 
 
 def test_a_plan_is_made_without_weights_and_a_run_is_not(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def test_a_directory_records_the_image_counts_of_its_looks(tmp_path: Path) -> No
     assert look(128, 1.0) == ((64, 64), (128, 128))
     assert look(200, 0.5) == ((64, 64), (128, 128), (200, 400))
     assert look(400, 1.0) == ((64, 64), (128, 128), (200, 400), (400, 400))
+    assert look(400, 1.0) == ((64, 64), (128, 128), (200, 400), (400, 400)), "repeated, it counts once"
+    assert with_looks(store, replace(run, prompts=("p",) * 200, looks=(0.5,))).looks == (0.5,), "no later look"
     asked = replace(run, prompts=("p",) * 800, claims=(other,))
     assert with_looks(store, asked).history(800) == ((800, 800),), "another claim was not looked at"
     assert look(300, 1.0)[-2:] == ((400, 400), (300, 300)), "in the order of time"

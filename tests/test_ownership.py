@@ -190,6 +190,14 @@ def test_two_runs_of_one_experiment_share_its_directory(ask: Ask) -> None:
     assert one.run == other.run == store.run()
 
 
+def test_what_is_known_of_earlier_cells_and_prompts_is_kept(ask: Ask) -> None:
+    begin(ask("method=[tcd,ddim]", "claim=[]"))
+    _, store = begin(ask("method=[ddim]", "claim=[]", "prompts.count=3"))
+    with pytest.raises(BenchError, match=r"methods\.tcd\.fused is True there and False here"):
+        join(ask("claim=[]", "methods.tcd.fused=false"))
+    assert {"3", "6"} <= json.loads((Path(store.location) / OWNER).read_text())["prompts"].keys()
+
+
 def test_fewer_images_than_stored_are_refused(ask: Ask) -> None:
     begin(ask("prompts.count=12"))
     begin(ask())  # nothing was sampled yet, so nothing is lost

@@ -67,11 +67,11 @@ def test_the_hash_depends_on_texts_only(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     message = refusal(str(tmp_path / "nowhere.txt"))
-    assert message.endswith("cannot be read (No such file or directory); give 'world' or a file of prompts")
+    assert message == f"prompts.source={tmp_path}/nowhere.txt does not exist; give 'world' or a file of prompts"
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
-    assert "cannot be read (Is a directory)" in refusal(str(tmp_path))
+    assert "is a folder; give 'world' or a file" in refusal(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["", " \n\n\t\n", b"\xef\xbb\xbf"])

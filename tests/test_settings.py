@@ -10,10 +10,8 @@ import pytest
 from bench.__main__ import main
 from bench.experiment.compose import compose_settings, run_application
 from bench.experiment.config import Experiment, check_experiment, check_settings
-from bench.experiment.conform import ConformChoice, check_conform
-from bench.experiment.gate import GateChoice, check_gate, chosen_schedulers
-from bench.experiment.rescore import ScoreChoice
 from bench.experiment.value_types import expand_home
+from bench.experiment.verbs import ConformChoice, GateChoice, ScoreChoice, check_conform, check_gate, chosen_schedulers
 from bench.records.errors import BenchError
 
 SMOKE = ("experiment=smoke", "claim=[]")
@@ -379,7 +377,7 @@ def test_home_directories_are_meant_in_the_other_verbs_too(tmp_path: Path, monke
 
 def test_conform_refuses_a_directory_for_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["conform", f"baseline={tmp_path}"]) == 2
-    assert f"baseline={tmp_path} is a directory; give a JSON file" in capsys.readouterr().err
+    assert f"baseline={tmp_path} is a folder; give a JSON file" in capsys.readouterr().err
 
 
 def test_a_class_that_is_not_a_scheduler_is_not_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -396,4 +394,5 @@ def test_the_gates_schedulers_are_read_the_same_way() -> None:
 
 def test_fetch_reports_a_missing_path(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", *SMOKE, "models.mini.source=a/b/c"]) == 1
-    assert " ".join(capsys.readouterr().out.split()) == "MISSING model mini a/b/c: no such file or directory"
+    found = " ".join(capsys.readouterr().out.split())
+    assert found == "MISSING model mini a/b/c does not exist; give a directory or file of weights, or a hub id"

@@ -103,6 +103,14 @@ def test_long_requirements_of_a_claim_are_cut(store: Store) -> None:
     assert len(summarise(store.run(), [], [judged]).splitlines()[-1]) == WIDTH
 
 
+def test_control_characters_of_labels_and_claims_do_not_reach_the_terminal(store: Store) -> None:
+    run = replace(store.run(), labels={"tcd": "a\x1b]0;title\x07b"})
+    judged = Judgement(replace(CLAIM, text="c\x1b[2J\u202ed"), "not tested", (), ("e\x9bf",))
+    shown = summarise(run, ScoredRun.load(store, run).cells, [judged])
+    assert "a\ufffd]0;title\ufffdb" in shown
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & {*shown}
+
+
 def test_report_prints_the_table_the_verdicts_and_the_page(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     store.save_run(replace(store.run(), claims=(CLAIM,)))
     for _ in range(2):  # made, and found up to date

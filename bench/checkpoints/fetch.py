@@ -11,7 +11,14 @@ from bench.checkpoints.inspect import Found, inspect
 from bench.checkpoints.manifest import MANIFEST, check_file
 from bench.checkpoints.preference_models import Needed
 from bench.checkpoints.required import Required, is_random, required
-from bench.checkpoints.sources import INCEPTION, NotFetchedError, is_at_hand, local_path, torch_checkpoints
+from bench.checkpoints.sources import (
+    INCEPTION,
+    NotFetchedError,
+    is_at_hand,
+    local_path,
+    torch_checkpoints,
+    weights_directory,
+)
 from bench.experiment.config import Experiment
 from bench.records.errors import BenchError
 
@@ -37,8 +44,8 @@ def _fetch(entry: Required) -> str | None:
         return _fetch_file(entry)
     if "://" in entry.source and entry.manifest is not None:
         return str(Needed(str(entry.manifest), entry.source).path())
-    if (path := local_path(entry.source)) is not None and not path.exists():
-        raise BenchError(f"{entry.source}: no such file or directory")
+    if local_path(entry.source) is not None:
+        weights_directory(entry.source)  # raises where there is none
     return None if is_random(entry) or is_at_hand(entry.source) else _fetch_repository(entry)
 
 

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from bench.checkpoints.manifest import MANIFEST
-from bench.records.errors import BenchError
+from bench.records.errors import BenchError, check_path
 
 PACKAGED = "bench://"
 ARCHITECTURE = "architecture://"
@@ -59,9 +59,7 @@ def weights_directory(source: str, revision: str | None = None) -> Path:
     path = local_path(source)
     if path is None:
         return _snapshot(source, revision)
-    if not path.exists():
-        raise BenchError(f"{source}: no such file or directory")
-    return path
+    return check_path(source, path, "any", "give a directory or file of weights, or a hub id")
 
 
 def name_weights(source: str, revision: str | None = None) -> str:

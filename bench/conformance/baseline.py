@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from bench.conformance.report import ConformanceReport, Finding, Order
-from bench.records.errors import BenchError
+from bench.records.errors import BenchError, check_path
 from bench.records.record import check_schema
 
 GROWTH = 1.5  # sizes are repeatable to the rounding of float32 tables; a factor of 1.5 indicates another fault
@@ -137,6 +137,7 @@ def _plain(size: float) -> float | str:
 
 def read_baseline(path: Path) -> dict[str, Any]:
     """Return a baseline's data with its findings restored; raises BenchError for a file that is not a baseline."""
+    check_path(f"baseline={path}", path, "file", f"write one with write={path}")
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         check_schema(data, f"the baseline {path}", FORMAT)
@@ -144,8 +145,6 @@ def read_baseline(path: Path) -> dict[str, Any]:
             Finding(**{**finding, "places": tuple((name, float(size)) for name, size in finding["places"].items())})
             for finding in data["findings"]
         ]
-    except FileNotFoundError as error:
-        raise BenchError(f"baseline {path} does not exist; write one with write={path}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(f"{path} is not a conformance baseline ({error}); write one with write=…") from error
     return data

@@ -27,7 +27,7 @@ from bench.execute.job import (
     resolve_device,
 )
 from bench.experiment.config import Experiment, check_experiment
-from bench.experiment.rescore import ScoreChoice
+from bench.experiment.verbs import ScoreChoice
 from bench.generate.prompts import Prompts, load_prompts
 from bench.mini.world import WORLD
 from bench.pictures import kept_images

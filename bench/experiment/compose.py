@@ -31,10 +31,12 @@ from bench.experiment.conf_files import (
     package_of,
     read_config,
 )
+from bench.experiment.config import Experiment
 from bench.experiment.hydra_errors import explain_composition, in_one_message, unknown_setting
 from bench.experiment.overrides import Override, chosen, read_arguments
 from bench.experiment.schema import Types, narrow, references, types_at, value_at
 from bench.experiment.sweeps import give_directories, label_jobs, summarise_sweep
+from bench.experiment.verbs import ConformChoice, GateChoice, ScoreChoice
 from bench.experiment.yaml_reader import read_value
 from bench.records.errors import BenchError
 
@@ -56,21 +58,7 @@ in most shells. {flags}
 
 def schema_of(config_name: str) -> type[Any]:
     """Return the typed settings of a file of conf/: config, conform, gate or score."""
-    if config_name == "gate":
-        from bench.experiment.gate import GateChoice
-
-        return GateChoice
-    if config_name == "score":
-        from bench.experiment.rescore import ScoreChoice
-
-        return ScoreChoice
-    if config_name == "conform":
-        from bench.experiment.conform import ConformChoice
-
-        return ConformChoice
-    from bench.experiment.config import Experiment
-
-    return Experiment
+    return {"gate": GateChoice, "score": ScoreChoice, "conform": ConformChoice}.get(config_name, Experiment)
 
 
 def groups_of(config_name: str) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.experiment.gate import GateChoice
+    from bench.experiment.verbs import GateChoice
     from bench.gate.outcome import Outcome
 
 
@@ -17,7 +17,7 @@ def gate(settings: dict[str, Any]) -> int:
     Exit codes: 0 pass; 1 something got worse, changed or no longer runs; 2 refused, or the runs cannot be compared;
     3 something is missing: an installation cannot run, nothing could be decided, a stored file is missing or damaged.
     """
-    from bench.experiment.gate import check_gate
+    from bench.experiment.verbs import check_gate
 
     choice = check_gate(settings)
     output, directory = Path(choice.output), choice.conformance.directory
@@ -62,7 +62,7 @@ def _compare_installations(
     """
     from bench.conformance.baseline import read_baseline
     from bench.conformance.survey import Survey
-    from bench.experiment.gate import chosen_schedulers
+    from bench.experiment.verbs import chosen_schedulers
     from bench.gate.both_sides import run_sides, survey_there, time_sides
     from bench.gate.latency import compare_interleaved
     from bench.gate.outcome import Outcome
@@ -102,7 +102,7 @@ def accept_baseline(settings: dict[str, Any]) -> int:
 
     Exit codes: 0 done; 2 refused.
     """
-    from bench.experiment.gate import check_acceptance
+    from bench.experiment.verbs import check_acceptance
     from bench.gate.accept import accept as make_baseline
     from bench.store.store import Store
 

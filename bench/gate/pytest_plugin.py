@@ -69,7 +69,7 @@ def _schedulers(directory: Path) -> Iterator[tuple[str, Callable[[], Outcomes]]]
 def _runs(baseline: Path, candidate: Path) -> Iterator[tuple[str, Callable[[], Outcomes]]]:
     """One test per outcome, at the limits of conf/gate.yaml."""
     from bench.experiment.compose import compose_settings
-    from bench.experiment.gate import check_gate
+    from bench.experiment.verbs import check_gate
     from bench.gate.compare import compare_stores
     from bench.store.store import Store
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.checkpoints.sources import local_path
-from bench.records.errors import BenchError
+from bench.records.errors import BenchError, check_path
 
 DATASET = "dataset://"
 _COLUMNS = ("prompt", "caption", "text")
@@ -68,6 +68,7 @@ def read_prompts(path: Path, column: str | None = None, quoted: bool | None = No
     `column` defaults to the one of `_COLUMNS` that the file has. Raises BenchError, naming the row, for a file that
     cannot be read, is not UTF-8, lacks the column, or holds a value that is not text.
     """
+    check_path(f"prompts.source={path}", path, "file", "give 'world' or a file of prompts")
     try:
         read = _choose_reader(path, column, quoted)
         found = tuple(_to_text(where, value) for where, value in read(_contents(path), path, column, quoted))

@@ -18,7 +18,7 @@ from bench.generate.image_files import READER, read_image
 from bench.generate.image_folders import check_readable, hash_files, list_images, say_once
 from bench.mini import world
 from bench.mini.world import WORLD
-from bench.records.errors import BenchError
+from bench.records.errors import BenchError, check_path
 
 
 def name_real_images(source: str, count: int) -> str:
@@ -105,9 +105,8 @@ def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator
 
 def real_image_files(source: str, count: int) -> tuple[Path, tuple[str, ...]]:
     """Return a folder, and the paths below it of its first `count` images; raises BenchError where it holds fewer."""
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise BenchError(f"reference.source={source}: no such folder; give {WORLD!r} or a folder of images")
+    remedy = f"give {WORLD!r} or a folder of images"
+    folder = check_path(f"reference.source={source}", Path(source).expanduser(), "folder", remedy)
     found = list_images(folder)
     if len(found.files) < count:
         raise BenchError(

@@ -23,7 +23,7 @@ from bench.mini import world
 from bench.mini.shapes import signed_distance
 from bench.mini.world import WORLD
 from bench.records.cell import Task
-from bench.records.errors import BenchError
+from bench.records.errors import BenchError, check_path
 
 _Pixels = NDArray[np.uint8]
 CANNY_THRESHOLDS = (100, 200)
@@ -164,8 +164,7 @@ class Inputs:
         folder = Path(self.source).expanduser()
         masked = self.task.kind == "inpainting"
         for place in (folder, *([folder / MASKS] if masked else [])):
-            if not place.is_dir():
-                raise BenchError(f"task.inputs: {place} is not a folder; give {WORLD!r}, or a folder of images")
+            check_path(f"task.inputs={place}", place, "folder", f"give {WORLD!r}, or a folder of images")
         found = list_images(folder, but=[MASKS])
         needed = max(self.rows, default=self.count - 1) + 1
         if len(found.files) < needed:

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import stat
+from pathlib import Path
+from typing import Literal
+
 
 class BenchError(Exception):
     """An error that the user can fix: the given value, the allowed ones, the remedy. Ends a verb with exit code 2."""
+
+
+def check_path(setting: str, path: Path, kind: Literal["file", "folder", "any"], remedy: str) -> Path:
+    """Return a path that must exist and be of this kind; raises BenchError, as in `baseline=x does not exist; …`.
+
+    `setting` names the path as the user gave it, `remedy` says what is allowed. A pipe counts as a file.
+    """
+    try:
+        found = "folder" if stat.S_ISDIR(path.stat().st_mode) else "file"
+    except (FileNotFoundError, NotADirectoryError):
+        what = "does not exist"
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+    else:
+        if kind in (found, "any"):
+            return path
+        what = f"is a {found}"
+    raise BenchError(f"{setting} {what}; {remedy}")
 
 
 class CellError(BenchError):

@@ -25,7 +25,7 @@ from typing import Any
 from ratios import add_to_log, name_machine, name_machines, read_log
 
 from bench.experiment.compose import compose_settings
-from bench.experiment.gate import check_gate
+from bench.experiment.verbs import check_gate
 from bench.gate.compare import compare_stores
 from bench.gate.outcome import GateReport, Outcome
 from bench.store.store import Store

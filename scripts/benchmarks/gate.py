@@ -23,7 +23,7 @@ from ratios import add_to_log, name_machine, name_machines, read_log
 from bench.execute.job import prepare
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
-from bench.experiment.gate import check_gate
+from bench.experiment.verbs import check_gate
 from bench.gate.interleaved_timing import time_interleaved
 from bench.gate.latency import compare_interleaved
 from bench.workers.installation import Installation, this_installation

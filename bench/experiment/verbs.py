@@ -1,9 +1,9 @@
-"""The gate's settings as typed, checked data."""
+"""The settings of the verbs that run no experiment, as typed, checked data: score, conform and gate."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +12,76 @@ from pydantic.dataclasses import dataclass
 
 from bench.experiment.conf_files import conf_directories, read_config
 from bench.experiment.config import check_settings
-from bench.experiment.conform import ConformChoice
-from bench.experiment.value_types import STRICT, ScoreName, Source
-from bench.records.errors import BenchError
+from bench.experiment.value_types import STRICT, AnyNumber, Distinct, ImageCount, PreferenceModelName, ScoreName, Source
+from bench.records.cell import fields_of
+from bench.records.errors import BenchError, check_path
 from bench.records.run import CostLimits, Limit, Movement
+
+
+@dataclass(config=STRICT)
+class OtherEvaluator:
+    """An evaluator other than the run's own."""
+
+    name: str | None = None
+    """Name of the evaluator, part of the name of each score."""
+    source: Source | None = None
+    """An OpenCLIP model: a directory or a hub id; the kept images are read again."""
+
+
+@dataclass(config=STRICT)
+class OtherReference:
+    """Reference images other than the run's own."""
+
+    source: Source | None = None
+    """`world` or a folder of images."""
+    count: ImageCount | None = None
+    """Number of reference images."""
+
+
+@dataclass(config=STRICT)
+class ScoreChoice:
+    """The settings of `tcd-bench score`."""
+
+    results: Source
+    """Directory or URL of the run."""
+    scores: Annotated[list[ScoreName], AnyNumber, Distinct] = Field(default_factory=list)
+    """Scores to add to those that the run has."""
+    evaluator: OtherEvaluator = Field(default_factory=OtherEvaluator)
+    """An evaluator other than that of the run."""
+    reference: OtherReference = Field(default_factory=OtherReference)
+    """Reference images other than those of the run."""
+    preference_models: dict[PreferenceModelName, Source] = Field(default_factory=dict)
+    """Checkpoints of the preference models, by score."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1` …"""
+
+
+@dataclass(config=STRICT)
+class ConformChoice:
+    """The settings of `tcd-bench conform`."""
+
+    scheduler: dict[str, Any]
+    """The scheduler's class as `_target_`, and the arguments of its constructor; `scheduler=…` chooses a file of
+    conf/scheduler."""
+    family: str | None = None
+    """The diffusers class whose method the scheduler claims to implement; by default its own class or a base of it."""
+    baseline: Source | None = None
+    """JSON file of known deviations, which do not fail."""
+    write: Source | None = None
+    """Where to write a new baseline; the exit code is 0 then."""
+
+
+def check_conform(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with which a scheduler can be examined; raises BenchError naming the fault."""
+    choice = check_settings(ConformChoice, settings)
+    if choice.baseline:
+        remedy = "give a JSON file, as results/conformance/tcd.json, or make one with write="
+        check_path(f"baseline={choice.baseline}", Path(choice.baseline), "file", remedy)
+    if choice.write and Path(choice.write).is_dir():
+        raise BenchError(f"write={choice.write} is a directory; give the name of a file in it, such as tcd.json")
+    if choice.write and (files := [str(above) for above in Path(choice.write).parents if above.is_file()]):
+        raise BenchError(f"write={choice.write} cannot be written since {files[0]} is a file; choose another directory")
+    return asdict(choice)
 
 
 @dataclass(config=STRICT)
@@ -120,13 +186,9 @@ def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:
 
 
 def _check_limits(gate: GateChoice) -> None:
-    limits = {f"quality.{name}": limit for name, limit in gate.quality.items()}
-    limits |= {"cost.latency": gate.cost.latency, "cost.memory": gate.cost.memory}
-    limits["cost.latency_interleaved"] = gate.cost.latency_interleaved
-    numbers = {
-        f"{name}.{part}": getattr(limit, part) for name, limit in limits.items() for part in ("relative", "absolute")
-    }
-    numbers |= {"images.displacement": gate.images.displacement, "images.share": gate.images.share}
-    for name, value in numbers.items():
-        if not 0 <= value < math.inf:
-            raise BenchError(f"{name}={value} was given; give a number of at least 0")
+    limits = {f"quality.{name}": limit for name, limit in gate.limits().items()}
+    limits |= {f"cost.{name}": limit for name, limit in fields_of(gate.cost).items()}
+    for name, limit in {**limits, "images": gate.images}.items():
+        for part, value in fields_of(limit).items():
+            if value < 0:
+                raise BenchError(f"{name}.{part}={value} was given; give a number of at least 0")
