@@ -99,7 +99,9 @@ def test_bytes_that_move_from_one_file_to_the_next_change_the_name(tmp_path: Pat
 
 def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
     source = str(tmp_path / "nowhere")
-    with pytest.raises(BenchError, match=f"^{source} does not exist; give a directory or file of weights, or a hub id$"):
+    with pytest.raises(
+        BenchError, match=f"^{source} does not exist; give a directory or file of weights, or a hub id$"
+    ):
         name_weights(source)
 
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -42,27 +42,18 @@ def alone_on(device: str) -> Iterator[None]:
 @contextmanager
 def beside_others_on(device: str) -> Iterator[None]:
     """Wait while another process measures on the device; any number may sample."""
-    with _locked(device, "door", shared=True):
-        room = _open(device, "room", shared=True)
-    try:
+    with ExitStack() as room:
+        with _locked(device, "door", shared=True):
+            room.enter_context(_locked(device, "room", shared=True))
         yield
-    finally:
-        _close(room)
 
 
 @contextmanager
 def _locked(device: str, part: str, shared: bool) -> Iterator[None]:
-    handle = _open(device, part, shared)
-    try:
-        yield
-    finally:
-        _close(handle)
-
-
-def _open(device: str, part: str, shared: bool) -> int | None:
     if fcntl is None:
-        return None
-    name = f"{lock_name(device)}-{part}.lock"
+        yield
+        return
+    name, kind = f"{lock_name(device)}-{part}.lock", fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     folder = _folder()
     try:
         handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder)
@@ -70,29 +61,18 @@ def _open(device: str, part: str, shared: bool) -> int | None:
         raise BenchError(f"the lock {_path() / name} cannot be opened ({error.strerror}); remove it") from error
     finally:
         os.close(folder)
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             _tell(handle, f"{'measures' if shared else 'samples or measures'} on {device}")
             fcntl.flock(handle, kind)
-        _sign(handle)
-    except BaseException:
+        note = json.dumps({"pid": os.getpid(), "born": psutil.Process().create_time()}).encode()
+        with suppress(OSError):  # a full disk; the lock holds all the same
+            os.pwrite(handle, note.ljust(80), 0)
+        yield
+    finally:
         os.close(handle)
-        raise
-    return handle
-
-
-def _close(handle: int | None) -> None:
-    if handle is not None:
-        os.close(handle)
-
-
-def _sign(handle: int) -> None:
-    note = json.dumps({"pid": os.getpid(), "born": psutil.Process().create_time()}).encode()
-    with suppress(OSError):  # a full disk; the lock holds all the same
-        os.pwrite(handle, note.ljust(80), 0)
 
 
 def _tell(handle: int, doing: str) -> None:

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -19,7 +19,7 @@ from bench.checkpoints.required import Required, is_random, required
 from bench.checkpoints.sources import NotFetchedError, local_path
 from bench.checkpoints.survey import settle_models, survey_checkpoints
 from bench.execute.feature_extraction import make_inputs, prompts_of
-from bench.execute.job import find_real_images, prepare, resolve_device, resolve_source
+from bench.execute.job import find_real_images, prepare, resolve_device, resolve_sources
 from bench.experiment.config import Experiment
 from bench.generate.task_inputs import name_inputs
 from bench.measure.environment import library_versions, nvidia_devices
@@ -78,8 +78,7 @@ def _needs(experiment: Experiment) -> Iterator[_Finding]:
     with _checking("device") as found:
         found.state = resolve_device(experiment.device)
     yield found
-    models = {name: resolve_source(name, model, experiment.weights) for name, model in experiment.models.items()}
-    experiment = replace(experiment, models=models)
+    experiment = resolve_sources(experiment)
     if experiment.weights == "random":
         yield _Finding("weights", "random ones, for costs alone; nothing to fetch")
     fine = True

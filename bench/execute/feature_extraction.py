@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.checkpoints.manifest import check_file
+from bench.checkpoints.preference_models import needed_by, requested_preference_models
 from bench.checkpoints.sources import INCEPTION, is_tower, name_weights, weights_directory
-from bench.execute.preference_models import load_preference_models
 from bench.experiment.config import Experiment
 from bench.generate.image_folders import MASKS, list_images
 from bench.generate.prompts import Prompts, load_prompts
@@ -23,6 +23,7 @@ from bench.records.cell import Task
 
 if TYPE_CHECKING:
     from bench.features.openclip import Evaluator
+    from bench.features.preferences import PreferenceModel
 
 PAIRED = ("inpainting", "canny", "depth")
 """Tasks with an input for each prompt."""
@@ -109,8 +110,10 @@ def make_extractor(experiment: Experiment, prompts: Prompts, evaluator: Evaluato
         style=getattr(experiment.task, "style", None),
         frames=frames,
     )
-
-    preference_models = load_preference_models(experiment, str(evaluator.device))
+    preference_models = {
+        name: _load_preference_model(name, [part.path() for part in needed_by(experiment, name)], evaluator.device)
+        for name in requested_preference_models(experiment)
+    }
 
     def extract(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
         middle = images.reshape(len(images), frames, -1, *images.shape[2:])[:, frames // 2]
@@ -120,6 +123,21 @@ def make_extractor(experiment: Experiment, prompts: Prompts, evaluator: Evaluato
         return {**features, **of_task.of(images, start), **preferred}
 
     return extract
+
+
+def _load_preference_model(name: str, paths: list[Path], device: object) -> PreferenceModel:
+    if name == "image_complexity":
+        from bench.features.icnet import load_image_complexity
+
+        return load_image_complexity(paths[0], str(device))
+    from bench.features import preferences
+
+    loaders = {
+        "pick_score": preferences.load_pick_score,
+        "image_reward": preferences.load_image_reward,
+        "aesthetic_score": preferences.load_aesthetic_score,
+    }
+    return loaders[name](*paths, str(device))  # type: ignore[operator]
 
 
 def no_features(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,8 +97,7 @@ def plan_job(
     The schedulers' settings are not tried yet. `decode` reads every reference image to see that it can be read; a
     worker need not do that again. With `weights_needed` false weights that can still be fetched may be absent.
     """
-    models = {name: resolve_source(name, model, experiment.weights) for name, model in experiment.models.items()}
-    experiment = replace(experiment, models=models)
+    experiment = resolve_sources(experiment)
     real_images, prompts, device, seen = _look(experiment, decode, weights_needed)
     if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
         raise BenchError(
@@ -112,14 +112,10 @@ def plan_job(
     whole = not seen.faults
     scored = bool(experiment.scores) and whole
     inputs = name_task_inputs(experiment, prompts.rows) if whole else NOT_FETCHED
+    targets = {str(method.scheduler["_target_"]) for method in experiment.methods.values()}
+    code = {target: digest for target in targets if (digest := hash_own(target)) is not None}
     surroundings = Surroundings(
-        device,
-        _versions(),
-        settled.weights,
-        prompts.identity,
-        inputs,
-        settled.overridden,
-        code=_hash_own_code(experiment),
+        device, _versions(), settled.weights, prompts.identity, inputs, settled.overridden, code
     )
     plan = plan_experiment(experiment, surroundings)
     if not plan.cells:
@@ -144,11 +140,6 @@ def plan_job(
         protocol={**describe_protocol(experiment), **describe_pictures(experiment)} if scored else {},
     )
     return Job(experiment, prompts, plan, run, tuple(seen.absent()))
-
-
-def _hash_own_code(experiment: Experiment) -> Mapping[str, str]:
-    targets = {str(method.scheduler["_target_"]) for method in experiment.methods.values()}
-    return {target: digest for target in targets if (digest := hash_own(target)) is not None}
 
 
 def _look(
@@ -188,12 +179,10 @@ def resolve_device(wanted: str, here: bool = True) -> str:
     """`auto` is CUDA where torch can use a GPU, else the CPU; `here` says whether it must be on this machine."""
     if wanted == "auto":
         return "cuda" if cuda_devices() else "cpu"
-    if wanted.partition(":")[0] not in ("cpu", "cuda"):
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", wanted)
+    if found is None:
         raise BenchError(f"device={wanted} was given; choose auto, cpu, cuda or cuda:<index>")
-    _, _, index = wanted.partition(":")
-    if wanted != "cpu" and (wanted.startswith("cpu") or (":" in wanted and not index.isdecimal())):
-        raise BenchError(f"device={wanted} was given; choose auto, cpu, cuda or cuda:<index>")
-    if here and wanted.startswith("cuda") and (count := cuda_devices()) <= int(index or 0):
+    if here and wanted != "cpu" and (count := cuda_devices()) <= int(found[1] or 0):
         seen = f"{count} GPUs, numbered from 0" if count else "no GPU (see tcd-bench doctor)"
         raise BenchError(f"device={wanted} was given, but torch can use {seen}; use device=cpu or device=auto")
     return wanted
@@ -201,9 +190,7 @@ def resolve_device(wanted: str, here: bool = True) -> str:
 
 def resolve_concurrent_batches(wanted: int | Literal["auto"], device: str) -> int:
     """Return how many batches run at once; `auto` is 1 on a CPU, and 4 on a GPU, which one of them uses at a time."""
-    if wanted == "auto":
-        return 1 if device == "cpu" else 4
-    return wanted
+    return wanted if wanted != "auto" else 1 if device == "cpu" else 4
 
 
 def load_job(launch: Launch) -> Job:
@@ -297,9 +284,8 @@ def name_reference(experiment: Experiment, real_images: str | None) -> str | Non
 def restore_reference(job: Job, store: Store) -> None:
     """Compute the features of a finished run's reference images again where they are missing."""
     reference, experiment = job.run.reference, job.experiment
-    if reference is None or store.has_reference(reference):
-        return
-    make_reference(experiment, reference, store, make_evaluator(experiment, job.plan.cells[0].device))
+    if reference is not None and not store.has_reference(reference):
+        make_reference(experiment, reference, store, make_evaluator(experiment, job.plan.cells[0].device))
 
 
 def has_whole_reference(store: Store, reference: str | None) -> bool:
@@ -335,31 +321,33 @@ def make_reference(experiment: Experiment, reference: str | None, store: Store, 
     store.save_reference(reference, np.concatenate(features))
 
 
-def find_source(model: Model) -> str:
-    """Return where a base model's weights are: its source, or else the first mirror that is available locally."""
-    for source in (model.source, *model.mirrors):
-        try:
-            weights_directory(source, model.revision if source == model.source else None)
-        except BenchError:
-            continue
-        return source
-    return model.source
+def resolve_sources(experiment: Experiment) -> Experiment:
+    """Return the experiment with each model at the source where it was found; a mirror is reported and recorded.
 
-
-def resolve_source(name: str, model: Model, weights: str) -> Model:
-    """Return the model at the source where it was found; a mirror is reported and recorded.
-
-    With weights=random it has random weights, as have its adapters.
+    With weights=random models have random weights, as have their adapters.
     """
-    if weights == "random":
-        adapters = {key: replace(a, source=LORA, file=None, revision=None) for key, a in model.adapters.items()}
-        source = f"{ARCHITECTURE}{model.architecture}"
-        return replace(model, source=source, config=None, revision=None, variant=None, adapters=adapters)
-    found = find_source(model)
-    if found == model.source:
-        return model
-    print(f"models.{name}: {model.source} is not available locally; its mirror {found} is used", file=sys.stderr)
-    return replace(model, source=found, revision=None)
+    find = _random_weights if experiment.weights == "random" else _at_hand
+    return replace(experiment, models={name: find(name, model) for name, model in experiment.models.items()})
+
+
+def _random_weights(name: str, model: Model) -> Model:
+    adapters = {key: replace(a, source=LORA, file=None, revision=None) for key, a in model.adapters.items()}
+    source = f"{ARCHITECTURE}{model.architecture}"
+    return replace(model, source=source, config=None, revision=None, variant=None, adapters=adapters)
+
+
+def _at_hand(name: str, model: Model) -> Model:
+    """Return the model at its source, or else at the first mirror that is available locally."""
+    for source in (model.source, *model.mirrors):
+        with suppress(BenchError):
+            weights_directory(source, model.revision if source == model.source else None)
+            if source == model.source:
+                return model
+            print(
+                f"models.{name}: {model.source} is not available locally; its mirror {source} is used", file=sys.stderr
+            )
+            return replace(model, source=source, revision=None)
+    return model
 
 
 def try_schedulers(cells: tuple[Cell, ...]) -> Mapping[str, int]:

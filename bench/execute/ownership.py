@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.checkpoints.preference_models import name_preference_models
 from bench.checkpoints.sources import name_weights
@@ -205,7 +205,11 @@ def _check(store: Store, job: Job) -> None:
                 f"of its own, or {_WAYS_OUT}"
             )
     before, planned = _last_run(store), planned_images(job.run)
-    if before is not None and len(before.prompts) > planned and _has_records(store, before):
+    if (
+        before is not None
+        and len(before.prompts) > planned
+        and any(r.status == "ok" for r in store.records(before.cells))
+    ):
         raise BenchError(
             f"prompts.count={planned} was given, but {where} has {len(before.prompts)} images per cell already; give "
             "at least as many, or another directory with results=…"
@@ -213,10 +217,6 @@ def _check(store: Store, job: Job) -> None:
 
 
 _WAYS_OUT = "choose another directory with results=…, or remove or archive that one"
-
-
-def _has_records(store: Store, run: Run) -> bool:
-    return any(record.status == "ok" for record in store.records(run.cells))
 
 
 def _seal(facts: _Facts, prompts: Mapping[str, str]) -> bytes:
@@ -292,17 +292,17 @@ def _facts_of_cells(cells: Sequence[Cell]) -> dict[str, Any]:
     return facts
 
 
-class _Named:
-    """A value that is a hash, and its readable form."""
+class _Named(NamedTuple):
+    """A value that is compared by its hash, and its readable form."""
 
-    def __init__(self, value: object, shown: str) -> None:
-        self.value, self.shown = content_hash(value), shown
+    value: object
+    shown: str
 
 
 def _plain(facts: Mapping[str, Any]) -> _Facts:
     """Return the facts as JSON would."""
     return {
-        name: {"is": value.value, "shown": without_secrets(value.shown)}
+        name: {"is": content_hash(value.value), "shown": without_secrets(value.shown)}
         if isinstance(value, _Named)
         else {"is": json.loads(canonical_json(value))}
         for name, value in facts.items()

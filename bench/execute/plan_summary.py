@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench.execute.job import Job
 from bench.records.cell import Cell
@@ -35,13 +35,17 @@ def describe_outline(job: Job, store: Store | None) -> str:
 
 def describe_cells(job: Job, store: Store | None, evaluations: Mapping[str, int]) -> str:
     """Describe the cells in their order, with denoiser evaluations per image (by the cell's key) and estimated time."""
-    costs, done = cost_per_sample(store, job), _done(job, store)
+    device, done = job.plan.cells[0].device, _done(job, store)
+    measured = _measured(store, device)
+    noted = {name: model.cost_s.get(device.partition(":")[0]) for name, model in job.experiment.models.items()}
+    costs = {**noted, **measured}
     lines = [f"{'':>3}  {'cell':<44} {'guidance':>8} {'steps':>5} {'evaluations':>11} {'estimate':>9}"]
     pipeline, total, unknown = "", 0.0, False
     for i, cell in enumerate(job.plan.cells, 1):
         if cell.pipeline_key != pipeline:
             pipeline = cell.pipeline_key
-            lines.append(f"     load {_pipeline_name(cell)}")
+            names = " + ".join((cell.base.name, *(adapter.name for adapter in cell.adapters)))
+            lines.append(f"     load {names}{' (fused)' if cell.fused else ''}")
         sample_s = costs.get(cell.base.name)
         if cell.key in done:
             shown = "done"
@@ -54,7 +58,8 @@ def describe_cells(job: Job, store: Store | None, evaluations: Mapping[str, int]
             f"{i:>3}  {cell.label:<44} {cell.guidance_scale:>8g} {cell.steps:>5} {evaluations[cell.key]:>11} {shown:>9}"
         )
     samples = sum(evaluations[cell.key] * cell.prompts.count for cell in job.plan.cells)
-    known = f"about {_duration(total)} of sampling left, by {_basis(store, job)}"
+    basis = "this run's own records" if measured else "the model's noted cost"
+    known = f"about {_duration(total)} of sampling left, by {basis}"
     unclear = "cost unknown: no record of this model on this device yet"
     return "\n".join(
         [*lines, "", f"Denoiser evaluations in all: {samples:,}", unclear if unknown and not total else known]
@@ -109,18 +114,8 @@ def _done(job: Job, store: Store | None) -> set[str]:
     return {r.key for r in store.records([cell.key for cell in job.plan.cells]) if r.status == "ok"}
 
 
-def cost_per_sample(store: Store | None, job: Job) -> Mapping[str, float]:
-    """Return seconds per denoiser sample by base model: from this run's records, else from the model's YAML."""
-    measured = _measured(store, job.plan.cells[0].device)
-    noted = {
-        name: model.cost_s[device]
-        for name, model in job.experiment.models.items()
-        if (device := job.plan.cells[0].device.partition(":")[0]) in model.cost_s
-    }
-    return {**noted, **measured}
-
-
 def _measured(store: Store | None, device: str) -> Mapping[str, float]:
+    """Return seconds per denoiser sample by base model, from this run's records."""
     seconds: dict[str, float] = defaultdict(float)
     samples: dict[str, int] = defaultdict(int)
     for record in store.records() if store else ():
@@ -128,15 +123,6 @@ def _measured(store: Store | None, device: str) -> Mapping[str, float]:
             seconds[record.cell.base.name] += record.sampling_s
             samples[record.cell.base.name] += record.calls.denoiser_samples
     return {name: seconds[name] / samples[name] for name in seconds if seconds[name] > 0}
-
-
-def _basis(store: Store | None, job: Job) -> str:
-    return "this run's own records" if _measured(store, job.plan.cells[0].device) else "the model's noted cost"
-
-
-def _pipeline_name(cell: Cell) -> str:
-    names: Iterable[str] = (cell.base.name, *(adapter.name for adapter in cell.adapters))
-    return " + ".join(names) + (" (fused)" if cell.fused else "")
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import product
 
 from bench.experiment.conf_files import GROUPS
@@ -25,11 +26,6 @@ class Override:
     sign: str
     name: str
     text: str | None
-
-    @property
-    def is_choice(self) -> bool:
-        """Whether it chooses files of a group."""
-        return self.name in GROUPS
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -158,8 +154,6 @@ def _quoted(name: str) -> str:
 
 
 def _no_such_file(group: str, name: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
     near = get_close_matches(name, known, 1, 0.6)
     meant = f"did you mean {near[0]}? There are" if near else "choose from"
     return f"{group}={name} was given, but conf/{group} has no such file; {meant} {', '.join(known)}"

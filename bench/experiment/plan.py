@@ -57,11 +57,14 @@ def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
             left_out.append(LeftOut(f"{model_name} {method_name}", reason))
             continue
         for cell in _cells_of(experiment, surroundings, model_name, model, method_name, method):
-            refusal = _why_not(cell, method)
-            if refusal is None and (same := cells.get(cell.key)):
-                refusal = f"the same cell as {same.label}, which is run once"
-            if refusal:
-                left_out.append(LeftOut(cell.label, refusal))
+            if method.max_steps is not None and cell.steps > method.max_steps:
+                reason = (
+                    f"{cell.steps} steps do not fit the {method.max_steps}-step grid that the adapter was distilled "
+                    f"on; give at most {method.max_steps}"
+                )
+                left_out.append(LeftOut(cell.label, reason))
+            elif same := cells.get(cell.key):
+                left_out.append(LeftOut(cell.label, f"the same cell as {same.label}, which is run once"))
             else:
                 cells[cell.key] = cell
     order = {key: i for i, key in enumerate(dict.fromkeys(cell.pipeline_key for cell in cells.values()))}
@@ -139,12 +142,3 @@ def _cells_of(
             device=surroundings.device,
             versions={**surroundings.versions, **own},
         )
-
-
-def _why_not(cell: Cell, method: Method) -> str | None:
-    if method.max_steps is not None and cell.steps > method.max_steps:
-        return (
-            f"{cell.steps} steps do not fit the {method.max_steps}-step grid that the adapter was distilled on; "
-            f"give at most {method.max_steps}"
-        )
-    return None

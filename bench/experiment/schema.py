@@ -7,17 +7,18 @@ as ("methods", "tcd", "steps").
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_type_hints
-from typing import get_origin as _origin_of
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 PROSE = {"text", "label", "template", "style", "reason", "author"}
 """Settings of free text; any other text may name a file."""
 
+origin: Callable[[Any], Any] = get_origin
+_has_fields: Callable[[Any], bool] = is_dataclass
 Types = tuple[Any, ...]
 SettingPath = tuple[str, ...]
 
@@ -53,11 +54,6 @@ def types_below(parent: Any, key: str) -> Types:
 def elements(types: Types) -> Types:
     """Return the types of the elements of the list types."""
     return tuple(member for parent in types for member in types_below(parent, "0") if origin(parent) is list)
-
-
-def origin(member: Any) -> Any:
-    """Return the origin of a type: list, dict, Literal, or None for a plain class."""
-    return _origin_of(member)
 
 
 def is_text(types: Types) -> bool:
@@ -155,10 +151,6 @@ def misfits(types: Types, value: object, path: SettingPath = ()) -> Iterator[tup
             not PROSE & {*path} and any(len(part.encode(errors="replace")) > 255 for part in value.split("/"))
         ):
             yield path, value, "no file can have such a name, give a shorter name"
-
-
-def _has_fields(member: Any) -> bool:
-    return is_dataclass(member)
 
 
 def _members(annotation: Any) -> Types:

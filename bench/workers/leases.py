@@ -50,10 +50,6 @@ class _Sight:
     since: float
     read: float
 
-    def is_fresh(self, now: float, lease_s: float) -> bool:
-        """Whether reading it again could give no relevant information."""
-        return self.elsewhere and now - self.read < lease_s / 4 and now - self.since < lease_s
-
 
 @dataclass
 class Leases:
@@ -101,7 +97,7 @@ class Leases:
         The lease of a holder on another machine that was alive recently is not read again.
         """
         before, now = self._seen.get(file), self.clock()
-        if before is not None and before.is_fresh(now, self.lease_s):
+        if before and before.elsewhere and now - before.read < self.lease_s / 4 and now - before.since < self.lease_s:
             return None
         try:
             content = self.files.read(file)
@@ -213,14 +209,13 @@ def _is_here(note: Mapping[str, Any]) -> bool:
 
 @cache
 def _this_process(pid: int) -> Mapping[str, Any]:
-    """Return an identity of this process that distinguishes it from all others."""
-    return {"machine": _machine(), "pid": pid, "born": psutil.Process(pid).create_time()}
+    """Return an identity of this process that distinguishes it from all others.
 
-
-def _machine() -> str:
-    """Return an identity of this machine since its start, and of its view of processes (a container has its own)."""
+    `machine` is that of this machine since its start, and of its view of processes (a container has its own).
+    """
     parts: list[object] = [platform.node()]
-    for path in (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")):
-        with suppress(OSError):
-            parts.append(path.stat().st_ino if path.parent.name == "ns" else path.read_text().strip())
-    return content_hash(parts)
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with suppress(OSError):
+        parts.append(Path("/proc/self/ns/pid").stat().st_ino)
+    return {"machine": content_hash(parts), "pid": pid, "born": psutil.Process(pid).create_time()}
