@@ -53,6 +53,7 @@ def run(settings: _Settings) -> int:
     """
     from dataclasses import replace
 
+    from bench.analysis.pace import forget_disturbed
     from bench.execute.job import prepare
     from bench.execute.ownership import close_run, join, open_store, whole_run
     from bench.execute.plan_summary import lacking_cells
@@ -73,7 +74,8 @@ def run(settings: _Settings) -> int:
                 print(f"claims.{claim.name} cannot be supported: {lacking}", file=sys.stderr)
         store = open_store(job)
         if experiment.measure.again and count == todo[0]:
-            _forget_disturbed(store)
+            for label in forget_disturbed(store):
+                print(f"{label}: its latency was disturbed and is measured again", file=sys.stderr)
         failed = []
         for record in execute(job, store):
             trackers.cell(record)
@@ -113,14 +115,6 @@ def _all_decided(store: Store, run: Run, where: str) -> bool:
     return not open_
 
 
-def _forget_disturbed(store: Store) -> None:
-    """Discard disturbed latencies, so that they are measured again, and report them."""
-    from bench.analysis.pace import forget_disturbed
-
-    for label in forget_disturbed(store):
-        print(f"{label}: its latency was disturbed and is measured again", file=sys.stderr)
-
-
 def plan(settings: _Settings) -> int:
     """Show the cells of an experiment, their order and cost, and what its claims compare; run nothing.
 
@@ -158,17 +152,15 @@ def _finished_store(settings: _Settings) -> Store:
 def _report_of(store: Store) -> int:
     while True:
         try:
-            _show_report(store)
+            return _show_report(store)
         except Damaged as error:
             if not error.name.endswith(".png"):
                 raise
             store.quarantine(error.name, error.why)  # only a picture: no number depends on it
-        else:
-            return 0
 
 
-def _show_report(store: Store) -> None:
-    """Write the report where it is out of date, and print its summary; raises Damaged."""
+def _show_report(store: Store) -> int:
+    """Write the report where it is out of date, and print its summary; returns 0. Raises Damaged."""
     from bench.report.write import write_report
 
     page = write_report(store)
@@ -176,6 +168,7 @@ def _show_report(store: Store) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     print(found.encode(encoding, "replace").decode(encoding))
     print(f"Report: {page}")
+    return 0
 
 
 def score(settings: _Settings) -> int:

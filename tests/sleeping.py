@@ -19,9 +19,8 @@ from bench.records.errors import StoreError
 from bench.records.record import Failure, Images, Record
 from bench.store.cell_folder import StoredBatch
 from bench.store.store import Store
-from bench.workers.context import Stopped, WorkerContext
 from bench.workers.launch import Launch
-from bench.workers.loop import Chunk, Ended
+from bench.workers.loop import Chunk, Ended, Stopped, WorkerContext
 
 
 def make_cell(i: int, group: int = 0) -> Cell:

@@ -20,10 +20,9 @@ from sleeping import make_launch, make_runner_for
 from bench.__main__ import main
 from bench.pictures import read_images
 from bench.store.store import Store
-from bench.workers.context import WorkerContext
 from bench.workers.leases import Leases
 from bench.workers.local import ThisMachine
-from bench.workers.loop import Loop
+from bench.workers.loop import Loop, WorkerContext
 from bench.workers.pool import WorkerPool
 from bench.workers.status import read_status
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 from sleeping import make_cell
 
-from bench.execute.cell_runner import Runner, _CellWork
-from bench.execute.device_queue import DeviceQueue
+from bench.execute.cell_runner import DeviceQueue, Runner, _CellWork
 from bench.execute.feature_extraction import Extractor
 from bench.execute.job import resolve_concurrent_batches
 from bench.experiment.config import Measure
@@ -24,9 +23,8 @@ from bench.records.errors import StoreError
 from bench.records.record import Calls
 from bench.store.cell_folder import CellFolder
 from bench.store.store import Store
-from bench.workers.context import WorkerContext
 from bench.workers.leases import Lease
-from bench.workers.loop import Chunk
+from bench.workers.loop import Chunk, WorkerContext
 
 
 def results_of(work: Callable[[int], Any], items: Iterable[int], threads: int) -> Iterator[Any]:

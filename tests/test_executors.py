@@ -18,11 +18,10 @@ from sleeping import make_launch, make_runner_for
 import bench.workers.loop
 from bench.records.errors import BenchError, StoreError
 from bench.store.store import Store
-from bench.workers.context import Stopped, WorkerContext
 from bench.workers.launch import Launch
 from bench.workers.leases import Leases
 from bench.workers.local import ThisMachine
-from bench.workers.loop import Loop, from_group
+from bench.workers.loop import Loop, Stopped, WorkerContext, from_group
 from bench.workers.pool import Executor, WorkerPool
 from bench.workers.status import describe, read_status
 

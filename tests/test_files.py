@@ -13,11 +13,10 @@ import psutil
 import pytest
 
 from bench.records.errors import BenchError, Corrupt, StoreError
-from bench.store.arrays import pack_arrays
 from bench.store.files import Files
 from bench.store.local import _HOST, PARTIAL, LocalFiles
 from bench.store.retrying import RetryingFiles
-from bench.store.sealed import seal, unseal
+from bench.store.sealed import pack_arrays, seal, unseal
 from bench.store.store import open_files
 
 

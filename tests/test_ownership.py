@@ -16,8 +16,7 @@ from factories import make_record
 from PIL import Image as Pictures
 
 from bench.execute.job import Job, plan_job
-from bench.execute.ownership import OWNER, _place_in_grid, close_run, join, open_store, whole_run
-from bench.execute.pictures import PICTURES
+from bench.execute.ownership import OWNER, PICTURES, _place_in_grid, close_run, join, open_store, whole_run
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Experiment, check_experiment
 from bench.generate.image_files import read_image

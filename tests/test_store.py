@@ -26,9 +26,8 @@ from bench.records.cell import SchedulerSpec
 from bench.records.errors import BenchError, Damaged
 from bench.records.record import Calls, Images, Record
 from bench.store.cell_folder import StoredBatch
-from bench.store.integrity import quarantine_corrupt_features, quarantine_corrupt_records
 from bench.store.sealed import seal
-from bench.store.store import Store
+from bench.store.store import Store, quarantine_corrupt_features, quarantine_corrupt_records
 from bench.workers.launch import Launch, Reporter, WorkerState
 
 CELL = make_cell(
@@ -343,7 +342,7 @@ def test_the_run_holds_the_last_request(store: Store) -> None:
 
 
 def test_files_of_the_run_are_written_where_their_name_says(store: Store) -> None:
-    where = store.write_text("tables/scores.md", "η")
+    where = store.write_bytes("tables/scores.md", "η".encode())
     assert where == f"{store.location}/tables/scores.md"
     assert Path(where).read_bytes() == "η".encode()
     assert store.read_bytes("tables/scores.md") == "η".encode()

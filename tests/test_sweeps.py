@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.experiment.compose import run_application
-from bench.experiment.sweeps import give_directories
+from bench.experiment.overrides import give_directories
 from bench.records.errors import BenchError
 
 Overrides = Callable[..., list[str]]

@@ -52,7 +52,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Trackers:
 def test_cells_scores_and_the_report_reach_every_tracker(told: Trackers, tmp_path: Path) -> None:
     write(tmp_path, 30)
     store = Store(tmp_path)
-    store.write_text("report.html", "page")
+    store.write_bytes("report.html", b"page")
     store.write_text("scores.csv", load_scores(tmp_path).to_csv(index=False))
     records = list(store.records())
     told.cell(records[0])

@@ -80,7 +80,7 @@ class StoredFeatures:
 
     def score(self, key: str) -> ScoredCell | None:
         """Return a cell with all scores of the run; None while it has no record. Raises Damaged."""
-        record, run = self.store.cell(key).whole_record(), self.run
+        record, run = self.store.cell(key).record(must_be_whole=True), self.run
         if record is None:
             return None
         if record.status != "ok":

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from bench.execute.device_lock import beside_others_on
-from bench.execute.device_queue import DeviceQueue
 from bench.execute.feature_extraction import Extractor
 from bench.execute.kept_inputs import SHOWN, has_inputs, keep_inputs
 from bench.execute.measuring import lacks_latency, lacks_memory, measured
@@ -32,11 +31,10 @@ from bench.records.cell import Cell
 from bench.records.errors import Damaged, StoreError
 from bench.records.record import Failure, Images, Record
 from bench.redact import without_secrets
-from bench.store.arrays import Arrays
 from bench.store.cell_folder import GOOD, StoredBatch
+from bench.store.sealed import Arrays
 from bench.store.store import Store
-from bench.workers.context import WorkerContext
-from bench.workers.loop import Chunk, Ended, Work
+from bench.workers.loop import Chunk, Ended, Work, WorkerContext
 
 
 def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> bool:
@@ -51,6 +49,30 @@ def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> boo
         and not lacks_latency(record, measure)
         and not lacks_memory(record, measure)
     )
+
+
+class DeviceQueue:
+    """The queue of concurrent batches at a device, and how much of the device's time each batch took.
+
+    Where one samples at a time, features of a batch are computed and its images saved while the next one samples.
+    """
+
+    def __init__(self, concurrent_batches: int, one_samples: bool) -> None:
+        self.concurrent_batches, self._one_samples = concurrent_batches, one_samples
+        self._slot, self._clock = threading.Lock(), threading.Lock()
+        self._busy_until = 0.0
+
+    def slot(self) -> AbstractContextManager[object]:
+        """The right to give the device a batch; the next one is given while the device still works on it."""
+        return self._slot if self._one_samples else nullcontext()
+
+    def spent(self, begun: float, done: float) -> float:
+        """Seconds that a batch took of the device: since the batch before it was done, or its share of all batches."""
+        if not self._one_samples:
+            return (done - begun) / self.concurrent_batches
+        with self._clock:
+            begun, self._busy_until = max(begun, self._busy_until), max(done, self._busy_until)
+        return max(0.0, done - begun)
 
 
 @dataclass

@@ -1,7 +1,11 @@
-"""Feature extraction: an experiment's task inputs, and the features that are computed from its images."""
+"""Feature extraction: an experiment's task inputs, and the features that are computed from its images.
+
+Scores of images that were prepared for the evaluator by different protocols are not compared.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +18,7 @@ from bench.checkpoints.manifest import check_file
 from bench.checkpoints.preference_models import needed_by, requested_preference_models
 from bench.checkpoints.sources import INCEPTION, is_tower, name_weights, weights_directory
 from bench.experiment.config import Experiment
+from bench.generate.image_files import READER
 from bench.generate.image_folders import MASKS, list_images
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, DepthEstimator, Inputs, canny_edges, name_inputs
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
 PAIRED = ("inpainting", "canny", "depth")
 """Tasks with an input for each prompt."""
+_FLOAT = {"dtype": "float32, scores in float64"}
 Extractor = Callable[[NDArray[np.uint8], int], Mapping[str, NDArray[Any]]]
 """A batch's images (n, h, w, 3) and the number of its first one → features by name, one row per image."""
 
@@ -143,6 +149,33 @@ def _load_preference_model(name: str, paths: list[Path], device: object) -> Pref
 def no_features(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
     """Return the images' numbers, one row per image, for a run that measures costs only."""
     return {"row": np.arange(start, start + len(images))}
+
+
+def describe_pictures(experiment: Experiment) -> Mapping[str, str]:
+    """Return how a folder's reference images are read; empty for the procedural world's."""
+    return {} if experiment.reference.source == WORLD else {"pictures": READER}
+
+
+def describe_protocol(experiment: Experiment) -> Mapping[str, str]:
+    """Resizer, antialias, crop, size and dtype; raises BenchError where the evaluator's weights are missing."""
+    source = experiment.evaluator.source
+    if source == INCEPTION:
+        return {"resizer": "bilinear of TensorFlow 1", "antialias": "no", "crop": "none", "size": "299", **_FLOAT}
+    directory = weights_directory(source)
+    if is_tower(directory):
+        return {"resizer": "bicubic to 256", "antialias": "yes", "crop": "centre", "size": "224", **_FLOAT}
+    config = directory / "open_clip_config.json"
+    said = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    preprocessing = said.get("preprocess_cfg", {})
+    size = said.get("model_cfg", {}).get("vision_cfg", {}).get("image_size", "as in its configuration")
+    mode = preprocessing.get("resize_mode") or "shortest"
+    return {
+        "resizer": f"{preprocessing.get('interpolation') or 'bicubic'}, {mode} side",
+        "antialias": "yes",
+        "crop": "centre" if mode == "shortest" else "none",
+        "size": str(size),
+        **_FLOAT,
+    }
 
 
 class _Estimator:

@@ -18,9 +18,10 @@ from bench.checkpoints.openclip_files import check_open_clip
 from bench.checkpoints.preference_models import name_preference_models
 from bench.checkpoints.sources import ARCHITECTURE, INCEPTION, LORA, is_tower, name_weights, weights_directory
 from bench.checkpoints.survey import NOT_FETCHED, CheckpointSurvey, settle_models, survey_checkpoints
-from bench.execute.device_queue import DeviceQueue
 from bench.execute.feature_extraction import (
     Extractor,
+    describe_pictures,
+    describe_protocol,
     make_evaluator,
     make_extractor,
     make_inputs,
@@ -28,7 +29,6 @@ from bench.execute.feature_extraction import (
     no_features,
     prompts_of,
 )
-from bench.execute.image_protocol import describe_pictures, describe_protocol
 from bench.execute.malloc import keep_freed_memory
 from bench.experiment.config import Experiment, Model, check_experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
@@ -52,8 +52,8 @@ from bench.records.run import Run
 from bench.redact import settings_without_secrets, without_secrets
 from bench.score.metrics import METRICS
 from bench.store.store import Store
-from bench.workers.context import WorkerContext
 from bench.workers.launch import Launch
+from bench.workers.loop import WorkerContext
 
 if TYPE_CHECKING:
     from bench.execute.cell_runner import Runner
@@ -216,7 +216,7 @@ def make_runner_for(launch: Launch, store: Store, context: WorkerContext) -> tup
 def make_runner(job: Job, launch: Launch, store: Store, context: WorkerContext) -> tuple[Runner, list[Cell]]:
     """As `make_runner_for`, where the job is available."""
     kept = keep_freed_memory()
-    from bench.execute.cell_runner import Runner
+    from bench.execute.cell_runner import DeviceQueue, Runner
 
     experiment = job.experiment
     wanted = set(launch.cells)

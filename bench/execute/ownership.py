@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from bench.checkpoints.preference_models import name_preference_models
 from bench.checkpoints.sources import name_weights
-from bench.execute.image_protocol import describe_protocol
+from bench.execute.feature_extraction import describe_protocol, make_inputs
 from bench.execute.job import Job, plan_job
-from bench.execute.pictures import changed_pictures, note_pictures
 from bench.experiment.config import Experiment
 from bench.generate.prompts import hash_texts
+from bench.generate.reference_images import hash_real_images
 from bench.records.cell import Cell, canonical_json, content_hash, fields_of
 from bench.records.errors import BenchError, Corrupt
 from bench.records.record import SCHEMA_VERSION
@@ -31,8 +31,11 @@ from bench.store.sealed import read_sealed, seal
 from bench.store.store import Store
 
 OWNER = "experiment.json"
+PICTURES = "pictures.json"
+"""Hashes of the picture files that runs use, by which a later run names those that changed: a flipped bit in the
+compressed part of a JPEG file decodes as before."""
 _SHOWN = 3
-"""The number of differences named in a refusal."""
+"""The number of differences, or of pictures, named in a refusal."""
 _Facts = dict[str, Any]
 """By setting: its value as `is`; where that is a hash, a readable form as `shown`."""
 
@@ -107,7 +110,7 @@ def close_run(job: Job, store: Store, is_last: bool) -> None:
         run = whole_run(store, job)
         store.save_run(run)
         records = list(store.records(run.cells))
-        store.write_text("records.jsonl", "".join(record.to_json() + "\n" for record in records))
+        store.write_bytes("records.jsonl", "".join(record.to_json() + "\n" for record in records).encode())
 
 
 def whole_run(store: Store, job: Job) -> Run:
@@ -179,7 +182,7 @@ def _take(store: Store, job: Job) -> None:
         _check(store, job)  # a different experiment may have been first
         known = _read(store) or ({}, {})
         store.files.write(OWNER, _seal({**known[0], **facts}, {**known[1], **lengths}))
-    note_pictures(store, job)
+    _note_pictures(store, job)
 
 
 def _check(store: Store, job: Job) -> None:
@@ -226,10 +229,15 @@ def _seal(facts: _Facts, prompts: Mapping[str, str]) -> bytes:
 
 def _read(store: Store) -> tuple[_Facts, Mapping[str, str]] | None:
     """Return the content of `experiment.json`; None where it is missing or damaged."""
-    with suppress(FileNotFoundError, Corrupt, ValueError, KeyError, TypeError):
-        data = json.loads(read_sealed(store.files, OWNER))
-        return data["facts"], data["prompts"]
-    return None
+    data = _read_json(store, OWNER)
+    return (data["facts"], data["prompts"]) if data else None
+
+
+def _read_json(store: Store, name: str) -> dict[str, Any]:
+    with suppress(FileNotFoundError, Corrupt, ValueError):
+        found: dict[str, Any] = json.loads(read_sealed(store.files, name))
+        return found
+    return {}
 
 
 def _from_records(store: Store) -> tuple[_Facts, Mapping[str, str]] | None:
@@ -323,10 +331,50 @@ def _differences(there: _Facts, store: Store, job: Job) -> Iterator[str]:
         elif "shown" not in mine:
             yield f"{name} is {_show(old)} there and {_show(new)} here"
         elif theirs["shown"] == mine["shown"]:
-            which = changed_pictures(store, job, name.partition(" ")[0])
+            which = _changed_pictures(store, job, name.partition(" ")[0])
             yield f"{name} ({mine['shown']}) has other content than it had{which}"
         else:
             yield f"{name} is {theirs['shown']} there and {mine['shown']} here"
+
+
+def _note_pictures(store: Store, job: Job) -> None:
+    """Store the hashes of the job's pictures unless they are known already."""
+    known, identities = _read_json(store, PICTURES), _identities(job)
+    new = {subject: name for subject, name in identities.items() if known.get(subject, {}).get("is") != name}
+    if new:
+        noted = {
+            **known,
+            **{subject: {"is": name, "files": _hash_files(job, subject)} for subject, name in new.items()},
+        }
+        store.write_bytes(PICTURES, seal(PICTURES, json.dumps(noted, ensure_ascii=False).encode()))
+
+
+def _changed_pictures(store: Store, job: Job, subject: str) -> str:
+    """`: 3.jpg is another picture, 7.jpg is gone`, of "reference" or "task.inputs"; empty where that is not known."""
+    before: Mapping[str, str] = _read_json(store, PICTURES).get(subject, {}).get("files", {})
+    now = _hash_files(job, subject) if before else {}
+    said = [f"{name} is another picture" for name in before if now.get(name, before[name]) != before[name]]
+    said += [f"{name} is gone" for name in before if name not in now]
+    said += [f"{name} is new" for name in now if name not in before]
+    more = f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+    return f": {', '.join(said[:_SHOWN])}{more}" if said else ""
+
+
+def _identities(job: Job) -> dict[str, str]:
+    """Return the names of the job's sets of pictures; those of the procedural world are not files."""
+    inputs = job.plan.cells[0].task.inputs
+    found = {"reference": job.run.reference, "task.inputs": inputs}
+    return {subject: name for subject, name in found.items() if name is not None}
+
+
+def _hash_files(job: Job, subject: str) -> dict[str, str]:
+    """SHA-256 of each file's bytes by its path below the folder."""
+    experiment = job.experiment
+    if subject == "reference":
+        found = hash_real_images(experiment.reference.source, experiment.reference.count)
+    else:
+        found = make_inputs(experiment, job.plan.cells[0].task, "cpu", job.prompts.rows).hash_files()
+    return {name: digest.hex() for name, digest in found.items()}
 
 
 def _show(value: object) -> str:

@@ -11,13 +11,14 @@ import numpy as np
 
 from bench.execute.feature_extraction import (
     Extractor,
+    describe_pictures,
+    describe_protocol,
     make_evaluator,
     make_extractor,
     make_inputs,
     paired_inputs,
     prompts_of,
 )
-from bench.execute.image_protocol import describe_pictures, describe_protocol
 from bench.execute.job import (
     find_real_images,
     has_whole_reference,
@@ -46,7 +47,7 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
     """
     run = store.run()
     experiment = _as_asked(run, choice)
-    read = [store.cell(key).whole_record() for key in run.cells]
+    read = [store.cell(key).record(must_be_whole=True) for key in run.cells]
     records = [record for record in read if record is not None and record.status == "ok"]
     scored = _rename(store, run, experiment, records)
     lacking = [record for record in records if _features(store, record, scored.extractor) is None]

@@ -22,11 +22,10 @@ from bench.records.cell import Cell
 from bench.records.errors import BenchError, Damaged
 from bench.records.record import Record
 from bench.redact import secret_settings, settings_without_secrets
-from bench.store.integrity import quarantine_corrupt_features, quarantine_corrupt_records
-from bench.store.store import Store
-from bench.workers.context import Stopped
+from bench.store.store import Store, quarantine_corrupt_features, quarantine_corrupt_records
 from bench.workers.launch import Launch, new_launch_name
 from bench.workers.leases import new_worker_name
+from bench.workers.loop import Stopped
 from bench.workers.pool import Executor, WorkerPool
 from bench.workers.status import ENDED, read_status
 from bench.workers.worker import Worker, signals_stop

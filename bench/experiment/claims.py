@@ -26,10 +26,6 @@ class SideChoice:
     guidance_scale: GuidanceScale | None = None
     """Guidance scale, where the method has several."""
 
-    def to_side(self) -> Side:
-        """As the frozen data that records are judged with."""
-        return Side(self.method, tuple(self.steps), self.eta, self.guidance_scale)
-
 
 @dataclass(config=STRICT)
 class ClaimChoice:
@@ -59,16 +55,11 @@ class ClaimChoice:
 
     def to_claim(self, name: str) -> Claim:
         """As the frozen data that records are judged with."""
-        sides = self.subject.to_side(), self.object.to_side()
-        return Claim(
-            name,
-            self.text,
-            *sides,
-            tuple(self.metrics),
-            self.expect,
-            {str(metric): margin for metric, margin in self.margins.items()},
-            self.equal,
+        subject, other = (
+            Side(side.method, tuple(side.steps), side.eta, side.guidance_scale) for side in (self.subject, self.object)
         )
+        margins = {str(metric): margin for metric, margin in self.margins.items()}
+        return Claim(name, self.text, subject, other, tuple(self.metrics), self.expect, margins, self.equal)
 
 
 def claim_problems(name: str, claim: ClaimChoice) -> Iterator[str]:

@@ -33,9 +33,8 @@ from bench.experiment.conf_files import (
 )
 from bench.experiment.config import Experiment
 from bench.experiment.hydra_errors import explain_composition, in_one_message, unknown_setting
-from bench.experiment.overrides import Override, chosen, read_arguments
+from bench.experiment.overrides import Override, chosen, give_directories, label_jobs, read_arguments, summarise_sweep
 from bench.experiment.schema import Types, narrow, references, types_at, value_at
-from bench.experiment.sweeps import give_directories, label_jobs, summarise_sweep
 from bench.experiment.verbs import ConformChoice, GateChoice, ScoreChoice
 from bench.experiment.yaml_reader import read_value
 from bench.records.errors import BenchError

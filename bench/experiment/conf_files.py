@@ -70,7 +70,7 @@ def package_of(config: str, header: str | None) -> str:
 
 def read_config(path: Path, config: str, package: str, schema: Types) -> dict[str, object]:
     """Return the settings in a file of conf/; raises BenchError for unreadable files and unknown settings."""
-    shown = _shown(path)
+    shown = str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
     place = () if package == "_global_" else tuple(package.split("."))
     types = types_at(schema, place)
     if not types:
@@ -90,7 +90,3 @@ def read_config(path: Path, config: str, package: str, schema: Types) -> dict[st
 @cache
 def _say_once(sentence: str) -> None:
     print(sentence, file=sys.stderr)
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

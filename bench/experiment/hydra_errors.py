@@ -40,7 +40,8 @@ def unknown_setting(name: str, schema: Types, settings: Mapping[str, Any], group
     """Return a sentence on an unknown setting, with the nearest existing one."""
     path = name.split(".")
     if others := [parent for parent in types_at(schema, path[:-1]) if types_at((parent,), path[-1:])]:
-        kinds = sorted(kind for parent in others for kind in _kinds(parent))
+        types = (member for parent in others for member in types_at((parent,), ("kind",)))
+        kinds = sorted(kind for member in types for kind in getattr(member, "__args__", ()))
         above = ".".join(path[:-1])
         own = value_at(settings, [*path[:-1], "kind"])
         return f"{name} was given, but {above}={own} has no such setting; {above}={' or '.join(kinds)} has"
@@ -119,10 +120,6 @@ _PLAIN = {
     "string_type": "give a text",
     "union_tag_not_found": "its kind was not given",
 }
-
-
-def _kinds(parent: Any) -> tuple[str, ...]:
-    return tuple(choice for member in types_at((parent,), ("kind",)) for choice in getattr(member, "__args__", ()))
 
 
 def _one_sentence(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The command line of a verb: flags, and settings as name=value, +name=value or ~name.
 
-A value's text is kept as written; its meaning depends on the setting (see `bench.experiment.yaml_reader`).
+A value's text is kept as written; its meaning depends on the setting (see `bench.experiment.yaml_reader`). With -m each
+job gets a directory of its own.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import product
+from typing import Any
 
 from bench.experiment.conf_files import GROUPS
 from bench.experiment.yaml_reader import unquoted
+from bench.records.cell import content_hash
 from bench.records.errors import BenchError
 
 FLAGS = "--help, --cfg job (shows the composed settings) and -m (one run for each of several values)"
 MOST_JOBS = 1000
+_DIRECTORIES = ("results", "output")
+"""Settings that name a job's output."""
+_LONGEST = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +163,44 @@ def _no_such_file(group: str, name: str, known: Sequence[str]) -> str:
     near = get_close_matches(name, known, 1, 0.6)
     meant = f"did you mean {near[0]}? There are" if near else "choose from"
     return f"{group}={name} was given, but conf/{group} has no such file; {meant} {', '.join(known)}"
+
+
+def label_jobs(jobs: Sequence[tuple[Override, ...]]) -> list[str]:
+    """Return the distinguishing settings of each job, as in `seed=0,methods.tcd.steps=[2]`; empty for a single job."""
+    written = [[(override.name, (override.text or "").strip()) for override in job] for job in jobs]
+    varied = {pair[0] for pairs in zip(*written, strict=True) for pair in pairs if len(set(pairs)) > 1}
+    return [",".join(f"{name}={text}" for name, text in job if name in varied) for job in written]
+
+
+def give_directories(jobs: Sequence[dict[str, Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the settings of the jobs with distinct directories: `results/mini` becomes `results/mini-seed=0`.
+
+    Directories that are already distinct are kept. Raises BenchError for identical jobs.
+    """
+    for setting in _DIRECTORIES:
+        where = [str(settings[setting]).rstrip("/") for settings in jobs if settings.get(setting)]
+        if len(where) < len(jobs) or len(set(where)) == len(jobs):
+            continue
+        own = [f"{directory}-{_as_name(label)}" for directory, label in zip(where, labels, strict=True)]
+        if twice := next((directory for directory in own if own.count(directory) > 1), None):
+            raise BenchError(
+                f"-m was given and two of its {len(jobs)} jobs would write to {setting}={twice}; give each value once"
+            )
+        jobs = [{**settings, setting: directory} for settings, directory in zip(jobs, own, strict=True)]
+    return [*jobs]
+
+
+def _as_name(label: str) -> str:
+    """Return a label as part of a file's name, without the settings that the directory's name contains already."""
+    parts = re.sub(r"(?:^|,)(?:name|results|output)=[^,]*", "", label).strip(",") or label
+    name = re.sub(r"[^A-Za-z0-9._=,+-]+", "", parts)
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}-{content_hash(label, 8)}"
+
+
+def summarise_sweep(labels: Sequence[str], jobs: Sequence[dict[str, Any]], outcomes: Sequence[str]) -> str:
+    """Return one line per job: its distinguishing settings, its directory, and its outcome."""
+    lines = [
+        f"  {label}: {next((settings[setting] for setting in _DIRECTORIES if settings.get(setting)), '')} ({outcome})"
+        for label, settings, outcome in zip(labels, jobs, outcomes, strict=True)
+    ]
+    return "\n".join([f"{len(jobs)} jobs:", *lines])

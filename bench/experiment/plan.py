@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
 
-from bench.experiment.config import Experiment, MemoryOptions, Method, Model
+from bench.experiment.config import Experiment, MemoryOptions
 from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
 
 _NOT_OF_IMAGES = ("kind", "inputs", "estimator", "style")
@@ -56,7 +56,7 @@ def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
             reason = f"{model_name} has no adapter named {', '.join(lacking)}"
             left_out.append(LeftOut(f"{model_name} {method_name}", reason))
             continue
-        for cell in _cells_of(experiment, surroundings, model_name, model, method_name, method):
+        for cell in _cells_of(experiment, surroundings, model_name, method_name):
             if method.max_steps is not None and cell.steps > method.max_steps:
                 reason = (
                     f"{cell.steps} steps do not fit the {method.max_steps}-step grid that the adapter was distilled "
@@ -80,14 +80,8 @@ def counts_of_looks(experiment: Experiment) -> tuple[int, ...]:
     return tuple(sorted({min(planned, max(1, round(count / batch)) * batch) for count in even} | {planned}))
 
 
-def _cells_of(
-    experiment: Experiment,
-    surroundings: Surroundings,
-    model_name: str,
-    model: Model,
-    method_name: str,
-    method: Method,
-) -> Iterator[Cell]:
+def _cells_of(experiment: Experiment, surroundings: Surroundings, model_name: str, method_name: str) -> Iterator[Cell]:
+    model, method = experiment.models[model_name], experiment.methods[method_name]
     setting, weights = f"models.{model_name}", surroundings.weights
     base = Base(
         name=model_name,

@@ -141,8 +141,6 @@ class Record:
             check_schema(data, "a record")
             data["cell"] = Cell.from_dict(data["cell"])
             parts = {"calls": Calls, "images": Images, "latency": Latency, "memory": Memory, "failure": Failure}
-            if data["memory"]:
-                data["memory"].pop("host_rss_bytes", None)  # of an earlier version; it depended on the order of cells
             for name, kind in parts.items():
                 if data[name] is not None:
                     data[name] = kind(**to_tuples(data[name]))

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from bench.records.errors import Corrupt, Damaged
 from bench.records.record import Calls, Record, to_tuples
-from bench.store.arrays import Arrays, pack_arrays, read_arrays
 from bench.store.files import Files
 from bench.store.safe_writing import put, quarantine
-from bench.store.sealed import read_sealed, seal
+from bench.store.sealed import Arrays, pack_arrays, read_arrays, read_sealed, seal
 
 GOOD, FAILED = "record.json", "failure.json"
 
@@ -55,25 +54,20 @@ class CellFolder:
         """The folder's name below the root of the run."""
         return f"cells/{self.key}"
 
-    def record(self) -> Record | None:
-        """Return the cell's good record, else that of its last failure, else None. A damaged record counts as missing.
+    def record(self, must_be_whole: bool = False) -> Record | None:
+        """Return the cell's good record, else that of its last failure, else None.
 
+        A damaged record counts as missing, or raises Damaged where that must not look like a cell that was not run.
         Raises BenchError for a record of another schema version.
         """
-        for name in (GOOD, FAILED):
-            with suppress(FileNotFoundError, Corrupt):
-                return self.read_record(name)
-        return None
-
-    def whole_record(self) -> Record | None:
-        """Return `record`, where a damaged record must not count as a cell that was not run; raises Damaged."""
         for name in (GOOD, FAILED):
             try:
                 return self.read_record(name)
             except FileNotFoundError:
                 continue
             except Corrupt as error:
-                raise Damaged(self.files.location, f"{self.name}/{name}", error) from error
+                if must_be_whole:
+                    raise Damaged(self.files.location, f"{self.name}/{name}", error) from error
         return None
 
     def read_record(self, name: str) -> Record:

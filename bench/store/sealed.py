@@ -8,13 +8,21 @@ root, so that a file copied from elsewhere in the store is detected too.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.records.errors import Corrupt
 from bench.records.record import SCHEMA_VERSION, check_schema
 from bench.store.files import Files
 
+Arrays = Mapping[str, NDArray[Any]]
 _IN_JSON = re.compile(rb', "sha256": "([0-9a-f]{64})"\}\n\Z')
 _IN_ZIP = re.compile(rb"sha256:([0-9a-f]{64}) ([0-9a-z]{0,64})\Z")
 _LONGEST_SEAL = 160
@@ -60,6 +68,23 @@ def unseal(name: str, content: bytes, about: str = "") -> bytes:
 def read_sealed(files: Files, name: str, about: str = "") -> bytes:
     """Return a file's verified content; raises FileNotFoundError where it is missing, else as `unseal` does."""
     return unseal(name, files.read(name), about)
+
+
+def pack_arrays(name: str, arrays: Arrays, about: str = "") -> bytes:
+    """Return a sealed `.npz` archive; `about` is the hash of the data that the arrays were computed from."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **dict(arrays))
+    return seal(name, content.getvalue(), about)
+
+
+def read_arrays(files: Files, name: str, about: str = "") -> dict[str, NDArray[Any]]:
+    """Return arrays as written; raises FileNotFoundError, and Corrupt where they were changed or not about `about`."""
+    content = read_sealed(files, name, about)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise Corrupt(str(error)) from error
 
 
 _OTHER = "its content does not have the hash that it was written with"

@@ -8,6 +8,7 @@ cell (`bench.store.cell_folder`). Every JSON file and every array carries a hash
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,13 +20,12 @@ from numpy.typing import NDArray
 from bench.records.errors import BenchError, Corrupt, Damaged
 from bench.records.record import Record
 from bench.records.run import Run
-from bench.store.arrays import Arrays, hash_array, pack_arrays, read_arrays
-from bench.store.cell_folder import CellFolder
+from bench.store.cell_folder import FAILED, GOOD, CellFolder
 from bench.store.files import Files
 from bench.store.local import LocalFiles
 from bench.store.retrying import RetryingFiles
 from bench.store.safe_writing import put, quarantine, quarantine_if_corrupt
-from bench.store.sealed import read_sealed, seal
+from bench.store.sealed import Arrays, pack_arrays, read_arrays, read_sealed, seal
 
 RUN = "run.json"
 
@@ -49,7 +49,7 @@ class Store:
                 raise BenchError(
                     f"results={location} cannot be written ({error.strerror}); choose another directory with results=…"
                 ) from error
-        elif not self.has_run():
+        elif not any(self.files.exists(name) for name in (RUN, "cells", "launches")):
             raise BenchError(
                 f"results={location} holds no run (no folder cells/ in it); give the directory of a run, as in "
                 "results=results/mini"
@@ -67,10 +67,6 @@ class Store:
     def location(self) -> str:
         """The directory or URL."""
         return self.files.location
-
-    def has_run(self) -> bool:
-        """Whether anything was run here."""
-        return any(self.files.exists(name) for name in (RUN, "cells", "launches"))
 
     def cell_keys(self) -> list[str]:
         """Return the keys of stored cells, in order, without entries of other programs."""
@@ -119,10 +115,6 @@ class Store:
         quarantine_if_corrupt(self.files, RUN)
         put(self.files, RUN, seal(RUN, run.to_json().encode()))
 
-    def write_text(self, name: str, text: str) -> str:
-        """Write a file of the run as UTF-8, atomically; returns its location."""
-        return self.write_bytes(name, text.encode())
-
     def write_bytes(self, name: str, content: bytes) -> str:
         """Write a file of the run, atomically; returns its location."""
         self.files.write(name, content)
@@ -156,13 +148,13 @@ class Store:
     def load_derived(self, reference: str, embeddings: NDArray[Any]) -> Arrays | None:
         """Return earlier results computed from reference features; None where they are missing or changed."""
         with suppress(FileNotFoundError, Corrupt):
-            return read_arrays(self.files, _derived_name(reference), hash_array(embeddings))
+            return read_arrays(self.files, _derived_name(reference), _hash_array(embeddings))
         return None
 
     def save_derived(self, reference: str, embeddings: NDArray[Any], derived: Arrays) -> None:
         """Store results that take long to compute from reference features; they are valid for exactly these."""
         name = _derived_name(reference)
-        put(self.files, name, pack_arrays(name, derived, hash_array(embeddings)))
+        put(self.files, name, pack_arrays(name, derived, _hash_array(embeddings)))
 
 
 def open_files(location: str | Path) -> Files:
@@ -178,5 +170,47 @@ def _reference_name(reference: str) -> str:
     return f"reference-{reference}.npz"
 
 
+def _hash_array(values: NDArray[Any]) -> str:
+    """Return the SHA-256 over values and layout."""
+    found = hashlib.sha256(f"{values.dtype.str}{values.shape}".encode())
+    found.update(np.ascontiguousarray(values).data)
+    return found.hexdigest()
+
+
 def _derived_name(reference: str) -> str:
     return f"reference-{reference}-parts.npz"
+
+
+def quarantine_corrupt_records(store: Store, keys: Sequence[str]) -> list[str]:
+    """Move damaged records of these cells to `damaged/` and report them; returns their previous names."""
+    found = []
+    for key in keys:
+        for name in (GOOD, FAILED):
+            try:
+                store.cell(key).read_record(name)
+            except (FileNotFoundError, BenchError):
+                pass  # missing, or intact but of another version
+            except Corrupt as error:
+                store.quarantine(f"cells/{key}/{name}", str(error))
+                found.append(f"cells/{key}/{name}")
+    return found
+
+
+def quarantine_corrupt_features(store: Store, run: Run) -> list[str]:
+    """Do the same for the features by which a run is scored and for its reference's; all of them are read."""
+    found = []
+    for key in run.cells:
+        record = store.cell(key).record()
+        try:
+            if record is not None and store.cell(key).has_features(run.extractor):
+                store.features_of(record, run.extractor)
+        except Damaged as error:
+            found.append(error)
+    try:
+        if run.reference is not None:
+            store.load_reference(run.reference)
+    except Damaged as error:
+        found.append(error)
+    for damaged in found:
+        store.quarantine(damaged.name, damaged.why)
+    return [damaged.name for damaged in found]

@@ -7,9 +7,11 @@ workers coordinate only through leases in the store, so that one may die, join l
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
 
@@ -18,7 +20,6 @@ from bench.records.errors import CellError, StoreError
 from bench.records.record import Record
 from bench.store.cell_folder import FAILED, GOOD
 from bench.store.store import Store
-from bench.workers.context import Stopped, WorkerContext
 from bench.workers.leases import Lease, Leases
 
 WAIT_S = 0.5, 15.0
@@ -38,6 +39,36 @@ class Chunk:
 
 Ended = Iterator[tuple[Chunk, Exception | None]]
 """Chunks that ended, each with None or its error."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """The worker was asked to stop; its leases were released."""
+
+
+@dataclass
+class WorkerContext:
+    """The context of a worker that reports nothing, with the clock of this machine."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def progress(self, images: int) -> None:
+        """Count images that were saved."""
+
+    def entering(self, state: str, cell: Cell | None) -> None:
+        """Note what the worker begins: "sampling", "finishing" or "waiting", and the cell that it is about."""
+
+    def check_stop(self) -> None:
+        """Raise Stopped if the worker was asked to stop."""
+        if self.stop.is_set():
+            raise Stopped
+
+    def now_s(self) -> float:
+        """Return the seconds of a monotonic clock."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Pause the worker."""
+        time.sleep(seconds)
 
 
 class Work(Protocol):

@@ -87,16 +87,13 @@ class RayCluster(Executor):
             location = str(Path(location).absolute())
         self._ray, self._choice, self._arguments = ray, choice, (str(Path.cwd()), location, launch)
         self._work, self._on_gpu, self._started_here = work, device.startswith("cuda"), not ray.is_initialized()
-        if self._started_here:
-            self._connect()
-
-    def _connect(self) -> None:
-        choice = self._choice
+        if not self._started_here:
+            return
         quiet = {"log_to_driver": False, "configure_logging": False}
         here = {"address": "local", "include_dashboard": False}
         try:
             with chdir(next(iter(package_paths()), sys.prefix)):  # Ray lets workers import from the current directory
-                self._ray.init(**(here if choice.address is None else {"address": choice.address}), **quiet)
+                ray.init(**(here if choice.address is None else {"address": choice.address}), **quiet)
         except Exception as error:
             where = choice.address or "null"
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -120,15 +117,16 @@ class RayCluster(Executor):
         return 1.0 if self._on_gpu and resources.get("GPU", 0) else 0.0
 
     def start(self, names: Sequence[str], first: int) -> list[RayWorker]:
-        return [self._start(name, first + i) for i, name in enumerate(names)]
-
-    def _start(self, name: str, first: int) -> RayWorker:
         gpus = self._gpus(self._ray.cluster_resources())
         threads = str(max(1, int(self._choice.cpus)))
         kind = self._ray.remote(num_gpus=gpus, num_cpus=self._choice.cpus, max_restarts=0)(Actor)
         settings = {} if self._on_gpu else {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}}}
-        actor = kind.options(**settings).remote()
-        return RayWorker(name, self._ray, actor, actor.work.remote(*self._arguments, name, first, self._work))
+        workers = []
+        for i, name in enumerate(names, first):
+            actor = kind.options(**settings).remote()
+            promise = actor.work.remote(*self._arguments, name, i, self._work)
+            workers.append(RayWorker(name, self._ray, actor, promise))
+        return workers
 
     def close(self) -> None:
         if self._started_here:

@@ -80,8 +80,8 @@ class _Task(WorkerHandle):
     seen: bool = False
 
     def poll(self) -> int | None:
-        states = {said.worker: said.state for said in WorkerState.all_of(self.store.files, self.launch)}
-        state = states.get(self.name)
+        known = WorkerState.all_of(self.store.files, self.launch)
+        state = next((said.state for said in known if said.worker == self.name), None)
         if state == "done":
             return DONE
         if str(self.job.job_id) in self.queue.ids():

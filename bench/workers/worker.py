@@ -27,10 +27,9 @@ from bench.records.cell import Cell
 from bench.records.errors import BenchError, CellError
 from bench.records.record import Record
 from bench.store.store import Store
-from bench.workers.context import Stopped, WorkerContext
 from bench.workers.launch import Launch, Reporter
 from bench.workers.leases import Leases
-from bench.workers.loop import Loop, Work
+from bench.workers.loop import Loop, Stopped, Work, WorkerContext
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -101,20 +100,15 @@ class Worker(WorkerContext):
     def on_timeout(self, cell: Cell) -> None:
         """Record that a cell hung, with the stacks of all threads, and end the process."""
         error = CellError(f"it took longer than executor.cell_timeout_s={self.common.cell_timeout_s:g} s")
-        error.add_note(stacks_of_all_threads())
+        with tempfile.TemporaryFile("w+") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            error.add_note(file.read())
         try:
             if self._work is not None:
                 self._work.fail(cell, error)
         finally:
             os._exit(HUNG)
-
-
-def stacks_of_all_threads() -> str:
-    """Return the stack of every thread of this process, as printed by faulthandler."""
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read()
 
 
 @contextmanager

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from bench.checkpoints.sources import local_path
-from bench.execute.cell_runner import Runner
-from bench.execute.device_queue import DeviceQueue
+from bench.execute.cell_runner import DeviceQueue, Runner
 from bench.execute.feature_extraction import make_extractor, make_inputs
 from bench.execute.job import prepare, resolve_concurrent_batches
 from bench.execute.malloc import keep_freed_memory
@@ -30,9 +29,8 @@ from bench.measure.stopwatch import Stopwatch
 from bench.records.cell import Cell
 from bench.records.record import Calls
 from bench.store.store import Store
-from bench.workers.context import WorkerContext
 from bench.workers.leases import Leases
-from bench.workers.loop import Chunk
+from bench.workers.loop import Chunk, WorkerContext
 
 
 def main() -> None:

@@ -40,11 +40,10 @@ from sleeping import make_launch, make_runner_for  # noqa: E402
 
 from bench.experiment.executors import Ray, Slurm  # noqa: E402
 from bench.store.store import Store  # noqa: E402
-from bench.workers.context import WorkerContext  # noqa: E402
 from bench.workers.launch import Launch  # noqa: E402
 from bench.workers.leases import Leases  # noqa: E402
 from bench.workers.local import ThisMachine  # noqa: E402
-from bench.workers.loop import Loop  # noqa: E402
+from bench.workers.loop import Loop, WorkerContext  # noqa: E402
 from bench.workers.pool import Executor, WorkerPool  # noqa: E402
 
 WORK = "sleeping:make_runner_for"

@@ -32,9 +32,13 @@ from sleeping import make_cell  # noqa: E402
 
 from bench.records.cell import Cell  # noqa: E402
 from bench.records.record import Record  # noqa: E402
-from bench.workers.context import WorkerContext  # noqa: E402
 from bench.workers.leases import Leases  # noqa: E402
-from bench.workers.loop import Chunk, Ended, Loop  # noqa: E402
+from bench.workers.loop import (  # noqa: E402
+    Chunk,
+    Ended,
+    Loop,
+    WorkerContext,
+)
 
 BASES, STEPS, ETAS = 5, (2, 4, 8, 16, 25, 50), (0.0, 0.2, 0.3, 0.5, 1.0)
 METHODS = {  # denoiser evaluations per step, etas, and which pipeline of its base
