@@ -234,7 +234,7 @@ class Runner(Work):
         """The good record of the same cell with the most of its first prompts, whose images are the same here."""
         with self._finding:
             if self._smaller is None:
-                good = [record for record in self.store.records() if record.status == "ok" and self._begins(record)]
+                good = [record for record in self.store.good_records() if self._begins(record)]
                 good.sort(key=lambda record: record.cell.prompts.count)
                 self._smaller = {record.cell.key_without_prompts: record for record in good}
         return self._smaller.get(cell.key_without_prompts)

@@ -326,11 +326,12 @@ def resolve_sources(experiment: Experiment) -> Experiment:
 
     With weights=random models have random weights, as have their adapters.
     """
-    find = _random_weights if experiment.weights == "random" else _at_hand
-    return replace(experiment, models={name: find(name, model) for name, model in experiment.models.items()})
+    random = experiment.weights == "random"
+    models = {name: _random_weights(m) if random else _at_hand(name, m) for name, m in experiment.models.items()}
+    return replace(experiment, models=models)
 
 
-def _random_weights(name: str, model: Model) -> Model:
+def _random_weights(model: Model) -> Model:
     adapters = {key: replace(a, source=LORA, file=None, revision=None) for key, a in model.adapters.items()}
     source = f"{ARCHITECTURE}{model.architecture}"
     return replace(model, source=source, config=None, revision=None, variant=None, adapters=adapters)

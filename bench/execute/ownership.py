@@ -85,8 +85,8 @@ def _tell_dropped(store: Store, job: Job, before: Run | None) -> None:
     if before is None or before.prompts == job.run.prompts:
         return
     planned = {_place_in_grid(cell) for cell in job.plan.cells}
-    records = [record for record in store.records(before.cells) if record.status == "ok"]
-    if dropped := [record.cell for record in records if _place_in_grid(record.cell) not in planned]:
+    done = store.good_records(before.cells)
+    if dropped := [record.cell for record in done if _place_in_grid(record.cell) not in planned]:
         print(
             f"results={store.location}: {len(dropped)} cells of {len(before.prompts)} images are not in the grid of "
             f"{len(job.run.prompts)} images and leave the report ({dropped[0].label} for one); to keep them, add their "
@@ -208,11 +208,7 @@ def _check(store: Store, job: Job) -> None:
                 f"of its own, or {_WAYS_OUT}"
             )
     before, planned = _last_run(store), planned_images(job.run)
-    if (
-        before is not None
-        and len(before.prompts) > planned
-        and any(r.status == "ok" for r in store.records(before.cells))
-    ):
+    if before is not None and len(before.prompts) > planned and store.good_records(before.cells):
         raise BenchError(
             f"prompts.count={planned} was given, but {where} has {len(before.prompts)} images per cell already; give "
             "at least as many, or another directory with results=…"
@@ -339,8 +335,9 @@ def _differences(there: _Facts, store: Store, job: Job) -> Iterator[str]:
 
 def _note_pictures(store: Store, job: Job) -> None:
     """Store the hashes of the job's pictures unless they are known already."""
-    known, identities = _read_json(store, PICTURES), _identities(job)
-    new = {subject: name for subject, name in identities.items() if known.get(subject, {}).get("is") != name}
+    known, inputs = _read_json(store, PICTURES), job.plan.cells[0].task.inputs
+    names = {"reference": job.run.reference, "task.inputs": inputs}
+    new = {subject: name for subject, name in names.items() if name not in (None, known.get(subject, {}).get("is"))}
     if new:
         noted = {
             **known,
@@ -358,13 +355,6 @@ def _changed_pictures(store: Store, job: Job, subject: str) -> str:
     said += [f"{name} is new" for name in now if name not in before]
     more = f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
     return f": {', '.join(said[:_SHOWN])}{more}" if said else ""
-
-
-def _identities(job: Job) -> dict[str, str]:
-    """Return the names of the job's sets of pictures; those of the procedural world are not files."""
-    inputs = job.plan.cells[0].task.inputs
-    found = {"reference": job.run.reference, "task.inputs": inputs}
-    return {subject: name for subject, name in found.items() if name is not None}
 
 
 def _hash_files(job: Job, subject: str) -> dict[str, str]:

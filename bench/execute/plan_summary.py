@@ -111,15 +111,15 @@ def _lacking(cells: Sequence[Cell], side: Side, steps: int | None) -> str | None
 def _done(job: Job, store: Store | None) -> set[str]:
     if store is None:
         return set()
-    return {r.key for r in store.records([cell.key for cell in job.plan.cells]) if r.status == "ok"}
+    return {record.key for record in store.good_records([cell.key for cell in job.plan.cells])}
 
 
 def _measured(store: Store | None, device: str) -> Mapping[str, float]:
     """Return seconds per denoiser sample by base model, from this run's records."""
     seconds: dict[str, float] = defaultdict(float)
     samples: dict[str, int] = defaultdict(int)
-    for record in store.records() if store else ():
-        if record.calls and record.status == "ok" and record.cell.device == device:
+    for record in store.good_records() if store else ():
+        if record.calls and record.cell.device == device:
             seconds[record.cell.base.name] += record.sampling_s
             samples[record.cell.base.name] += record.calls.denoiser_samples
     return {name: seconds[name] / samples[name] for name in seconds if seconds[name] > 0}

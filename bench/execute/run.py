@@ -81,7 +81,7 @@ def _describe_rest(job: Job, store: Store, todo: Sequence[Cell]) -> None:
         print(f"{done} of {cells} cells are done already", file=sys.stderr)
         if job.run.reference is not None and not store.has_reference(job.run.reference):
             print("the reference's features are gone and are computed again", file=sys.stderr)
-    records = [record for record in store.records([cell.key for cell in todo]) if record.status == "ok"]
+    records = store.good_records([cell.key for cell in todo])
     if lacking := [record for record in records if not store.cell(record.key).has_features(job.run.extractor)]:
         print(
             f"{len(lacking)} of {cells} cells were sampled before and lack the features that these scores need "

@@ -138,7 +138,10 @@ def chosen(overrides: Sequence[Override], groups: Mapping[str, Sequence[str]]) -
         names, known = override.names(), groups[override.name]
         given = f"{override.name}={override.text}"
         if unknown := [name for name in names if name not in known]:
-            problems.append(_no_such_file(override.name, unknown[0], known))
+            near = get_close_matches(unknown[0], known, 1, 0.6)
+            meant = f"did you mean {near[0]}? There are" if near else "choose from"
+            said = f"{override.name}={unknown[0]} was given, but conf/{override.name} has no such file"
+            problems.append(f"{said}; {meant} {', '.join(known)}")
         elif len(names) > 1 and not _takes_several(override.name):
             problems.append(f"{given} was given; choose one of {', '.join(known)}")
         elif twice := [name for i, name in enumerate(names) if name in names[:i]]:
@@ -157,12 +160,6 @@ def _takes_several(group: str) -> bool:
 
 def _quoted(name: str) -> str:
     return "'" + name.replace("'", "\\'") + "'"
-
-
-def _no_such_file(group: str, name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, 1, 0.6)
-    meant = f"did you mean {near[0]}? There are" if near else "choose from"
-    return f"{group}={name} was given, but conf/{group} has no such file; {meant} {', '.join(known)}"
 
 
 def label_jobs(jobs: Sequence[tuple[Override, ...]]) -> list[str]:

@@ -79,6 +79,10 @@ class Store:
             if record is not None:
                 yield record
 
+    def good_records(self, keys: Sequence[str] | None = None) -> list[Record]:
+        """Return those of `records` that no failure ended."""
+        return [record for record in self.records(keys) if record.status == "ok"]
+
     def cell(self, key: str) -> CellFolder:
         """Return the folder of one cell."""
         return CellFolder(self.files, key)

@@ -146,9 +146,8 @@ def take_part(location: str, launch_name: str, name: str, first: int = 0, work: 
 def main() -> int:
     """Run the worker process."""
     location, launch, name, *rest = sys.argv[1:]
-    first, work = int(rest[0]) if rest else 0, rest[1] if len(rest) > 1 else REAL_WORK
     try:
-        return take_part(location, launch, name, first, work)
+        return take_part(location, launch, name, int(rest[0]) if rest else 0, *rest[1:])
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD
