@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -310,25 +311,18 @@ class _CellWork:
         """A batch of a finished cell whose images were kept: features are computed from them."""
         if self.good is None or self.good.calls is None:
             return None
-        images = self._intact_images(self.good, range(start, stop))
+        store = self.runner.store
+        images = store.unless_damaged(partial(kept_images, store, self.good, range(start, stop)))
         if images is None:
             return None
         return StoredBatch(start, self.runner.extract(images, start), self.good.calls, 0.0, hash_images(images)), images
-
-    def _intact_images(self, record: Record, rows: range) -> NDArray[np.uint8] | None:
-        """Kept images; None where one is missing or damaged, which is then quarantined."""
-        try:
-            return kept_images(self.runner.store, record, rows)
-        except Damaged as error:
-            self.runner.store.quarantine(error.name, error.why)
-            return None
 
     def _from_donor(self, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
         """A batch of a cell with fewer prompts that was sampled before: its images are the same."""
         runner, donor = self.runner, self.runner.donor_of(self.cell)
         if donor is None or donor.calls is None or stop > (count := donor.cell.prompts.count):
             return None
-        images = self._intact_images(donor, range(start, stop))
+        images = runner.store.unless_damaged(partial(kept_images, runner.store, donor, range(start, stop)))
         if images is None:
             return None
         calls = replace(donor.calls, denoiser_samples=donor.calls.denoiser_evaluations * len(runner.prompts))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,7 +48,7 @@ from bench.measure.environment import cuda_devices, library_versions
 from bench.mini.world import WORLD
 from bench.pictures import save_pictures
 from bench.records.cell import Cell, content_hash
-from bench.records.errors import BenchError, Damaged
+from bench.records.errors import BenchError
 from bench.records.run import Run
 from bench.redact import settings_without_secrets, without_secrets
 from bench.score.metrics import METRICS
@@ -290,11 +291,7 @@ def restore_reference(job: Job, store: Store) -> None:
 
 def has_whole_reference(store: Store, reference: str | None) -> bool:
     """Whether nothing is left to compute of the reference; damaged features are quarantined."""
-    try:
-        return reference is None or store.load_reference(reference) is not None
-    except Damaged as error:
-        store.quarantine(error.name, error.why)
-        return False
+    return reference is None or store.unless_damaged(partial(store.load_reference, reference)) is not None
 
 
 def make_reference(experiment: Experiment, reference: str | None, store: Store, evaluator: Evaluator) -> None:

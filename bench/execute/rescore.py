@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from bench.generate.prompts import Prompts, load_prompts
 from bench.mini.world import WORLD
 from bench.pictures import kept_images
 from bench.records.cell import Task, content_hash
-from bench.records.errors import BenchError, Damaged
+from bench.records.errors import BenchError
 from bench.records.record import Record
 from bench.records.run import Run
 from bench.score.metrics import METRICS
@@ -150,11 +151,9 @@ def _prompts(run: Run, experiment: Experiment) -> Prompts:
 
 def _features(store: Store, record: Record, extractor: str) -> Mapping[str, Any] | None:
     """Return a cell's features; None where there are none, or damaged ones, which are quarantined."""
-    try:
-        return store.features_of(record, extractor) if store.cell(record.key).has_features(extractor) else None
-    except Damaged as error:
-        store.quarantine(error.name, error.why)
+    if not store.cell(record.key).has_features(extractor):
         return None
+    return store.unless_damaged(partial(store.features_of, record, extractor))
 
 
 def _has_images(store: Store, record: Record) -> bool:
@@ -168,11 +167,8 @@ def _read(store: Store, record: Record, extract: Extractor) -> Mapping[str, Any]
     count, batch = 0 if record.images is None else record.images.count, record.cell.batch_size
     rows = []
     for start in range(0, count, batch):
-        try:
-            images = kept_images(store, record, range(start, min(start + batch, count)))
-        except Damaged as error:
-            store.quarantine(error.name, error.why)
-            images = None
+        chosen = range(start, min(start + batch, count))
+        images = store.unless_damaged(partial(kept_images, store, record, chosen))
         if images is None:
             raise BenchError(
                 f"images of {record.cell.label} are damaged or gone; start the same tcd-bench run again, it samples "

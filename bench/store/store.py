@@ -9,10 +9,10 @@ cell (`bench.store.cell_folder`). Every JSON file and every array carries a hash
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from bench.store.safe_writing import put, quarantine, quarantine_if_corrupt
 from bench.store.sealed import Arrays, pack_arrays, read_arrays, read_sealed, seal
 
 RUN = "run.json"
+_Result = TypeVar("_Result")
 
 
 class Store:
@@ -102,6 +103,14 @@ class Store:
     def quarantine(self, name: str, why: str) -> None:
         """Move a changed file to `damaged/`, and report it."""
         quarantine(self.files, name, why)
+
+    def unless_damaged(self, read: Callable[[], _Result]) -> _Result | None:
+        """Return what `read` returns; None where it finds a damaged file, which is then quarantined."""
+        try:
+            return read()
+        except Damaged as error:
+            self.quarantine(error.name, error.why)
+            return None
 
     def run(self) -> Run:
         """Return the last request; raises BenchError when none was written, Damaged where it was changed."""
