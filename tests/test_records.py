@@ -3,12 +3,13 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task, canonical_json, content_hash
-from bench.records.errors import BenchError, Corrupt
+from bench.records.errors import BenchError, Corrupt, check_path
 from bench.records.record import SCHEMA_VERSION, Calls, Failure, Images, Latency, Memory, Record
 from bench.records.run import Claim, Run, Side
 
@@ -313,3 +314,23 @@ def test_an_altered_record_is_detected(damage: Callable[[str], str]) -> None:
     assert damage(text) != text
     with pytest.raises(Corrupt):
         Record.from_json(damage(text))
+
+
+def test_a_path_is_refused_by_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert check_path("a=b", tmp_path / "file", "file", "") == check_path("a=b", tmp_path / "file", "any", "")
+    assert check_path("a=b", tmp_path, "folder", "") == tmp_path
+    absent = "does not exist"
+    for name, kind, what in (
+        *(("nowhere", "any", absent), ("file/x", "file", absent), ("link", "file", absent)),
+        *(
+            ("file", "folder", "is a file"),
+            (".", "file", "is a folder"),
+            ("x" * 300, "any", "cannot be read ("),
+        ),
+    ):
+        with pytest.raises(BenchError) as refusal:
+            check_path("a=b", tmp_path / name, kind, "give another")  # type: ignore[arg-type]
+        assert str(refusal.value).startswith(f"a=b {what}")
+        assert str(refusal.value).endswith("; give another")
