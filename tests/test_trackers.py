@@ -53,7 +53,7 @@ def test_cells_scores_and_the_report_reach_every_tracker(told: Trackers, tmp_pat
     write(tmp_path, 30)
     store = Store(tmp_path)
     store.write_bytes("report.html", b"page")
-    store.write_text("scores.csv", load_scores(tmp_path).to_csv(index=False))
+    store.write_bytes("scores.csv", load_scores(tmp_path).to_csv(index=False).encode())
     records = list(store.records())
     told.cell(records[0])
     told.end(store)
