@@ -124,11 +124,13 @@ def plan(settings: _Settings) -> int:
     from bench.execute.ownership import join
     from bench.execute.plan_summary import describe_cells, describe_outline
     from bench.experiment.config import check_experiment
+    from bench.generate.without_compiler import import_without_compiler
     from bench.store.store import Store
 
     job = plan_job(join(check_experiment(settings), weights_needed=False), weights_needed=False)
     store = Store.of_run(job.experiment.results)
-    print(describe_outline(job, store) + "\n", flush=True)  # what follows imports diffusers
+    print(describe_outline(job, store) + "\n", flush=True)
+    import_without_compiler()
     print(describe_cells(job, store, try_schedulers(job.plan.cells)))
     return 0
 
@@ -238,6 +240,9 @@ def conform(settings: _Settings) -> int:
     Exit codes: 0 conforms, or deviates only as the baseline knows; 1 a deviation is new or has grown, or a trajectory
     has changed; 2 refused.
     """
+    from bench.generate.without_compiler import import_without_compiler
+
+    import_without_compiler()
     from bench.conformance.verb import run_verb
     from bench.experiment.verbs import check_conform
 
