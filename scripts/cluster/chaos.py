@@ -87,12 +87,23 @@ class RayNodes:
 
     def kill_one(self) -> None:
         """The youngest raylet, and with it its workers."""
-        pids = sorted(process.pid for process in psutil.process_iter(["name"]) if process.name() == "raylet")
-        if len(pids) > 1:
-            os.kill(pids[-1], signal.SIGKILL)
+        raylets = [process for process in self._processes() if process.name() == "raylet"]
+        if len(raylets) > 1:
+            max(raylets, key=psutil.Process.create_time).kill()
 
     def stop(self) -> None:
-        self._ray("stop", "--force")
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _processes(self) -> list[psutil.Process]:
+        """The processes of this cluster, which name its port; another cluster of the host is left alone."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            words = " ".join(process.info["cmdline"] or ())
+            if "ray" in words and (f":{self.port}" in words or f"port={self.port}" in words):
+                found.append(process)
+        return found
 
     def _ray(self, *arguments: str) -> None:
         command = [str(Path(sys.executable).with_name("ray")), *arguments]
