@@ -1,6 +1,7 @@
 """Small untrained models on disk, in the layouts of the real ones, so that no test depends on trained weights."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,6 +81,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pipeline.unet.delete_adapters(name)
     evaluator.save_evaluator(evaluator.build_evaluator(tokenizer), tokenizer, directory / "evaluator")
     return directory
+
+
+@pytest.fixture
+def own(models: Path, tmp_path: Path) -> Path:
+    """Return a directory with copies of `teacher`, `tcd-lora` and `evaluator`."""
+    for name in ("teacher", "tcd-lora", "evaluator"):
+        shutil.copytree(models / name, tmp_path / "own" / name)
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def other_evaluator(models: Path, tmp_path: Path) -> tuple[str, str]:
+    """The overrides that choose the same evaluator under another name and hash."""
+    shutil.copytree(models / "evaluator", tmp_path / "other")
+    (tmp_path / "other" / "note.txt").write_text("so that it has another hash")
+    return "evaluator.name=other", f"evaluator.source={tmp_path}/other"
 
 
 @pytest.fixture

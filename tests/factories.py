@@ -1,11 +1,14 @@
 """Cells, records and runs for tests, of which a test says only what it is about."""
 
+from pathlib import Path
 from typing import Any
 
+from bench.pictures import read_images
 from bench.records.cell import Base, Cell, PromptSet, SchedulerSpec, Task
 from bench.records.errors import CellError
 from bench.records.record import Calls, Failure, Record
 from bench.records.run import Run
+from bench.store.store import Store
 
 CALLS = Calls((999.0,), None, None, {}, {}, 4, 4, 8, 32, 8)
 
@@ -50,3 +53,13 @@ def make_run(**changes: Any) -> Run:
             **{"claims": (), "evaluator": "mini", "extractor": "e", "reference": "r", **changes},
         }
     )
+
+
+def records_and_images(results: Path | str) -> dict[str, tuple[dict[str, Any], bytes]]:
+    """By cell, all of its record and images that must not depend on where and how often it was run."""
+    store, found = Store(results, writable=False), {}
+    for record in store.records():
+        images = read_images(store.cell(record.key), range(record.images.count))
+        found[record.cell.label] = record.reproducible(), images.tobytes()
+    assert found
+    return found

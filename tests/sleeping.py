@@ -12,6 +12,7 @@ from typing import Any
 
 import factories
 import numpy as np
+import pytest
 from factories import CALLS, make_base, make_record
 
 from bench.records.cell import Cell, SchedulerSpec
@@ -21,6 +22,10 @@ from bench.store.cell_folder import StoredBatch
 from bench.store.store import Store
 from bench.workers.launch import Launch
 from bench.workers.loop import Chunk, Ended, Stopped, WorkerContext
+from bench.workers.pool import Executor, WorkerPool
+from bench.workers.status import describe, read_status
+
+WORK = "sleeping:make_runner_for"
 
 
 def make_cell(i: int, group: int = 0) -> Cell:
@@ -151,3 +156,25 @@ def make_launch(
     launch = Launch(name, settings, (1.0,), keys, more.get("chunks", 1), time.time())
     launch.save(store.files)
     return launch
+
+
+def oversee(executor: Executor, store: Store, launch: Launch, limit: float = 600) -> WorkerPool:
+    """Keep a pool running until no worker is left."""
+    pool = WorkerPool(executor, store, launch.name)
+    try:
+        end = time.monotonic() + limit
+        while pool.reconcile(len(launch.cells)):
+            assert time.monotonic() < end, describe(read_status(store, launch, 1))
+            time.sleep(0.05)
+    finally:
+        pool.close()
+    return pool
+
+
+def ray_here(store: Store, launch: Launch, workers: int) -> Executor:
+    """A Ray cluster on this machine."""
+    pytest.importorskip("ray")
+    from bench.experiment.executors import Ray
+    from bench.workers.ray import RayCluster
+
+    return RayCluster(store.location, launch.name, Ray(workers=workers, cpus=0.5), "cpu", WORK)

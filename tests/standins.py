@@ -48,6 +48,12 @@ from bench.mini.training.vocabulary import build_tokenizer
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+SMALL: dict[str, Any] = {
+    **{"sample_size": 8, "layers_per_block": 1, "block_out_channels": (8, 16), "norm_num_groups": 4},
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+"""A UNet of two levels, the upper one without attention to the text."""
 
 
 def commit_of(repository: str) -> str:
@@ -83,12 +89,7 @@ def sd_pipeline(width: int = 32, heads: int = 4, linear: bool = False) -> Stable
     """Stable Diffusion 1.5's layout; `linear` gives 2.1's."""
     tokenizer = _tokenizer()
     unet = UNet2DConditionModel(
-        sample_size=8,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
+        **SMALL,
         attention_head_dim=heads,
         cross_attention_dim=width,
         use_linear_projection=linear,
@@ -109,14 +110,9 @@ def sdxl_pipeline(kind: type = StableDiffusionXLPipeline, in_channels: int = 4) 
     """SDXL's layout: two text encoders, text and time added to the embedding, an Euler scheduler in the checkpoint."""
     tokenizer, width = _tokenizer(), 20
     unet = UNet2DConditionModel(
-        sample_size=8,
+        **SMALL,
         in_channels=in_channels,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=(1, 2),
-        norm_num_groups=4,
         attention_head_dim=(2, 4),
         use_linear_projection=True,
         cross_attention_dim=2 * width,
@@ -181,19 +177,21 @@ def _lora(pipeline: Any, directory: Path, name: str, form: str) -> None:
         key: 0.5 * value.contiguous()
         for key, value in get_peft_model_state_dict(pipeline.unet, adapter_name="x").items()
     }
-    if form == "kohya":
-        state = dict(entry for key, value in state.items() for entry in _kohya(key, value))
-    else:
-        state = {f"unet.{key}": value for key, value in state.items()}
+    state = kohya(state) if form == "kohya" else {f"unet.{key}": value for key, value in state.items()}
     (directory / name).parent.mkdir(exist_ok=True)
     save_file(state, directory / name)
 
 
-def _kohya(key: str, value: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    module, _, side = key.removesuffix(".weight").rpartition(".")
-    name = f"lora_unet_{module.replace('.', '_')}"
-    entries = [(f"{name}.{'lora_down' if side == 'lora_A' else 'lora_up'}.weight", value)]
-    return [*entries, (f"{name}.alpha", torch.tensor(float(len(value))))] if side == "lora_A" else entries
+def kohya(tensors: dict[str, torch.Tensor], alpha: float | None = None) -> dict[str, torch.Tensor]:
+    """The same in kohya's form, with an alpha per layer, by default its rank."""
+    found = {}
+    for key, value in tensors.items():
+        module, _, side = key.removeprefix("unet.").removesuffix(".weight").rpartition(".")
+        name = f"lora_unet_{module.replace('.', '_')}"
+        found[f"{name}.{'lora_down' if side == 'lora_A' else 'lora_up'}.weight"] = value
+        if side == "lora_A":
+            found[f"{name}.alpha"] = torch.tensor(float(len(value)) if alpha is None else alpha)
+    return found
 
 
 def _clip(directory: Path) -> None:

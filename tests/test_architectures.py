@@ -97,7 +97,6 @@ def test_cost_alone_is_measured_and_labelled_wherever_it_appears(
     for record in records:
         assert record.cell.cost_only
         assert record.cell.label.endswith("(cost only)")
-        assert record.latency is not None
         assert len(record.latency.call_s) == 2
         assert record.memory is None, "a processor's memory is not measured"
     assert "(cost only)" in (results / "tables" / "costs.md").read_text()

@@ -1,6 +1,5 @@
 """Child processes end with their parent and import nothing from the current directory."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from sleeping import make_launch
+from sleeping import WORK, make_launch, oversee, ray_here
 
 import bench.workers.attached
 from bench.store.store import Store
@@ -41,7 +40,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def test_workers_end_when_their_driver_is_killed(store: Store, tmp_path: Path) -> None:
     make_launch(store, tmp_path / "log", 2, until_stopped=[0, 1])
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, store.location], stdout=subprocess.PIPE, text=True)
-    assert driver.stdout is not None
     workers = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
     assert len(workers) == 2
     driver.kill()
@@ -80,8 +78,6 @@ def test_an_attached_module_runs_as_with_python_m() -> None:
     command = here.command("platform", "--terse", attached=True)
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=here.environment(), stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
         said = process.stdout.read(), process.stderr.read()
         assert process.wait() == 0
     assert said[0].strip()
@@ -107,12 +103,7 @@ def test_workers_import_nothing_from_the_current_directory(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}")  # the empty entry is this directory
     launch = make_launch(store, tmp_path / "log", 2)
-    pool = WorkerPool(ThisMachine(store.location, launch.name, 2, (), "sleeping:make_runner_for"), store, launch.name)
-    try:
-        while pool.reconcile(2):
-            pass
-    finally:
-        pool.close()
+    oversee(ThisMachine(store.location, launch.name, 2, (), WORK), store, launch)
     assert [record.status for record in store.records()] == ["ok", "ok"]
     assert not hostile.exists()
 
@@ -128,16 +119,10 @@ def addresses(process: psutil.Process) -> set[str]:
 def test_a_local_ray_cluster_is_reachable_only_locally_and_imports_nothing_from_the_current_directory(
     tmp_path: Path, hostile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("needs Ray")
-    from bench.experiment.executors import Ray
-    from bench.workers.ray import RayCluster
-
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     store = Store("run")  # relative to a directory that is not on the workers' import path
     launch = make_launch(store, tmp_path / "log", 2)
-    executor = RayCluster(store.location, launch.name, Ray(workers=1, cpus=0.5), "cpu", "sleeping:make_runner_for")
-    pool = WorkerPool(executor, store, launch.name)
+    pool = WorkerPool(ray_here(store, launch, 1), store, launch.name)
     try:
         while pool.reconcile(2):
             time.sleep(0.05)

@@ -2,10 +2,10 @@
 
 import inspect as python_inspect
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,13 @@ from bench.checkpoints.headers import read_header
 from bench.checkpoints.inspect import inspect
 from bench.checkpoints.noise_schedule import DEFAULTS, NEUTRAL, schedule_of
 from bench.checkpoints.required import Required, required
-from bench.checkpoints.survey import settle_models, survey_checkpoints
+from bench.checkpoints.survey import Settled, settle_models, survey_checkpoints
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Experiment, check_experiment
 from bench.records.errors import BenchError
 
 Overrides = Callable[..., list[str]]
 LORA = "pytorch_lora_weights.safetensors"
-
-
-@pytest.fixture
-def own(models: Path, tmp_path: Path) -> Path:
-    """Return a directory with copies of `teacher`, `tcd-lora` and `evaluator`."""
-    for name in ("teacher", "tcd-lora", "evaluator"):
-        shutil.copytree(models / name, tmp_path / "own" / name)
-    return tmp_path / "own"
 
 
 def experiment_on(own: Path, *more: str) -> Experiment:
@@ -50,6 +42,12 @@ def experiment_on(own: Path, *more: str) -> Experiment:
             ]
         )
     )
+
+
+def settle(own: Path, *more: str) -> Settled:
+    """Return that experiment with what its checkpoints state."""
+    experiment = experiment_on(own, *more)
+    return settle_models(experiment, survey_checkpoints(experiment))
 
 
 def faults_of(experiment: Experiment) -> str:
@@ -110,8 +108,6 @@ SPOILT = {
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.parametrize("which", [f"tcd-lora/{LORA}", "teacher/unet/diffusion_pytorch_model.safetensors"])
 def test_a_corrupt_file_is_named_before_anything_is_loaded(own: Path, which: str, how: str) -> None:
-    import re
-
     spoil(own / which, how)
     said = faults_of(experiment_on(own))
     assert str(own / which) in said
@@ -178,16 +174,13 @@ def test_a_shard_that_its_index_names_must_be_there(own: Path) -> None:
 
 
 def test_a_variant_is_read_where_it_exists_and_plain_files_otherwise(own: Path) -> None:
-    model = experiment_on(own, "models.mini.variant=fp16").models["mini"]
-    experiment = replace(experiment_on(own), models={"mini": model})
-    settled = settle_models(experiment, survey_checkpoints(experiment))
+    settled = settle(own, "models.mini.variant=fp16")
     assert settled.experiment.models["mini"].variant is None
     assert any("the variant fp16 has no files" in line for line in settled.told)
     for folder in ("unet", "vae", "text_encoder"):
         for file in (own / "teacher" / folder).glob("*.safetensors"):
             file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
-    settled = settle_models(experiment, survey_checkpoints(experiment))
-    assert settled.experiment.models["mini"].variant == "fp16"
+    assert settle(own, "models.mini.variant=fp16").experiment.models["mini"].variant == "fp16"
 
 
 def test_the_same_list_serves_naming_the_doctor_and_fetching() -> None:
@@ -245,8 +238,7 @@ def test_an_image_adapter_is_its_file_and_encoder_and_safetensors_precede_bin() 
 def test_a_lora_is_taken_under_any_name(own: Path, as_file: bool) -> None:
     (own / "tcd-lora" / LORA).rename(own / "tcd-lora" / "my_tcd_v3.safetensors")
     source = own / "tcd-lora" / "my_tcd_v3.safetensors" if as_file else own / "tcd-lora"
-    experiment = experiment_on(own, f"models.mini.adapters.tcd.source={source}")
-    settled = settle_models(experiment, survey_checkpoints(experiment))
+    settled = settle(own, f"models.mini.adapters.tcd.source={source}")
     assert settled.experiment.models["mini"].adapters["tcd"].file == "my_tcd_v3.safetensors"
 
 
@@ -325,7 +317,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 def test_a_model_needs_only_its_source(own: Path) -> None:
     edit(own / "teacher" / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True, beta_end=0.0123)
-    settled = settle_models(experiment_on(own), survey_checkpoints(experiment_on(own)))
+    settled = settle(own)
     model = settled.experiment.models["mini"]
     assert (model.pipeline, model.height, model.width) == ("StableDiffusionPipeline", 64, 64)
     assert model.noise_schedule == {
@@ -345,26 +337,33 @@ def test_settings_omitted_in_a_configuration_have_the_default_of_its_class() -> 
         schedule_of({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "x")
 
 
-@pytest.mark.parametrize(
-    ("stated", "said"),
-    [
-        ("beta_end=0.02", "noise_schedule.beta_end=0.02 was given, but the checkpoint states beta_end=0.012"),
-        ("prediction_type=epsilon", "checkpoint states prediction_type='v_prediction'"),
-        ("rescale_betas_zero_snr=true", "checkpoint states rescale_betas_zero_snr=False"),
-        ("timestep_spacing=trailing", "noise_schedule.timestep_spacing is not a part of a noise schedule"),
-    ],
-)
-def test_a_noise_schedule_other_than_the_checkpoint_s_is_refused_with_both(own: Path, stated: str, said: str) -> None:
-    experiment = experiment_on(own, f"++models.mini.noise_schedule.{stated}")
+REFUSED = {
+    "models.mini.noise_schedule.beta_end=0.02": (
+        "mini.noise_schedule.beta_end=0.02 was given, but the checkpoint states beta_end=0.012"
+    ),
+    "models.mini.noise_schedule.prediction_type=epsilon": "checkpoint states prediction_type='v_prediction'",
+    "models.mini.noise_schedule.rescale_betas_zero_snr=true": "checkpoint states rescale_betas_zero_snr=False",
+    "models.mini.noise_schedule.timestep_spacing=trailing": (
+        "mini.noise_schedule.timestep_spacing is not a part of a noise schedule"
+    ),
+    "methods.tcd.scheduler.prediction_type=epsilon": (
+        "methods.tcd.scheduler.prediction_type='epsilon' was given, but models.mini has"
+    ),
+    "models.mini.pipeline=StableDiffusionXLPipeline": "checkpoint is Stable Diffusion's",
+    "models.mini.pipeline=FluxPipeline": "choose one of StableDiffusionPipeline",
+}
+
+
+@pytest.mark.parametrize("stated", REFUSED)
+def test_a_schedule_or_pipeline_other_than_the_checkpoint_s_is_refused_before_loading(own: Path, stated: str) -> None:
     with pytest.raises(BenchError, match="mini") as refusal:
-        settle_models(experiment, survey_checkpoints(experiment))
-    assert said in str(refusal.value)
+        settle(own, f"++{stated}")
+    assert REFUSED[stated] in str(refusal.value)
 
 
 def test_a_deliberate_override_is_reported_and_part_of_the_cells(own: Path) -> None:
     stated = ("++models.mini.noise_schedule.beta_end=0.02", "++models.mini.noise_schedule_override=true")
-    experiment = experiment_on(own, *stated)
-    settled = settle_models(experiment, survey_checkpoints(experiment))
+    settled = settle(own, *stated)
     assert settled.experiment.models["mini"].noise_schedule["beta_end"] == 0.02
     assert settled.overridden["mini"]["beta_end"] == 0.012
     assert any("beta_end=0.02 where the checkpoint states 0.012" in line for line in settled.told)
@@ -372,50 +371,21 @@ def test_a_deliberate_override_is_reported_and_part_of_the_cells(own: Path) -> N
 
 def test_a_correct_statement_is_accepted(own: Path) -> None:
     stated = ("++models.mini.noise_schedule.beta_end=0.012", "++models.mini.noise_schedule.trained_betas=null")
-    experiment = experiment_on(own, *stated)
-    plain = settle_models(experiment_on(own), survey_checkpoints(experiment_on(own))).experiment.models["mini"]
-    assert (
-        settle_models(experiment, survey_checkpoints(experiment)).experiment.models["mini"].noise_schedule
-        == plain.noise_schedule
-    )
-
-
-def test_a_method_cannot_read_predictions_by_another_schedule(own: Path) -> None:
-    experiment = experiment_on(own, "+methods.tcd.scheduler.prediction_type=epsilon")
-    with pytest.raises(
-        BenchError, match=r"methods.tcd.scheduler.prediction_type='epsilon' was given, but models.mini has"
-    ):
-        settle_models(experiment, survey_checkpoints(experiment))
-
-
-@pytest.mark.parametrize(
-    ("pipeline", "said"),
-    [
-        ("StableDiffusionXLPipeline", "checkpoint is Stable Diffusion's"),
-        ("FluxPipeline", "choose one of StableDiffusionPipeline"),
-    ],
-)
-def test_a_pipeline_of_another_architecture_is_refused_before_loading(own: Path, pipeline: str, said: str) -> None:
-    experiment = experiment_on(own, f"++models.mini.pipeline={pipeline}")
-    with pytest.raises(BenchError, match=r"mini\.pipeline") as refusal:
-        settle_models(experiment, survey_checkpoints(experiment))
-    assert said in str(refusal.value)
+    found, plain = (settle(own, *more).experiment.models["mini"].noise_schedule for more in (stated, ()))
+    assert found == plain
 
 
 def test_a_checkpoint_of_another_kind_is_refused(own: Path) -> None:
     edit(own / "teacher" / "model_index.json", _class_name="FluxPipeline")
-    experiment = experiment_on(own)
     with pytest.raises(BenchError, match="made for FluxPipeline"):
-        settle_models(experiment, survey_checkpoints(experiment))
+        settle(own)
 
 
 def test_an_inpainting_model_is_found_by_its_denoiser(own: Path) -> None:
     edit(own / "teacher" / "unet" / "config.json", in_channels=17)
-    experiment = experiment_on(own)
     with pytest.raises(BenchError, match="made for inpainting; choose task=inpainting"):
-        settle_models(experiment, survey_checkpoints(experiment))
-    painting = experiment_on(own, "task=inpainting", "scores=[clip_score]")
-    settled = settle_models(painting, survey_checkpoints(painting))
+        settle(own)
+    settled = settle(own, "task=inpainting", "scores=[clip_score]")
     assert settled.experiment.models["mini"].pipeline == "StableDiffusionInpaintPipeline"
 
 
@@ -429,12 +399,10 @@ def test_a_teacher_takes_its_model_s_guidance_scale(capsys: pytest.CaptureFixtur
 
 
 def test_a_model_of_unknown_guidance_takes_its_pipeline_s_default_and_reports_it(own: Path) -> None:
-    experiment = experiment_on(own, "models.mini.guidance_scale=null")
-    settled = settle_models(experiment, survey_checkpoints(experiment))
+    settled = settle(own, "models.mini.guidance_scale=null")
     assert settled.experiment.models["mini"].guidance_scale == 7.5
     assert "use 7.5, the default of StableDiffusionPipeline" in "".join(settled.told)
-    own_scale = experiment_on(own, "models.mini.guidance_scale=null", "methods.dpmpp_2s.guidance_scale=2")
-    assert settle_models(own_scale, survey_checkpoints(own_scale)).told == ()
+    assert settle(own, "models.mini.guidance_scale=null", "methods.dpmpp_2s.guidance_scale=2").told == ()
 
 
 # Sources
@@ -466,8 +434,7 @@ def test_home_is_expanded_wherever_a_path_is_taken(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_missing_path_is_not_taken_for_a_hub_id(own: Path) -> None:
-    experiment = experiment_on(own, f"models.mini.source={own}/nowhere")
-    said = faults_of(experiment)
+    said = faults_of(experiment_on(own, f"models.mini.source={own}/nowhere"))
     assert said == f"models.mini.source={own}/nowhere does not exist; give a directory or file of weights, or a hub id"
 
 

@@ -1,13 +1,17 @@
 """The command line: immediate help, and one clear sentence for settings that cannot run."""
 
+import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import bench.execute.ownership
 from bench.__main__ import main
+from bench.records.errors import BenchError
 
 Overrides = Callable[..., list[str]]
 
@@ -28,10 +32,6 @@ def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_version_is_that_of_the_checkout(capsys: pytest.CaptureFixture[str]) -> None:
-    import tomllib
-
-    import bench
-
     project = Path(__file__).parents[1] / "pyproject.toml"
     assert bench.__version__ == tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
     assert main(["--version"]) == 0
@@ -39,8 +39,6 @@ def test_the_version_is_that_of_the_checkout(capsys: pytest.CaptureFixture[str])
 
 
 def test_without_a_checkout_the_version_is_that_of_the_installation(tmp_path: Path) -> None:
-    import shutil
-
     (tmp_path / "bench").mkdir()
     shutil.copy(Path(__file__).parents[1] / "bench" / "__init__.py", tmp_path / "bench")
     (tmp_path / "tcd_bench-9.8.7.dist-info").mkdir()
@@ -51,8 +49,6 @@ def test_without_a_checkout_the_version_is_that_of_the_installation(tmp_path: Pa
 
 
 def test_the_package_lists_its_public_names() -> None:
-    import bench
-
     assert {*bench.__all__, "__version__"} <= set(dir(bench))
     for name in bench.__all__:
         assert getattr(bench, name).__module__.startswith("bench.")
@@ -95,18 +91,11 @@ def test_help_and_report_import_no_torch(arguments: list[str]) -> None:
         ("method=[tdc]", "method=tdc was given, but conf/method has no such file; did you mean tcd? There are ddim"),
         ("methods.tcd.scheduler._target_=diffusers.TDCScheduler", "diffusers.TDCScheduler"),
         ("methods.tcd.scheduler.original_steps=50", "original_steps"),
-        ("methods.tcd.stepz=[4]", "did you mean methods.tcd.steps?"),
         ("+methods.tcd.stepz=[4]", "methods.tcd.stepz"),
         ("promts.count=4", "did you mean prompts.count?"),
         ("methd=[tcd]", "did you mean method?"),
-        ("methods.tcd.steps=2,4", "write a list as [2,4]"),
-        ("methods.tcd.eta=[1.2]", "1.2"),
-        ("methods.tcd.eta=-0.1", "-0.1"),
         ("methods.tcd.eta=[]", "eta"),
         ("methods.dpmpp_2s.eta=[0.3]", "has no eta"),
-        ("methods.tcd.steps=[0]", "methods.tcd.steps.0=0"),
-        ("methods.tcd.steps=-3", "-3"),
-        ("methods.tcd.steps=[]", "methods.tcd.steps"),
         ("models.mini.source=/nowhere/at/all", "/nowhere/at/all"),
         ("models.mini.adapters.tcd.source=/nowhere", "/nowhere"),
         ("evaluator.source=/nowhere", "/nowhere"),
@@ -114,8 +103,6 @@ def test_help_and_report_import_no_torch(arguments: list[str]) -> None:
         ("device=tpu", "tpu"),
         ("prompts.source=/nowhere.txt", "/nowhere.txt"),
         ("prompts.count=0", "prompts.count=0"),
-        ("name=a/b", "a/b"),
-        ("scores=[fud]", "fud"),
         ("results=", "results"),
         ("method=[tcd", "tcd"),
         ("models.mini.memory_options.ofload=model", "models.mini.memory_options.ofload"),
@@ -139,17 +126,6 @@ def test_bad_input_is_one_sentence_and_exit_code_2_before_anything_is_written(
     assert lines[0].startswith("error: ")
     assert said in lines[0]
     assert not (tmp_path / "run").exists()
-
-
-def test_prompt_files_that_are_empty_or_not_utf_8_are_refused(
-    overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    empty, latin = tmp_path / "empty.txt", tmp_path / "latin.txt"
-    empty.write_text("\n \n")
-    latin.write_bytes("caf\xe9\n".encode("latin-1"))
-    for path, said in ((empty, "holds no prompt"), (latin, "not UTF-8")):
-        assert main(["run", *overrides(f"prompts.source={path}", "scores=[clip_score]", "claim=[]")]) == 2
-        assert said in capsys.readouterr().err
 
 
 def test_results_that_cannot_be_written_are_refused_before_anything_is_loaded(
@@ -217,9 +193,6 @@ def test_plan_shows_what_claims_compare_and_lack_before_anything_runs(
 def test_a_run_reports_unsupportable_claims_before_sampling(
     overrides: Overrides, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bench.execute.ownership
-    from bench.records.errors import BenchError
-
     def stop(_: object) -> None:
         raise BenchError("before it samples")
 

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from sleeping import make_launch, make_runner_for
+from factories import records_and_images
+from sleeping import WORK, make_launch, make_runner_for
 
 from bench.__main__ import main
-from bench.pictures import read_images
 from bench.store.store import Store
 from bench.workers.leases import Leases
 from bench.workers.local import ThisMachine
@@ -27,7 +26,6 @@ from bench.workers.pool import WorkerPool
 from bench.workers.status import read_status
 
 pytestmark = pytest.mark.cluster
-WORK = "sleeping:make_runner_for"
 QUICK = ("measure.latency=false", "measure.memory=false", "prompts.count=8", "batch_size=2")
 Overrides = Callable[..., list[str]]
 
@@ -68,12 +66,7 @@ def test_a_run_in_a_bucket_equals_one_on_disk(
     disk, bucket = str(tmp_path / "disk"), "s3://bucket/run"
     for results in (disk, bucket):
         assert main(["run", *overrides(*QUICK, f"results={results}")]) == 0
-    ours, theirs = ({r.key: r for r in Store(place, writable=False).records()} for place in (disk, bucket))
-    assert {key: r.reproducible() for key, r in ours.items()} == {key: r.reproducible() for key, r in theirs.items()}
-    for key in ours:
-        images = [read_images(Store(place, writable=False).cell(key), range(8)) for place in (disk, bucket)]
-        assert images[0] is not None
-        assert np.array_equal(*images)
+    assert records_and_images(disk) == records_and_images(bucket)
     store = Store(bucket, writable=False)
     assert (store.read_bytes("report.html") or b"").startswith(b"<!doctype html>")
     assert store.read_bytes("grid.png")
@@ -193,23 +186,6 @@ def test_a_task_whose_time_is_up_is_requeued(slurm_store: Store, tmp_path: Path)
     assert pool.deaths == 0, "the same task went on"
 
 
-def images_and_records(results: Path) -> dict[str, Any]:
-    """Return what must not depend on the place where cells ran."""
-    store = Store(results, writable=False)
-    found = {}
-    for record in store.records():
-        assert record.images is not None
-        found[record.key] = record.reproducible(), read_images(store.cell(record.key), range(record.images.count))
-    return found
-
-
-def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """Whether records are equal and images bitwise equal."""
-    return ours.keys() == theirs.keys() and all(
-        ours[key][0] == theirs[key][0] and np.array_equal(ours[key][1], theirs[key][1]) for key in ours
-    )
-
-
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Return the settings of tasks and actors with one processor, since sums may round differently with more."""
@@ -228,8 +204,8 @@ def test_the_same_experiment_here_and_in_a_job_array(
     assert main(["run", *overrides(*asked, f"results={here}")]) == 0
     array = "executor=slurm", "executor.workers=3", "executor.cpus=1", f"executor.folder={tmp_path}/jobs"
     assert main(["run", *overrides(*array, *asked, f"results={there}")]) == 0
-    assert len(images_and_records(here)) == 4
-    assert same(images_and_records(here), images_and_records(there))
+    assert len(records_and_images(here)) == 4
+    assert records_and_images(here) == records_and_images(there)
 
 
 def test_the_same_experiment_here_and_on_ray_inside_an_allocation(
@@ -245,4 +221,4 @@ def test_the_same_experiment_here_and_on_ray_inside_an_allocation(
     environment = {**os.environ, "TCD_BENCH": str(tool), "TCD_BENCH_HOST_IP": "127.0.0.1"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert ran.returncode == 0, (tmp_path / "log").read_text() + ran.stderr
-    assert same(images_and_records(here), images_and_records(there))
+    assert records_and_images(here) == records_and_images(there)

@@ -122,7 +122,6 @@ REFUSED = {
     "unknown expectation": ("claims/few/expect", "worse", ("claims.few.expect=worse", "'not_worse' or 'equivalent'")),
     "equivalence without a margin": ("claims/few/expect", "equivalent", ("claims.few.margins", "fid", "above 0")),
     "steps where the cost decides": ("claims/few/equal", "evaluations", ("claims.few.object.steps=[2, 4]", "leave")),
-    "a claim without steps": (f"{SUBJECT}/steps", [], ("claims.few", "steps", "at least one")),
     "margin below zero": ("claims/few/margins", {"fid": -1}, ("claims.few.margins.fid=-1", "equal to 0")),
 }
 

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,12 @@ def report(*findings: Finding, rows: tuple[tuple[float, ...], ...] = ((1.0, 2.0)
         errors={"Gaussians": {"4": 0.25}},
         fingerprints={"4 steps": rows},
     )
+
+
+def baseline_of(found: ConformanceReport, path: Path) -> dict[str, Any]:
+    """The baseline that a report makes, as it is read."""
+    write_baseline(found, path, {})
+    return read_baseline(path)
 
 
 @pytest.fixture
@@ -99,21 +106,17 @@ def test_rounding_changes_no_trajectory(stored: Path) -> None:
 
 
 def test_nan_is_a_change_only_where_it_is_new(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    write_baseline(report(rows=((1.0, 2.0), (math.nan, math.inf))), path, {})
-    assert not list(changes(report(rows=((1.0, 2.0), (math.nan, math.inf))), read_baseline(path)))
-    (fixed,) = changes(report(rows=((1.0, 2.0), (0.5, 1.0))), read_baseline(path))
-    assert fixed.call == 0
-    write_baseline(report(), path, {})
-    (broken,) = changes(report(rows=((1.0, 2.0), (0.5, math.inf))), read_baseline(path))
-    assert broken.call == 0
+    unknown, known = report(rows=((1.0, 2.0), (math.nan, math.inf))), report(rows=((1.0, 2.0), (0.5, 1.0)))
+    assert not list(changes(unknown, baseline_of(unknown, tmp_path / "x.json")))
+    (fixed,) = changes(known, baseline_of(unknown, tmp_path / "x.json"))
+    (broken,) = changes(report(rows=((1.0, 2.0), (0.5, math.inf))), baseline_of(known, tmp_path / "x.json"))
+    assert (fixed.call, broken.call) == (0, 0)
 
 
 def test_single_settings_are_counted_where_the_scheduler_as_configured_has_changed(tmp_path: Path) -> None:
-    path, one, other = tmp_path / "x.json", ((1.0,), (2.0,)), ((1.0,), (3.0,))
+    one, other = ((1.0,), (2.0,)), ((1.0,), (3.0,))
     names = ("4 steps", "5 steps, a=1", "5 steps, b=2")
-    write_baseline(replace(report(), fingerprints=dict.fromkeys(names, one)), path, {})
-    known = read_baseline(path)
+    known = baseline_of(replace(report(), fingerprints=dict.fromkeys(names, one)), tmp_path / "x.json")
     (all_of_them,) = changes(replace(report(), fingerprints=dict.fromkeys(names, other)), known)
     assert all_of_them.name == "4 steps"
     assert "and 2 more with other settings" in str(all_of_them)
@@ -122,9 +125,8 @@ def test_single_settings_are_counted_where_the_scheduler_as_configured_has_chang
 
 
 def test_a_deviation_of_a_setting_that_the_baseline_lacks_or_refuses_is_added(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    write_baseline(replace(report(), parameters=("beta_start",), refused=("solver_order=3: no",)), path, {})
-    known = read_baseline(path)
+    before = replace(report(), parameters=("beta_start",), refused=("solver_order=3: no",))
+    known = baseline_of(before, tmp_path / "x.json")
     after = replace(
         report(*(finding(setting=setting) for setting in ("beta_start=1", "use_beta_sigmas=True", "solver_order=3"))),
         parameters=("beta_start", "use_beta_sigmas"),
@@ -135,17 +137,15 @@ def test_a_deviation_of_a_setting_that_the_baseline_lacks_or_refuses_is_added(tm
 
 
 def test_a_refusal_of_some_step_counts_does_not_excuse_deviations(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
     refused = ("as configured: 64 steps: too many", "beta_end=1: 64 steps: too many")
     rows = {"4 steps": ((1.0,),), "5 steps, beta_end=1": ((1.0,),)}
-    write_baseline(replace(report(), refused=refused, fingerprints=rows), path, {})
+    known = baseline_of(replace(report(), refused=refused, fingerprints=rows), tmp_path / "x.json")
     after = report(finding(), finding(setting="beta_end=1"))
-    assert [verdict.status for verdict in compare_with_baseline(after, read_baseline(path))] == ["new", "new"]
+    assert [verdict.status for verdict in compare_with_baseline(after, known)] == ["new", "new"]
 
 
 def test_nothing_is_worse_than_a_breakdown(tmp_path: Path) -> None:
-    write_baseline(report(finding()), tmp_path / "x.json", {})
-    (verdict,) = compare_with_baseline(report(finding(two=1e6)), read_baseline(tmp_path / "x.json"))
+    (verdict,) = compare_with_baseline(report(finding(two=1e6)), baseline_of(report(finding()), tmp_path / "x.json"))
     assert verdict.status == "known"
 
 

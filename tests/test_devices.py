@@ -119,7 +119,6 @@ def test_the_gpu_in_use_is_recorded_and_no_other(machine: Machine) -> None:
     assert cuda_devices() == 2
     for device, number in (("cuda", 2), ("cuda:0", 2), ("cuda:1", 3)):
         gpu = gpu_of(device)
-        assert gpu is not None
         assert (gpu["name"], gpu["uuid"]) == (f"G{number}", UUIDS[number])
         assert machine_fingerprint(device)["gpus"] == [{"name": f"G{number}", "memory_bytes": number, "driver": "1"}]
     assert machine_fingerprint("cpu")["gpus"] == []
@@ -159,7 +158,6 @@ def hold(locks: Path, how: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
     assert process.stdout.readline() == "in\n"
     return process
 
@@ -215,13 +213,11 @@ def test_measuring_is_exclusive_and_sampling_is_shared(locks: Path) -> None:
 
 
 def test_the_folder_of_locks_is_the_users_own(locks: Path) -> None:
-    with alone_on("cpu"):
-        pass
-    assert locks.stat().st_mode & 0o777 == 0o700
-    locks.chmod(0o777)
-    with alone_on("cpu"):
-        pass
-    assert locks.stat().st_mode & 0o777 == 0o700
+    for _ in range(2):
+        with alone_on("cpu"):
+            pass
+        assert locks.stat().st_mode & 0o777 == 0o700
+        locks.chmod(0o777)
 
 
 def test_a_folder_or_lock_that_is_a_link_or_of_another_user_is_refused(

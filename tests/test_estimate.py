@@ -16,15 +16,12 @@ from bench.score.groups import Groups
 VALUES = np.array([1.0, 2.0, 4.0, 9.0])
 
 
-def test_the_mean_has_the_textbook_standard_error() -> None:
+def test_the_mean_has_the_textbook_standard_error_and_the_distances_from_it_as_influences() -> None:
     estimate = mean_estimate(VALUES)
     assert estimate.value == 4.0
     assert estimate.n == 4
+    assert estimate.influence.tolist() == [-3.0, -2.0, 0.0, 5.0]
     assert estimate.standard_error == pytest.approx(stats.sem(VALUES), rel=1e-12)
-
-
-def test_the_influence_of_an_image_is_its_distance_from_the_mean() -> None:
-    assert mean_estimate(VALUES).influence.tolist() == [-3.0, -2.0, 0.0, 5.0]
 
 
 def test_half_precision_values_are_averaged_in_double_precision() -> None:
@@ -37,11 +34,7 @@ def test_the_interval_is_students_at_the_requested_level(level: float) -> None:
     estimate = Estimate(4.0, VALUES - 4.0)
     expected = stats.t.interval(level, 3, loc=4.0, scale=stats.sem(VALUES))
     assert estimate.interval(level) == pytest.approx(expected, rel=1e-12)
-
-
-def test_the_interval_is_at_95_percent_by_default() -> None:
-    estimate = mean_estimate(VALUES)
-    assert estimate.interval() == estimate.interval(0.95)
+    assert (estimate.interval() == estimate.interval(level)) == (level == 0.95), "the default"
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
@@ -296,7 +289,6 @@ def test_images_of_prompts_with_equal_text_are_one_group_in_a_run() -> None:
     features = {"image": np.zeros((4, 2)), "clip_score": np.zeros(4)}
     run = SimpleNamespace(prompts=("a cat", "a dog", "a cat", "a hen", "a dog"))
     groups = prompt_groups(run, features)  # type: ignore[arg-type]
-    assert groups is not None
     assert groups.labels.tolist() == [0, 1, 0, 2]
     assert prompt_groups(SimpleNamespace(prompts=("a", "b", "c", "d", "a")), features) is None  # type: ignore[arg-type]
 

@@ -1,6 +1,5 @@
 """Workers here and elsewhere: every cell is done once or abandoned with its reason, whichever worker dies."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sleeping import make_launch, make_runner_for
+from sleeping import WORK, make_cell, make_launch, make_runner_for, oversee, ray_here
 
 import bench.workers.loop
 from bench.records.errors import BenchError, StoreError
@@ -22,10 +21,8 @@ from bench.workers.launch import Launch
 from bench.workers.leases import Leases
 from bench.workers.local import ThisMachine
 from bench.workers.loop import Loop, Stopped, WorkerContext, from_group
-from bench.workers.pool import Executor, WorkerPool
+from bench.workers.pool import Executor
 from bench.workers.status import describe, read_status
-
-WORK = "sleeping:make_runner_for"
 
 
 @pytest.fixture
@@ -45,19 +42,6 @@ def here(store: Store, launch: Launch, name: str = "here", context: WorkerContex
     context = context or WorkerContext()
     work, _ = make_runner_for(launch, store, context)
     return Loop(work, store, Leases(store.files, name), launch.name, context)
-
-
-def oversee(executor: Executor, store: Store, launch: Launch, cell_timeout_s: float = 600) -> WorkerPool:
-    """Keep a pool running until no worker is left."""
-    pool = WorkerPool(executor, store, launch.name)
-    try:
-        end = time.monotonic() + cell_timeout_s
-        while pool.reconcile(len(launch.cells)):
-            assert time.monotonic() < end, describe(read_status(store, launch, 1))
-            time.sleep(0.05)
-    finally:
-        pool.close()
-    return pool
 
 
 def cells_of(launch: Launch) -> list[Any]:
@@ -111,16 +95,10 @@ def test_cells_of_one_pipeline_are_sampled_without_a_pause_for_a_while_and_then_
 
 
 def test_workers_begin_with_different_pipelines() -> None:
-    cells = [make_cell_of(i) for i in range(6)]
+    cells = [make_cell(i, i % 3) for i in range(6)]
     assert [cell.scheduler.settings["i"] for cell in from_group(cells, 0)] == [0, 3, 1, 4, 2, 5]
     assert [cell.scheduler.settings["i"] for cell in from_group(cells, 2)] == [2, 5, 0, 3, 1, 4]
     assert from_group([], 3) == []
-
-
-def make_cell_of(i: int) -> Any:
-    from sleeping import make_cell
-
-    return make_cell(i, i % 3)
 
 
 def test_a_worker_that_is_asked_to_stop_releases_its_leases(store: Store, tmp_path: Path) -> None:
@@ -186,15 +164,6 @@ def this_machine(store: Store, launch: Launch, workers: int) -> Executor:
     return ThisMachine(store.location, launch.name, workers, (), WORK)
 
 
-def ray_here(store: Store, launch: Launch, workers: int) -> Executor:
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("needs Ray")
-    from bench.experiment.executors import Ray
-    from bench.workers.ray import RayCluster
-
-    return RayCluster(store.location, launch.name, Ray(workers=workers, cpus=0.5), "cpu", WORK)
-
-
 EXECUTORS = pytest.mark.parametrize("executor", [this_machine, ray_here], ids=["processes", "ray"])
 MakeExecutor = Callable[[Store, Launch, int], Executor]
 
@@ -232,7 +201,6 @@ def test_a_cell_that_hangs_is_ended_and_recorded_with_its_stack(store: Store, tm
     records = {record.cell.scheduler.settings["i"]: record for record in store.records()}
     assert [records[i].status for i in range(3)] == ["ok", "error", "ok"]
     failure = records[1].failure
-    assert failure is not None
     assert "longer than executor.cell_timeout_s=5 s" in failure.message
     assert "sleeping.py" in failure.traceback, "the stack says where it hung"
     assert starts(tmp_path)["1", "0"] == 1
@@ -244,15 +212,24 @@ def test_workers_that_cannot_begin_end_the_run_with_their_last_output(store: Sto
         oversee(ThisMachine(store.location, launch.name, 1, (), "no_such:work"), store, launch)
 
 
-def test_a_worker_that_is_asked_to_stop_exits_and_another_continues(store: Store, tmp_path: Path) -> None:
-    launch = make_launch(store, tmp_path / "log", 6, until_stopped=[0])
-    command = [sys.executable, "-m", "bench.workers.worker", store.location, launch.name, "first", "0", WORK]
-    process = subprocess.Popen(command)
-    while not (tmp_path / "log").exists():
+def worker_command(store: Store, name: str) -> list[str]:
+    return [sys.executable, "-m", "bench.workers.worker", store.location, "launch", name, "0", WORK]
+
+
+def begun_worker(store: Store, log: Path) -> subprocess.Popen[bytes]:
+    """A worker process that has begun its first cell."""
+    process = subprocess.Popen(worker_command(store, "first"))
+    while not log.exists():
         time.sleep(0.02)
+    return process
+
+
+def test_a_worker_that_is_asked_to_stop_exits_and_another_continues(store: Store, tmp_path: Path) -> None:
+    make_launch(store, tmp_path / "log", 6, until_stopped=[0])
+    process = begun_worker(store, tmp_path / "log")
     process.send_signal(signal.SIGTERM)
     assert process.wait(300) == 75
-    assert subprocess.run([*command[:5], "second", "0", WORK], check=False).returncode == 0
+    assert subprocess.run(worker_command(store, "second"), check=False).returncode == 0
     assert sum(record.status == "ok" for record in store.records()) == 6
 
 
@@ -271,11 +248,8 @@ def test_status_shows_progress_of_a_run_and_of_each_worker(store: Store, tmp_pat
 def test_no_worker_waits_for_a_process_that_was_killed_on_this_machine(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launch = make_launch(store, tmp_path / "log", 1, common={"lease_s": 100.0}, hang=[0])
-    command = [sys.executable, "-m", "bench.workers.worker", store.location, launch.name, "killed", "0", WORK]
-    process = subprocess.Popen(command)
-    while not (tmp_path / "log").exists():
-        time.sleep(0.02)
+    make_launch(store, tmp_path / "log", 1, common={"lease_s": 100.0}, hang=[0])
+    process = begun_worker(store, tmp_path / "log")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     well = make_launch(store, tmp_path / "log", 1)

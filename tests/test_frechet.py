@@ -1,6 +1,7 @@
 """The Fréchet distance equals the reference implementations, and its standard error is the spread over draws."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,11 @@ from bench.score.moments import features_to_moments
 Floats = NDArray[np.float64]
 SHAPES = [(16, 200), (16, 10), (64, 300), (64, 40), (256, 300), (256, 100)]
 """Dimension and number of images: more images than dimensions, and fewer (a covariance of deficient rank)."""
+
+
+BOTH = pytest.mark.parametrize(
+    "estimate", [frechet_estimate, lambda rows, real: kernel_estimate(rows, real.kernel)], ids=["fréchet", "kernel"]
+)
 
 
 def draw(rng: np.random.Generator, n: int, d: int, shift: float = 0.0, scale: float = 1.0) -> Floats:
@@ -44,11 +50,12 @@ def test_a_set_has_no_distance_from_itself(d: int, n: int) -> None:
     assert abs(frechet_estimate(features, Reference.of(features)).value) < 1e-5
 
 
-def test_single_precision_features_lose_nothing_more() -> None:
+@BOTH
+def test_single_precision_features_lose_nothing_more(estimate: Any) -> None:
     rng = np.random.default_rng(4)
     ours, real = (draw(rng, 200, 16, shift=50.0).astype(np.float32) for _ in range(2))
-    exact = frechet_estimate(ours.astype(np.float64), Reference.of(real.astype(np.float64)))
-    assert frechet_estimate(ours, Reference.of(real)).value == exact.value
+    exact = estimate(ours.astype(np.float64), Reference.of(real.astype(np.float64)))
+    assert estimate(ours, Reference.of(real)).value == exact.value
 
 
 def test_stored_parts_of_a_reference_are_reused_without_its_features(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,22 +239,24 @@ def test_images_like_the_reference_itself_have_no_interval() -> None:
     assert sum(caveat is not None and "too close" in caveat for caveat in doubts) >= 14
 
 
-def test_the_standard_error_is_the_spread_over_draws() -> None:
+@BOTH
+def test_the_standard_error_is_the_spread_over_draws(estimate: Any) -> None:
     rng = np.random.default_rng(6)
     reference = Reference.of(draw(rng, 2000, 4))
-    draws = [frechet_estimate(draw(rng, 250, 4, shift=0.3, scale=1.2), reference) for _ in range(400)]
-    spread = np.std([estimate.value for estimate in draws], ddof=1)
-    assert np.mean([estimate.standard_error for estimate in draws]) == pytest.approx(spread, rel=0.15)
+    draws = [estimate(draw(rng, 250, 4, shift=0.3, scale=1.2), reference) for _ in range(400)]
+    spread = np.std([found.value for found in draws], ddof=1)
+    assert np.mean([found.standard_error for found in draws]) == pytest.approx(spread, rel=0.15)
 
 
-def test_the_paired_difference_uses_the_similarity_of_two_methods() -> None:
+@BOTH
+def test_the_paired_difference_uses_the_similarity_of_two_methods(estimate: Any) -> None:
     rng = np.random.default_rng(7)
     reference = Reference.of(draw(rng, 2000, 4))
     differences, unpaired = [], []
     for _ in range(400):
         ours = draw(rng, 250, 4, shift=0.3, scale=1.2)
         theirs = ours + 0.05 + 0.05 * rng.standard_normal(ours.shape)
-        pair = frechet_estimate(ours, reference), frechet_estimate(theirs, reference)
+        pair = estimate(ours, reference), estimate(theirs, reference)
         differences.append(paired_difference(*pair))
         unpaired.append(np.hypot(pair[0].standard_error, pair[1].standard_error))
     error = np.mean([difference.standard_error for difference in differences])
@@ -274,12 +283,6 @@ def test_values_that_are_not_finite_are_refused(broken: float) -> None:
         Reference.of(features)
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (0, 4), (4,)])
-def test_too_few_rows_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="moments need at least 2 rows"):
-        features_to_moments(np.zeros(shape))
-
-
 def test_with_clusters_prompts_are_left_out_one_and_two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frechet, "_FEWEST", 50)
     rng = np.random.default_rng(24)
@@ -295,7 +298,6 @@ def test_with_clusters_prompts_are_left_out_one_and_two_at_a_time(monkeypatch: p
     others = two.sum(axis=1) / (count - 1)
     second = (count**2 * value - 2 * (count - 1) ** 2 * one.mean() + (count - 2) ** 2 * others.mean()) / 2
     groups = Groups.of(labels, len(labels))
-    assert groups is not None
     estimate = frechet_estimate(ours, reference, groups=groups)
     error = estimate.standard_error
     assert value - second > 0.15 * error

@@ -1,6 +1,7 @@
 """The gate: which cells are compared, the answer of each level, and the exit code."""
 
 import json
+import re
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -12,16 +13,19 @@ import numpy as np
 import pytest
 from factories import CALLS, make_base, make_cell, make_record, make_run
 from numpy.typing import NDArray
+from test_tables import RECORD
 
 from bench.__main__ import main
+from bench.analysis.scoring import ScoredCell
 from bench.gate.compare import compare_stores
 from bench.gate.outcome import GateReport, Outcome
-from bench.gate.quality import exceeds
+from bench.gate.pairing import Pair
+from bench.gate.quality import _outcome, exceeds
 from bench.gate.report import to_comment, to_junit, to_page, to_terminal
 from bench.records.cell import PromptSet, SchedulerSpec
-from bench.records.record import Failure, Images, Latency, Memory
+from bench.records.record import Failure, Images, Latency, Memory, Record
 from bench.records.run import CostLimits, Limit, Movement
-from bench.score.estimate import Estimate
+from bench.score.estimate import Estimate, mean_estimate
 from bench.store.store import Store
 
 N, D = 400, 4
@@ -196,51 +200,38 @@ def test_cells_without_a_partner_are_reported_and_never_pass(
     assert report.exit_code == code
 
 
-def lose(file: Path) -> None:
-    file.unlink()
-
-
-def cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-40])
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "lost": Path.unlink,
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-40]),
+    "emptied": lambda file: file.write_bytes(b""),
+}
 
 
 @pytest.mark.parametrize("side", ["baseline", "candidate"])
-@pytest.mark.parametrize("damage", [lose, cut, empty])
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["cells/*/record.json", "cells/*/features-e.npz", "reference-r.npz", "run.json"])
-def test_an_incomplete_run_never_passes(
-    make: Make, tmp_path: Path, name: str, damage: Callable[[Path], None], side: str
-) -> None:
+def test_an_incomplete_run_never_passes(make: Make, tmp_path: Path, name: str, damage: str, side: str) -> None:
     runs = {"baseline": make("a", sha256="s"), "candidate": make("b", sha256="s")}
     (file,) = (tmp_path / ("a" if side == "baseline" else "b")).glob(name)
-    damage(file)
+    DAMAGES[damage](file)
     assert run_gate(tmp_path, *(f"{role}={store.location}" for role, store in runs.items())) == 3
     (outcome,) = json.loads((tmp_path / "report" / "gate.json").read_text())["outcomes"]
     assert (outcome["verdict"], outcome["subject"]) == ("missing", runs[side].location)
     assert outcome["quantity"] == file.relative_to(runs[side].location).as_posix()
-    assert (
-        "it is missing" in outcome["note"]
-        if damage is lose
-        else "read" in outcome["note"] or "damaged" in outcome["note"]
-    )
+    assert re.search("it is missing" if damage == "lost" else "read|damaged", outcome["note"])
 
 
 def test_all_losses_are_named_and_new_cells_are_distinguished_from_lost_ones(make: Make, tmp_path: Path) -> None:
     before, after = make("a", sha256="s"), make("b", sha256="s")
     run, extra = after.run(), replace(CELL, steps=8)
-    record = after.cell(CELL.key).record()
-    assert record is not None
-    after.commit(replace(record, key=extra.key, cell=extra))
+    after.commit(replace(after.cell(CELL.key).record(), key=extra.key, cell=extra))
     after.cell(extra.key).save_features("e", after.cell(CELL.key).features("e"))
     after.save_run(replace(run, cells=(CELL.key, extra.key)))
     report = report_of(before, after)
     assert [o.subject for o in report.outcomes if o.verdict == "new"] == [extra.label]
     assert report.exit_code == 0
     for file in (tmp_path / "b" / "cells").glob("*/features-e.npz"):
-        lose(file)
+        file.unlink()
     report = report_of(before, after)
     assert len(report.outcomes) == 2
     assert report.exit_code == 3
@@ -343,7 +334,7 @@ def test_a_side_that_cannot_run_leaves_the_gate_incomplete(tmp_path: Path) -> No
 
 def test_accepting_makes_a_small_baseline_with_its_reason(make: Make, tmp_path: Path) -> None:
     run, baseline = make("a", sha256="s"), tmp_path / "baseline"
-    words = ["author=Ada", "reason='a better order'"]
+    words = ("author=Ada", "reason='a better order'")
     assert main(["gate", "accept", f"candidate={run.location}", f"baseline={baseline}", *words]) == 0
     note = json.loads((baseline / "accepted.json").read_text())
     assert (note["author"], note["reason"], note["replaces"]) == ("Ada", "a better order", None)
@@ -396,12 +387,12 @@ def test_a_baseline_that_cannot_be_replaced_stays(make: Make, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("name", ["cells/*/record.json", "cells/*/features-e.npz", "reference-r.npz"])
-@pytest.mark.parametrize("damage", [lose, cut])
+@pytest.mark.parametrize("damage", ["lost", "cut"])
 def test_a_damaged_run_is_not_accepted(
-    make: Make, tmp_path: Path, name: str, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+    make: Make, tmp_path: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make("a")
-    damage(next((tmp_path / "a").glob(name)))
+    DAMAGES[damage](next((tmp_path / "a").glob(name)))
     assert main(["gate", "accept", f"candidate={run.location}", f"baseline={tmp_path}/b", *WORDS]) == 2
     assert "a is not whole: " in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -437,14 +428,13 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 def test_a_baseline_is_complete_and_nothing_else_is_overwritten(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["author=a", "reason=b"]
     failed = make("failed", failure=Failure("E", "m", ""))
-    assert main(["gate", "accept", f"candidate={failed.location}", f"baseline={tmp_path}/new", *words]) == 2
+    assert main(["gate", "accept", f"candidate={failed.location}", f"baseline={tmp_path}/new", *WORDS]) == 2
     assert "1 cells that failed" in capsys.readouterr().err
     good, mine = make("good"), tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").touch()
-    assert main(["gate", "accept", f"candidate={good.location}", f"baseline={mine}", *words]) == 2
+    assert main(["gate", "accept", f"candidate={good.location}", f"baseline={mine}", *WORDS]) == 2
     assert "not an accepted baseline" in capsys.readouterr().err
     assert (mine / "thesis.txt").exists()
 
@@ -477,3 +467,40 @@ def test_every_text_is_escaped() -> None:
     assert "<b>a" not in page
     assert "<script>" not in to_comment(report)
     ET.fromstring(to_junit(report))  # noqa: S314
+
+
+def outcome(gains: Estimate, limit: float, verdict: str, before: Record = RECORD, after: Record = RECORD) -> Outcome:
+    cells = [ScoredCell(record, {"clip_score": gains}) for record in (before, after)]
+    return _outcome(Pair(*cells), "clip_score", gains, limit, verdict)
+
+
+UNDECIDED = {
+    "beyond the limit": (1.0, 0.1, "undecided", True),
+    "beyond it on the bad side": (-1.0, 0.1, "undecided", True),
+    "decided": (1.0, 0.1, "improved", False),
+    "within the limit": (1.0, 1.0, "undecided", False),
+}
+
+
+@pytest.mark.parametrize(("gain", "limit", "verdict", "explained"), UNDECIDED.values(), ids=UNDECIDED)
+def test_an_undecided_outcome_with_an_interval_beyond_the_limit_says_why(
+    gain: float, limit: float, verdict: str, explained: bool
+) -> None:
+    gains = mean_estimate(np.random.default_rng(0).normal(gain, 1.0, 100))
+    said = "undecided because all comparisons are counted (Holm)"
+    assert (said in outcome(gains, limit, verdict).note) == explained
+
+
+def test_equal_images_and_other_latents_are_named() -> None:
+    gains = mean_estimate(np.random.default_rng(0).normal(1.0, 1.0, 100))
+    images = replace(RECORD, images=Images(4, 64, 64, "x"))
+    assert outcome(gains, 1.0, "unchanged", images, images).note == "the images are equal"
+    reseeded = replace(images, images=Images(4, 64, 64, "y"), cell=replace(RECORD.cell, seed=1))
+    assert outcome(gains, 1.0, "unchanged", images, reseeded).note == "other initial latents: paired by prompt only"
+
+
+def test_without_a_valid_interval_the_reason_is_shown() -> None:
+    few = mean_estimate(np.array([0.0, 0.0, 0.0, 1.0]))
+    found = outcome(few, 0.1, "undecided")
+    assert found.interval is None
+    assert found.note == f"no normal interval: {few.caveat}"

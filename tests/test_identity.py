@@ -97,10 +97,8 @@ def test_cells_that_differ_in_one_field_have_separate_rows_and_lines(change: Map
         for write in (to_csv, to_markdown, to_latex):
             lines = write(table).splitlines()
             assert len(set(lines) - {""}) == len([line for line in lines if line])
-    assert (
-        len({line.partition(" 12.35")[0] for line in summarise(replace(RUN, cells=("a", "b")), cells, []).splitlines()})
-        == 3
-    )
+    shown = summarise(replace(RUN, cells=("a", "b")), cells, []).splitlines()
+    assert len({line.partition(" 12.35")[0] for line in shown}) == 3
     frame = scores_to_frame(RUN, cells)
     assert not frame.duplicated(subset=["key", "base", "method", "score"]).any()
     assert frame.duplicated(subset=[*frame.columns.difference(["key"])]).any() == bool(NOT_IN_SCORES & {*change, *base})
@@ -124,14 +122,8 @@ def test_no_value_of_an_eta_map_overwrites_another(change: Mapping[str, Any]) ->
             assert len(set(places)) == len(places)
             shown.append((base, panel.label))
     assert len(set(shown)) == len(shown)
-    plots = {name: draw for name, _, draw in plan_figures(RUN, cells)}
-    written = [
-        text.get_text()
-        for name in plots
-        if name.endswith("eta-steps")
-        for axes in plots[name]().axes
-        for text in axes.texts
-    ]
+    maps = [draw() for name, _, draw in plan_figures(RUN, cells) if name.endswith("eta-steps")]
+    written = [text.get_text() for figure in maps for axes in figure.axes for text in axes.texts]
     assert written.count("12.35") == 2
     assert written.count("13.35") == 2
 

@@ -1,4 +1,4 @@
-"""One worker at a time holds a lease, and no worker waits for a dead one."""
+"""One worker at a time holds a lease, no worker waits for a dead one, and damaged files of workers are recognised."""
 
 import json
 import os
@@ -6,16 +6,20 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from contended import ContendedLock
 
+from bench.records.errors import BenchError
 from bench.store.files import Files
 from bench.store.local import LocalFiles
 from bench.store.retrying import RetryingFiles
-from bench.workers.leases import Leases, expire_leases_of, new_worker_name
+from bench.workers.launch import Launch, Reporter, WorkerState
+from bench.workers.leases import Lease, Leases, expire_leases_of, new_worker_name
 
 NAME = "cells/k/lease-00000"
 
@@ -34,29 +38,30 @@ def files(tmp_path: Path) -> Files:
     return LocalFiles(tmp_path)
 
 
-def elsewhere(files: Files, name: str) -> None:
-    """Make the holder of a lease one of another machine, whose process cannot be inspected."""
-    note = json.loads(files.read(name))
-    files.write(name, json.dumps({**note, "machine": "elsewhere"}).encode())
+def take(leases: Leases, name: str = NAME, reached: int = 0) -> Lease:
+    """Take a lease that no other worker holds."""
+    lease = leases.take(name, reached)
+    assert lease is not None
+    return lease
+
+
+def change(files: Files, lease: Lease, **changes: object) -> None:
+    """Change what the file of a lease says."""
+    files.write(lease.file, json.dumps({**json.loads(files.read(lease.file)), **changes}).encode())
 
 
 def test_of_two_workers_one_gets_a_lease_and_the_other_after_its_release(files: Files) -> None:
     a, b = Leases(files, "a"), Leases(files, "b")
-    lease = a.take(NAME)
-    assert lease is not None
+    lease = take(a)
     assert b.take(NAME) is None
     a.release(lease, done=False)
-    taken = b.take(NAME)
-    assert taken is not None
-    assert taken.deaths == 0, "a release is not a death"
+    assert take(b).deaths == 0, "a release is not a death"
 
 
 def test_no_file_of_a_lease_is_left_when_the_work_is_done(files: Files) -> None:
     a = Leases(files, "a")
     for done in (False, False, True):
-        lease = a.take(NAME)
-        assert lease is not None
-        a.release(lease, done)
+        a.release(take(a), done)
     assert list(files.tree("cells")) == []
 
 
@@ -68,41 +73,34 @@ def test_of_many_workers_at_once_exactly_one_gets_a_lease(files: Files) -> None:
             assert sum(lease is not None for lease in taken) == 1
 
 
-def test_a_silent_lease_of_another_machine_expires_by_the_observers_clock(
-    files: Files,
-) -> None:
+def test_a_silent_lease_of_another_machine_expires_by_the_observers_clock(files: Files) -> None:
     clock = Clock()
     a, b = Leases(files, "a"), Leases(files, "b", lease_s=10, clock=clock)
-    lease = a.take(NAME)
-    assert lease is not None
-    elsewhere(files, lease.file)
+    lease = take(a)
+    change(files, lease, machine="elsewhere")
     assert b.take(NAME) is None
     clock.now = 9.9
     assert b.take(NAME) is None
     clock.now = 10.0
-    stolen = b.take(NAME)
-    assert stolen is not None
-    assert stolen.deaths == 1
+    assert take(b).deaths == 1
 
 
 def test_a_lease_that_is_renewed_never_expires(files: Files) -> None:
     clock = Clock()
     a, b = Leases(files, "a"), Leases(files, "b", lease_s=10, clock=clock)
-    lease = a.take(NAME)
-    assert lease is not None
+    lease = take(a)
     for second in range(0, 100, 5):
         clock.now = float(second)
         a.renew()
-        elsewhere(files, lease.file)
+        change(files, lease, machine="elsewhere")
         assert b.take(NAME) is None
 
 
 def test_a_lease_that_was_fresh_a_moment_ago_is_not_read_again(files: Files) -> None:
     clock = Clock()
     a, b = Leases(files, "a"), Leases(files, "b", lease_s=10, clock=clock)
-    lease = a.take(NAME)
-    assert lease is not None
-    elsewhere(files, lease.file)
+    lease = take(a)
+    change(files, lease, machine="elsewhere")
     assert b.take(NAME) is None
     expire_leases_of(files, "a")
     clock.now = 2.4
@@ -128,8 +126,7 @@ def test_a_renewal_under_way_does_not_bring_back_a_released_lease(tmp_path: Path
 
     lock = ContendedLock()
     leases = Leases(Slow(tmp_path), "a", _lock=lock)  # type: ignore[arg-type]
-    lease = leases.take(NAME)
-    assert lease is not None
+    lease = take(leases)
 
     def let_go() -> None:
         leases.release(lease, True)
@@ -153,27 +150,23 @@ def test_a_dead_process_of_this_machine_is_noticed_at_once(files: Files, tmp_pat
         f"assert Leases(LocalFiles(Path(sys.argv[1])), 'gone').take({NAME!r})"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-    taken = Leases(files, "b").take(NAME)
-    assert taken is not None
-    assert taken.deaths == 1
+    assert take(Leases(files, "b")).deaths == 1
 
 
 def test_a_later_process_with_the_same_number_is_a_different_process(files: Files) -> None:
-    lease = Leases(files, "a").take(NAME)
-    assert lease is not None
+    lease = take(Leases(files, "a"))
     note = json.loads(files.read(lease.file))
     assert note["pid"] == os.getpid()
-    files.write(lease.file, json.dumps({**note, "born": note["born"] - 100}).encode())
-    assert Leases(files, "b").take(NAME) is not None
+    change(files, lease, born=note["born"] - 100)
+    take(Leases(files, "b"))
 
 
 def test_expired_leases_are_not_waited_for_and_deaths_are_counted(files: Files) -> None:
     clock = Clock()
     for deaths in range(3):
-        lease = Leases(files, f"w{deaths}", clock=clock).take(NAME)
-        assert lease is not None
+        lease = take(Leases(files, f"w{deaths}", clock=clock))
         assert lease.deaths == deaths
-        elsewhere(files, lease.file)
+        change(files, lease, machine="elsewhere")
         expire_leases_of(files, f"w{deaths}")
     expire_leases_of(files, "somebody else")
 
@@ -181,9 +174,7 @@ def test_expired_leases_are_not_waited_for_and_deaths_are_counted(files: Files) 
 def test_deaths_are_counted_from_zero_where_a_worker_got_further(files: Files) -> None:
     counted = []
     for reached in [0, 0, 0, 2, 2, 5]:
-        lease = Leases(files, "w").take(NAME, reached)
-        assert lease is not None
-        counted.append(lease.deaths)
+        counted.append(take(Leases(files, "w"), reached=reached).deaths)
         expire_leases_of(files, "w")
     assert counted == [0, 1, 2, 1, 2, 1]
 
@@ -198,30 +189,25 @@ def test_deaths_are_counted_from_zero_where_a_worker_got_further(files: Files) -
 )
 def test_a_malformed_lease_is_waited_for_like_a_silent_one(files: Files, content: bytes | dict[str, object]) -> None:
     clock = Clock()
-    lease = Leases(files, "a").take(NAME)
-    assert lease is not None
+    lease = take(Leases(files, "a"))
     if isinstance(content, dict):
-        note = json.loads(files.read(lease.file))
-        content = json.dumps({**note, "machine": "elsewhere", **content}).encode()
-    files.write(lease.file, content)
+        change(files, lease, **{"machine": "elsewhere", **content})
+    else:
+        files.write(lease.file, content)
     other = Leases(files, "b", lease_s=1, clock=clock)
     assert other.take(NAME) is None
     expire_leases_of(files, "a")
     clock.now = 2.0
-    taken = other.take(NAME)
-    assert taken is not None
-    other.release(taken, done=True)
+    other.release(take(other), done=True)
     assert list(files.tree("cells")) == []
 
 
 def test_a_holder_of_this_machine_that_dies_a_moment_after_it_was_seen_is_not_waited_for(files: Files) -> None:
     b = Leases(files, "b", clock=Clock())
-    lease = Leases(files, "a").take(NAME)
-    assert lease is not None
+    lease = take(Leases(files, "a"))
     assert b.take(NAME) is None
-    note = json.loads(files.read(lease.file))
-    files.write(lease.file, json.dumps({**note, "born": note["born"] - 100}).encode())
-    assert b.take(NAME) is not None
+    change(files, lease, born=json.loads(files.read(lease.file))["born"] - 100)
+    take(b)
 
 
 def test_a_process_that_may_not_be_inspected_counts_as_alive(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,20 +230,17 @@ def test_only_held_leases_are_renewed_and_an_error_with_one_does_not_stop_the_ot
             super().write(name, content, durable)
 
     a = Leases(Troubled(tmp_path), "a")
-    leases = [a.take(name) for name in (NAME, "cells/k/lease-00001")]
-    before = [a.files.read(lease.file) for lease in leases if lease]
+    leases = [take(a, name) for name in (NAME, "cells/k/lease-00001")]
+    before = [a.files.read(lease.file) for lease in leases]
     a.renew()
-    after = [a.files.read(lease.file) for lease in leases if lease]
+    after = [a.files.read(lease.file) for lease in leases]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
 
 
 def test_only_held_leases_of_the_worker_that_died_expire(files: Files) -> None:
     names = [f"cells/k/lease-0000{i}" for i in range(3)]
     a, other = Leases(files, "a"), Leases(files, "other")
-    held, let_go, others = a.take(names[0]), a.take(names[1]), other.take(names[2])
-    assert held is not None
-    assert let_go is not None
-    assert others is not None
+    held, let_go, others = take(a, names[0]), take(a, names[1]), take(other, names[2])
     a.release(let_go, done=False)
     expire_leases_of(files, "a")
     states = [json.loads(files.read(lease.file))["state"] for lease in (held, let_go, others)]
@@ -266,39 +249,32 @@ def test_only_held_leases_of_the_worker_that_died_expire(files: Files) -> None:
 
 @pytest.mark.parametrize("wrong", [{"pid": "x"}, {"born": [1]}, {"deaths": "x"}, {"progress": "x"}, {"beat": None}])
 def test_a_lease_with_a_field_of_another_type_is_not_believed(files: Files, wrong: dict[str, object]) -> None:
-    lease = Leases(files, "a").take(NAME)
-    assert lease is not None
-    note = json.loads(files.read(lease.file))
-    files.write(lease.file, json.dumps({**note, "state": "dead", **wrong}).encode())
+    lease = take(Leases(files, "a"))
+    change(files, lease, **{"state": "dead", **wrong})
     assert Leases(files, "b").take(NAME) is None
 
 
 def test_a_worker_whose_lease_expired_leaves_the_lease_of_its_successor(files: Files) -> None:
     a, b = Leases(files, "a"), Leases(files, "b")
-    slow = a.take(NAME)
-    assert slow is not None
+    slow = take(a)
     expire_leases_of(files, "a")
-    successor = b.take(NAME)
-    assert successor is not None
+    successor = take(b)
     a.release(slow, done=True)
     assert list(files.tree("cells")) == [successor.file]
 
 
 @pytest.mark.parametrize("pid", [-1, 2**31, 10**30])
 def test_an_impossible_process_counts_as_dead(files: Files, pid: int) -> None:
-    lease = Leases(files, "a").take(NAME)
-    assert lease is not None
-    files.write(lease.file, json.dumps({**json.loads(files.read(lease.file)), "pid": pid}).encode())
-    assert Leases(files, "b").take(NAME) is not None
+    lease = take(Leases(files, "a"))
+    change(files, lease, pid=pid)
+    take(Leases(files, "b"))
 
 
 @pytest.mark.parametrize("name", ["lease-00000.²", "lease-00000.x", "lease-00000.", f"lease-00000.{10**30}"])
 def test_a_file_that_is_not_a_lease_is_left_alone(files: Files, name: str) -> None:
     files.write(f"cells/k/{name}", b"")
     leases = Leases(files, "a")
-    lease = leases.take(NAME)
-    assert lease is not None
-    leases.release(lease, done=True)
+    leases.release(take(leases), done=True)
     assert list(files.tree("cells")) == [f"cells/k/{name}"]
 
 
@@ -310,11 +286,40 @@ def test_a_folder_in_place_of_a_lease_is_garbage(tmp_path: Path, store_retry_s: 
     leases = Leases(files, "a", lease_s=1, clock=clock)
     assert leases.take(NAME) is None
     clock.now = 2.0
-    lease = leases.take(NAME)
-    assert lease is not None
-    leases.release(lease, done=True)
+    leases.release(take(leases), done=True)
     assert list((tmp_path / "cells" / "k").iterdir()) == []
 
 
 def test_workers_have_unique_names() -> None:
     assert len({new_worker_name() for _ in range(100)}) == 100
+
+
+LAUNCH = Launch(
+    "20261129-101500-abcdef", {"name": "x", "executor": {"max_attempts": 3}}, (0.5, 1.0), ("k1", "k2"), 4, 1.5
+)
+
+
+def test_a_launch_is_read_as_it_was_written(files: Files) -> None:
+    LAUNCH.save(files)
+    files.write("launches/.DS_Store", b"\x00")
+    files.write("launches/zzz.txt", b"")
+    assert Launch.latest(files) == LAUNCH
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[]", b"{}", json.dumps({**asdict(LAUNCH), "cells": 3}).encode(), b'{"name": "x"}']
+)
+def test_a_damaged_launch_is_refused_in_a_sentence(files: Files, content: bytes) -> None:
+    files.write("launches/x.json", content)
+    with pytest.raises(BenchError, match=r"launches/x.json is damaged; start the run again"):
+        Launch.load(files, "x")
+
+
+@pytest.mark.parametrize("changed", [{"since": "x"}, {"images": None}, {"state": 3}, [], "garbage"])
+def test_a_damaged_state_of_a_worker_is_ignored(files: Files, changed: Any) -> None:
+    for worker in ("a", "b"):
+        Reporter(files, "l", worker, "cpu").say()
+    (files.root / "workers" / "c.json").mkdir()  # type: ignore[attr-defined]
+    damaged = {**json.loads(files.read("workers/a.json")), **changed} if isinstance(changed, dict) else changed
+    files.write("workers/a.json", json.dumps(damaged).encode())
+    assert [state.worker for state in WorkerState.all_of(files, "l")] == ["b"]

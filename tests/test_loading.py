@@ -1,6 +1,5 @@
 """Pickles of tensors are read where a repository has no other files; memory_options reach every pipeline."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,25 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from standins import REPOSITORIES, commit_of
-from test_checkpoints import experiment_on
-from test_sampling import PROMPTS, make_cell
+from test_checkpoints import experiment_on, settle
+from test_sampling import images_of, make_cell
 
-from bench.checkpoints.survey import settle_models, survey_checkpoints
+from bench.checkpoints.survey import survey_checkpoints
 from bench.generate.pipelines import load_pipeline
-from bench.generate.sampling import Sampler
-from bench.records.cell import Cell
 from bench.records.errors import BenchError
-
-
-@pytest.fixture
-def own(models: Path, tmp_path: Path) -> Path:
-    for name in ("teacher", "tcd-lora", "evaluator"):
-        shutil.copytree(models / name, tmp_path / "own" / name)
-    return tmp_path / "own"
-
-
-def images_of(cell: Cell) -> Any:
-    return Sampler(load_pipeline(cell), cell, PROMPTS).sample(0).images
 
 
 def to_pickles(directory: Path) -> None:
@@ -45,10 +31,8 @@ def test_a_model_of_pickled_tensors_gives_the_same_images_and_is_reported(own: P
     cell = make_cell(models)
     expected = images_of(cell)
     to_pickles(own / "teacher")
-    experiment = experiment_on(own)
-    settled = settle_models(experiment, survey_checkpoints(experiment))
-    assert any("models.mini: some of its weights are .bin files" in line for line in settled.told)
-    survey_checkpoints(experiment).check()
+    assert any("models.mini: some of its weights are .bin files" in line for line in settle(own).told)
+    survey_checkpoints(experiment_on(own)).check()
     there = replace(cell, base=replace(cell.base, source=str(own / "teacher")))
     np.testing.assert_array_equal(images_of(there), expected)
 

@@ -12,12 +12,12 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from test_sampling import PROMPTS, make_cell
+from standins import kohya
+from test_sampling import images_of, make_cell
 
 from bench.checkpoints.lora import lora_faults
 from bench.generate import lora
 from bench.generate.pipelines import load_pipeline
-from bench.generate.sampling import Sampler
 from bench.records.cell import Adapter, Cell
 from bench.records.errors import BenchError
 
@@ -31,18 +31,6 @@ def with_lora(models: Path, path: Path, tensors: Tensors, metadata: dict[str, st
     return replace(make_cell(models), adapters=(Adapter("x", str(path), path.name, "x"),))
 
 
-def kohya(tensors: Tensors, alpha: float) -> Tensors:
-    """Return the same in kohya's form, with an alpha per layer."""
-    found: Tensors = {}
-    for key, value in tensors.items():
-        module, _, side = key.removeprefix("unet.").removesuffix(".weight").rpartition(".")
-        name = f"lora_unet_{module.replace('.', '_')}"
-        found[f"{name}.{'lora_down' if side == 'lora_A' else 'lora_up'}.weight"] = value
-        if side == "lora_A":
-            found[f"{name}.alpha"] = torch.tensor(alpha)
-    return found
-
-
 @pytest.fixture
 def published(models: Path) -> Tensors:
     return load_file(models / "tcd-lora" / LORA)
@@ -50,9 +38,7 @@ def published(models: Path) -> Tensors:
 
 def test_a_whole_lora_arrives_as_a_file_of_any_name(models: Path, tmp_path: Path, published: Tensors) -> None:
     own = with_lora(models, tmp_path / "my v3.safetensors", published)
-    images = Sampler(load_pipeline(own), own, PROMPTS).sample(0).images
-    plain = make_cell(models)
-    assert (images == Sampler(load_pipeline(plain), plain, PROMPTS).sample(0).images).all()
+    assert (images_of(own) == images_of(make_cell(models))).all()
 
 
 def test_half_precision_takes_the_file_s_tensors_rounded(models: Path, tmp_path: Path, published: Tensors) -> None:
@@ -149,11 +135,9 @@ def test_kohya_s_form_is_applied_with_its_alphas(
 ) -> None:
     """Rank 2: alpha over rank is the scale of the same LoRA in diffusers' form."""
     cell = with_lora(models, tmp_path / "k.safetensors", kohya(published, alpha))
-    images = Sampler(load_pipeline(cell), cell, PROMPTS).sample(0).images
     plain = with_lora(models, tmp_path / "d.safetensors", published)
     plain = replace(plain, adapters=(replace(plain.adapters[0], scale=alpha / 2),))
-    wanted = Sampler(load_pipeline(plain), plain, PROMPTS).sample(0).images
-    assert abs(images.astype(int) - wanted).max() <= 1
+    assert abs(images_of(cell).astype(int) - images_of(plain)).max() <= 1
 
 
 def test_alphas_that_are_not_applied_are_refused(
@@ -227,66 +211,62 @@ def fused_difference(cell: Cell, layer: str) -> torch.Tensor:
     return (with_adapter - without).detach().double()
 
 
-def _plain(tensors: Tensors, _: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
-    return tensors, None, [1.0, 1.0]
+Stated = tuple[Tensors, Metadata | None, list[float]]
+"""Tensors, metadata, and alpha / rank of the first and of the last layer."""
 
 
-def _plain_ranks(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
-    widen(tensors, layers[0], 4)
-    return tensors, None, [1.0, 1.0]
+def in_diffusers_form(
+    *factors: float, wider: bool = False, first_rank: int = 0, first_alpha: int = 0, **said: object
+) -> Callable[[Tensors, list[str]], Stated]:
+    """What diffusers' metadata say, in which the first layer may be `wider`, and have its own rank and alpha."""
+
+    def how(tensors: Tensors, layers: list[str]) -> Stated:
+        if wider:
+            widen(tensors, layers[0], 4)
+        own = {"rank_pattern": {layers[0]: first_rank}} if first_rank else {}
+        own |= {"alpha_pattern": {layers[0]: first_alpha}} if first_alpha else {}
+        metadata = diffusers_metadata(r=2, target_modules=layers, **own, **said) if said else None
+        return tensors, metadata, list(factors)
+
+    return how
 
 
-def _one_alpha(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
-    return tensors, diffusers_metadata(r=2, lora_alpha=5, target_modules=layers), [2.5, 2.5]
-
-
-def _patterns(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
-    widen(tensors, layers[0], 4)
-    said = diffusers_metadata(
-        r=2, lora_alpha=3, target_modules=layers, rank_pattern={layers[0]: 4}, alpha_pattern={layers[0]: 6}
-    )
-    return tensors, said, [6 / 4, 3 / 2]
-
-
-def _rank_pattern_alone(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
-    widen(tensors, layers[0], 4)
-    said = diffusers_metadata(r=2, lora_alpha=3, target_modules=layers, rank_pattern={layers[0]: 4})
-    return tensors, said, [3 / 4, 3 / 2]
-
-
-def _rank_stabilised(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
-    return tensors, diffusers_metadata(r=2, lora_alpha=4, target_modules=layers, use_rslora=True), [2 * 2**0.5] * 2
-
-
-def _kohya(tensors: Tensors, _: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+def in_kohya_s_form(tensors: Tensors, _: list[str]) -> Stated:
     return kohya(tensors, 1.0), {"ss_network_dim": "2", "ss_network_alpha": "1.0"}, [0.5, 0.5]
 
 
-def _kohya_alphas(tensors: Tensors, layers: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+def with_an_alpha_of_its_own(tensors: Tensors, layers: list[str]) -> Stated:
     widen(tensors, layers[0], 4)
     found = kohya(tensors, 1.0)
     found[f"lora_unet_{layers[0].replace('.', '_')}.alpha"] = torch.tensor(3.0, dtype=torch.bfloat16)
     return found, {"ss_network_dim": "2", "ss_network_alpha": "1"}, [3 / 4, 1 / 2]
 
 
-def _kohya_of_old(tensors: Tensors, _: list[str]) -> tuple[Tensors, Metadata | None, list[float]]:
+def in_an_old_form(tensors: Tensors, _: list[str]) -> Stated:
     found = {key: value for key, value in kohya(tensors, 1.0).items() if not key.endswith("alpha")}
     return found, {"ss_network_dim": "Dynamic", "ss_network_alpha": "None"}, [1.0, 1.0]
 
 
-STATED = [
-    *(_plain, _plain_ranks, _one_alpha, _patterns, _rank_pattern_alone, _rank_stabilised),
-    *(_kohya, _kohya_alphas, _kohya_of_old),
-]
+STATED = {
+    "plain": in_diffusers_form(1.0, 1.0),
+    "plain ranks": in_diffusers_form(1.0, 1.0, wider=True),
+    "one alpha": in_diffusers_form(2.5, 2.5, lora_alpha=5),
+    "patterns": in_diffusers_form(6 / 4, 3 / 2, wider=True, first_rank=4, first_alpha=6, lora_alpha=3),
+    "a rank pattern alone": in_diffusers_form(3 / 4, 3 / 2, wider=True, first_rank=4, lora_alpha=3),
+    "rank-stabilised": in_diffusers_form(2 * 2**0.5, 2 * 2**0.5, lora_alpha=4, use_rslora=True),
+    "kohya": in_kohya_s_form,
+    "kohya, an alpha per layer": with_an_alpha_of_its_own,
+    "kohya without alphas": in_an_old_form,
+}
 
 
-@pytest.mark.parametrize("how", STATED, ids=lambda how: how.__name__.strip("_"))
+@pytest.mark.parametrize("how", STATED)
 def test_a_lora_is_added_by_the_factor_that_its_file_states(
-    models: Path, tmp_path: Path, published: Tensors, how: Callable[..., tuple[Tensors, Metadata | None, list[float]]]
+    models: Path, tmp_path: Path, published: Tensors, how: str
 ) -> None:
     """W + scale × alpha / rank × B·A, by hand, for a layer of its own rank or alpha and for one of the others."""
     layers = layers_of(published)
-    tensors, said, factors = how(published, layers)
+    tensors, said, factors = STATED[how](published, layers)
     cell = with_lora(models, tmp_path / "x.safetensors", tensors, said)
     assert not lora_faults(tmp_path / "x.safetensors")
     cell = replace(cell, adapters=(replace(cell.adapters[0], scale=0.75),))

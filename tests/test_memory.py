@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench.measure.memory import Gauge, NvmlGauge, measure_memory, poll_peaks
+from bench.records.record import Memory
 
 CPU = torch.device("cpu")
 
@@ -62,16 +63,11 @@ def test_a_call_shorter_than_the_polling_period_is_read_at_both_ends() -> None:
 
 def test_a_gauge_without_data_gives_none_and_not_zero() -> None:
     memory = measure_memory(lambda: None, CPU, 1, process_bytes=Use(None), device_bytes=Use(None))
-    assert memory.process_bytes is None
-    assert memory.device_bytes is None
+    assert (memory.process_bytes, memory.device_bytes) == (None, None)
 
 
 def test_a_processor_has_no_device_memory() -> None:
-    memory = measure_memory(lambda: None, CPU, 1)
-    assert memory.allocated_bytes is None
-    assert memory.reserved_bytes is None
-    assert memory.process_bytes is None
-    assert memory.device_bytes is None
+    assert measure_memory(lambda: None, CPU, 1) == Memory(1, None, None, None, None)
 
 
 def test_a_device_that_uses_nothing_uses_zero_bytes() -> None:
@@ -151,22 +147,21 @@ def test_the_peak_of_a_known_tensor_on_a_gpu_is_its_size() -> None:
     torch.ones(2 * size, dtype=torch.uint8, device=device)  # an earlier, greater peak
     before = torch.cuda.memory_allocated(device)
     memory = measure_memory(lambda: torch.ones(size, dtype=torch.uint8, device=device), device, 1)
-    assert memory.allocated_bytes is not None
-    assert memory.reserved_bytes is not None
     assert memory.allocated_bytes - before == pytest.approx(size, rel=0.01)
     assert memory.reserved_bytes >= memory.allocated_bytes
     assert memory.device_bytes is None or memory.device_bytes >= memory.allocated_bytes
 
 
 def test_excluded_memory_is_subtracted_from_the_gpu_s_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 9_000)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 10_000)
+    allocator = FakeAllocator(monkeypatch)
+
+    def call() -> None:
+        allocator.queued.append(9_000)
+
     gauges: dict[str, Gauge] = {"process_bytes": Use(11_000), "device_bytes": Use(12_000)}
-    memory = measure_memory(lambda: None, torch.device("cuda"), 1, **gauges, excluded_bytes=4_000)
+    memory = measure_memory(call, torch.device("cuda"), 1, **gauges, excluded_bytes=4_000)
     peaks = memory.allocated_bytes, memory.reserved_bytes, memory.process_bytes, memory.device_bytes
-    assert peaks == (5_000, 6_000, 7_000, 8_000)
+    assert peaks == (5_000, 14_000, 7_000, 8_000)
     assert memory.excluded_bytes == 4_000
-    plain = measure_memory(lambda: None, torch.device("cuda"), 1, **gauges)
+    plain = measure_memory(call, torch.device("cuda"), 1, **gauges)
     assert (plain.allocated_bytes, plain.excluded_bytes) == (9_000, 0)

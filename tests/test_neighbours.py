@@ -91,7 +91,6 @@ def test_with_clusters_the_influence_of_a_prompt_is_the_change_without_all_its_i
     labels = np.repeat(np.arange(20), 3)
     ours, real = draw(3, 60, 0.8) + np.repeat(draw(5, 20), 3, axis=0), draw(4, 50)
     groups = Groups.of(labels, 60)
-    assert groups is not None
     without = np.array([plain(ours[labels != g], real)[name] for g in range(20)])
     found = ESTIMATES[name](ours, Neighbourhood(real), groups)
     assert groups.units(found.influence) == pytest.approx(19 * (without.mean() - without), abs=1e-9)

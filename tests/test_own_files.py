@@ -45,7 +45,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def bring_files(home: Path) -> None:
     weights = local_path("bench://mini/weights")
-    assert weights is not None
     shutil.copytree(weights / "teacher", home / "model")
     shutil.copytree(weights / "evaluator", home / "evaluator")
     (home / "loras").mkdir()

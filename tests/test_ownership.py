@@ -48,14 +48,10 @@ def begin(experiment: Experiment, *, done: bool = False) -> tuple[Job, Store]:
     for cell in job.plan.cells if done else ():
         count = len(job.run.prompts)
         store.commit(make_record(cell, images=Images(count, 64, 64, "x")))
-        store.cell(cell.key).save_features(job.run.extractor, {"image": np_zeros(count)})
+        store.cell(cell.key).save_features(job.run.extractor, {"image": np.zeros((count, 4))})
     if done:
         close_run(job, store, is_last=True)
     return job, store
-
-
-def np_zeros(count: int) -> object:
-    return np.zeros((count, 4))
 
 
 OTHERS = {

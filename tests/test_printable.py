@@ -67,7 +67,6 @@ def test_a_comment_mentions_no_users_and_fits_the_size_limit() -> None:
     assert len(comment) <= COMMENT_CHARACTERS
     assert re.search(r"… and \d+ more rows: gate.html has them all", comment)
     left = re.search(r"and (\d+) more rows", comment)
-    assert left is not None
     assert comment.count("somebody") + int(left[1]) == 3000
     assert "more rows" not in to_comment(report_of("one"))
 
@@ -84,7 +83,6 @@ def test_pages_forbid_external_content() -> None:
     policy = environment.globals["policy"]
     assert policy.startswith("default-src 'none'")
     script = re.search(r"'sha256-([^']+)'", policy)
-    assert script is not None
     text = (Path(__file__).parents[1] / "bench" / "report" / "page.js").read_text()
     assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() == script[1]
     assert "Content-Security-Policy" in to_page(report_of("x"), [])

@@ -15,6 +15,7 @@ from bench.generate.prompt_files import read_prompts
 from bench.generate.prompts import load_prompts
 from bench.records.errors import BenchError
 
+SEARCH = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None)
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 5\n"
 
 
@@ -182,9 +183,7 @@ def written(path: Path, texts: list[str], line_end: str) -> bytes:
 def test_written_files_are_read_back_or_refused(tmp_path: Path, ending: str) -> None:
     own = {".txt": LINE, ".tsv": FIELD}.get(ending, ANY_TEXT)
 
-    @settings(
-        max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None
-    )
+    @settings(SEARCH, max_examples=150)
     @given(st.lists(own, min_size=1, max_size=5), st.sampled_from(["\n", "\r\n"]), st.booleans())
     def check(texts: list[str], line_end: str, mark: bool) -> None:
         path = tmp_path / f"x{ending}"
@@ -200,9 +199,7 @@ def test_written_files_are_read_back_or_refused(tmp_path: Path, ending: str) -> 
 
 
 def test_no_content_ends_in_a_traceback(tmp_path: Path) -> None:
-    @settings(
-        max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None
-    )
+    @settings(SEARCH, max_examples=300)
     @given(st.binary(max_size=200), st.sampled_from([".txt", ".tsv", ".csv", ".jsonl", ".json", ".parquet"]))
     def check(content: bytes, ending: str) -> None:
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_report import make_record, store
+from test_report import store
 
 from bench.analysis.published import Published, load_published, set_beside
 from bench.analysis.scoring import ScoredCell, ScoredRun
@@ -61,13 +61,18 @@ def test_measured_cells_of_several_etas_are_distinguished(store: Store, scored: 
     assert {row[2] for row in rows} == {"0", "1"}
 
 
-def test_a_score_published_times_a_hundred_is_compared_at_that_scale(store: Store, scored: list[ScoredCell]) -> None:
-    number = replace(NUMBER, metric="image_reward_x100", value=68.49, extractor="ImageReward", images=None)
-    cell = replace(scored[0], estimates={"image_reward": scored[0].estimates["clip_score"]})
-    (pair,) = set_beside(store.run(), [cell], [replace(number, steps=cell.record.cell.steps)])
-    assert pair.measured is not None
-    assert pair.measured.value == pytest.approx(100 * scored[0].estimates["clip_score"].value)
-    assert "extractor" not in "; ".join(pair.differences)
+@pytest.mark.parametrize(
+    ("ours", "theirs", "factor"),
+    [("image_reward", "image_reward_x100", 100), ("pick_score", "pick_score_by_100", 0.01)],
+)
+def test_a_score_published_at_another_scale_is_compared_at_that_scale(
+    store: Store, scored: list[ScoredCell], ours: str, theirs: str, factor: float
+) -> None:
+    estimate, cell = scored[0].estimates["clip_score"], scored[0].record.cell
+    number = replace(NUMBER, metric=theirs, value=68.49, extractor="ImageReward", images=None, steps=cell.steps)
+    (pair,) = set_beside(store.run(), [replace(scored[0], estimates={ours: estimate})], [number])
+    assert pair.measured.value == pytest.approx(factor * estimate.value)
+    assert ("extractor" in "; ".join(pair.differences)) == (ours == "pick_score")
     assert beside_table(store.run(), [pair]).rows[0][6] == "68.49"
     assert {n.metric for n in load_published() if n.metric.startswith("pick")} == {"pick_score", "pick_score_by_100"}
 
@@ -104,17 +109,11 @@ def test_the_report_shows_them_only_where_there_are_some(
     assert "Beside the published" in page
     assert (Path(store.location) / "tables" / "published.csv").exists()
     assert (Path(store.location) / "plots" / "published.png").exists()
-    assert make_record is not None
 
 
 def test_cells_of_random_weights_are_not_compared(store: Store, scored: list[ScoredCell]) -> None:
-    random = [
-        replace(
-            s,
-            record=replace(s.record, cell=replace(s.record.cell, base=replace(s.record.cell.base, weights="random-1"))),
-        )
-        for s in scored
-    ]
+    base = replace(scored[0].record.cell.base, weights="random-1")
+    random = [replace(s, record=replace(s.record, cell=replace(s.record.cell, base=base))) for s in scored]
     assert set_beside(store.run(), random, [NUMBER]) == []
 
 
@@ -139,14 +138,3 @@ def test_differences_in_preparation_of_images_are_named(store: Store, scored: li
     wide = replace(scored[0], record=replace(scored[0].record, cell=replace(cell, base=replace(cell.base, width=16))))
     (pair,) = set_beside(run, [wide], [replace(NUMBER, steps=cell.steps, pixels=8)])
     assert "8×16 pixels; theirs 8×8" in pair.differences
-
-
-def test_a_score_published_divided_by_a_hundred_is_compared_at_that_scale(
-    store: Store, scored: list[ScoredCell]
-) -> None:
-    ours = scored[0].estimates["clip_score"]
-    cell = replace(scored[0], estimates={"pick_score": ours})
-    number = replace(NUMBER, metric="pick_score_by_100", steps=cell.record.cell.steps)
-    (pair,) = set_beside(store.run(), [cell], [number])
-    assert pair.measured is not None
-    assert pair.measured.value == pytest.approx(ours.value / 100)

@@ -23,6 +23,9 @@ from scipy.stats import norm
 
 from bench.analysis.claims import Comparison, Judgement, judge_claims
 from bench.analysis.scoring import ScoredRun
+from bench.execute import kept_inputs
+from bench.execute.kept_inputs import has_inputs, keep_inputs
+from bench.generate.task_inputs import Inputs
 from bench.pictures import hash_image, input_hashes, input_picture, save_inputs, save_pictures, to_png
 from bench.records.cell import SchedulerSpec, Task
 from bench.records.errors import BenchError, Damaged
@@ -170,15 +173,12 @@ def test_a_damaged_image_is_never_shown_and_a_lost_image_is_reported(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = keep(store, next(r for r in store.records() if r.status == "ok"), [Image.new("RGB", (8, 8))] * 2)
+    name = store.cell(record.key).image_name(1)
     write_report(store)
     complete = contents(store)
-    path = Path(store.location) / store.cell(record.key).image_name(1)
-    Image.new("RGB", (8, 8), "red").save(path)
+    Image.new("RGB", (8, 8), "red").save(Path(store.location) / name)
     write_report(store)
-    assert {**contents(store), store.cell(record.key).image_name(1): b""} == {
-        **complete,
-        store.cell(record.key).image_name(1): b"",
-    }
+    assert {**contents(store), name: b""} == {**complete, name: b""}
     (Path(store.location) / "report.html").unlink()
     with pytest.raises(Damaged, match="not the image that was sampled") as refusal:
         write_report(store)
@@ -275,7 +275,6 @@ def test_a_run_whose_scores_need_no_reference_has_a_report(store: Store) -> None
 def keep(store: Store, record: Record, images: Sequence[Image.Image]) -> Record:
     """The record with these images kept, as it is in the store then."""
     pixels = [np.asarray(image) for image in images]
-    assert record.images is not None
     kept = replace(record, images=replace(record.images, hashes=tuple(hash_image(image) for image in pixels)))
     for row, image in enumerate(pixels):
         store.cell(record.key).save_image(row, to_png(image))
@@ -378,7 +377,6 @@ def test_power_is_the_share_of_runs_that_would_decide() -> None:
     assert draw_power(claims) is not None
     equal = replace(comparison, gain=0.0, threshold=1.0, expect="equivalent")
     found = power(equal, counts)
-    assert found is not None
     assert found[0] == pytest.approx(2 * norm.cdf(5 - bound) - 1, abs=1e-3)
 
 
@@ -449,9 +447,6 @@ def test_reference_images_are_shown_under_their_names(store: Store) -> None:
 
 
 def test_a_run_keeps_the_inputs_of_what_is_shown(tmp_path: Path) -> None:
-    from bench.execute.kept_inputs import has_inputs, keep_inputs
-    from bench.generate.task_inputs import Inputs
-
     store = Store(tmp_path / "run")
     for count in (3, 20):
         inputs = Inputs(Task("inpainting", {"strength": 0.9}), "world", count, 32, 32)
@@ -460,15 +455,11 @@ def test_a_run_keeps_the_inputs_of_what_is_shown(tmp_path: Path) -> None:
         assert len(input_hashes(store)) == 2 * min(count, 8)
         assert has_inputs(store, replace(inputs, source="not there"))
     kept = input_picture(store, "00002-mask")
-    assert kept is not None
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(kept)))[..., 0] > 0, inputs.masks[2])
 
 
 @pytest.mark.parametrize("harm", ["all gone", "one gone", "one damaged", "none"])
 def test_a_finished_run_has_its_inputs_kept_again(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.execute import kept_inputs
-    from bench.generate.task_inputs import Inputs
-
     store = Store(tmp_path / "run")
     inputs = Inputs(Task("inpainting", {"strength": 0.9}), "world", 3, 32, 32)
     kept_inputs.keep_inputs(store, inputs)

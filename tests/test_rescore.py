@@ -56,12 +56,9 @@ def test_scores_of_stored_features_are_added_without_reading_images(finished: Pa
     assert "cmmd_mini_n6" in (finished / "report.html").read_text(encoding="utf-8")
 
 
-def test_another_evaluator_reads_the_kept_images_again(finished: Path, models: Path, tmp_path: Path) -> None:
+def test_another_evaluator_reads_the_kept_images_again(finished: Path, other_evaluator: tuple[str, str]) -> None:
     before = scores(finished)
-    shutil.copytree(models / "evaluator", tmp_path / "other")
-    (tmp_path / "other" / "note.txt").write_text("so that it has another hash")
-    command = ["score", f"results={finished}", "evaluator.name=other", f"evaluator.source={tmp_path}/other"]
-    assert main([*command, "device=cpu"]) == 0
+    assert main(["score", f"results={finished}", *other_evaluator, "device=cpu"]) == 0
     after = scores(finished)
     assert {name for _, name in after.index} == {"fid_other_n6", "clip_score_other_n6"}
     assert set(after["protocol"]).isdisjoint(before["protocol"]), "scores of another extractor are not comparable"
@@ -82,13 +79,11 @@ HARMS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def test_a_damaged_image_is_refused_by_score_regenerated_by_run_and_never_scored(
-    command_of_a_run: list[str], models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command_of_a_run: list[str], other_evaluator: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(models / "evaluator", tmp_path / "other")
-    (tmp_path / "other" / "note.txt").write_text("so that it has another hash")
     results, whole = tmp_path / "run", tmp_path / "whole"
     shutil.copytree(results, whole)
-    other = ("evaluator.name=other", f"evaluator.source={tmp_path}/other", "device=cpu")
+    other = *other_evaluator, "device=cpu"
     assert main(["score", f"results={whole}", *other]) == 0
     before = scores(results)
     image = sorted(results.glob("cells/*/images/00002.png"))[1]
@@ -124,16 +119,13 @@ def test_a_damaged_image_does_not_block_scores_of_stored_features(
 
 
 def test_a_run_without_images_is_refused_and_unchanged(
-    finished: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, other_evaluator: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = scores(finished)
     for folder in finished.glob("cells/*/images"):
         shutil.rmtree(folder)
-    shutil.copytree(models / "evaluator", tmp_path / "other")
-    (tmp_path / "other" / "note.txt").write_text("so that it has another hash")
-    command = ["score", f"results={finished}", "evaluator.name=other", f"evaluator.source={tmp_path}/other"]
     capsys.readouterr()
-    assert main([*command, "device=cpu"]) == 2
+    assert main(["score", f"results={finished}", *other_evaluator, "device=cpu"]) == 2
     assert "2 of 2 cells have neither the features nor their images" in capsys.readouterr().err
     pd.testing.assert_frame_equal(scores(finished), before)
 

@@ -11,17 +11,23 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from factories import records_and_images
 
+import bench.__main__
+import bench.generate.loaded_pipeline
 from bench.__main__ import main
-from bench.pictures import read_images
-from bench.records.errors import CellError
+from bench.execute.job import load_job
+from bench.generate import sampling
+from bench.generate.sampling import Sampler
+from bench.records.errors import BenchError, CellError
 from bench.records.record import Record
 from bench.store.store import Store
+from bench.workers.launch import Launch
 from bench.workers.worker import Worker
 
 Overrides = Callable[..., list[str]]
@@ -40,12 +46,10 @@ def test_a_run_leaves_records_scores_tables_plots_grid_and_page(overrides: Overr
     assert len(lines) == 4
     assert all(record.status == "ok" for record in lines)
     record = next(record for record in lines if record.cell.label == "mini dpmpp_2s 4 steps guidance 3")
-    assert record.calls is not None
     assert record.calls.denoiser_evaluations == 8
     assert record.calls.orders == (1, 2, 1, 2)
     assert record.calls.arguments["guidance_scale"] == 3.0
     assert record.calls.scheduler_config["final_sigmas_type"] == "sigma_min"
-    assert record.latency is not None
     assert len(record.latency.call_s) == 1
     parts = record.latency.text_encoder_s[0] + record.latency.denoiser_s[0] + record.latency.vae_s[0]
     assert 0 < parts <= record.latency.call_s[0]
@@ -62,8 +66,6 @@ def test_resuming_a_finished_run_samples_nothing(
 ) -> None:
     assert main(["run", *overrides(*QUICK)]) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*")}
-    import bench.generate.loaded_pipeline
-
     monkeypatch.setattr(bench.generate.loaded_pipeline, "Loaded", lambda _: pytest.fail("a model was loaded"))
     assert main(["run", *overrides(*QUICK)]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*")}
@@ -81,18 +83,14 @@ def test_later_requests_are_added_to_the_records(overrides: Overrides, tmp_path:
 
 
 def test_another_experiment_in_the_directory_is_refused_and_the_first_report_stays(
-    overrides: Overrides, tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
+    overrides: Overrides, tmp_path: Path, models: Path, other_evaluator: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     assert main(["run", *overrides(*QUICK)]) == 0
     outputs = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    other = tmp_path / "evaluator"
-    shutil.copytree(models / "evaluator", other)
-    (other / "note.txt").write_text("another evaluator")
+    _, evaluator = other_evaluator
     for override, said in (
         ("seed=1", "seed is 0 there and 1 here"),
-        (f"evaluator.source={other}", f"evaluator.source is {models}/evaluator there and {other} here"),
+        (evaluator, f"evaluator.source is {models}/evaluator there and {tmp_path}/other here"),
     ):
         for verb in ("plan", "run"):
             capsys.readouterr()
@@ -128,8 +126,6 @@ def test_looks_at_claims_are_counted_as_the_images_grow(overrides: Overrides, tm
 def test_a_failed_cell_is_recorded_the_others_run_and_the_next_run_tries_again(
     overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import bench.generate.sampling as sampling
-
     quantise = sampling.quantise
 
     def black_at_four_steps(images: Any, rows: Any) -> Any:
@@ -150,7 +146,6 @@ def test_a_failed_cell_is_recorded_the_others_run_and_the_next_run_tries_again(
     records = load(tmp_path / "run")
     failed = records["mini tcd 4 steps eta 0.3"]
     assert failed.status == "error"
-    assert failed.failure is not None
     assert failed.failure.kind == "CellError"
     assert "Traceback" in failed.failure.traceback
     assert sum(record.status == "ok" for record in records.values()) == 3
@@ -296,14 +291,7 @@ def test_a_run_killed_at_random_places_ends_with_the_same_records_and_images(
     codes = json.loads(ended.read_text())
     assert codes[-1] == 0
     assert codes.count(-signal.SIGKILL) >= 3, codes
-    ours, theirs = load(killed), load(undisturbed)
-    assert {label: r.reproducible() for label, r in ours.items()} == {
-        label: r.reproducible() for label, r in theirs.items()
-    }
-    for record in theirs.values():
-        images = [read_images(Store(d, writable=False).cell(record.key), range(8)) for d in (undisturbed, killed)]
-        assert images[0] is not None
-        assert np.array_equal(*images)
+    assert records_and_images(killed) == records_and_images(undisturbed)
     assert not list((killed / "cells").rglob("*partial"))
 
 
@@ -328,9 +316,6 @@ UNTIL_DECIDED = (*QUICK, "prompts.count=20", "until=decided", "looks=3")
 def test_images_of_an_earlier_look_are_not_sampled_again(
     overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bench.__main__
-    from bench.generate.sampling import Sampler
-
     sampled: list[int] = []
     begin = Sampler.begin
     monkeypatch.setattr(Sampler, "begin", lambda self, start: sampled.append(start) or begin(self, start))
@@ -342,11 +327,8 @@ def test_images_of_an_earlier_look_are_not_sampled_again(
     assert len(sampled) == 4 * 5, "four cells of five batches"
     straight = tmp_path / "straight"
     assert main(["run", *overrides(*QUICK, "prompts.count=20", f"results={straight}")]) == 0
-    ours = {key: Store(tmp_path / "run", writable=False).cell(key).record() for key in run.cells}
-    for record in Store(straight, writable=False).records():
-        found = ours[record.key]
-        assert found is not None
-        assert found.reproducible() == record.reproducible(), "bit for bit"
+    ours, theirs = load(tmp_path / "run"), load(straight)
+    assert {label: r.reproducible() for label, r in ours.items()} == {k: r.reproducible() for k, r in theirs.items()}
 
 
 def test_a_run_until_decided_ends_when_all_claims_are(
@@ -372,51 +354,13 @@ def test_worker_processes_give_the_same_records_and_images(overrides: Overrides,
     assert main(["run", *overrides(*small, f"results={alone}")]) == 0
     chunks = ("executor.workers=2", "executor.chunk_images=4")
     assert main(["run", *overrides(*small, *chunks, f"results={shared}")]) == 0
-    ours, theirs = load(shared), load(alone)
-    assert {label: r.reproducible() for label, r in ours.items()} == {
-        label: r.reproducible() for label, r in theirs.items()
-    }
-    for record in theirs.values():
-        images = [
-            read_images(Store(directory, writable=False).cell(record.key), range(8)) for directory in (alone, shared)
-        ]
-        assert images[0] is not None
-        assert np.array_equal(*images)
+    assert records_and_images(shared) == records_and_images(alone)
     assert (shared / "report.html").exists()
 
 
-def test_damaged_files_are_regenerated(
-    overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["run", *overrides(*QUICK)]) == 0
-    before = load(tmp_path / "run")
-    one, other, *_ = sorted((tmp_path / "run" / "cells").iterdir())
-    (one / "record.json").write_text((one / "record.json").read_text().replace('"sampling_s": ', '"sampling_s": 1'))
-    features = next(other.glob("features-*.npz"))
-    features.write_bytes(features.read_bytes()[:1000])
-    image = other / "images" / "00001.png"
-    image.write_bytes((other / "images" / "00002.png").read_bytes())
-    assert main(["run", *overrides(*QUICK)]) == 0
-    said = capsys.readouterr().err
-    assert f"cells/{one.name}/record.json is damaged" in said
-    assert f"cells/{other.name}/{features.name} is damaged" in said
-    assert f"cells/{other.name}/images/00001.png is damaged (it is not the image that was sampled)" in said
-    after = load(tmp_path / "run")
-    assert {k: r.reproducible() for k, r in before.items()} == {k: r.reproducible() for k, r in after.items()}
-    assert image.read_bytes() != (other / "images" / "00002.png").read_bytes()
-    assert main(["report", f"results={tmp_path}/run"]) == 0
-
-
 def test_a_worker_whose_installation_differs_cannot_take_part(overrides: Overrides, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from bench.execute.job import load_job
-    from bench.records.errors import BenchError
-    from bench.workers.launch import Launch
-
     assert main(["run", *overrides(*QUICK)]) == 0
     launch = Launch.latest(Store(tmp_path / "run").files)
-    assert launch is not None
     assert set(load_job(launch).run.cells) == set(launch.cells)
     with pytest.raises(BenchError, match="1 of 5 cells of this launch differ on"):
         load_job(replace(launch, cells=(*launch.cells, "f" * 16)))

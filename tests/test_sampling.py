@@ -54,6 +54,11 @@ def make_cell(
     return factories.make_cell(len(PROMPTS), **{**given, **changes})
 
 
+def images_of(cell: Cell) -> Any:
+    """The cell's first batch, sampled by a pipeline loaded for it."""
+    return Sampler(load_pipeline(cell), cell, PROMPTS).sample(0).images
+
+
 @pytest.fixture(scope="module")
 def pipeline(models: Path) -> Any:
     return load_pipeline(make_cell(models))
@@ -217,8 +222,7 @@ def test_the_adapter_changes_the_images_and_fusing_it_does_not(models: Path, pip
     cell = make_cell(models)
     with_it = Sampler(pipeline, cell, PROMPTS).sample(0).images
     bare, loose = make_cell(models, adapter=None), replace(cell, fused=False)
-    without = Sampler(load_pipeline(bare), bare, PROMPTS).sample(0).images
-    unfused = Sampler(load_pipeline(loose), loose, PROMPTS).sample(0).images
+    without, unfused = images_of(bare), images_of(loose)
     assert np.abs(with_it.astype(int) - without).mean() > 1
     assert np.abs(with_it.astype(int) - unfused).max() <= 2
 
@@ -293,17 +297,11 @@ def test_solvers_that_differ_in_the_last_step_share_all_evaluations_and_no_other
         "authors": {"lower_order_final": False, "final_sigmas_type": "sigma_min"},
         "diffusers": {"lower_order_final": True, "final_sigmas_type": "zero"},
     }
-    cells = {
-        (name, steps): make_cell(
-            models,
-            adapter=None,
-            scheduler=SchedulerSpec("diffusers.DPMSolverSinglestepScheduler", {**SCHEDULE, **SOLVER, **end}),
-            steps=steps,
-            eta=None,
-        )
-        for steps in (4, 6)
+    specs = {
+        name: SchedulerSpec("diffusers.DPMSolverSinglestepScheduler", {**SCHEDULE, **SOLVER, **end})
         for name, end in ends.items()
     }
+    cells = {(name, n): make_cell(models, specs[name], None, steps=n, eta=None) for n in (4, 6) for name in ends}
     plain = {name: Sampler(own, cell, PROMPTS).sample(0).images for name, cell in cells.items()}
     assert not np.array_equal(plain["authors", 4], plain["diffusers", 4])
     shared, used = SharedEvaluations(own.unet, room_on("cpu")), []

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from bench.checkpoints.noise_schedule import schedule_of
@@ -151,47 +150,3 @@ def test_the_resolved_configuration_is_whole_plain_and_of_the_file(method: str) 
     assert len(config) > len(NOISE_SCHEDULE) + len(settings), "defaults are resolved, too"
     assert not any(name.startswith("_") for name in config)
     assert json.loads(json.dumps(config)) == config
-
-
-SCALED = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-LINEAR = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
-SINGLESTEP = {**LINEAR, "solver_order": 2, "final_sigmas_type": "sigma_min"}
-
-
-def run_dummy_model(target: str, settings: dict[str, object], steps: int, **arguments: object) -> torch.Tensor:
-    """The full loop of diffusers' own scheduler tests, whose model says x·t/(t+1)."""
-    scheduler: Any = make_scheduler(SchedulerSpec(target, settings))
-    generator = torch.manual_seed(0)
-    noisy = {"generator": generator} if "generator" in type(scheduler).step.__annotations__ else {}
-    sample = (torch.arange(768).reshape(3, 8, 8, 4) / 768).permute(3, 0, 1, 2)
-    scheduler.set_timesteps(steps)
-    for t in scheduler.timesteps:
-        sample = scheduler.step(sample * t / (t + 1), t, sample, **noisy, **arguments).prev_sample
-    return sample
-
-
-@pytest.mark.parametrize(
-    ("target", "settings", "steps", "arguments", "total"),
-    [
-        ("diffusers.TCDScheduler", SCALED, 1, {"eta": 0.0}, 29.8715),
-        ("diffusers.TCDScheduler", SCALED, 10, {"eta": 0.0}, 181.2040),
-        ("diffusers.LCMScheduler", SCALED, 1, {}, 18.7097),
-        ("diffusers.LCMScheduler", SCALED, 10, {}, 197.7616),
-        ("diffusers.DDIMScheduler", {**LINEAR, "clip_sample": True}, 10, {"eta": 0.0}, 172.0067),
-    ],
-)
-def test_samplers_reach_the_sums_that_diffusers_publishes(
-    target: str, settings: dict[str, object], steps: int, arguments: dict[str, object], total: float
-) -> None:
-    assert float(run_dummy_model(target, settings, steps, **arguments).abs().sum()) == pytest.approx(total, abs=1e-2)
-
-
-@pytest.mark.parametrize(
-    ("settings", "mean"),
-    [({}, 0.2791), ({"use_karras_sigmas": True}, 0.2248), ({"prediction_type": "v_prediction"}, 0.1453)],
-)
-def test_the_singlestep_solver_reaches_the_means_that_diffusers_publishes(
-    settings: dict[str, object], mean: float
-) -> None:
-    sample = run_dummy_model("diffusers.DPMSolverSinglestepScheduler", {**SINGLESTEP, **settings}, 10)
-    assert float(sample.abs().mean()) == pytest.approx(mean, abs=1e-3)

@@ -1,8 +1,6 @@
 """A model in one .safetensors file gives the images of the same model in a directory."""
 
-import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from standins import sd_pipeline
-from test_checkpoints import experiment_on
-from test_sampling import PROMPTS, make_cell
+from test_checkpoints import edit, experiment_on, settle
+from test_sampling import images_of, make_cell
 
-from bench.checkpoints.survey import settle_models, survey_checkpoints
+from bench.checkpoints.survey import survey_checkpoints
 from bench.generate.pipelines import load_pipeline
-from bench.generate.sampling import Sampler
 from bench.records.errors import BenchError
 
 
@@ -34,8 +31,7 @@ def test_a_file_of_parts_gives_the_directory_s_images(models: Path, tmp_path: Pa
     path = merge(models / "teacher", tmp_path / "my model.safetensors")
     cell = make_cell(models)
     own = replace(cell, base=replace(cell.base, source=str(path), config=str(models / "teacher"), weights="x"))
-    images = Sampler(load_pipeline(own), own, PROMPTS).sample(0).images
-    assert (images == Sampler(load_pipeline(cell), cell, PROMPTS).sample(0).images).all()
+    assert (images_of(own) == images_of(cell)).all()
 
 
 def test_a_file_that_lacks_a_tensor_is_refused(models: Path, tmp_path: Path) -> None:
@@ -49,44 +45,35 @@ def test_a_file_that_lacks_a_tensor_is_refused(models: Path, tmp_path: Path) -> 
         load_pipeline(own)
 
 
-def test_a_single_file_needs_a_configuration_and_the_error_names_one(models: Path, tmp_path: Path) -> None:
+def test_a_single_file_needs_a_configuration_and_the_error_names_one(models: Path, own: Path, tmp_path: Path) -> None:
     path = merge(models / "teacher", tmp_path / "x.safetensors")
-    shutil.copytree(models, tmp_path / "own")
-    experiment = experiment_on(tmp_path / "own", f"models.mini.source={path}")
     with pytest.raises(
         BenchError, match=r"models.mini.config was not given; .* such as stable-diffusion-v1-5/"
     ) as said:
-        settle_models(experiment, survey_checkpoints(experiment))
+        settle(own, f"models.mini.source={path}")
     assert "\n" not in str(said.value)
-    described = experiment_on(
-        tmp_path / "own", f"models.mini.source={path}", f"models.mini.config={tmp_path}/own/teacher"
-    )
-    settled = settle_models(described, survey_checkpoints(described))
+    described = f"models.mini.source={path}", f"models.mini.config={own}/teacher"
+    settled = settle(own, *described)
     model = settled.experiment.models["mini"]
     assert (model.pipeline, model.height) == ("StableDiffusionPipeline", 64)
     assert model.noise_schedule["prediction_type"] == "v_prediction"
     before = settled.weights["models.mini"]
-    scheduler = tmp_path / "own" / "teacher" / "scheduler" / "scheduler_config.json"
-    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"beta_end": 0.02}))
-    assert settle_models(described, survey_checkpoints(described)).weights["models.mini"] != before
+    edit(own / "teacher" / "scheduler" / "scheduler_config.json", beta_end=0.02)
+    assert settle(own, *described).weights["models.mini"] != before
 
 
-def test_a_file_that_predicts_v_does_not_take_a_configuration_of_epsilon(models: Path, tmp_path: Path) -> None:
+def test_a_file_that_predicts_v_does_not_take_a_configuration_of_epsilon(
+    models: Path, own: Path, tmp_path: Path
+) -> None:
     path = merge(models / "teacher", tmp_path / "x.safetensors", v_pred=torch.zeros(0))
-    shutil.copytree(models, tmp_path / "own")
-    scheduler = tmp_path / "own" / "teacher" / "scheduler" / "scheduler_config.json"
-    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"prediction_type": "epsilon"}))
-    experiment = experiment_on(
-        tmp_path / "own", f"models.mini.source={path}", f"models.mini.config={tmp_path}/own/teacher"
-    )
+    edit(own / "teacher" / "scheduler" / "scheduler_config.json", prediction_type="epsilon")
     with pytest.raises(BenchError, match="declares v prediction"):
-        settle_models(experiment, survey_checkpoints(experiment))
+        settle(own, f"models.mini.source={path}", f"models.mini.config={own}/teacher")
 
 
-def test_a_part_of_a_model_is_not_a_model(models: Path, tmp_path: Path) -> None:
-    shutil.copytree(models, tmp_path / "own")
-    unet = tmp_path / "own" / "teacher" / "unet" / "diffusion_pytorch_model.safetensors"
-    experiment = experiment_on(tmp_path / "own", f"models.mini.source={unet}")
+def test_a_part_of_a_model_is_not_a_model(own: Path) -> None:
+    unet = own / "teacher" / "unet" / "diffusion_pytorch_model.safetensors"
+    experiment = experiment_on(own, f"models.mini.source={unet}")
     with pytest.raises(BenchError, match="is not a complete model"):
         survey_checkpoints(experiment).check()
 
@@ -155,8 +142,7 @@ def test_a_file_in_the_original_layout_gives_the_directory_s_images(models: Path
     cell = make_cell(models, adapter=None)
     directory = replace(cell, base=replace(cell.base, source=str(tmp_path / "model"), weights="d"))
     single = replace(cell, base=replace(cell.base, source=str(path), config=str(tmp_path / "model"), weights="s"))
-    images = Sampler(load_pipeline(single), single, PROMPTS).sample(0).images
-    assert (images == Sampler(load_pipeline(directory), directory, PROMPTS).sample(0).images).all()
+    assert (images_of(single) == images_of(directory)).all()
     del tensors[next(name for name in tensors if name.startswith("model.diffusion_model.middle_block.1"))]
     save_file(tensors, path)
     with pytest.raises(BenchError, match="does not fit the configuration"):

@@ -1,6 +1,7 @@
 """Weights are identified by their content: any byte, any file name, or the commit in the hub's cache."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,12 @@ def test_files_are_read_once_while_unchanged(model: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(hashlib, "file_digest", counted)
     name = name_weights(str(model))
+    assert re.fullmatch(r"[0-9a-f]{16}", name)
     assert name_weights(str(model)) == name
     assert sorted(read) == ["model_index.json", "weights.safetensors"]
     (model / "model_index.json").write_text("[]")
     assert name_weights(str(model)) != name
     assert read[2:] == ["model_index.json"]
-
-
-def test_the_name_is_sixteen_hexadecimal_digits_and_stays(model: Path) -> None:
-    name = name_weights(str(model))
-    assert len(name) == 16
-    assert int(name, 16) >= 0
-    assert name_weights(str(model)) == name
 
 
 def test_the_name_does_not_depend_on_the_path_of_the_directory(model: Path) -> None:
@@ -97,23 +92,19 @@ def test_bytes_that_move_from_one_file_to_the_next_change_the_name(tmp_path: Pat
     assert len(names) == 4
 
 
-def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
-    source = str(tmp_path / "nowhere")
-    with pytest.raises(
-        BenchError, match=f"^{source} does not exist; give a directory or file of weights, or a hub id$"
-    ):
-        name_weights(source)
-
-
 def test_a_file_is_named_by_its_content_alone(model: Path) -> None:
     file = model / "unet" / "weights.safetensors"
     name = name_weights(str(file))
     assert name_weights(str(file.rename(model / "other.safetensors"))) == name
 
 
-@pytest.mark.parametrize("source", ["~/nowhere", "a/b/c", "./x", "models/x.safetensors", "two words", "x/"])
+@pytest.mark.parametrize(
+    "source",
+    ["~/nowhere", "/no/where", "a/b/c", "./x", "models/x.safetensors", "two words", "x/", "bench://mini/nowhere"],
+)
 def test_sources_that_look_like_paths_are_never_searched_on_the_hub(source: str) -> None:
-    with pytest.raises(BenchError, match=r" does not exist; give a directory or file of weights, or a hub id$"):
+    said = f"^{source} does not exist; give a directory or file of weights, or a hub id$"
+    with pytest.raises(BenchError, match=said):
         name_weights(source)
 
 
@@ -123,15 +114,8 @@ def test_an_empty_directory_is_refused(tmp_path: Path) -> None:
         name_weights(str(tmp_path))
 
 
-def test_missing_packaged_weights_are_refused_by_the_name_that_was_given() -> None:
-    with pytest.raises(BenchError, match=r"^bench://mini/nowhere does not exist; give"):
-        name_weights("bench://mini/nowhere")
-
-
 def test_a_packaged_source_is_in_the_package() -> None:
-    path = local_path("bench://mini")
-    assert path is not None
-    assert (path / "world.py").is_file()
+    assert (local_path("bench://mini") / "world.py").is_file()
 
 
 def test_a_hub_id_is_not_a_path_unless_such_a_directory_exists(cache: Path) -> None:
