@@ -219,7 +219,7 @@ def test_doctor_names_what_is_missing(overrides: Overrides, capsys: pytest.Captu
     assert "hf download nobody/nothing" in shown
 
 
-def test_multirun_runs_every_job_and_leaves_nothing_beside_them(
+def test_multirun_runs_every_job_and_leaves_no_other_files(
     overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -264,7 +264,7 @@ STATED = {
 def test_a_lora_is_added_by_the_factor_that_its_file_states(
     models: Path, tmp_path: Path, published: Tensors, how: str
 ) -> None:
-    """W + scale × alpha / rank × B·A, by hand, for a layer of its own rank or alpha and for one of the others."""
+    """W + scale × alpha / rank × B·A, by hand, for a layer with its own rank or alpha and for one of the others."""
     layers = layers_of(published)
     tensors, said, factors = STATED[how](published, layers)
     cell = with_lora(models, tmp_path / "x.safetensors", tensors, said)

@@ -147,9 +147,9 @@ def test_image_reward_is_the_head_on_the_first_token_of_a_text_that_sees_the_ima
             encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long),
         ).last_hidden_state[:, 0]
         expected = ((read @ matrix.T + bias)[:, 0] - REWARD_MEAN) / REWARD_STD
-    judge = load_image_reward(tmp_path / "ImageReward.pt", tmp_path / "vocab.txt", "cpu")
-    np.testing.assert_allclose(judge(images, CAPTIONS), expected.numpy(), rtol=1e-3, atol=1e-5)
-    assert judge(images, CAPTIONS[::-1])[0] != pytest.approx(float(expected[0]), rel=1e-6)
+    reward = load_image_reward(tmp_path / "ImageReward.pt", tmp_path / "vocab.txt", "cpu")
+    np.testing.assert_allclose(reward(images, CAPTIONS), expected.numpy(), rtol=1e-3, atol=1e-5)
+    assert reward(images, CAPTIONS[::-1])[0] != pytest.approx(float(expected[0]), rel=1e-6)
 
 
 def test_image_complexity_is_between_zero_and_one_and_depends_on_the_image(

@@ -35,7 +35,7 @@ def repository(tmp_path: Path) -> Path:
     return directory
 
 
-def test_a_repository_with_a_package_bench_of_its_own_is_left_alone(repository: Path) -> None:
+def test_a_repository_with_its_own_package_bench_is_left_alone(repository: Path) -> None:
     done = run(repository, "-q")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout

@@ -53,7 +53,7 @@ def test_a_run_leaves_records_scores_tables_plots_grid_and_page(overrides: Overr
     assert len(record.latency.call_s) == 1
     parts = record.latency.text_encoder_s[0] + record.latency.denoiser_s[0] + record.latency.vae_s[0]
     assert 0 < parts <= record.latency.call_s[0]
-    assert record.memory is None, "on a processor a call has no memory of its own"
+    assert record.memory is None, "on a processor the memory of a call is unknown"
     images = sorted((run / "cells" / record.key / "images").iterdir())
     assert [path.name for path in images] == [f"{i:05d}.png" for i in range(6)]
     for name in ("scores.csv", "report.html", "grid.png", "tables/scores.md", "plots/mini-quality-evaluations.svg"):
@@ -248,7 +248,7 @@ def test_at_most_eleven_frames_lie_between_the_command_and_a_call_of_the_pipelin
     """Counts `main`, what calls the pipeline, and every frame of this package between them, for all calls of a run:
     those that sample images and those that are timed.
 
-    With several concurrent batches a batch is sampled in a thread of its own: its frames count, and those of the thread
+    With several concurrent batches a batch is sampled in a separate thread: its frames count, and those of the thread
     that gave it the batch, at that moment. A generator counts where it is running, not where it is suspended. Frames of
     libraries do not count, such as those of torch's and contextlib's decorators.
     """

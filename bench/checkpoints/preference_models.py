@@ -11,7 +11,7 @@ from bench.checkpoints.sources import name_weights, weights_directory
 from bench.experiment.config import Experiment
 from bench.records.errors import BenchError
 
-BESIDE = {"image_reward": "image_reward_tokenizer", "aesthetic_score": "aesthetic_score_tower"}
+ALSO_NEEDED = {"image_reward": "image_reward_tokenizer", "aesthetic_score": "aesthetic_score_tower"}
 """Further weights that a preference model needs besides its checkpoint."""
 
 
@@ -42,14 +42,14 @@ class Needed:
         return check_file(path, self.name) if MANIFEST[self.name].file else name_weights(self.source)
 
 
-def needed_by(experiment: Experiment, judge: str) -> list[Needed]:
+def needed_by(experiment: Experiment, name: str) -> list[Needed]:
     """Return the weights of a preference model, its own checkpoint first."""
-    source = experiment.preference_models.get(judge, MANIFEST[judge].source)  # type: ignore[call-overload]
-    needed = [Needed(judge, source)]
-    if beside := BESIDE.get(judge):
+    source = experiment.preference_models.get(name, MANIFEST[name].source)  # type: ignore[call-overload]
+    needed = [Needed(name, source)]
+    if also := ALSO_NEEDED.get(name):
         vocabulary = Path(source).parent / "vocab.txt"
-        at_hand = beside == "image_reward_tokenizer" and vocabulary.is_file()
-        needed.append(Needed(beside, str(vocabulary) if at_hand else MANIFEST[beside].source))
+        is_local = also == "image_reward_tokenizer" and vocabulary.is_file()
+        needed.append(Needed(also, str(vocabulary) if is_local else MANIFEST[also].source))
     return needed
 
 

@@ -58,8 +58,8 @@ def required(experiment: Experiment) -> list[Required]:
             found.append(Required("evaluator", subject, "evaluator", source))
     if "background_lpips" in experiment.scores:
         found.append(Required("scores", "LPIPS", "file", "lpips://", manifest="background_lpips"))
-    for judge in requested_preference_models(experiment):
-        for part in needed_by(experiment, judge):
+    for name in requested_preference_models(experiment):
+        for part in needed_by(experiment, name):
             found.append(Required(f"preference_models.{part.name}", part.name, "file", part.source, manifest=part.name))
     return found
 

@@ -166,7 +166,7 @@ class Runner(Work):
             folder.drop_features(self.extractor)  # of a record that was lost
             return None
         if work.good is not None:
-            record = self._mend_images(work, record)
+            record = self._restore_images(work, record)
         if not has_inputs(self.store, self.inputs):
             keep_inputs(self.store, self.inputs)
         donor, prompts = self.donor_of(cell), len(self.prompts)
@@ -180,7 +180,7 @@ class Runner(Work):
                 folder.drop_images(len(record.images.hashes))
         return record
 
-    def _mend_images(self, work: _CellWork, record: Record) -> Record:
+    def _restore_images(self, work: _CellWork, record: Record) -> Record:
         """Sample missing kept images again; those that differ now are abandoned, and the record has no hash of them."""
         rows, images = set(self.store.missing_images(record)), record.images
         if not rows or images is None:

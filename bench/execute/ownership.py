@@ -204,8 +204,8 @@ def _check(store: Store, job: Job) -> None:
         changed = [name for name, known_as in (look.claims or {}).items() if own.get(name, known_as) != known_as]
         if changed:
             raise BenchError(
-                f"{where}: claims.{changed[0]} was judged there with another definition; give the changed claim a name "
-                f"of its own, or {_WAYS_OUT}"
+                f"{where}: claims.{changed[0]} was judged there with another definition; give the changed claim "
+                f"another name, or {_WAYS_OUT}"
             )
     before, planned = _last_run(store), planned_images(job.run)
     if before is not None and len(before.prompts) > planned and store.good_records(before.cells):

@@ -109,7 +109,7 @@ def _as_asked(run: Run, choice: ScoreChoice) -> Experiment:
         given = {key: value for key, value in asdict(getattr(choice, name)).items() if value is not None}
         settings[name] = {**settings[name], **given}
     if choice.evaluator.source is not None and choice.evaluator.name is None:
-        raise BenchError("evaluator.source was given and evaluator.name was not; its scores need a name of their own")
+        raise BenchError("evaluator.source was given and evaluator.name was not; its scores need their own name")
     return check_experiment(settings)
 
 

@@ -138,15 +138,15 @@ class Model:
 
 @dataclass(config=STRICT)
 class Method:
-    """A scheduler with its own axes. Each value of a list makes cells of its own."""
+    """A scheduler with its own axes. Each value of a list makes separate cells."""
 
     label: str
-    """Name in tables and plots; each method needs one of its own."""
+    """Name in tables and plots; each method needs a different one."""
     scheduler: dict[str, Any]
     """The scheduler's class as `_target_`, and the arguments of its constructor. The noise schedule is not among them:
     it belongs to the model."""
     steps: Annotated[list[Steps], OneOrMore, Field(min_length=1), Distinct]
-    """Step counts. An axis: each value makes cells of its own."""
+    """Step counts. An axis: each value makes separate cells."""
     guidance_scale: Annotated[list[GuidanceScale], AnyNumber, Distinct] = Field(default_factory=list)
     """Guidance scales, an axis; empty: the model's `guidance_scale`."""
     eta: Annotated[list[Eta], OneOrMore, Distinct] = Field(default_factory=list)
@@ -246,7 +246,7 @@ class Experiment:
     scores: Annotated[list[ScoreName], OneOrMore, Distinct] = Field(default_factory=lambda: [*SCORES])
     """The scores; empty: none."""
     seed: Seed = 0
-    """Seed of initial latents, noise and prompt order; each image has a generator of its own."""
+    """Seed of initial latents, noise and prompt order; each image has its own generator."""
     batch_size: Count = 64
     """Images per batch when sampling for quality."""
     concurrent_batches: ConcurrentBatches = "auto"

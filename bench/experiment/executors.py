@@ -46,7 +46,7 @@ class Ray(Common):
     address: str | None = None
     """Address of a running cluster; by default a cluster is started on this machine."""
     workers: Count | None = None
-    """Largest number of actors; by default as many as the cluster has room for."""
+    """Largest number of actors; by default the capacity of the cluster."""
     gpus: Share | None = None
     """GPUs per actor, which may be a fraction; 0 on a cluster without GPUs."""
     cpus: Share = 1.0

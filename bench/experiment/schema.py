@@ -96,8 +96,8 @@ def nearest(types: Types, path: Sequence[str], settings: object, groups: Sequenc
     known = [*names_below(types, settings), *((group,) for group in groups)]
     depth = next(i for i in range(len(path)) if not types_at(types, path[: i + 1], settings))
     above, wrong = tuple(path[:depth]), path[depth]
-    beside = names_below(types_at(types, above, settings), value_at(settings, above))
-    siblings = [*dict.fromkeys(name[0] for name in beside), *(() if above else groups)]
+    on_its_level = names_below(types_at(types, above, settings), value_at(settings, above))
+    siblings = [*dict.fromkeys(name[0] for name in on_its_level), *(() if above else groups)]
     for likeness in (0.75, 0.6):
         for sibling in get_close_matches(wrong, [name for name in siblings if name != wrong], 1, likeness):
             corrected = (*above, sibling, *path[depth + 1 :])

@@ -31,7 +31,7 @@ def _distinct(values: list[object]) -> list[object]:
     return values
 
 
-def _lanes(value: object, check: ValidatorFunctionWrapHandler) -> object:
+def _concurrent_batches(value: object, check: ValidatorFunctionWrapHandler) -> object:
     """Return one error for both allowed kinds, where each type would give its own."""
     try:
         return check(value)
@@ -60,7 +60,7 @@ Source = Annotated[str, AfterValidator(expand_home)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 ImageCount = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-ConcurrentBatches = Annotated[Literal["auto"] | Count, WrapValidator(_lanes)]
+ConcurrentBatches = Annotated[Literal["auto"] | Count, WrapValidator(_concurrent_batches)]
 ScoreName = Literal[
     "fid",
     "kid",

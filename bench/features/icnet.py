@@ -31,11 +31,11 @@ def load_image_complexity(checkpoint: Path, device: str) -> PreferenceModel:
     prepare = Compose([Resize((DETAIL, DETAIL)), ToTensor(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
 
     @torch.inference_mode()
-    def judge(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
+    def score(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
         found = [network(prepare(Image.fromarray(image))[None].to(device)) for image in images]
         return torch.cat(found).double().cpu().numpy()
 
-    return judge
+    return score
 
 
 class ICNet(nn.Module):

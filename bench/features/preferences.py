@@ -39,13 +39,13 @@ def load_pick_score(directory: Path, device: str) -> PreferenceModel:
     prepare = _preparation(model.config.vision_config.image_size)
 
     @torch.inference_mode()
-    def judge(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
+    def score(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
         tokens = tokenizer(list(captions), padding=True, truncation=True, max_length=77, return_tensors="pt")
         output = model(**tokens.to(device), pixel_values=prepare(images).to(device))
         cosines = (output.image_embeds * output.text_embeds).sum(dim=-1)
         return _numbers(cosines * model.logit_scale.exp())
 
-    return judge
+    return score
 
 
 def load_aesthetic_score(head: Path, tower: Path, device: str) -> PreferenceModel:
@@ -62,11 +62,11 @@ def load_aesthetic_score(head: Path, tower: Path, device: str) -> PreferenceMode
     prepare = _preparation(model.config.image_size)
 
     @torch.inference_mode()
-    def judge(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
+    def score(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
         embeddings = model(pixel_values=prepare(images).to(device)).image_embeds
         return _numbers(network(nn.functional.normalize(embeddings, dim=-1))[:, 0])
 
-    return judge
+    return score
 
 
 def load_image_reward(checkpoint: Path, vocabulary: Path, device: str) -> PreferenceModel:
@@ -116,7 +116,7 @@ def load_image_reward(checkpoint: Path, vocabulary: Path, device: str) -> Prefer
     tokenizer, prepare = BertTokenizer(str(vocabulary)), _preparation(vision_config.image_size)
 
     @torch.inference_mode()
-    def judge(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
+    def score(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
         seen = vision(pixel_values=prepare(images).to(device)).last_hidden_state
         tokens = tokenizer(
             list(captions), padding="max_length", truncation=True, max_length=REWARD_TOKENS, return_tensors="pt"
@@ -129,7 +129,7 @@ def load_image_reward(checkpoint: Path, vocabulary: Path, device: str) -> Prefer
         ).last_hidden_state[:, 0]
         return (_numbers(head(read)[:, 0]) - REWARD_MEAN) / REWARD_STD
 
-    return judge
+    return score
 
 
 VISION_NAMES = (

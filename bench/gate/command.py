@@ -58,7 +58,7 @@ def _compare_installations(
 ) -> tuple[tuple[str, str], list[Path]]:
     """Schedulers and latencies of two installations, added to the outcomes; their full names and the runs they made.
 
-    An installation that fails leaves an outcome of its own, next to those that were found before.
+    An installation that fails leaves a separate outcome, next to those that were found before.
     """
     from bench.conformance.baseline import read_baseline
     from bench.conformance.survey import Survey

@@ -59,7 +59,7 @@ class Latency:
 class Memory:
     """Peaks of one call on a GPU, in bytes; values that the machine cannot report are None, never 0.
 
-    On a CPU a call has no memory of its own: the resident set of the process includes what earlier cells left there.
+    On a CPU the memory of a call is unknown: the resident set of the process includes what earlier cells left there.
     `excluded_bytes` were used on the GPU by the evaluator and caches, and are subtracted from the GPU's peaks.
     """
 

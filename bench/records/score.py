@@ -12,7 +12,7 @@ class Score:
     `value` is the number that other tools print (a Fréchet distance falls as n grows, in the same way in all tools);
     `debiased` is the value without its bias, equal to it where there is none, and the 95% `interval` (low, high) is
     around it. `n` counts images, `groups` the prompts that they belong to, which are the independent units (None where
-    each image has a prompt of its own). `reference_bias` is the contribution of the reference set's own size to a
+    each image has its own prompt). `reference_bias` is the contribution of the reference set's own size to a
     Fréchet distance, where its noise is counted: `debiased` then excludes it, and elsewhere includes it. `fallback` is
     None unless theory gives no interval: then `standard_error`, `debiased` and `interval` are None, and it holds the
     reason and the substitute.

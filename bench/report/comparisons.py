@@ -8,7 +8,7 @@ from bench.records.run import Run
 from bench.score.metrics import METRICS
 
 MOSTLY_DIFFERENT = 0.95
-"""Which share of images with prompts of their own is as good as all of them."""
+"""The share of images with distinct prompts from which on repeated prompts are not mentioned."""
 
 
 def metric_of(comparison: Comparison) -> str:

@@ -25,7 +25,7 @@ class Groups:
 
     @classmethod
     def of(cls, labels: ArrayLike | Groups | None, n: int) -> Groups | None:
-        """Create from any sortable labels (n,); None where every image is a group of its own.
+        """Create from any sortable labels (n,); None where every image is its own group.
 
         Raises ValueError for another number of labels than images.
         """

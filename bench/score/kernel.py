@@ -306,7 +306,7 @@ def _across(features: _Images, reference: KernelReference, groups: Groups | None
 
 
 def _variance_slope(influence: _Floats, own: Among, groups: Groups | None) -> float:
-    """Return the growth of the variance with the true value (see above), at least 0."""
+    """Return the slope of the variance in the true value (see above), at least 0."""
     units = influence if groups is None else groups.units(influence)
     n, variance = len(units), float(np.var(units))
     if not len(own.centred) or variance == 0:

@@ -109,7 +109,7 @@ class State(Enum):
     NEW = auto()  # nothing is known of it yet
     OPEN = auto()  # it is not over; no chunk of it was sampled here
     SAMPLED = auto()  # chunks of it were sampled here
-    ALONE = auto()  # workers died at a chunk of it, which is sampled with nothing beside it: the cell comes next again
+    ALONE = auto()  # workers died at a chunk of it, which is sampled alone: the cell comes next again
     ELSEWHERE = auto()  # other workers hold all that is left of it
     OVER = auto()  # it is complete, or was abandoned in this launch
 

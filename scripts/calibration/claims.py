@@ -22,7 +22,7 @@ refuted that is true. Gains are in standard errors at the full number of images:
 
 Designs in italics show what happens without what the tool does. `images needed`: the numbers that an undecided
 comparison names, and in how many runs, which go on to that number, it is decided. Results of single runs are kept in
-claims.csv, each with a seed of its own, so that a stopped calibration goes on. Exits 1 where more than 5% of the runs
+claims.csv, each with its own seed, so that a stopped calibration goes on. Exits 1 where more than 5% of the runs
 of a design (beyond chance) have a false verdict.
 """
 

@@ -13,7 +13,7 @@ empirical one, and the mean error in standard errors. Where more than half of th
 setting counts as announced. The truth of yes and no answers is drawn again for each repetition, within 0.15 of the
 distance to the nearer bound, since the coverage of whole numbers jumps from one truth to the next.
 
-Repetitions are drawn in chunks, each with a seed of its own, and kept under `draws/`: a run that was stopped goes on,
+Repetitions are drawn in chunks, each with its own seed, and kept under `draws/`: a run that was stopped goes on,
 and one with more repetitions adds to what is there. Writes coverage.csv and coverage.md; exits 1 where a setting that
 is not announced covers less than 93% or more than 97% by more than chance (two standard errors of the coverage).
 """

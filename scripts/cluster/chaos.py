@@ -3,7 +3,7 @@
     python scripts/cluster/chaos.py [--place processes ray slurm] [--store disk full bucket] [--repeats 20] [--cells 40]
 
 Each repetition runs the cells to the end, starting the driver again whenever it was killed, and compares records and
-features with those of an undisturbed run. The store is a directory; with `full` a small disk of its own (tmpfs, needs
+features with those of an undisturbed run. The store is a directory; with `full` a separate small disk (tmpfs, needs
 root) that is filled to the last byte for seconds at a time; with `bucket` an S3 server started here, to which every
 connection is cut, in the middle of whatever it carries, and refused for seconds. ray: three raylets on this host, of
 which any but the head's may be killed, and others join late. slurm: needs a cluster, as scripts/cluster/test-cluster
@@ -48,12 +48,12 @@ from bench.workers.pool import Executor, WorkerPool  # noqa: E402
 
 WORK = "sleeping:make_runner_for"
 LEASE_S = 4.0
-PATIENCE_S = 60.0
+STORE_RETRY_S = 60.0
 
 
 def drive(kind: str, location: str, name: str, folder: str) -> None:
     """What a driver does: tend workers until none is needed."""
-    store = Store(location, store_retry_s=PATIENCE_S)
+    store = Store(location, store_retry_s=STORE_RETRY_S)
     launch = Launch.load(store.files, name)
     executor: Executor
     if kind == "processes":
@@ -128,7 +128,7 @@ class Disk:
 
 
 class SmallDisk(Disk):
-    """A file system of its own, which another writer fills at times."""
+    """A separate file system, which another writer fills at times."""
 
     trouble = "full"
 
@@ -238,8 +238,8 @@ def repeat(kind: str, where: str, cells: int, dice: random.Random, calm: dict[st
         if nodes:
             stack.callback(nodes.stop)
         log = Path(folder) / "log"
-        store = Store(disk.location, store_retry_s=PATIENCE_S)
-        common = {"lease_s": LEASE_S, "max_attempts": 50, "store_retry_s": PATIENCE_S}
+        store = Store(disk.location, store_retry_s=STORE_RETRY_S)
+        common = {"lease_s": LEASE_S, "max_attempts": 50, "store_retry_s": STORE_RETRY_S}
         make_launch(store, log, cells, seconds=0.15, groups=3, chunks=2, common=common)
         events: Counter[str] = Counter()
         folders = str(Path(folder) / "slurm")

@@ -39,7 +39,7 @@ def mutate(source: str, fault: dict[str, Any]) -> str:
 
 
 def mutated_class(class_name: str, fault: dict[str, Any]) -> type[Any]:
-    """A class of diffusers with one fault, from a module of its own."""
+    """A class of diffusers with one fault, from its own module."""
     import diffusers
 
     original = sys.modules[getattr(diffusers, class_name).__module__]

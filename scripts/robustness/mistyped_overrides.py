@@ -3,7 +3,7 @@
     scripts/robustness/mistyped_overrides.py [--count 1000] [--seed 0] [--timeout-s 90] [--workers 2] [--show]
         [--out FILE]
 
-Each command line runs in a process of its own in an empty directory. Bad are: a traceback or an exit code that no verb
+Each command line runs in a separate process in an empty directory. Bad are: a traceback or an exit code that no verb
 has, a message with words of a library, a message that names a setting, a group or a verb that does not exist or
 is another verb's, and a command that does not end within the limit. `run` stops where it would begin to sample. Exit
 code 1 if anything is bad.

@@ -2,7 +2,7 @@
 
 First the image tower alone learns to name what it sees (`attribute_labels`, by linear heads that are discarded
 afterwards), then both towers are trained contrastively. Besides the other captions of the batch, each image is compared
-with wrong captions of its own in which one attribute is changed, so that the encoder learns to distinguish what the
+with its own wrong captions, in which one attribute is changed, so that the encoder learns to distinguish what the
 score measures; and the same linear heads must read from a caption what it names, which teaches the text tower which
 attribute belongs to which thing.
 """
