@@ -147,21 +147,21 @@ def _contradictions(path: Path, header: Header, said: _Said, ranks: Mapping[str,
         stated = said.rank(layer)
         if stated is not None and stated != rank:
             numbers = f"its metadata give {layer} rank {stated:g}, its matrices have {rank}"
-            yield f"{path} contradicts itself: {numbers}; {_MEND}"
+            yield f"{path} contradicts itself: {numbers}; {_FIX}"
             return
     alphas = [name for name in header.shapes if name.endswith(".alpha")]
     if said.models and alphas:
-        yield f"{path} contradicts itself: it states alphas in its metadata and in {first_few(alphas)}; {_MEND}"
+        yield f"{path} contradicts itself: it states alphas in its metadata and in {first_few(alphas)}; {_FIX}"
         return
     values = [read_number(path, name) for name in alphas] or [float(rank) for rank in ranks.values()]
     for what, entry, found in (("rank", "dim", [*ranks.values()]), ("alpha", "alpha", values)):
         stated = _number(header.metadata.get(f"ss_network_{entry}"))  # layers may differ, but some have this value
         if stated is not None and not any(isclose(stated, value, rel_tol=0.01) for value in found):
             has = ", ".join(f"{value:g}" for value in sorted({*found})[:3])
-            yield f"{path} contradicts itself: ss_network_{entry} is {stated:g}, its layers have {what} {has}; {_MEND}"
+            yield f"{path} contradicts itself: ss_network_{entry} is {stated:g}, its layers have {what} {has}; {_FIX}"
 
 
-_MEND = "save it again with the program that made it, or fetch it again"
+_FIX = "save it again with the program that made it, or fetch it again"
 
 
 def _number(value: object) -> float | None:
