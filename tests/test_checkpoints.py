@@ -6,6 +6,9 @@ import re
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -410,27 +413,13 @@ def test_a_model_of_unknown_guidance_takes_its_pipeline_s_default_and_reports_it
 
 def test_home_is_expanded_wherever_a_path_is_taken(monkeypatch: pytest.MonkeyPatch, own: Path) -> None:
     monkeypatch.setenv("HOME", str(own))
-    experiment = check_experiment(
-        compose_settings(
-            [
-                *("experiment=smoke", "claim=[]", "models.mini.source='~/teacher'", "evaluator.source='~/evaluator'"),
-                *("models.mini.adapters.tcd.source='~/tcd-lora'", "results='~/run'", "reference.source='~/photos'"),
-                *("prompts.source='~/prompts.txt'", "+preference_models.aesthetic_score='~/a.pth'"),
-                "+models.mini.parts.controlnet={source: '~/control'}",
-                *("task=canny", "task.inputs='~/inputs'"),
-            ]
-        )
-    )
-    model = experiment.models["mini"]
-    assert [model.source, model.adapters["tcd"].source, model.parts["controlnet"].source] == [
-        f"{own}/{name}" for name in ("teacher", "tcd-lora", "control")
-    ]
-    assert experiment.task.inputs == f"{own}/inputs"  # type: ignore[union-attr]
-    assert experiment.evaluator.source == f"{own}/evaluator"
-    assert experiment.results == f"{own}/run"
-    assert experiment.reference.source == f"{own}/photos"
-    assert experiment.prompts.source == f"{own}/prompts.txt"
-    assert experiment.preference_models == {"aesthetic_score": f"{own}/a.pth"}
+    paths = {
+        *("models.mini.source", "models.mini.adapters.tcd.source", "evaluator.source", "reference.source", "results"),
+        *("prompts.source", "preference_models.aesthetic_score", "task.inputs", "models.mini.parts.controlnet.source"),
+    }
+    settings = compose_settings(["experiment=smoke", "claim=[]", "task=canny", *(f"++{path}='~/x'" for path in paths)])
+    found = asdict(check_experiment(settings))
+    assert {path: reduce(getitem, path.split("."), found) for path in paths} == dict.fromkeys(paths, f"{own}/x")
 
 
 def test_a_missing_path_is_not_taken_for_a_hub_id(own: Path) -> None:

@@ -3,8 +3,6 @@
 import io
 import os
 import shutil
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,19 +143,17 @@ def test_a_picture_that_cannot_be_read_is_refused_before_anything_runs(
     photos.mkdir()
     for i in range(15):
         Image.new("RGB", (64, 64), (i, 9 * i, 90)).save(photos / f"{i}.png")
-    head = b"IHDR" + struct.pack(">IIBBBBB", 20000, 10000, 8, 0, 0, 0, 0)
-    whole = (photos / "0.png").read_bytes()
-    (photos / "bomb.png").write_bytes(whole[:12] + head + struct.pack(">I", zlib.crc32(head)) + whole[33:])
+    (photos / "cut.png").write_bytes((photos / "0.png").read_bytes()[:60])
     command = overrides("method=[tcd]", "claim=[]", "measure.latency=false", f"reference.source={photos}")
     for verb in ("plan", "run"):
         assert main([verb, *command]) == 2
         said = capsys.readouterr().err
-        assert "bomb.png cannot be read as a picture: it has more than" in said
+        assert "cut.png cannot be read as a picture" in said
         assert "Traceback" not in said
     assert not (tmp_path / "run").exists()
     assert main(["doctor", *command]) == 1
     assert "MISSING  reference images" in capsys.readouterr().out
-    Image.new("RGB", (64, 64)).save(photos / "bomb.png")
+    Image.new("RGB", (64, 64)).save(photos / "cut.png")
     assert main(["run", *command, "methods.tcd.steps=[1]", "methods.tcd.eta=[0]"]) == 0
     assert Store(tmp_path / "run").run().protocol["pictures"] == READER
 

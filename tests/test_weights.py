@@ -71,15 +71,14 @@ def test_any_changed_byte_changes_the_name(model: Path, position: int) -> None:
 
 def test_a_file_renamed_moved_added_or_removed_changes_the_name(model: Path) -> None:
     names = [name_weights(str(model))]
-    weights = model / "unet" / "weights.safetensors"
-    weights = weights.rename(weights.with_name("other.safetensors"))
-    names.append(name_weights(str(model)))
-    weights.rename(model / "other.safetensors")
-    names.append(name_weights(str(model)))
-    (model / "empty.txt").touch()
-    names.append(name_weights(str(model)))
-    (model / "model_index.json").unlink()
-    names.append(name_weights(str(model)))
+    for change in (
+        lambda: (model / "unet" / "weights.safetensors").rename(model / "unet" / "other.safetensors"),
+        lambda: (model / "unet" / "other.safetensors").rename(model / "other.safetensors"),
+        (model / "empty.txt").touch,
+        (model / "model_index.json").unlink,
+    ):
+        change()
+        names.append(name_weights(str(model)))
     assert len(set(names)) == 5
 
 
