@@ -15,6 +15,7 @@ import pytest
 from factories import make_record
 from PIL import Image as Pictures
 
+from bench.checkpoints.manifest import MANIFEST
 from bench.execute.job import Job, plan_job
 from bench.execute.ownership import OWNER, PICTURES, _place_in_grid, close_run, join, open_store, whole_run
 from bench.experiment.compose import compose_settings
@@ -60,6 +61,9 @@ OTHERS = {
     "batch_size=2": "batch_size is 4 there and 2 here",
     "models.mini.source={tmp}/teacher": "models.mini.source is {models}/teacher there and {tmp}/teacher here",
     "models.mini.adapters.tcd.scale=0.5": "models.mini.adapters.tcd.scale is 1.0 there and 0.5 here",
+    "models.mini.adapters.tcd.source={models}/lcm-lora": (
+        "models.mini.adapters.tcd is {models}/tcd-lora there and {models}/lcm-lora here"
+    ),
     "models.mini.dtype=float16": "models.mini.dtype is float32 there and float16 here",
     "models.mini.memory_options.vae_tiling=true": (
         "models.mini.memory_options.vae_tiling is not given there and True here"
@@ -68,7 +72,7 @@ OTHERS = {
         "methods.tcd.scheduler.original_inference_steps is 50 there and 25 here"
     ),
     "methods.tcd.fused=false": "methods.tcd.fused is True there and False here",
-    "prompts.template='a picture of {{}}'": "prompts of prompts.source=world are not those that it has",
+    "prompts.template='a picture of {{}}'": "the first 1 prompts of prompts.source=world are not those that it has",
     "prompts.source={tmp}/prompts.txt": "prompts of prompts.source={tmp}/prompts.txt are not those",
     "reference.count=17": "reference is 16 images of world there and 17 images of world here",
     "evaluator.name=other": "evaluator.name is mini there and other here",
@@ -164,6 +168,47 @@ def test_without_the_note_of_the_owner_records_identify_their_experiment(harm: s
     assert json.loads(owner.read_text())["facts"]["seed"] == {"is": 0}
 
 
+def test_an_experiment_whose_weights_are_absent_is_not_compared(ask: Ask) -> None:
+    begin(ask())
+    absent = ask("models.mini.source=nobody/nothing", "seed=1")
+    assert join(absent, weights_needed=False) is absent
+
+
+def test_a_preference_model_stays_with_its_score_and_its_weights(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ck.pth"
+    path.write_bytes(b"weights")
+    monkeypatch.setitem(MANIFEST, "image_complexity", replace(MANIFEST["image_complexity"], sha256=None))
+    begin(ask("claim=[]", "scores=[image_complexity]", f"preference_models.image_complexity={path}"))
+    joined = join(ask("claim=[]", "scores=[fid]"))
+    assert joined.scores == ["image_complexity", "fid"]
+    assert joined.preference_models == {"image_complexity": str(path)}
+    path.write_bytes(b"other weights")
+    with pytest.raises(BenchError, match=r"preference_models\.image_complexity is"):
+        join(joined)
+
+
+def test_a_run_of_another_version_is_refused_and_a_secret_is_not_kept(ask: Ask, models: Path, tmp_path: Path) -> None:
+    secret = tmp_path / f"hf_{'A1b2C3d4' * 5}"
+    shutil.copytree(models / "teacher", secret)
+    _, store = begin(ask(f"models.mini.source={secret}"))
+    assert secret.name not in (Path(store.location) / OWNER).read_text()
+    path = Path(store.location) / "run.json"
+    path.write_text(store.run().to_json().replace('"schema": ', '"schema": 9'))
+    with pytest.raises(BenchError, match=r"holds the run of another version of tcd-bench .* choose another directory"):
+        join(ask(f"models.mini.source={secret}"))
+
+
+def test_what_an_experiment_adds_is_known_from_then_on(ask: Ask) -> None:
+    begin(ask("claim=[]", "scores=[]", "measure.latency=false", "measure.memory=false", "measure.batch_size=3"))
+    begin(ask("claim=[]", "scores=[fid]"))
+    begin(ask("claim=[]", "scores=[]", "measure.latency=false", "measure.memory=false", "measure.batch_size=2"))
+    for changed in ("evaluator.name=other", "measure.batch_size=2"):
+        with pytest.raises(BenchError, match=f"{changed.partition('=')[0]} is"):
+            join(ask("claim=[]", "scores=[fid]", changed))
+
+
 def test_one_of_two_experiments_that_begin_at_once_is_refused(ask: Ask) -> None:
     jobs = [plan_job(ask(f"seed={seed}")) for seed in range(4)]
 
@@ -195,7 +240,10 @@ def test_what_is_known_of_earlier_cells_and_prompts_is_kept(ask: Ask) -> None:
 
 def test_fewer_images_than_stored_are_refused(ask: Ask) -> None:
     begin(ask("prompts.count=12"))
-    begin(ask())  # nothing was sampled yet, so nothing is lost
+    job, store = begin(ask())  # nothing was sampled yet, so nothing is lost
+    for is_last, count in ((False, 12), (True, 6)):
+        close_run(job, store, is_last)
+        assert len(store.run().prompts) == count, "a later look stays, unless there will be none"
     begin(ask("prompts.count=12"), done=True)
     with pytest.raises(BenchError, match=r"prompts.count=6 was given, but .* has 12 images per cell already"):
         join(ask())
@@ -215,6 +263,17 @@ def test_scores_and_cells_of_the_first_run_stay(ask: Ask, capsys: pytest.Capture
     assert {"tcd", "dpmpp_2s", "ddim"} == set(run.settings["methods"]) == set(run.labels)
     written = (Path(store.location) / "records.jsonl").read_text().splitlines()
     assert [Record.from_json(line).key for line in written] == list(run.cells)
+
+
+def test_axes_and_models_of_finished_cells_stay_and_unfinished_cells_do_not(ask: Ask) -> None:
+    few = ("claim=[]", "scores=[fid]", "methods.tcd.steps=[2]")
+    job, store = begin(ask(*few, "method=[tcd]", "methods.tcd.eta=[0,1]"), done=True)
+    _, unfinished = job.run.cells
+    store.cell(unfinished).drop_features(job.run.extractor)
+    run = begin(ask(*few, "method=[tcd]"))[1].run()
+    assert unfinished not in run.cells
+    assert set(job.run.cells) - set(run.cells) == {unfinished}
+    assert run.settings["methods"]["tcd"]["eta"] == [0.3, 0.0, 1.0]
 
 
 def test_cells_that_a_larger_run_has_no_place_for_are_named_as_they_leave_the_report(
@@ -249,6 +308,8 @@ def test_claims_that_were_judged_stay_and_do_not_change(ask: Ask, capsys: pytest
     again, _ = begin(ask("claim=[]", "scores=[fid]"))
     assert whole_run(store, again).claims == store.run().claims == (seen,), "one that was never judged need not stay"
     assert f"has these claims already, they stay: {seen.name}" in capsys.readouterr().err
+    assert [*whole_run(store, again).settings["claims"]] == [seen.name]
+    assert whole_run(store, job).claims == (seen, unseen), "none is there twice"
     begin(ask(*both, f"claims.{unseen.name}.metrics=[fid]"))
     begin(ask(*both, f"claims.{seen.name}.text='said otherwise'"))
     with pytest.raises(BenchError, match=f"claims.{seen.name} was judged there with another definition; give the"):
