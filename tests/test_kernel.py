@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bench.score import kernel
+from bench.score.estimate import paired_difference
 from bench.score.groups import Groups
 from bench.score.kernel import KernelReference, cmmd_estimate, kernel_estimate
 
@@ -56,6 +57,29 @@ def test_the_influence_of_an_image_is_its_contribution_to_the_distance() -> None
     without = np.array([kernel_estimate(np.delete(ours, i, axis=0), KernelReference(real)).value for i in range(n)])
     jackknife = (n - 1) * (without.mean() - without)
     assert kernel_estimate(ours, KernelReference(real)).influence == pytest.approx(jackknife, abs=0.1 * jackknife.std())
+
+
+def test_the_standard_error_is_the_spread_over_draws() -> None:
+    rng = np.random.default_rng(6)
+    real = draw(rng, 400, 4)
+    draws = [kernel_estimate(draw(rng, 150, 4, shift=0.3), KernelReference(real)) for _ in range(400)]
+    spread = np.std([estimate.value for estimate in draws], ddof=1)
+    assert np.mean([estimate.standard_error for estimate in draws]) == pytest.approx(spread, rel=0.15)
+
+
+def test_the_paired_difference_uses_the_similarity_of_two_methods() -> None:
+    rng = np.random.default_rng(7)
+    real = draw(rng, 400, 4)
+    differences, unpaired = [], []
+    for _ in range(300):
+        ours = draw(rng, 150, 4, shift=0.3)
+        theirs = ours + 0.05 * rng.standard_normal(ours.shape)
+        pair = kernel_estimate(ours, KernelReference(real)), kernel_estimate(theirs, KernelReference(real))
+        differences.append(paired_difference(*pair))
+        unpaired.append(np.hypot(pair[0].standard_error, pair[1].standard_error))
+    error = np.mean([difference.standard_error for difference in differences])
+    assert error == pytest.approx(np.std([difference.value for difference in differences], ddof=1), rel=0.15)
+    assert error < 0.25 * np.mean(unpaired)
 
 
 def test_cmmd_is_the_authors_formula_and_its_unbiased_form() -> None:
