@@ -1,7 +1,7 @@
 """The command line of a verb: flags, and settings as name=value, +name=value or ~name.
 
 A value's text is kept as written; its meaning depends on the setting (see `bench.experiment.yaml_reader`). With -m each
-job gets a directory of its own.
+job gets a separate directory.
 """
 
 from __future__ import annotations
