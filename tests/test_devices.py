@@ -114,6 +114,22 @@ def test_workers_get_the_gpus_that_the_user_was_given(
     executor.close()
 
 
+@pytest.mark.parametrize(("workers", "given", "threads"), [(1, None, None), (2, None, "4"), (2, "7", "7")])
+def test_worker_processes_share_the_cores_unless_the_user_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, given: str | None, threads: str | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    started: list[str | None] = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: started.append(env.get("OMP_NUM_THREADS")))
+    executor = ThisMachine(str(tmp_path), "launch", workers)
+    executor.start(["a"], 0)
+    executor.close()
+    assert started == [threads]
+
+
 def test_the_gpu_in_use_is_recorded_and_no_other(machine: Machine) -> None:
     machine([2, 3])
     assert cuda_devices() == 2

@@ -7,22 +7,25 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sleeping import WORK, make_cell, make_launch, make_runner_for, oversee, ray_here
 
 import bench.workers.loop
+import bench.workers.worker
 from bench.records.errors import BenchError, StoreError
 from bench.store.store import Store
-from bench.workers.launch import Launch
+from bench.workers.launch import Launch, Reporter, WorkerState
 from bench.workers.leases import Leases
 from bench.workers.local import ThisMachine
 from bench.workers.loop import Loop, Stopped, WorkerContext, from_group
-from bench.workers.pool import Executor
+from bench.workers.pool import Executor, WorkerPool
 from bench.workers.status import describe, read_status
+from bench.workers.worker import DONE, STOPPED, Worker, signals_stop
 
 
 @pytest.fixture
@@ -229,6 +232,7 @@ def test_a_worker_that_is_asked_to_stop_exits_and_another_continues(store: Store
     process = begun_worker(store, tmp_path / "log")
     process.send_signal(signal.SIGTERM)
     assert process.wait(300) == 75
+    assert [state.state for state in WorkerState.all_of(store.files, "launch")] == ["stopped"]
     assert subprocess.run(worker_command(store, "second"), check=False).returncode == 0
     assert sum(record.status == "ok" for record in store.records()) == 6
 
@@ -257,3 +261,65 @@ def test_no_worker_waits_for_a_process_that_was_killed_on_this_machine(
     monkeypatch.setattr(context, "sleep", lambda _: pytest.fail("it waits for a process that is dead on this machine"))
     loop = here(store, well, context=context)
     assert len(list(loop.run(cells_of(well)))) == 1
+
+
+class FakeExecutor:
+    """Capacity for three workers, which end with the code that a test gives them."""
+
+    def __init__(self) -> None:
+        self.workers: list[Any] = []
+
+    def capacity(self) -> int:
+        return 3
+
+    def start(self, names: Sequence[str], first: int) -> list[Any]:
+        new = [SimpleNamespace(name=name, code=None, last_log_line=str) for name in names]
+        for worker in new:
+            worker.poll = lambda worker=worker: worker.code
+        self.workers += new
+        return new
+
+
+def test_a_pool_replaces_workers_that_stop_or_die_while_work_is_left(store: Store) -> None:
+    executor: Any = FakeExecutor()
+    pool = WorkerPool(executor, store, "launch")
+    assert pool.reconcile(2)
+    assert len(executor.workers) == 2, "not more than there are cells"
+    for death in range(4):
+        Reporter(store.files, "launch", executor.workers[-1].name, "cpu").enter("sampling", None)
+        executor.workers[-1].code = -9
+        assert pool.reconcile(2)
+        assert pool.deaths == death + 1, "a worker that had begun to work is no failed start"
+    executor.workers[-1].code = STOPPED
+    assert pool.reconcile(2)
+    assert pool.deaths == 4
+    assert [worker.name for worker in executor.workers] == [f"launch-{i}" for i in range(7)]
+    executor.workers[0].code = executor.workers[-1].code = DONE
+    assert not pool.reconcile(2), "nothing is left to do"
+
+
+def test_signals_of_a_cluster_stop_a_worker_and_have_their_old_handlers_afterwards() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        before = signal.getsignal(number)
+        with signals_stop(stop):
+            os.kill(os.getpid(), number)
+            assert stop.wait(300)
+        stop.clear()
+        assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("may_exit", [True, False])
+def test_the_time_limit_is_that_of_the_current_cell(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_exit: bool
+) -> None:
+    launch, did = make_launch(store, tmp_path / "log", 1, common={"cell_timeout_s": 5.0}), []
+    common: Any = SimpleNamespace(**launch.settings["executor"])
+    worker = Worker(store=store, launch=launch, common=common, name="w", device="cpu", may_exit=may_exit)
+    timer = SimpleNamespace(start=lambda: did.append("start"), cancel=lambda: did.append("cancel"))
+    monkeypatch.setattr(bench.workers.worker.threading, "Timer", lambda *_: timer)
+    (cell,) = cells_of(launch)
+    worker.entering("sampling", cell)
+    worker.entering("finishing", cell)
+    worker.entering("waiting", None)
+    assert did == ["start", "cancel"] * 2 * may_exit
