@@ -289,8 +289,9 @@ def test_cells_that_a_larger_run_has_no_place_for_are_named_as_they_leave_the_re
         f"results={store.location}: 1 cells of 6 images are not in the grid of 12 images and leave the report "
         "(mini dpmpp_2s 2 steps guidance 3 for one); to keep them, add their methods and steps again\n"
     )
-    begin(ask(*fewer, "prompts.count=12"), done=True)
+    job, _ = begin(ask(*fewer, "prompts.count=12"), done=True)
     assert capsys.readouterr().err == ""
+    assert set(store.run().cells) == {cell.key for cell in job.plan.cells}
 
 
 def test_a_cell_whose_task_has_more_inputs_by_now_does_not_leave_the_grid(ask: Ask) -> None:
