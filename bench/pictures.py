@@ -76,10 +76,10 @@ def read_images(cell: CellFolder, rows: range) -> NDArray[np.uint8] | None:
         return None
 
 
-def is_whole(cell: CellFolder, batch: StoredBatch) -> bool:
-    """Whether a batch's images exist as they were saved, bitwise."""
+def batch_images(cell: CellFolder, batch: StoredBatch) -> NDArray[np.uint8] | None:
+    """The images of a finished batch, (n, h, w, 3); None where one is not as it was saved, bitwise."""
     images = read_images(cell, range(batch.start, batch.start + batch.count))
-    return images is not None and hash_images(images) == batch.hashes
+    return images if images is not None and hash_images(images) == batch.hashes else None
 
 
 def kept_image(store: Store, record: Record, row: int) -> bytes:

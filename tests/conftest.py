@@ -92,11 +92,11 @@ def own(models: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def other_evaluator(models: Path, tmp_path: Path) -> tuple[str, str]:
-    """The overrides that choose the same evaluator under another name and hash."""
+def other_extractor(models: Path, tmp_path: Path) -> Path:
+    """The directory of the same extractor with another hash."""
     shutil.copytree(models / "evaluator", tmp_path / "other")
     (tmp_path / "other" / "note.txt").write_text("so that it has another hash")
-    return "evaluator.name=other", f"evaluator.source={tmp_path}/other"
+    return tmp_path / "other"
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def overrides(models: Path, tmp_path: Path) -> Callable[..., list[str]]:
             f"models.mini.source={models}/teacher",
             f"models.mini.adapters.tcd.source={models}/tcd-lora",
             f"models.mini.adapters.lcm.source={models}/lcm-lora",
-            f"evaluator.source={models}/evaluator",
+            f"extractors.mini.source={models}/evaluator",
             f"results={tmp_path}/run",
             *("device=cpu", "prompts.count=6", "batch_size=4", "reference.count=16", "measure.repeats=1"),
             *more,

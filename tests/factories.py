@@ -46,11 +46,12 @@ def make_failure(cell: Cell, kind: str = CellError.__name__, message: str = "bla
 
 
 def make_run(**changes: Any) -> Run:
-    """A run of nothing, by the extractor "e" and the reference "r"."""
+    """A run of nothing, by the extractor "mini" with the identity "e" and the reference "r"."""
     return Run(
         **{
             **{"name": "x", "settings": {}, "cells": (), "left_out": (), "prompts": (), "labels": {}, "metrics": ()},
-            **{"claims": (), "evaluator": "mini", "extractor": "e", "reference": "r", **changes},
+            **{"real_images": "r", "references": {"mini": "r"}},
+            **{"claims": (), "features": {"mini": "e"}, **changes},
         }
     )
 

@@ -19,7 +19,7 @@ from factories import CALLS, make_base, make_record
 from bench.records.cell import Cell, SchedulerSpec
 from bench.records.errors import StoreError
 from bench.records.record import Failure, Images, Record
-from bench.store.cell_folder import StoredBatch
+from bench.store.cell_folder import StoredBatch, batch_identity
 from bench.store.store import Store
 from bench.workers.launch import Launch
 from bench.workers.loop import Chunk, Ended, Stopped, WorkerContext
@@ -27,6 +27,8 @@ from bench.workers.pool import Executor, WorkerPool
 from bench.workers.status import describe, read_status
 
 WORK = "sleeping:make_runner_for"
+
+BATCHES = batch_identity(["e"])
 
 
 def make_cell(i: int, group: int = 0) -> Cell:
@@ -58,11 +60,11 @@ class Sleeper:
         return [range(i, i + 1) for i in range(self.settings.get("chunks", 1))]
 
     def open_chunks(self, cell: Cell) -> Sequence[range]:
-        done = self.store.cell(cell.key).batch_starts("e")
+        done = self.store.cell(cell.key).batch_starts(BATCHES)
         return [chunk for chunk in self.chunks(cell) if chunk.start not in done]
 
     def rows_done(self, cell: Cell, rows: range) -> int:
-        return len(self.store.cell(cell.key).batch_starts("e").intersection(rows))
+        return len(self.store.cell(cell.key).batch_starts(BATCHES).intersection(rows))
 
     def sample(self, chunk: Chunk) -> Ended:
         self._begun.append(chunk)
@@ -104,8 +106,8 @@ class Sleeper:
                 self.context.check_stop()
         time.sleep(self.settings.get("seconds", 0.0))
         self.context.check_stop()
-        batch = StoredBatch(chunk.start, {"image": np.full((1, 2), number)}, CALLS, 0.1, ("s",))
-        self.store.cell(cell.key).save_batch("e", batch)
+        batch = StoredBatch(chunk.start, {"e": {"image": np.full((1, 2), number)}}, CALLS, 0.1, ("s",))
+        self.store.cell(cell.key).save_batch(batch)
         self.context.progress(1)
 
     def _is_first(self, what: str, number: int) -> bool:
@@ -115,8 +117,8 @@ class Sleeper:
         return not there
 
     def finish(self, cell: Cell) -> Record | None:
-        batches = [self.store.cell(cell.key).load_batch("e", chunk.start) for chunk in self.chunks(cell)]
-        features = np.concatenate([batch.features["image"] for batch in batches if batch])
+        batches = [self.store.cell(cell.key).load_batch(BATCHES, chunk.start) for chunk in self.chunks(cell)]
+        features = np.concatenate([batch.features["e"]["image"] for batch in batches if batch])
         self.store.cell(cell.key).save_features("e", {"image": features})
         record = make_record(cell, calls=CALLS, images=Images(len(batches), 8, 8, "s"))
         self.store.commit(record)

@@ -40,7 +40,7 @@ def experiment_on(own: Path, *more: str) -> Experiment:
                 *("experiment=smoke", "claim=[]", "methods.tcd.steps=[2]", "method=[tcd,dpmpp_2s]"),
                 f"models.mini.source={own}/teacher",
                 f"models.mini.adapters.tcd.source={own}/tcd-lora",
-                f"evaluator.source={own}/evaluator",
+                f"extractors.mini.source={own}/evaluator",
                 *more,
             ]
         )
@@ -142,7 +142,7 @@ def test_all_missing_files_are_reported_together(own: Path, capsys: pytest.Captu
             or f"{part} is a Git LFS pointer" in said
         )
     sources = (f"models.mini.source={own}/teacher", f"models.mini.adapters.tcd.source={own}/tcd-lora")
-    arguments = ["experiment=smoke", "claim=[]", *sources, f"evaluator.source={own}/evaluator", "device=cpu"]
+    arguments = ["experiment=smoke", "claim=[]", *sources, f"extractors.mini.source={own}/evaluator", "device=cpu"]
     assert main(["run", *arguments, f"results={own}/run"]) == 2
     run = capsys.readouterr().err
     assert main(["doctor", *arguments]) == 1
@@ -414,8 +414,14 @@ def test_a_model_of_unknown_guidance_takes_its_pipeline_s_default_and_reports_it
 def test_home_is_expanded_wherever_a_path_is_taken(monkeypatch: pytest.MonkeyPatch, own: Path) -> None:
     monkeypatch.setenv("HOME", str(own))
     paths = {
-        *("models.mini.source", "models.mini.adapters.tcd.source", "evaluator.source", "reference.source", "results"),
-        *("prompts.source", "preference_models.aesthetic_score", "task.inputs", "models.mini.parts.controlnet.source"),
+        *("models.mini.source", "models.mini.adapters.tcd.source", "extractors.mini.source", "reference.source"),
+        *(
+            "results",
+            "prompts.source",
+            "preference_models.aesthetic_score",
+            "task.inputs",
+            "models.mini.parts.controlnet.source",
+        ),
     }
     settings = compose_settings(["experiment=smoke", "claim=[]", "task=canny", *(f"++{path}='~/x'" for path in paths)])
     found = asdict(check_experiment(settings))
@@ -455,7 +461,7 @@ def test_the_doctor_explains_how_to_get_files_outside_the_hub(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     few = ["experiment=smoke", "claim=[]", "device=cpu", f"results={tmp_path}/run"]
-    assert main(["doctor", *few, "evaluator.source=inception://", "scores=[fid,image_complexity]"]) == 1
+    assert main(["doctor", *few, "extractors.mini.source=inception://", "scores=[fid,image_complexity]"]) == 1
     shown = capsys.readouterr().out
     assert "hf download inception" not in shown
     assert (

@@ -33,17 +33,17 @@ def scored(method: str, estimates: Mapping[str, Estimate], model: str = "mini", 
     return ScoredCell(make_record(cell), estimates)
 
 
-def ours(z: float, metric: str = "clip_score", **axes: Any) -> ScoredCell:
+def ours(z: float, metric: str = "clip_score@mini", **axes: Any) -> ScoredCell:
     """The subject, whose value is `z` standard errors above that of `theirs`."""
     return scored("tcd", {metric: Estimate(20.0 + z * UNIT, NOISE)}, **axes)
 
 
-def theirs(metric: str = "clip_score", **axes: Any) -> ScoredCell:
+def theirs(metric: str = "clip_score@mini", **axes: Any) -> ScoredCell:
     """The object, without its own noise."""
     return scored("dpmpp_2s", {metric: Estimate(20.0, FLAT)}, **axes)
 
 
-def make_claim(metrics: Sequence[str] = ("clip_score",), **changes: Any) -> Claim:
+def make_claim(metrics: Sequence[str] = ("clip_score@mini",), **changes: Any) -> Claim:
     """TCD at 4 steps is better than the teacher at 4 steps."""
     sides = {"subject": Side("tcd", (4,)), "object": Side("dpmpp_2s", (4,))}
     return Claim(**{"name": "c", "text": "TCD wins", "metrics": tuple(metrics), "expect": "better", **sides, **changes})
@@ -115,7 +115,8 @@ def test_a_difference_is_decided_when_it_is_larger_than_chance_makes_it(z: float
 
 
 @pytest.mark.parametrize(
-    ("metric", "z"), [("fid", -3.0), ("kid", -3.0), ("clip_score", 3.0), ("attribute_accuracy", 3.0)]
+    ("metric", "z"),
+    [("fid@mini", -3.0), ("kid@mini", -3.0), ("clip_score@mini", 3.0), ("attribute_accuracy@mini", 3.0)],
 )
 def test_better_means_smaller_for_distances_and_larger_for_scores(metric: str, z: float) -> None:
     better = the_comparison(make_claim([metric]), ours(z, metric), theirs(metric))
@@ -128,21 +129,21 @@ def test_better_means_smaller_for_distances_and_larger_for_scores(metric: str, z
 
 
 def test_a_comparison_says_what_was_compared_with_both_its_intervals() -> None:
-    comparison = the_comparison(make_claim(["fid"]), ours(-1.0, "fid"), theirs("fid"))
+    comparison = the_comparison(make_claim(["fid@mini"]), ours(-1.0, "fid@mini"), theirs("fid@mini"))
     half = STUDENT.ppf(0.975) * UNIT
     assert comparison.interval == pytest.approx((UNIT - half, UNIT + half))
     assert comparison.p_value == pytest.approx(adjusted(STUDENT.sf(1.0)))
     wide = STUDENT.isf(OF_WHAT_IS_LEFT * LEVEL) * UNIT
     assert comparison.adjusted_interval == pytest.approx((UNIT - wide, UNIT + wide))
     assert comparison.error == pytest.approx(UNIT)
-    assert (comparison.model, comparison.metric, comparison.n) == ("mini", "fid", N)
+    assert (comparison.model, comparison.metric, comparison.n) == ("mini", "fid@mini", N)
     assert (comparison.subject, comparison.object) == ("mini tcd 4 steps", "mini dpmpp_2s 4 steps")
 
 
 def test_noise_that_both_sides_share_does_not_count() -> None:
     loud = np.random.default_rng(0).normal(0, 1000, N)
-    subject = scored("tcd", {"clip_score": Estimate(20 + 3 * UNIT, loud + NOISE)})
-    comparison = the_comparison(make_claim(), subject, scored("dpmpp_2s", {"clip_score": Estimate(20.0, loud)}))
+    subject = scored("tcd", {"clip_score@mini": Estimate(20 + 3 * UNIT, loud + NOISE)})
+    comparison = the_comparison(make_claim(), subject, scored("dpmpp_2s", {"clip_score@mini": Estimate(20.0, loud)}))
     assert comparison.verdict == "supported"
     assert comparison.p_value == pytest.approx(adjusted(STUDENT.sf(3.0)))
 
@@ -160,19 +161,19 @@ def test_noise_that_both_sides_share_does_not_count() -> None:
         ("not_worse", -8.0, "refuted"),
     ],
 )
-@pytest.mark.parametrize("metric", ["clip_score", "fid"])
+@pytest.mark.parametrize("metric", ["clip_score@mini", "fid@mini"])
 def test_a_margin_must_be_exceeded_to_be_better_and_kept_to_be_not_worse(
     metric: str, expect: str, z: float, verdict: str
 ) -> None:
     claim = make_claim([metric], expect=expect, margins={metric: 5 * UNIT})
-    comparison = the_comparison(claim, ours(-z if metric == "fid" else z, metric), theirs(metric))
+    comparison = the_comparison(claim, ours(-z if metric == "fid@mini" else z, metric), theirs(metric))
     assert comparison.verdict == verdict
     assert comparison.threshold == pytest.approx(5 * UNIT if expect == "better" else -5 * UNIT)
 
 
 def test_the_margin_of_one_metric_is_not_that_of_another() -> None:
-    claim = make_claim(["clip_score", "attribute_accuracy"], margins={"clip_score": 100.0})
-    both = {"clip_score": Estimate(9.0, NOISE), "attribute_accuracy": Estimate(9.0, NOISE)}
+    claim = make_claim(["clip_score@mini", "attribute_accuracy@mini"], margins={"clip_score@mini": 100.0})
+    both = {"clip_score@mini": Estimate(9.0, NOISE), "attribute_accuracy@mini": Estimate(9.0, NOISE)}
     none = {metric: Estimate(0.0, FLAT) for metric in both}
     (judgement,) = judge(claim, scored("tcd", both), scored("dpmpp_2s", none))
     assert [comparison.verdict for comparison in judgement.comparisons] == ["refuted", "supported"]
@@ -245,7 +246,7 @@ def test_a_verdict_agrees_with_its_adjusted_interval(expect: str, looks: tuple[f
     margin = 3 * UNIT
     rng = np.random.default_rng(0)
     for _ in range(100):
-        claim, cells = at_step_counts(*rng.uniform(-9, 9, 2), expect=expect, margins={"clip_score": margin})
+        claim, cells = at_step_counts(*rng.uniform(-9, 9, 2), expect=expect, margins={"clip_score@mini": margin})
         for comparison in judge([claim, make_claim()], *cells, looks=looks)[0].comparisons:
             low, high = comparison.adjusted_interval
             if expect == "equivalent":
@@ -257,8 +258,8 @@ def test_a_verdict_agrees_with_its_adjusted_interval(expect: str, looks: tuple[f
 
 
 def test_each_claim_keeps_its_own_comparisons() -> None:
-    claims = [make_claim(name="wins"), make_claim(["fid"], name="loses"), make_claim(["kid"], name="nothing")]
-    cells = ours(9.0), ours(9.0, "fid", steps=4), theirs(), theirs("fid")
+    claims = [make_claim(name="wins"), make_claim(["fid@mini"], name="loses"), make_claim(["kid@mini"], name="nothing")]
+    cells = ours(9.0), ours(9.0, "fid@mini", steps=4), theirs(), theirs("fid@mini")
     merged = scored("tcd", {**cells[0].estimates, **cells[1].estimates})
     other = scored("dpmpp_2s", {**cells[2].estimates, **cells[3].estimates})
     assert [(j.claim.name, j.verdict) for j in judge(claims, merged, other)] == [
@@ -321,7 +322,7 @@ def test_a_claim_about_missing_cells_is_not_tested_and_names_them() -> None:
 
 def test_a_failed_cell_counts_as_missing() -> None:
     (judgement,) = judge(make_claim(), scored("tcd", {}), theirs())
-    assert (judgement.verdict, judgement.missing) == ("not tested", ("clip_score of mini tcd 4 steps",))
+    assert (judgement.verdict, judgement.missing) == ("not tested", ("clip_score@mini of mini tcd 4 steps",))
 
 
 @pytest.mark.parametrize(("z", "verdict"), [(9.0, "undecided"), (-9.0, "refuted")])
@@ -333,10 +334,10 @@ def test_a_claim_that_lacks_a_cell_can_be_refuted_but_not_supported(z: float, ve
 
 
 def test_a_claim_that_lacks_a_metric_is_not_supported_and_reports_it() -> None:
-    claim = make_claim(["clip_score", "attribute_accuracy"])
+    claim = make_claim(["clip_score@mini", "attribute_accuracy@mini"])
     (judgement,) = judge(claim, ours(9.0), theirs())
     assert judgement.verdict == "undecided"
-    assert any("attribute_accuracy" in lacking for lacking in judgement.missing)
+    assert any("attribute_accuracy@mini" in lacking for lacking in judgement.missing)
 
 
 def test_a_run_without_claims_or_cells_has_no_verdicts() -> None:
@@ -359,9 +360,9 @@ def chance_of_a_verdict(claims: Sequence[Claim], comparison: Comparison, images:
 
 @pytest.mark.parametrize("z", [1.0, -0.7])
 def test_an_undecided_comparison_reports_how_many_images_would_decide_it_with_which_probability(z: float) -> None:
-    claims = [make_claim(name="a"), make_claim(name="b", metrics=("kid",))]
-    subject = scored("tcd", {**ours(z).estimates, **ours(0.1, "kid").estimates})
-    other = scored("dpmpp_2s", {**theirs().estimates, **theirs("kid").estimates})
+    claims = [make_claim(name="a"), make_claim(name="b", metrics=("kid@mini",))]
+    subject = scored("tcd", {**ours(z).estimates, **ours(0.1, "kid@mini").estimates})
+    other = scored("dpmpp_2s", {**theirs().estimates, **theirs("kid@mini").estimates})
     comparison = judge(claims, subject, other)[0].comparisons[0]
     for images, chance in zip(comparison.images_needed, (0.5, 0.8), strict=True):
         assert chance_of_a_verdict(claims, comparison, images, [N]) == pytest.approx(chance, abs=0.03)
@@ -373,7 +374,7 @@ def test_images_of_one_prompt_are_reported_as_a_group() -> None:
         Estimate(value, noise, groups=groups) for value, noise in ((20 + UNIT, np.sort(NOISE)), (20.0, FLAT))
     )
     comparison = the_comparison(
-        make_claim(), scored("tcd", {"clip_score": subject}), scored("dpmpp_2s", {"clip_score": other})
+        make_claim(), scored("tcd", {"clip_score@mini": subject}), scored("dpmpp_2s", {"clip_score@mini": other})
     )
     assert (comparison.n, comparison.prompts) == (N, N // 4)
     assert comparison.error == pytest.approx(2 * UNIT, rel=0.02), "four equal images say as much as one"
@@ -406,8 +407,8 @@ def simulated_verdicts(
             noise = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * rng.normal(size=images)
             values = mean / np.sqrt(images) + noise
             estimate = Estimate(float(values.mean()), values - values.mean())
-            cells += [scored("tcd", {"clip_score": estimate}, steps=s)]
-            cells += [scored("dpmpp_2s", {"clip_score": Estimate(0.0, np.zeros(images))}, steps=s)]
+            cells += [scored("tcd", {"clip_score@mini": estimate}, steps=s)]
+            cells += [scored("dpmpp_2s", {"clip_score@mini": Estimate(0.0, np.zeros(images))}, steps=s)]
     return judge(claims, *cells)
 
 
@@ -438,17 +439,17 @@ def test_gains_at_their_thresholds_get_a_false_verdict_in_at_most_5_percent_of_r
 def test_a_distance_without_an_interval_is_decided_by_its_fallback_and_reports_it() -> None:
     def doubtful(method: str, kernel: float) -> ScoredCell:
         fallback = Estimate(kernel, NOISE * kernel)  # of 9 against 1
-        return scored(method, {"fid": replace(
+        return scored(method, {"fid@mini": replace(
             Estimate(5.0, NOISE), problem="too few images", fallback=fallback, fallback_name="kernel distance"
         )})  # fmt: skip
 
-    comparison = the_comparison(make_claim(["fid"]), doubtful("tcd", 1.0), doubtful("dpmpp_2s", 9.0))
+    comparison = the_comparison(make_claim(["fid@mini"]), doubtful("tcd", 1.0), doubtful("dpmpp_2s", 9.0))
     assert comparison.verdict == "supported"
     assert comparison.gain == 8.0
     assert comparison.note == "kernel distance instead: too few images"
-    assert (comparison.metric, comparison.compared) == ("fid", "kid")
+    assert (comparison.metric, comparison.compared) == ("fid@mini", "kid@mini")
     assert (comparison.subject_value, comparison.object_value) == (1.0, 9.0)
-    with_margin = make_claim(["fid"], margins={"fid": 0.5})
+    with_margin = make_claim(["fid@mini"], margins={"fid@mini": 0.5})
     comparison = the_comparison(with_margin, doubtful("tcd", 1.0), doubtful("dpmpp_2s", 9.0))
     assert comparison.verdict == "undecided"
     assert comparison.note == "no interval: too few images"
@@ -460,13 +461,13 @@ def test_a_distance_without_an_interval_is_decided_by_its_fallback_and_reports_i
     ("z", "verdict"), [(0.0, "supported"), (2.9, "undecided"), (5.9, "undecided"), (7.0, "refuted")]
 )
 def test_equivalence_is_supported_inside_the_margin_and_refuted_beyond_it(z: float, verdict: str) -> None:
-    claim = make_claim(expect="equivalent", margins={"clip_score": 4 * UNIT})
+    claim = make_claim(expect="equivalent", margins={"clip_score@mini": 4 * UNIT})
     for sign in (1, -1):
         assert the_comparison(claim, ours(sign * z), theirs()).verdict == verdict
 
 
 def test_a_margin_that_noise_may_cross_makes_nothing_equivalent() -> None:
-    claim = make_claim(expect="equivalent", margins={"clip_score": 1.5 * UNIT})
+    claim = make_claim(expect="equivalent", margins={"clip_score@mini": 1.5 * UNIT})
     comparison = the_comparison(claim, ours(0.0), theirs())
     assert comparison.verdict == "undecided"
     assert comparison.p_value == pytest.approx(adjusted(STUDENT.sf(1.5), 2)), "by both ways not to be equivalent"

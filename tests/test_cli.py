@@ -98,7 +98,7 @@ def test_help_and_report_import_no_torch(arguments: list[str]) -> None:
         ("methods.dpmpp_2s.eta=[0.3]", "has no eta"),
         ("models.mini.source=/nowhere/at/all", "/nowhere/at/all"),
         ("models.mini.adapters.tcd.source=/nowhere", "/nowhere"),
-        ("evaluator.source=/nowhere", "/nowhere"),
+        ("extractors.mini.source=/nowhere", "/nowhere"),
         ("device=cuda", "torch can use no GPU"),
         ("device=tpu", "tpu"),
         ("prompts.source=/nowhere.txt", "/nowhere.txt"),

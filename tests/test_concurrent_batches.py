@@ -13,7 +13,7 @@ import torch
 from sleeping import make_cell
 
 from bench.execute.cell_runner import DeviceQueue, Runner, _CellWork
-from bench.execute.feature_extraction import Extractor
+from bench.execute.feature_extraction import Compute, FeatureSets
 from bench.execute.job import resolve_concurrent_batches
 from bench.experiment.config import Measure
 from bench.generate.sampling import Batch
@@ -132,21 +132,20 @@ class Zeros:
         return wait
 
 
-def row(images: np.ndarray, start: int) -> Mapping[str, np.ndarray]:
+def row(images: np.ndarray, start: int, shared: dict[str, Any]) -> Mapping[str, np.ndarray]:
     """Features that are the images' numbers."""
     return {"row": np.arange(start, start + len(images))}
 
 
 def make_runner(
-    folder: Path, one_samples: bool, extract: Extractor = row, kind: type[Zeros] = Zeros, concurrent_batches: int = 2
+    folder: Path, one_samples: bool, extract: Compute = row, kind: type[Zeros] = Zeros, concurrent_batches: int = 2
 ) -> Any:
     """A runner of samplers of zeros, four images per cell, one per batch."""
     queue = DeviceQueue(concurrent_batches, one_samples)
     runner = Runner(
         store=Store(folder),
         prompts=("a",) * 4,
-        extract=extract,
-        extractor="none",
+        features=FeatureSets({"rows": extract}),
         measure=Measure(latency=False, memory=False),
         inputs=None,  # type: ignore[arg-type]
         keep="all",
@@ -176,7 +175,7 @@ def test_on_a_gpu_one_batch_is_sampled_while_features_of_another_are_computed(
 ) -> None:
     extracting = threading.Barrier(2, timeout=300)
 
-    def extract(images: np.ndarray, start: int) -> Mapping[str, np.ndarray]:
+    def extract(images: np.ndarray, start: int, shared: dict[str, Any]) -> Mapping[str, np.ndarray]:
         extracting.wait()  # for another batch, so that both are extracted at once
         return row(images, start)
 

@@ -100,7 +100,7 @@ REFUSED = {
     "misspelt at the top": ("batchsize", 4, ("batchsize=4", "no such setting", "batch_size")),
     "misspelt in a model": ("models/mini/heigth", 64, ("models.mini.heigth=64", "no such setting")),
     "no class": (f"{TCD}/scheduler", {"eta": 0}, ("methods.tcd.scheduler", "_target_", "diffusers.TCDScheduler")),
-    "unknown score": ("scores", ["fid", "is"], ("scores", "=is ", "'fid', 'kid', 'clip_score'")),
+    "unknown score": ("scores", ["fid", "is"], ("scores", "=is ", "fid, kid, clip_score")),
     "unknown dtype": ("models/mini/dtype", "int8", ("models.mini.dtype=int8", "'float16' or 'bfloat16'")),
     "name with a slash": ("name", "a/b", ("name=a/b", "should match pattern")),
     "no model": ("models", {}, ("models", "none was chosen", "model=[mini]")),
@@ -118,7 +118,7 @@ REFUSED = {
     ),
     "seed below zero": ("seed", -1, ("seed=-1", "greater than or equal to 0")),
     "unpaired steps": (f"{SUBJECT}/steps", [2, 4, 8], ("claims.few", "3 and 2 step counts", "pairwise")),
-    "unknown metric": ("claims/few/metrics", "is", ("claims.few.metrics", "=is ", "'fid'")),
+    "unknown metric": ("claims/few/metrics", "is", ("claims.few.metrics", "=is ", "fid")),
     "unknown expectation": ("claims/few/expect", "worse", ("claims.few.expect=worse", "'not_worse' or 'equivalent'")),
     "equivalence without a margin": ("claims/few/expect", "equivalent", ("claims.few.margins", "fid", "above 0")),
     "steps where the cost decides": ("claims/few/equal", "evaluations", ("claims.few.object.steps=[2, 4]", "leave")),
@@ -165,7 +165,7 @@ def test_one_value_stands_for_a_list_of_one_in_a_claim_too() -> None:
     settings = changed(f"{SUBJECT}/steps", 4)
     settings["claims"]["few"]["metrics"] = "kid"
     claim = check_experiment(settings).claims["few"]
-    assert (claim.subject.steps, claim.metrics) == ([4], ["kid"])
+    assert (claim.subject.steps, claim.metrics) == ([4], ["kid@mini"])
 
 
 @pytest.mark.parametrize("steps", [1, 1000])
@@ -176,7 +176,7 @@ def test_the_ends_of_allowed_ranges_are_allowed(steps: int) -> None:
 
 def test_omitted_settings_have_their_default() -> None:
     experiment = check_experiment(SETTINGS)
-    assert experiment.scores == [*SCORES]
+    assert experiment.scores == [f"{score}@mini" for score in SCORES]
     assert experiment.methods["dpmpp_2s"].eta == []
     assert (experiment.prompts.source, experiment.keep, experiment.device) == ("world", "all", "auto")
 
@@ -184,7 +184,7 @@ def test_omitted_settings_have_their_default() -> None:
 def test_a_claim_choice_becomes_a_claim() -> None:
     settings = changed("claims/few/margins", {"fid": 0.5})
     sides = Side("tcd", (2, 4), 0.3), Side("dpmpp_2s", (2, 4))
-    expected = Claim("few", "TCD wins", *sides, ("fid",), "better", {"fid": 0.5}, "steps")
+    expected = Claim("few", "TCD wins", *sides, ("fid@mini",), "better", {"fid@mini": 0.5}, "steps")
     assert check_experiment(settings).claims["few"].to_claim("few") == expected
 
 

@@ -12,20 +12,21 @@ from PIL import Image
 
 from bench.checkpoints.manifest import MANIFEST
 from bench.checkpoints.sources import name_weights, weights_directory
+from bench.features.extractor import Extractor, encode_captions, find_cut, images_to_features
 from bench.features.inception import load_inception
-from bench.features.openclip import Evaluator, encode_captions, find_cut, images_to_features, load_evaluator
+from bench.features.openclip import load_open_clip
 from bench.features.pixels import complexity
 from bench.records.errors import BenchError
 
 
 @pytest.fixture(scope="module")
-def evaluator(models: Path) -> Evaluator:
-    return load_evaluator("mini", models / "evaluator", "cpu")
+def extractor(models: Path) -> Extractor:
+    return load_open_clip("mini", models / "evaluator", "cpu")
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 80)])
 def test_image_features_and_clip_score_are_those_of_open_clip(
-    evaluator: Evaluator, models: Path, size: tuple[int, int]
+    extractor: Extractor, models: Path, size: tuple[int, int]
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
     texts = ["a red circle", "a small blue star on a black background", "a ring"]
@@ -36,17 +37,17 @@ def test_image_features_and_clip_score_are_those_of_open_clip(
         ours = torch.cat([model.encode_image(transform(Image.fromarray(image))[None]) for image in images])
         theirs = model.encode_text(open_clip.get_tokenizer(source)(texts))
         scores = 100 * torch.nn.functional.cosine_similarity(ours, theirs)
-    features = images_to_features(evaluator, images, encode_captions(evaluator, texts, None), 0)
+    features = images_to_features(extractor, images, encode_captions(extractor, texts, None), 0)
     np.testing.assert_allclose(features["image"], ours.numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(features["clip_score"], scores.numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_an_attribute_is_right_when_the_own_caption_is_nearer_than_any_other(evaluator: Evaluator) -> None:
+def test_an_attribute_is_right_when_the_own_caption_is_nearer_than_any_other(extractor: Extractor) -> None:
     images = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
     texts = ["a red circle", "a red circle"]
-    unit = evaluator.image_features(images)
-    both = encode_captions(evaluator, texts, [(("colour.0", ("a blue circle",)),), (("colour.0", ("a blue circle",)),)])
-    features = images_to_features(evaluator, images, both, 0)
+    unit = extractor.image_features(images)
+    both = encode_captions(extractor, texts, [(("colour.0", ("a blue circle",)),), (("colour.0", ("a blue circle",)),)])
+    features = images_to_features(extractor, images, both, 0)
     own, other = both.own[0], both.wrong[0][0][0]  # type: ignore[index]
     assert features["attributes_named"].tolist() == [1, 1]
     assert features["attributes_right"].tolist() == [int(row @ own > row @ other) for row in unit]
@@ -83,15 +84,15 @@ def test_inception_equals_torch_fidelity(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_prompts_that_are_cut_are_counted_and_keep_the_token_of_their_end() -> None:
     tokenize = open_clip.get_tokenizer("ViT-B-32")
-    evaluator: Any = SimpleNamespace(tokenize=tokenize)
+    extractor: Any = SimpleNamespace(tokenize=tokenize)
     texts = ["a red circle", "a red circle " * 60, "word " * 75, "word " * 76]
-    assert find_cut(evaluator, texts).tolist() == [False, True, False, True]
+    assert find_cut(extractor, texts).tolist() == [False, True, False, True]
     tokens = tokenize(texts)
     assert tokens.shape == (4, 77)
     assert tokens[1, -1] == tokens[0].max() == tokenize.eot_token_id
 
 
-def test_the_evaluators_own_tokenizer_cuts_too(evaluator: Evaluator) -> None:
+def test_the_extractors_own_tokenizer_cuts_too(extractor: Extractor) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
-    captions = encode_captions(evaluator, ["a red circle", "a red circle " * 60], None)
-    assert images_to_features(evaluator, images, captions, 0)["caption_cut"].tolist() == [False, True]
+    captions = encode_captions(extractor, ["a red circle", "a red circle " * 60], None)
+    assert images_to_features(extractor, images, captions, 0)["caption_cut"].tolist() == [False, True]

@@ -88,7 +88,7 @@ def test_an_evaluator_that_requires_trust_remote_code_is_refused(hostile: Hostil
     directory = hostile("evaluator")
     edit(directory / "open_clip_config.json", ask_for_own_tokenizer)
     edit(directory / "tokenizer_config.json", lambda config: config.update(AUTO_MAP))
-    code, said = run(f"evaluator.source={directory}")
+    code, said = run(f"extractors.mini.source={directory}")
     assert code in (1, 2)
     assert "trust_remote_code" in said
     assert "evaluator" in said
@@ -97,7 +97,7 @@ def test_an_evaluator_that_requires_trust_remote_code_is_refused(hostile: Hostil
 def test_no_code_that_an_evaluator_s_tokenizer_names_is_run(hostile: Hostile, run: Run) -> None:
     directory = hostile("evaluator")
     edit(directory / "tokenizer_config.json", lambda config: config.update(AUTO_MAP))
-    run(f"evaluator.source={directory}")
+    run(f"extractors.mini.source={directory}")
 
 
 def test_an_evaluator_with_a_foreign_text_tower_is_refused(hostile: Hostile, run: Run) -> None:
@@ -107,7 +107,7 @@ def test_an_evaluator_with_a_foreign_text_tower_is_refused(hostile: Hostile, run
         directory / "open_clip_config.json",
         lambda config: config["model_cfg"]["text_cfg"].update(hf_model_name=str(directory)),
     )
-    assert run(f"evaluator.source={directory}")[0] in (1, 2)
+    assert run(f"extractors.mini.source={directory}")[0] in (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_checkpoint_whose_tokenizer_names_code_runs_none(hostile: Hostile, run
 
 
 PICKLES = {
-    "evaluator": ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "evaluator.source={0}"),
+    "evaluator": ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "extractors.mini.source={0}"),
     "teacher": (
         *("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"),
         "models.mini.source={0}",

@@ -72,7 +72,7 @@ def make(tmp_path: Path) -> Make:
             name=name,
             cells=(cell.key,) if changes.get("planned", True) else (),
             prompts=tuple(f"<b>bold</b> {i}" for i in range(N)),
-            metrics=changes.get("metrics", ("fid", "clip_score")),
+            metrics=changes.get("metrics", ("fid@mini", "clip_score@mini")),
         )
         store.save_run(run)
         return store
@@ -106,14 +106,14 @@ def test_rounding_is_unchanged_and_shown_to_lie_within_the_limits(make: Make) ->
 def test_worse_images_are_a_regression_and_better_ones_an_improvement(make: Make) -> None:
     near, far = make("near"), make("far", move=lambda x: x + 0.2, clip_gain=-0.5)
     worse, better = compare(near, far), compare(far, near)
-    assert {worse["quality", name].verdict for name in ("fid", "clip_score")} == {"regressed"}
-    assert {better["quality", name].verdict for name in ("fid", "clip_score")} == {"improved"}
-    low, high = worse["quality", "fid"].interval or (0, 0)
-    assert low < (worse["quality", "fid"].after or 0) - (worse["quality", "fid"].before or 0) < high
+    assert {worse["quality", name].verdict for name in ("fid@mini", "clip_score@mini")} == {"regressed"}
+    assert {better["quality", name].verdict for name in ("fid@mini", "clip_score@mini")} == {"improved"}
+    low, high = worse["quality", "fid@mini"].interval or (0, 0)
+    assert low < (worse["quality", "fid@mini"].after or 0) - (worse["quality", "fid@mini"].before or 0) < high
 
 
 def test_a_loss_below_either_limit_passes(make: Make) -> None:
-    loss = compare(make("a"), make("b", clip_gain=-0.25))["quality", "clip_score"]
+    loss = compare(make("a"), make("b", clip_gain=-0.25))["quality", "clip_score@mini"]
     assert loss.verdict == "unchanged", "above the absolute limit only"
     assert loss.limit == pytest.approx(0.3, abs=0.01)
 
@@ -121,7 +121,7 @@ def test_a_loss_below_either_limit_passes(make: Make) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_change_that_may_lie_on_either_side_of_the_limit_is_undecided(make: Make, sign: int) -> None:
     unsure = sign * (0.35 + np.tile([3.0, -3.0], N // 2))
-    assert compare(make("a"), make("b", clip_gain=unsure))["quality", "clip_score"].verdict == "undecided"
+    assert compare(make("a"), make("b", clip_gain=unsure))["quality", "clip_score@mini"].verdict == "undecided"
 
 
 def test_few_moved_images_pass_and_many_are_a_change(make: Make) -> None:
@@ -250,9 +250,9 @@ def test_features_of_fewer_images_are_damaged(make: Make) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "verdict", "code"),
     [
-        (("fid", "clip_score"), ("fid",), "missing", 3),
-        (("fid",), ("fid", "clip_score"), "new", 0),
-        (("fid",), ("fid",), None, 0),
+        (("fid@mini", "clip_score@mini"), ("fid@mini",), "missing", 3),
+        (("fid@mini",), ("fid@mini", "clip_score@mini"), "new", 0),
+        (("fid@mini",), ("fid@mini",), None, 0),
     ],
 )
 def test_a_score_that_one_side_lacks_is_not_left_out_silently(
@@ -260,12 +260,12 @@ def test_a_score_that_one_side_lacks_is_not_left_out_silently(
 ) -> None:
     report = report_of(make("a", sha256="s", metrics=before), make("b", sha256="s", metrics=after))
     found = {o.quantity: o.verdict for o in report.outcomes if o.level == "quality"}
-    assert (found.get("clip_score"), report.exit_code) == (verdict, code)
+    assert (found.get("clip_score@mini"), report.exit_code) == (verdict, code)
 
 
 def test_an_empty_comparison_never_passes() -> None:
     assert GateReport("a", "b", ()).exit_code == 3
-    undecided = Outcome("quality", "cell", "fid", "undecided")
+    undecided = Outcome("quality", "cell", "fid@mini", "undecided")
     assert GateReport("a", "b", (undecided,)).exit_code == 3
     cheap = Outcome("cost", "cell", "latency_s", "unchanged")
     assert GateReport("a", "b", (undecided, cheap)).exit_code == 3
@@ -446,7 +446,7 @@ def test_the_page_shows_problems_and_folds_the_rest() -> None:
     assert page.index("Call 1 leaves the method") < page.index("<details><summary>1 unchanged</summary>")
     assert page.index("<details>") < page.index("90 checks")
     assert "95% interval" not in page, "a column for which no outcome has anything"
-    measured = Outcome("quality", "tcd", "fid", "improved", 2.0, 1.0, (-1.5, -0.5), 0.1)
+    measured = Outcome("quality", "tcd", "fid@mini", "improved", 2.0, 1.0, (-1.5, -0.5), 0.1)
     assert "95% interval" in to_page(GateReport("a", "b", (measured,)), [])
 
 
@@ -460,7 +460,9 @@ def test_a_terminal_lists_all_that_fails_and_a_screenful_of_the_rest() -> None:
 
 
 def test_every_text_is_escaped() -> None:
-    outcome = Outcome("quality", "<script>x</script>", "fid", "regressed", 1.0, 2.0, (0.5, 1.5), 0.1, "a | b \x00 <i>")
+    outcome = Outcome(
+        "quality", "<script>x</script>", "fid@mini", "regressed", 1.0, 2.0, (0.5, 1.5), 0.1, "a | b \x00 <i>"
+    )
     report = GateReport("<b>a</b>", "c", (outcome,))
     page = to_page(report, [])
     assert "<script>x" not in page

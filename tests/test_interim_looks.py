@@ -90,7 +90,7 @@ def test_the_overall_p_value_undoes_the_level(history: Sequence[LookSizes]) -> N
 
 
 def test_a_directory_records_the_image_counts_of_its_looks(tmp_path: Path) -> None:
-    claim, other = (Claim(name, "", Side("a", (1,)), Side("b", (1,)), ("kid",), "better") for name in "cd")
+    claim, other = (Claim(name, "", Side("a", (1,)), Side("b", (1,)), ("kid@mini",), "better") for name in "cd")
     store = Store(tmp_path)
     run = make_run(claims=(claim,))
 

@@ -8,7 +8,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from bench.checkpoints.sources import local_path
-from bench.features.openclip import encode_captions, images_to_features, load_evaluator
+from bench.features.extractor import encode_captions, images_to_features
+from bench.features.openclip import load_open_clip
 from bench.mini import world
 
 WEIGHTS = Path(str(local_path("bench://mini/weights")))
@@ -41,7 +42,7 @@ def test_every_key_of_an_adapter_finds_its_place(name: str) -> None:
 
 def test_the_evaluator_reads_real_images_and_finds_their_captions() -> None:
     """On 256 images it has not seen; scripts/calibration/measure_mini.py measures the same on 2,048."""
-    evaluator = load_evaluator("mini", WEIGHTS / "evaluator", "cpu")
+    evaluator = load_open_clip("mini", WEIGHTS / "evaluator", "cpu")
     scenes = [world.scene(seed) for seed in world.split_seeds("validation", 256)]
     truths = [tuple(world.counterfactuals(scene)) for scene in scenes]
     captions = encode_captions(evaluator, [world.caption(scene) for scene in scenes], truths)

@@ -26,7 +26,7 @@ defaults: [{override /model: [mine]}]
 name: mine
 prompts: {source: prompts.txt, count: 4}
 reference: {source: ./photos, count: 8}
-evaluator: {name: own, source: ./evaluator}
+extractors: {own: {source: ./evaluator}}
 scores: [clip_score, kid]
 measure: {latency: false, memory: false}
 """
@@ -74,7 +74,7 @@ def test_own_files_give_the_packaged_model_s_images_after_one_refusal(
         assert missing in said, "all that is missing is said at once"
     bring_files(home)
     assert main(["run", "experiment=mine", *FEW]) == 0, capsys.readouterr().err
-    packaged = ["model=[mini]", "evaluator.source=bench://mini/weights/evaluator", "results=results/packaged"]
+    packaged = ["model=[mini]", "extractors.mini.source=bench://mini/weights/evaluator", "results=results/packaged"]
     assert main(["run", "experiment=mine", *packaged, *FEW]) == 0, capsys.readouterr().err
     own = images_of(home / "results" / "mine")
     assert len(own) == 2

@@ -49,7 +49,8 @@ def begin(experiment: Experiment, *, done: bool = False) -> tuple[Job, Store]:
     for cell in job.plan.cells if done else ():
         count = len(job.run.prompts)
         store.commit(make_record(cell, images=Images(count, 64, 64, "x")))
-        store.cell(cell.key).save_features(job.run.extractor, {"image": np.zeros((count, 4))})
+        for identity in job.run.features.values():
+            store.cell(cell.key).save_features(identity, {"image": np.zeros((count, 4))})
     if done:
         close_run(job, store, is_last=True)
     return job, store
@@ -75,8 +76,7 @@ OTHERS = {
     "prompts.template='a picture of {{}}'": "the first 1 prompts of prompts.source=world are not those that it has",
     "prompts.source={tmp}/prompts.txt": "prompts of prompts.source={tmp}/prompts.txt are not those",
     "reference.count=17": "reference is 16 images of world there and 17 images of world here",
-    "evaluator.name=other": "evaluator.name is mini there and other here",
-    "evaluator.source={tmp}/evaluator": "evaluator.source is {models}/evaluator there and {tmp}/evaluator here",
+    "extractors.mini.source={tmp}/evaluator": "mini.source is {models}/evaluator there and {tmp}/evaluator here",
     "measure.batch_size=2": "measure.batch_size is 1 there and 2 here",
 }
 
@@ -200,11 +200,11 @@ def test_a_run_of_another_version_is_refused_and_a_secret_is_not_kept(ask: Ask, 
         join(ask(f"models.mini.source={secret}"))
 
 
-def test_what_an_experiment_adds_is_known_from_then_on(ask: Ask) -> None:
+def test_what_an_experiment_adds_is_known_from_then_on(ask: Ask, other_extractor: Path) -> None:
     begin(ask("claim=[]", "scores=[]", "measure.latency=false", "measure.memory=false", "measure.batch_size=3"))
     begin(ask("claim=[]", "scores=[fid]"))
     begin(ask("claim=[]", "scores=[]", "measure.latency=false", "measure.memory=false", "measure.batch_size=2"))
-    for changed in ("evaluator.name=other", "measure.batch_size=2"):
+    for changed in (f"extractors.mini.source={other_extractor}", "measure.batch_size=2"):
         with pytest.raises(BenchError, match=f"{changed.partition('=')[0]} is"):
             join(ask("claim=[]", "scores=[fid]", changed))
 
@@ -253,8 +253,8 @@ def test_scores_and_cells_of_the_first_run_stay(ask: Ask, capsys: pytest.Capture
     begin(ask("scores=[fid,clip_score,precision]", "claim=[]", "method=[tcd,dpmpp_2s]"), done=True)
     job, store = begin(ask("scores=[clip_score,recall]", "claim=[]", "method=[tcd,ddim]"), done=True)
     said = capsys.readouterr().err
-    assert f"results={store.location} has these scores already, they stay: fid, precision" in said
-    assert job.run.metrics == ("fid", "clip_score", "precision", "recall")
+    assert f"results={store.location} has these scores already, they stay: fid@mini, precision@mini" in said
+    assert job.run.metrics == ("fid@mini", "clip_score@mini", "precision@mini", "recall@mini")
     run = store.run()
     assert run.metrics == job.run.metrics
     found = [record.cell.method for key in run.cells if (record := store.cell(key).record())]
@@ -269,7 +269,7 @@ def test_axes_and_models_of_finished_cells_stay_and_unfinished_cells_do_not(ask:
     few = ("claim=[]", "scores=[fid]", "methods.tcd.steps=[2]")
     job, store = begin(ask(*few, "method=[tcd]", "methods.tcd.eta=[0,1]"), done=True)
     _, unfinished = job.run.cells
-    store.cell(unfinished).drop_features(job.run.extractor)
+    store.cell(unfinished).drop_features(job.run.features["mini"])
     run = begin(ask(*few, "method=[tcd]"))[1].run()
     assert unfinished not in run.cells
     assert set(job.run.cells) - set(run.cells) == {unfinished}

@@ -78,7 +78,7 @@ def test_machines_are_compared_with_themselves() -> None:
 def scored(records: list[Record]) -> list[ScoredCell]:
     reasons, rng = disturbed(records), np.random.default_rng(0)
     return [
-        ScoredCell(r, {"clip_score": mean_estimate(rng.normal(r.cell.steps, 1, 40))}, disturbed=reasons.get(r.key))
+        ScoredCell(r, {"clip_score@mini": mean_estimate(rng.normal(r.cell.steps, 1, 40))}, disturbed=reasons.get(r.key))
         for r in records
     ]
 
@@ -97,7 +97,7 @@ def test_tables_mark_them_and_say_what_to_do() -> None:
 
 def test_plots_show_them_hollow_and_the_front_leaves_them_out() -> None:
     fast = [*LOADED[:2], timed(8, 0.021, pace=2.1), timed(16, 0.116)]
-    run = replace(RUN, metrics=("clip_score",))
+    run = replace(RUN, metrics=("clip_score@mini",))
     figures = {name: (caption, draw) for name, caption, draw in plan_figures(run, scored(fast))}
     caption, draw = figures["mini-quality-latency"]
     assert "hollow: disturbed by load" in caption
@@ -107,7 +107,7 @@ def test_plots_show_them_hollow_and_the_front_leaves_them_out() -> None:
     assert np.asarray(hollow.get_xdata()).tolist() == pytest.approx([0.021 * 1.02])
 
 
-CLAIM = Claim("c", "as fast", Side("tcd", (8,)), Side("ddim", ()), ("clip_score",), "better", equal="latency")
+CLAIM = Claim("c", "as fast", Side("tcd", (8,)), Side("ddim", ()), ("clip_score@mini",), "better", equal="latency")
 
 
 def test_claims_at_equal_latency_do_not_take_them() -> None:

@@ -28,7 +28,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from bench.checkpoints import manifest
 from bench.checkpoints.manifest import MANIFEST, Weights, check_file
-from bench.features.dinov2 import load_tower
+from bench.features.dinov2 import load_dinov2
 from bench.features.icnet import ICNet, load_image_complexity
 from bench.features.preferences import REWARD_MEAN, REWARD_STD, load_aesthetic_score, load_image_reward, load_pick_score
 from bench.mini import world
@@ -172,7 +172,7 @@ def test_dinov2_embeds_by_its_class_token_and_has_no_text_encoder(tmp_path: Path
     torch.manual_seed(4)
     model = Dinov2Model(Dinov2Config(image_size=28, patch_size=14, mlp_ratio=2, **VISION)).eval()
     model.save_pretrained(tmp_path)
-    tower = load_tower("dinov2", tmp_path, "cpu")
+    tower = load_dinov2("dinov2", tmp_path, "cpu")
     images = np.random.default_rng(1).integers(0, 256, (2, 300, 260, 3)).astype(np.uint8)
     pixels = tower.preprocess(images)
     assert pixels.shape == (2, 3, 224, 224)

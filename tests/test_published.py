@@ -68,7 +68,7 @@ def test_measured_cells_of_several_etas_are_distinguished(store: Store, scored: 
 def test_a_score_published_at_another_scale_is_compared_at_that_scale(
     store: Store, scored: list[ScoredCell], ours: str, theirs: str, factor: float
 ) -> None:
-    estimate, cell = scored[0].estimates["clip_score"], scored[0].record.cell
+    estimate, cell = scored[0].estimates["clip_score@mini"], scored[0].record.cell
     number = replace(NUMBER, metric=theirs, value=68.49, extractor="ImageReward", images=None, steps=cell.steps)
     (pair,) = set_beside(store.run(), [replace(scored[0], estimates={ours: estimate})], [number])
     assert pair.measured.value == pytest.approx(factor * estimate.value)
@@ -132,7 +132,7 @@ def test_published_seconds_are_compared_with_latencies_with_both_machines(
 
 
 def test_differences_in_preparation_of_images_are_named(store: Store, scored: list[ScoredCell]) -> None:
-    run = replace(store.run(), protocol={"resize": "bicubic"})
+    run = replace(store.run(), protocols={"mini": {"resize": "bicubic"}})
     assert "prepared by resize bicubic" in set_beside(run, scored, [NUMBER])[0].differences
     cell = scored[0].record.cell
     wide = replace(scored[0], record=replace(scored[0].record, cell=replace(cell, base=replace(cell.base, width=16))))

@@ -72,9 +72,9 @@ RUN = Run(
     labels={"tcd": "TCD"},
     metrics=("fid", "kid"),
     claims=(CLAIM,),
-    evaluator="mini",
-    extractor="e1",
-    reference="r1",
+    features={"mini": "e1"},
+    references={"mini": "r1"},
+    protocols={"mini": {"size": "224"}},
 )
 
 

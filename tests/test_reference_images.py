@@ -155,7 +155,7 @@ def test_a_picture_that_cannot_be_read_is_refused_before_anything_runs(
     assert "MISSING  reference images" in capsys.readouterr().out
     Image.new("RGB", (64, 64)).save(photos / "cut.png")
     assert main(["run", *command, "methods.tcd.steps=[1]", "methods.tcd.eta=[0]"]) == 0
-    assert Store(tmp_path / "run").run().protocol["pictures"] == READER
+    assert Store(tmp_path / "run").run().protocols["mini"]["pictures"] == READER
 
 
 @pytest.fixture

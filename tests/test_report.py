@@ -71,7 +71,12 @@ def store(tmp_path: Path) -> Store:
     store.save_reference("r", rng.normal(size=(100, 4)))
     settings = {
         **{"task": {"kind": "text_to_image"}, "models": {"mini": {}}, "methods": {"tcd": {}, "<b>ddim</b>": {}}},
-        **{"evaluator": {"source": "x"}, "reference": {"source": "world", "count": 100}, "seed": 0, "batch_size": 40},
+        **{
+            "extractors": {"mini": {"source": "x"}},
+            "reference": {"source": "world", "count": 100},
+            "seed": 0,
+            "batch_size": 40,
+        },
         **{"weights": "checkpoint", "prompts": {"source": "world"}},
     }
     store.save_run(
@@ -82,7 +87,7 @@ def store(tmp_path: Path) -> Store:
             left_out=(("tcd 60 steps", "60 steps <do> not fit"),),
             prompts=(*PROMPTS, *(f"prompt {i}" for i in range(36))),
             labels={"tcd": "TCD & <friends> $\\frac{1$"},
-            metrics=("fid", "clip_score"),
+            metrics=("fid@mini", "clip_score@mini"),
         )
     )
     return store
@@ -227,7 +232,7 @@ def test_an_unavailable_score_is_explained_and_the_others_are_kept(store: Store)
     features["image"][3, 1] = np.nan
     store.cell(broken.key).save_features("e", features)
     page = Path(write_report(store)).read_text(encoding="utf-8")
-    assert f"No fid of {broken.cell.label}:" in page
+    assert f"No fid@mini of {broken.cell.label}:" in page
     assert "NaN" in page
     assert "fid_mini_n40" in page
 
@@ -241,7 +246,7 @@ def test_scores_missing_in_all_cells_are_reported_once(store: Store) -> None:
     store.save_run(replace(run, prompts=run.prompts[:1]))
     page = Path(write_report(store)).read_text(encoding="utf-8")
     assert page.count("<p><strong>No ") == 1
-    assert "No fid of all cells:" in page
+    assert "No fid@mini of all cells:" in page
     assert "(no interval)" in page
 
 
@@ -265,7 +270,7 @@ def test_etas_that_differ_between_methods_only_make_no_curve(store: Store) -> No
 
 
 def test_a_run_whose_scores_need_no_reference_has_a_report(store: Store) -> None:
-    store.save_run(replace(store.run(), metrics=("clip_score",), reference=None))
+    store.save_run(replace(store.run(), metrics=("clip_score@mini",), references={}, real_images=None))
     (Path(store.location) / "reference-r.npz").unlink()
     page = Path(write_report(store)).read_text(encoding="utf-8")
     assert "none: no score needs one" in page
@@ -305,7 +310,9 @@ def test_a_large_picture_is_shrunk_for_the_page(tmp_path: Path, side: int, kind:
     assert max(Image.open(io.BytesIO(base64.b64decode(text))).size) == min(side, 512)
 
 
-CLAIM = Claim("few", "TCD <beats> itself", Side("tcd", (4,), 1.0), Side("tcd", (4,), 0.0), ("clip_score",), "better")
+CLAIM = Claim(
+    "few", "TCD <beats> itself", Side("tcd", (4,), 1.0), Side("tcd", (4,), 0.0), ("clip_score@mini",), "better"
+)
 
 
 def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) -> None:
@@ -363,7 +370,7 @@ def test_a_legend_fits_below_its_plots_and_names_what_any_of_them_shows(width: f
 
 
 def test_power_is_the_share_of_runs_that_would_decide() -> None:
-    comparison = Comparison("mini", "clip_score", "a", "b", 1, 0, 0.3, None, 0.0, 100, error=0.2, level=0.025)
+    comparison = Comparison("mini", "clip_score@mini", "a", "b", 1, 0, 0.3, None, 0.0, 100, error=0.2, level=0.025)
     counts = np.array([100.0, 400.0])
     rng = np.random.default_rng(0)
     errors = 0.2 * np.sqrt(100 / counts)
@@ -383,7 +390,8 @@ def test_power_is_the_share_of_runs_that_would_decide() -> None:
 def test_a_claim_is_as_hard_to_decide_as_its_hardest_comparison_or_as_easy_as_what_refutes_it() -> None:
     counts = np.array([100.0])
     easy, hard, against = (
-        Comparison("mini", "clip_score", "a", "b", 1, 0, gain, None, 0.0, 100, error=0.2) for gain in (0.6, 0.3, -0.4)
+        Comparison("mini", "clip_score@mini", "a", "b", 1, 0, gain, None, 0.0, 100, error=0.2)
+        for gain in (0.6, 0.3, -0.4)
     )
     for comparisons, decisive in (((easy, hard), hard), ((easy, hard, against), against)):
         assert power_of_claim(Judgement(CLAIM, "undecided", comparisons, ()), counts) == power(decisive, counts)

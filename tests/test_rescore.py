@@ -56,19 +56,29 @@ def test_scores_of_stored_features_are_added_without_reading_images(finished: Pa
     assert "cmmd_mini_n6" in (finished / "report.html").read_text(encoding="utf-8")
 
 
-def test_another_evaluator_reads_the_kept_images_again(finished: Path, other_evaluator: tuple[str, str]) -> None:
+def test_another_extractor_reads_the_kept_images_and_removes_nothing(finished: Path, other_extractor: Path) -> None:
     before = scores(finished)
-    assert main(["score", f"results={finished}", *other_evaluator, "device=cpu"]) == 0
+    command = ["score", f"results={finished}", f"+extractors.other.source={other_extractor}"]
+    assert main([*command, "scores=[fid@other,clip_score@other]", "device=cpu"]) == 0
     after = scores(finished)
-    assert {name for _, name in after.index} == {"fid_other_n6", "clip_score_other_n6"}
-    assert set(after["protocol"]).isdisjoint(before["protocol"]), "scores of another extractor are not comparable"
-    (earlier,) = (finished / "earlier").iterdir()
-    assert "fid_mini_n6" in (earlier / "scores.csv").read_text(encoding="utf-8"), "the first scores are kept"
-    assert "fid_mini_n6" in (earlier / "report.html").read_text(encoding="utf-8")
-    ours, theirs = (
-        frame.xs(name, level="score")["value"] for frame, name in ((before, "fid_mini_n6"), (after, "fid_other_n6"))
-    )
-    pd.testing.assert_series_equal(ours, theirs, rtol=1e-4)
+    assert {name for _, name in after.index} == {
+        f"{score}_{name}_n6" for score in ("fid", "clip_score") for name in ("mini", "other")
+    }
+    pd.testing.assert_frame_equal(after.loc[before.index], before)
+    ours, theirs = (after.xs(name, level="score") for name in ("fid_mini_n6", "fid_other_n6"))
+    assert set(ours["protocol"]).isdisjoint(theirs["protocol"]), "scores of different extractors are not comparable"
+    pd.testing.assert_series_equal(ours["value"], theirs["value"], rtol=1e-4)
+    assert not (finished / "earlier").exists()
+
+
+def test_an_extractor_of_the_run_cannot_be_replaced(
+    finished: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = scores(finished)
+    other = f"+extractors.mini.source={models}/other"
+    assert main(["score", f"results={finished}", other, "scores=[cmmd]", "device=cpu"]) == 2
+    assert "give the other extractor another name" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(scores(finished), before)
 
 
 HARMS: dict[str, Callable[[bytes], bytes]] = {
@@ -79,11 +89,11 @@ HARMS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def test_a_damaged_image_is_refused_by_score_regenerated_by_run_and_never_scored(
-    command_of_a_run: list[str], other_evaluator: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command_of_a_run: list[str], other_extractor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results, whole = tmp_path / "run", tmp_path / "whole"
     shutil.copytree(results, whole)
-    other = *other_evaluator, "device=cpu"
+    other = (f"+extractors.other.source={other_extractor}", "scores=[fid@other]", "device=cpu")
     assert main(["score", f"results={whole}", *other]) == 0
     before = scores(results)
     image = sorted(results.glob("cells/*/images/00002.png"))[1]
@@ -119,13 +129,14 @@ def test_a_damaged_image_does_not_block_scores_of_stored_features(
 
 
 def test_a_run_without_images_is_refused_and_unchanged(
-    finished: Path, other_evaluator: tuple[str, str], capsys: pytest.CaptureFixture[str]
+    finished: Path, other_extractor: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = scores(finished)
     for folder in finished.glob("cells/*/images"):
         shutil.rmtree(folder)
+    other = f"+extractors.other.source={other_extractor}", "scores=[fid@other]"
     capsys.readouterr()
-    assert main(["score", f"results={finished}", *other_evaluator, "device=cpu"]) == 2
+    assert main(["score", f"results={finished}", *other, "device=cpu"]) == 2
     assert "2 of 2 cells have neither the features nor their images" in capsys.readouterr().err
     pd.testing.assert_frame_equal(scores(finished), before)
 

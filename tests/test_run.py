@@ -83,14 +83,13 @@ def test_later_requests_are_added_to_the_records(overrides: Overrides, tmp_path:
 
 
 def test_another_experiment_in_the_directory_is_refused_and_the_first_report_stays(
-    overrides: Overrides, tmp_path: Path, models: Path, other_evaluator: Any, capsys: pytest.CaptureFixture[str]
+    overrides: Overrides, tmp_path: Path, models: Path, other_extractor: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", *overrides(*QUICK)]) == 0
     outputs = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    _, evaluator = other_evaluator
     for override, said in (
         ("seed=1", "seed is 0 there and 1 here"),
-        (evaluator, f"evaluator.source is {models}/evaluator there and {tmp_path}/other here"),
+        (f"extractors.mini.source={other_extractor}", f"is {models}/evaluator there and {other_extractor} here"),
     ):
         for verb in ("plan", "run"):
             capsys.readouterr()

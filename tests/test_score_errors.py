@@ -35,7 +35,7 @@ def test_a_checkpoint_of_another_hash_is_refused_before_it_is_read(
     path.parent.mkdir(parents=True)
     path.write_bytes(b"other weights")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    command = overrides(*FEW, "measure.memory=false", "scores=[fid]", "evaluator.source='inception://'")
+    command = overrides(*FEW, "measure.memory=false", "scores=[fid]", "extractors.mini.source='inception://'")
     assert main(["run", *command]) == 2
     said = capsys.readouterr().err
     assert "has the hash" in said
@@ -51,7 +51,7 @@ def test_a_reference_of_another_resolution_is_reported(
         Image.fromarray(rng.integers(0, 256, (48, 40, 3)).astype(np.uint8)).save(tmp_path / f"{i:02d}.png")
     assert main(["run", *overrides(*ONLY, f"reference.source={tmp_path}")]) == 0
     said = capsys.readouterr().err
-    assert "holds images of 48×40 pixels, not the models' 64×64; both are resized for the evaluator" in said
+    assert "holds images of 48×40 pixels, not the models' 64×64; both are resized for the extractors" in said
 
 
 def test_one_image_per_cell_gives_its_mean_and_reports_missing_intervals_once(
@@ -71,9 +71,10 @@ def test_nan_features_affect_only_their_score(overrides: Overrides, tmp_path: Pa
     assert main(["run", *overrides(*ONLY)]) == 0
     store = Store(tmp_path / "run")
     run = store.run()
-    features = store.cell(run.cells[0]).features(run.extractor)
+    identity = run.features["mini"]
+    features = store.cell(run.cells[0]).features(identity)
     features["image"][2, 3] = np.nan
-    store.cell(run.cells[0]).save_features(run.extractor, features)
+    store.cell(run.cells[0]).save_features(identity, features)
     (tmp_path / "run" / "report.html").unlink()
     assert main(["report", f"results={tmp_path}/run"]) == 0
     frame = bench.load(tmp_path / "run")

@@ -131,7 +131,7 @@ SLIPS = {
     ),
     "another model": (("models.min.source=x",), "did you mean models.mini.source?"),
     "another model's memory option": (("models.sd15.memory_options.compile=default",), "choose it with 'model=[sd15]'"),
-    "a claim's margin": (("claims.tcd_8_steps.margins.fidd=1",), "did you mean claims.tcd_8_steps.margins.fid?"),
+    "a claim's margin": (("claim=[tcd_8_steps]", "claims.tcd_8_steps.margins.fidd=1"), "did you mean fid?"),
     "half a reference": (("name=${a${b}}",), "name: "),
     "an unknown file": (("claim=[tcd_fw_steps]",), "did you mean tcd_few_steps?"),
     "an unknown reference": (("results=${nam}",), "${nam} was given, but there is no setting nam"),
@@ -156,7 +156,7 @@ def test_a_mistake_is_answered_with_the_given_and_the_likely_setting(what: str) 
     assert "\n" not in message, message
 
 
-@pytest.mark.parametrize("slip", ["resutls=x", "scors=[fid]", "evaluator.nme=x"])
+@pytest.mark.parametrize("slip", ["resutls=x", "scors=[fid]", "extractors.mini.sorce=x"])
 def test_score_answers_a_misspelling_with_its_own_settings(slip: str) -> None:
     message = refusal(slip, config="score")
     assert "did you mean" in message
@@ -308,21 +308,19 @@ def test_text_in_files_stays_text(own: Path) -> None:
 
 NO_PATHS = {
     "AdapterChoice": {"file", "revision"},
-    "ClaimChoice": {"text"},
+    "ClaimChoice": {"metrics", "text"},
     "ConformChoice": {"family"},
     "ConformanceChoice": {"only"},
-    "EvaluatorChoice": {"name"},
-    "Experiment": {"device", "name"},
+    "Experiment": {"device", "name", "scores"},
     "GateChoice": {"author", "reason"},
     "MemoryOptions": {"attention"},
     "MLflow": {"experiment"},
     "Method": {"adapter", "label"},
     "Model": {"pipeline", "revision", "variant"},
-    "OtherEvaluator": {"name"},
     "PartChoice": {"file", "revision", "subfolder", "variant"},
     "PromptsChoice": {"column", "template"},
     "Ray": {"address"},
-    "ScoreChoice": {"device"},
+    "ScoreChoice": {"device", "scores"},
     "BothSidesChoice": {"overrides"},
     "SideChoice": {"method"},
     "Slurm": {"options"},

@@ -19,11 +19,11 @@ from factories import make_base, make_cell, make_failure, make_record, make_run
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.pictures import hash_images, is_whole, kept_images, read_images, to_png
+from bench.pictures import batch_images, hash_images, kept_images, read_images, to_png
 from bench.records.cell import SchedulerSpec
 from bench.records.errors import BenchError, Damaged
 from bench.records.record import Calls, Images, Record
-from bench.store.cell_folder import StoredBatch
+from bench.store.cell_folder import StoredBatch, batch_identity
 from bench.store.sealed import seal
 from bench.store.store import Store, quarantine_corrupt_features, quarantine_corrupt_records
 from bench.workers.launch import Launch, Reporter, WorkerState
@@ -35,6 +35,8 @@ CELL = make_cell(
     batch_size=3,
 )
 KEY = CELL.key
+BATCHES = batch_identity(["e", "f"])
+MARK = f"batches-{BATCHES}/00000.npz"
 CALLS = Calls((999.0, 499.0), (14.6, 0.1), None, {"betas": [0.1, 0.2]}, {"eta": 0.3}, 2, 2, 2, 6, 3)
 GOOD = make_record(CELL, environment={"host": "a"}, calls=CALLS, images=Images(6, 16, 24, "s"))
 FAILED = make_failure(CELL, message="black images")
@@ -44,11 +46,14 @@ RUN = make_run(name="mini", cells=(KEY,), prompts=("a circle",), metrics=("fid",
 def make_batch(start: int = 0, count: int = 3) -> StoredBatch:
     """A batch of noise with features of two types."""
     rng = np.random.default_rng(start)
-    features: dict[str, NDArray[Any]] = {
-        "image": rng.normal(size=(count, 5)).astype(np.float32),
-        "attributes_right": rng.integers(0, 4, count),
-    }
-    return StoredBatch(start, features, CALLS, 1 / 3, hash_images(make_images(start, count)))
+    image, right = rng.normal(size=(count, 5)).astype(np.float32), rng.integers(0, 4, count)
+    return StoredBatch(
+        start,
+        {"e": {"image": image, "attributes_right": right}, "f": {"row": right}},
+        CALLS,
+        1 / 3,
+        hash_images(make_images(start, count)),
+    )
 
 
 def make_images(start: int = 0, count: int = 3) -> NDArray[np.uint8]:
@@ -59,7 +64,7 @@ def make_images(start: int = 0, count: int = 3) -> NDArray[np.uint8]:
 def save(store: Store, start: int = 0, count: int = 3) -> StoredBatch:
     """That batch, saved."""
     batch = make_batch(start, count)
-    store.cell(KEY).save_batch("e", batch, map(to_png, make_images(start, count)))
+    store.cell(KEY).save_batch(batch, map(to_png, make_images(start, count)))
     return batch
 
 
@@ -88,23 +93,25 @@ def store(tmp_path: Path) -> Store:
 def test_a_batch_comes_back_bit_for_bit(store: Store) -> None:
     batch = save(store, start=3)
     again = Store(store.location)
-    loaded, images = again.cell(KEY).load_batch("e", 3), read_images(again.cell(KEY), range(3, 6))
+    loaded, images = again.cell(KEY).load_batch(BATCHES, 3), read_images(again.cell(KEY), range(3, 6))
     assert images.dtype == np.uint8
     assert np.array_equal(images, make_images(3))
-    assert is_whole(again.cell(KEY), loaded)
+    assert batch_images(again.cell(KEY), loaded) is not None
     assert loaded.features.keys() == batch.features.keys()
-    for name, values in batch.features.items():
-        assert loaded.features[name].dtype == values.dtype
-        assert np.array_equal(loaded.features[name], values)
+    for identity, arrays in batch.features.items():
+        assert loaded.features[identity].keys() == arrays.keys()
+        for name, values in arrays.items():
+            assert loaded.features[identity][name].dtype == values.dtype
+            assert np.array_equal(loaded.features[identity][name], values)
     assert (loaded.start, loaded.calls, loaded.sampling_s) == (3, CALLS, 1 / 3)
 
 
 def test_an_unfinished_batch_does_not_exist(store: Store) -> None:
     save(store, start=3)
-    assert store.cell(KEY).load_batch("e", 0) is None
-    assert store.cell("0" * 16).load_batch("e", 3) is None
+    assert store.cell(KEY).load_batch(BATCHES, 0) is None
+    assert store.cell("0" * 16).load_batch(BATCHES, 3) is None
     assert store.cell(KEY).load_batch("other", 3) is None, "features of another extractor are not returned"
-    assert store.cell(KEY).batch_starts("e") == {3}
+    assert store.cell(KEY).batch_starts(BATCHES) == {3}
     assert store.cell(KEY).batch_starts("other") == set()
 
 
@@ -142,17 +149,17 @@ DAMAGES: tuple[Callable[[Path], None], ...] = (
 @pytest.mark.parametrize("damage", DAMAGES, ids=["missing", "repainted", "truncated", "scribbled", "empty", "other"])
 def test_a_batch_with_a_damaged_image_is_incomplete(store: Store, damage: Callable[[Path], None]) -> None:
     batch = save(store)
-    assert is_whole(store.cell(KEY), batch)
+    assert batch_images(store.cell(KEY), batch) is not None
     damage(image_path(store, 1))
-    assert not is_whole(store.cell(KEY), batch)
+    assert batch_images(store.cell(KEY), batch) is None
 
 
 def test_a_damaged_mark_of_a_batch_counts_as_missing(store: Store) -> None:
     save(store)
-    truncated(folder(store) / "batches-e" / "00000.npz")
-    assert store.cell(KEY).load_batch("e", 0) is None
-    store.cell(KEY).drop_batch("e", 0)
-    assert store.cell(KEY).batch_starts("e") == set()
+    truncated(folder(store) / f"batches-{BATCHES}" / "00000.npz")
+    assert store.cell(KEY).load_batch(BATCHES, 0) is None
+    store.cell(KEY).drop_batch(BATCHES, 0)
+    assert store.cell(KEY).batch_starts(BATCHES) == set()
 
 
 def test_kept_images_come_back_by_row_and_not_at_all_when_one_is_missing(store: Store) -> None:
@@ -223,13 +230,13 @@ def test_a_good_record_clears_the_batches_and_a_failed_one_leaves_them_for_the_n
     save(store)
     store.files.write(f"cells/{KEY}/lease-00000.0", b"{}")
     store.commit(FAILED)
-    assert store.cell(KEY).load_batch("e", 0) is not None
+    assert store.cell(KEY).load_batch(BATCHES, 0) is not None
     store.commit(GOOD)
-    assert store.cell(KEY).load_batch("e", 0) is None
+    assert store.cell(KEY).load_batch(BATCHES, 0) is None
     assert {name.partition("/")[0] for name in files_of(store)} == {"record.json", "images"}
 
 
-LEFTOVERS = ("record.json", "failure.json", "features-e.npz", "images/00001.png", "batches-e/00000.npz")
+LEFTOVERS = ("record.json", "failure.json", "features-e.npz", "images/00001.png", f"batches-{BATCHES}/00000.npz")
 
 
 @pytest.fixture(scope="module")
@@ -358,7 +365,7 @@ def work(directory):
     store.save_run(t.RUN)
     for start in (0, 1):
         t.save(store, start, 1)
-    store.cell(t.KEY).save_features("e", t.make_batch(0).features)
+    store.cell(t.KEY).save_features("e", t.make_batch(0).features["e"])
     store.commit(t.FAILED)
     store.commit(t.GOOD, keep_images=1)
     store.cell(t.KEY).replace(replace(t.GOOD, environment={}))
@@ -407,13 +414,13 @@ def read_cleanly(store: Store) -> set[str]:
         assert record in (FAILED, GOOD, replace(GOOD, environment={}))
         there.add(record.status)
     for start in (0, 1):
-        if (batch := store.cell(KEY).load_batch("e", start)) is not None:
+        if (batch := store.cell(KEY).load_batch(BATCHES, start)) is not None:
             assert np.array_equal(read_images(store.cell(KEY), range(start, start + 1)), make_images(start, 1))
-            assert is_whole(store.cell(KEY), batch)
-            assert np.array_equal(batch.features["image"], make_batch(start, 1).features["image"])
+            assert batch_images(store.cell(KEY), batch) is not None
+            assert np.array_equal(batch.features["e"]["image"], make_batch(start, 1).features["e"]["image"])
             there.add("batch")
     if store.cell(KEY).has_features("e"):
-        assert np.array_equal(store.cell(KEY).features("e")["image"], make_batch(0).features["image"])
+        assert np.array_equal(store.cell(KEY).features("e")["image"], make_batch(0).features["e"]["image"])
         there.add("features")
     return there
 
@@ -508,12 +515,12 @@ def swapped(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["reference-r.npz", *(f"cells/{KEY}/{n}" for n in ("record.json", "features-e.npz", "batches-e/00000.npz"))]
+    "name", ["reference-r.npz", *(f"cells/{KEY}/{n}" for n in ("record.json", "features-e.npz", MARK))]
 )
 def test_a_file_copied_from_elsewhere_in_the_store_is_not_accepted(store: Store, name: str) -> None:
     save(store)
     store.commit(FAILED)
-    store.cell(KEY).save_features("e", make_batch().features)
+    store.cell(KEY).save_features("e", make_batch().features["e"])
     store.save_reference("r", np.ones((3, 2)))
     if name.endswith("record.json"):
         store.commit(GOOD)
@@ -547,27 +554,29 @@ def test_kept_images_are_those_of_the_record(store: Store) -> None:
 
 def test_a_damaged_or_stray_batch_is_sampled_again(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     save(store)
-    batches = folder(store) / "batches-e"
+    batches = folder(store) / f"batches-{BATCHES}"
     for name in ("notes.npz", ".00000.npz.swp", "._00000.npz"):
         (batches / name).write_bytes(b"x")
-    assert store.cell(KEY).batch_starts("e") == {0}
+    assert store.cell(KEY).batch_starts(BATCHES) == {0}
     for damage in (truncated, as_folder):
         damage(batches / "00000.npz")
-        assert store.cell(KEY).load_batch("e", 0) is None
-        assert store.cell(KEY).batch_starts("e") == set()
+        assert store.cell(KEY).load_batch(BATCHES, 0) is None
+        assert store.cell(KEY).batch_starts(BATCHES) == set()
         save(store)
     assert capsys.readouterr().err.count("is damaged") == 2
     assert len(list((Path(store.location) / "damaged").iterdir())) == 2, "the first one was not overwritten"
 
 
-@pytest.mark.parametrize("in_the_way", ["cells", f"cells/{KEY}", f"cells/{KEY}/images", f"cells/{KEY}/batches-e"])
+@pytest.mark.parametrize(
+    "in_the_way", ["cells", f"cells/{KEY}", f"cells/{KEY}/images", f"cells/{KEY}/batches-{BATCHES}"]
+)
 def test_a_file_in_the_place_of_a_folder_is_set_aside(store: Store, in_the_way: str) -> None:
     path = Path(store.location) / in_the_way
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
     assert store.cell(KEY).record() is None
     batch = save(store)
-    assert is_whole(store.cell(KEY), batch)
+    assert batch_images(store.cell(KEY), batch) is not None
     assert [kept.read_text() for kept in (Path(store.location) / "damaged").iterdir()] == ["mine"]
 
 
@@ -576,10 +585,10 @@ def test_a_folder_in_the_place_of_a_file_is_set_aside(store: Store, name: str) -
     (Path(store.location) / name).mkdir(parents=True)
     (Path(store.location) / name / "mine").touch()
     batch = save(store)
-    store.cell(KEY).save_features("e", batch.features)
+    store.cell(KEY).save_features("e", batch.features["e"])
     store.save_run(RUN)
-    assert is_whole(store.cell(KEY), batch)
-    assert store.cell(KEY).features("e").keys() == batch.features.keys()
+    assert batch_images(store.cell(KEY), batch) is not None
+    assert store.cell(KEY).features("e").keys() == batch.features["e"].keys()
     assert store.run() == RUN
     assert len(list((Path(store.location) / "damaged").glob("*/mine"))) == 1
 

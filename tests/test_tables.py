@@ -41,14 +41,19 @@ LATENCY = Latency(2, 1, "clock", (0.1, 0.2, 0.4), (0.01, 0.02, 0.04), (0.05, 0.0
 MEMORY = Memory(2, 3 * 2**20, None, None, 0)
 RECORD = make_record(CELL, calls=CALLS, latency=LATENCY, memory=MEMORY)
 FAILED = make_failure(CELL)
-RUN = make_run(labels={"tcd": "TCD"}, metrics=("fid", "attribute_accuracy"), extractor="e1", reference="r1")
+RUN = make_run(
+    labels={"tcd": "TCD"},
+    metrics=("fid@mini", "attribute_accuracy@mini"),
+    features={"mini": "e1"},
+    references={"mini": "r1"},
+)
 ESTIMATES = {
-    "fid": Estimate(12.3456, np.array([1.0, -1.0, 3.0, -3.0])),
-    "attribute_accuracy": Estimate(np.float64(2 / 3), np.array([0.1, 0.2, -0.1, -0.2])),
+    "fid@mini": Estimate(12.3456, np.array([1.0, -1.0, 3.0, -3.0])),
+    "attribute_accuracy@mini": Estimate(np.float64(2 / 3), np.array([0.1, 0.2, -0.1, -0.2])),
 }
 COMPARISON = Comparison(
     model="mini",
-    metric="fid",
+    metric="fid@mini",
     subject="mini tcd 4 steps",
     object="mini dpmpp_2s 4 steps",
     subject_value=10.0,
@@ -62,7 +67,7 @@ COMPARISON = Comparison(
     adjusted_interval=(-0.5, 5.5),
     error=1.4,
 )
-CLAIM = Claim("c", "TCD wins", Side("tcd", (4,)), Side("dpmpp_2s", (4,)), ("fid",), "better")
+CLAIM = Claim("c", "TCD wins", Side("tcd", (4,)), Side("dpmpp_2s", (4,)), ("fid@mini",), "better")
 
 
 def in_columns(table: Table) -> list[dict[str, str]]:
@@ -176,7 +181,7 @@ def test_unknown_values_of_a_failed_cell_are_dashes_and_never_zeros() -> None:
 
 
 def test_a_score_missing_in_one_cell_is_a_dash() -> None:
-    cells = [ScoredCell(RECORD, ESTIMATES), ScoredCell(RECORD, {"fid": ESTIMATES["fid"]})]
+    cells = [ScoredCell(RECORD, ESTIMATES), ScoredCell(RECORD, {"fid@mini": ESTIMATES["fid@mini"]})]
     rows = in_columns(score_table(RUN, cells))
     assert [row["attribute_accuracy_mini_n4 ↑"] for row in rows] == ["0.667 ± 0.091", NO_VALUE]
     assert [row["fid_mini_n4 ↓"] for row in rows] == ["12.35 ± 1.29"] * 2
@@ -211,7 +216,7 @@ def test_a_verdict_shows_its_gain_interval_and_how_many_images_would_decide() ->
     assert row == {
         "Claim": "TCD wins",
         "Verdict": "undecided",
-        "Metric": "fid",
+        "Metric": "fid@mini",
         "Subject": "mini tcd 4 steps",
         "its value": "10.00",
         "Object": "mini dpmpp_2s 4 steps",
@@ -227,10 +232,10 @@ def test_a_verdict_shows_its_gain_interval_and_how_many_images_would_decide() ->
 
 
 def test_a_verdict_shows_the_comparison_and_a_missing_interval() -> None:
-    instead = replace(COMPARISON, compared="kid", images_needed=None, note="kernel distance instead: too few")
+    instead = replace(COMPARISON, compared="kid@mini", images_needed=None, note="kernel distance instead: too few")
     none = replace(COMPARISON, interval=None, adjusted_interval=None, images_needed=None, note="no interval: too few")
     first, second = in_columns(verdict_table(RUN, [Judgement(CLAIM, "undecided", (instead, none), ())]))
-    assert first["Metric"] == "kid (for fid)"
+    assert first["Metric"] == "kid@mini (for fid@mini)"
     assert first["Gain [95% interval]"] == "+2.500 [-0.250, +5.250]"
     assert first["Comparison"] == "undecided; kernel distance instead: too few"
     assert second["Gain [95% interval]"] == "+2.50 no interval"
@@ -289,8 +294,9 @@ def test_scores_csv_names_the_subject_of_the_score() -> None:
         "n": "4",
         "higher_is_better": "True",
         "extractor": "e1",
-        "reference": "r1",
+        "reference": "",
     }
+    assert csv_rows(ScoredCell(RECORD, ESTIMATES))[0]["reference"] == "r1"
     assert {name: row[name] for name in said} == said
 
 
@@ -317,8 +323,8 @@ def test_the_pareto_front_holds_the_points_that_no_other_point_beats(higher_is_b
 
 def test_a_biased_score_is_shown_with_and_without_its_bias() -> None:
     influence = np.array([1.0, -1.0, 3.0, -3.0])
-    known = {**ESTIMATES, "fid": Estimate(12.0, influence, debiased=11.0)}
-    doubtful = {**ESTIMATES, "fid": Estimate(12.0, influence, debiased=11.0, problem="too few")}
+    known = {**ESTIMATES, "fid@mini": Estimate(12.0, influence, debiased=11.0)}
+    doubtful = {**ESTIMATES, "fid@mini": Estimate(12.0, influence, debiased=11.0, problem="too few")}
     table = score_table(RUN, [ScoredCell(RECORD, known), ScoredCell(RECORD, doubtful), ScoredCell(FAILED, {})])
     assert table.columns[6:8] == ("fid_mini_n4 ↓", "fid_mini without bias ↓")
     assert table.rows[0][6:8] == ("12.00", "11.00 ± 1.29")
@@ -329,9 +335,11 @@ def test_a_biased_score_is_shown_with_and_without_its_bias() -> None:
 def test_the_fallback_of_a_score_is_named_with_its_own_value() -> None:
     other = Estimate(0.0123, np.array([0.001, -0.001, 0.003, -0.003]))
     fid = Estimate(12.0, other.influence, debiased=11.0, problem="too few", fallback=other, fallback_name="kernel")
-    (row,) = score_table(RUN, [ScoredCell(RECORD, {"fid": fid})]).rows
+    (row,) = score_table(RUN, [ScoredCell(RECORD, {"fid@mini": fid})]).rows
     assert row[6:8] == ("12.00", "11.00 (no interval; kid 0.012 ± 0.001)")
-    (row,) = score_table(replace(RUN, metrics=("fid", "kid")), [ScoredCell(RECORD, {"fid": fid, "kid": other})]).rows
+    (row,) = score_table(
+        replace(RUN, metrics=("fid@mini", "kid@mini")), [ScoredCell(RECORD, {"fid@mini": fid, "kid@mini": other})]
+    ).rows
     assert row[6:9] == ("12.00", "11.00 (no interval)", "0.012 ± 0.001")
     assert "inf" not in str(row)
 
@@ -339,9 +347,9 @@ def test_the_fallback_of_a_score_is_named_with_its_own_value() -> None:
 def test_tables_show_the_number_of_prompts() -> None:
     rng = np.random.default_rng(0)
     clusters = mean_estimate(rng.normal(size=64), Groups.of(np.repeat(np.arange(32), 2), 64))
-    table = score_table(replace(RUN, metrics=("clip_score",)), [ScoredCell(RECORD, {"clip_score": clusters})])
+    table = score_table(replace(RUN, metrics=("clip_score@mini",)), [ScoredCell(RECORD, {"clip_score@mini": clusters})])
     assert "standard error over 64 images of 32 prompts." in table.note
-    (row,) = csv_rows(ScoredCell(RECORD, {"clip_score": clusters}))
+    (row,) = csv_rows(ScoredCell(RECORD, {"clip_score@mini": clusters}))
     assert (row["n"], row["prompts"]) == ("64", "32")
     judged = [Judgement(CLAIM, "undecided", (replace(COMPARISON, prompts=32),), ())]
     assert in_columns(verdict_table(RUN, judged))[0]["n"] == "512 of 32 prompts"
@@ -349,10 +357,10 @@ def test_tables_show_the_number_of_prompts() -> None:
 
 def test_a_mean_of_one_number_is_that_number_without_an_interval() -> None:
     one = mean_estimate(np.array([31.5]))
-    table = score_table(replace(RUN, metrics=("clip_score",)), [ScoredCell(RECORD, {"clip_score": one})] * 3)
+    table = score_table(replace(RUN, metrics=("clip_score@mini",)), [ScoredCell(RECORD, {"clip_score@mini": one})] * 3)
     assert [row[-1] for row in table.rows] == ["31.50 (no interval)"] * 3
     assert table.note.count("1 image is too few for an interval of their mean: it takes 20 or more") == 1
-    (row,) = csv_rows(ScoredCell(RECORD, {"clip_score": one}))
+    (row,) = csv_rows(ScoredCell(RECORD, {"clip_score@mini": one}))
     assert (row["value"], row["standard_error"], row["ci_low"]) == ("31.5", "", "")
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import DPTForDepthEstimation, DPTImageProcessor
 
-from bench.features.openclip import Evaluator, encode_captions, images_to_features
+from bench.features.extractor import Extractor, encode_captions, images_to_features
 from bench.features.tasks import TaskFeatures, edge_agreement, flicker, psnr
 from bench.generate.depth import load_depth_estimator
 from bench.generate.task_inputs import Inputs, canny_edges, draw_scene, name_inputs
@@ -146,13 +146,13 @@ def test_another_aspect_ratio_is_refused_cut_or_distorted(tmp_path: Path) -> Non
     assert name_inputs(still_lifes(Task("canny"), str(tmp_path), 1), None)
 
 
-def test_finished_control_images_are_used_as_they_are(tmp_path: Path, evaluator: Evaluator) -> None:
+def test_finished_control_images_are_used_as_they_are(tmp_path: Path, extractor: Extractor) -> None:
     edges = canny_edges(draw_scene(0, 96, 128)[0]).astype(np.uint8) * 255
     Image.fromarray(edges).save(tmp_path / "0.png")
     settings = {"conditioning_scale": 0.5, "inputs_are": "control_images"}
     inputs = still_lifes(Task("canny", settings), str(tmp_path), 1)
     assert np.array_equal(np.asarray(inputs.arguments([0])["image"][0]), np.repeat(edges[..., None], 3, axis=-1))
-    found = features(evaluator, "canny", inputs, draw_scene(0, 96, 128)[0][None])
+    found = features(extractor, "canny", inputs, draw_scene(0, 96, 128)[0][None])
     assert found["edge_agreement"] == [1]
     photos = still_lifes(Task("canny", {**settings, "inputs_are": "photos"}), str(tmp_path), 1)
     assert not np.array_equal(photos.conditions, inputs.conditions)
@@ -245,7 +245,7 @@ class Tower:
 
 
 @pytest.fixture
-def evaluator() -> Evaluator:
+def extractor() -> Extractor:
     def to_pixels(images: NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
@@ -253,23 +253,26 @@ def evaluator() -> Evaluator:
         return torch.zeros(len(texts), context_length)
 
     tower = Tower()
-    return Evaluator("mean", tower.encode_image, to_pixels, torch.device("cpu"), tower.encode_text, tokenize)
+    return Extractor(
+        "mean", tower.encode_image, to_pixels, torch.device("cpu"), tokenize=tokenize, encode_text=tower.encode_text
+    )
 
 
 def features(
-    evaluator: Evaluator, kind: str, given: Any, images: NDArray[np.uint8], start: int = 0, **more: Any
+    extractor: Extractor, kind: str, given: Any, images: NDArray[np.uint8], start: int = 0, **more: Any
 ) -> Any:
-    return TaskFeatures(kind, (), evaluator, given, canny_edges, **more).of(images, start)
+    own = TaskFeatures(kind, given, canny_edges, **more)
+    return {**own.of_pixels(images, start), **own.of_extractor(extractor, images, start)}
 
 
-def test_inpainting_is_judged_inside_and_outside_its_mask(evaluator: Evaluator) -> None:
+def test_inpainting_is_judged_inside_and_outside_its_mask(extractor: Extractor) -> None:
     inputs = still_lifes()
     inside = np.where(inputs.masks[..., None], np.uint8(255) - inputs.images, inputs.images)[1:]
-    found = features(evaluator, "inpainting", inputs, inside, start=1)
+    found = features(extractor, "inpainting", inputs, inside, start=1)
     assert found["background_psnr"] == pytest.approx([58.92] * 2, abs=0.01)
     assert np.abs(found["image_masked"] - found["real_masked"]).max() > 0.01
     outside = np.where(inputs.masks[..., None], inputs.images, inputs.images // 2)
-    found = features(evaluator, "inpainting", inputs, outside)
+    found = features(extractor, "inpainting", inputs, outside)
     assert np.array_equal(found["image_masked"], found["real_masked"])
     assert (found["background_psnr"] < 20).all()
 
@@ -279,7 +282,7 @@ def test_psnr_is_that_of_its_definition() -> None:
     assert psnr(ours, ours + 10) == pytest.approx(20 * np.log10(255 / 10))
 
 
-def test_edges_agree_within_a_tolerance(evaluator: Evaluator) -> None:
+def test_edges_agree_within_a_tolerance(extractor: Extractor) -> None:
     wanted = np.zeros((400, 400), bool)
     wanted[100, 50:350] = True
     assert edge_agreement(wanted, wanted) == 1
@@ -290,42 +293,42 @@ def test_edges_agree_within_a_tolerance(evaluator: Evaluator) -> None:
     assert edge_agreement(half, wanted) == pytest.approx(2 / 3, abs=0.01)
     assert edge_agreement(~wanted & False, wanted) == 0
     inputs = still_lifes(Task("canny"))
-    found = features(evaluator, "canny", inputs, np.stack([inputs.images[0], inputs.images[2]]))
+    found = features(extractor, "canny", inputs, np.stack([inputs.images[0], inputs.images[2]]))
     assert found["edge_agreement"][0] == 1
     assert found["edge_agreement"][1] < 0.7
 
 
-def test_depth_is_compared_with_that_of_the_input(evaluator: Evaluator) -> None:
+def test_depth_is_compared_with_that_of_the_input(extractor: Extractor) -> None:
     def estimate(images: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         return images[..., 0].astype(np.float32) / 255
 
     inputs = still_lifes(Task("depth"), estimate_depth=estimate)
-    found = features(evaluator, "depth", inputs, inputs.images // 2, estimate_depth=estimate)
+    found = features(extractor, "depth", inputs, inputs.images // 2, estimate_depth=estimate)
     expected = np.abs(inputs.images[..., 0] // 2 - inputs.images[..., 0].astype(float)).mean(axis=(1, 2)) / 255
     assert found["depth_error"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_similarities_are_cosines(evaluator: Evaluator) -> None:
+def test_similarities_are_cosines(extractor: Extractor) -> None:
     red, grey = np.zeros((1, 96, 128, 3), np.uint8), np.full((1, 96, 128, 3), 80, np.uint8)
     red[..., 0] = 200
     inputs = still_lifes(Task("image_prompt", {"scale": 0.5}), count=1)
-    same = features(evaluator, "image_prompt", inputs, inputs.images)
+    same = features(extractor, "image_prompt", inputs, inputs.images)
     assert same["image_similarity"] == pytest.approx([100])
-    style = features(evaluator, "text_to_image", inputs, np.concatenate([red, grey]), style="red")
+    style = features(extractor, "text_to_image", inputs, np.concatenate([red, grey]), style="red")
     assert style["style_similarity"] == pytest.approx([100, 100 / np.sqrt(3)], rel=1e-4)
-    assert features(evaluator, "text_to_image", inputs, red) == {}
+    assert features(extractor, "text_to_image", inputs, red) == {}
 
 
-def test_a_video_is_scored_frame_by_frame(evaluator: Evaluator) -> None:
+def test_a_video_is_scored_frame_by_frame(extractor: Extractor) -> None:
     red = np.zeros((4, 5, 3), np.uint8)
     red[..., 0] = 200
     grey = np.full((4, 5, 3), 80, np.uint8)
     film = np.concatenate([red, grey, grey, red])[None]
-    captions = encode_captions(evaluator, ["red"], None)
-    found = images_to_features(evaluator, film, captions, 0, frames=4)
+    captions = encode_captions(extractor, ["red"], None)
+    found = images_to_features(extractor, film, captions, 0, frames=4)
     assert found["clip_score"] == pytest.approx([(100 + 100 / np.sqrt(3)) / 2], rel=1e-4)
     assert found["image"].shape == (1, 3)
-    own = features(evaluator, "animation", None, film, frames=4)
+    own = features(extractor, "animation", None, film, frames=4)
     assert own["temporal_consistency"] == pytest.approx([100 * (2 / np.sqrt(3) + 1) / 3], rel=1e-4)
     assert own["flicker"] > 0
 

@@ -20,10 +20,12 @@ from bench.report.terminal import MOST_CELLS, WIDTH, summarise
 from bench.store.store import Store
 
 assert store  # a fixture
-CLAIM = Claim("c", "TCD at 2 steps beats TCD at 4", Side("tcd", (2,), 0.0), Side("tcd", (4,), 0.0), ("fid",), "better")
+CLAIM = Claim(
+    "c", "TCD at 2 steps beats TCD at 4", Side("tcd", (2,), 0.0), Side("tcd", (4,), 0.0), ("fid@mini",), "better"
+)
 
 
-def compared(gain: float, p_value: float, verdict: str, metric: str = "fid") -> Comparison:
+def compared(gain: float, p_value: float, verdict: str, metric: str = "fid@mini") -> Comparison:
     return Comparison(
         *("mini", metric, "a", "b", 1.0, 2.0, gain, (gain - 1, gain + 1), 0.0, 40, p_value, "better", None, verdict),
         adjusted_interval=(gain - 2, gain + 2),
@@ -46,34 +48,38 @@ def test_the_table_has_a_line_per_cell_and_shows_failed_and_waiting_cells(store:
 def test_a_score_is_shown_without_bias_with_its_standard_error(store: Store) -> None:
     estimate: Any = SimpleNamespace(value=5.0, debiased_value=4.0, standard_error=0.25, caveat=None)
     (cell, *_) = ScoredRun.load(store).cells
-    shown = summarise(store.run(), [replace(cell, estimates={"fid": estimate})], [])
+    shown = summarise(store.run(), [replace(cell, estimates={"fid@mini": estimate})], [])
     assert "  4.00 ± 0.25  " in shown
 
 
 def test_no_line_is_longer_than_a_terminal_and_many_cells_are_cut(store: Store) -> None:
     run = store.run()
     cells = ScoredRun.load(store, run).cells * 10
-    wide = replace(run, metrics=("fid", "clip_score") * 6, labels={"tcd": "T" * 200})
+    wide = replace(run, metrics=("fid@mini", "clip_score@mini") * 6, labels={"tcd": "T" * 200})
     text = replace(CLAIM, text="very " * 50)
     judged = [Judgement(text, "supported", (compared(3.0, 0.01, "supported"),), ())]
     shown = summarise(wide, cells, judged).splitlines()
     assert max(map(len, shown)) <= WIDTH
     assert f"… and {60 - MOST_CELLS} more in the report" in shown
     assert shown[-1].startswith("supported   very very")
-    assert shown[-1].endswith("…: fid +3.00 [+1.00, +5.00]")
+    assert shown[-1].endswith("…: fid@mini +3.00 [+1.00, +5.00]")
 
 
 @pytest.mark.parametrize(
     ("verdict", "comparisons", "shown"),
     [
-        ("supported", [(3.0, 0.001, "supported"), (2.0, 0.04, "supported")], "fid +2.00 [+0.00, +4.00] and 1 more"),
-        ("refuted", [(3.0, 0.001, "supported"), (-4.0, 0.002, "refuted")], "fid -4.00 [-6.00, -2.00] and 1 more"),
+        (
+            "supported",
+            [(3.0, 0.001, "supported"), (2.0, 0.04, "supported")],
+            "fid@mini +2.00 [+0.00, +4.00] and 1 more",
+        ),
+        ("refuted", [(3.0, 0.001, "supported"), (-4.0, 0.002, "refuted")], "fid@mini -4.00 [-6.00, -2.00] and 1 more"),
         (
             "refuted",
             [(-4.0, 0.002, "refuted"), (-5.0, 0.0001, "refuted"), (-3.0, 0.004, "refuted")],
-            "fid -5.00 [-7.00, -3.00] and 2 more",
+            "fid@mini -5.00 [-7.00, -3.00] and 2 more",
         ),
-        ("undecided", [(1.0, 0.5, "undecided")], "fid +1.00 [-1.00, +3.00]"),
+        ("undecided", [(1.0, 0.5, "undecided")], "fid@mini +1.00 [-1.00, +3.00]"),
     ],
 )
 def test_a_verdict_names_its_decisive_comparison(

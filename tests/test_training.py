@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from peft import LoraConfig
 from torch.func import functional_call
 
-from bench.features.openclip import load_evaluator
+from bench.features.openclip import load_open_clip
 from bench.mini import world
 from bench.mini.training import attributes, autoencoder, distillation, evaluator, loop, teacher, vocabulary
 from bench.mini.training.data import Captioned
@@ -77,7 +77,7 @@ def test_evaluator_trains_resumes_and_loads_through_open_clip(data: Captioned, t
     again = evaluator.train_evaluator(data, tokenizer, tmp_path, *recipes)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)), "resumed"
     evaluator.save_evaluator(model, tokenizer, tmp_path / "final")
-    loaded = load_evaluator("x", tmp_path / "final", "cpu")
+    loaded = load_open_clip("x", tmp_path / "final", "cpu")
     features = loaded.image_features(data.images[:3])
     direct = model.encode_image(evaluator.to_evaluator_pixels(data.images[:3])).detach().numpy()
     assert abs(features - direct).max() < 2e-2 * abs(direct).max(), "float16 on disk"

@@ -31,7 +31,7 @@ from bench.analysis.scoring import ScoredCell, ScoredRun, cost_of
 from bench.analysis.sequential import LookSizes, nominal_level, overall_p_value, path_of
 from bench.records.run import Claim, Run, Side
 from bench.score.estimate import Estimate, paired_difference
-from bench.score.metrics import METRICS
+from bench.score.metrics import metric_of
 from bench.store.interim_looks import note_look
 
 LEVEL = 0.05
@@ -276,15 +276,15 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
     margin = claim.margins.get(metric, 0.0)
     ours, theirs, compared, note = mine.estimates[metric], yours.estimates[metric], metric, None
     difference = paired_difference(ours, theirs)
-    if difference.caveat and (instead := METRICS[metric].fallback) and not margin:  # a margin is in the metric's unit
+    if difference.caveat and (instead := metric_of(metric).fallback) and not margin:  # a margin is in the metric's unit
         our_fallback, their_fallback = mine.fallback(metric), yours.fallback(metric)
         if our_fallback and their_fallback:
             note = f"{difference.fallback_name} instead: {difference.caveat}"
-            compared, ours, theirs = instead.short, our_fallback, their_fallback
+            compared, ours, theirs = instead.score, our_fallback, their_fallback
             difference = paired_difference(ours, theirs)
     if difference.caveat:
         note = f"no interval: {difference.caveat}"
-    gain = difference.scaled(1.0 if METRICS[metric].higher_is_better else -1.0)
+    gain = difference.scaled(1.0 if metric_of(metric).higher_is_better else -1.0)
     comparison = Comparison(
         model=model,
         metric=metric,

@@ -10,8 +10,9 @@ from pathlib import Path
 from bench.analysis.scoring import ScoredCell, cost_of
 from bench.records.cell import plain_number
 from bench.records.run import Run
+from bench.records.score import split_score
 from bench.score.estimate import Estimate
-from bench.score.metrics import METRICS
+from bench.score.metrics import metric_of
 
 TEXTS = ("model", "method", "metric", "prompts", "extractor", "source", "trust", "note")
 SECONDS = "seconds_per_image"
@@ -87,28 +88,38 @@ def set_beside(run: Run, cells: Sequence[ScoredCell], published: Sequence[Publis
             if number.eta not in (None, own.eta) or number.guidance not in (None, own.guidance_scale):
                 continue
             score, factor = SCALED.get(number.metric, (number.metric, 1.0))
-            measured = cell.estimates[score].scaled(factor) if score in cell.estimates else None
+            name = _fitting(score, number, cell)
+            measured = cell.estimates[name].scaled(factor) if name else None
             seconds = cost_of(cell.record, "latency") if number.metric == SECONDS else None
             if measured is not None or seconds is not None:
-                differences = tuple(_differences(run, cell, number, measured))
+                differences = tuple(_differences(run, cell, number, measured, name))
                 found.append(Beside(number, cell, measured, seconds, differences))
     return found
 
 
-def _differences(run: Run, scored: ScoredCell, number: Published, measured: Estimate | None) -> Iterator[str]:
+def _fitting(short: str, number: Published, cell: ScoredCell) -> str | None:
+    """Return the name of a cell's score that was published: by the same extractor if it has one, or its first."""
+    names = [name for name in cell.estimates if split_score(name)[0] == short]
+    return next((n for n in names if _plain(split_score(n)[1] or "") == _plain(number.extractor)), (*names, None)[0])
+
+
+def _differences(
+    run: Run, scored: ScoredCell, number: Published, measured: Estimate | None, score: str | None
+) -> Iterator[str]:
     cell = scored.record.cell
-    if measured is None:
+    if measured is None or score is None:
         if scored.disturbed:
             yield f"our latency was disturbed: {scored.disturbed}"
         yield f"on {_machine(scored)}; theirs on {number.note.rpartition('; ')[2] or 'hardware not stated'}"
     else:
         if number.images != measured.n:
             yield f"{measured.n:,} images; theirs {f'{number.images:,}' if number.images else 'not stated'}"
-        extractor = METRICS[SCALED.get(number.metric, (number.metric, 1.0))[0]].extractor
-        if _plain(number.extractor) != _plain(extractor or run.evaluator):
-            yield f"extractor {extractor or run.evaluator}; theirs {number.extractor or 'not stated'}"
-        if run.protocol and extractor is None:
-            yield "prepared by " + ", ".join(f"{name} {value}" for name, value in run.protocol.items())
+        metric = metric_of(score)
+        extractor = metric.network or metric.extractor
+        if _plain(number.extractor) != _plain(extractor):
+            yield f"extractor {extractor}; theirs {number.extractor or 'not stated'}"
+        if protocol := run.protocols.get(metric.extractor):
+            yield "prepared by " + ", ".join(f"{name} {value}" for name, value in protocol.items())
         source = str(run.settings["prompts"]["source"])
         if _plain(number.prompts) not in _plain(source):
             yield f"prompts {source}; theirs {number.prompts or 'not stated'}"

@@ -18,7 +18,7 @@ from bench.records.record import Record
 from bench.records.run import Run
 from bench.score.estimate import Estimate
 from bench.score.groups import Groups
-from bench.score.metrics import METRICS, Metric, RealImages
+from bench.score.metrics import Metric, RealImages, metric_of
 from bench.store.store import Store
 
 NO_FEATURES = "its features are missing; the same tcd-bench run again computes them"
@@ -28,24 +28,24 @@ WORTH_KEEPING = 256
 
 @dataclass(frozen=True)
 class ScoredCell:
-    """A cell's record with its estimates by short metric name (`fid`, `clip_score` …); none for a failed cell.
+    """A cell's record with its estimates by the name of the score (`fid@mini`, `sharpness`); none for a failed cell.
 
-    `problems` gives, by metric, the reason why there is no estimate. `cut_prompts` counts those above the evaluator's
-    limit. `disturbed` is the reason why its latency is invalid, None where it is valid (bench.analysis.pace). `source`
-    is the data it was scored from.
+    `problems` gives, by score, the reason why there is no estimate. `cut_prompts` counts, by extractor, the prompts
+    above its limit. `disturbed` is the reason why its latency is invalid, None where it is valid (bench.analysis.pace).
+    `source` is the data it was scored from.
     """
 
     record: Record
     estimates: Mapping[str, Estimate]
     problems: Mapping[str, str] = field(default_factory=dict)
-    cut_prompts: int = 0
+    cut_prompts: Mapping[str, int] = field(default_factory=dict)
     disturbed: str | None = None
     source: StoredFeatures | None = None
 
-    def fallback(self, short: str) -> Estimate | None:
+    def fallback(self, score: str) -> Estimate | None:
         """Return the estimate that replaces an invalid interval, alone or in a difference; None where there is none."""
-        known = self.estimates[short].fallback
-        instead = METRICS[short].fallback
+        known = self.estimates[score].fallback
+        instead = metric_of(score).fallback
         return known if known or self.source is None or not instead else self.source.estimate(self.record, instead)
 
 
@@ -64,7 +64,8 @@ class ScoredRun:
         Raises BenchError where there is no run, Damaged for a damaged record, feature file or run.json.
         """
         run = store.run() if run is None else run
-        source = StoredFeatures(store, run, None if run.reference is None else _load_reference(store, run))
+        real = {name: _load_reference(store, run, name) for name in run.references}
+        source = StoredFeatures(store, run, real)
         found = [scored for scored in map_forked(source.score, run.cells, fewest=500) if scored is not None]
         reasons = disturbed([scored.record for scored in found])
         return cls(store, run, tuple(replace(s, source=source, disturbed=reasons.get(s.record.key)) for s in found))
@@ -76,7 +77,8 @@ class StoredFeatures:
 
     store: Store
     run: Run
-    real: RealImages | None
+    real: Mapping[str, RealImages]
+    """By extractor."""
 
     def score(self, key: str) -> ScoredCell | None:
         """Return a cell with all scores of the run; None while it has no record. Raises Damaged."""
@@ -85,24 +87,35 @@ class StoredFeatures:
             return None
         if record.status != "ok":
             return ScoredCell(record, {})
-        if not self.store.cell(key).has_features(run.extractor):
-            return ScoredCell(record, {}, dict.fromkeys(run.metrics, NO_FEATURES))
-        features = self.store.features_of(record, run.extractor)
-        estimates, problems, groups = {}, {}, prompt_groups(run, features)
-        for short in run.metrics:
+        metrics = [metric_of(score) for score in run.metrics]
+        names = dict.fromkeys(metric.feature_set for metric in metrics)
+        features = {name: found for name in names if (found := self._features(record, name)) is not None}
+        estimates, problems = dict[str, Estimate](), dict[str, str]()
+        for metric in metrics:
             try:
-                estimates[short] = METRICS[short].of(features, self.real, groups)
+                estimates[metric.score] = self._estimate(metric, features.get(metric.feature_set))
             except ValueError as error:
-                problems[short] = str(error)
+                problems[metric.score] = str(error)
         for estimate in estimates.values():
             estimate.to_score()  # in a forked process, where there are several; the results are cached
-        cut = int(features["caption_cut"].sum()) if "caption_cut" in features else 0
+        cut = {name: int(rows["caption_cut"].sum()) for name, rows in features.items() if "caption_cut" in rows}
         return ScoredCell(record, estimates, problems, cut)
 
     def estimate(self, record: Record, metric: Metric) -> Estimate:
         """Return one more score of a finished cell; raises Damaged, and ValueError where it cannot be computed."""
-        features = self.store.features_of(record, self.run.extractor)
-        return metric.of(features, self.real, prompt_groups(self.run, features))
+        return self._estimate(metric, self._features(record, metric.feature_set))
+
+    def _features(self, record: Record, name: str) -> Mapping[str, NDArray[Any]] | None:
+        """Return a set of features of a cell; None where it is missing."""
+        known = self.run.features.get(name)
+        if known is None or not self.store.cell(record.key).has_features(known):
+            return None
+        return self.store.features_of(record, known)
+
+    def _estimate(self, metric: Metric, features: Mapping[str, NDArray[Any]] | None) -> Estimate:
+        if features is None:
+            raise ValueError(NO_FEATURES)
+        return metric.of(features, self.real.get(metric.extractor), prompt_groups(self.run, features))
 
 
 def cost_of(record: Record, kind: str) -> float | None:
@@ -112,13 +125,14 @@ def cost_of(record: Record, kind: str) -> float | None:
     return None if record.latency is None else median(record.latency.call_s) / record.latency.batch_size
 
 
-def fingerprint(run: Run, short: str, n: int) -> str:
+def fingerprint(run: Run, score: str, n: int) -> str:
     """Return a hash over all that a score depends on besides the images; scores are comparable only if it is equal.
 
     Extractor and weights, preparation of the images, the reference where it is used, and the number of images.
     """
-    metric = METRICS[short]
-    return content_hash([run.extractor, run.protocol, run.reference if metric.needs_reference else None, n])[:12]
+    metric = metric_of(score)
+    reference = run.references.get(metric.extractor) if metric.needs_reference else None
+    return content_hash([run.features.get(metric.feature_set), run.protocols.get(metric.extractor), reference, n])[:12]
 
 
 def prompt_groups(run: Run, features: Mapping[str, NDArray[Any]]) -> Groups | None:
@@ -127,9 +141,9 @@ def prompt_groups(run: Run, features: Mapping[str, NDArray[Any]]) -> Groups | No
     return Groups.of(run.prompts[:n], n) if len(run.prompts) >= n else None
 
 
-def _load_reference(store: Store, run: Run) -> RealImages:
+def _load_reference(store: Store, run: Run, extractor: str) -> RealImages:
     """Return the reference images' features, with derived data of distances, which are stored the first time."""
-    reference = str(run.reference)
+    reference = run.references[extractor]
     embeddings = store.load_reference(reference)
     if embeddings is None:
         advice = "start the same tcd-bench run again, it computes them again and keeps the rest"
@@ -140,10 +154,10 @@ def _load_reference(store: Store, run: Run) -> RealImages:
             f"results={store.location} holds features of {len(embeddings)} reference images where run.json says "
             f"{wanted}; remove reference-{reference}.npz and start the same tcd-bench run again"
         )
-    if "fid" not in run.metrics or embeddings.shape[1] < WORTH_KEEPING:
-        return RealImages(run.evaluator, embeddings)
+    if f"fid@{extractor}" not in run.metrics or embeddings.shape[1] < WORTH_KEEPING:
+        return RealImages(embeddings)
     derived = store.load_derived(reference, embeddings)
-    real = RealImages(run.evaluator, embeddings, derived)
+    real = RealImages(embeddings, derived)
     if derived is None:
         with suppress(StoreError):  # the run may be read-only
             store.save_derived(reference, embeddings, real.reference.to_parts())

@@ -12,7 +12,6 @@ from bench.checkpoints.manifest import MANIFEST, check_file
 from bench.checkpoints.preference_models import Needed
 from bench.checkpoints.required import Required, is_random, required
 from bench.checkpoints.sources import (
-    INCEPTION,
     NotFetchedError,
     is_at_hand,
     local_path,
@@ -20,6 +19,7 @@ from bench.checkpoints.sources import (
     weights_directory,
 )
 from bench.experiment.config import Experiment
+from bench.experiment.extractors import INCEPTION
 from bench.records.errors import BenchError
 
 

@@ -8,24 +8,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.checkpoints.extractors import kind_of_files
 from bench.checkpoints.facts import ARCHITECTURES, Facts, size_of
 from bench.checkpoints.files import single_file, wanted_files, weights_in
 from bench.checkpoints.headers import check_payload, layout_of, read_header, read_json
 from bench.checkpoints.lora import lora_faults
 from bench.checkpoints.manifest import MANIFEST, check_file
 from bench.checkpoints.noise_schedule import schedule_of
+from bench.checkpoints.openclip_files import CONFIG
 from bench.checkpoints.preference_models import Needed
 from bench.checkpoints.required import Required
 from bench.checkpoints.sources import (
-    INCEPTION,
     NotFetchedError,
-    is_tower,
     local_path,
     name_files,
     name_weights,
     torch_checkpoints,
     weights_directory,
 )
+from bench.experiment.extractors import INCEPTION
 from bench.records.errors import BenchError
 
 
@@ -79,7 +80,7 @@ def inspect(entry: Required) -> Found:
         found, which = weights_in(folder, names, entry.variant)
         variant = which or variant
         pickled = pickled or any(name.endswith(".bin") for name in found)
-        if pickled and entry.kind == "evaluator":
+        if pickled and entry.kind == "extractor":
             found = []
         if not found:
             faults.append(_no_weights(root / folder, base, names, folder))
@@ -121,11 +122,11 @@ def _expected(entry: Required, root: Path, faults: list[str]) -> Iterator[tuple[
         folder = entry.subfolder or "."
         faults += _faults_of(root / folder / "config.json")
         yield folder, "model" if entry.kind == "depth_estimator" else "diffusion_pytorch_model"
-    elif entry.kind == "evaluator":
-        tower = (root / "config.json").is_file() and not _faults_of(root / "config.json") and is_tower(root)
-        if not tower:
-            faults += _faults_of(root / "open_clip_config.json")
-        yield ".", "model" if tower else "open_clip_model"
+    elif entry.kind == "extractor":
+        of_open_clip = kind_of_files(root) == "openclip"
+        if of_open_clip:
+            faults += _faults_of(root / CONFIG)
+        yield ".", "open_clip_model" if of_open_clip else "model"
 
 
 def _components(entry: Required, root: Path, faults: list[str]) -> Iterator[tuple[str, str]]:

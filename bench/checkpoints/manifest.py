@@ -63,10 +63,10 @@ MANIFEST: dict[str, Weights] = {
     ),
     "dinov2": Weights("facebook/dinov2-large", licence="Apache-2.0"),
 }
-"""By score, evaluator, or a score's further requirement. ICNet's checkpoint is behind a link of its repository."""
+"""By score, extractor, or a score's further requirement. ICNet's checkpoint is behind a link of its repository."""
 
 PREFERENCE_MODELS = ("pick_score", "image_reward", "aesthetic_score", "image_complexity")
-"""Scores computed by a dedicated network, independent of the evaluator."""
+"""Scores computed by a dedicated network, independent of the extractors."""
 
 
 def check_file(path: Path, name: str) -> str:

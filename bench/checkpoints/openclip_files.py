@@ -12,29 +12,30 @@ from bench.records.errors import BenchError
 CONFIG = "open_clip_config.json"
 
 
-def check_open_clip(directory: Path) -> None:
-    """Refuse a directory that is not an OpenCLIP model of safetensors, or that requires running its own code.
+def check_open_clip(name: str, directory: Path) -> None:
+    """Refuse an extractor's directory that is not an OpenCLIP model of safetensors, or requires running its own code.
 
     Raises BenchError. A model's `tokenizer_kwargs` are passed to transformers unchanged, `trust_remote_code` included.
     """
+    setting = f"extractors.{name}.source={directory}"
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
         asked = {name for name, value in _settings(config) if name == "trust_remote_code" and value}
         config["text_cfg"]["context_length"], config["vision_cfg"]["image_size"]
     except OSError as error:
         raise BenchError(
-            f"evaluator.source={directory} has no {CONFIG} ({error.strerror}); give the directory of an OpenCLIP model"
+            f"{setting} has no {CONFIG} ({error.strerror}); give the directory of an OpenCLIP model"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BenchError(f"evaluator.source={directory}: its {CONFIG} is not that of an OpenCLIP model") from error
+        raise BenchError(f"{setting}: its {CONFIG} is not that of an OpenCLIP model") from error
     if asked:
         raise BenchError(
-            f"evaluator.source={directory}: its {CONFIG} requires trust_remote_code, to run code that comes with the "
+            f"{setting}: its {CONFIG} requires trust_remote_code, to run code that comes with the "
             "model, which is never done; use a model that does not need it"
         )
     if not any(directory.glob("*.safetensors")):
         raise BenchError(
-            f"evaluator.source={directory} holds no .safetensors; its weights are not read from other files, which may "
+            f"{setting} holds no .safetensors; its weights are not read from other files, which may "
             "run code; convert them to open_clip_model.safetensors"
         )
 

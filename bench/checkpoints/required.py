@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.checkpoints.preference_models import needed_by, requested_preference_models
-from bench.checkpoints.sources import ARCHITECTURE, INCEPTION
+from bench.checkpoints.sources import ARCHITECTURE
 from bench.experiment.config import Experiment, Model
+from bench.experiment.extractors import INCEPTION
 
 _Kind = Literal[
     "pipeline",
@@ -18,7 +19,7 @@ _Kind = Literal[
     "image_adapter",
     "lora",
     "depth_estimator",
-    "evaluator",
+    "extractor",
     "file",
 ]
 PUBLISHED_LORA = "pytorch_lora_weights.safetensors"
@@ -50,12 +51,12 @@ def required(experiment: Experiment) -> list[Required]:
     found = [entry for name, model in experiment.models.items() for entry in _of_model(name, model, used)]
     if estimator := getattr(experiment.task, "estimator", None):
         found.append(Required("task.estimator", "depth estimator", "depth_estimator", estimator))
-    if experiment.scores:
-        subject, source = f"evaluator {experiment.evaluator.name}", experiment.evaluator.source
-        if source == INCEPTION:
-            found.append(Required("evaluator", subject, "file", source, manifest="inception"))
+    for name, own in experiment.extractors.items() if experiment.scores else ():
+        setting, subject = f"extractors.{name}", f"extractor {name}"
+        if own.source == INCEPTION:
+            found.append(Required(setting, subject, "file", INCEPTION, manifest="inception"))
         else:
-            found.append(Required("evaluator", subject, "evaluator", source))
+            found.append(Required(setting, subject, "extractor", own.source))
     if "background_lpips" in experiment.scores:
         found.append(Required("scores", "LPIPS", "file", "lpips://", manifest="background_lpips"))
     for name in requested_preference_models(experiment):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from functools import cache
@@ -11,14 +10,13 @@ from importlib import resources
 from pathlib import Path
 
 from bench.checkpoints.manifest import MANIFEST
+from bench.experiment.extractors import INCEPTION
 from bench.records.errors import BenchError, check_path
 
 PACKAGED = "bench://"
 ARCHITECTURE = "architecture://"
 LORA = "architecture://lora"
 """Random weights: of a pipeline, as in architecture://sdxl, and of a LoRA."""
-INCEPTION = "inception://"
-"""The network of published FIDs, in torch's download folder, where torch-fidelity and torchmetrics keep it."""
 WEIGHT_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -54,7 +52,7 @@ def weights_directory(source: str, revision: str | None = None) -> Path:
     if source == INCEPTION:
         file = torch_checkpoints() / MANIFEST["inception"].file
         if not file.is_file():
-            raise NotFetchedError(f"evaluator.source={INCEPTION}: {file} is missing; fetch it with `tcd-bench fetch`")
+            raise NotFetchedError(f"{INCEPTION}: {file} is missing; fetch it with `tcd-bench fetch`")
         return file
     path = local_path(source)
     if path is None:
@@ -100,12 +98,6 @@ def _hash_file(path: Path, size: int, changed_ns: int) -> bytes:
     """Hash a file; cached while it is unchanged, since a command names its gigabytes of weights more than once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
-
-
-def is_tower(directory: Path) -> bool:
-    """Whether a directory holds a DINOv2 in the layout of transformers, which has no text encoder."""
-    config = directory / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "dinov2"
 
 
 def torch_checkpoints() -> Path:

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.execute.device_lock import beside_others_on
-from bench.execute.feature_extraction import Extractor
+from bench.execute.feature_extraction import FeatureSets
 from bench.execute.kept_inputs import SHOWN, has_inputs, keep_inputs
 from bench.execute.measuring import lacks_latency, lacks_memory, measured
 from bench.experiment.config import Measure
@@ -27,25 +27,28 @@ from bench.generate.sampling import Sampler
 from bench.generate.task_inputs import Inputs
 from bench.measure.environment import machine_fingerprint
 from bench.parallel import ThreadedCalls, map_images
-from bench.pictures import hash_all, hash_image, hash_images, is_whole, kept_images, to_png
+from bench.pictures import batch_images, hash_all, hash_image, hash_images, kept_images, to_png
 from bench.records.cell import Cell
 from bench.records.errors import Damaged, StoreError
 from bench.records.record import Failure, Images, Record
 from bench.redact import without_secrets
-from bench.store.cell_folder import GOOD, StoredBatch
+from bench.store.cell_folder import GOOD, StoredBatch, batch_identity
 from bench.store.sealed import Arrays
 from bench.store.store import Store
 from bench.workers.loop import Chunk, Ended, Work, WorkerContext
 
 
-def is_complete(store: Store, key: str, extractor: str, measure: Measure) -> bool:
-    """Whether a cell has a good record with all that is requested, so that nothing is left to do."""
+def is_complete(store: Store, key: str, features: Iterable[str], measure: Measure) -> bool:
+    """Whether a cell has a good record with all that is requested, so that nothing is left to do.
+
+    `features` are the identities of the sets of features.
+    """
     folder = store.cell(key)
     record = folder.record()
     return (
         record is not None
         and record.status == "ok"
-        and folder.has_features(extractor)
+        and not folder.missing_features(features)
         and not store.missing_images(record)
         and not lacks_latency(record, measure)
         and not lacks_memory(record, measure)
@@ -82,9 +85,7 @@ class Runner(Work):
 
     store: Store
     prompts: tuple[str, ...]
-    extract: Extractor
-    extractor: str
-    """The identity of the networks of `extract`, by content."""
+    features: FeatureSets
     measure: Measure
     keep: str
     inputs: Inputs
@@ -107,20 +108,21 @@ class Runner(Work):
         self._calls = ThreadedCalls(self.queue.concurrent_batches)
 
     def is_complete(self, cell: Cell) -> bool:
-        return is_complete(self.store, cell.key, self.extractor, self.measure)
+        return is_complete(self.store, cell.key, self.features.identities, self.measure)
 
     def open_chunks(self, cell: Cell) -> list[range]:
         """Return the rows of its chunks, of whole batches, that are not in the store yet."""
-        folder = self.store.cell(cell.key)
-        if folder.has_features(self.extractor):
+        work = _CellWork(self, cell)
+        if work.good is not None and not work.wanted:
             return []
         size, count = max(1, round(self.chunk_images / cell.batch_size)) * cell.batch_size, len(self.prompts)
         chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-        done = folder.batch_starts(self.extractor)
+        done = work.folder.batch_starts(work.batches)
         return [rows for rows in chunks if not done.issuperset(rows[:: cell.batch_size])]
 
     def rows_done(self, cell: Cell, rows: range) -> int:
-        return len(self.store.cell(cell.key).batch_starts(self.extractor).intersection(rows))
+        work = _CellWork(self, cell)
+        return len(work.folder.batch_starts(work.batches).intersection(rows))
 
     def sample(self, chunk: Chunk) -> Ended:
         work = _CellWork(self, chunk.cell, chunk)
@@ -147,10 +149,10 @@ class Runner(Work):
 
     def finish(self, cell: Cell) -> Record | None:
         """See `Work`. A good record is added to, never lost."""
-        work, folder = _CellWork(self, cell), self.store.cell(cell.key)
-        record = work.good
-        if not folder.has_features(self.extractor):
-            batches = self._gather(cell, work.good is None)
+        work = _CellWork(self, cell)
+        folder, record = work.folder, work.good
+        if record is None or work.wanted:
+            batches = self._gather(work)
             if batches is None:
                 return None
             images, features = _join(cell, batches, SHOWN if self.keep == "grid" else None)
@@ -158,13 +160,11 @@ class Runner(Work):
                 why = "its images cannot be reproduced exactly; the cell is sampled again"
                 self.store.quarantine(f"cells/{cell.key}/{GOOD}", why)
                 return None
-            folder.save_features(self.extractor, features, images.sha256)
+            for identity, found in features.items():
+                folder.save_features(identity, found, images.sha256)
             calls = min((batch.calls for batch in batches), key=lambda found: found.batch_size)
             spent = sum(batch.sampling_s for batch in batches)
             record = record or Record(cell.key, cell, "ok", self._environment(cell), spent, calls, images)
-        if record is None:
-            folder.drop_features(self.extractor)  # of a record that was lost
-            return None
         if work.good is not None:
             record = self._restore_images(work, record)
         if not has_inputs(self.store, self.inputs):
@@ -216,14 +216,14 @@ class Runner(Work):
             **self.process,
         }
 
-    def _gather(self, cell: Cell, with_images: bool) -> list[StoredBatch] | None:
+    def _gather(self, work: _CellWork) -> list[StoredBatch] | None:
         """All batches of a cell; None where one is missing or damaged, which is then dropped."""
-        batches, folder = [], self.store.cell(cell.key)
+        batches, cell, folder = [], work.cell, work.folder
         for start in range(0, len(self.prompts), cell.batch_size):
-            batch = folder.load_batch(self.extractor, start)
-            verified = (cell.key, start) in self._verified or not with_images
-            if batch is None or not (verified or is_whole(folder, batch)):
-                folder.drop_batch(self.extractor, start)
+            batch = folder.load_batch(work.batches, start)
+            verified = (cell.key, start) in self._verified or work.good is not None
+            if batch is None or not (verified or batch_images(folder, batch) is not None):
+                folder.drop_batch(work.batches, start)
                 self._verified.discard((cell.key, start))
                 if batch is not None:
                     print(f"{cell.label}: images from {start} on are damaged and are sampled again", file=sys.stderr)
@@ -253,15 +253,24 @@ class Runner(Work):
 
 
 class _CellWork:
-    """The work on one cell; `good` is its record where there is one, `failed` the errors of batches."""
+    """The work on one cell; `good` is its record where there is one, `failed` the errors of batches.
+
+    `wanted` are the identities of the sets of features that it lacks: all of them while it has no good record.
+    `batches` is the identity of batches that have these.
+    """
 
     def __init__(self, runner: Runner, cell: Cell, chunk: Chunk | None = None) -> None:
-        record = runner.store.cell(cell.key).record()
         self.runner, self.cell, self.chunk = runner, cell, chunk
+        self.folder = runner.store.cell(cell.key)
+        record = self.folder.record()
         self.good = record if record is not None and record.status == "ok" else None
+        self.wanted = runner.features.identities
+        if self.good is not None:
+            self.wanted = self.folder.missing_features(self.wanted)
+        self.batches = batch_identity(self.wanted)
         self.failed: dict[int, Exception] = {}
         self._own = threading.local()
-        self._known: Arrays | None = None
+        self._known: dict[str, Arrays] | None = None
 
     @property
     def sampler(self) -> Sampler:
@@ -276,17 +285,16 @@ class _CellWork:
 
         That is 0 where it fails, and where a batch before it has failed, since nothing is tried after that one.
         """
-        runner, cell = self.runner, self.cell
-        folder = runner.store.cell(cell.key)
+        runner, cell, folder = self.runner, self.cell, self.folder
         try:
             if any(at < start for at in list(self.failed)):
                 return self, start, 0
-            stored = folder.load_batch(runner.extractor, start)
+            stored = folder.load_batch(self.batches, start)
             known = (cell.key, start) in runner._verified or self.good
-            if stored and (known or is_whole(folder, stored)):
+            if stored and (known or batch_images(folder, stored) is not None):
                 return self, start, stored.count
             stop = min(start + cell.batch_size, len(runner.prompts))
-            kept = self._from_kept_images(start, stop)
+            kept = self._from_kept_images(start, stop) or self._from_other_features(start)
             if (found := kept or self._from_donor(start, stop)) is not None:
                 batch, images = found
             else:
@@ -297,9 +305,9 @@ class _CellWork:
                         wait = sampler.begin(start)
                     sampled = wait()
                     spent = runner.queue.spent(begun, time.perf_counter())
-                    features, images = runner.extract(sampled.images, start), sampled.images
+                    features, images = self._extract(sampled.images, start), sampled.images
                 batch = StoredBatch(start, features, sampled.calls, spent, hash_images(images))
-            folder.save_batch(runner.extractor, batch, () if kept else map_images(to_png, images))
+            folder.save_batch(batch, () if kept else map_images(to_png, images))
         except StoreError:
             raise
         except Exception as error:
@@ -315,7 +323,14 @@ class _CellWork:
         images = store.unless_damaged(partial(kept_images, store, self.good, range(start, stop)))
         if images is None:
             return None
-        return StoredBatch(start, self.runner.extract(images, start), self.good.calls, 0.0, hash_images(images)), images
+        return StoredBatch(start, self._extract(images, start), self.good.calls, 0.0, hash_images(images)), images
+
+    def _from_other_features(self, start: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
+        """A batch of an unfinished cell that was finished with other features: only the missing ones are computed."""
+        for batch in self.folder.other_batches(self.batches, start):
+            if (images := batch_images(self.folder, batch)) is not None:
+                return replace(batch, features=self._extract(images, start, batch.features)), images
+        return None
 
     def _from_donor(self, start: int, stop: int) -> tuple[StoredBatch, NDArray[np.uint8]] | None:
         """A batch of a cell with fewer prompts that was sampled before: its images are the same."""
@@ -326,25 +341,41 @@ class _CellWork:
         if images is None:
             return None
         calls = replace(donor.calls, denoiser_samples=donor.calls.denoiser_evaluations * len(runner.prompts))
-        known = self._known_of(donor)
-        features = {name: rows[start:stop] for name, rows in known.items()} if known else runner.extract(images, start)
+        known = {
+            identity: {name: rows[start:stop] for name, rows in found.items()}
+            for identity, found in self._known_of(donor).items()
+        }
+        features = self._extract(images, start, known)
         spent = donor.sampling_s * (stop - start) / count
         return StoredBatch(start, features, calls, spent, hash_images(images)), images
 
-    def _known_of(self, donor: Record) -> Arrays:
-        """The features of a smaller cell, read once; empty where there are none, or damaged ones."""
+    def _known_of(self, donor: Record) -> Mapping[str, Arrays]:
+        """The features of a smaller cell by identity, read once, without damaged ones."""
         if self._known is None:
-            store, extractor = self.runner.store, self.runner.extractor
+            store = self.runner.store
+            missing = store.cell(donor.key).missing_features(self.wanted)
             self._known = {}
-            with suppress(Damaged):  # reported where that cell itself is read
-                if store.cell(donor.key).has_features(extractor):
-                    self._known = store.features_of(donor, extractor)
+            for identity in self.wanted:
+                with suppress(Damaged):  # reported where that cell itself is read
+                    if identity not in missing:
+                        self._known[identity] = store.features_of(donor, identity)
         return self._known
 
+    def _extract(
+        self, images: NDArray[np.uint8], start: int, known: Mapping[str, Arrays] | None = None
+    ) -> dict[str, Arrays]:
+        """The wanted features of a batch, of which those that are `known` are not computed."""
+        known = known or {}
+        found = self.runner.features.extract(images, start, [name for name in self.wanted if name not in known])
+        return {name: found[name] if name in found else known[name] for name in self.wanted}
 
-def _join(cell: Cell, batches: Sequence[StoredBatch], kept: int | None) -> tuple[Images, dict[str, NDArray[Any]]]:
+
+def _join(cell: Cell, batches: Sequence[StoredBatch], kept: int | None) -> tuple[Images, dict[str, Arrays]]:
     """Return a description of a cell's images, of which the first `kept` stay, and their features, rows in order."""
-    features = {name: np.concatenate([batch.features[name] for batch in batches]) for name in batches[0].features}
+    features: dict[str, Arrays] = {
+        identity: {name: np.concatenate([batch.features[identity][name] for batch in batches]) for name in arrays}
+        for identity, arrays in batches[0].features.items()
+    }
     hashes = [known for batch in batches for known in batch.hashes]
     height = cell.base.height * int(cell.task.settings.get("frames", 1))
     return Images(len(hashes), height, cell.base.width, hash_all(hashes), tuple(hashes[:kept])), features

@@ -1,40 +1,63 @@
-"""Feature extraction: an experiment's task inputs, and the features that are computed from its images.
+"""Feature extraction: an experiment's task inputs, and the sets of features that are computed from its images.
 
-Scores of images that were prepared for the evaluator by different protocols are not compared.
+Each extractor, the pixels, and each network of a single score have a set of their own, which an identity names by the
+content of what computes it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.checkpoints.manifest import check_file
-from bench.checkpoints.preference_models import needed_by, requested_preference_models
-from bench.checkpoints.sources import INCEPTION, is_tower, name_weights, weights_directory
+from bench.checkpoints.extractors import find_kind, name_extractor
+from bench.checkpoints.manifest import MANIFEST, check_file
+from bench.checkpoints.preference_models import name_preference_models, needed_by, requested_preference_models
+from bench.checkpoints.sources import name_weights, torch_checkpoints, weights_directory
 from bench.experiment.config import Experiment
-from bench.generate.image_files import READER
+from bench.experiment.extractors import ExtractorChoice
 from bench.generate.image_folders import MASKS, list_images
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, DepthEstimator, Inputs, canny_edges, name_inputs
 from bench.mini import world
 from bench.mini.world import WORLD
-from bench.records.cell import Task
+from bench.records.cell import Task, content_hash
+from bench.score.metrics import PIXELS
+from bench.store.sealed import Arrays
 
 if TYPE_CHECKING:
-    from bench.features.openclip import Evaluator
+    from bench.features.extractor import Extractor
     from bench.features.preferences import PreferenceModel
+    from bench.features.tasks import TaskFeatures
 
+LPIPS = "background_lpips"
 PAIRED = ("inpainting", "canny", "depth")
 """Tasks with an input for each prompt."""
-_FLOAT = {"dtype": "float32, scores in float64"}
-Extractor = Callable[[NDArray[np.uint8], int], Mapping[str, NDArray[Any]]]
-"""A batch's images (n, h, w, 3) and the number of its first one → features by name, one row per image."""
+_Images = NDArray[np.uint8]
+Compute = Callable[[_Images, int, dict[str, Any]], Arrays]
+"""A batch's images (n, h, w, 3), the number of its first one, and what extractors share of these images → features by
+name, one row per image."""
+
+
+@dataclass(frozen=True)
+class FeatureSets:
+    """What computes the features of a run's images, by the identity of each set."""
+
+    by_identity: Mapping[str, Compute]
+
+    @property
+    def identities(self) -> list[str]:
+        """The identities of all sets."""
+        return [*self.by_identity]
+
+    def extract(self, images: _Images, start: int, wanted: Iterable[str]) -> dict[str, Arrays]:
+        """Return the wanted sets of features of a batch's images, by identity."""
+        shared: dict[str, Any] = {}
+        return {identity: self.by_identity[identity](images, start, shared) for identity in wanted}
 
 
 def prompts_of(experiment: Experiment, count: int) -> Prompts:
@@ -77,65 +100,105 @@ def name_task_inputs(experiment: Experiment, rows: tuple[int, ...]) -> str | Non
     return name_inputs(make_inputs(experiment, task, "cpu", rows), weights)
 
 
-def make_evaluator(experiment: Experiment, device: str) -> Evaluator:
-    """Load the experiment's evaluator."""
-    name, source = experiment.evaluator.name, experiment.evaluator.source
-    if source == INCEPTION:
+def name_features(experiment: Experiment) -> dict[str, str]:
+    """Return the identity of each set of features; raises BenchError for missing or unfit weights."""
+    if not experiment.scores:
+        return {}
+    names = {name: name_extractor(name, choice) for name, choice in experiment.extractors.items()}
+    own = {name: content_hash([name, weights]) for name, weights in name_preference_models(experiment).items()}
+    if LPIPS in experiment.scores:
+        own[LPIPS] = content_hash([LPIPS, check_file(torch_checkpoints() / MANIFEST[LPIPS].file, LPIPS)])
+    return {**names, PIXELS: PIXELS, **own}
+
+
+def load_extractors(experiment: Experiment, device: str) -> dict[str, Extractor]:
+    """Load the experiment's extractors."""
+    return {name: _load_extractor(name, choice, device) for name, choice in experiment.extractors.items()}
+
+
+def _load_extractor(name: str, choice: ExtractorChoice, device: str) -> Extractor:
+    kind, weights = find_kind(name, choice), weights_directory(choice.source)
+    if kind == "inception":
         from bench.features.inception import load_inception
 
-        weights = weights_directory(source)
         check_file(weights, "inception")
         return load_inception(name, weights, device)
-    directory = weights_directory(source)
-    if is_tower(directory):
-        from bench.features.dinov2 import load_tower
+    if kind == "dinov2":
+        from bench.features.dinov2 import load_dinov2
 
-        return load_tower(name, directory, device)
-    from bench.features.openclip import load_evaluator
+        return load_dinov2(name, weights, device)
+    from bench.features.openclip import load_open_clip
 
-    return load_evaluator(name, directory, device)
+    return load_open_clip(name, weights, device)
 
 
-def make_extractor(experiment: Experiment, prompts: Prompts, evaluator: Evaluator, inputs: Inputs) -> Extractor:
-    """Return what computes embeddings, agreement with captions and the task's features; captions are encoded here."""
-    from bench.features.openclip import encode_captions, images_to_features
+def make_feature_sets(
+    experiment: Experiment,
+    prompts: Prompts,
+    extractors: Mapping[str, Extractor],
+    inputs: Inputs,
+    identities: Mapping[str, str],
+    device: str,
+) -> FeatureSets:
+    """Return what computes the sets of features of these `identities`, by name; captions are encoded here."""
     from bench.features.tasks import TaskFeatures
 
-    truths = None if prompts.scenes is None else [tuple(world.counterfactuals(scene)) for scene in prompts.scenes]
-    source = experiment.evaluator.source
-    blind = source == INCEPTION or is_tower(weights_directory(source))
-    captions = None if blind else encode_captions(evaluator, prompts.texts, truths)
     frames = getattr(experiment.task, "frames", 1)
     of_task = TaskFeatures(
         kind=experiment.task.kind,
-        scores=experiment.scores,
-        evaluator=evaluator,
         given=inputs,
         find_edges=canny_edges,
         estimate_depth=inputs.estimate_depth,
         style=getattr(experiment.task, "style", None),
         frames=frames,
     )
-    preference_models = {
-        name: _load_preference_model(name, [part.path() for part in needed_by(experiment, name)], evaluator.device)
-        for name in requested_preference_models(experiment)
-    }
+    sets = {name: _of_extractor(extractor, prompts, of_task, frames) for name, extractor in extractors.items()}
+    sets[PIXELS] = _of_pixels(of_task, frames)
+    for score in requested_preference_models(experiment):
+        model = _load_preference_model(score, [part.path() for part in needed_by(experiment, score)], device)
+        sets[score] = _of_preferences(score, model, prompts.texts, frames)
+    if LPIPS in experiment.scores:
+        sets[LPIPS] = lambda images, start, _: of_task.background_lpips(images, start)
+    return FeatureSets({identity: sets[name] for name, identity in identities.items()})
 
-    def extract(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
+
+def _of_extractor(extractor: Extractor, prompts: Prompts, of_task: TaskFeatures, frames: int) -> Compute:
+    from bench.features.extractor import encode_captions, images_to_features
+
+    truths = None if prompts.scenes is None else [tuple(world.counterfactuals(scene)) for scene in prompts.scenes]
+    captions = None if extractor.tokenize is None else encode_captions(extractor, prompts.texts, truths)
+
+    def compute(images: _Images, start: int, shared: dict[str, Any]) -> Arrays:
+        features = images_to_features(extractor, images, captions, start, frames, shared)
+        return {**features, **of_task.of_extractor(extractor, images, start)}
+
+    return compute
+
+
+def _of_pixels(of_task: TaskFeatures, frames: int) -> Compute:
+    from bench.features.pixels import complexity
+
+    def compute(images: _Images, start: int, shared: dict[str, Any]) -> Arrays:
+        measured = complexity(images.reshape(len(images) * frames, -1, *images.shape[2:]))
+        own = {name: rows.reshape(len(images), frames).mean(axis=1) for name, rows in measured.items()}
+        return {**own, **of_task.of_pixels(images, start)}
+
+    return compute
+
+
+def _of_preferences(score: str, model: PreferenceModel, texts: Sequence[str], frames: int) -> Compute:
+    def compute(images: _Images, start: int, shared: dict[str, Any]) -> Arrays:
         middle = images.reshape(len(images), frames, -1, *images.shape[2:])[:, frames // 2]
-        texts = prompts.texts[start : start + len(images)]
-        preferred = {score: model(middle, texts) for score, model in preference_models.items()}
-        features = images_to_features(evaluator, images, captions, start, frames)
-        return {**features, **of_task.of(images, start), **preferred}
+        return {score: model(middle, texts[start : start + len(images)])}
 
-    return extract
+    return compute
 
 
-def _load_preference_model(name: str, paths: list[Path], device: object) -> PreferenceModel:
+def _load_preference_model(name: str, paths: list[Path], device: str) -> PreferenceModel:
     if name == "image_complexity":
         from bench.features.icnet import load_image_complexity
 
-        return load_image_complexity(paths[0], str(device))
+        return load_image_complexity(paths[0], device)
     from bench.features import preferences
 
     loaders = {
@@ -143,39 +206,7 @@ def _load_preference_model(name: str, paths: list[Path], device: object) -> Pref
         "image_reward": preferences.load_image_reward,
         "aesthetic_score": preferences.load_aesthetic_score,
     }
-    return loaders[name](*paths, str(device))  # type: ignore[operator]
-
-
-def no_features(images: NDArray[np.uint8], start: int) -> Mapping[str, NDArray[Any]]:
-    """Return the images' numbers, one row per image, for a run that measures costs only."""
-    return {"row": np.arange(start, start + len(images))}
-
-
-def describe_pictures(experiment: Experiment) -> Mapping[str, str]:
-    """Return how a folder's reference images are read; empty for the procedural world's."""
-    return {} if experiment.reference.source == WORLD else {"pictures": READER}
-
-
-def describe_protocol(experiment: Experiment) -> Mapping[str, str]:
-    """Resizer, antialias, crop, size and dtype; raises BenchError where the evaluator's weights are missing."""
-    source = experiment.evaluator.source
-    if source == INCEPTION:
-        return {"resizer": "bilinear of TensorFlow 1", "antialias": "no", "crop": "none", "size": "299", **_FLOAT}
-    directory = weights_directory(source)
-    if is_tower(directory):
-        return {"resizer": "bicubic to 256", "antialias": "yes", "crop": "centre", "size": "224", **_FLOAT}
-    config = directory / "open_clip_config.json"
-    said = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    preprocessing = said.get("preprocess_cfg", {})
-    size = said.get("model_cfg", {}).get("vision_cfg", {}).get("image_size", "as in its configuration")
-    mode = preprocessing.get("resize_mode") or "shortest"
-    return {
-        "resizer": f"{preprocessing.get('interpolation') or 'bicubic'}, {mode} side",
-        "antialias": "yes",
-        "crop": "centre" if mode == "shortest" else "none",
-        "size": str(size),
-        **_FLOAT,
-    }
+    return loaders[name](*paths, device)  # type: ignore[operator]
 
 
 class _Estimator:

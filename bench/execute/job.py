@@ -15,26 +15,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.checkpoints.openclip_files import check_open_clip
-from bench.checkpoints.preference_models import name_preference_models
-from bench.checkpoints.sources import ARCHITECTURE, INCEPTION, LORA, is_tower, name_weights, weights_directory
+from bench.checkpoints.extractors import describe_preparation
+from bench.checkpoints.sources import ARCHITECTURE, LORA, weights_directory
 from bench.checkpoints.survey import NOT_FETCHED, CheckpointSurvey, settle_models, survey_checkpoints
 from bench.execute.feature_extraction import (
-    Extractor,
-    describe_pictures,
-    describe_protocol,
-    make_evaluator,
-    make_extractor,
+    FeatureSets,
+    load_extractors,
+    make_feature_sets,
     make_inputs,
+    name_features,
     name_task_inputs,
-    no_features,
     prompts_of,
 )
 from bench.execute.malloc import keep_freed_memory
 from bench.experiment.config import Experiment, Model, check_experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
-from bench.experiment.tasks import TASK_SCORES, task_problems
+from bench.experiment.tasks import task_problems
 from bench.gc_pause import collector_paused
+from bench.generate.image_files import READER
 from bench.generate.own_code import hash_own
 from bench.generate.prompts import Prompts
 from bench.generate.reference_images import (
@@ -50,15 +48,16 @@ from bench.pictures import save_pictures
 from bench.records.cell import Cell, content_hash
 from bench.records.errors import BenchError
 from bench.records.run import Run
+from bench.records.score import split_score
 from bench.redact import settings_without_secrets, without_secrets
-from bench.score.metrics import METRICS
+from bench.score.metrics import metric_of
 from bench.store.store import Store
 from bench.workers.launch import Launch
 from bench.workers.loop import WorkerContext
 
 if TYPE_CHECKING:
     from bench.execute.cell_runner import Runner
-    from bench.features.openclip import Evaluator
+    from bench.features.extractor import Extractor
 
 _SHOWN = 6
 """The number of reference images kept for the report."""
@@ -85,7 +84,8 @@ def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: b
     """
     job = plan_job(experiment, looks, decode)
     try_schedulers(job.plan.cells)
-    for module in ("bench.execute.cell_runner", *(["bench.features.openclip"] if experiment.scores else [])):
+    scored = experiment.scores and experiment.extractors
+    for module in ("bench.execute.cell_runner", *(["bench.features.openclip"] if scored else [])):
         import_module(module)
     return job
 
@@ -100,7 +100,7 @@ def plan_job(
     """
     experiment = resolve_sources(experiment)
     real_images, prompts, device, seen = _look(experiment, decode, weights_needed)
-    if "attribute_accuracy" in experiment.scores and prompts.scenes is None:
+    if prompts.scenes is None and any(split_score(score)[0] == "attribute_accuracy" for score in experiment.scores):
         raise BenchError(
             "scores: attribute_accuracy needs prompts whose truth is known; use prompts.source=world, or leave it out"
         )
@@ -111,7 +111,7 @@ def plan_job(
     if problems := list(task_problems(experiment.task, {**experiment.models}, [*experiment.scores])):
         raise BenchError("; ".join(problems))
     whole = not seen.faults
-    scored = bool(experiment.scores) and whole
+    features = name_features(experiment) if whole else dict.fromkeys(experiment.extractors, NOT_FETCHED)
     inputs = name_task_inputs(experiment, prompts.rows) if whole else NOT_FETCHED
     targets = {str(method.scheduler["_target_"]) for method in experiment.methods.values()}
     code = {target: digest for target in targets if (digest := hash_own(target)) is not None}
@@ -134,11 +134,11 @@ def plan_job(
             replace(claim := choice.to_claim(name), text=without_secrets(claim.text))
             for name, choice in experiment.claims.items()
         ),
-        evaluator=experiment.evaluator.name,
-        extractor=name_extractor(experiment) if whole else NOT_FETCHED,
-        reference=name_reference(experiment, real_images) if whole else None,
+        features=features,
+        real_images=real_images,
+        references=name_references(experiment, features, real_images) if whole else {},
+        protocols=describe_protocols(experiment) if whole else {},
         looks=looks,
-        protocol={**describe_protocol(experiment), **describe_pictures(experiment)} if scored else {},
     )
     return Job(experiment, prompts, plan, run, tuple(seen.absent()))
 
@@ -224,16 +224,15 @@ def make_runner(job: Job, launch: Launch, store: Store, context: WorkerContext) 
     cells = [cell for cell in job.plan.cells if cell.key in wanted]
     device = cells[0].device
     inputs = make_inputs(experiment, cells[0].task, device, job.prompts.rows)
-    extract: Extractor = no_features
+    features = FeatureSets({})
     if experiment.scores:
-        evaluator = make_evaluator(experiment, device)
-        extract = make_extractor(experiment, job.prompts, evaluator, inputs)
-        make_reference(experiment, job.run.reference, store, evaluator)
+        extractors = load_extractors(experiment, device)
+        features = make_feature_sets(experiment, job.prompts, extractors, inputs, job.run.features, device)
+        make_references(experiment, job.run, store, extractors)
     runner = Runner(
         store=store,
         prompts=job.prompts.texts,
-        extract=extract,
-        extractor=job.run.extractor,
+        features=features,
         measure=experiment.measure,
         inputs=inputs,
         keep=experiment.keep,
@@ -247,25 +246,9 @@ def make_runner(job: Job, launch: Launch, store: Store, context: WorkerContext) 
     return runner, cells
 
 
-def name_extractor(experiment: Experiment) -> str:
-    """Return the name of the extractor, by content: evaluator, and all that the task's scores depend on."""
-    if not experiment.scores:
-        return "none"
-    source = experiment.evaluator.source
-    identity: list[object] = [experiment.evaluator.name, name_weights(source)]
-    if source != INCEPTION and not is_tower(directory := weights_directory(source)):
-        check_open_clip(directory)
-    identity.append(describe_protocol(experiment))
-    if own := sorted(set(experiment.scores) & TASK_SCORES):
-        identity += [own, getattr(experiment.task, "style", None)]
-    if models := name_preference_models(experiment):
-        identity.append(models)
-    return content_hash(identity)
-
-
 def find_real_images(experiment: Experiment, decode: bool = True) -> str | None:
     """Return the name of the real images; None where no score needs them. Raises BenchError for unusable ones."""
-    if not any(METRICS[score].needs_reference for score in experiment.scores):
+    if not any(metric_of(score).needs_reference for score in experiment.scores):
         return None
     source, count = experiment.reference.source, experiment.reference.count
     name = name_real_images(source, count)
@@ -274,48 +257,60 @@ def find_real_images(experiment: Experiment, decode: bool = True) -> str | None:
     return name
 
 
-def name_reference(experiment: Experiment, real_images: str | None) -> str | None:
-    """Return the name of the real images as the evaluator sees them; None where no score needs them."""
-    if real_images is None:
-        return None
-    evaluator = [name_weights(experiment.evaluator.source), describe_protocol(experiment)]
-    return content_hash([evaluator, real_images])
+def name_references(experiment: Experiment, features: Mapping[str, str], real_images: str | None) -> Mapping[str, str]:
+    """Return the identity of the real images' features, by the extractors of scores that need them."""
+    metrics = [metric_of(score) for score in experiment.scores]
+    needed = dict.fromkeys(metric.extractor for metric in metrics if metric.needs_reference)
+    return {name: content_hash([features[name], real_images]) for name in needed}
 
 
-def restore_reference(job: Job, store: Store) -> None:
+def describe_protocols(experiment: Experiment) -> Mapping[str, Mapping[str, str]]:
+    """Return, by extractor, how images are prepared, and how a folder's real images are read."""
+    if not experiment.scores:
+        return {}
+    pictures = {} if experiment.reference.source == WORLD else {"pictures": READER}
+    return {name: {**describe_preparation(name, own), **pictures} for name, own in experiment.extractors.items()}
+
+
+def restore_references(job: Job, store: Store) -> None:
     """Compute the features of a finished run's reference images again where they are missing."""
-    reference, experiment = job.run.reference, job.experiment
-    if reference is not None and not store.has_reference(reference):
-        make_reference(experiment, reference, store, make_evaluator(experiment, job.plan.cells[0].device))
+    if any(not store.has_reference(reference) for reference in job.run.references.values()):
+        extractors = load_extractors(job.experiment, job.plan.cells[0].device)
+        make_references(job.experiment, job.run, store, extractors)
 
 
-def has_whole_reference(store: Store, reference: str | None) -> bool:
+def has_whole_reference(store: Store, reference: str) -> bool:
     """Whether nothing is left to compute of the reference; damaged features are quarantined."""
-    return reference is None or store.unless_damaged(partial(store.load_reference, reference)) is not None
+    return store.unless_damaged(partial(store.load_reference, reference)) is not None
 
 
-def make_reference(experiment: Experiment, reference: str | None, store: Store, evaluator: Evaluator) -> None:
-    """Write the reference images' features into the store unless they exist or are not needed."""
-    if reference is None or has_whole_reference(store, reference):
+def make_references(experiment: Experiment, run: Run, store: Store, extractors: Mapping[str, Extractor]) -> None:
+    """Write the reference images' features that are needed and missing into the store; the images are read once."""
+    lacking = {name: identity for name, identity in run.references.items() if not has_whole_reference(store, identity)}
+    if not lacking:
         return
     source, count = experiment.reference.source, experiment.reference.count
-    features, sizes, first = [], set(), list[NDArray[np.uint8]]()
+    features: dict[str, list[NDArray[np.float32]]] = {name: [] for name in lacking}
+    sizes, first = set(), list[NDArray[np.uint8]]()
     for images in load_real_images(source, count):
         first += [*images[: _SHOWN - len(first)]]
-        features.append(evaluator.image_features(images))
+        shared: dict[str, Any] = {}
+        for name, rows in features.items():
+            rows.append(extractors[name].image_features(images, shared))
         sizes.add(images.shape[1:3])
     own = {(model.height, model.width) for model in experiment.models.values()}
     if others := sorted(sizes - own):
         seen, wanted = (" or ".join(f"{h}×{w}" for h, w in some) for some in (others[:2], sorted(own)))
         print(
             f"reference.source={source} holds images of {seen} pixels{' and more' if len(others) > 2 else ''}, not the "
-            f"models' {wanted}; both are resized for the evaluator, which alters distances",
+            f"models' {wanted}; both are resized for the extractors, which alters distances",
             file=sys.stderr,
         )
     names = [f"image {i + 1}" for i in range(count)] if source == WORLD else real_image_files(source, count)[1]
     shown = {name: shrunk(image) for name, image in zip(names, first, strict=False)}
-    save_pictures(store.files, "reference", reference, shown)
-    store.save_reference(reference, np.concatenate(features))
+    save_pictures(store.files, "reference", str(run.real_images), shown)
+    for name, identity in lacking.items():
+        store.save_reference(identity, np.concatenate(features[name]))
 
 
 def resolve_sources(experiment: Experiment) -> Experiment:

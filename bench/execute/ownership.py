@@ -14,10 +14,10 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from bench.checkpoints.preference_models import name_preference_models
-from bench.checkpoints.sources import name_weights
-from bench.execute.feature_extraction import describe_protocol, make_inputs
+from bench.execute.feature_extraction import make_inputs
 from bench.execute.job import Job, plan_job
 from bench.experiment.config import Experiment
+from bench.experiment.extractors import ExtractorChoice
 from bench.generate.prompts import hash_texts
 from bench.generate.reference_images import hash_real_images
 from bench.records.cell import Cell, canonical_json, content_hash, fields_of
@@ -54,13 +54,15 @@ def join(experiment: Experiment, weights_needed: bool = True) -> Experiment:
         return experiment
     _check(store, job)
     before = _last_run(store)
-    if before is None or before.evaluator != experiment.evaluator.name:
+    if before is None:
         return experiment
     scores: list[Any] = list(dict.fromkeys([*before.metrics, *experiment.scores]))
     if added := [name for name in scores if name not in experiment.scores]:
         print(f"results={store.location} has these scores already, they stay: {', '.join(added)}", file=sys.stderr)
+    known = {name: ExtractorChoice(**choice) for name, choice in before.settings["extractors"].items()}
     preference_models = {**before.settings.get("preference_models", {}), **experiment.preference_models}
-    return replace(experiment, scores=scores, preference_models=preference_models)
+    extractors = {**known, **experiment.extractors}
+    return replace(experiment, scores=scores, extractors=extractors, preference_models=preference_models)
 
 
 def open_store(job: Job) -> Store:
@@ -129,7 +131,7 @@ def whole_run(store: Store, job: Job) -> Run:
         settings["claims"] = {**settings["claims"], **{name: claim for name, claim in asked.items() if claim}}
     kept: list[str] = []
     if before.prompts == run.prompts:
-        kept = [key for key in before.cells if key not in set(run.cells) and _is_finished(store, key, run.extractor)]
+        kept = [key for key in before.cells if key not in set(run.cells) and _is_finished(store, key, run)]
     if kept:
         settings["models"] = {**before.settings["models"], **settings["models"]}
         settings["methods"] = _all_axes(before.settings["methods"], settings["methods"])
@@ -143,9 +145,9 @@ def whole_run(store: Store, job: Job) -> Run:
     return with_looks(store, run)
 
 
-def _is_finished(store: Store, key: str, extractor: str) -> bool:
+def _is_finished(store: Store, key: str, run: Run) -> bool:
     record = store.cell(key).record()
-    return record is not None and record.status == "ok" and store.cell(key).has_features(extractor)
+    return record is not None and record.status == "ok" and not store.cell(key).missing_features(run.features.values())
 
 
 def _all_axes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,9 +244,7 @@ def _from_records(store: Store) -> tuple[_Facts, Mapping[str, str]] | None:
     if run is None:
         return None
     cells = [record.cell for record in store.records(run.cells)]
-    facts = _plain({"name": run.name, **_facts_of_cells(cells)})
-    if run.metrics:
-        facts |= _plain({"evaluator.name": run.evaluator})
+    facts = _plain({"name": run.name, **_facts_of_cells(cells), **_facts_of_extractors(run)})
     return facts, _prompt_hashes(run.prompts)
 
 
@@ -255,16 +255,23 @@ def _facts(job: Job) -> _Facts:
     facts |= {f"task.{name}": value for name, value in asdict(experiment.task).items()}
     if experiment.measure.latency or experiment.measure.memory:
         facts["measure.batch_size"] = experiment.measure.batch_size
-    if experiment.scores:
-        source = experiment.evaluator.source
-        facts["evaluator.name"] = experiment.evaluator.name
-        facts["evaluator.source"] = _Named([name_weights(source), describe_protocol(experiment)], source)
+    facts |= _facts_of_extractors(run)
     for name, weights in name_preference_models(experiment).items():
         facts[f"preference_models.{name}"] = weights
-    if run.reference is not None:
+    if run.real_images is not None:
         asked = experiment.reference
-        facts["reference"] = _Named(run.reference, f"{asked.count} images of {asked.source}")
+        facts["reference"] = _Named(run.real_images, f"{asked.count} images of {asked.source}")
     return _plain(facts)
+
+
+def _facts_of_extractors(run: Run) -> dict[str, Any]:
+    """Return the identity of the features of each extractor."""
+    sources = {name: choice["source"] for name, choice in run.settings["extractors"].items()}
+    return {
+        f"extractors.{name}.source": _Named(identity, sources[name])
+        for name, identity in run.features.items()
+        if name in sources
+    }
 
 
 def _facts_of_cells(cells: Sequence[Cell]) -> dict[str, Any]:
@@ -336,7 +343,7 @@ def _differences(there: _Facts, store: Store, job: Job) -> Iterator[str]:
 def _note_pictures(store: Store, job: Job) -> None:
     """Store the hashes of the job's pictures unless they are known already."""
     known, inputs = _read_json(store, PICTURES), job.plan.cells[0].task.inputs
-    names = {"reference": job.run.reference, "task.inputs": inputs}
+    names = {"reference": job.run.real_images, "task.inputs": inputs}
     new = {subject: name for subject, name in names.items() if name not in (None, known.get(subject, {}).get("is"))}
     if new:
         noted = {

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 
 from bench.execute.feature_extraction import (
-    Extractor,
-    describe_pictures,
-    describe_protocol,
-    make_evaluator,
-    make_extractor,
+    FeatureSets,
+    load_extractors,
+    make_feature_sets,
     make_inputs,
+    name_features,
     paired_inputs,
     prompts_of,
 )
 from bench.execute.job import (
+    describe_protocols,
     find_real_images,
     has_whole_reference,
-    make_reference,
-    name_extractor,
-    name_reference,
+    make_references,
+    name_references,
     resolve_device,
 )
 from bench.experiment.config import Experiment, check_experiment
+from bench.experiment.extractors import name_score
 from bench.experiment.verbs import ScoreChoice
 from bench.generate.prompts import Prompts, load_prompts
 from bench.mini.world import WORLD
@@ -37,7 +37,7 @@ from bench.records.cell import Task, content_hash
 from bench.records.errors import BenchError
 from bench.records.record import Record
 from bench.records.run import Run
-from bench.score.metrics import METRICS
+from bench.store.sealed import Arrays
 from bench.store.store import Store
 
 
@@ -50,90 +50,109 @@ def add_scores(store: Store, choice: ScoreChoice) -> Run:
     experiment = _as_asked(run, choice)
     read = [store.cell(key).record(must_be_whole=True) for key in run.cells]
     records = [record for record in read if record is not None and record.status == "ok"]
-    scored = _rename(store, run, experiment, records)
-    lacking = [record for record in records if _features(store, record, scored.extractor) is None]
-    blind = [record.cell.label for record in lacking if not _has_images(store, record)]
+    scored = _scored(run, experiment)
+    lacking = {record.key: missing for record in records if (missing := _missing(store, record, scored.features))}
+    blind = [record.cell.label for record in records if record.key in lacking and not _has_images(store, record)]
     if blind:
         raise BenchError(
             f"{len(blind)} of {len(records)} cells have neither the features nor their images ({blind[0]} for one); "
             "run the experiment again with these scores and keep=all"
         )
-    if lacking or not has_whole_reference(store, scored.reference):
-        evaluator = make_evaluator(experiment, resolve_device(choice.device))
-        make_reference(experiment, scored.reference, store, evaluator)
-        if lacking:
-            prompts = _prompts(run, experiment)
-            task = lacking[0].cell.task
-            inputs = make_inputs(experiment, Task(task.kind, task.settings), str(evaluator.device), prompts.rows)
-            extract = make_extractor(experiment, prompts, evaluator, inputs)
-            for i, record in enumerate(lacking, 1):
-                found = _read(store, record, extract)
-                store.cell(record.key).save_features(scored.extractor, found, record.images_hash)
-                print(f"[{i}/{len(lacking)}] {record.cell.label}", file=sys.stderr, flush=True)
+    if lacking or not all(has_whole_reference(store, identity) for identity in scored.references.values()):
+        _add_features(store, run, scored, experiment, resolve_device(choice.device), lacking)
     if _replaces(run, scored):
         _set_outputs_aside(store, run)
     store.save_run(scored)
     return scored
 
 
+def _add_features(
+    store: Store,
+    run: Run,
+    scored: Run,
+    experiment: Experiment,
+    device: str,
+    lacking: Mapping[str, Sequence[str]],
+) -> None:
+    """Compute the features that are missing, by the key of the cell, and those of the reference images."""
+    extractors = load_extractors(experiment, device)
+    make_references(experiment, scored, store, extractors)
+    if not lacking:
+        return
+    prompts, records = _prompts(run, experiment), list(store.records(list(lacking)))
+    task = records[0].cell.task
+    inputs = make_inputs(experiment, Task(task.kind, task.settings), device, prompts.rows)
+    features = make_feature_sets(experiment, prompts, extractors, inputs, scored.features, device)
+    for i, record in enumerate(records, 1):
+        for identity, found in _read(store, record, features, lacking[record.key]).items():
+            store.cell(record.key).save_features(identity, found, record.images_hash)
+        print(f"[{i}/{len(records)}] {record.cell.label}", file=sys.stderr, flush=True)
+
+
 def _replaces(run: Run, scored: Run) -> bool:
     """Whether a score of the run changes: by different features, or by different real images."""
-    known: Mapping[str, str] = run.settings.get("preference_models", {})
-    moved = any(path != scored.settings["preference_models"].get(name) for name, path in known.items())
-    evaluators = run.settings.get("evaluator") != scored.settings["evaluator"]
-    real = run.reference is not None and run.settings["reference"] != scored.settings["reference"]
-    return evaluators or real or moved
+    return any(
+        now.get(name, known) != known
+        for before, now in ((run.features, scored.features), (run.references, scored.references))
+        for name, known in before.items()
+    )
 
 
 def _set_outputs_aside(store: Store, run: Run) -> None:
     """Copy run.json, scores.csv, the tables and the page to a separate folder: scores are never replaced silently."""
-    folder = f"earlier/{run.evaluator}-{content_hash([run.extractor, run.reference], 8)}"
+    folder = f"earlier/{content_hash([run.features, run.references], 8)}"
     names = ["run.json", "scores.csv", "report.html", *store.files.tree("tables")]
     for name in names:
         content = store.read_bytes(name)
         if content is not None:
             store.write_bytes(f"{folder}/{name}", content)
     print(
-        f"The scores by evaluator {run.evaluator} are no longer part of the report; they stay in "
-        f"{store.location}/{folder}",
+        f"The scores as they were are no longer part of the report; they stay in {store.location}/{folder}",
         file=sys.stderr,
     )
 
 
 def _as_asked(run: Run, choice: ScoreChoice) -> Experiment:
-    """Return the run's experiment with the requested settings instead of its own."""
+    """Return the run's experiment with the requested scores, extractors and settings besides its own."""
     settings: dict[str, Any] = {**run.settings}
-    settings["scores"] = list(dict.fromkeys([*run.metrics, *choice.scores]))
+    settings["scores"] = [*run.metrics]
+    settings["extractors"] = {**settings["extractors"]}
+    for name, extractor in choice.extractors.items():
+        known = settings["extractors"].setdefault(name, asdict(extractor))
+        if known["source"] != extractor.source:
+            raise BenchError(
+                f"extractors.{name}.source={extractor.source} was given, but {name} is {known['source']} in this run; "
+                "give the other extractor another name"
+            )
     settings["preference_models"] = {**settings.get("preference_models", {}), **choice.preference_models}
-    for name in ("evaluator", "reference"):
-        given = {key: value for key, value in asdict(getattr(choice, name)).items() if value is not None}
-        settings[name] = {**settings[name], **given}
-    if choice.evaluator.source is not None and choice.evaluator.name is None:
-        raise BenchError("evaluator.source was given and evaluator.name was not; its scores need their own name")
-    return check_experiment(settings)
+    given = {key: value for key, value in asdict(choice.reference).items() if value is not None}
+    settings["reference"] = {**settings["reference"], **given}
+    experiment = check_experiment(settings)
+    added = [name_score(score, experiment.extractors) for score in choice.scores]
+    return check_experiment({**settings, "scores": list(dict.fromkeys([*run.metrics, *added]))})
 
 
-def _rename(store: Store, run: Run, experiment: Experiment, records: Sequence[Record]) -> Run:
-    """Return the run as it is scored now; with its own extractor where those features have all that is requested."""
-    own = ("evaluator", "preference_models")
-    same = all(asdict(experiment)[name] == run.settings.get(name, {}) for name in own)
-    needed = {name for score in experiment.scores for name in METRICS[score].needs}
-    enough = same and all(
-        (features := _features(store, record, run.extractor)) is not None and needed <= features.keys()
-        for record in records
-    )
-    unchanged = enough and asdict(experiment.reference) == run.settings["reference"]
+def _scored(run: Run, experiment: Experiment) -> Run:
+    """Return the run as it is scored now."""
+    features, before, now = name_features(experiment), run.settings["reference"], asdict(experiment.reference)
+    real_images = run.real_images if run.real_images and before == now else find_real_images(experiment)
     return replace(
         run,
         settings=asdict(experiment),
         metrics=tuple(experiment.scores),
-        evaluator=experiment.evaluator.name,
-        extractor=run.extractor if enough else name_extractor(experiment),
-        reference=run.reference
-        if unchanged and run.reference
-        else name_reference(experiment, find_real_images(experiment)),
-        protocol=run.protocol if unchanged else {**describe_protocol(experiment), **describe_pictures(experiment)},
+        features=features,
+        real_images=real_images,
+        references=name_references(experiment, features, real_images),
+        protocols=describe_protocols(experiment),
     )
+
+
+def _missing(store: Store, record: Record, features: Mapping[str, str]) -> list[str]:
+    """Return the sets of features that a cell lacks; damaged ones are quarantined."""
+    for identity in features.values():
+        if store.cell(record.key).has_features(identity):
+            store.unless_damaged(partial(store.features_of, record, identity))
+    return store.cell(record.key).missing_features(features.values())
 
 
 def _prompts(run: Run, experiment: Experiment) -> Prompts:
@@ -149,23 +168,16 @@ def _prompts(run: Run, experiment: Experiment) -> Prompts:
     return prompts
 
 
-def _features(store: Store, record: Record, extractor: str) -> Mapping[str, Any] | None:
-    """Return a cell's features; None where there are none, or damaged ones, which are quarantined."""
-    if not store.cell(record.key).has_features(extractor):
-        return None
-    return store.unless_damaged(partial(store.features_of, record, extractor))
-
-
 def _has_images(store: Store, record: Record) -> bool:
     count = 0 if record.images is None else len(record.images.hashes)
     whole = record.images is not None and count == record.images.count and "" not in record.images.hashes
     return whole and all(store.cell(record.key).has_image(row) for row in range(count))
 
 
-def _read(store: Store, record: Record, extract: Extractor) -> Mapping[str, Any]:
-    """Return the features of a cell's kept images."""
+def _read(store: Store, record: Record, features: FeatureSets, wanted: Sequence[str]) -> Mapping[str, Arrays]:
+    """Return the wanted features of a cell's kept images, by identity."""
     count, batch = 0 if record.images is None else record.images.count, record.cell.batch_size
-    rows = []
+    found = []
     for start in range(0, count, batch):
         chosen = range(start, min(start + batch, count))
         images = store.unless_damaged(partial(kept_images, store, record, chosen))
@@ -174,5 +186,8 @@ def _read(store: Store, record: Record, extract: Extractor) -> Mapping[str, Any]
                 f"images of {record.cell.label} are damaged or gone; start the same tcd-bench run again, it samples "
                 "them again, then add the scores"
             )
-        rows.append(extract(images, start))
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        found.append(features.extract(images, start, wanted))
+    return {
+        identity: {name: np.concatenate([batch[identity][name] for batch in found]) for name in found[0][identity]}
+        for identity in wanted
+    }

@@ -13,7 +13,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from bench.execute.feature_extraction import make_inputs
-from bench.execute.job import Job, make_runner, restore_reference
+from bench.execute.job import Job, make_runner, restore_references
 from bench.execute.kept_inputs import restore_inputs
 from bench.experiment.executors import Local, Ray
 from bench.measure.environment import visible_gpus
@@ -42,11 +42,11 @@ def execute(job: Job, store: Store) -> Iterator[Record]:
     from bench.execute.cell_runner import is_complete
 
     quarantine_corrupt_records(store, job.run.cells)
-    asked = job.run.extractor, job.experiment.measure
+    asked = list(job.run.features.values()), job.experiment.measure
     todo = [cell for cell in job.plan.cells if not is_complete(store, cell.key, *asked)]
     _describe_rest(job, store, todo)
     if not todo:
-        restore_reference(job, store)
+        restore_references(job, store)
         cell = job.plan.cells[0]
         restore_inputs(store, make_inputs(job.experiment, cell.task, cell.device, job.prompts.rows))
         return
@@ -79,10 +79,11 @@ def _describe_rest(job: Job, store: Store, todo: Sequence[Cell]) -> None:
     cells = len(job.plan.cells)
     if done := cells - len(todo):
         print(f"{done} of {cells} cells are done already", file=sys.stderr)
-        if job.run.reference is not None and not store.has_reference(job.run.reference):
+        if any(not store.has_reference(reference) for reference in job.run.references.values()):
             print("the reference's features are gone and are computed again", file=sys.stderr)
     records = store.good_records([cell.key for cell in todo])
-    if lacking := [record for record in records if not store.cell(record.key).has_features(job.run.extractor)]:
+    features = job.run.features.values()
+    if lacking := [record for record in records if store.cell(record.key).missing_features(features)]:
         print(
             f"{len(lacking)} of {cells} cells were sampled before and lack the features that these scores need "
             f"({lacking[0].cell.label} for one); they are computed now",

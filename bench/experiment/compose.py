@@ -62,7 +62,8 @@ def schema_of(config_name: str) -> type[Any]:
 
 def groups_of(config_name: str) -> dict[str, list[str]]:
     """Return the groups of files that a verb chooses from, with their names."""
-    own = {"config": GROUPS.keys() - {"scheduler"}, "conform": {"scheduler"}}.get(config_name, set())
+    every = {"config": GROUPS.keys() - {"scheduler"}, "conform": {"scheduler"}, "score": {"extractor"}}
+    own = every.get(config_name, set())
     return {group: names for group, names in config_groups().items() if group in own}
 
 
@@ -298,7 +299,7 @@ _EXAMPLES = {
     "config": ("experiment=smoke or 'method=[tcd,ddim]'", "prompts.count=64"),
     "conform": ("scheduler=ddim", "scheduler._target_=my_fork.TCDScheduler"),
     "gate": ("", "images.share=0.05"),
-    "score": ("", "'scores=[cmmd,precision,recall]'"),
+    "score": ("extractor=[dinov2]", "'scores=[cmmd,fid@dinov2]'"),
 }
 _NOTES = {
     "config": "\nWith -m a comma separates values; quote a text that holds one.",

@@ -14,6 +14,7 @@ GROUPS = {
     "experiment": (),
     "model": ("models", "*"),
     "method": ("methods", "*"),
+    "extractor": ("extractors", "*"),
     "claim": ("claims", "*"),
     "tracker": ("trackers", "*"),
     "task": ("task",),

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.experiment.claims import ClaimChoice, claim_problems, what_the_grid_lacks
 from bench.experiment.executors import ExecutorChoice, Local
+from bench.experiment.extractors import MINI, ExtractorChoice, name_score
 from bench.experiment.hydra_errors import explain_validation, in_one_message, written
 from bench.experiment.tasks import TaskChoice, TextToImage, task_problems
 from bench.experiment.trackers import TrackerChoice
@@ -23,6 +24,7 @@ from bench.experiment.value_types import (
     Count,
     Distinct,
     Eta,
+    ExtractorName,
     GuidanceScale,
     ImageCount,
     OneOrMore,
@@ -33,6 +35,7 @@ from bench.experiment.value_types import (
     Steps,
 )
 from bench.records.errors import BenchError
+from bench.records.score import split_score
 
 MOST_PIXELS = 8192
 """Of a side of an image; current base models do not generate larger images in one piece."""
@@ -190,17 +193,6 @@ class _Reference:
 
 
 @dataclass(config=STRICT)
-class EvaluatorChoice:
-    """The model whose features images are scored by."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] = "mini"
-    """Name of the evaluator; it becomes part of the name of each score, as in `fid_mini_n512`."""
-    source: Source = "bench://mini/weights/evaluator"
-    """An OpenCLIP model: a directory or a hub id. `inception://` is the Inception network of published FIDs (needs
-    `tcd-bench[inception]`)."""
-
-
-@dataclass(config=STRICT)
 class Measure:
     """How latency and memory are measured, apart from sampling for quality."""
 
@@ -236,15 +228,16 @@ class Experiment:
     """The prompts."""
     reference: _Reference = Field(default_factory=_Reference)
     """The real images that distances compare with."""
-    evaluator: EvaluatorChoice = Field(default_factory=EvaluatorChoice)
-    """The network whose features the images are scored by."""
+    extractors: dict[ExtractorName, ExtractorChoice] = Field(default_factory=lambda: {"mini": ExtractorChoice(MINI)})
+    """Networks by whose features images are scored, by name; `extractor=[…]` chooses the files of conf/extractor that
+    are put here. The name is part of the name of each score, as in `fid@mini` and `fid_mini_n512`."""
     preference_models: dict[PreferenceModelName, Source] = Field(default_factory=dict)
     """Checkpoints of the preference models, by score: a file or a directory. By default the local hub cache is
     searched."""
     measure: Measure = Field(default_factory=Measure)
     """How latency and memory are measured."""
     scores: Annotated[list[ScoreName], OneOrMore, Distinct] = Field(default_factory=lambda: [*SCORES])
-    """The scores; empty: none."""
+    """The scores, as in `fid@mini`; without `@` by the first extractor that can give it. Empty: none."""
     seed: Seed = 0
     """Seed of initial latents, noise and prompt order; each image has its own generator."""
     batch_size: Count = 64
@@ -289,7 +282,7 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
 
     Optional claims that compare cells missing from the grid are left out, which is reported on stderr.
     """
-    experiment = check_settings(Experiment, settings)
+    experiment = name_scores(check_settings(Experiment, settings))
     kept, left_out, problems = _fitting_claims(experiment)
     experiment = replace(experiment, claims=kept)
     problems = [*_problems(experiment), *(problems if experiment.methods else ())]
@@ -301,6 +294,33 @@ def check_experiment(settings: Mapping[str, Any]) -> Experiment:
             f"{len(left_out)} of {count} claims compare cells not in the grid: {'; '.join(left_out)}", file=sys.stderr
         )
     return experiment
+
+
+def name_scores(experiment: Experiment) -> Experiment:
+    """Return the experiment with the extractor in the name of every score; raises BenchError where none can give it.
+
+    Claims take the first requested score of a name without an extractor.
+    """
+    scores, problems = list[str](), list[str]()
+    for score in experiment.scores:
+        try:
+            scores.append(name_score(score, experiment.extractors))
+        except BenchError as error:
+            problems.append(str(error))
+    if twice := [score for i, score in enumerate(scores) if score in scores[:i]]:
+        problems.append(f"scores: {twice[0]} occurs twice, with its extractor and without; give it once")
+    if problems:
+        raise BenchError(in_one_message(problems))
+    first = {split_score(score)[0]: score for score in reversed(scores)}
+    claims = {
+        name: replace(
+            claim,
+            metrics=list(dict.fromkeys(first.get(score, score) for score in claim.metrics)),
+            margins={first.get(score, score): margin for score, margin in claim.margins.items()},
+        )
+        for name, claim in experiment.claims.items()
+    }
+    return replace(experiment, scores=scores, claims=claims)
 
 
 def _problems(experiment: Experiment) -> Iterator[str]:
@@ -329,11 +349,6 @@ def _problems(experiment: Experiment) -> Iterator[str]:
         yield "until=decided was given without a claim to decide; choose some, as in claim=[tcd_few_steps]"
     if experiment.weights == "random":
         yield from _check_architecture(experiment)
-    if experiment.evaluator.source == "inception://" and (read := set(experiment.scores) & _OF_CAPTIONS):
-        yield (
-            f"evaluator.source=inception:// was given with scores={written(sorted(read))}, which need captions; omit "
-            "them, or use an OpenCLIP model"
-        )
     yield from task_problems(experiment.task, {**experiment.models}, [*experiment.scores])
 
 
@@ -370,5 +385,4 @@ def _check_architecture(experiment: Experiment) -> Iterator[str]:
             yield f"models.{name}.architecture was not given; weights=random needs sd15, sd21 or sdxl"
 
 
-_OF_CAPTIONS = {"clip_score", "attribute_accuracy", "style_similarity"}
 _EXAMPLES = {"models": "mini", "methods": "tcd,dpmpp_2s"}

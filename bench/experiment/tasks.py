@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from bench.experiment.value_types import STRICT, Source
+from bench.records.score import split_score
 
 Scale = Annotated[float, Field(ge=0, le=2)]
 Fit = Literal["exact", "crop", "stretch"]
@@ -99,12 +100,10 @@ SCORES_OF_TASK = {
 }
 """Scores that belong to a single task."""
 
-TASK_SCORES = {*SCORES_OF_TASK, "style_similarity"}
-"""Scores that need more than the image and its prompt."""
-
 
 def task_problems(task: Any, models: dict[str, Any], scores: list[Any]) -> Iterator[str]:
     """Yield a sentence for each model and score that does not fit the task."""
+    shorts = list(dict.fromkeys(split_score(score)[0] for score in scores))
     for name, model in models.items():
         part = NEEDED_PART.get(task.kind)
         if part is not None and part not in model.parts:
@@ -121,16 +120,16 @@ def task_problems(task: Any, models: dict[str, Any], scores: list[Any]) -> Itera
         yield (
             "task.inputs_are=control_images was given and task.inputs=world has none; give a folder of control images"
         )
-    if task.kind == "depth" and task.estimator is None and (not finished or "depth_error" in scores):
+    if task.kind == "depth" and task.estimator is None and (not finished or "depth_error" in shorts):
         yield ("task.estimator was not given; task=depth needs a hub id, such as Intel/dpt-hybrid-midas")
     sizes = {(model.height, model.width) for model in models.values() if model.height and model.width}
     if hasattr(task, "inputs") and len(sizes) > 1:
         yield (
             f"models have {len(sizes)} sizes but task={task.kind} has inputs of one; give all the same height and width"
         )
-    for score in scores:
+    for score in shorts:
         wanted = SCORES_OF_TASK.get(score)
         if wanted is not None and wanted != task.kind:
             yield f"scores: {score} belongs to task={wanted}, but task={task.kind} was given; omit it"
-    if "style_similarity" in scores and getattr(task, "style", None) is None:
+    if "style_similarity" in shorts and getattr(task, "style", None) is None:
         yield "task.style was not given; style_similarity needs it, as in task.style='papercut'"

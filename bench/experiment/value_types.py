@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +16,8 @@ from pydantic import (
     WrapValidator,
 )
 from pydantic_core import PydanticCustomError
+
+from bench.records.score import split_score
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,7 +64,7 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 ImageCount = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ConcurrentBatches = Annotated[Literal["auto"] | Count, WrapValidator(_concurrent_batches)]
-ScoreName = Literal[
+MetricName = Literal[
     "fid",
     "kid",
     "clip_score",
@@ -89,6 +92,30 @@ ScoreName = Literal[
     "temporal_consistency",
     "flicker",
 ]
+OF_CAPTIONS = ("clip_score", "attribute_accuracy", "style_similarity")
+"""Scores by extractors with a text encoder."""
+OF_EXTRACTORS = (
+    *("fid", "kid", "cmmd", "precision", "recall", "density", "coverage", "masked_fid"),
+    *("image_similarity", "temporal_consistency"),
+    *OF_CAPTIONS,
+)
+"""Scores by any extractor, written `fid@mini`."""
+
+
+def _score_name(name: str) -> str:
+    short, extractor = split_score(name)
+    known = get_args(MetricName)
+    if short not in known:
+        near = "".join(f"did you mean {other}? " for other in get_close_matches(short, known, 1, 0.6))
+        raise PydanticCustomError("score", "{near}choose from {known}", {"near": near, "known": ", ".join(known)})
+    if extractor is not None and short not in OF_EXTRACTORS:
+        raise PydanticCustomError("score", "{short} needs no extractor; write {short}", {"short": short})
+    return name
+
+
+ScoreName = Annotated[str, AfterValidator(_score_name)]
+"""A score, with its extractor where it has one: `fid@mini`, `sharpness`. Without `@` the first extractor that can."""
+ExtractorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 PreferenceModelName = Literal["pick_score", "image_reward", "aesthetic_score", "image_complexity"]
 """Scores computed by a dedicated network."""
-SCORES: tuple[ScoreName, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")
+SCORES: tuple[str, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")

@@ -12,20 +12,21 @@ from pydantic.dataclasses import dataclass
 
 from bench.experiment.conf_files import conf_directories, read_config
 from bench.experiment.config import check_settings
-from bench.experiment.value_types import STRICT, AnyNumber, Distinct, ImageCount, PreferenceModelName, ScoreName, Source
+from bench.experiment.extractors import ExtractorChoice
+from bench.experiment.value_types import (
+    STRICT,
+    AnyNumber,
+    Distinct,
+    ExtractorName,
+    ImageCount,
+    MetricName,
+    PreferenceModelName,
+    ScoreName,
+    Source,
+)
 from bench.records.cell import fields_of
 from bench.records.errors import BenchError, check_path
 from bench.records.run import CostLimits, Limit, Movement
-
-
-@dataclass(config=STRICT)
-class OtherEvaluator:
-    """An evaluator other than the run's own."""
-
-    name: str | None = None
-    """Name of the evaluator, part of the name of each score."""
-    source: Source | None = None
-    """An OpenCLIP model: a directory or a hub id; the kept images are read again."""
 
 
 @dataclass(config=STRICT)
@@ -45,9 +46,10 @@ class ScoreChoice:
     results: Source
     """Directory or URL of the run."""
     scores: Annotated[list[ScoreName], AnyNumber, Distinct] = Field(default_factory=list)
-    """Scores to add to those that the run has."""
-    evaluator: OtherEvaluator = Field(default_factory=OtherEvaluator)
-    """An evaluator other than that of the run."""
+    """Scores to add to those that the run has, as in `fid@dinov2`; without `@` by the first extractor of the run that
+    can give it."""
+    extractors: dict[ExtractorName, ExtractorChoice] = Field(default_factory=dict)
+    """Extractors to add to those that the run has; `extractor=[…]` chooses files of conf/extractor."""
     reference: OtherReference = Field(default_factory=OtherReference)
     """Reference images other than those of the run."""
     preference_models: dict[PreferenceModelName, Source] = Field(default_factory=dict)
@@ -131,8 +133,8 @@ class GateChoice:
     """Which schedulers are examined."""
     images: Movement
     """How far images may move."""
-    quality: dict[ScoreName, Limit]
-    """How much worse each score may get; a loss counts when it exceeds both limits and chance."""
+    quality: dict[MetricName, Limit]
+    """How much worse each score may get, by any extractor; a loss counts when it exceeds both limits and chance."""
     cost: CostLimits
     """How much latency and memory may rise."""
     author: str | None

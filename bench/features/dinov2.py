@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-from bench.features.openclip import Evaluator
+from bench.features.extractor import Extractor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESIZED, SIZE = 256, 224
 
 
-def load_tower(name: str, directory: Path, device: str) -> Evaluator:
-    """Return an evaluator that embeds images (the class token) and has no text encoder.
+def load_dinov2(name: str, directory: Path, device: str) -> Extractor:
+    """Return an extractor that embeds images (the class token) and has no text encoder.
 
     The shorter side is resized to 256 pixels, bicubic with antialias; centre crop 224; ImageNet's mean and deviation.
     """
@@ -32,10 +32,11 @@ def load_tower(name: str, directory: Path, device: str) -> Evaluator:
         [Resize(RESIZED, InterpolationMode.BICUBIC), CenterCrop(SIZE), ToTensor(), Normalize(MEAN, STD)]
     )
 
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = model(pixel_values=pixels).last_hidden_state[:, 0]
+        return tokens
+
     def preprocess(images: NDArray[np.uint8]) -> torch.Tensor:
         return torch.stack([steps(Image.fromarray(image)) for image in images])
 
-    def encode_image(pixels: torch.Tensor) -> torch.Tensor:
-        return model(pixel_values=pixels).last_hidden_state[:, 0]
-
-    return Evaluator(name, encode_image, preprocess, torch.device(device))
+    return Extractor(name, encode, preprocess, torch.device(device), str(steps))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bench.checkpoints.manifest import MANIFEST, check_file
 from bench.checkpoints.sources import torch_checkpoints
-from bench.features.openclip import Evaluator
+from bench.features.extractor import Extractor
 
 _Pixels = NDArray[np.uint8]
 _Rows = Mapping[str, NDArray[Any]]
@@ -34,32 +34,28 @@ class Given(Protocol):
 
 @dataclass(frozen=True)
 class TaskFeatures:
-    """Features beyond those of image and caption, by the task's kind and the requested scores.
+    """Features beyond those of image and caption, by the task's kind.
 
     `find_edges` and `estimate_depth` are those that made the conditions.
     """
 
     kind: str
-    scores: Sequence[str]
-    evaluator: Evaluator
     given: Given
     find_edges: Callable[[_Pixels], NDArray[np.bool_]]
     estimate_depth: Callable[[_Pixels], NDArray[np.float32]] | None = None
     style: str | None = None
     frames: int = 1
 
-    def of(self, images: _Pixels, start: int) -> _Rows:
-        """Return features of a cell's images `start` …, uint8 (n, h, w, 3).
+    def of_pixels(self, images: _Pixels, start: int) -> _Rows:
+        """Return features of a cell's images `start` …, uint8 (n, h, w, 3), that need no extractor.
 
-        inpainting: `background_psnr` in dB and, if requested, `background_lpips`, both outside the mask;
-        `image_masked` and `real_masked`, embeddings of output and input with all but the mask grey.
-        canny: `edge_agreement` in [0, 1]. depth: `depth_error`, mean absolute, in [0, 1]. image_prompt:
-        `image_similarity`, text_to_image with a style: `style_similarity`, both 100 × cosine. animation:
-        `temporal_consistency`, 100 × mean cosine of neighbouring frames, and `flicker`, in levels of 255.
+        inpainting: `background_psnr` in dB, outside the mask. canny: `edge_agreement` in [0, 1]. depth: `depth_error`,
+        mean absolute, in [0, 1]. animation: `flicker`, in levels of 255.
         """
         rows = slice(start, start + len(images))
         if self.kind == "inpainting":
-            return self._inpainting(images, self.given.images[rows], self.given.masks[rows])
+            pairs = zip(images, self.given.images[rows], self.given.masks[rows], strict=True)
+            return {"background_psnr": np.array([psnr(a[~m], b[~m]) for a, b, m in pairs])}
         if self.kind == "canny":
             wanted = self.given.conditions[rows, ..., 0] > 127
             found = np.stack([self.find_edges(image) for image in images])
@@ -67,33 +63,51 @@ class TaskFeatures:
         if self.kind == "depth" and self.estimate_depth is not None:
             distance = np.abs(self.estimate_depth(images) - self.given.depths[rows])
             return {"depth_error": distance.mean(axis=(1, 2), dtype=np.float64)}
-        if self.kind == "image_prompt":
-            return {"image_similarity": self._similarity(images, self.evaluator.image_features(self.given.images[:1]))}
         if self.kind == "animation":
-            return self._animation(images)
-        if self.style is not None:
-            return {"style_similarity": self._similarity(images, self.evaluator.text_features([self.style]))}
+            return {"flicker": np.array([flicker(film) for film in self._films(images)])}
         return {}
 
-    def _inpainting(self, images: _Pixels, inputs: _Pixels, masks: NDArray[np.bool_]) -> _Rows:
-        rows: dict[str, NDArray[Any]] = {
-            "background_psnr": np.array([psnr(a[~m], b[~m]) for a, b, m in zip(images, inputs, masks, strict=True)]),
-            "image_masked": self.evaluator.image_features(np.where(masks[..., None], images, np.uint8(128))),
-            "real_masked": self.evaluator.image_features(np.where(masks[..., None], inputs, np.uint8(128))),
-        }
-        if "background_lpips" in self.scores:
-            rows["background_lpips"] = lpips(np.where(masks[..., None], inputs, images), inputs)
-        return rows
+    def of_extractor(self, extractor: Extractor, images: _Pixels, start: int) -> _Rows:
+        """Return features of the same images by an extractor.
 
-    def _animation(self, films: _Pixels) -> _Rows:
-        frames = films.reshape(len(films), self.frames, -1, *films.shape[2:])
-        embeddings = self.evaluator.image_features(frames.reshape(-1, *frames.shape[2:]))
-        unit = _unit(embeddings).reshape(len(films), self.frames, -1)
-        neighbours = 100 * (unit[:, 1:] * unit[:, :-1]).sum(axis=-1).mean(axis=1)
-        return {"temporal_consistency": neighbours, "flicker": np.array([flicker(film) for film in frames])}
+        inpainting: `image_masked` and `real_masked`, embeddings of output and input with all but the mask grey.
+        image_prompt: `image_similarity`, text_to_image with a style and a text encoder: `style_similarity`, both
+        100 × cosine. animation: `temporal_consistency`, 100 × mean cosine of neighbouring frames.
+        """
+        rows = slice(start, start + len(images))
+        if self.kind == "inpainting":
+            masks, inputs = self.given.masks[rows, ..., None], self.given.images[rows]
+            return {
+                "image_masked": extractor.image_features(np.where(masks, images, np.uint8(128))),
+                "real_masked": extractor.image_features(np.where(masks, inputs, np.uint8(128))),
+            }
+        if self.kind == "image_prompt":
+            prompt = extractor.image_features(self.given.images[:1])
+            return {"image_similarity": _similarity(extractor.image_features(images), prompt)}
+        if self.kind == "animation":
+            frames = self._films(images)
+            embeddings = extractor.image_features(frames.reshape(-1, *frames.shape[2:]))
+            unit = _unit(embeddings).reshape(len(images), self.frames, -1)
+            return {"temporal_consistency": 100 * (unit[:, 1:] * unit[:, :-1]).sum(axis=-1).mean(axis=1)}
+        if self.style is not None and extractor.tokenize is not None:
+            style = extractor.text_features([self.style])
+            return {"style_similarity": _similarity(extractor.image_features(images), style)}
+        return {}
 
-    def _similarity(self, images: _Pixels, other: NDArray[np.float32]) -> NDArray[np.float64]:
-        return 100 * (_unit(self.evaluator.image_features(images)) @ _unit(other)[0])
+    def background_lpips(self, images: _Pixels, start: int) -> _Rows:
+        """Return `background_lpips`, outside the mask of inpainting."""
+        rows = slice(start, start + len(images))
+        inputs = self.given.images[rows]
+        return {"background_lpips": lpips(np.where(self.given.masks[rows, ..., None], inputs, images), inputs)}
+
+    def _films(self, images: _Pixels) -> _Pixels:
+        """Return videos as (n, frames, h, w, 3)."""
+        return images.reshape(len(images), self.frames, -1, *images.shape[2:])
+
+
+def _similarity(embeddings: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    similarity: NDArray[np.float64] = 100 * (_unit(embeddings) @ _unit(other)[0])
+    return similarity
 
 
 def psnr(ours: _Pixels, theirs: _Pixels) -> float:

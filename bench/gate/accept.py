@@ -73,14 +73,15 @@ def _copy(candidate: Store, run: Run, records: list[Record], directory: Path) ->
     fresh = Store(directory)
     for record in records:
         before, after = candidate.cell(record.key), fresh.cell(record.key)
-        features = before.features(run.extractor, record.images_hash)
-        after.save_features(run.extractor, features, record.images_hash)
+        for identity in run.features.values():
+            after.save_features(identity, before.features(identity, record.images_hash), record.images_hash)
         for row in range(KEPT_IMAGES):
             if (image := before.image(row)) is not None:
                 after.save_image(row, image)
         after.commit(record)
-    if run.reference is not None and (reference := candidate.load_reference(run.reference)) is not None:
-        fresh.save_reference(run.reference, reference)
+    for identity in run.references.values():
+        if (reference := candidate.load_reference(identity)) is not None:
+            fresh.save_reference(identity, reference)
     fresh.save_run(run)
 
 

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Mapping
 
 from bench.records.errors import BenchError, Corrupt, Damaged
+from bench.records.record import Record
 from bench.records.run import Run
 from bench.store.cell_folder import FAILED, GOOD
 from bench.store.store import Store
@@ -38,10 +39,10 @@ def read_whole(store: Store) -> Run:
     damage: dict[str, str] = {}
     for key in run.cells:
         damage |= _damage_of_cell(store, run, key)
-    if run.reference is not None:
-        name = f"reference-{run.reference}.npz"
+    for reference in run.references.values():
+        name = f"reference-{reference}.npz"
         try:
-            damage |= {} if store.load_reference(run.reference) is not None else {name: "it is missing"}
+            damage |= {} if store.load_reference(reference) is not None else {name: "it is missing"}
         except UNREADABLE as error:
             damage[name] = _cannot_read(error)
     if damage:
@@ -50,7 +51,7 @@ def read_whole(store: Store) -> Run:
 
 
 def _damage_of_cell(store: Store, run: Run, key: str) -> dict[str, str]:
-    good, features = f"cells/{key}/{GOOD}", f"cells/{key}/features-{run.extractor}.npz"
+    good = f"cells/{key}/{GOOD}"
     try:
         record = store.cell(key).record()
     except UNREADABLE as error:
@@ -64,15 +65,23 @@ def _damage_of_cell(store: Store, run: Run, key: str) -> dict[str, str]:
         return {good: "it is missing: the cell was never finished, or its record was lost"}
     if record.status != "ok":
         return {}
-    if not store.cell(key).has_features(run.extractor):
-        return {features: "it is missing: the features that the cell is scored by"}
+    damage: dict[str, str] = {}
+    for identity in run.features.values():
+        damage |= _damage_of_features(store, record, identity)
+    return damage
+
+
+def _damage_of_features(store: Store, record: Record, identity: str) -> dict[str, str]:
+    name = store.cell(record.key).features_name(identity)
+    if not store.cell(record.key).has_features(identity):
+        return {name: "it is missing: features that the cell is scored by"}
     try:
-        found = store.features_of(record, run.extractor)
+        found = store.features_of(record, identity)
     except UNREADABLE as error:
-        return {features: _cannot_read(error)}
+        return {name: _cannot_read(error)}
     count = record.images.count if record.images else 0
     rows = next((len(array) for array in found.values() if len(array) != count), None)
-    return {} if rows is None else {features: f"it is damaged: {rows} rows for {count} images"}
+    return {} if rows is None else {name: f"it is damaged: {rows} rows for {count} images"}
 
 
 def _cannot_read(error: BaseException) -> str:

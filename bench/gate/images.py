@@ -32,7 +32,7 @@ def _compare_pair(pair: Pair, baseline: ScoredRun, candidate: ScoredRun, limit: 
         return outcome("unchanged", 0.0, 0.0, limit=limit.share, note="every pixel is equal")
     moved = displacements(pair, baseline, candidate)
     if moved is None:
-        note = "pixels differ, and the runs were made without an evaluator, which says by how much"
+        note = "pixels differ, and the runs were made without an extractor in common, which says by how much"
         return outcome("not comparable", note=note)
     beyond, worst = float(np.mean(moved > limit.displacement)), int(np.argmax(moved))
     note = (
@@ -45,13 +45,14 @@ def _compare_pair(pair: Pair, baseline: ScoredRun, candidate: ScoredRun, limit: 
 def displacements(pair: Pair, baseline: ScoredRun, candidate: ScoredRun) -> NDArray[np.float64] | None:
     """Return each image's displacement (n,), in units of the median distance between neighbours in the baseline.
 
-    None where the runs were made without an evaluator.
+    By the first extractor of both; None where the runs were made without an extractor in common.
     """
-    before = baseline.store.features_of(pair.before.record, baseline.run.extractor).get("image")
-    after = candidate.store.features_of(pair.after.record, candidate.run.extractor).get("image")
-    if before is None or after is None:
-        return None
-    old, new = before.astype(np.float64), after.astype(np.float64)
-    apart = np.linalg.norm(old - np.roll(old, 1, axis=0), axis=1)
-    moved: NDArray[np.float64] = np.linalg.norm(new - old, axis=1) / (float(np.median(apart)) or 1.0)
-    return moved
+    for name in (name for name in baseline.run.features if name in candidate.run.features):
+        before = baseline.store.features_of(pair.before.record, baseline.run.features[name]).get("image")
+        if before is not None:
+            after = candidate.store.features_of(pair.after.record, candidate.run.features[name])["image"]
+            old, new = before.astype(np.float64), after.astype(np.float64)
+            apart = np.linalg.norm(old - np.roll(old, 1, axis=0), axis=1)
+            moved: NDArray[np.float64] = np.linalg.norm(new - old, axis=1) / (float(np.median(apart)) or 1.0)
+            return moved
+    return None

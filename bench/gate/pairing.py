@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from bench.analysis.scoring import ScoredCell, ScoredRun
@@ -72,8 +72,8 @@ def _why_not(before: Run, after: Run, old: ScoredCell, new: ScoredCell) -> str |
     if old.record.failure:
         return "it failed in the baseline; accept a baseline in which it runs"
     different = {
-        "the evaluator": (before.extractor, after.extractor),
-        "the reference images": (before.reference, after.reference),
+        "the extractors": _shared(before.features, after.features),
+        "the reference images": _shared(before.references, after.references),
         "the prompts": (theirs.prompts.text_hash, ours.prompts.text_hash),
         "the number of images": (theirs.prompts.count, ours.prompts.count),
         "the base model's weights": (theirs.base.weights, ours.base.weights),
@@ -83,3 +83,9 @@ def _why_not(before: Run, after: Run, old: ScoredCell, new: ScoredCell) -> str |
     }
     names = [name for name, (was, is_now) in different.items() if was != is_now]
     return f"{', '.join(names)} differ from the baseline's; run the baseline again with the same" if names else None
+
+
+def _shared(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the identities under the names that both have."""
+    names = sorted(before.keys() & after.keys())
+    return [before[name] for name in names], [after[name] for name in names]

@@ -14,23 +14,34 @@ from bench.analysis.claims import LEVEL, holm
 from bench.gate.outcome import Outcome, verdict_of
 from bench.gate.pairing import Pair
 from bench.records.run import Limit
+from bench.records.score import split_score
 from bench.score.estimate import Estimate, paired_difference
-from bench.score.metrics import METRICS
+from bench.score.metrics import metric_of
 
 
 def compare_quality(pairs: Sequence[Pair], limits: Mapping[str, Limit]) -> list[Outcome]:
-    """One outcome for every metric that has a limit and every pair of cells of which either was scored by it."""
+    """One outcome for every score that has a limit and every pair of cells of which either was scored by it.
+
+    The limits of `fid` hold for every extractor.
+    """
+    scored = {
+        name: limit
+        for pair in pairs
+        for cell in (pair.before, pair.after)
+        for name in (*cell.estimates, *cell.problems)
+        if (limit := limits.get(split_score(name)[0]))
+    }
     compared = [
         (pair, metric, paired_difference(pair.after.estimates[metric], pair.before.estimates[metric]))
         for pair in pairs
-        for metric in limits
+        for metric in scored
         if metric in pair.after.estimates and metric in pair.before.estimates
     ]
-    allowed = [limits[metric].of(pair.before.estimates[metric].debiased_value) for pair, metric, _ in compared]
-    gains = [change.scaled(1.0 if METRICS[metric].higher_is_better else -1.0) for _, metric, change in compared]
+    allowed = [scored[metric].of(pair.before.estimates[metric].debiased_value) for pair, metric, _ in compared]
+    gains = [change.scaled(1.0 if metric_of(metric).higher_is_better else -1.0) for _, metric, change in compared]
     losses = [gain.scaled(-1.0) for gain in gains]
     worse, better = holm(list(map(exceeds, losses, allowed))), holm(list(map(exceeds, gains, allowed)))
-    outcomes = [lacks for pair in pairs for metric in limits if (lacks := _lacking(pair, metric))]
+    outcomes = [lacks for pair in pairs for metric in scored if (lacks := _lacking(pair, metric))]
     for i, (pair, metric, change) in enumerate(compared):
         within = max(exceeds(gains[i], -allowed[i]), exceeds(losses[i], -allowed[i]))
         verdict = "unchanged" if pair.images_equal else verdict_of(worse[i], better[i], within, LEVEL)

@@ -32,7 +32,7 @@ class Loaded:
 
     @property
     def excluded_bytes(self) -> int:
-        """Bytes on a GPU that a user who calls the pipeline would not have: evaluator, preference models, caches."""
+        """Bytes on a GPU that a user who calls the pipeline would not have: extractors, preference models, caches."""
         return self._before + self._embeddings.used_bytes + self._shared.used_bytes
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from bench.records.cell import Cell
 from bench.records.errors import BenchError, Corrupt
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Memory:
     """Peaks of one call on a GPU, in bytes; values that the machine cannot report are None, never 0.
 
     On a CPU the memory of a call is unknown: the resident set of the process includes what earlier cells left there.
-    `excluded_bytes` were used on the GPU by the evaluator and caches, and are subtracted from the GPU's peaks.
+    `excluded_bytes` were used on the GPU by extractors and caches, and are subtracted from the GPU's peaks.
     """
 
     batch_size: int

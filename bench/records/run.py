@@ -74,12 +74,14 @@ class Claim:
 class Run:
     """The request: all that a report needs besides the records.
 
-    `cells` are keys in the plan's order; `left_out` holds label and reason of each combination that makes no sense;
-    `extractor` identifies the feature networks by content, `reference` likewise the reference images (None where no
-    metric needs them). `looks` are the shares of the planned images at which claims were judged so far, this run's own
-    last; a single look at everything unless the run continues until its claims are decided. `protocol` describes how
-    images are prepared for the evaluator: resizer, antialias, crop, size, dtype. `earlier_looks` are those at earlier
-    plans in the same directory, in order of time: the number of images, and the number planned.
+    `cells` are keys in the plan's order; `left_out` holds label and reason of each combination that makes no sense.
+    `metrics` are the names of the scores, as in `fid@mini`. `features` identifies what computes each set of features,
+    by content: extractors by their names, `pixels`, and the networks of single scores. `real_images` identifies the
+    reference images (None where no metric needs them), `references` their features, by extractor. `protocols` describes
+    how each extractor prepares images: resizer, antialias, crop, size, dtype. `looks` are the shares of the planned
+    images at which claims were judged so far, this run's own last; a single look at everything unless the run continues
+    until its claims are decided. `earlier_looks` are those at earlier plans in the same directory, in order of time:
+    the number of images, and the number planned.
     """
 
     name: str
@@ -90,11 +92,11 @@ class Run:
     labels: Mapping[str, str]
     metrics: tuple[str, ...]
     claims: tuple[Claim, ...]
-    evaluator: str
-    extractor: str
-    reference: str | None
+    features: Mapping[str, str]
+    real_images: str | None = None
+    references: Mapping[str, str] = field(default_factory=dict)
+    protocols: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     looks: tuple[float, ...] = (1.0,)
-    protocol: Mapping[str, str] = field(default_factory=dict)
     earlier_looks: tuple[tuple[int, int], ...] = ()
     schema: int = SCHEMA_VERSION
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def split_score(name: str) -> tuple[str, str | None]:
+    """Return the parts of a score's name: `fid@mini` → ("fid", "mini"), `sharpness` → ("sharpness", None)."""
+    short, found, extractor = name.partition("@")
+    return short, extractor if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """One number about a set of images, or about the difference of two sets, with its uncertainty.

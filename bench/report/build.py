@@ -70,7 +70,7 @@ def make_report(store: Store, inputs: str) -> Made:
         files["grid.png"] = picture.getvalue()
     files |= films(grids)
     behind = prompt_differences(scored, judgements)
-    real = load_pictures(store.files, "reference", run.reference) if run.reference else []
+    real = load_pictures(store.files, "reference", run.real_images) if run.real_images else []
     page = render_page(run, cells, judgements, tables, plots, grids, behind, inputs, real)
     return Made({**files, "report.html": page.encode()}, [*_missing_images(scored), *_missing_features(scored)])
 
@@ -87,10 +87,9 @@ def _missing_images(scored: ScoredRun) -> list[str]:
 
 def _missing_features(scored: ScoredRun) -> list[str]:
     """Names of features that finished cells are scored by and lack, at most a hundred."""
-    extractor = scored.run.extractor
-    keys = [s.record.key for s in scored.cells if s.record.status == "ok"]
-    gone = [key for key in keys if not scored.store.cell(key).has_features(extractor)]
-    return [scored.store.cell(key).features_name(extractor) for key in gone[:100]]
+    folders = [scored.store.cell(s.record.key) for s in scored.cells if s.record.status == "ok"]
+    sets = scored.run.features.values()
+    return [folder.features_name(gone) for folder in folders for gone in folder.missing_features(sets)][:100]
 
 
 def _draw_plots(

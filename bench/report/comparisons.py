@@ -5,21 +5,21 @@ from __future__ import annotations
 from bench.analysis.claims import Comparison
 from bench.analysis.power import CHANCES
 from bench.records.run import Run
-from bench.score.metrics import METRICS
+from bench.score.metrics import metric_of
 
 MOSTLY_DIFFERENT = 0.95
 """The share of images with distinct prompts from which on repeated prompts are not mentioned."""
 
 
-def metric_of(comparison: Comparison) -> str:
-    """Return the metric of the numbers: `fid`, or `kid (for fid)` where that is its fallback."""
+def metric_in_words(comparison: Comparison) -> str:
+    """Return the metric of the numbers: `fid@mini`, or `kid@mini (for fid@mini)` where that is its fallback."""
     name = comparison.compared or comparison.metric
     return name if name == comparison.metric else f"{name} (for {comparison.metric})"
 
 
 def digits_of(comparison: Comparison) -> int:
     """Decimals of values and gains."""
-    return METRICS[comparison.compared or comparison.metric].digits
+    return metric_of(comparison.compared or comparison.metric).digits
 
 
 def interval_in_words(interval: tuple[float, float] | None, digits: int) -> str:

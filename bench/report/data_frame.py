@@ -11,7 +11,7 @@ import pandas as pd
 from bench.analysis.scoring import ScoredCell, ScoredRun, fingerprint
 from bench.records.run import Run
 from bench.report.identity import adapters_in_words, scheduler_in_words, task_in_words
-from bench.score.metrics import METRICS
+from bench.score.metrics import metric_of
 from bench.store.store import Store
 
 COLUMNS = {
@@ -32,7 +32,7 @@ COLUMNS = {
     "scheduler_steps": ("Int64", "calls of scheduler.step per batch, counted"),
     "denoiser_evaluations": ("Int64", "denoiser evaluations per image (NFE), counted; guidance doubles them"),
     "denoiser_samples": ("Int64", "rows that the denoiser processed over the whole cell"),
-    "score": ("str", "score with evaluator and number of images, as in fid_mini_n512; missing without scores"),
+    "score": ("str", "score with extractor and number of images, as in fid_mini_n512; missing without scores"),
     "value": ("Float64", "value as other tools print it"),
     "standard_error": ("Float64", "standard error; missing where there is no interval"),
     "debiased": ("Float64", "value without its bias"),
@@ -85,17 +85,15 @@ def _rows(run: Run, scored: ScoredCell) -> Sequence[Mapping[str, Any]]:
         "scheduler_steps": calls.scheduler_steps if calls else None,
         "denoiser_evaluations": calls.denoiser_evaluations if calls else None,
         "denoiser_samples": calls.denoiser_samples if calls else None,
-        "extractor": run.extractor,
-        "reference": run.reference,
     }
     rows: list[Mapping[str, Any]] = []
-    for short, estimate in scored.estimates.items():
-        score = estimate.to_score()
+    for name, estimate in scored.estimates.items():
+        metric, score = metric_of(name), estimate.to_score()
         low, high = score.interval or (None, None)
         rows.append(
             {
                 **identity,
-                "score": METRICS[short].name(run.evaluator, estimate.n),
+                "score": metric.name(estimate.n),
                 "value": float(estimate.value),
                 "standard_error": score.standard_error,
                 "debiased": score.debiased,
@@ -103,8 +101,10 @@ def _rows(run: Run, scored: ScoredCell) -> Sequence[Mapping[str, Any]]:
                 "ci_high": high,
                 "n": estimate.n,
                 "prompts": score.groups or estimate.n,
-                "protocol": fingerprint(run, short, estimate.n),
-                "higher_is_better": METRICS[short].higher_is_better,
+                "extractor": run.features[metric.feature_set],
+                "reference": run.references.get(metric.extractor) if metric.needs_reference else None,
+                "protocol": fingerprint(run, name, estimate.n),
+                "higher_is_better": metric.higher_is_better,
                 "fallback": str(score.fallback) if score.fallback else None,
             }
         )

@@ -15,7 +15,7 @@ from bench.analysis.claims import Judgement
 from bench.analysis.scoring import ScoredCell
 from bench.printable import printable
 from bench.records.run import Run
-from bench.report.comparisons import looks_in_words, metric_of, would_decide
+from bench.report.comparisons import looks_in_words, metric_in_words, would_decide
 from bench.report.embedded_images import to_data_uri
 from bench.report.image_grid import PromptGrid
 from bench.report.per_prompt import HEIGHT, WIDTH, Difference
@@ -82,7 +82,7 @@ def templates(*folders: Path) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters.update(picture=to_data_uri, metric_of=metric_of, would_decide=would_decide)
+    environment.filters.update(picture=to_data_uri, metric_in_words=metric_in_words, would_decide=would_decide)
     environment.filters["looks_in_words"] = looks_in_words
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     environment.globals.update(script=Markup(script), policy=_policy(script))  # noqa: S704
@@ -131,8 +131,8 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
     images, prompts = len(run.prompts), len(set(run.prompts))
     sample = f"{images}" if prompts == images else f"{images} of {prompts} prompts"
     reference = "none: no score needs one"
-    if run.reference is not None:
-        reference = f"{settings['reference']['count']} images of {settings['reference']['source']} ({run.reference})"
+    if run.real_images is not None:
+        reference = f"{settings['reference']['count']} images of {settings['reference']['source']} ({run.real_images})"
     return [
         ("Task", settings["task"]["kind"].replace("_", " ")),
         ("Base models", ", ".join(settings["models"])),
@@ -141,6 +141,6 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
         ("Cells", f"{len(good)} of {len(run.cells)} done"),
         ("Images", f"{sum(r.images.count for r in good if r.images):,}, {sample} per cell, seed {settings['seed']}"),
         ("Sampling", f"{seconds:.0f} s in pipeline calls, batches of {settings['batch_size']}"),
-        ("Evaluator", f"{run.evaluator}, {settings['evaluator']['source']} ({run.extractor})"),
+        ("Extractors", "; ".join(f"{name}, {own['source']}" for name, own in settings["extractors"].items()) or "none"),
         ("Reference", reference),
     ]

@@ -9,9 +9,10 @@ import numpy as np
 
 from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.scoring import ScoredCell, ScoredRun
-from bench.report.comparisons import digits_of, interval_in_words, metric_of
+from bench.records.score import split_score
+from bench.report.comparisons import digits_of, interval_in_words, metric_in_words
 from bench.report.embedded_images import Picture
-from bench.score.metrics import METRICS
+from bench.score.metrics import metric_of
 
 PER_SIDE = 3
 WIDTH, HEIGHT = 640, 96
@@ -62,14 +63,15 @@ def prompt_differences(scored: ScoredRun, judgements: Sequence[Judgement]) -> li
 def _difference(
     scored: ScoredRun, claim: str, comparison: Comparison, mine: ScoredCell, yours: ScoredCell
 ) -> Difference | None:
-    metric = comparison.metric
-    if "clip_score" in mine.estimates and "clip_score" in yours.estimates:
-        metric = "clip_score"
+    metric = next(
+        (m for m in mine.estimates if split_score(m)[0] == "clip_score" and m in yours.estimates),
+        comparison.metric,
+    )
     ours, theirs = mine.estimates[metric], yours.estimates[metric]
     if metric == comparison.metric != comparison.compared:
         ours, theirs = mine.fallback(metric) or ours, yours.fallback(metric) or theirs
         metric = comparison.compared
-    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    sign = 1.0 if metric_of(metric).higher_is_better else -1.0
     gains = sign * (ours.value + ours.influence - theirs.value - theirs.influence)
     order = np.argsort(gains)
 
@@ -91,7 +93,7 @@ def _difference(
         claim=claim,
         subject=comparison.subject,
         object=comparison.object,
-        metric=METRICS[metric].name(scored.run.evaluator, len(gains)),
+        metric=metric_of(metric).name(len(gains)),
         share=float(np.mean(gains > 0)),
         gains=largest,
         losses=smallest,
@@ -105,4 +107,4 @@ def _difference(
 def _verdict(c: Comparison) -> str:
     digits, adjusted = digits_of(c), "" if c.adjusted_interval is None else ", adjusted interval"
     interval = interval_in_words(c.adjusted_interval, digits)
-    return f"{c.verdict} by {metric_of(c)}: gain {c.gain:+.{digits}f}{adjusted} {interval}"
+    return f"{c.verdict} by {metric_in_words(c)}: gain {c.gain:+.{digits}f}{adjusted} {interval}"

@@ -20,7 +20,7 @@ from bench.records.cell import plain_number
 from bench.records.run import Run
 from bench.report.axes import legend_below, log_axis
 from bench.report.series import EtaPanel, Series, eta_panels, line_style, to_series
-from bench.score.metrics import METRICS, Metric
+from bench.score.metrics import Metric, metric_of
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -70,7 +70,7 @@ def _marked(draw: Callable[[], Figure]) -> Figure:
 def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str, str, Callable[[], Figure]]]:
     """Yield rank (lowest first), name, caption, and drawing function."""
     series = to_series(run, own)
-    metrics = [METRICS[short] for short in run.metrics]
+    metrics = [metric_of(score) for score in run.metrics]
     if any(scored.estimates for scored in own) and metrics:
         named, others = _part(series, metrics)
         rest = f"; of {len(series)} lines, those on the front are named, the others grey" if others else ""
@@ -127,7 +127,7 @@ def _points_of(
     return [
         (cost, estimate.debiased_value, estimate.error_bars)
         for s in line.cells
-        if (estimate := s.estimates.get(metric.short)) and (cost := cost_of(s.record, kind))
+        if (estimate := s.estimates.get(metric.score)) and (cost := cost_of(s.record, kind))
         if disturbed is None or disturbed == bool(kind == "latency" and s.disturbed)
     ]
 
@@ -162,10 +162,10 @@ def _quality(
         shown = [x for line in (*named, *others) for x, _, _ in _points_of(line, metric, kind)]
         log_axis(axes, shown, marked=kind == "evaluations")
         axes.set_xlabel("denoiser evaluations per image" if kind == "evaluations" else "latency, s per image (median)")
-        estimates = [s.estimates.get(metric.short) for line in (*named, *others) for s in line.cells]
+        estimates = [s.estimates.get(metric.score) for line in (*named, *others) for s in line.cells]
         n = max((estimate.n for estimate in estimates if estimate), default=0)
         axes.set_ylabel(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}")
-        axes.set_title(metric.name(run.evaluator, n), fontsize=9, loc="left")
+        axes.set_title(metric.name(n), fontsize=9, loc="left")
     for axes in list(grid.flat)[len(metrics) :]:
         axes.set_visible(False)
     legend_below(figure)
@@ -179,10 +179,10 @@ def _eta_curves(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure
         steps = sorted({s.record.cell.steps for s in panel.cells})
         for axes, metric in zip(row, metrics, strict=True):
             for i, count in enumerate(steps):
-                own = [s for s in panel.cells if s.record.cell.steps == count and metric.short in s.estimates]
+                own = [s for s in panel.cells if s.record.cell.steps == count and metric.score in s.estimates]
                 own.sort(key=lambda s: s.record.cell.eta or 0.0)
                 if own:
-                    estimates = [s.estimates[metric.short] for s in own]
+                    estimates = [s.estimates[metric.score] for s in own]
                     aside = 0.012 * (i - (len(steps) - 1) / 2)  # so that error bars do not hide one another
                     etas = [(s.record.cell.eta or 0.0) + aside for s in own]
                     values, bars = [e.debiased_value for e in estimates], [e.error_bars for e in estimates]
@@ -205,9 +205,9 @@ def _eta_map(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure:
         for axes, metric in zip(row, metrics, strict=True):
             values = np.full((len(etas), len(steps)), np.nan)
             for s in panel.cells:
-                if metric.short in s.estimates:
+                if metric.score in s.estimates:
                     position = etas.index(s.record.cell.eta or 0.0), steps.index(s.record.cell.steps)
-                    values[position] = s.estimates[metric.short].debiased_value
+                    values[position] = s.estimates[metric.score].debiased_value
             _draw_map(axes, values, metric, crowded)
             axes.set_xticks(range(len(steps)), [str(count) for count in steps])
             axes.set_yticks(range(len(etas)), [plain_number(eta) for eta in etas])

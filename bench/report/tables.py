@@ -13,10 +13,10 @@ from bench.analysis.claims import Judgement
 from bench.analysis.scoring import ScoredCell
 from bench.printable import spreadsheet_text
 from bench.records.run import Run
-from bench.report.comparisons import digits_of, interval_in_words, looks_in_words, metric_of, would_decide
+from bench.report.comparisons import digits_of, interval_in_words, looks_in_words, metric_in_words, would_decide
 from bench.report.identity import NO_VALUE, adapters_in_words, scheduler_in_words, task_in_words, traits
 from bench.score.estimate import Estimate
-from bench.score.metrics import METRICS, Metric
+from bench.score.metrics import Metric, metric_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +33,26 @@ class Table:
 
 def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
     """Value ± standard error of every metric for every cell; a biased one also without its bias."""
-    metrics = [METRICS[short] for short in run.metrics]
-    instead = {s: other for s in run.metrics if (other := METRICS[s].fallback) and other.short not in run.metrics}
+    metrics = [metric_of(score) for score in run.metrics]
+    instead = {m.score: other for m in metrics if (other := m.fallback) and other.score not in run.metrics}
     estimates = [e for cell in cells for e in cell.estimates.values()]
     n = max((e.n for e in estimates), default=0)
     biased = {short for cell in cells for short, estimate in cell.estimates.items() if estimate.debiased is not None}
     heads: list[str] = []
     for metric in metrics:
         arrow = "↑" if metric.higher_is_better else "↓"
-        heads.append(f"{metric.name(run.evaluator, n)} {arrow}")
-        if metric.short in biased:
-            heads.append(f"{metric.short}_{run.evaluator} without bias {arrow}")
+        heads.append(f"{metric.name(n)} {arrow}")
+        if metric.score in biased:
+            heads.append(f"{metric.short}_{metric.extractor} without bias {arrow}")
     rows, identity = [], Identity(run, cells)
     for cell in cells:
         texts: list[str] = []
         for metric in metrics:
-            estimate = cell.estimates.get(metric.short)
-            texts += _score(estimate, metric.digits, metric.short in biased, instead.get(metric.short))
+            estimate = cell.estimates.get(metric.score)
+            texts += _score(estimate, metric.digits, metric.score in biased, instead.get(metric.score))
         rows.append((*identity.of(cell), *texts))
     samples = " or ".join(dict.fromkeys(estimate.sample for estimate in estimates)) or "images"
-    protocol = "".join(f"; {name} {value}" for name, value in run.protocol.items())
-    note = (
-        f"Value ± standard error over {samples}.{_without_intervals(run, cells)} "
-        f"Extractor {run.evaluator} ({run.extractor}), reference {run.reference or 'none'}{protocol}."
-    )
-    if most := max((cell.cut_prompts for cell in cells), default=0):
-        note += f" Of the prompts, {most} are longer than the extractor's limit: the rest of each is ignored."
+    note = f"Value ± standard error over {samples}.{_without_intervals(run, cells)}{_protocols(run)}{_cut(cells)}"
     numeric = *identity.numeric, *[True] * len(heads)
     return Table("scores", "Scores", (*identity.heads, *heads), tuple(rows), numeric, note)
 
@@ -74,6 +68,27 @@ def _without_intervals(run: Run, cells: Sequence[ScoredCell]) -> str:
         names = dict.fromkeys(name for found in reasons.values() for name in found)
         return f" Some cells have no interval of {', '.join(names)}; scores.csv gives the reasons."
     return "".join(f" No interval of {', '.join(names)}: {reason}." for reason, names in reasons.items())
+
+
+def _cut(cells: Sequence[ScoredCell]) -> str:
+    """How many prompts are longer than extractors read."""
+    most = {name: max(cell.cut_prompts.get(name, 0) for cell in cells) for cell in cells for name in cell.cut_prompts}
+    return "".join(
+        f" Of the prompts, {count} are longer than extractor {name} reads: the rest of each is ignored."
+        for name, count in most.items()
+        if count
+    )
+
+
+def _protocols(run: Run) -> str:
+    """The extractors that scores are by, with their reference and preparation of images."""
+    used = dict.fromkeys(metric.extractor for score in run.metrics if (metric := metric_of(score)).extractor)
+    return "".join(
+        f" Extractor {name} ({run.features[name]}), reference {run.references.get(name, 'none')}"
+        + "".join(f"; {subject} {value}" for subject, value in run.protocols.get(name, {}).items())
+        + "."
+        for name in used
+    )
 
 
 def settings_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
@@ -155,7 +170,7 @@ def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
             digits = digits_of(c)
             rows.append(
                 (
-                    *(judgement.claim.text, judgement.verdict, metric_of(c)),
+                    *(judgement.claim.text, judgement.verdict, metric_in_words(c)),
                     *(c.subject, f"{c.subject_value:.{digits}f}", c.object, f"{c.object_value:.{digits}f}"),
                     f"{c.gain:+.{digits}f} {interval_in_words(c.interval, digits)}",
                     f"within ±{c.threshold:g}" if c.expect == "equivalent" else f"{c.threshold:+g}",

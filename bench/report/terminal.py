@@ -10,9 +10,9 @@ from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.scoring import ScoredCell
 from bench.printable import printable
 from bench.records.run import Run
-from bench.report.comparisons import digits_of, interval_in_words, metric_of
+from bench.report.comparisons import digits_of, interval_in_words, metric_in_words
 from bench.report.identity import NO_VALUE, Trait, traits
-from bench.score.metrics import METRICS
+from bench.score.metrics import Metric, metric_of
 
 SUMMARY = "summary.txt"
 WIDTH = 100
@@ -34,7 +34,7 @@ def _table(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
     names = _columns(run, cells)
     heads = [trait.head for trait in names]
     columns = [[_name(trait, cell) for cell in cells[:MOST_CELLS]] for trait in names]
-    more = [(f"{name} {'↑' if METRICS[name].higher_is_better else '↓'}", _scores(name, cells)) for name in run.metrics]
+    more = [(_head(run, metric_of(name)), _scores(name, cells)) for name in run.metrics]
     if any(cell.record.latency for cell in cells):
         more.insert(min(3, len(more)), ("latency", [_latency(cell) for cell in cells[:MOST_CELLS]]))
     for head, column in more:
@@ -53,6 +53,12 @@ def _table(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
     if waiting := len(run.cells) - len(cells):
         lines.append(f"{waiting} cells have not been run yet")
     return lines
+
+
+def _head(run: Run, metric: Metric) -> str:
+    """The score's name, with its extractor where the run has scores by several, and the better direction."""
+    several = len({metric_of(score).extractor for score in run.metrics} - {""}) > 1
+    return f"{metric.score if several else metric.short} {'↑' if metric.higher_is_better else '↓'}"
 
 
 def _width(head: str, column: Sequence[str]) -> int:
@@ -87,7 +93,7 @@ def _name(trait: Trait, scored: ScoredCell) -> str:
 def _scores(name: str, cells: Sequence[ScoredCell]) -> list[str]:
     texts = []
     for cell in cells[:MOST_CELLS]:
-        estimate, digits = cell.estimates.get(name), METRICS[name].digits
+        estimate, digits = cell.estimates.get(name), metric_of(name).digits
         if estimate is None:
             texts.append("")
         elif estimate.caveat:
@@ -110,7 +116,7 @@ def _verdict(judgement: Judgement) -> str:
     else:
         digits = digits_of(hangs_on)
         interval = interval_in_words(hangs_on.adjusted_interval or hangs_on.interval, digits)
-        reason = f"{metric_of(hangs_on)} {hangs_on.gain:+.{digits}f} {interval}"
+        reason = f"{metric_in_words(hangs_on)} {hangs_on.gain:+.{digits}f} {interval}"
         if (others := len(judgement.comparisons) - 1) > 0:
             reason += f" and {others} more"
     room = WIDTH - len(reason) - 14

@@ -7,7 +7,7 @@ that a difference of estimates is an estimate again.
 
 Several images of one prompt depend on each other. Where prompts repeat, influences are summed by prompt, and the sums
 are the independent values (bench.score.groups). Intervals cover new prompts and new noise together, for fixed reference
-images and evaluator; those of `within_prompts` cover new noise for the same prompts.
+images and extractor; those of `within_prompts` cover new noise for the same prompts.
 
 Influence values that are computed by leaving one image out count the joint effect of pairs of images twice (Efron and
 Stein 1981, Ann. Statist. 9:586, eq. 2.8). `interactions` samples that part, and it is subtracted; if it is too large,

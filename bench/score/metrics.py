@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.records.score import split_score
 from bench.score.estimate import Estimate, mean_estimate
 from bench.score.frechet import Reference, frechet_estimate
 from bench.score.groups import Groups
@@ -23,13 +24,14 @@ from bench.score.neighbours import (
 )
 
 _Features = Mapping[str, NDArray[Any]]
+PIXELS = "pixels"
+"""The set of features that no network computes."""
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """The reference images' embeddings (m, d) by a named evaluator, with an earlier result of `Reference.to_parts`."""
+    """The reference images' embeddings (m, d) by one extractor, with an earlier result of `Reference.to_parts`."""
 
-    evaluator: str
     embeddings: NDArray[np.floating]
     parts: Mapping[str, NDArray[np.float64]] | None = None
 
@@ -51,10 +53,11 @@ class RealImages:
 
 @dataclass(frozen=True)
 class Metric:
-    """A score. `title` is for display; `name(evaluator, n)` includes the protocol, so a bare "FID" is never printed.
+    """A score. `title` is for display; `name(n)` includes the protocol, so a bare "FID" is never printed.
 
-    `extractor` names the network of its features where it is not the evaluator. `fallback` is the score that replaces
-    it where it has no interval.
+    `needs` are features of the set `features`, which is None for scores of any extractor; `metric_of` then gives the
+    `extractor`. `network` is what computes its features, in its name. `fallback` is the score that replaces it where it
+    has no interval.
     """
 
     short: str
@@ -64,8 +67,10 @@ class Metric:
     estimate: Callable[[_Features, RealImages | None, Groups | None], Estimate]
     digits: int
     needs_reference: bool = False
-    extractor: str | None = None
+    features: str | None = None
+    network: str | None = None
     fallback: Metric | None = None
+    extractor: str = ""
 
     def of(self, features: _Features, real: RealImages | None, groups: Groups | None = None) -> Estimate:
         """Return the estimate from a cell's features; `groups` holds the prompt of each row (None: all different).
@@ -76,9 +81,19 @@ class Metric:
             raise ValueError(f"the stored features lack {', '.join(lacking)}; add them with `tcd-bench score`")
         return self.estimate(features, real, groups)
 
-    def name(self, evaluator: str, n: int) -> str:
+    @property
+    def score(self) -> str:
+        """The name in settings and claims: `fid@mini`, `sharpness`."""
+        return f"{self.short}@{self.extractor}" if self.extractor else self.short
+
+    @property
+    def feature_set(self) -> str:
+        """The name of the set of features that it needs: an extractor, `pixels`, or a network of its own."""
+        return self.features or self.extractor
+
+    def name(self, n: int) -> str:
         """Return the name with the protocol, for instance `fid_mini_n512`."""
-        return f"{self.short}_{self.extractor or evaluator}_n{n}"
+        return f"{self.short}_{self.network or self.extractor}_n{n}"
 
 
 def _accuracy(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
@@ -109,14 +124,22 @@ def _masked_kid(features: _Features, _: RealImages | None, groups: Groups | None
 
 
 def _mean_of(
-    short: str, title: str, higher_is_better: bool, digits: int, extractor: str | None = None, shares: bool = False
+    short: str,
+    title: str,
+    higher_is_better: bool,
+    digits: int,
+    features: str | None = None,
+    network: str | None = None,
+    shares: bool = False,
 ) -> Metric:
     """Return a score that is the mean of one number per image, or of one share from 0 to 1."""
 
     def found(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
         return mean_estimate(features[short], groups, shares)
 
-    return Metric(short, title, higher_is_better, (short,), found, digits, extractor=extractor)
+    return Metric(
+        short, title, higher_is_better, (short,), found, digits, features=features, network=network or features
+    )
 
 
 def _among_real(
@@ -156,22 +179,33 @@ METRICS: dict[str, Metric] = {
             _among_real("density", "Density", density_estimate),
             _among_real("coverage", "Coverage", coverage_estimate),
             _mean_of("clip_score", "CLIP score", True, 2),
-            _mean_of("sharpness", "Sharpness [levels]", True, 2, "pixels"),
-            _mean_of("bits_per_pixel", "Lossless coding [bits per pixel]", True, 2, "pixels"),
-            _mean_of("high_frequency", "High frequencies [levels]", True, 2, "pixels"),
-            _mean_of("gradient_entropy", "Entropy of gradients [bits]", True, 3, "pixels"),
-            _mean_of("pick_score", "PickScore", True, 2, "pickscore"),
-            _mean_of("image_reward", "ImageReward", True, 3, "imagereward"),
-            _mean_of("aesthetic_score", "Aesthetic score", True, 2, "laion"),
-            _mean_of("image_complexity", "Image complexity", True, 4, "icnet"),
+            _mean_of("sharpness", "Sharpness [levels]", True, 2, PIXELS),
+            _mean_of("bits_per_pixel", "Lossless coding [bits per pixel]", True, 2, PIXELS),
+            _mean_of("high_frequency", "High frequencies [levels]", True, 2, PIXELS),
+            _mean_of("gradient_entropy", "Entropy of gradients [bits]", True, 3, PIXELS),
+            _mean_of("pick_score", "PickScore", True, 2, "pick_score", "pickscore"),
+            _mean_of("image_reward", "ImageReward", True, 3, "image_reward", "imagereward"),
+            _mean_of("aesthetic_score", "Aesthetic score", True, 2, "aesthetic_score", "laion"),
+            _mean_of("image_complexity", "Image complexity", True, 4, "image_complexity", "icnet"),
             _mean_of("style_similarity", "Similarity to the style", True, 2),
             _mean_of("image_similarity", "Similarity to the image prompt", True, 2),
-            _mean_of("background_psnr", "PSNR outside the mask [dB]", True, 2, "pixels"),
-            _mean_of("background_lpips", "LPIPS outside the mask", False, 4, "alexnet"),
-            _mean_of("edge_agreement", "Agreement of edges", True, 3, "canny", shares=True),
-            _mean_of("depth_error", "Error of depth", False, 4, "dpt"),
+            _mean_of("background_psnr", "PSNR outside the mask [dB]", True, 2, PIXELS),
+            _mean_of("background_lpips", "LPIPS outside the mask", False, 4, "background_lpips", "alexnet"),
+            _mean_of("edge_agreement", "Agreement of edges", True, 3, PIXELS, "canny", shares=True),
+            _mean_of("depth_error", "Error of depth", False, 4, PIXELS, "dpt"),
             _mean_of("temporal_consistency", "Consistency in time", True, 2),
-            _mean_of("flicker", "Flicker [levels]", False, 3, "pixels"),
+            _mean_of("flicker", "Flicker [levels]", False, 3, PIXELS),
         )
     },
 }
+
+
+@cache
+def metric_of(score: str) -> Metric:
+    """Return the score of a name in settings, with its extractor and its fallback's: `fid@mini`, `sharpness`."""
+    short, extractor = split_score(score)
+    metric = METRICS[short]
+    if extractor is None:
+        return metric
+    fallback = metric.fallback and replace(metric.fallback, extractor=extractor)
+    return replace(metric, extractor=extractor, fallback=fallback)

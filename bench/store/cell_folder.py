@@ -1,15 +1,16 @@
 """One cell's folder in a run: its record, features, images and, while the cell is unfinished, its finished batches.
 
 `record.json` is written last: a cell is done when it exists; `failure.json` holds the record of the last failed
-attempt, `features-<extractor>.npz` the features, `images/00000.png` … the images, `batches-<extractor>/00000.npz` marks
-each finished batch, and `lease-…` names the worker that holds it.
+attempt, `features-<identity>.npz` a set of features, `images/00000.png` … the images, `batches-<identity>/00000.npz`
+marks each finished batch, and `lease-…` names the worker that holds it. The identity of features is a hash of what
+computes them, that of batches a hash over those of their sets of features.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.records.cell import content_hash
 from bench.records.errors import Corrupt, Damaged
 from bench.records.record import Calls, Record, to_tuples
 from bench.store.files import Files
@@ -28,10 +30,13 @@ GOOD, FAILED = "record.json", "failure.json"
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """A finished batch of an unfinished cell; `hashes` are of its images' pixels, one per image."""
+    """A finished batch of an unfinished cell, with its features by the identity of their set.
+
+    `hashes` are of its images' pixels, one per image.
+    """
 
     start: int
-    features: Arrays
+    features: Mapping[str, Arrays]
     calls: Calls
     sampling_s: float
     hashes: tuple[str, ...]
@@ -39,7 +44,7 @@ class StoredBatch:
     @property
     def count(self) -> int:
         """Number of images."""
-        return len(next(iter(self.features.values())))
+        return len(self.hashes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,33 +109,37 @@ class CellFolder:
             if name.startswith(("batches-", "lease-")):
                 self.files.remove(f"{self.name}/{name}")
 
-    def features_name(self, extractor: str) -> str:
-        """Return the name of the features' file below the root of the run."""
-        return f"{self.name}/features-{extractor}.npz"
+    def features_name(self, identity: str) -> str:
+        """Return the name of the file of a set of features below the root of the run."""
+        return f"{self.name}/features-{identity}.npz"
 
-    def has_features(self, extractor: str) -> bool:
+    def has_features(self, identity: str) -> bool:
         """Whether `features` exist."""
-        return self.files.exists(self.features_name(extractor))
+        return self.files.exists(self.features_name(identity))
 
-    def features(self, extractor: str, images: str = "") -> dict[str, NDArray[Any]]:
-        """Return per-image features of the finished cell by name, rows in the order of the prompts.
+    def missing_features(self, identities: Iterable[str]) -> list[str]:
+        """Return the sets of features that do not exist, in the given order."""
+        return [identity for identity in dict.fromkeys(identities) if not self.has_features(identity)]
+
+    def features(self, identity: str, images: str = "") -> dict[str, NDArray[Any]]:
+        """Return a set of per-image features of the finished cell by name, rows in the order of the prompts.
 
         `images` is the hash of the images that they were computed from. Raises Damaged where they belong to others.
         """
-        name = self.features_name(extractor)
+        name = self.features_name(identity)
         try:
             return read_arrays(self.files, name, images)
         except (Corrupt, FileNotFoundError) as error:
             raise Damaged(self.files.location, name, error) from error
 
-    def save_features(self, extractor: str, features: Arrays, images: str = "") -> None:
-        """Write features atomically, bound to the hash of the images that they were computed from."""
-        name = self.features_name(extractor)
+    def save_features(self, identity: str, features: Arrays, images: str = "") -> None:
+        """Write a set of features atomically, bound to the hash of the images that they were computed from."""
+        name = self.features_name(identity)
         put(self.files, name, pack_arrays(name, features, images))
 
-    def drop_features(self, extractor: str) -> None:
-        """Remove features."""
-        self.files.remove(self.features_name(extractor))
+    def drop_features(self, identity: str) -> None:
+        """Remove a set of features."""
+        self.files.remove(self.features_name(identity))
 
     def image_name(self, row: int) -> str:
         """Return the name of an image's file below the root of the run."""
@@ -164,18 +173,20 @@ class CellFolder:
         there = set(self.files.names(f"{self.name}/images")) if hashes else set()
         return [row for row, known in enumerate(hashes) if there and known and f"{row:05d}.png" not in there]
 
-    def save_batch(self, extractor: str, batch: StoredBatch, images: Iterable[bytes] = ()) -> None:
+    def save_batch(self, batch: StoredBatch, images: Iterable[bytes] = ()) -> None:
         """Write the files of a batch's images, unless they are stored already, then the mark of the finished batch."""
         for row, content in enumerate(images, batch.start):
             self.save_image(row, content, durable=False)
         note = json.dumps({"hashes": batch.hashes, "calls": asdict(batch.calls), "sampling_s": batch.sampling_s})
-        arrays = {**batch.features, "note": np.frombuffer(note.encode(), np.uint8)}
-        name = self._batch_name(extractor, batch.start)
-        put(self.files, name, pack_arrays(name, arrays))
+        arrays = {
+            f"{identity}/{name}": rows for identity, found in batch.features.items() for name, rows in found.items()
+        }
+        name = _mark(self.name, batch_identity(batch.features), batch.start)
+        put(self.files, name, pack_arrays(name, {**arrays, "note": np.frombuffer(note.encode(), np.uint8)}))
 
-    def load_batch(self, extractor: str, start: int) -> StoredBatch | None:
+    def load_batch(self, identity: str, start: int) -> StoredBatch | None:
         """Return a batch that was finished before, or None; a damaged one is set aside. Its images are not read."""
-        name = self._batch_name(extractor, start)
+        name = _mark(self.name, identity, start)
         try:
             arrays = read_arrays(self.files, name)
         except FileNotFoundError:
@@ -184,17 +195,34 @@ class CellFolder:
             quarantine(self.files, name, str(error))
             return None
         note = json.loads(arrays.pop("note").tobytes())
+        features: dict[str, dict[str, NDArray[Any]]] = {}
+        for place, rows in arrays.items():
+            owner, _, feature = place.partition("/")
+            features.setdefault(owner, {})[feature] = rows
         calls = Calls(**to_tuples(note["calls"]))
-        return StoredBatch(start, arrays, calls, note["sampling_s"], tuple(note["hashes"]))
+        return StoredBatch(start, features, calls, note["sampling_s"], tuple(note["hashes"]))
 
-    def batch_starts(self, extractor: str) -> set[int]:
+    def other_batches(self, identity: str, start: int) -> Iterator[StoredBatch]:
+        """Yield the same batch as it was finished with other sets of features."""
+        for folder in self.files.names(self.name):
+            other = folder.removeprefix("batches-")
+            if folder != other != identity and (batch := self.load_batch(other, start)) is not None:
+                yield batch
+
+    def batch_starts(self, identity: str) -> set[int]:
         """Return the first rows of all batches that are marked as finished."""
-        names = self.files.names(f"{self.name}/batches-{extractor}")
+        names = self.files.names(f"{self.name}/batches-{identity}")
         return {int(name.removesuffix(".npz")) for name in names if re.fullmatch(r"[0-9]{5,9}\.npz", name)}
 
-    def drop_batch(self, extractor: str, start: int) -> None:
+    def drop_batch(self, identity: str, start: int) -> None:
         """Remove the mark of a finished batch."""
-        self.files.remove(self._batch_name(extractor, start))
+        self.files.remove(_mark(self.name, identity, start))
 
-    def _batch_name(self, extractor: str, start: int) -> str:
-        return f"{self.name}/batches-{extractor}/{start:05d}.npz"
+
+def batch_identity(identities: Iterable[str]) -> str:
+    """Return the identity of batches that have these sets of features."""
+    return content_hash(sorted(identities))
+
+
+def _mark(cell: str, identity: str, start: int) -> str:
+    return f"{cell}/batches-{identity}/{start:05d}.npz"

@@ -92,9 +92,9 @@ class Store:
         """As `CellFolder.commit`."""
         return self.cell(record.key).commit(record, keep_images)
 
-    def features_of(self, record: Record, extractor: str) -> dict[str, NDArray[Any]]:
-        """Return the features of a record's own images; raises Damaged."""
-        return self.cell(record.key).features(extractor, record.images_hash)
+    def features_of(self, record: Record, identity: str) -> dict[str, NDArray[Any]]:
+        """Return a set of features of a record's own images; raises Damaged."""
+        return self.cell(record.key).features(identity, record.images_hash)
 
     def missing_images(self, record: Record) -> list[int]:
         """As `CellFolder.missing_images`."""
@@ -214,16 +214,17 @@ def quarantine_corrupt_features(store: Store, run: Run) -> list[str]:
     found = []
     for key in run.cells:
         record = store.cell(key).record()
+        for identity in run.features.values():
+            try:
+                if record is not None and store.cell(key).has_features(identity):
+                    store.features_of(record, identity)
+            except Damaged as error:
+                found.append(error)
+    for reference in run.references.values():
         try:
-            if record is not None and store.cell(key).has_features(run.extractor):
-                store.features_of(record, run.extractor)
+            store.load_reference(reference)
         except Damaged as error:
             found.append(error)
-    try:
-        if run.reference is not None:
-            store.load_reference(run.reference)
-    except Damaged as error:
-        found.append(error)
     for damaged in found:
         store.quarantine(damaged.name, damaged.why)
     return [damaged.name for damaged in found]

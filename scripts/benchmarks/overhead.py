@@ -17,14 +17,12 @@ from typing import Any
 
 import torch
 
-from bench.checkpoints.sources import local_path
 from bench.execute.cell_runner import DeviceQueue, Runner
-from bench.execute.feature_extraction import make_extractor, make_inputs
+from bench.execute.feature_extraction import load_extractors, make_feature_sets, make_inputs
 from bench.execute.job import prepare, resolve_concurrent_batches
 from bench.execute.malloc import keep_freed_memory
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Measure, check_experiment
-from bench.features.openclip import load_evaluator
 from bench.measure.stopwatch import Stopwatch
 from bench.records.cell import Cell
 from bench.records.record import Calls
@@ -41,18 +39,17 @@ def main() -> None:
     keep_freed_memory()
     settings = compose_settings([f"prompts.count={arguments.images}", "method=[tcd,dpmpp_2s]", "claim=[]", *overrides])
     job = prepare(check_experiment(settings))
-    directory = local_path(job.experiment.evaluator.source)
-    evaluator = load_evaluator("mini", directory, job.plan.cells[0].device)  # type: ignore[arg-type]
-    inputs = make_inputs(job.experiment, job.plan.cells[0].task, job.plan.cells[0].device)
-    extract = make_extractor(job.experiment, job.prompts, evaluator, inputs)
+    device = job.plan.cells[0].device
+    extractors = load_extractors(job.experiment, device)
+    inputs = make_inputs(job.experiment, job.plan.cells[0].task, device)
+    features = make_feature_sets(job.experiment, job.prompts, extractors, inputs, job.run.features, device)
 
     def fresh_runner() -> Runner:
         """One that has nothing in store: no first evaluation, no embedded prompt that another cell left."""
         return Runner(
             store=Store(Path(tempfile.mkdtemp())),
             prompts=job.prompts.texts,
-            extract=extract,
-            extractor=job.run.extractor,
+            features=features,
             measure=Measure(latency=False, memory=False),
             inputs=inputs,
             keep="all",

@@ -32,7 +32,7 @@ from bench.analysis.claims import LEVEL, judge_claims
 from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.analysis.sequential import nominal_level, path_of
 from bench.records.run import Run
-from bench.score.metrics import METRICS, RealImages
+from bench.score.metrics import RealImages, metric_of
 from bench.store.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -126,22 +126,23 @@ class Bootstrap:
 
     def __init__(self, store: Store, run: Run, repetitions: int) -> None:
         self._store, self._run, self._repetitions = store, run, repetitions
-        embeddings = store.load_reference(run.reference) if run.reference else None
-        self._real = None if embeddings is None else RealImages(run.evaluator, embeddings)
+        found = {name: store.load_reference(reference) for name, reference in run.references.items()}
+        self._real = {name: RealImages(embeddings) for name, embeddings in found.items() if embeddings is not None}
         self._known: dict[tuple[str, str], float] = {}
 
     def error(self, cell: ScoredCell, metric: str) -> float:
         """The standard deviation of the score as other tools print it, over the draws."""
         key = cell.record.key, metric
         if key not in self._known:
-            features = self._store.cell(cell.record.key).features(self._run.extractor)
+            own = metric_of(metric)
+            features = self._store.cell(cell.record.key).features(self._run.features[own.feature_set])
             rng = np.random.default_rng(0)
             count = len(next(iter(features.values())))
             values = []
             for _ in range(self._repetitions):
                 rows = rng.integers(count, size=count)
                 drawn = {name: array[rows] for name, array in features.items()}
-                values.append(METRICS[metric].of(drawn, self._real).value)
+                values.append(own.of(drawn, self._real.get(own.extractor)).value)
             self._known[key] = float(np.std(values, ddof=1))
         return self._known[key]
 

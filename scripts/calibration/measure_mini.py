@@ -20,7 +20,8 @@ from diffusers import AutoencoderKL
 
 from bench import Reference, frechet_distance
 from bench.checkpoints.sources import local_path
-from bench.features.openclip import Evaluator, encode_captions, images_to_features, load_evaluator
+from bench.features.extractor import Extractor, encode_captions, images_to_features
+from bench.features.openclip import load_open_clip
 from bench.mini import world
 from bench.report.data_frame import load_scores
 
@@ -34,15 +35,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=None)
     arguments = parser.parse_args()
     count = arguments.images
-    evaluator = load_evaluator("mini", WEIGHTS / "evaluator", "cpu")
+    extractor = load_open_clip("mini", WEIGHTS / "evaluator", "cpu")
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "teacher" / "vae", dtype=torch.float32).eval()
     scenes = [world.scene(seed) for seed in world.split_seeds("validation", count)]
     real = np.stack([world.render(scene) for scene in scenes])
     decoded = np.concatenate([round_trip(vae, real[i : i + 64]) for i in range(0, count, 64)])
     quality = {
         "images": count,
-        "real": read(evaluator, scenes, real),
-        "autoencoded": read(evaluator, scenes, decoded),
+        "real": read(extractor, scenes, real),
+        "autoencoded": read(extractor, scenes, decoded),
         "autoencoded_psnr_db": round(psnr(real, decoded), 2),
         "mebibytes": {
             path.name: round(sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 2**20, 2)
@@ -51,7 +52,7 @@ def main() -> None:
         },
     }
     half = count // 2
-    features = {name: embed(evaluator, images) for name, images in (("real", real), ("autoencoded", decoded))}
+    features = {name: embed(extractor, images) for name, images in (("real", real), ("autoencoded", decoded))}
     reference = Reference.of(features["real"][half:])
     quality["frechet_distance"] = {
         "real against other real": round(frechet_distance(features["real"][:half], reference).value, 3),
@@ -73,17 +74,17 @@ def shares(results: Path, real: float) -> dict[str, float]:
     return dict(zip(labels, (frame["value"] / real).round(4), strict=True))
 
 
-def read(evaluator: Evaluator, scenes: list[world.Scene], images: np.ndarray) -> dict[str, object]:
-    """Accuracies of the evaluator on images of known scenes."""
+def read(extractor: Extractor, scenes: list[world.Scene], images: np.ndarray) -> dict[str, object]:
+    """Accuracies of the extractor on images of known scenes."""
     truths = [tuple(world.counterfactuals(scene)) for scene in scenes]
-    captions = encode_captions(evaluator, [world.caption(scene) for scene in scenes], truths)
-    unit = embed(evaluator, images)
+    captions = encode_captions(extractor, [world.caption(scene) for scene in scenes], truths)
+    unit = embed(extractor, images)
     unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
     by_kind: dict[str, list[bool]] = defaultdict(list)
     for i, image in enumerate(unit):
         for name, wrong in zip(captions.kinds[i], captions.wrong[i], strict=True):  # type: ignore[index]
             by_kind[name.partition(".")[0]].append(bool(image @ captions.own[i] > (wrong @ image).max()))
-    features = [images_to_features(evaluator, images[i : i + 64], captions, i) for i in range(0, len(images), 64)]
+    features = [images_to_features(extractor, images[i : i + 64], captions, i) for i in range(0, len(images), 64)]
     rates = np.concatenate([f["attributes_right"] / f["attributes_named"] for f in features])
     return {
         "attribute_accuracy": round(float(rates.mean()), 4),
@@ -107,8 +108,8 @@ def retrieval(scenes: list[world.Scene], images: np.ndarray, texts: np.ndarray) 
     return float(np.mean(hits))
 
 
-def embed(evaluator: Evaluator, images: np.ndarray) -> np.ndarray:
-    return np.concatenate([evaluator.image_features(images[i : i + 64]) for i in range(0, len(images), 64)])
+def embed(extractor: Extractor, images: np.ndarray) -> np.ndarray:
+    return np.concatenate([extractor.image_features(images[i : i + 64]) for i in range(0, len(images), 64)])
 
 
 @torch.inference_mode()

@@ -28,10 +28,10 @@ import numpy as np
 
 from bench.__main__ import main as tcd_bench
 from bench.gate.completeness import read_whole
-from bench.pictures import is_whole, kept_images
+from bench.pictures import batch_images, kept_images
 from bench.records.errors import BenchError
 from bench.report.write import is_current
-from bench.store.cell_folder import FAILED, GOOD
+from bench.store.cell_folder import FAILED, GOOD, batch_identity
 from bench.store.store import Store
 from bench.workers.launch import Launch, WorkerState
 from bench.workers.leases import Leases
@@ -151,14 +151,17 @@ def readings(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
                 yield f"record {key}", lambda key=key: store.cell(key).record()  # type: ignore[misc]
         record = store.cell(key).record()
         if record is not None and record.status == "ok":
-            yield f"features {key}", lambda r=record: digest(store.features_of(r, run.extractor))  # type: ignore[misc]
+            for identity in run.features.values():
+                yield f"features {key}", lambda r=record, i=identity: digest(store.features_of(r, i))  # type: ignore[misc]
             for row in range(record.images.count if record.images else 0):
                 rows = range(row, row + 1)
                 yield f"image {key} {row}", lambda r=record, i=rows: digest({"image": kept_images(store, r, i)})  # type: ignore[misc]
-        for start in sorted(store.cell(key).batch_starts(run.extractor)):
-            yield f"batch {key} {start}", lambda key=key, start=start: batch(store, key, run.extractor, start)  # type: ignore[misc]
-    if run.reference is not None:
-        yield "reference", lambda: digest({"image": store.load_reference(str(run.reference))})
+        batches = batch_identity(run.features.values())
+        for start in sorted(store.cell(key).batch_starts(batches)):
+            marked = key, batches, start
+            yield f"batch {key} {start}", lambda marked=marked: batch(store, *marked)  # type: ignore[misc]
+    for reference in run.references.values():
+        yield "reference", lambda reference=reference: digest({"image": store.load_reference(reference)})  # type: ignore[misc]
     launch = Launch.latest(store.files)
     if launch is not None:
         yield "launch", lambda: Launch.latest(store.files)
@@ -186,12 +189,13 @@ def look_at_leases(store: Store) -> bool:
     return True
 
 
-def batch(store: Store, key: str, extractor: str, start: int) -> object:
+def batch(store: Store, key: str, batches: str, start: int) -> object:
     """A batch and its images, as a run that goes on takes them; None where it samples them again."""
-    found = store.cell(key).load_batch(extractor, start)
-    if found is None or not is_whole(store.cell(key), found):
+    found = store.cell(key).load_batch(batches, start)
+    if found is None or batch_images(store.cell(key), found) is None:
         return None
-    return digest({**found.features, "hashes": np.array(found.hashes)}), found.calls, found.sampling_s
+    features = {f"{identity}/{name}": rows for identity, own in found.features.items() for name, rows in own.items()}
+    return digest({**features, "hashes": np.array(found.hashes)}), found.calls, found.sampling_s
 
 
 def digest(arrays: Mapping[str, object] | None) -> str | None:
