@@ -130,7 +130,7 @@ def test_the_results_page_lists_every_file_of_a_run(place: Path) -> None:
     cell = next((run / "cells").iterdir())
     found = [*run.iterdir(), *cell.iterdir()]
     names = [re.sub(r"-[0-9a-f]{16}", "-<hash>", path.name) for path in found if path.name != "cells"]
-    listed = page.replace("<extractor>", "<hash>")
+    listed = page.replace("<identity>", "<hash>")
     assert [name for name in names if f"{name}`" not in listed and f"{name}/`" not in listed] == []
 
 
