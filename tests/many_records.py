@@ -46,7 +46,9 @@ def write(directory: Path, count: int) -> None:
     labels = {f"m{i}": f"method {i}" for i in range(10)}
     settings = asdict(check_experiment(compose_settings(["experiment=smoke", "claim=[]"])))
     settings = {**settings, "reference": {**settings.get("reference", {}), "count": 2048}}
-    store.save_run(Run("many", settings, tuple(keys), (), prompts, labels, ("fid", "clip_score"), (), "mini", "e", "r"))
+    metrics = "fid@mini", "clip_score@mini"
+    run = Run("many", settings, tuple(keys), (), prompts, labels, metrics, (), {"mini": "e"}, "r", {"mini": "r"})
+    store.save_run(run)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_cost_alone_is_measured_and_labelled_wherever_it_appears(
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["experiment=cost", "scores=[clip_score]"], "scores=[clip_score]"),
+        (["experiment=cost", "scores=[clip_score]"], "scores=[clip_score@mini]"),
         (["experiment=smoke", "weights=random", "scores=[]", "claim=[]"], "models.mini.architecture"),
         (["experiment=guide_canny", "weights=random", "scores=[]"], "task=canny"),
     ],

@@ -183,7 +183,10 @@ def test_plan_shows_what_claims_compare_and_lack_before_anything_runs(
     more = ("scores=[fid,attribute_accuracy]", "methods.tcd.steps=[2,4,8,16]", "method=[tcd,dpmpp_2s,ddim]")
     assert main(["plan", *overrides(claims, *NO_ADAPTER, *more)]) == 0
     shown = capsys.readouterr().out
-    assert "tcd_few_steps: TCD beats DPM-Solver++(2S) at 2 and at 4 steps (better by fid, attribute_accuracy)" in shown
+    assert (
+        "tcd_few_steps: TCD beats DPM-Solver++(2S) at 2 and at 4 steps (better by fid@mini, attribute_accuracy@mini)"
+        in shown
+    )
     assert "    mini: tcd 4 steps eta 0.3 against dpmpp_2s 4 steps\n" in shown
     assert "    LACKS mini_bf16: tcd 4 steps eta 0.3 is not in the grid\n" in shown
     assert "mini: tcd 4 steps eta 0.3 against the costliest dpmpp_2s of no more evaluations\n" in shown

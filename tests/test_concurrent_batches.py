@@ -177,7 +177,7 @@ def test_on_a_gpu_one_batch_is_sampled_while_features_of_another_are_computed(
 
     def extract(images: np.ndarray, start: int, shared: dict[str, Any]) -> Mapping[str, np.ndarray]:
         extracting.wait()  # for another batch, so that both are extracted at once
-        return row(images, start)
+        return row(images, start, shared)
 
     runner = make_runner(tmp_path, one_samples, extract)
     if not one_samples:

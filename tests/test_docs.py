@@ -156,11 +156,16 @@ def leads_somewhere(word: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_names_on_a_page_exist(page: Path, documented_settings: re.Pattern[str]) -> None:
+    from bench.score.metrics import METRICS
+
     known = known_words(documented_settings)
 
     def exists(word: str) -> bool:
         if word in FOREIGN or word in known or word.startswith(("tcd-bench", "pip install tcd-bench", "./scripts/")):
             return True  # commands are run by test_docs_commands.py
+        short, _, extractor = word.partition("@")
+        if short in METRICS and extractor in known:
+            return True
         name = re.split(r"=|: ", word)[0]
         if word.startswith("results/") and not (PROJECT / word).exists():
             return word.split("/")[1] in ("mine", "mini", "smoke", "<name>", "mini-seed=0", "mini-seed=1", "")

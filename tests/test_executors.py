@@ -289,7 +289,7 @@ def test_a_pool_replaces_workers_that_stop_or_die_while_work_is_left(store: Stor
         Reporter(store.files, "launch", executor.workers[-1].name, "cpu").enter("sampling", None)
         executor.workers[-1].code = -9
         assert pool.reconcile(2)
-        assert pool.deaths == death + 1, "a worker that had begun to work is no failed start"
+        assert pool.deaths == death + 1, "a worker that had begun to work did not fail to start"
     executor.workers[-1].code = STOPPED
     assert pool.reconcile(2)
     assert pool.deaths == 4

@@ -45,7 +45,7 @@ def perturbed(source: Path, place: Path, seed: int) -> Path:
 
 @pytest.fixture
 def home(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory of a user with conf/extractor/{a,b,c}.yaml for OpenCLIP models of their own."""
+    """A directory of a user with conf/extractor/{a,b,c}.yaml for their OpenCLIP models."""
     (tmp_path / "conf" / "extractor").mkdir(parents=True)
     for seed, name in enumerate("abc"):
         perturbed(models / "evaluator", tmp_path / name, seed)

@@ -15,7 +15,6 @@ from bench.checkpoints.sources import name_weights, weights_directory
 from bench.features.extractor import Extractor, encode_captions, find_cut, images_to_features
 from bench.features.inception import load_inception
 from bench.features.openclip import load_open_clip
-from bench.features.pixels import complexity
 from bench.records.errors import BenchError
 
 
@@ -76,7 +75,7 @@ def test_inception_equals_torch_fidelity(tmp_path: Path, monkeypatch: pytest.Mon
     found = own.image_features(images)
     assert found.shape == (2, 2048)
     np.testing.assert_array_equal(found, network(torch.from_numpy(images).permute(0, 3, 1, 2))[0].numpy())
-    assert set(images_to_features(own, images, None, 0)) == {"image", *complexity(images)}
+    assert set(images_to_features(own, images, None, 0)) == {"image"}
     with pytest.raises(BenchError, match="has no text encoder"):
         own.text_features(["a cat"])
     assert len(name_weights("inception://")) == 16

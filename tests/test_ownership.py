@@ -182,7 +182,7 @@ def test_a_preference_model_stays_with_its_score_and_its_weights(
     monkeypatch.setitem(MANIFEST, "image_complexity", replace(MANIFEST["image_complexity"], sha256=None))
     begin(ask("claim=[]", "scores=[image_complexity]", f"preference_models.image_complexity={path}"))
     joined = join(ask("claim=[]", "scores=[fid]"))
-    assert joined.scores == ["image_complexity", "fid"]
+    assert joined.scores == ["image_complexity", "fid@mini"]
     assert joined.preference_models == {"image_complexity": str(path)}
     path.write_bytes(b"other weights")
     with pytest.raises(BenchError, match=r"preference_models\.image_complexity is"):

@@ -52,8 +52,8 @@ def test_a_cell_scored_in_another_process_is_the_same_and_finds_its_fallback(tmp
             other = sent.estimates[short]
             assert estimate.to_score() == other.to_score()
             assert np.array_equal(estimate.influence, other.influence)
-            assert (estimate.fallback is None) == (estimate.caveat is None or short != "fid")
-            if short == "fid":
+            assert (estimate.fallback is None) == (estimate.caveat is None or short != "fid@mini")
+            if short == "fid@mini":
                 without += estimate.caveat is not None
                 ours, theirs = (one.fallback(short) for one in (cell, sent))
                 computed = cell.source.estimate(cell.record, metric_of("kid@mini"))

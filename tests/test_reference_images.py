@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import make_run
 from PIL import Image
 
 from bench.__main__ import main
-from bench.execute.job import make_reference
+from bench.execute.job import make_references
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.generate import image_folders, reference_images
@@ -222,8 +223,8 @@ def test_some_reference_images_are_kept_with_their_features(
     Image.new("RGB", (1024, 512), (0, 0, 200)).save(folder / "0.PNG")
     experiment = check_experiment(compose_settings(overrides(f"reference.source={folder}", "reference.count=5")))
     store = Store(tmp_path_factory.mktemp("run"))
-    blind: Any = SimpleNamespace(image_features=lambda images: np.zeros((len(images), 4)))
-    make_reference(experiment, "r", store, blind)
+    blind: Any = SimpleNamespace(image_features=lambda images, _: np.zeros((len(images), 4)))
+    make_references(experiment, make_run(), store, {"mini": blind})
     kept = {name: Image.open(io.BytesIO(content)) for name, content in load_pictures(store.files, "reference", "r")}
     assert {name: image.size for name, image in kept.items()} == {
         **{"0.PNG": (512, 256), "1.PNG": (8, 6), "2.PNG": (8, 6), "3.PNG": (4, 4), "4.PNG": (8, 6)}

@@ -1,6 +1,6 @@
 """Feature extraction: an experiment's task inputs, and the sets of features that are computed from its images.
 
-Each extractor, the pixels, and each network of a single score have a set of their own, which an identity names by the
+Each extractor, the pixels, and each network of a single score have their own set, which an identity names by the
 content of what computes it.
 """
 

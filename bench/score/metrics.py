@@ -88,7 +88,7 @@ class Metric:
 
     @property
     def feature_set(self) -> str:
-        """The name of the set of features that it needs: an extractor, `pixels`, or a network of its own."""
+        """The name of the set of features that it needs: an extractor, `pixels`, or its own network."""
         return self.features or self.extractor
 
     def name(self, n: int) -> str:

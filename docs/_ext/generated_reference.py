@@ -28,6 +28,7 @@ NAMED = {
     "models": "<name>",
     "methods": "<name>",
     "claims": "<name>",
+    "extractors": "<name>",
     "trackers": "<name>",
     "adapters": "<adapter>",
     "parts": "<part>",
