@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any
@@ -138,9 +138,21 @@ def plan(settings: _Settings) -> int:
 def report(settings: _Settings) -> int:
     """Write tables, plots and report.html of the run in `results` from its records, and print the summary.
 
-    Exit codes: 0 done; 2 refused: there is no run, a setting is wrong, or a stored file is damaged.
+    Several runs, as in 'results=[results/a,results/b]' output=results/joint, make one report in `output`.
+
+    Exit codes: 0 done; 2 refused: there is no run, a setting is wrong, runs contradict each other, or a stored file is
+    damaged.
     """
-    return _report_of(_finished_store(settings))
+    from bench.experiment.verbs import check_report
+    from bench.store.store import Store
+
+    results, output = check_report(settings)
+    runs = [Store(location, writable=False) for location in results]
+    if output is None:
+        return _report_of(runs[0])
+    if Store.of_run(output):
+        raise BenchError(f"output={output} holds a run; give a directory of its own, as in output=results/joint")
+    return _report_of(Store(output), runs)
 
 
 def _finished_store(settings: _Settings) -> Store:
@@ -151,21 +163,22 @@ def _finished_store(settings: _Settings) -> Store:
     return Store(check_settings(Experiment, settings).results, writable=False)
 
 
-def _report_of(store: Store) -> int:
+def _report_of(store: Store, runs: Sequence[Store] = ()) -> int:
     while True:
         try:
-            return _show_report(store)
+            return _show_report(store, runs)
         except Damaged as error:
             if not error.name.endswith(".png"):
                 raise
-            store.quarantine(error.name, error.why)  # only a picture: no number depends on it
+            home = next(home for home in (store, *runs) if home.location == error.location)
+            home.quarantine(error.name, error.why)  # only a picture: no number depends on it
 
 
-def _show_report(store: Store) -> int:
+def _show_report(store: Store, runs: Sequence[Store] = ()) -> int:
     """Write the report where it is out of date, and print its summary; returns 0. Raises Damaged."""
     from bench.report.write import write_report
 
-    page = write_report(store)
+    page = write_report(store, runs)
     found = (store.read_bytes("summary.txt") or b"").decode(errors="replace")
     encoding = sys.stdout.encoding or "utf-8"
     print(found.encode(encoding, "replace").decode(encoding))
@@ -261,7 +274,7 @@ VERBS: dict[str, Callable[[_Settings], int]] = {
     "gate": gate,
     "gate accept": accept_baseline,
 }
-CONFIGS = {"conform": "conform", "gate": "gate", "gate accept": "gate", "score": "score"}
+CONFIGS = {"report": "report", "conform": "conform", "gate": "gate", "gate accept": "gate", "score": "score"}
 """The configuration of the remaining verbs, which work on an experiment, is conf/config.yaml."""
 
 

@@ -130,26 +130,26 @@ def test_no_value_of_an_eta_map_overwrites_another(change: Mapping[str, Any]) ->
 
 def test_a_difference_is_a_column_only_where_it_distinguishes_cells() -> None:
     sdxl = replace(START, base=replace(START.base, name="sdxl", dtype="float16", weights="x"))
-    assert further_traits([START, sdxl]) == [], "the base says it"
+    assert further_traits([scored(START), scored(sdxl)]) == [], "the base says it"
     half = changed(START, {"base": {"dtype": "float16"}})
-    assert [trait.head for trait in further_traits([START, half, sdxl])] == ["dtype"]
-    assert [trait.of(half) for trait in further_traits([START, half])] == ["float16"]
+    assert [trait.head for trait in further_traits([*map(scored, (START, half, sdxl))])] == ["dtype"]
+    assert [trait.of(scored(half)) for trait in further_traits([scored(START), scored(half)])] == ["float16"]
 
 
 def test_the_columns_that_are_always_there_are_not_repeated() -> None:
     for change in ({"steps": 5}, {"eta": None}, {"guidance_scale": 3.0}, {"method": "lcm"}):
-        assert further_traits([START, replace(START, **change)]) == [], change
+        assert further_traits([scored(START), scored(replace(START, **change))]) == [], change
 
 
 def test_a_missing_eta_is_not_zero_and_random_weights_are_named() -> None:
     random = replace(CELL, base=replace(CELL.base, weights="random-1"))
     shown = {trait.head: trait.of for trait in traits(RUN, [])}
-    assert [shown["η"](replace(CELL, eta=eta)) for eta in (None, 0.0)] == ["–", "0"]
-    assert [shown["Base"](cell) for cell in (CELL, random)] == ["mini", "mini (cost only)"]
+    assert [shown["η"](scored(replace(CELL, eta=eta))) for eta in (None, 0.0)] == ["–", "0"]
+    assert [shown["Base"](scored(cell)) for cell in (CELL, random)] == ["mini", "mini (cost only)"]
 
 
 def test_long_values_with_a_common_prefix_are_distinguished() -> None:
-    cells = [changed(START, {"task": {"settings": {"strength": "x" * 50 + end}}}) for end in "ab"]
+    cells = [scored(changed(START, {"task": {"settings": {"strength": "x" * 50 + end}}})) for end in "ab"]
     (trait,) = further_traits(cells)
     first, second = map(trait.of, cells)
     assert first != second
@@ -158,5 +158,5 @@ def test_long_values_with_a_common_prefix_are_distinguished() -> None:
 
 def test_parts_are_named_by_their_role() -> None:
     parts = [(Part("controlnet", "x", "w1"), Part("vae", "y", weights)) for weights in ("w1", "w2")]
-    cells = [replace(START, base=replace(START.base, parts=pair)) for pair in parts]
+    cells = [scored(replace(START, base=replace(START.base, parts=pair))) for pair in parts]
     assert [trait.head for trait in further_traits(cells)] == ["parts vae weights"]

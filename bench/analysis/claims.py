@@ -136,14 +136,20 @@ class _Tried:
 
 def judge_run(scored: ScoredRun) -> list[Judgement]:
     """Judge all claims of a stored run, and record in its store that they were judged."""
-    judgements = judge_claims(scored.run, scored.cells)
-    note_look(scored.store, scored.run, [judgement.claim for judgement in judgements if judgement.comparisons])
+    judgements = _judge_all(scored.run, [(claim, scored.compared_by(claim)) for claim in scored.run.claims])
+    if not scored.joined:  # a report of several runs does not look at more images than theirs
+        note_look(scored.store, scored.run, [judgement.claim for judgement in judgements if judgement.comparisons])
     return judgements
 
 
 def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
     """Judge all claims of a run."""
-    compared = [(claim, *_compare(claim, cells)) for claim in run.claims]
+    return _judge_all(run, [(claim, cells) for claim in run.claims])
+
+
+def _judge_all(run: Run, asked: Sequence[tuple[Claim, Sequence[ScoredCell]]]) -> list[Judgement]:
+    """Judge claims together, each about its own cells."""
+    compared = [(claim, *_compare(claim, cells)) for claim, cells in asked]
     n = max((test.comparison.n for _, found, _ in compared for test in found), default=0)
     if not n:
         return [Judgement(claim, "not tested", (), missing) for claim, _, missing in compared]
@@ -211,39 +217,43 @@ def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> l
 def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], tuple[str, ...]]:
     found: list[_Tested] = []
     missing: list[str] = []
-    for model in dict.fromkeys(cell.record.cell.base.name for cell in cells):
+    groups: dict[tuple[str, str], list[ScoredCell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.record.cell.base.name, cell.setting), []).append(cell)
+    for (model, setting), own in groups.items():
         for mine, yours in claim.steps():
-            theirs = ours = _find(cells, model, claim.subject, mine)
+            theirs = ours = _find(own, claim.subject, mine)
             if yours is not None:
-                theirs = _find(cells, model, claim.object, yours)
+                theirs = _find(own, claim.object, yours)
             elif isinstance(ours, ScoredCell):
-                theirs = _find_within(cells, model, claim, ours)
-            for side, steps, cell in ((claim.subject, mine, ours), (claim.object, yours, theirs)):
-                if isinstance(cell, Missing):
-                    missing.append(f"{model} {side.label(steps)} ({cell.reason})")
+                theirs = _find_within(own, claim, ours)
+            for side, steps, found_cell in ((claim.subject, mine, ours), (claim.object, yours, theirs)):
+                if isinstance(found_cell, Missing):
+                    where = ", ".join(filter(None, (f"{model} {side.label(steps)}", setting)))
+                    missing.append(f"{where} ({found_cell.reason})")
             if isinstance(ours, Missing) or isinstance(theirs, Missing):
                 continue
             for metric in claim.metrics:
                 lacking = [cell for cell in (ours, theirs) if metric not in cell.estimates]
-                missing += [f"{metric} of {cell.record.cell.label}" for cell in lacking]
+                missing += [f"{metric} of {cell.label}" for cell in lacking]
                 if not lacking:
                     found.append(_comparison(claim, metric, model, ours, theirs))
     return found, tuple(dict.fromkeys(missing))
 
 
-def _find_within(cells: Sequence[ScoredCell], model: str, claim: Claim, ours: ScoredCell) -> ScoredCell | Missing:
+def _find_within(cells: Sequence[ScoredCell], claim: Claim, ours: ScoredCell) -> ScoredCell | Missing:
     """Return the object's costliest cell that costs no more than the subject's, or why there is none."""
     if claim.equal == "latency" and ours.disturbed:
         return _disturbed(ours)
     budget = cost_of(ours.record, claim.equal)
     unit = "denoiser evaluations" if claim.equal == "evaluations" else "seconds per image"
     if budget is None:
-        return Missing(f"the {unit} of {ours.record.cell.label} are not known")
+        return Missing(f"the {unit} of {ours.label} are not known")
     allowed = budget * (1.0 if claim.equal == "evaluations" else 1 + LATENCY_LEEWAY)
     counts = {cell.record.cell.steps for cell in cells if cell.record.cell.method == claim.object.method}
     affordable, unsure = [], []
     for steps in sorted(counts):
-        found = _find(cells, model, claim.object, steps)
+        found = _find(cells, claim.object, steps)
         if isinstance(found, Missing):
             continue
         if claim.equal == "latency" and found.disturbed:
@@ -257,13 +267,12 @@ def _find_within(cells: Sequence[ScoredCell], model: str, claim: Claim, ours: Sc
 
 
 def _disturbed(scored: ScoredCell) -> Missing:
-    return Missing(f"the latency of {scored.record.cell.label} was disturbed: {scored.disturbed}; measure it again")
+    return Missing(f"the latency of {scored.label} was disturbed: {scored.disturbed}; measure it again")
 
 
-def _find(cells: Sequence[ScoredCell], model: str, side: Side, steps: int) -> ScoredCell | Missing:
+def _find(cells: Sequence[ScoredCell], side: Side, steps: int) -> ScoredCell | Missing:
     """The one cell that a side of a claim selects, or why there is none."""
-    of_model = (scored for scored in cells if scored.record.cell.base.name == model)
-    matches = [s for s in of_model if s.record.cell.steps == steps and side.fits(s.record.cell)]
+    matches = [s for s in cells if s.record.cell.steps == steps and side.fits(s.record.cell)]
     if len(matches) > 1:
         return Missing(f"{len(matches)} cells fit, say which eta or guidance scale")
     if not matches:
@@ -288,8 +297,8 @@ def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: 
     comparison = Comparison(
         model=model,
         metric=metric,
-        subject=mine.record.cell.label,
-        object=yours.record.cell.label,
+        subject=mine.label,
+        object=yours.label,
         subject_value=ours.debiased_value,
         object_value=theirs.debiased_value,
         gain=gain.debiased_value,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -15,7 +15,7 @@ from bench.parallel import map_forked
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError, StoreError
 from bench.records.record import Record
-from bench.records.run import Run
+from bench.records.run import Claim, Run
 from bench.score.estimate import Estimate
 from bench.score.groups import Groups
 from bench.score.metrics import Metric, RealImages, metric_of
@@ -32,7 +32,8 @@ class ScoredCell:
 
     `problems` gives, by score, the reason why there is no estimate. `cut_prompts` counts, by extractor, the prompts
     above its limit. `disturbed` is the reason why its latency is invalid, None where it is valid (bench.analysis.pace).
-    `source` is the data it was scored from.
+    `source` is the data it was scored from. In a report of several runs, `traits` are the columns in which these runs
+    differ, with the cell's text in each, and `setting` says in words which cells it is compared with.
     """
 
     record: Record
@@ -41,6 +42,13 @@ class ScoredCell:
     cut_prompts: Mapping[str, int] = field(default_factory=dict)
     disturbed: str | None = None
     source: StoredFeatures | None = None
+    traits: Mapping[str, str] = field(default_factory=dict)
+    setting: str = ""
+
+    @property
+    def label(self) -> str:
+        """The cell's display name, with its setting where runs of a report differ in it."""
+        return ", ".join(filter(None, (self.record.cell.label, self.setting)))
 
     def fallback(self, score: str) -> Estimate | None:
         """Return the estimate that replaces an invalid interval, alone or in a difference; None where there is none."""
@@ -51,11 +59,37 @@ class ScoredCell:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A loaded and scored run; cells in the plan's order, without those that have no record."""
+    """A loaded and scored run; cells in the plan's order, without those that have no record.
+
+    Several runs in one report are one as well (bench.report.joint): `joined` are they by their names, `compared` the
+    cells that each of its claims compares, by its name, `distinct` the cells without repetition of those that are the
+    same in several runs.
+    """
 
     store: Store
     run: Run
     cells: tuple[ScoredCell, ...]
+    joined: Mapping[str, ScoredRun] = field(default_factory=dict)
+    compared: Mapping[str, Sequence[ScoredCell]] = field(default_factory=dict)
+    distinct: tuple[ScoredCell, ...] = ()
+
+    @property
+    def images(self) -> tuple[ScoredCell, ...]:
+        """The cells, each once."""
+        return self.distinct or self.cells
+
+    @property
+    def parts(self) -> list[ScoredRun]:
+        """The runs that it consists of: itself, or those that were joined."""
+        return [*self.joined.values()] or [self]
+
+    def compared_by(self, claim: Claim) -> Sequence[ScoredCell]:
+        """Return the cells that a claim of the run is about."""
+        return self.compared.get(claim.name, self.cells)
+
+    def home_of(self, cell: ScoredCell) -> tuple[Store, Run]:
+        """Return where a cell's pictures are stored, and the run with its prompts."""
+        return (self.store, self.run) if cell.source is None else (cell.source.store, cell.source.run)
 
     @classmethod
     def load(cls, store: Store, run: Run | None = None) -> ScoredRun:

@@ -35,7 +35,7 @@ from bench.experiment.config import Experiment
 from bench.experiment.hydra_errors import explain_composition, in_one_message, unknown_setting
 from bench.experiment.overrides import Override, chosen, give_directories, label_jobs, read_arguments, summarise_sweep
 from bench.experiment.schema import Types, narrow, references, types_at, value_at
-from bench.experiment.verbs import ConformChoice, GateChoice, ScoreChoice
+from bench.experiment.verbs import ConformChoice, GateChoice, ReportChoice, ScoreChoice
 from bench.experiment.yaml_reader import read_value
 from bench.records.errors import BenchError
 
@@ -56,13 +56,15 @@ in most shells. {flags}
 
 
 def schema_of(config_name: str) -> type[Any]:
-    """Return the typed settings of a file of conf/: config, conform, gate or score."""
-    return {"gate": GateChoice, "score": ScoreChoice, "conform": ConformChoice}.get(config_name, Experiment)
+    """Return the typed settings of a file of conf/: config, report, conform, gate or score."""
+    own = {"gate": GateChoice, "score": ScoreChoice, "conform": ConformChoice, "report": ReportChoice}
+    return own.get(config_name, Experiment)
 
 
 def groups_of(config_name: str) -> dict[str, list[str]]:
     """Return the groups of files that a verb chooses from, with their names."""
-    every = {"config": GROUPS.keys() - {"scheduler"}, "conform": {"scheduler"}, "score": {"extractor"}}
+    of_experiments = GROUPS.keys() - {"scheduler"}
+    every = {"config": of_experiments, "report": of_experiments, "conform": {"scheduler"}, "score": {"extractor"}}
     own = every.get(config_name, set())
     return {group: names for group, names in config_groups().items() if group in own}
 
@@ -297,12 +299,14 @@ def _help(verb: str, summary: str, settings: _Settings, config_name: str) -> str
 
 _EXAMPLES = {
     "config": ("experiment=smoke or 'method=[tcd,ddim]'", "prompts.count=64"),
+    "report": ("experiment=smoke", "results=results/mine"),
     "conform": ("scheduler=ddim", "scheduler._target_=my_fork.TCDScheduler"),
     "gate": ("", "images.share=0.05"),
     "score": ("extractor=[dinov2]", "'scores=[cmmd,fid@dinov2]'"),
 }
 _NOTES = {
     "config": "\nWith -m a comma separates values; quote a text that holds one.",
+    "report": "\nSeveral runs make one report: 'results=[results/a,results/b]' output=results/joint.",
     "conform": "",
     "gate": "\ntcd-bench gate accept candidate=… baseline=… author=… reason=… makes the candidate the baseline.",
     "score": "\nMissing features are computed from kept images (keep=all); without kept images nothing is changed.",

@@ -1,4 +1,4 @@
-"""The settings of the verbs that run no experiment, as typed, checked data: score, conform and gate."""
+"""The settings of the verbs that run no experiment, as typed, checked data: report, score, conform and gate."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from bench.experiment.conf_files import conf_directories, read_config
-from bench.experiment.config import check_settings
+from bench.experiment.config import Experiment, check_settings
 from bench.experiment.extractors import ExtractorChoice
+from bench.experiment.hydra_errors import written
 from bench.experiment.value_types import (
     STRICT,
     AnyNumber,
@@ -56,6 +57,55 @@ class ScoreChoice:
     """Checkpoints of the preference models, by score."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1` …"""
+
+
+@dataclass(config=STRICT)
+class ReportChoice(Experiment):
+    """The settings of `tcd-bench report`: those of an experiment, whose directory is found from its name."""
+
+    results: Annotated[Source, Field(min_length=1)] | Annotated[list[Source], Field(min_length=1)]  # type: ignore[assignment]
+    """Directory or URL of the run, or several in brackets, which `output` joins in one report."""
+    output: Source | None = None
+    """Directory or URL of one report of several runs."""
+
+
+def check_report(settings: Mapping[str, Any]) -> tuple[list[str], str | None]:
+    """Return the directories of the runs, and that of their joint report; None for the report of a single run.
+
+    Raises BenchError for several directories without an output, an output for one, or one in a run.
+    """
+    choice = check_settings(ReportChoice, settings)
+    results = [choice.results] if isinstance(choice.results, str) else [*choice.results]
+    if len(results) == 1:
+        if choice.output is not None:
+            raise BenchError(
+                f"output={choice.output} was given with one run; the report of a single run is written into its own "
+                "directory, so leave output out, or give several runs, as in 'results=[results/a,results/b]'"
+            )
+        return results, None
+    if choice.output is None:
+        raise BenchError(
+            f"results={written(results)} was given without an output; name the directory of the joint report, as in "
+            "output=results/joint"
+        )
+    places = [_place(location) for location in (*results, choice.output)]
+    *homes, output = places
+    if twice := [results[i] for i, home in enumerate(homes) if home in homes[:i]]:
+        raise BenchError(f"results: {twice[0]} occurs twice; give each run once")
+    for location, home in zip(results, homes, strict=True):
+        if output[: len(home)] == home:
+            raise BenchError(
+                f"output={choice.output} is in the run {location}; give a directory of its own, as in "
+                "output=results/joint"
+            )
+    return results, choice.output
+
+
+def _place(location: str) -> tuple[str, ...]:
+    """Return the parts of a location, the same for each way of writing it."""
+    if "://" in location:
+        return tuple(part for part in location.split("/") if part not in ("", "."))
+    return Path(location).expanduser().resolve().parts
 
 
 @dataclass(config=STRICT)

@@ -17,6 +17,7 @@ from bench.pictures import load_pictures
 from bench.printable import printable, spreadsheet_text
 from bench.records.run import Run
 from bench.report.image_grid import draw_grid, films, prompt_grids
+from bench.report.joint import join_runs
 from bench.report.page import Plot, render_page
 from bench.report.per_prompt import prompt_differences
 from bench.report.published import beside_table, draw_beside
@@ -37,22 +38,25 @@ class Made:
 
 
 @collector_paused()
-def make_report(store: Store, inputs: str) -> Made:
-    """Make everything; the page carries the hash of its `inputs`. Raises Damaged for a feature file or an image."""
-    from bench.report.data_frame import scores_to_frame  # pandas is slow to import
+def make_report(store: Store, inputs: str, runs: Sequence[Store] = ()) -> Made:
+    """Make everything, of the run in `store` or of several `runs`; the page carries the hash of its `inputs`.
 
-    scored = ScoredRun.load(store)
+    Raises Damaged for a feature file or an image, and BenchError for runs that cannot be joined.
+    """
+    from bench.report.data_frame import joined_scores_to_frame  # pandas is slow to import
+
+    scored = join_runs(store, runs) if runs else ScoredRun.load(store)
     run, cells, judgements = scored.run, scored.cells, judge_run(scored)
-    pairs = set_beside(run, cells, load_published())
+    pairs = [pair for part in scored.parts for pair in set_beside(part.run, part.cells, load_published())]
     tables = {
         table.name: table
         for table in (
-            *(verdict_table(run, judgements), score_table(run, cells), cost_table(run, cells)),
+            *(verdict_table(run, judgements), score_table(run, scored.images), cost_table(run, cells)),
             *(beside_table(run, pairs), settings_table(run, cells)),
         )
         if table.rows and (table.name != "scores" or run.metrics)
     }
-    frame = scores_to_frame(run, cells)
+    frame = joined_scores_to_frame(scored)
     texts: list[str] = list(frame.select_dtypes("str").columns)
     frame[texts] = frame[texts].map(spreadsheet_text, na_action="ignore")
     files = {"scores.csv": frame.to_csv(index=False, lineterminator="\n").encode()}
@@ -70,9 +74,11 @@ def make_report(store: Store, inputs: str) -> Made:
         files["grid.png"] = picture.getvalue()
     files |= films(grids)
     behind = prompt_differences(scored, judgements)
-    real = load_pictures(store.files, "reference", run.real_images) if run.real_images else []
-    page = render_page(run, cells, judgements, tables, plots, grids, behind, inputs, real)
-    return Made({**files, "report.html": page.encode()}, [*_missing_images(scored), *_missing_features(scored)])
+    homes = {part.run.real_images: part.store for part in scored.parts if part.run.real_images}
+    real = [shown for name, home in homes.items() for shown in load_pictures(home.files, "reference", name)]
+    page = render_page(scored, judgements, tables, plots, grids, behind, inputs, real)
+    lacks = [] if runs else [*_missing_images(scored), *_missing_features(scored)]
+    return Made({**files, "report.html": page.encode()}, lacks)
 
 
 def _missing_images(scored: ScoredRun) -> list[str]:

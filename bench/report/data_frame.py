@@ -59,6 +59,14 @@ def load_scores(results: Path | str) -> pd.DataFrame:
     return scores_to_frame(scored.run, scored.cells)
 
 
+def joined_scores_to_frame(scored: ScoredRun) -> pd.DataFrame:
+    """As `scores_to_frame`; of several runs the rows of each, and before all other columns `run`, which names it."""
+    if not scored.joined:
+        return scores_to_frame(scored.run, scored.cells)
+    frames = {name: scores_to_frame(part.run, part.cells) for name, part in scored.joined.items()}
+    return pd.concat(frames, names=["run"]).reset_index("run").astype({"run": "str"}).reset_index(drop=True)
+
+
 def scores_to_frame(run: Run, cells: Sequence[ScoredCell]) -> pd.DataFrame:
     """One row per cell and metric with the 95% interval, unrounded; a cell without scores has one row as well."""
     rows = [row for scored in cells for row in _rows(run, scored)]

@@ -27,33 +27,56 @@ class Trait:
 
     head: str
     numeric: bool
-    of: Callable[[Cell], str]
+    of: Callable[[ScoredCell], str]
 
 
 def traits(run: Run, cells: Sequence[ScoredCell]) -> list[Trait]:
     """Return base, method, eta, guidance, steps, and all other fields that distinguish the cells."""
     return [
-        Trait("Base", False, lambda cell: f"{cell.base.name}{' (cost only)' if cell.cost_only else ''}"),
-        Trait("Method", False, lambda cell: run.labels.get(cell.method, cell.method)),
-        Trait("η", True, lambda cell: NO_VALUE if cell.eta is None else plain_number(cell.eta)),
-        Trait("Guidance", True, lambda cell: plain_number(cell.guidance_scale)),
-        Trait("Steps", True, lambda cell: str(cell.steps)),
-        *further_traits([scored.record.cell for scored in cells]),
+        _of_cell("Base", False, lambda cell: f"{cell.base.name}{' (cost only)' if cell.cost_only else ''}"),
+        _of_cell("Method", False, lambda cell: run.labels.get(cell.method, cell.method)),
+        _of_cell("η", True, lambda cell: NO_VALUE if cell.eta is None else plain_number(cell.eta)),
+        _of_cell("Guidance", True, lambda cell: plain_number(cell.guidance_scale)),
+        _of_cell("Steps", True, lambda cell: str(cell.steps)),
+        *further_traits(cells),
     ]
 
 
-def further_traits(cells: Sequence[Cell]) -> list[Trait]:
-    """The fields by which cells differ that are alike in base, method, eta, guidance scale and steps."""
+def further_traits(cells: Sequence[ScoredCell]) -> list[Trait]:
+    """The traits in which joined runs differ, and the fields in which cells differ that are otherwise alike.
+
+    Alike are cells of one base, method, eta, guidance scale and steps.
+    """
     groups: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.base.name, cell.method, cell.eta, cell.guidance_scale, cell.steps), []).append(cell)
+    for scored in cells:
+        cell = scored.record.cell
+        key = cell.base.name, cell.method, cell.eta, cell.guidance_scale, cell.steps, *scored.traits.items()
+        groups.setdefault(key, []).append(cell)
     differing: dict[str, None] = {}
     for group in groups.values():
         if len(group) > 1:
-            fields = [_fields(cell) for cell in group]
-            names = dict.fromkeys(name for found in fields for name in found)
-            differing |= dict.fromkeys(name for name in names if len({found.get(name) for found in fields}) > 1)
-    return [Trait(_head(name), False, lambda cell, name=name: _fields(cell).get(name, NO_VALUE)) for name in differing]  # type: ignore[misc]
+            differing |= dict.fromkeys(differing_fields(group))
+    told = dict.fromkeys(head for scored in cells for head in scored.traits)
+    return [*map(_of_runs, told), *map(_of_field, differing)]
+
+
+def differing_fields(cells: Sequence[Cell]) -> list[str]:
+    """Return the paths of the fields in which cells differ."""
+    fields = [fields_in_words(cell) for cell in cells]
+    names = dict.fromkeys(name for found in fields for name in found)
+    return [name for name in names if len({found.get(name) for found in fields}) > 1]
+
+
+def _of_runs(head: str) -> Trait:
+    return Trait(head, False, lambda scored: scored.traits.get(head, NO_VALUE))
+
+
+def _of_field(path: str) -> Trait:
+    return _of_cell(head_of(path), False, lambda cell: fields_in_words(cell).get(path, NO_VALUE))
+
+
+def _of_cell(head: str, numeric: bool, of: Callable[[Cell], str]) -> Trait:
+    return Trait(head, numeric, lambda scored: of(scored.record.cell))
 
 
 def task_in_words(cell: Cell) -> str:
@@ -77,14 +100,14 @@ def scheduler_in_words(cell: Cell) -> str:
     return ", ".join([cell.scheduler.target.rpartition(".")[2], *(f"{k} {_text(v)}" for k, v in own.items())])
 
 
-def _head(path: str) -> str:
-    """`strength` for `task.settings.strength`."""
+def head_of(path: str) -> str:
+    """Return the name of a field in a column's head: `strength` for `task.settings.strength`."""
     words = [part for part in path.split(".") if part not in _SILENT]
     return " ".join(words or [path]).replace("_", " ")
 
 
-def _fields(cell: Cell) -> Mapping[str, str]:
-    """Every value of a cell as text, by its path."""
+def fields_in_words(cell: Cell) -> Mapping[str, str]:
+    """Return every value of a cell as text, by its path."""
     return {path: _text(value) for path, value in _walk("", asdict(cell)) if path not in ("prompts.source",)}
 
 

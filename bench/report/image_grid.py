@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.analysis.scoring import ScoredRun
+from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.report.embedded_images import InputPicture, Picture, input_pictures, open_picture, to_gif
 from bench.report.series import to_series
 
@@ -36,21 +36,24 @@ class PromptGrid:
 
 
 def prompt_grids(scored: ScoredRun, count: int = PROMPTS) -> list[PromptGrid]:
-    """Grids of the first prompts, base model by base model; a grid without any image is left out."""
-    grids, run = [], scored.run
-    for model in dict.fromkeys(s.record.cell.base.name for s in scored.cells):
-        own = [s for s in scored.cells if s.record.cell.base.name == model and not s.record.cell.cost_only]
-        if not own:
-            continue
-        steps, series = tuple(sorted({s.record.cell.steps for s in own})), to_series(run, own)
+    """Grids of the first prompts, by base model and prompts; a grid without any image is left out."""
+    grids = []
+    groups: dict[tuple[str, str], list[ScoredCell]] = {}
+    for scored_cell in scored.images:
+        cell = scored_cell.record.cell
+        if not cell.cost_only:
+            groups.setdefault((cell.base.name, cell.prompts.text_hash), []).append(scored_cell)
+    for (model, _), own in groups.items():
+        store, run = scored.home_of(own[0])
+        steps, series = tuple(sorted({s.record.cell.steps for s in own})), to_series(scored.run, own)
         for row, prompt in enumerate(run.prompts[:count]):
             rows = []
             for line in series:
-                paths = {s.record.cell.steps: Picture(scored.store, s.record, row) for s in line.cells}
+                paths = {s.record.cell.steps: Picture(scored.home_of(s)[0], s.record, row) for s in line.cells}
                 rows.append((line.label, tuple(p if (p := paths.get(n)) and p.exists() else None for n in steps)))
             if any(path for _, paths in rows for path in paths):
                 task = own[0].record.cell.task
-                inputs = tuple(input_pictures(scored.store, task.kind, row))
+                inputs = tuple(input_pictures(store, task.kind, row))
                 grids.append(PromptGrid(model, prompt, steps, tuple(rows), task.settings.get("frames", 1), inputs))
     return grids
 

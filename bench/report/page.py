@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from bench.analysis.claims import Judgement
-from bench.analysis.scoring import ScoredCell
+from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.printable import printable
 from bench.records.run import Run
 from bench.report.comparisons import looks_in_words, metric_in_words, would_decide
@@ -33,8 +33,7 @@ class Plot:
 
 
 def render_page(
-    run: Run,
-    cells: Sequence[ScoredCell],
+    scored: ScoredRun,
     judgements: Sequence[Judgement],
     tables: Mapping[str, Table],
     plots: Sequence[Plot],
@@ -47,12 +46,15 @@ def render_page(
 
     `real` are some of the reference images, each with its caption, as PNG.
     """
+    run, cells = scored.run, scored.cells
     return (
         templates()
         .get_template("page.html.j2")
         .render(
             inputs=inputs,
             run=run,
+            joined={name: part.store.location for name, part in scored.joined.items()},
+            images=_image_counts(scored),
             cells=cells,
             failed=[cell.record for cell in cells if cell.record.failure],
             unscored=_unscored(cells),
@@ -67,7 +69,7 @@ def render_page(
             curve_width=WIDTH,
             curve_height=HEIGHT,
             machines=list({str(cell.record.environment): cell.record.environment for cell in cells}.values()),
-            facts=_facts(run, cells),
+            facts=_joint_facts(scored),
         )
     )
 
@@ -121,6 +123,23 @@ def _unscored(cells: Sequence[ScoredCell]) -> list[tuple[str, str, str]]:
         (", ".join(metrics), "all cells" if len(labels) == good > 3 else ", ".join(labels), problem)
         for problem, (metrics, labels) in found.items()
     ]
+
+
+def _image_counts(scored: ScoredRun) -> str:
+    """Return the number of images per cell, as `1 image` or, of several runs, `256 or 512 images`."""
+    counts = sorted({len(part.run.prompts) for part in scored.parts})
+    return f"{' or '.join(map(str, counts))} {'image' if counts == [1] else 'images'}"
+
+
+def _joint_facts(scored: ScoredRun) -> list[tuple[str, str]]:
+    """Return the facts of a run; of several, those of each where they differ."""
+    facts = [_facts(part.run, part.cells) for part in scored.parts]
+    found = []
+    for entries in zip(*facts, strict=True):
+        values = {name: text for name, (_, text) in zip(scored.joined, entries, strict=False)}
+        alike = len({text for _, text in entries}) == 1
+        found.append(entries[0] if alike else (entries[0][0], "; ".join(f"{n}: {text}" for n, text in values.items())))
+    return found
 
 
 def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:

@@ -50,9 +50,9 @@ class Difference:
 
 def prompt_differences(scored: ScoredRun, judgements: Sequence[Judgement]) -> list[Difference]:
     """One for each claim whose first comparison has images of its largest differences."""
-    by_label = {cell.record.cell.label: cell for cell in scored.cells}
     found = []
     for judgement in judgements:
+        by_label = {cell.label: cell for cell in scored.compared_by(judgement.claim)}
         for comparison in judgement.comparisons[:1]:
             mine, yours = by_label[comparison.subject], by_label[comparison.object]
             if entry := _difference(scored, judgement.claim.text, comparison, mine, yours):
@@ -76,8 +76,8 @@ def _difference(
     order = np.argsort(gains)
 
     def pair(row: int) -> _Pair:
-        pictures = (Picture(scored.store, cell.record, row) for cell in (mine, yours))
-        return _Pair(scored.run.prompts[row], float(gains[row]), *pictures)
+        pictures = (Picture(scored.home_of(cell)[0], cell.record, row) for cell in (mine, yours))
+        return _Pair(scored.home_of(mine)[1].prompts[row], float(gains[row]), *pictures)
 
     largest, smallest = (
         tuple(p for p in map(pair, rows.tolist()) if p.subject.exists() and p.object.exists())

@@ -63,12 +63,12 @@ def eta_panels(run: Run, cells: Sequence[ScoredCell]) -> list[EtaPanel]:
 def _grouped(run: Run, cells: Sequence[ScoredCell], with_eta: bool) -> list[tuple[str, list[ScoredCell]]]:
     """Group cells that differ only in steps (and eta), by the fields that distinguish them within their method."""
     good = [scored for scored in cells if scored.record.status == "ok"]
-    further = further_traits([scored.record.cell for scored in good])
+    further = further_traits(good)
     groups: dict[tuple[str, ...], list[ScoredCell]] = {}
     for scored in good:
         cell = scored.record.cell
         eta = "" if cell.eta is None or not with_eta else f"η = {plain_number(cell.eta)}"
-        others = (f"{trait.head} {trait.of(cell)}" for trait in further)
+        others = (f"{trait.head} {trait.of(scored)}" for trait in further)
         key = (cell.method, eta, f"guidance {plain_number(cell.guidance_scale)}", *others)
         groups.setdefault(key, []).append(scored)
     return [(_label(run, key, list(groups)), members) for key, members in groups.items()]

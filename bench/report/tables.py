@@ -101,7 +101,7 @@ def settings_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
             *(task_in_words(cell), scheduler_in_words(cell), adapters_in_words(cell) or NO_VALUE, cell.base.dtype),
             *(f"{cell.base.width}×{cell.base.height}", cell.device),
         )
-        steps = rows.setdefault((*(trait.of(cell) for trait in identity), *said), {})
+        steps = rows.setdefault((*(trait.of(scored) for trait in identity), *said), {})
         steps[str(cell.steps)] = None
     return Table(
         "settings",
@@ -152,7 +152,7 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
 
 def disturbed_in_words(cells: Sequence[ScoredCell]) -> str:
     """What the mark * of latencies means, and which ones have it; empty where none has."""
-    found = [f"{cell.record.cell.label} ({cell.disturbed})" for cell in cells if cell.disturbed]
+    found = [f"{cell.label} ({cell.disturbed})" for cell in cells if cell.disturbed]
     if not found:
         return ""
     rest = f"; and {len(found) - 5} more" if len(found) > 5 else ""
@@ -233,7 +233,7 @@ class Identity:
     def of(self, scored: ScoredCell) -> tuple[str, ...]:
         """A cell's texts in them; the method's name says that it failed."""
         record, calls = scored.record, scored.record.calls
-        texts = [trait.of(record.cell) for trait in self._traits]
+        texts = [trait.of(scored) for trait in self._traits]
         texts[1] += "" if record.status == "ok" else " (failed)"
         return (*texts, NO_VALUE if calls is None else str(calls.denoiser_evaluations))
 

@@ -67,23 +67,24 @@ def _width(head: str, column: Sequence[str]) -> int:
 
 def _columns(run: Run, cells: Sequence[ScoredCell]) -> list[Trait]:
     """The columns that tell cells apart, methods and steps in any case."""
-    found = [cell.record.cell for cell in cells]
     usual = {"Base": "model", "Method": "method", "η": "eta", "Guidance": "guidance", "Steps": "steps"}
     columns = []
     for trait in traits(run, cells):
         if trait.head == "Guidance":
-            needed = len({(cell.method, trait.of(cell)) for cell in found}) > len({cell.method for cell in found})
+            needed = len({(c.record.cell.method, trait.of(c)) for c in cells}) > len(
+                {c.record.cell.method for c in cells}
+            )
         elif trait.head == "η":
-            needed = any(cell.eta is not None for cell in found)
+            needed = any(cell.record.cell.eta is not None for cell in cells)
         else:
-            needed = trait.head != "Base" or len({trait.of(cell) for cell in found}) > 1
+            needed = trait.head != "Base" or len({trait.of(cell) for cell in cells}) > 1
         if needed:
             columns.append(replace(trait, head=usual.get(trait.head, trait.head)))
     return columns
 
 
 def _name(trait: Trait, scored: ScoredCell) -> str:
-    text = trait.of(scored.record.cell).replace(NO_VALUE, "")
+    text = trait.of(scored).replace(NO_VALUE, "")
     if trait.head == "method":
         text = text if len(text) <= 32 else f"{text[:31]}…"
         text += "" if scored.record.status == "ok" else " (failed)"

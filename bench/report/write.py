@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,20 @@ _NOTE = "report.json"
 PAGE = "report.html"
 
 
-def write_report(store: Store) -> str:
+def write_report(store: Store, runs: Sequence[Store] = ()) -> str:
     """Write scores.csv, tables/, plots/, grid.png and report.html into the run; returns the location of the page.
 
-    All of them are replaced together, or none where one cannot be written. A report that was made from the same inputs
-    by the same code is left as it is, unless one of its files was changed or lost since. Raises Damaged, and StoreError
-    where the report cannot be written.
+    With `runs` it is one report of all of them, in a store of its own. The files are replaced together, or none where
+    one cannot be written. A report that was made from the same inputs by the same code is left as it is, unless one of
+    its files was changed or lost since. Raises Damaged, StoreError where the report cannot be written, and BenchError
+    for runs that cannot be joined.
     """
-    inputs = _fingerprint(store)
+    inputs = _fingerprint(runs or [store])
     before = _read_note(store)
     if not _is_whole(store, inputs, before):
         from bench.report.build import make_report  # scipy and matplotlib are slow to import
 
-        made = make_report(store, inputs)
+        made = make_report(store, inputs, runs)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in made.files.items()}
         note = {"inputs": inputs, "files": hashes, "lacks": made.lacks}
         store.files.write_all({**made.files, _NOTE: seal(_NOTE, json.dumps(note, indent=1).encode())})
@@ -45,7 +46,7 @@ def write_report(store: Store) -> str:
 
 def is_current(store: Store) -> bool:
     """Whether `write_report` would leave the report as it is."""
-    return _is_whole(store, _fingerprint(store), _read_note(store))
+    return _is_whole(store, _fingerprint([store]), _read_note(store))
 
 
 def _is_whole(store: Store, inputs: str, note: Mapping[str, Any]) -> bool:
@@ -69,14 +70,16 @@ def _read_note(store: Store) -> Mapping[str, Any]:
     return {}
 
 
-def _fingerprint(store: Store) -> str:
+def _fingerprint(stores: Sequence[Store]) -> str:
     """A hash over what is asked for, all records, and the code that turns them into the report."""
     package = Path(__file__).parents[1]
     code = sorted(
         path for name in ("score", "analysis", "report") for path in (package / name).iterdir() if path.is_file()
     )
-    said = [f"cells/{key}/{name}" for key in store.cell_keys() for name in (GOOD, FAILED)]
-    contents = [_read(store, name) for name in (RUN, INPUTS, captions_of("reference"), *said)]
+    contents: list[bytes | None] = [] if len(stores) == 1 else [store.location.encode() for store in stores]
+    for store in stores:
+        said = [f"cells/{key}/{name}" for key in store.cell_keys() for name in (GOOD, FAILED)]
+        contents += [_read(store, name) for name in (RUN, INPUTS, captions_of("reference"), *said)]
     contents += [path.read_bytes() for path in code]
     return content_hash([hashlib.sha256(content).hexdigest() for content in contents if content is not None])
 

@@ -93,7 +93,7 @@ class Metric:
 
     def name(self, n: int) -> str:
         """Return the name with the protocol, for instance `fid_mini_n512`."""
-        return f"{self.short}_{self.network or self.extractor}_n{n}"
+        return f"{self.short}_{'-'.join(filter(None, (self.network, self.extractor)))}_n{n}"
 
 
 def _accuracy(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
