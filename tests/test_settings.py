@@ -279,7 +279,7 @@ def test_a_mistake_in_a_file_is_reported_with_its_line(what: str, own: Path) -> 
 
 
 def test_a_foreign_hydra_project_does_not_take_over(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("config", "gate", "score", "conform"):
+    for name in ("config", "report", "gate", "score", "conform"):
         put(own / f"{name}.yaml", "db: mysql\ndefaults: [{db: mysql}]\n")
     put(own / "db" / "mysql.yaml", "user: x\n")
     put(own / "hydra" / "launcher" / "basic.yaml", "_target_: os.system\n")

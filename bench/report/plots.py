@@ -163,9 +163,9 @@ def _quality(
         log_axis(axes, shown, marked=kind == "evaluations")
         axes.set_xlabel("denoiser evaluations per image" if kind == "evaluations" else "latency, s per image (median)")
         estimates = [s.estimates.get(metric.score) for line in (*named, *others) for s in line.cells]
-        n = max((estimate.n for estimate in estimates if estimate), default=0)
+        counts = {estimate.n for estimate in estimates if estimate}
         axes.set_ylabel(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}")
-        axes.set_title(metric.name(n), fontsize=9, loc="left")
+        axes.set_title(metric.name_over(counts), fontsize=9, loc="left")
     for axes in list(grid.flat)[len(metrics) :]:
         axes.set_visible(False)
     legend_below(figure)

@@ -36,12 +36,12 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
     metrics = [metric_of(score) for score in run.metrics]
     instead = {m.score: other for m in metrics if (other := m.fallback) and other.score not in run.metrics}
     estimates = [e for cell in cells for e in cell.estimates.values()]
-    n = max((e.n for e in estimates), default=0)
+    counts = {e.n for e in estimates}
     biased = {short for cell in cells for short, estimate in cell.estimates.items() if estimate.debiased is not None}
     heads: list[str] = []
     for metric in metrics:
         arrow = "↑" if metric.higher_is_better else "↓"
-        heads.append(f"{metric.name(n)} {arrow}")
+        heads.append(f"{metric.name_over(counts)} {arrow}")
         if metric.score in biased:
             heads.append(f"{metric.short}_{metric.extractor} without bias {arrow}")
     rows, identity = [], Identity(run, cells)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -90,6 +90,11 @@ class Metric:
     def feature_set(self) -> str:
         """The name of the set of features that it needs: an extractor, `pixels`, or its own network."""
         return self.features or self.extractor
+
+    def name_over(self, counts: Iterable[int]) -> str:
+        """Return the name for cells of one or several numbers of images, as in `fid_mini_n512 or n1024`."""
+        found = sorted({*counts}) or [0]
+        return " or ".join([self.name(found[0]), *(f"n{n}" for n in found[1:])])
 
     def name(self, n: int) -> str:
         """Return the name with the protocol, for instance `fid_mini_n512`."""
