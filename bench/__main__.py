@@ -151,7 +151,7 @@ def report(settings: _Settings) -> int:
     if output is None:
         return _report_of(runs[0])
     if Store.of_run(output):
-        raise BenchError(f"output={output} holds a run; give a directory of its own, as in output=results/joint")
+        raise BenchError(f"output={output} holds a run; give a separate directory, as in output=results/joint")
     return _report_of(Store(output), runs)
 
 

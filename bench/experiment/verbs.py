@@ -95,7 +95,7 @@ def check_report(settings: Mapping[str, Any]) -> tuple[list[str], str | None]:
     for location, home in zip(results, homes, strict=True):
         if output[: len(home)] == home:
             raise BenchError(
-                f"output={choice.output} is in the run {location}; give a directory of its own, as in "
+                f"output={choice.output} is in the run {location}; give a separate directory, as in "
                 "output=results/joint"
             )
     return results, choice.output

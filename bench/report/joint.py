@@ -170,7 +170,7 @@ def _refuse_contradictions(joined: Mapping[str, ScoredRun]) -> None:
 
 
 def _entries(joined: Mapping[str, ScoredRun]) -> Iterator[_Entry]:
-    """Yield all cells, run by run; runs whose cells of one setting are not the same are groups of their own."""
+    """Yield all cells, run by run; runs whose cells of one setting are not the same are separate groups."""
     images: dict[tuple[Any, ...], set[tuple[str, str]]] = {}
     for part in joined.values():
         for record in (scored.record for scored in part.cells if scored.record.status == "ok"):

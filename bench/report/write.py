@@ -24,7 +24,7 @@ PAGE = "report.html"
 def write_report(store: Store, runs: Sequence[Store] = ()) -> str:
     """Write scores.csv, tables/, plots/, grid.png and report.html into the run; returns the location of the page.
 
-    With `runs` it is one report of all of them, in a store of its own. The files are replaced together, or none where
+    With `runs` it is one report of all of them, in a separate store. The files are replaced together, or none where
     one cannot be written. A report that was made from the same inputs by the same code is left as it is, unless one of
     its files was changed or lost since. Raises Damaged, StoreError where the report cannot be written, and BenchError
     for runs that cannot be joined.
