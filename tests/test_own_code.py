@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.generate.own_code import hash_own, load_own
+from bench.checkpoints.own_code import hash_own, load_own
 from bench.generate.schedulers import make_scheduler
 from bench.records.cell import SchedulerSpec
 from bench.records.errors import BenchError

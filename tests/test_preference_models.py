@@ -20,15 +20,12 @@ from transformers import (
     CLIPTextConfig,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
-    Dinov2Config,
-    Dinov2Model,
 )
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from bench.checkpoints import manifest
 from bench.checkpoints.manifest import MANIFEST, Weights, check_file
-from bench.features.dinov2 import load_dinov2
 from bench.features.icnet import ICNet, load_image_complexity
 from bench.features.preferences import REWARD_MEAN, REWARD_STD, load_aesthetic_score, load_image_reward, load_pick_score
 from bench.mini import world
@@ -166,21 +163,6 @@ def test_image_complexity_is_between_zero_and_one_and_depends_on_the_image(
         *("b1_1", "b1_2", "b2_1", "b2_2", "b2_3", "b2_4", "up1", "up2", "to_score_f", "head", "to_score_f_slam"),
         *("b1_1_slam", "b1_2_slam", "b2_1_slam", "b2_2_slam", "b2_3_slam", "b2_4_slam"),
     }
-
-
-def test_dinov2_embeds_by_its_class_token_and_has_no_text_encoder(tmp_path: Path) -> None:
-    torch.manual_seed(4)
-    model = Dinov2Model(Dinov2Config(image_size=28, patch_size=14, mlp_ratio=2, **VISION)).eval()
-    model.save_pretrained(tmp_path)
-    tower = load_dinov2("dinov2", tmp_path, "cpu")
-    images = np.random.default_rng(1).integers(0, 256, (2, 300, 260, 3)).astype(np.uint8)
-    pixels = tower.preprocess(images)
-    assert pixels.shape == (2, 3, 224, 224)
-    with torch.inference_mode():
-        expected = model(pixel_values=pixels).last_hidden_state[:, 0]
-    np.testing.assert_allclose(tower.image_features(images), expected.numpy(), rtol=1e-4, atol=1e-5)
-    with pytest.raises(BenchError, match="has no text encoder"):
-        tower.text_features(["a cat"])
 
 
 class Planted:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.checkpoints.extractors import kind_of_files
+from bench.checkpoints.extractors import PREPROCESSOR, TOWERS, kinds_of_files
 from bench.checkpoints.facts import ARCHITECTURES, Facts, size_of
 from bench.checkpoints.files import single_file, wanted_files, weights_in
 from bench.checkpoints.headers import check_payload, layout_of, read_header, read_json
@@ -123,10 +123,10 @@ def _expected(entry: Required, root: Path, faults: list[str]) -> Iterator[tuple[
         faults += _faults_of(root / folder / "config.json")
         yield folder, "model" if entry.kind == "depth_estimator" else "diffusion_pytorch_model"
     elif entry.kind == "extractor":
-        of_open_clip = kind_of_files(root) == "openclip"
-        if of_open_clip:
-            faults += _faults_of(root / CONFIG)
-        yield ".", "open_clip_model" if of_open_clip else "model"
+        kind = kinds_of_files(root)[0]
+        for name in (CONFIG,) if kind == "openclip" else (PREPROCESSOR,) if kind in TOWERS else ():
+            faults += _faults_of(root / name)
+        yield ".", "open_clip_model" if kind == "openclip" else "model"
 
 
 def _components(entry: Required, root: Path, faults: list[str]) -> Iterator[tuple[str, str]]:

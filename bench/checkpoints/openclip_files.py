@@ -21,7 +21,7 @@ def check_open_clip(name: str, directory: Path) -> None:
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
         asked = {name for name, value in _settings(config) if name == "trust_remote_code" and value}
-        config["text_cfg"]["context_length"], config["vision_cfg"]["image_size"]
+        config["text_cfg"].items(), config["vision_cfg"]["image_size"]
     except OSError as error:
         raise BenchError(
             f"{setting} has no {CONFIG} ({error.strerror}); give the directory of an OpenCLIP model"

@@ -53,6 +53,8 @@ def required(experiment: Experiment) -> list[Required]:
         found.append(Required("task.estimator", "depth estimator", "depth_estimator", estimator))
     for name, own in experiment.extractors.items() if experiment.scores else ():
         setting, subject = f"extractors.{name}", f"extractor {name}"
+        if own.source is None or own.own is not None:
+            continue  # its source is read by the user's code alone
         if own.source == INCEPTION:
             found.append(Required(setting, subject, "file", INCEPTION, manifest="inception"))
         else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.checkpoints.extractors import find_kind, name_extractor
+from bench.checkpoints.extractors import TOWERS, find_kind, name_extractor
 from bench.checkpoints.manifest import MANIFEST, check_file
 from bench.checkpoints.preference_models import name_preference_models, needed_by, requested_preference_models
 from bench.checkpoints.sources import name_weights, torch_checkpoints, weights_directory
@@ -112,21 +112,31 @@ def name_features(experiment: Experiment) -> dict[str, str]:
 
 
 def load_extractors(experiment: Experiment, device: str) -> dict[str, Extractor]:
-    """Load the experiment's extractors."""
-    return {name: _load_extractor(name, choice, device) for name, choice in experiment.extractors.items()}
+    """Load the experiment's extractors; own ones are tried with black images of the experiment's size."""
+    extractors = {name: _load_extractor(name, choice, device) for name, choice in experiment.extractors.items()}
+    sizes = {(model.height or 64, model.width or 64) for model in experiment.models.values()} or {(64, 64)}
+    for name, choice in experiment.extractors.items():
+        for size in sizes if choice.own is not None else ():
+            extractors[name].image_features(np.zeros((2, *size, 3), np.uint8))
+    return extractors
 
 
 def _load_extractor(name: str, choice: ExtractorChoice, device: str) -> Extractor:
-    kind, weights = find_kind(name, choice), weights_directory(choice.source)
+    kind = find_kind(name, choice)
+    if choice.own is not None:
+        from bench.features.own import load_own_extractor
+
+        return load_own_extractor(name, choice.own, choice.source, device)
+    weights = weights_directory(str(choice.source))
     if kind == "inception":
         from bench.features.inception import load_inception
 
         check_file(weights, "inception")
         return load_inception(name, weights, device)
-    if kind == "dinov2":
-        from bench.features.dinov2 import load_dinov2
+    if kind in TOWERS:
+        from bench.features.towers import load_tower
 
-        return load_dinov2(name, weights, device)
+        return load_tower(name, kind, weights, device)
     from bench.features.openclip import load_open_clip
 
     return load_open_clip(name, weights, device)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.checkpoints.extractors import describe_preparation
+from bench.checkpoints.own_code import hash_own
 from bench.checkpoints.sources import ARCHITECTURE, LORA, weights_directory
 from bench.checkpoints.survey import NOT_FETCHED, CheckpointSurvey, settle_models, survey_checkpoints
 from bench.execute.feature_extraction import (
@@ -33,7 +34,6 @@ from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import task_problems
 from bench.gc_pause import collector_paused
 from bench.generate.image_files import READER
-from bench.generate.own_code import hash_own
 from bench.generate.prompts import Prompts
 from bench.generate.reference_images import (
     check_real_images,

@@ -266,7 +266,7 @@ def _facts(job: Job) -> _Facts:
 
 def _facts_of_extractors(run: Run) -> dict[str, Any]:
     """Return the identity of the features of each extractor."""
-    sources = {name: choice["source"] for name, choice in run.settings["extractors"].items()}
+    sources = {name: choice.get("own") or choice["source"] for name, choice in run.settings["extractors"].items()}
     return {
         f"extractors.{name}.source": _Named(identity, sources[name])
         for name, identity in run.features.items()

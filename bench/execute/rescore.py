@@ -119,9 +119,10 @@ def _as_asked(run: Run, choice: ScoreChoice) -> Experiment:
     settings["extractors"] = {**settings["extractors"]}
     for name, extractor in choice.extractors.items():
         known = settings["extractors"].setdefault(name, asdict(extractor))
-        if known["source"] != extractor.source:
+        if (known["source"], known.get("own")) != (extractor.source, extractor.own):
             raise BenchError(
-                f"extractors.{name}.source={extractor.source} was given, but {name} is {known['source']} in this run; "
+                f"extractors.{name}.source={extractor.named} was given, but {name} is "
+                f"{known.get('own') or known['source']} in this run; "
                 "give the other extractor another name"
             )
     settings["preference_models"] = {**settings.get("preference_models", {}), **choice.preference_models}

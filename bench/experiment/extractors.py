@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from bench.experiment.value_types import OF_CAPTIONS, OF_EXTRACTORS, STRICT, Source
 from bench.records.errors import BenchError
@@ -24,16 +26,32 @@ class ExtractorChoice:
     Without a text encoder it gives no scores of captions.
     """
 
-    source: Source
-    """A directory or a hub id. `inception://` is the Inception network of published FIDs (needs
-    `tcd-bench[inception]`)."""
-    kind: Literal["openclip", "dinov2", "inception"] | None = None
+    source: Source | None = None
+    """A directory or a hub id: a model of OpenCLIP, or a CLIP, SigLIP or DINOv2 of transformers. `inception://` is the
+    Inception network of published FIDs (needs `tcd-bench[inception]`)."""
+    kind: Literal["openclip", "clip", "siglip", "dinov2", "inception"] | None = None
     """What the files are; by default found from them."""
+    own: str | None = None
+    """The dotted path of a class of yours, installed or in a module of the current directory. `Class(source, device)`
+    is called with images, uint8 (n, height, width, 3), and returns features, float (n, d)."""
+
+    @model_validator(mode="after")
+    def _names_a_network(self) -> ExtractorChoice:
+        if not self.source and not self.own:
+            raise PydanticCustomError("extractor", "give source, or own")
+        if self.own and self.kind:
+            raise PydanticCustomError("extractor", "kind is that of files, and own is a class; give one of them")
+        return self
 
     @property
     def reads_captions(self) -> bool:
         """Whether it may have a text encoder, as far as settings say."""
-        return self.kind not in ("dinov2", "inception") and self.source != INCEPTION
+        return self.own is None and self.kind not in ("dinov2", "inception") and self.source != INCEPTION
+
+    @property
+    def named(self) -> str:
+        """What the user gave: the source, or the class and its source."""
+        return " ".join(filter(None, (self.own, self.source)))
 
 
 def name_score(score: str, extractors: Mapping[str, ExtractorChoice]) -> str:

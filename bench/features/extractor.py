@@ -96,12 +96,17 @@ def encode_captions(
 
 
 def find_cut(extractor: Extractor, texts: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which texts (n,) have more tokens than the extractor keeps; their last kept token is the end token."""
+    """Return which texts (n,) have more tokens than the extractor keeps; their last kept token is the end token.
+
+    They have tokens beyond its limit, or others within it than with a wide limit: where the end token is also the
+    padding, it alone is beyond.
+    """
     tokenize: Any = extractor.tokenize
-    length = tokenize([""]).shape[1]
+    kept = tokenize(list(texts))
+    length = kept.shape[1]
     long = tokenize(list(texts), context_length=8 * length)
     padding = tokenize([""], context_length=8 * length)[0, -1]
-    cut: NDArray[np.bool_] = (long[:, length:] != padding).any(dim=1).numpy()
+    cut: NDArray[np.bool_] = ((long[:, length:] != padding).any(dim=1) | (long[:, :length] != kept).any(dim=1)).numpy()
     return cut
 
 

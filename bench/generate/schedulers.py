@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 import re
@@ -14,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diffusers import SchedulerMixin
 
-from bench.generate.own_code import load_own
+from bench.checkpoints.own_code import import_own
 from bench.generate.quiet import quiet_libraries
 from bench.records.cell import Cell, SchedulerSpec
 from bench.records.errors import BenchError
@@ -160,20 +159,10 @@ def has_eta(scheduler: Any) -> bool:
 def scheduler_class_of(target: str) -> type[Any]:
     """Return the class of a dotted path: `diffusers.TCDScheduler`, or a user's `my_fork.MyScheduler`.
 
-    `bench.generate.own_code` documents the search order. Raises BenchError where it cannot be imported.
+    `bench.checkpoints.own_code` documents the search order. Raises BenchError where it cannot be imported.
     """
-    module_name, _, class_name = target.rpartition(".")
-    try:
-        load_own(module_name)
-        found: type[Any] = getattr(importlib.import_module(module_name), class_name)
-        usable = inspect.isclass(found) and hasattr(found, "step") and hasattr(found, "set_timesteps")
-    except Exception as error:  # an imported module may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BenchError(
-            f"scheduler {target!r} cannot be imported ({reason}); give the dotted path of a class, such as "
-            "diffusers.TCDScheduler, that is installed or in a module of the current directory"
-        ) from error
-    if not usable:
+    found: type[Any] = import_own(target, f"scheduler {target!r}", "diffusers.TCDScheduler")
+    if not (inspect.isclass(found) and hasattr(found, "step") and hasattr(found, "set_timesteps")):
         raise BenchError(f"{target} is not a scheduler: it needs the methods set_timesteps and step")
     return found
 

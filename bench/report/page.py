@@ -142,6 +142,10 @@ def _joint_facts(scored: ScoredRun) -> list[tuple[str, str]]:
     return found
 
 
+def _named(extractor: Mapping[str, str]) -> str:
+    return " ".join(filter(None, (extractor.get("own"), extractor["source"])))
+
+
 def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
     good = [cell.record for cell in cells if cell.record.status == "ok"]
     settings, seconds = run.settings, sum(record.sampling_s for record in good)
@@ -160,6 +164,6 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
         ("Cells", f"{len(good)} of {len(run.cells)} done"),
         ("Images", f"{sum(r.images.count for r in good if r.images):,}, {sample} per cell, seed {settings['seed']}"),
         ("Sampling", f"{seconds:.0f} s in pipeline calls, batches of {settings['batch_size']}"),
-        ("Extractors", "; ".join(f"{name}, {own['source']}" for name, own in settings["extractors"].items()) or "none"),
+        ("Extractors", "; ".join(f"{name}, {_named(own)}" for name, own in settings["extractors"].items()) or "none"),
         ("Reference", reference),
     ]

@@ -1,4 +1,4 @@
-"""A user's own scheduler: the module of its dotted name, found in the current directory, loaded and hashed.
+"""A user's own scheduler or extractor: its module, found in the current directory by its name, loaded and hashed.
 
 Installed modules take precedence. The current directory does not become part of the import path: only the named module
 or package is loaded from it, so neighbouring files are not imported and shadow nothing.
@@ -13,11 +13,27 @@ import sys
 import sysconfig
 from importlib.machinery import SOURCE_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
+from typing import Any
 
 from bench.records.cell import content_hash
+from bench.records.errors import BenchError
 
 PACKAGES = {"diffusers"}
 """Packages that are not hashed: their versions are part of a cell's identity already."""
+
+
+def import_own(target: str, subject: str, example: str) -> Any:
+    """Return what a dotted path names, such as a class; raises BenchError, about the `subject`, where it cannot."""
+    module_name, _, name = target.rpartition(".")
+    try:
+        load_own(module_name)
+        return getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # an imported module may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BenchError(
+            f"{subject} cannot be imported ({reason}); give the dotted path of a class, such as {example}, that is "
+            "installed or in a module of the current directory"
+        ) from error
 
 
 def load_own(target: str) -> None:
