@@ -312,6 +312,7 @@ NO_PATHS = {
     "ConformChoice": {"family"},
     "ConformanceChoice": {"only"},
     "Experiment": {"device", "name", "scores"},
+    "ExtractorChoice": {"own"},
     "GateChoice": {"author", "reason"},
     "MemoryOptions": {"attention"},
     "MLflow": {"experiment"},

@@ -77,7 +77,7 @@ def name_extractor(name: str, choice: ExtractorChoice) -> str:
 
 
 def own_class(name: str, own: str) -> type[Any]:
-    """Return a user's own extractor class; raises BenchError where it cannot be imported, or is no such class."""
+    """Return a user's own extractor class; raises BenchError where it cannot be imported, or its objects called."""
     setting = f"extractors.{name}.own={own}"
     found = import_own(own, setting, "my_features.MyExtractor")
     if not isinstance(found, type) or not any("__call__" in base.__dict__ for base in found.__mro__):

@@ -60,9 +60,10 @@ def _describe_class(kind: type[Any], above: str, defaults: Any, known: frozenset
     later = []
     for field in dataclasses.fields(kind):
         path = f"{above}.{field.name}" if above else field.name
-        if field.name == "kind" or path in known:
-            continue
         hint = _plain(hints[field.name])
+        chooses_class = field.name == "kind" and NoneType not in get_args(hint)
+        if chooses_class or path in known:
+            continue
         named = get_origin(hint) is dict
         inner = [
             member for member in _members(get_args(hint)[1] if named else hint) if dataclasses.is_dataclass(member)
