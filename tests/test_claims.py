@@ -18,6 +18,7 @@ from bench.records.record import Calls, Latency
 from bench.records.run import Claim, Side
 from bench.score.estimate import Estimate
 from bench.score.groups import Groups
+from bench.store.interim_looks import define
 
 N = 100
 NOISE = np.tile([1.0, -1.0], N // 2)
@@ -494,3 +495,28 @@ def test_an_object_of_equal_cost_is_the_costliest_that_costs_no_more() -> None:
     assert judgement.missing == ("mini dpmpp_2s (none takes 1 denoiser evaluations or less)",)
     (judgement,) = judge(by_latency, ours(5.0), *objects)
     assert "not known" in judgement.missing[0]
+
+
+def test_a_claim_about_some_models_is_judged_by_those_and_one_about_all_by_all_of_the_run() -> None:
+    won, lost = (ours(9, model="sd15"), theirs(model="sd15")), (ours(-9, model="sdxl"), theirs(model="sdxl"))
+    about = {name: make_claim(name=name, models=(name,)) for name in ("sd15", "sdxl", "sd21")}
+    found = judge([*about.values(), make_claim()], *won, *lost)
+    assert [judgement.verdict for judgement in found] == ["supported", "refuted", "not tested", "refuted"]
+    assert [len(judgement.comparisons) for judgement in found] == [1, 1, 0, 2]
+    assert found[2].missing == ("sd21 tcd 4 steps (not run)", "sd21 dpmpp_2s 4 steps (not run)")
+
+
+def test_a_claim_about_all_models_waits_for_a_model_without_any_cell() -> None:
+    models = {"settings": {"models": {"sd15": {}, "sd21": {}}}}
+    reason = "sd21 has no adapter named lcm"
+    (judged,) = judge(
+        make_claim(), ours(9, model="sd15"), theirs(model="sd15"), **models, left_out=(("sd21 tcd", reason),)
+    )
+    assert judged.verdict == "undecided"
+    assert judged.missing[0] == f"sd21 tcd 4 steps ({reason})"
+
+
+def test_what_was_published_about_a_claim_is_not_part_of_its_definition() -> None:
+    claim = make_claim()
+    assert define(replace(claim, text="other", source="a paper", published="1 against 2")) == define(claim)
+    assert define(replace(claim, models=("sd15",))) != define(claim)

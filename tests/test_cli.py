@@ -193,6 +193,13 @@ def test_plan_shows_what_claims_compare_and_lack_before_anything_runs(
     assert shown.index("claims:") < shown.index("load mini")
 
 
+def test_plan_shows_what_was_published_about_a_claim(overrides: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
+    stated = ["claims.tcd_few_steps.published=1 against 2", "claims.tcd_few_steps.source=a paper, table 1"]
+    few = "claims.tcd_few_steps.metrics=[fid]"
+    assert main(["plan", *overrides("claim=[tcd_few_steps]", "method=[tcd,dpmpp_2s]", few, *stated)]) == 0
+    assert "    published: 1 against 2; a paper, table 1\n" in capsys.readouterr().out
+
+
 def test_a_run_reports_unsupportable_claims_before_sampling(
     overrides: Overrides, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

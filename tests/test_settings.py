@@ -395,3 +395,23 @@ def test_fetch_reports_a_missing_path(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["fetch", *SMOKE, "models.mini.source=a/b/c"]) == 1
     found = " ".join(capsys.readouterr().out.split())
     assert found == "MISSING model mini a/b/c does not exist; give a directory or file of weights, or a hub id"
+
+
+BASES = ["experiment=mini", "model=[mini,mini_fp16]", "~models.mini_fp16.adapters.lcm", "method=[tcd,lcm]"]
+LCM = "{text: TCD wins, subject: {method: tcd, steps: 4, eta: 0.3}, object: {method: lcm, steps: 4}, metrics: fid"
+
+
+def test_a_claim_of_each_model_is_one_for_every_model_that_has_the_adapters(capsys: pytest.CaptureFixture[str]) -> None:
+    own = f"claims={{ours: {LCM}, each_model: true}}, all: {LCM}}}}}"
+    found = check_experiment(compose_settings([*BASES, "claim=[]", own])).claims
+    assert {name: claim.models for name, claim in found.items()} == {"ours_mini": ["mini"], "all": []}
+    assert found["ours_mini"].text == "TCD wins, on mini"
+    assert "ours_mini_fp16 (mini_fp16 has no adapter named lcm)" in capsys.readouterr().err
+
+
+def test_a_claim_about_a_model_that_is_not_run_is_refused_or_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BenchError, match=r"claims\.ours\.models=\['sdxl'\]: the grid has mini, mini_fp16"):
+        check_experiment(compose_settings([*BASES, "claim=[]", f"claims={{ours: {LCM}, models: sdxl}}}}"]))
+    optional = f"claims={{ours: {LCM}, models: [mini_fp16], optional: true}}}}"
+    assert not check_experiment(compose_settings([*BASES, "claim=[]", optional])).claims
+    assert "ours (mini_fp16 has no adapter named lcm)" in capsys.readouterr().err

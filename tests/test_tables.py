@@ -265,6 +265,14 @@ def test_a_claim_that_could_not_be_tested_at_all_still_has_a_row() -> None:
     assert row[:2] == ("TCD wins", "not tested")
 
 
+def test_what_was_published_about_a_claim_is_beside_its_verdict() -> None:
+    claim = replace(CLAIM, source="a paper, table 1", published="12.68 against 18.50")
+    judged = [Judgement(claim, "undecided", (COMPARISON,), ()), Judgement(CLAIM, "not tested", (), ())]
+    told, untold = in_columns(verdict_table(RUN, judged))
+    assert told["Published"] == "12.68 against 18.50; a paper, table 1"
+    assert untold["Published"] == NO_VALUE
+
+
 def csv_rows(*cells: ScoredCell) -> list[dict[str, str]]:
     """Return the content of scores.csv."""
     return list(csv.DictReader(io.StringIO(scores_to_frame(RUN, cells).to_csv(index=False), newline="")))

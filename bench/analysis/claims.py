@@ -1,11 +1,11 @@
 """Claims → verdicts, by paired differences over the same prompts and latents.
 
-Each claim becomes one comparison for every base model, metric and pair of cells. A comparison asks on which side of its
-threshold the true gain lies, and tests both answers one-sided: that the gain is not above it, whose rejection supports,
-and that it is, whose rejection refutes. One of the two is true, so that one test at a level errs no more often than the
-level says, and p-values need no doubling (Finner and Strassburger 2002, Ann. Statist. 30:1194). Equivalence is
-supported by two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657) and refuted by a gain beyond the
-margin on either side.
+Each claim becomes one comparison for every base model that it is about, metric and pair of cells. A comparison asks on
+which side of its threshold the true gain lies, and tests both answers one-sided: that the gain is not above it, whose
+rejection supports, and that it is, whose rejection refutes. One of the two is true, so that one test at a level errs no
+more often than the level says, and p-values need no doubling (Finner and Strassburger 2002, Ann. Statist. 30:1194).
+Equivalence is supported by two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657) and refuted by a
+gain beyond the margin on either side.
 
 A claim is supported when the largest of its comparisons' p-values is small enough, which needs no correction
 (intersection–union test: Berger 1982, Technometrics 24:295), and refuted when the smallest one is, times how many there
@@ -23,7 +23,7 @@ looked more than once, p-values are those of all its looks together (see `bench.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from bench.analysis.power import Effect, images_needed
@@ -136,7 +136,9 @@ class _Tried:
 
 def judge_run(scored: ScoredRun) -> list[Judgement]:
     """Judge all claims of a stored run, and record in its store that they were judged."""
-    judgements = _judge_all(scored.run, [(claim, scored.compared_by(claim)) for claim in scored.run.claims])
+    # In a report of several runs, those that do not make a claim are not missing from it.
+    models = () if scored.joined else scored.run.settings.get("models", ())
+    judgements = _judge_all(scored.run, [(claim, scored.compared_by(claim)) for claim in scored.run.claims], models)
     if not scored.joined:  # a report of several runs does not look at more images than theirs
         note_look(scored.store, scored.run, [judgement.claim for judgement in judgements if judgement.comparisons])
     return judgements
@@ -144,12 +146,14 @@ def judge_run(scored: ScoredRun) -> list[Judgement]:
 
 def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
     """Judge all claims of a run."""
-    return _judge_all(run, [(claim, cells) for claim in run.claims])
+    return _judge_all(run, [(claim, cells) for claim in run.claims], run.settings.get("models", ()))
 
 
-def _judge_all(run: Run, asked: Sequence[tuple[Claim, Sequence[ScoredCell]]]) -> list[Judgement]:
-    """Judge claims together, each about its own cells."""
-    compared = [(claim, *_compare(claim, cells)) for claim, cells in asked]
+def _judge_all(
+    run: Run, asked: Sequence[tuple[Claim, Sequence[ScoredCell]]], models: Iterable[str]
+) -> list[Judgement]:
+    """Judge claims together, each about its own cells; `models` are those of a claim that names none."""
+    compared = [(claim, *_compare(claim, run, cells, models)) for claim, cells in asked]
     n = max((test.comparison.n for _, found, _ in compared for test in found), default=0)
     if not n:
         return [Judgement(claim, "not tested", (), missing) for claim, _, missing in compared]
@@ -214,12 +218,20 @@ def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> l
     return adjusted
 
 
-def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], tuple[str, ...]]:
+def _compare(
+    claim: Claim, run: Run, cells: Sequence[ScoredCell], all_models: Iterable[str]
+) -> tuple[list[_Tested], tuple[str, ...]]:
     found: list[_Tested] = []
     missing: list[str] = []
     groups: dict[tuple[str, str], list[ScoredCell]] = {}
     for cell in cells:
+        if claim.models and cell.record.cell.base.name not in claim.models:
+            continue
         groups.setdefault((cell.record.cell.base.name, cell.setting), []).append(cell)
+    for model in claim.models or all_models:
+        if model not in {name for name, _ in groups}:
+            groups[model, ""] = []
+    left_out = dict(run.left_out)
     for (model, setting), own in groups.items():
         for mine, yours in claim.steps():
             theirs = ours = _find(own, claim.subject, mine)
@@ -229,8 +241,9 @@ def _compare(claim: Claim, cells: Sequence[ScoredCell]) -> tuple[list[_Tested], 
                 theirs = _find_within(own, claim, ours)
             for side, steps, found_cell in ((claim.subject, mine, ours), (claim.object, yours, theirs)):
                 if isinstance(found_cell, Missing):
-                    where = ", ".join(filter(None, (f"{model} {side.label(steps)}", setting)))
-                    missing.append(f"{where} ({found_cell.reason})")
+                    label = f"{model} {side.label(steps)}"
+                    reason = left_out.get(f"{model} {side.method}") or left_out.get(label) or found_cell.reason
+                    missing.append(f"{', '.join(filter(None, (label, setting)))} ({reason})")
             if isinstance(ours, Missing) or isinstance(theirs, Missing):
                 continue
             for metric in claim.metrics:

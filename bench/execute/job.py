@@ -131,7 +131,12 @@ def plan_job(
         labels={name: without_secrets(method.label) for name, method in experiment.methods.items()},
         metrics=tuple(experiment.scores),
         claims=tuple(
-            replace(claim := choice.to_claim(name), text=without_secrets(claim.text))
+            replace(
+                claim := choice.to_claim(name),
+                text=without_secrets(claim.text),
+                source=without_secrets(claim.source),
+                published=without_secrets(claim.published),
+            )
             for name, choice in experiment.claims.items()
         ),
         features=features,

@@ -78,13 +78,15 @@ def _describe_claim(claim: Claim, cells: Sequence[Cell]) -> Iterator[str]:
     yield from (f"    {text}" for text in found[:_SHOWN])
     if len(found) > _SHOWN:
         yield f"    … and {len(found) - _SHOWN} more pairs of cells"
+    if claim.stated:
+        yield f"    published: {claim.stated}"
     yield from (f"    LACKS {text}" for is_there, text in compared if not is_there)
 
 
 def _comparisons(claim: Claim, cells: Sequence[Cell]) -> list[tuple[bool, str]]:
     """Describe each pair of cells that a claim compares, with whether the plan has both; else what it lacks."""
     compared = []
-    for model in dict.fromkeys(cell.base.name for cell in cells):
+    for model in claim.models or dict.fromkeys(cell.base.name for cell in cells):
         own = [cell for cell in cells if cell.base.name == model]
         for mine, yours in claim.steps():
             sides = (claim.subject, mine), (claim.object, yours)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.value_types import STRICT, Distinct, Eta, GuidanceScale, OneOrMore, ScoreName, Steps
+from bench.experiment.value_types import STRICT, AnyNumber, Distinct, Eta, GuidanceScale, OneOrMore, ScoreName, Steps
 from bench.records.run import Claim, Side
 
 
@@ -50,6 +52,15 @@ class ClaimChoice:
     margins: dict[ScoreName, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Difference that counts, by score and in its unit: a better subject must win by more, one that is not worse may
     lose by less."""
+    models: Annotated[list[str], AnyNumber, Distinct] = Field(default_factory=list)
+    """Base models that the claim is about, by default all of the run. It holds if it does for each of them."""
+    each_model: bool = False
+    """Make it a claim of its own for each of these models, named after both; one is left out, with the reason, for a
+    model without an adapter that a side needs."""
+    source: str | None = None
+    """Who states it: a paper with its table, a guide; for display."""
+    published: str | None = None
+    """What was published about it, in numbers or in words; for display."""
     optional: bool = False
     """Leave the claim out, rather than refuse it, where the grid lacks what it compares."""
 
@@ -59,7 +70,8 @@ class ClaimChoice:
             Side(side.method, tuple(side.steps), side.eta, side.guidance_scale) for side in (self.subject, self.object)
         )
         margins = {str(metric): margin for metric, margin in self.margins.items()}
-        return Claim(name, self.text, subject, other, tuple(self.metrics), self.expect, margins, self.equal)
+        compared = subject, other, tuple(self.metrics), self.expect, margins, self.equal, tuple(self.models)
+        return Claim(name, self.text, *compared, self.source or "", self.published or "")
 
 
 def claim_problems(name: str, claim: ClaimChoice) -> Iterator[str]:
@@ -85,8 +97,39 @@ def claim_problems(name: str, claim: ClaimChoice) -> Iterator[str]:
         )
 
 
-def what_the_grid_lacks(claim: ClaimChoice, methods: Mapping[str, Any], scores: Sequence[str]) -> Iterator[str]:
+def claims_of_models(
+    claims: Mapping[str, ClaimChoice], models: Mapping[str, Any], methods: Mapping[str, Any]
+) -> tuple[dict[str, ClaimChoice], list[str]]:
+    """Return the claims, with one for each model where `each_model` says so, and those left out with the reason."""
+    found, left_out = dict[str, ClaimChoice](), list[str]()
+    for name, claim in claims.items():
+        if not claim.each_model:
+            found[name] = claim
+            continue
+        for model in claim.models or models:
+            own = replace(claim, text=f"{claim.text}, on {model}", models=[model], each_model=False)
+            if lacking := [*_absent_adapters(own, models, methods)]:
+                left_out.append(f"{name}_{model} ({lacking[0]})")
+            else:
+                found[f"{name}_{model}"] = own
+    return found, left_out
+
+
+def _absent_adapters(claim: ClaimChoice, models: Mapping[str, Any], methods: Mapping[str, Any]) -> Iterator[str]:
+    """Of a claim about named models, the methods that one of them has no adapter for."""
+    for model, method in product(claim.models, (claim.subject.method, claim.object.method)):
+        needed = methods[method].adapter if model in models and method in methods else ()
+        if absent := [name for name in needed if name not in models[model].adapters]:
+            yield f"{model} has no adapter named {', '.join(absent)}"
+
+
+def what_the_grid_lacks(
+    claim: ClaimChoice, models: Mapping[str, Any], methods: Mapping[str, Any], scores: Sequence[str]
+) -> Iterator[str]:
     """Of what a claim compares, what no cell of the grid has, each with what there is instead."""
+    if unknown := [model for model in claim.models if model not in models]:
+        yield f"models={unknown}: the grid has {', '.join(models)}"
+    yield from _absent_adapters(claim, models, methods)
     for side in ("subject", "object"):
         wanted: SideChoice = getattr(claim, side)
         method = methods.get(wanted.method)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.claims import ClaimChoice, claim_problems, what_the_grid_lacks
+from bench.experiment.claims import ClaimChoice, claim_problems, claims_of_models, what_the_grid_lacks
 from bench.experiment.executors import ExecutorChoice, Local
 from bench.experiment.extractors import MINI, ExtractorChoice, name_score
 from bench.experiment.hydra_errors import explain_validation, in_one_message, written
@@ -355,12 +355,13 @@ def _problems(experiment: Experiment) -> Iterator[str]:
 def _fitting_claims(experiment: Experiment) -> tuple[dict[str, ClaimChoice], list[str], list[str]]:
     """Return the claims that the grid can answer, those left out with the reason, and the problems of the rest."""
     kept: dict[str, ClaimChoice] = {}
-    left_out, problems = list[str](), list[str]()
-    for name, claim in experiment.claims.items():
+    problems = list[str]()
+    claims, left_out = claims_of_models(experiment.claims, experiment.models, experiment.methods)
+    for name, claim in claims.items():
         if found := [*claim_problems(name, claim)]:
             problems += found
             continue
-        lacks = [*what_the_grid_lacks(claim, experiment.methods, experiment.scores)]
+        lacks = [*what_the_grid_lacks(claim, experiment.models, experiment.methods, experiment.scores)]
         if claim.equal == "latency" and not experiment.measure.latency:
             lacks.append("equal=latency: measure.latency is false")
         if not lacks:

@@ -14,7 +14,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-PROSE = {"text", "label", "template", "style", "reason", "author"}
+PROSE = {"text", "label", "template", "style", "reason", "author", "published"}
 """Settings of free text; any other text may name a file."""
 
 origin: Callable[[Any], Any] = get_origin

@@ -44,7 +44,9 @@ class Claim:
     with every count of the other side). "evaluations" or "latency": the object has no step counts; it is taken at the
     costliest cell that costs no more than the subject's, in denoiser evaluations or in measured seconds per image.
     `margins` maps a metric to the smallest relevant difference, in the metric's unit: a better subject must win by
-    more, a not-worse subject may lose by less, an equivalent subject may do neither by more.
+    more, a not-worse subject may lose by less, an equivalent subject may do neither by more. `models` are the base
+    models that it is about, all of the run where none is named. `source` is who states it, and `published` the numbers
+    that were published about it, both for display.
     """
 
     name: str
@@ -55,6 +57,14 @@ class Claim:
     expect: str
     margins: Mapping[str, float] = field(default_factory=dict)
     equal: str = "steps"
+    models: tuple[str, ...] = ()
+    source: str = ""
+    published: str = ""
+
+    @property
+    def stated(self) -> str:
+        """What was published, and where; empty where neither is known."""
+        return "; ".join(filter(None, (self.published, self.source)))
 
     def steps(self) -> list[tuple[int, int | None]]:
         """Return the compared step counts, subject's and object's; None where the object is found by its cost."""

@@ -176,21 +176,26 @@ def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
                     f"within ±{c.threshold:g}" if c.expect == "equivalent" else f"{c.threshold:+g}",
                     *(interval_in_words(c.adjusted_interval, digits), f"{c.p_value:.2g}"),
                     str(c.n) if c.prompts in (None, c.n) else f"{c.n} of {c.prompts} prompts",
-                    "; ".join(filter(None, (c.verdict, would_decide(c), c.note))),
+                    *(
+                        "; ".join(filter(None, (c.verdict, would_decide(c), c.note))),
+                        judgement.claim.stated or NO_VALUE,
+                    ),
                 )
             )
         if judgement.missing or not judgement.comparisons:
             lacking = "needs " + (", ".join(judgement.missing) or "cells")
-            rows.append((judgement.claim.text, judgement.verdict, lacking, *[NO_VALUE] * 10))
+            stated = judgement.claim.stated or NO_VALUE
+            rows.append((judgement.claim.text, judgement.verdict, lacking, *[NO_VALUE] * 10, stated))
+    last = None if any(judgement.claim.stated for judgement in judgements) else -1
     return Table(
         "verdicts",
         "Verdicts",
         (
             *("Claim", "Verdict", "Metric", "Subject", "its value", "Object", "its value ", "Gain [95% interval]"),
-            *("must exceed", "adjusted interval", "p (adjusted)", "n", "Comparison"),
-        ),
-        tuple(rows),
-        (False, False, False, False, True, False, True, True, True, True, True, True, False),
+            *("must exceed", "adjusted interval", "p (adjusted)", "n", "Comparison", "Published"),
+        )[:last],
+        tuple(row[:last] for row in rows),
+        (False, False, False, False, True, False, True, True, True, True, True, True, False, False)[:last],
         "Gain: how much better the subject is, paired over the same prompts and latents; positive is better. Values "
         "and gains are without the bias of a finite number of images. A verdict goes by the adjusted interval and "
         f"p-value, which count all claims of the run.{looks_in_words(run)}",

@@ -41,8 +41,8 @@ def planned_images(run: Run) -> int:
 
 
 def define(claim: Claim) -> str:
-    """Return a hash over the definition of a claim; its text may be reworded."""
-    return content_hash({**asdict(claim), "text": ""})
+    """Return a hash over the definition of a claim; its texts may be reworded."""
+    return content_hash({**asdict(claim), **dict.fromkeys(("text", "source", "published"), "")})
 
 
 def note_look(store: Store, run: Run, judged: Iterable[Claim]) -> None:
