@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from test_report import store
 
-from bench.analysis.published import Published, load_published, set_beside
+from bench.analysis.published import Beside, Published, load_published, load_spreads, set_beside
 from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.report.published import beside_table, draw_beside
 from bench.report.write import write_report
 from bench.store.store import Store
 
 __all__ = ["store"]
+DECISIVE = ("extractor", "prompts", "η")
 NUMBER = Published("mini", "tcd", 4, "clip_score", 31.2, 5000, "COCO val2014", "ViT-B/32", "a paper", "primary", "")
 
 
@@ -50,7 +51,9 @@ def test_statements_of_sources_are_read() -> None:
     numbers = load_published()
     assert {n.guidance for n in numbers if "guidance" in n.note} == {6.0}
     assert {n.pixels for n in numbers if n.model == "sd15"} == {512}
-    assert {n.eta for n in numbers} == {None}, "no source states it for its tables"
+    assert {(n.method, n.eta) for n in numbers if n.eta is not None} == {("tcd", 0.2)}
+    assert {n.source.split(",")[0] for n in numbers if n.eta is not None} == {"arXiv 2402.19159"}, "the paper's default"
+    assert {n.rounding for n in numbers if n.metric == "image_reward"} == {0.005}
 
 
 def test_measured_cells_of_several_etas_are_distinguished(store: Store, scored: list[ScoredCell]) -> None:
@@ -88,11 +91,94 @@ def test_each_difference_of_protocol_is_named(store: Store, scored: list[ScoredC
     assert "theirs" not in "; ".join(set_beside(store.run(), scored, [alike])[0].differences)
 
 
+ALIKE = replace(NUMBER, images=40, extractor="mini", prompts="world", eta=0.0, guidance=0.0, pixels=8)
+
+
+def judged(store: Store, scored: list[ScoredCell], **changes: object) -> Beside:
+    """A number that is published of the first cell in the same protocol, with changes."""
+    value = scored[0].estimates["clip_score@mini"].value
+    number = replace(ALIKE, **{"steps": scored[0].record.cell.steps, "value": value, **changes})
+    return set_beside(store.run(), scored[:1], [number])[0]
+
+
+def test_a_number_within_the_error_of_both_samples_is_reproduced(store: Store, scored: list[ScoredCell]) -> None:
+    estimate = scored[0].estimates["clip_score@mini"]
+    joint = 1.96 * estimate.standard_error * 2**0.5 + 0.002 * estimate.value
+    for apart, verdict in ((0.0, "reproduced"), (0.98 * joint, "reproduced"), (1.05 * joint, "not comparable")):
+        assert judged(store, scored, value=estimate.value + apart).verdict == verdict
+    fewer = judged(store, scored, value=estimate.value + 1.05 * joint, images=10)
+    assert "images" in fewer.differences[0]
+    assert fewer.verdict == "reproduced", "their sample is smaller, so its error is larger"
+
+
+def test_a_number_beyond_what_tools_differ_by_is_different(store: Store, scored: list[ScoredCell]) -> None:
+    estimate = scored[0].estimates["clip_score@mini"]
+    between = judged(store, scored, value=estimate.value * 1.04)
+    assert between.verdict == "not comparable"
+    assert "as far as tools differ for one model (MLPerf" in between.reason
+    assert judged(store, scored, value=estimate.value * 1.2).verdict == "different"
+    unknown = replace(scored[0], estimates={"aesthetic_score": estimate})
+    number = replace(ALIKE, metric="aesthetic_score", extractor="", steps=2, value=estimate.value * 1.04)
+    assert set_beside(store.run(), [unknown], [number])[0].verdict == "different", "no spread is known"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"eta": None}, "η 0; theirs not stated"),
+        ({"pixels": 16}, "8×8 pixels; theirs 16×16"),
+        ({"extractor": "ViT-B/32"}, "extractor mini; theirs ViT-B/32"),
+        ({"extractor": ""}, "extractor mini; theirs not stated"),
+        ({"prompts": "COCO val2014"}, "prompts world; theirs COCO val2014"),
+    ],
+)
+def test_numbers_of_other_protocols_are_not_comparable(
+    store: Store, scored: list[ScoredCell], changes: dict[str, object], reason: str
+) -> None:
+    pair = judged(store, scored, **changes)
+    assert (pair.verdict, pair.reason) == ("not comparable", reason)
+    assert judged(store, scored, guidance=None, pixels=None, prompts="").verdict == "reproduced"
+
+
+def test_a_frechet_distance_needs_the_same_number_of_images_and_an_interval(
+    store: Store, scored: list[ScoredCell]
+) -> None:
+    clip = scored[0].estimates["clip_score@mini"]
+    fid = replace(scored[0], estimates={"fid@mini": clip})
+    number = replace(ALIKE, metric="fid", steps=2, value=clip.value)
+    assert set_beside(store.run(), [fid], [number])[0].verdict == "reproduced"
+    (pair,) = set_beside(store.run(), [fid], [replace(number, images=5000)])
+    assert (pair.verdict, pair.reason) == ("not comparable", "40 images; theirs 5,000")
+    assert any("reference 100 images of world" in difference for difference in pair.differences)
+    few = replace(fid, estimates={"fid@mini": replace(clip, problem="too few images")})
+    assert set_beside(store.run(), [few], [number])[0].reason == "no interval: too few images"
+
+
+def test_coco_is_recognised_by_the_name_of_its_captions(store: Store, scored: list[ScoredCell]) -> None:
+    run = store.run()
+    captions = {**run.settings, "prompts": {"source": "coco/annotations/captions_val2014.json"}}
+    (pair,) = set_beside(replace(run, settings=captions), scored[:1], [replace(ALIKE, steps=2, prompts="COCO val2014")])
+    assert "prompts" not in "; ".join(pair.differences)
+
+
+def test_known_spreads_have_sources() -> None:
+    spreads = load_spreads()
+    assert {"fid", "clip_score", "image_reward", "pick_score"} <= spreads.keys()
+    assert all(spread.source and spread.one_protocol <= spread.between_tools for spread in spreads.values())
+    low, high = 23.01085758, 23.95007626
+    assert spreads["fid"].of((low + high) / 2, 1.0)[0] == pytest.approx((high - low) / 2, rel=1e-6)
+    assert spreads["image_reward"].of(68.49, 100.0)[1] == pytest.approx(4.8)
+
+
 def test_the_table_and_the_plot_show_both(store: Store, scored: list[ScoredCell]) -> None:
     pairs = set_beside(store.run(), scored, [NUMBER])
     row = beside_table(store.run(), pairs).rows[0]
     assert row[6] == "31.2"
     assert "±" in row[7]
+    assert row[9:11] == (
+        "not comparable",
+        "; ".join(d for d in pairs[0].differences if d.partition(" ")[0] in DECISIVE),
+    )
     axes = draw_beside(store.run(), pairs).axes[0]
     assert 31.2 in np.concatenate([np.atleast_1d(line.get_ydata()) for line in axes.lines])
 

@@ -28,19 +28,26 @@ def beside_table(run: Run, pairs: Sequence[Beside]) -> Table:
                 *(NO_VALUE if cell.eta is None else plain_number(cell.eta), plain_number(cell.guidance_scale)),
                 *(str(cell.steps), _title(number.metric)),
                 *(f"{number.value:g}", _measured(pair), number.trust),
-                *("; ".join(pair.differences), "; ".join(filter(None, (number.source, number.note)))),
+                *(
+                    pair.verdict,
+                    pair.reason,
+                    "; ".join(pair.differences),
+                    "; ".join(filter(None, (number.source, number.note))),
+                ),
             )
         )
     return Table(
         "published",
         "Beside the published numbers",
         (
-            *("Base", "Method", "η", "Guidance", "Steps", "Score", "published", "measured", "trust"),
+            *("Base", "Method", "η", "Guidance", "Steps", "Score", "published", "measured", "trust", "Verdict", "why"),
             *("what differs from their protocol", "source"),
         ),
         tuple(rows),
-        (False, False, True, True, True, False, True, True, False, False, False),
-        "Numbers of different implementations are hardly comparable. Primary: published by the method's authors.",
+        (False, False, True, True, True, False, True, True, False, False, False, False, False),
+        "Reproduced: within the error of both samples, rounding, and the known spread of one protocol. Different: "
+        "beyond that and beyond what is known to lie between tools. Not comparable: in between, or the protocols "
+        "differ. Primary: published by the method's authors.",
     )
 
 
