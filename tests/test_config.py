@@ -1,5 +1,6 @@
 """Experiments that cannot run are refused in one sentence: the setting, the given value, the allowed ones."""
 
+import re
 from copy import deepcopy
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench.analysis.published import load_published
 from bench.experiment.compose import compose_settings, run_application
 from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.value_types import SCORES
@@ -234,20 +236,33 @@ def test_a_model_of_one_task_does_no_other(model: str, task: str) -> None:
 
 @pytest.fixture(scope="module")
 def everything() -> Experiment:
-    """Return an experiment that chooses everything that conf/ offers for text-to-image."""
-    names = {kind: ",".join(offered(kind)) for kind in ("model", "method", "claim")}
-    steps = [f"methods.{name}.steps=[2,4,8,16,20]" for name in ("tcd", "dpmpp_2s")]
-    return check_experiment(compose_settings([*(f"{kind}=[{choices}]" for kind, choices in names.items()), *steps]))
+    """Return an experiment that chooses everything that conf/ offers for text-to-image, on a grid of all claims."""
+    others = ("guide_beside", "guide_inpaints")  # of other tasks
+    every = [claim for claim in offered("claim") if not claim.startswith(others)]
+    chosen = [f"{kind}=[{','.join(offered(kind))}]" for kind in ("model", "method", "extractor")]
+    chosen.append(f"claim=[{','.join(every)}]")
+    scores = {metric: None for claim in compose_settings(chosen)["claims"].values() for metric in claim["metrics"]}
+    steps = [
+        f"methods.{name}.steps=[2,4,5,8,16,20,25,50]" for name in ("tcd", "lcm", "dpmpp_2s", "ddim", "euler", "teacher")
+    ]
+    more = ["methods.tcd.eta=[0.0,0.2,0.3,1.0]", f"scores=[{','.join(scores)}]"]
+    return check_experiment(compose_settings([*chosen, *steps, *more]))
 
 
 def test_every_choice_of_conf_is_accepted(everything: Experiment) -> None:
     assert everything.methods.keys() >= {"tcd", "dpmpp_2s", "teacher"}
-    for kind, chosen in (("model", everything.models), ("method", everything.methods), ("claim", everything.claims)):
+    for kind, chosen in (("model", everything.models), ("method", everything.methods)):
         assert chosen.keys() == set(offered(kind))
     assert everything.models["mini_bf16"].source == everything.models["mini"].source
 
 
-@pytest.mark.parametrize("name", ["mini", "smoke", "paper_coco5k", "paper_coco10k", "paper_coco30k"])
+OF_REAL_MODELS = [
+    *("paper_coco5k", "paper_coco10k", "paper_coco30k", "paper_partiprompts", "paper_hyper_sd", "better_than_teacher"),
+    *(name for name in offered("experiment") if name.startswith("guide_")),
+]
+
+
+@pytest.mark.parametrize("name", ["mini", "smoke", *OF_REAL_MODELS])
 def test_every_claim_of_an_experiment_is_about_its_cells(name: str) -> None:
     experiment = check_experiment(compose_settings([f"experiment={name}"]))
     assert experiment.claims
@@ -256,6 +271,31 @@ def test_every_claim_of_an_experiment_is_about_its_cells(name: str) -> None:
             method = experiment.methods[side.method]
             assert set(side.steps) <= set(method.steps)
             assert side.eta in method.eta or (side.eta is None and len(method.eta) < 2)
+
+
+@pytest.mark.parametrize("name", OF_REAL_MODELS)
+def test_claims_of_real_models_name_scores_that_these_have_and_their_source(name: str) -> None:
+    for claim in check_experiment(compose_settings([f"experiment={name}"])).claims.values():
+        assert claim.source
+        assert claim.published
+        assert not any(score.startswith("attribute_accuracy") for score in claim.metrics)
+
+
+def test_numbers_in_claims_are_those_of_the_published_tables() -> None:
+    values = {number.value for number in load_published()}
+    for name in offered("claim"):
+        if name.startswith(("paper_", "hyper_sd_", "dmd2_")):
+            stated = compose_settings([f"claim=[{name}]"])["claims"][name]["published"]
+            decimals = [float(text) for text in re.findall(r"-?[0-9]+\.[0-9]+", stated.replace("SD 1.5", ""))]
+            assert decimals or stated.startswith("in words"), name
+            assert not [number for number in decimals if number not in values], name
+
+
+def test_every_method_and_eta_of_the_paper_is_run_at_each_of_its_steps() -> None:
+    grid = check_experiment(compose_settings(["experiment=paper_coco5k"])).methods
+    assert {*grid} >= {"tcd", "lcm", "dpmpp_2s", "dpmpp_2s_diffusers", "dpmpp_2m", "ddim", "euler", "unipc"}
+    assert {tuple(method.steps) for method in grid.values()} == {(2, 4, 8, 20)}
+    assert grid["tcd"].eta == [0.0, 0.2, 0.3, 1.0]
 
 
 def test_a_task_with_inputs_takes_models_of_one_size() -> None:

@@ -2,7 +2,7 @@
 
 A number is comparable where nothing that is stated differs and where what its score depends on most is stated: eta, and
 for scores by an extractor that extractor. Fréchet and kernel distances also need the same number of images. Both
-numbers are estimates over prompts of their own, so that the error of their difference is that of ours times
+numbers are estimates, each over other prompts, so that the error of their difference is that of ours times
 sqrt(1 + n / m) for n of our images and m of theirs. A comparable number is
 
 - "reproduced" within 1.96 of these errors, the rounding of what was published, and the spread of one protocol,

@@ -55,7 +55,7 @@ class ClaimChoice:
     models: Annotated[list[str], AnyNumber, Distinct] = Field(default_factory=list)
     """Base models that the claim is about, by default all of the run. It holds if it does for each of them."""
     each_model: bool = False
-    """Make it a claim of its own for each of these models, named after both; one is left out, with the reason, for a
+    """Make it a separate claim for each of these models, named after both; one is left out, with the reason, for a
     model without an adapter that a side needs."""
     source: str | None = None
     """Who states it: a paper with its table, a guide; for display."""
