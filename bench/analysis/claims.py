@@ -149,9 +149,7 @@ def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
     return _judge_all(run, [(claim, cells) for claim in run.claims], run.settings.get("models", ()))
 
 
-def _judge_all(
-    run: Run, asked: Sequence[tuple[Claim, Sequence[ScoredCell]]], models: Iterable[str]
-) -> list[Judgement]:
+def _judge_all(run: Run, asked: Sequence[tuple[Claim, Sequence[ScoredCell]]], models: Iterable[str]) -> list[Judgement]:
     """Judge claims together, each about its own cells; `models` are those of a claim that names none."""
     compared = [(claim, *_compare(claim, run, cells, models)) for claim, cells in asked]
     n = max((test.comparison.n for _, found, _ in compared for test in found), default=0)
