@@ -96,12 +96,12 @@ KEPT = {
 }
 """Ends of the names of the pictures that a row keeps of its inputs."""
 SCORES = {
-    "guide_inpainting": ("masked_fid_clip-vit-b-32", "background_psnr_pixels", "background_lpips_alexnet"),
-    "guide_style": ("style_similarity_clip-vit-b-32",),
+    "guide_inpainting": ("masked_fid_vit-b-32", "background_psnr_pixels", "background_lpips_alexnet"),
+    "guide_style": ("style_similarity_vit-b-32",),
     "guide_depth": ("depth_error_dpt",),
     "guide_canny": ("edge_agreement_canny",),
-    "guide_ip_adapter": ("image_similarity_clip-vit-b-32",),
-    "guide_animatediff": ("temporal_consistency_clip-vit-b-32", "flicker_pixels"),
+    "guide_ip_adapter": ("image_similarity_vit-b-32",),
+    "guide_animatediff": ("temporal_consistency_vit-b-32", "flicker_pixels"),
 }
 
 
@@ -133,7 +133,7 @@ def test_a_row_yields_images_records_and_a_report(row: str, results: Path) -> No
     }
     films = list((results / row).glob("films/*.gif"))
     assert len(films) == (6 if row == "guide_animatediff" else 0)
-    for score in ("clip_score_clip-vit-b-32", *SCORES.get(row, ())):
+    for score in ("clip_score_vit-b-32", *SCORES.get(row, ())):
         assert f",{score}_n3," in (results / row / "scores.csv").read_text()
 
 
