@@ -180,6 +180,7 @@ def test_a_score_is_by_the_first_extractor_that_can_give_it(given: str, named: s
             ["fid@nobody"],
             "scores: fid@nobody was given, and the chosen extractors are: mini; choose one of them, or add",
         ),
+        (["fid@minni"], "the chosen extractors are: mini; did you mean fid@mini?"),
         (["sharpness@mini"], "scores.0=sharpness@mini was given; sharpness needs no extractor; write sharpness"),
         (["fdi@mini"], "scores.0=fdi@mini was given; did you mean fid?"),
         (["fid", "fid@mini"], "fid@mini occurs twice"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Literal
 
 from pydantic import model_validator
@@ -70,9 +71,11 @@ def name_score(score: str, extractors: Mapping[str, ExtractorChoice]) -> str:
         return score
     there = ", ".join(extractors) or "none"
     if extractor is not None and extractor not in extractors:
+        near = get_close_matches(extractor, extractors, 1, 0.6)
+        add = f"choose one of them, or add one, as in 'extractor=[{','.join([*extractors, extractor])}]'"
         raise BenchError(
-            f"scores: {score} was given, and the chosen extractors are: {there}; choose one of them, or add one, as "
-            f"in 'extractor=[{','.join([*extractors, extractor])}]'"
+            f"scores: {score} was given, and the chosen extractors are: {there}; "
+            + (f"did you mean {short}@{near[0]}?" if near else add)
         )
     if needs_text and extractors:
         raise BenchError(
