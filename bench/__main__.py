@@ -65,7 +65,8 @@ def run(settings: _Settings) -> int:
     experiment = join(check_experiment(settings))
     trackers = Trackers(experiment.trackers, experiment.name, settings)
     counts, most = counts_of_looks(experiment), _most_looked_at(experiment.results, experiment.claims)
-    todo = [count for count in counts if count >= most or count == counts[-1]]  # a verdict is never revoked
+    each = experiment.prompts.images_per_prompt
+    todo = [count for count in counts if count * each >= most or count == counts[-1]]  # a verdict is never revoked
     for count in todo:
         fewer = replace(experiment, prompts=replace(experiment.prompts, count=count))
         job = prepare(fewer, (count / counts[-1],))
@@ -80,7 +81,7 @@ def run(settings: _Settings) -> int:
         for record in execute(job, store):
             trackers.cell(record)
             failed += [record] if record.status != "ok" else []
-        where = f"look {counts.index(count) + 1} of {len(counts)}, {count} images per cell"
+        where = f"look {counts.index(count) + 1} of {len(counts)}, {job.run.sample} per cell"
         judge = partial(_all_decided, store, whole_run(store, job), where)
         decided = len(counts) > 1 and not failed and healed(job, store, judge)
         is_last = bool(failed) or decided or count == counts[-1]

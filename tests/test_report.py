@@ -327,8 +327,8 @@ def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) 
     (found,) = prompt_differences(scored, judge_claims(run, scored.cells))
     assert [pair.gain for pair in found.gains] == [39, 37, 35]
     assert [pair.gain for pair in found.losses] == [-39, -37, -35]
-    assert found.gains[0].subject == Picture(store, cells[1.0], 39)
-    assert found.losses[0].object == Picture(store, cells[0.0], 0)
+    assert found.gains[0].subject == (Picture(store, cells[1.0], 39),)
+    assert found.losses[0].object == (Picture(store, cells[0.0], 0),)
     assert found.share == 0.5
     assert found.zero == HEIGHT / 2
     page = Path(write_report(store)).read_text(encoding="utf-8")

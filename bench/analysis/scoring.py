@@ -132,7 +132,8 @@ class StoredFeatures:
                 problems[metric.score] = str(error)
         for estimate in estimates.values():
             estimate.to_score()  # in a forked process, where there are several; the results are cached
-        cut = {name: int(rows["caption_cut"].sum()) for name, rows in features.items() if "caption_cut" in rows}
+        each = run.images_per_prompt
+        cut = {name: int(rows["caption_cut"][::each].sum()) for name, rows in features.items() if "caption_cut" in rows}
         return ScoredCell(record, estimates, problems, cut)
 
     def estimate(self, record: Record, metric: Metric) -> Estimate:
@@ -162,11 +163,13 @@ def cost_of(record: Record, kind: str) -> float | None:
 def fingerprint(run: Run, score: str, n: int) -> str:
     """Return a hash over all that a score depends on besides the images; scores are comparable only if it is equal.
 
-    Extractor and weights, preparation of the images, the reference where it is used, and the number of images.
+    Extractor and weights, preparation of the images, the reference where it is used, and the number of images; of
+    scores of the images of each prompt also their number per prompt.
     """
     metric = metric_of(score)
     reference = run.references.get(metric.extractor) if metric.needs_reference else None
-    return content_hash([run.features.get(metric.feature_set), run.protocols.get(metric.extractor), reference, n])[:12]
+    parts = [run.features.get(metric.feature_set), run.protocols.get(metric.extractor), reference, n]
+    return content_hash([*parts, run.images_per_prompt] if metric.of_prompts else parts)[:12]
 
 
 def prompt_groups(run: Run, features: Mapping[str, NDArray[Any]]) -> Groups | None:

@@ -37,6 +37,9 @@ class Weights:
         return f"`hf download {self.source} {only}`"
 
 
+_ALEXNET = Weights(
+    "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "alexnet-owt-7be5be79.pth", "7be5be79"
+)
 MANIFEST: dict[str, Weights] = {
     "inception": Weights(
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
@@ -44,9 +47,8 @@ MANIFEST: dict[str, Weights] = {
         "6726825d",
         "Apache-2.0",
     ),
-    "background_lpips": Weights(
-        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "alexnet-owt-7be5be79.pth", "7be5be79"
-    ),
+    "background_lpips": _ALEXNET,
+    "pairwise_lpips": _ALEXNET,
     "pick_score": Weights("yuvalkirstain/PickScore_v1"),
     "image_reward": Weights("THUDM/ImageReward", "ImageReward.pt", licence="Apache-2.0"),
     "image_reward_tokenizer": Weights("google-bert/bert-base-uncased", "vocab.txt", licence="Apache-2.0"),

@@ -22,6 +22,8 @@ _Kind = Literal[
     "extractor",
     "file",
 ]
+LPIPS = ("background_lpips", "pairwise_lpips")
+"""Scores by LPIPS."""
 PUBLISHED_LORA = "pytorch_lora_weights.safetensors"
 """The file name under which diffusers saves a LoRA, and under which most are published."""
 
@@ -59,8 +61,8 @@ def required(experiment: Experiment) -> list[Required]:
             found.append(Required(setting, subject, "file", INCEPTION, manifest="inception"))
         else:
             found.append(Required(setting, subject, "extractor", own.source))
-    if "background_lpips" in experiment.scores:
-        found.append(Required("scores", "LPIPS", "file", "lpips://", manifest="background_lpips"))
+    if of_lpips := [score for score in experiment.scores if score in LPIPS]:
+        found.append(Required("scores", "LPIPS", "file", "lpips://", manifest=of_lpips[0]))
     for name in requested_preference_models(experiment):
         for part in needed_by(experiment, name):
             found.append(Required(f"preference_models.{part.name}", part.name, "file", part.source, manifest=part.name))

@@ -107,6 +107,11 @@ class Runner(Work):
         self.pipeline = CurrentPipeline(self.prompts, self.inputs)
         self._calls = ThreadedCalls(self.queue.concurrent_batches)
 
+    @property
+    def _kept(self) -> int | None:
+        """How many first images of a cell are kept; None where all are."""
+        return SHOWN * self.inputs.images_per_prompt if self.keep == "grid" else None
+
     def is_complete(self, cell: Cell) -> bool:
         return is_complete(self.store, cell.key, self.features.identities, self.measure)
 
@@ -155,7 +160,7 @@ class Runner(Work):
             batches = self._gather(work)
             if batches is None:
                 return None
-            images, features = _join(cell, batches, SHOWN if self.keep == "grid" else None)
+            images, features = _join(cell, batches, self._kept)
             if record is not None and record.images_hash != images.sha256:
                 why = "its images cannot be reproduced exactly; the cell is sampled again"
                 self.store.quarantine(f"cells/{cell.key}/{GOOD}", why)
@@ -172,7 +177,7 @@ class Runner(Work):
         donor, prompts = self.donor_of(cell), len(self.prompts)
         record = measured(record, self.measure, prompts, self.pipeline, donor)
         if work.good is None:
-            self.store.commit(record, SHOWN if self.keep == "grid" else None)
+            self.store.commit(record, self._kept)
         else:
             folder.replace(record)
             folder.clear_traces()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bench.checkpoints.extractors import TOWERS, find_kind, name_extractor
 from bench.checkpoints.manifest import MANIFEST, check_file
 from bench.checkpoints.preference_models import name_preference_models, needed_by, requested_preference_models
+from bench.checkpoints.required import LPIPS
 from bench.checkpoints.sources import name_weights, torch_checkpoints, weights_directory
 from bench.experiment.config import Experiment
 from bench.experiment.extractors import ExtractorChoice
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from bench.features.preferences import PreferenceModel
     from bench.features.tasks import TaskFeatures
 
-LPIPS = "background_lpips"
 PAIRED = ("inpainting", "canny", "depth")
 """Tasks with an input for each prompt."""
 _Images = NDArray[np.uint8]
@@ -61,12 +61,13 @@ class FeatureSets:
 
 
 def prompts_of(experiment: Experiment, count: int) -> Prompts:
-    """Return the first `count` prompts of an experiment; raises BenchError as `load_prompts` does."""
+    """Return the first `count` prompts of an experiment, one per image; raises BenchError as `load_prompts` does."""
     asked = experiment.prompts
     return load_prompts(
         *(asked.source, count, asked.template, asked.column, asked.quoted),
         seed=experiment.seed if asked.shuffle else None,
         among=paired_inputs(experiment),
+        images_per_prompt=asked.images_per_prompt,
     )
 
 
@@ -80,7 +81,8 @@ def make_inputs(experiment: Experiment, task: Task, device: str, rows: tuple[int
     source, estimator = getattr(experiment.task, "inputs", ""), getattr(experiment.task, "estimator", None)
     count = 1 if task.kind == "image_prompt" else experiment.prompts.count
     chosen = rows if task.kind in PAIRED else ()
-    return Inputs(task, source, count, *size, _Estimator(estimator, device) if estimator else None, chosen)
+    estimate = _Estimator(estimator, device) if estimator else None
+    return Inputs(task, source, count, *size, estimate, chosen, experiment.prompts.images_per_prompt)
 
 
 def paired_inputs(experiment: Experiment) -> int | None:
@@ -106,8 +108,8 @@ def name_features(experiment: Experiment) -> dict[str, str]:
         return {}
     names = {name: name_extractor(name, choice) for name, choice in experiment.extractors.items()}
     own = {name: content_hash([name, weights]) for name, weights in name_preference_models(experiment).items()}
-    if LPIPS in experiment.scores:
-        own[LPIPS] = content_hash([LPIPS, check_file(torch_checkpoints() / MANIFEST[LPIPS].file, LPIPS)])
+    for score in (score for score in LPIPS if score in experiment.scores):
+        own[score] = content_hash([score, check_file(torch_checkpoints() / MANIFEST[score].file, score)])
     return {**names, PIXELS: PIXELS, **own}
 
 
@@ -161,14 +163,17 @@ def make_feature_sets(
         estimate_depth=inputs.estimate_depth,
         style=getattr(experiment.task, "style", None),
         frames=frames,
+        images_per_prompt=inputs.images_per_prompt,
     )
     sets = {name: _of_extractor(extractor, prompts, of_task, frames) for name, extractor in extractors.items()}
     sets[PIXELS] = _of_pixels(of_task, frames)
     for score in requested_preference_models(experiment):
         model = _load_preference_model(score, [part.path() for part in needed_by(experiment, score)], device)
         sets[score] = _of_preferences(score, model, prompts.texts, frames)
-    if LPIPS in experiment.scores:
-        sets[LPIPS] = lambda images, start, _: of_task.background_lpips(images, start)
+    if "background_lpips" in experiment.scores:
+        sets["background_lpips"] = lambda images, start, _: of_task.background_lpips(images, start)
+    if "pairwise_lpips" in experiment.scores:
+        sets["pairwise_lpips"] = lambda images, *_: of_task.pairwise_lpips(images)
     return FeatureSets({identity: sets[name] for name, identity in identities.items()})
 
 

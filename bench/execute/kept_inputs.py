@@ -7,7 +7,7 @@ from bench.pictures import input_hashes, input_picture, save_inputs
 from bench.store.store import Store
 
 SHOWN = 8
-"""The number of images of a cell whose inputs are kept, and which are kept where keep=grid."""
+"""The number of prompts of a cell whose inputs are kept, and whose images are kept where keep=grid."""
 
 
 def has_inputs(store: Store, inputs: Inputs) -> bool:
@@ -17,7 +17,7 @@ def has_inputs(store: Store, inputs: Inputs) -> bool:
 
 
 def keep_inputs(store: Store, inputs: Inputs) -> None:
-    """Keep inputs, masks and control images of the first images."""
+    """Keep inputs, masks and control images of the first prompts."""
     save_inputs(
         store,
         {

@@ -36,6 +36,7 @@ PICTURES = "pictures.json"
 compressed part of a JPEG file decodes as before."""
 _SHOWN = 3
 """The number of differences, or of pictures, named in a refusal."""
+IMAGES_PER_PROMPT = "prompts.images_per_prompt"
 _Facts = dict[str, Any]
 """By setting: its value as `is`; where that is a hash, a readable form as `shown`."""
 
@@ -193,9 +194,11 @@ def _check(store: Store, job: Job) -> None:
     where = f"results={store.location}"
     if known is not None:
         differences = list(_differences(known[0], store, job))
-        if (row := _other_prompts(known[1], job.run.prompts)) is not None:
-            asked = job.experiment.prompts.source
-            differences.append(f"the first {row} prompts of prompts.source={asked} are not those that it has")
+        asked = job.experiment.prompts
+        alike = not any(said.startswith(IMAGES_PER_PROMPT) for said in differences)
+        if alike and (row := _other_prompts(known[1], job.run.prompts)) is not None:
+            first = -(-row // asked.images_per_prompt)
+            differences.append(f"the first {first} prompts of prompts.source={asked.source} are not those that it has")
         if differences:
             more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
             raise BenchError(
@@ -212,7 +215,8 @@ def _check(store: Store, job: Job) -> None:
     before, planned = _last_run(store), planned_images(job.run)
     if before is not None and len(before.prompts) > planned and store.good_records(before.cells):
         raise BenchError(
-            f"prompts.count={planned} was given, but {where} has {len(before.prompts)} images per cell already; give "
+            f"prompts.count={planned // job.run.images_per_prompt} was given, but {where} has {before.sample} per cell "
+            "already; give "
             "at least as many, or another directory with results=…"
         )
 
@@ -244,14 +248,14 @@ def _from_records(store: Store) -> tuple[_Facts, Mapping[str, str]] | None:
     if run is None:
         return None
     cells = [record.cell for record in store.records(run.cells)]
-    facts = _plain({"name": run.name, **_facts_of_cells(cells), **_facts_of_extractors(run)})
+    facts = _plain({"name": run.name, **_facts_of_cells(cells), **_facts_of_prompts(run), **_facts_of_extractors(run)})
     return facts, _prompt_hashes(run.prompts)
 
 
 def _facts(job: Job) -> _Facts:
     """Return what the numbers of a job depend on."""
     experiment, run = job.experiment, job.run
-    facts: dict[str, Any] = {"name": experiment.name, **_facts_of_cells(job.plan.cells)}
+    facts: dict[str, Any] = {"name": experiment.name, **_facts_of_cells(job.plan.cells), **_facts_of_prompts(run)}
     facts |= {f"task.{name}": value for name, value in asdict(experiment.task).items()}
     if experiment.measure.latency or experiment.measure.memory:
         facts["measure.batch_size"] = experiment.measure.batch_size
@@ -262,6 +266,11 @@ def _facts(job: Job) -> _Facts:
         asked = experiment.reference
         facts["reference"] = _Named(run.real_images, f"{asked.count} images of {asked.source}")
     return _plain(facts)
+
+
+def _facts_of_prompts(run: Run) -> dict[str, Any]:
+    """Return what must stay as more prompts come."""
+    return {IMAGES_PER_PROMPT: run.images_per_prompt}
 
 
 def _facts_of_extractors(run: Run) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def describe_outline(job: Job, store: Store | None) -> str:
     """
     cells = job.plan.cells
     lines = [
-        f"{job.experiment.name}: {len(cells)} cells × {len(job.prompts.texts)} images on {cells[0].device}, "
+        f"{job.experiment.name}: {len(cells)} cells × {job.run.sample} on {cells[0].device}, "
         f"{len(_done(job, store))} done already"
     ]
     if job.run.claims:

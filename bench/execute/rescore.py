@@ -160,7 +160,7 @@ def _prompts(run: Run, experiment: Experiment) -> Prompts:
     """Return the run's prompts, with their ground truth where they are of the procedural world."""
     if experiment.prompts.source != WORLD and paired_inputs(experiment) is None:
         return Prompts(load_prompts(WORLD, 1).identity, run.prompts, None)
-    prompts = prompts_of(experiment, len(run.prompts))
+    prompts = prompts_of(experiment, len(run.prompts) // run.images_per_prompt)
     if prompts.texts != run.prompts:
         raise BenchError(
             f"prompts.source={experiment.prompts.source} does not hold the run's prompts any more, and inputs go with "

@@ -17,6 +17,8 @@ from bench.experiment.hydra_errors import explain_validation, in_one_message, wr
 from bench.experiment.tasks import TaskChoice, TextToImage, task_problems
 from bench.experiment.trackers import TrackerChoice
 from bench.experiment.value_types import (
+    MOST_IMAGES,
+    OF_PROMPTS,
     SCORES,
     STRICT,
     AnyNumber,
@@ -170,7 +172,9 @@ class PromptsChoice:
     """`world` (captions of the miniature's world), a file in UTF-8 (.txt with one prompt per line, .csv, .tsv, .jsonl,
     .json, .parquet, or COCO captions), or `dataset://owner/name/file` in the local hub cache."""
     count: ImageCount = 512
-    """Number of prompts, and therefore of images per cell."""
+    """Number of prompts; each cell has `images_per_prompt` images of each."""
+    images_per_prompt: Count = 1
+    """Images of each prompt, each from noise of its own. Scores of diversity need 2 or more."""
     shuffle: bool = True
     """Take the prompts of a file in an order that `seed` decides; `false` takes them from the top."""
     template: Annotated[str, Field(pattern=r"\{\}")] = "{}"
@@ -350,6 +354,27 @@ def _problems(experiment: Experiment) -> Iterator[str]:
     if experiment.weights == "random":
         yield from _check_architecture(experiment)
     yield from task_problems(experiment.task, {**experiment.models}, [*experiment.scores])
+    yield from _images_per_prompt_problems(experiment)
+
+
+def _images_per_prompt_problems(experiment: Experiment) -> Iterator[str]:
+    count, each = experiment.prompts.count, experiment.prompts.images_per_prompt
+    given = f"prompts.images_per_prompt={each}"
+    if each > 1 and count * each > MOST_IMAGES:
+        yield (
+            f"prompts.count={count} with {given} makes {count * each:,} images per cell; give at most {MOST_IMAGES:,}"
+        )
+    of_prompts = [score for score in experiment.scores if split_score(score)[0] in OF_PROMPTS]
+    if of_prompts and each == 1:
+        yield (
+            f"scores: {of_prompts[0]} is about the images of one prompt, and {given} was given; give 2 or more, as in "
+            "prompts.images_per_prompt=8, or omit the score"
+        )
+    elif "pairwise_lpips" in experiment.scores and experiment.batch_size % each:
+        yield (
+            f"batch_size={experiment.batch_size} was given; pairwise_lpips compares the images of a prompt within a "
+            f"batch, so give a multiple of {given}, as {-(-experiment.batch_size // each) * each}"
+        )
 
 
 def _fitting_claims(experiment: Experiment) -> tuple[dict[str, ClaimChoice], list[str], list[str]]:

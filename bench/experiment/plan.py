@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product
+from math import gcd
 from typing import Any
 
 from bench.experiment.config import Experiment, MemoryOptions
@@ -72,8 +73,9 @@ def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
 
 
 def counts_of_looks(experiment: Experiment) -> tuple[int, ...]:
-    """Return the numbers of images at which claims are judged: all, or evenly spaced in whole batches up to all."""
-    planned, batch = experiment.prompts.count, experiment.batch_size
+    """Return the numbers of prompts at which claims are judged: all, or evenly spaced in whole batches up to all."""
+    planned, size = experiment.prompts.count, experiment.batch_size
+    batch = size // gcd(size, experiment.prompts.images_per_prompt)  # whole batches of whole prompts
     if experiment.until == "count":
         return (planned,)
     even = (planned * (i + 1) / experiment.looks for i in range(experiment.looks))

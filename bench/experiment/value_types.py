@@ -61,7 +61,8 @@ GuidanceScale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Source = Annotated[str, AfterValidator(expand_home)]
 """A path, or a name for something else, such as a hub id. ~ is expanded."""
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-ImageCount = Annotated[int, Field(ge=1, le=1_000_000)]
+MOST_IMAGES = 1_000_000
+ImageCount = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ConcurrentBatches = Annotated[Literal["auto"] | Count, WrapValidator(_concurrent_batches)]
 MetricName = Literal[
@@ -91,15 +92,20 @@ MetricName = Literal[
     "depth_error",
     "temporal_consistency",
     "flicker",
+    "pairwise_distance",
+    "vendi_score",
+    "pairwise_lpips",
 ]
 OF_CAPTIONS = ("clip_score", "attribute_accuracy", "style_similarity")
 """Scores by extractors with a text encoder."""
 OF_EXTRACTORS = (
     *("fid", "kid", "cmmd", "precision", "recall", "density", "coverage", "masked_fid"),
-    *("image_similarity", "temporal_consistency"),
+    *("image_similarity", "temporal_consistency", "pairwise_distance", "vendi_score"),
     *OF_CAPTIONS,
 )
 """Scores by any extractor, written `fid@mini`."""
+OF_PROMPTS = ("pairwise_distance", "vendi_score", "pairwise_lpips")
+"""Scores of the images of each prompt together, which need several."""
 
 
 def _score_name(name: str) -> str:

@@ -45,6 +45,8 @@ class TaskFeatures:
     estimate_depth: Callable[[_Pixels], NDArray[np.float32]] | None = None
     style: str | None = None
     frames: int = 1
+    images_per_prompt: int = 1
+    """How many consecutive images have the same input."""
 
     def of_pixels(self, images: _Pixels, start: int) -> _Rows:
         """Return features of a cell's images `start` …, uint8 (n, h, w, 3), that need no extractor.
@@ -52,7 +54,7 @@ class TaskFeatures:
         inpainting: `background_psnr` in dB, outside the mask. canny: `edge_agreement` in [0, 1]. depth: `depth_error`,
         mean absolute, in [0, 1]. animation: `flicker`, in levels of 255.
         """
-        rows = slice(start, start + len(images))
+        rows = self._rows(images, start)
         if self.kind == "inpainting":
             pairs = zip(images, self.given.images[rows], self.given.masks[rows], strict=True)
             return {"background_psnr": np.array([psnr(a[~m], b[~m]) for a, b, m in pairs])}
@@ -74,7 +76,7 @@ class TaskFeatures:
         image_prompt: `image_similarity`, text_to_image with a style and a text encoder: `style_similarity`, both
         100 × cosine. animation: `temporal_consistency`, 100 × mean cosine of neighbouring frames.
         """
-        rows = slice(start, start + len(images))
+        rows = self._rows(images, start)
         if self.kind == "inpainting":
             masks, inputs = self.given.masks[rows, ..., None], self.given.images[rows]
             return {
@@ -96,9 +98,28 @@ class TaskFeatures:
 
     def background_lpips(self, images: _Pixels, start: int) -> _Rows:
         """Return `background_lpips`, outside the mask of inpainting."""
-        rows = slice(start, start + len(images))
+        rows = self._rows(images, start)
         inputs = self.given.images[rows]
         return {"background_lpips": lpips(np.where(self.given.masks[rows, ..., None], inputs, images), inputs)}
+
+    def pairwise_lpips(self, images: _Pixels) -> _Rows:
+        """Return `pairwise_lpips`, the mean distance of each image to the others of its prompt.
+
+        The images are those of whole prompts; of videos the middle frames are compared.
+        """
+        middle = self._films(images)[:, self.frames // 2]
+        k = self.images_per_prompt
+        sums = np.zeros(len(middle))
+        for step in range(1, k):
+            mine = np.flatnonzero(np.arange(len(middle)) % k < k - step)
+            apart = lpips(middle[mine], middle[mine + step])
+            sums[mine] += apart
+            sums[mine + step] += apart
+        return {"pairwise_lpips": sums / (k - 1)}
+
+    def _rows(self, images: _Pixels, start: int) -> NDArray[np.intp]:
+        """Return the number of the input of each image, (n,)."""
+        return np.arange(start, start + len(images)) // self.images_per_prompt
 
     def _films(self, images: _Pixels) -> _Pixels:
         """Return videos as (n, frames, h, w, 3)."""

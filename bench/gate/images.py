@@ -45,6 +45,8 @@ def _compare_pair(pair: Pair, baseline: ScoredRun, candidate: ScoredRun, limit: 
 def displacements(pair: Pair, baseline: ScoredRun, candidate: ScoredRun) -> NDArray[np.float64] | None:
     """Return each image's displacement (n,), in units of the median distance between neighbours in the baseline.
 
+    Where a prompt has several images, between one and the same image of the next prompt.
+
     By the first extractor of both; None where the runs were made without an extractor in common.
     """
     for name in (name for name in baseline.run.features if name in candidate.run.features):
@@ -52,7 +54,7 @@ def displacements(pair: Pair, baseline: ScoredRun, candidate: ScoredRun) -> NDAr
         if before is not None:
             after = candidate.store.features_of(pair.after.record, candidate.run.features[name])["image"]
             old, new = before.astype(np.float64), after.astype(np.float64)
-            apart = np.linalg.norm(old - np.roll(old, 1, axis=0), axis=1)
+            apart = np.linalg.norm(old - np.roll(old, baseline.run.images_per_prompt % len(old) or 1, axis=0), axis=1)
             moved: NDArray[np.float64] = np.linalg.norm(new - old, axis=1) / (float(np.median(apart)) or 1.0)
             return moved
     return None

@@ -62,13 +62,14 @@ class CurrentPipeline:
 
 def cut_prompts(pipeline: Any, prompts: Sequence[str]) -> str | None:
     """Return a sentence on how many prompts are longer than the text encoders' limit; None where none is."""
+    prompts = list(dict.fromkeys(prompts))
     tokenizers = [found for name in ("tokenizer", "tokenizer_2") if (found := getattr(pipeline, name, None))]
     if not tokenizers or not prompts:
         return None
     shortest = min(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
     limit = shortest.model_max_length
     with Embeddings.encoding:  # a tokenizer stores its padding as state
-        ids = shortest(list(prompts), truncation=False, padding=False).input_ids
+        ids = shortest(prompts, truncation=False, padding=False).input_ids
     cut = sum(len(tokens) > limit for tokens in ids)
     if not cut:
         return None

@@ -15,9 +15,10 @@ from bench.records.errors import BenchError
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompts in order; `scenes` holds the ground truth of the procedural world, and is None for other sources.
+    """The prompt of each image of a cell; where a prompt has several images they are consecutive.
 
-    `rows` are the numbers of the prompts in their file, counted from 0.
+    `scenes` holds the ground truth of the procedural world, one per image, and is None for other sources. `rows` are
+    the numbers of the prompts in their file, counted from 0, one per prompt.
     """
 
     identity: PromptSet
@@ -35,8 +36,11 @@ def load_prompts(
     *,
     seed: int | None = None,
     among: int | None = None,
+    images_per_prompt: int = 1,
 ) -> Prompts:
-    """Return `count` prompts of a source: `world`, or a file (see `bench.generate.prompt_files`).
+    """Return `count` prompts of a source, `images_per_prompt` times each: `world`, or a file.
+
+    Files are read as in `bench.generate.prompt_files`.
 
     A file's prompts are its first ones, or with a `seed` the first of `shuffled` rows, since files are often sorted
     by topic. `among` limits the choice to that many first rows. The world draws its scenes independently.
@@ -64,7 +68,9 @@ def load_prompts(
             )
         rows = shuffled(min(len(texts), max(count, among or len(texts))), seed)[:count]
         texts = tuple(texts[row] for row in rows)
-    texts = tuple(template.replace("{}", text) for text in texts)
+    texts = tuple(template.replace("{}", text) for text in texts for _ in range(images_per_prompt))
+    if scenes is not None:
+        scenes = tuple(scene for scene in scenes for _ in range(images_per_prompt))
     return Prompts(PromptSet(source, len(texts), hash_texts(texts)), texts, scenes, rows)
 
 

@@ -42,6 +42,8 @@ class DepthEstimator(Protocol):
 class Inputs:
     """The first `count` input images (n, h, w, 3) of a task, or the `rows` of a folder, and derived images.
 
+    One per prompt, which serves all `images_per_prompt` images of it.
+
     Files are read as in `bench.generate.image_files` and resized bicubically, as in the TCD guide.
     """
 
@@ -52,6 +54,7 @@ class Inputs:
     width: int
     estimate_depth: DepthEstimator | None = None
     rows: tuple[int, ...] = ()
+    images_per_prompt: int = 1
 
     @cached_property
     def images(self) -> _Pixels:
@@ -141,8 +144,8 @@ class Inputs:
         return hash_files(Path(self.source).expanduser(), names)
 
     def arguments(self, rows: Sequence[int]) -> dict[str, Any]:
-        """Return the arguments of a pipeline call for these rows besides prompts, latents and generators."""
-        task, chosen = self.task, list(rows)
+        """Return the arguments of a pipeline call for these images besides prompts, latents and generators."""
+        task, chosen = self.task, [row // self.images_per_prompt for row in rows]
         if task.kind == "inpainting":
             masks = [Image.fromarray(mask.astype(np.uint8) * 255) for mask in self.masks[chosen]]
             images = _to_pil(self.images[chosen])

@@ -111,7 +111,7 @@ class SchedulerSpec:
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """The sampled prompts: their source, their number, and a hash of their text."""
+    """The sampled prompts, one per image: their source, the number of images, and a hash of the texts in order."""
 
     source: str
     count: int

@@ -85,6 +85,7 @@ class Run:
     """The request: all that a report needs besides the records.
 
     `cells` are keys in the plan's order; `left_out` holds label and reason of each combination that makes no sense.
+    `prompts` are those of the images of a cell, one per image; where a prompt has several images they are consecutive.
     `metrics` are the names of the scores, as in `fid@mini`. `features` identifies what computes each set of features,
     by content: extractors by their names, `pixels`, and the networks of single scores. `real_images` identifies the
     reference images (None where no metric needs them), `references` their features, by extractor. `protocols` describes
@@ -109,6 +110,18 @@ class Run:
     looks: tuple[float, ...] = (1.0,)
     earlier_looks: tuple[tuple[int, int], ...] = ()
     schema: int = SCHEMA_VERSION
+
+    @property
+    def images_per_prompt(self) -> int:
+        """How many consecutive images have the same prompt."""
+        return int(self.settings.get("prompts", {}).get("images_per_prompt", 1))
+
+    @property
+    def sample(self) -> str:
+        """The images of a cell in words: "512 images", or "512 images of 64 prompts"."""
+        images, prompts = len(self.prompts), len(set(self.prompts))
+        of_prompts = "" if prompts == images else f" of {prompts:,} prompt{'s' if prompts != 1 else ''}"
+        return f"{images:,} image{'s' if images != 1 else ''}{of_prompts}"
 
     def history(self, images: int) -> tuple[tuple[int, int], ...]:
         """Return all looks in order of time, this run's last, at a number of images per cell."""

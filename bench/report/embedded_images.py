@@ -58,7 +58,7 @@ class InputPicture:
 
 
 def input_pictures(store: Store, task: str, row: int) -> list[tuple[str, InputPicture]]:
-    """Return the kept inputs of image `row` of a task: the kind of each, and the picture."""
+    """Return the kept inputs of prompt `row` of a task: the kind of each, and the picture."""
     control = {"canny": "edges", "depth": "depth"}.get(task, "control")
     row = 0 if task == "image_prompt" else row
     names = {"": "image prompt" if task == "image_prompt" else "input", "-mask": "mask", "-control": control}

@@ -36,7 +36,10 @@ class PromptGrid:
 
 
 def prompt_grids(scored: ScoredRun, count: int = PROMPTS) -> list[PromptGrid]:
-    """Grids of the first prompts, by base model and prompts; a grid without any image is left out."""
+    """Grids of the first prompts, by base model and prompts; a grid without any image is left out.
+
+    Of several images of a prompt the first is shown.
+    """
     grids = []
     groups: dict[tuple[str, str], list[ScoredCell]] = {}
     for scored_cell in scored.images:
@@ -45,11 +48,12 @@ def prompt_grids(scored: ScoredRun, count: int = PROMPTS) -> list[PromptGrid]:
             groups.setdefault((cell.base.name, cell.prompts.text_hash), []).append(scored_cell)
     for (model, _), own in groups.items():
         store, run = scored.home_of(own[0])
+        each = run.images_per_prompt
         steps, series = tuple(sorted({s.record.cell.steps for s in own})), to_series(scored.run, own)
-        for row, prompt in enumerate(run.prompts[:count]):
+        for row, prompt in enumerate(run.prompts[::each][:count]):
             rows = []
             for line in series:
-                paths = {s.record.cell.steps: Picture(scored.home_of(s)[0], s.record, row) for s in line.cells}
+                paths = {s.record.cell.steps: Picture(scored.home_of(s)[0], s.record, row * each) for s in line.cells}
                 rows.append((line.label, tuple(p if (p := paths.get(n)) and p.exists() else None for n in steps)))
             if any(path for _, paths in rows for path in paths):
                 task = own[0].record.cell.task

@@ -126,9 +126,9 @@ def _unscored(cells: Sequence[ScoredCell]) -> list[tuple[str, str, str]]:
 
 
 def _image_counts(scored: ScoredRun) -> str:
-    """Return the number of images per cell, as `1 image` or, of several runs, `256 or 512 images`."""
-    counts = sorted({len(part.run.prompts) for part in scored.parts})
-    return f"{' or '.join(map(str, counts))} {'image' if counts == [1] else 'images'}"
+    """Return the images per cell, as `512 images of 64 prompts` or, of several runs, `256 images or 512 images`."""
+    samples = {part.run.sample: len(part.run.prompts) for part in scored.parts}
+    return " or ".join(sorted(samples, key=lambda sample: samples[sample]))
 
 
 def _joint_facts(scored: ScoredRun) -> list[tuple[str, str]]:
@@ -151,8 +151,6 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
     settings, seconds = run.settings, sum(record.sampling_s for record in good)
     bases = {cell.record.cell.base.name: cell.record.cell.base.noise_schedule for cell in cells}
     schedules = [f"{name}: {', '.join(f'{k} {v}' for k, v in own.items())}" for name, own in bases.items()]
-    images, prompts = len(run.prompts), len(set(run.prompts))
-    sample = f"{images}" if prompts == images else f"{images} of {prompts} prompts"
     reference = "none: no score needs one"
     if run.real_images is not None:
         reference = f"{settings['reference']['count']} images of {settings['reference']['source']} ({run.real_images})"
@@ -162,7 +160,10 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
         ("Noise schedules", "; ".join(schedules)),
         ("Methods", ", ".join(run.labels.get(name, name) for name in settings["methods"])),
         ("Cells", f"{len(good)} of {len(run.cells)} done"),
-        ("Images", f"{sum(r.images.count for r in good if r.images):,}, {sample} per cell, seed {settings['seed']}"),
+        (
+            "Images",
+            f"{sum(r.images.count for r in good if r.images):,}, {run.sample} per cell, seed {settings['seed']}",
+        ),
         ("Sampling", f"{seconds:.0f} s in pipeline calls, batches of {settings['batch_size']}"),
         ("Extractors", "; ".join(f"{name}, {_named(own)}" for name, own in settings["extractors"].items()) or "none"),
         ("Reference", reference),

@@ -1,4 +1,4 @@
-"""Details of a verdict: the difference per prompt, and the pairs of images with the largest differences."""
+"""Details of a verdict: the difference per prompt, and the images of the prompts with the largest differences."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from bench.report.embedded_images import Picture
 from bench.score.metrics import metric_of
 
 PER_SIDE = 3
+MOST_SHOWN = 4
+"""Images of a prompt that are shown."""
 WIDTH, HEIGHT = 640, 96
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """One prompt with both images; `gain` is the advantage of the subject's image."""
+    """One prompt with the images of both sides; `gain` is the advantage of the subject's."""
 
     prompt: str
     gain: float
-    subject: Picture
-    object: Picture
+    subject: tuple[Picture, ...]
+    object: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
@@ -67,21 +69,27 @@ def _difference(
         (m for m in mine.estimates if split_score(m)[0] == "clip_score" and m in yours.estimates),
         comparison.metric,
     )
+    if metric_of(comparison.metric).of_prompts:
+        metric = comparison.metric
     ours, theirs = mine.estimates[metric], yours.estimates[metric]
     if metric == comparison.metric != comparison.compared:
         ours, theirs = mine.fallback(metric) or ours, yours.fallback(metric) or theirs
         metric = comparison.compared
     sign = 1.0 if metric_of(metric).higher_is_better else -1.0
-    gains = sign * (ours.value + ours.influence - theirs.value - theirs.influence)
+    run = scored.home_of(mine)[1]
+    each = run.images_per_prompt
+    of_images = sign * (ours.value + ours.influence - theirs.value - theirs.influence)
+    gains = of_images.reshape(-1, each).mean(axis=1)
     order = np.argsort(gains)
 
-    def pair(row: int) -> _Pair:
-        pictures = (Picture(scored.home_of(cell)[0], cell.record, row) for cell in (mine, yours))
-        return _Pair(scored.home_of(mine)[1].prompts[row], float(gains[row]), *pictures)
+    def pair(prompt: int) -> _Pair:
+        rows = range(prompt * each, prompt * each + min(each, MOST_SHOWN))
+        pictures = (tuple(Picture(scored.home_of(cell)[0], cell.record, row) for row in rows) for cell in (mine, yours))
+        return _Pair(run.prompts[rows[0]], float(gains[prompt]), *pictures)
 
     largest, smallest = (
-        tuple(p for p in map(pair, rows.tolist()) if p.subject.exists() and p.object.exists())
-        for rows in (order[::-1][:PER_SIDE], order[:PER_SIDE])
+        tuple(p for p in map(pair, prompts.tolist()) if all(picture.exists() for picture in (*p.subject, *p.object)))
+        for prompts in (order[::-1][:PER_SIDE], order[:PER_SIDE])
     )
     if not largest and not smallest:
         return None
@@ -93,7 +101,7 @@ def _difference(
         claim=claim,
         subject=comparison.subject,
         object=comparison.object,
-        metric=metric_of(metric).name(len(gains)),
+        metric=metric_of(metric).name(ours.n),
         share=float(np.mean(gains > 0)),
         gains=largest,
         losses=smallest,

@@ -50,6 +50,8 @@ def _table(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
         lines.append(f"… and {len(cells) - MOST_CELLS} more in the report")
     if any(cell.disturbed for cell in cells):
         lines.append("* disturbed by load: measure again on an idle machine (measure.again=true)")
+    if run.images_per_prompt > 1:
+        lines.append(f"{run.sample} per cell")
     if waiting := len(run.cells) - len(cells):
         lines.append(f"{waiting} cells have not been run yet")
     return lines

@@ -46,7 +46,7 @@ _Floats = NDArray[np.float64]
 NONE: _Floats = np.empty(0)
 ROUNDING = 16.0
 """Values that differ by at most this many units of the last digit of the largest value count as equal."""
-_FEWEST = 20
+FEWEST = 20
 """Fewer images (prompts, where they repeat) have no interval of a mean: with log-normal values 20 cover 93%."""
 FEWEST_APART = 5
 """With fewer images (or prompts) off the most common value, no interval: 5 of 64 or of 1,000 cover 94%."""
@@ -312,15 +312,13 @@ class Estimate:
         groups, sizes = self.groups, self.groups.sizes
         centred = self.influence - (np.bincount(groups.labels, self.influence) / sizes)[groups.labels]
         unbiased = np.sqrt(sizes / (sizes - 1) * (self.n - 1) / self.n)[groups.labels]
-        few = (
-            f"{self.sample} are too few for an interval for fixed prompts: it takes {_FEWEST} images more than prompts"
-        )
+        few = f"{self.sample} are too few for an interval for fixed prompts: it takes {FEWEST} images more than prompts"
         return replace(
             self,
             influence=centred * unbiased,
             groups=None,
             strata=groups.count,
-            problem=few if self.n - groups.count < _FEWEST else None,
+            problem=few if self.n - groups.count < FEWEST else None,
         )
 
     def to_score(self) -> Score:
@@ -383,7 +381,7 @@ def mean_estimate(values: NDArray[np.floating], groups: Groups | None = None, sh
     kind = given.dtype if given.dtype in (np.float16, np.float32) else np.float64
     verb = "is" if len(rows) == 1 else "are"
     few = (
-        f"{describe_sample(groups, len(rows))} {verb} too few for an interval of their mean: it takes {_FEWEST} or more"
+        f"{describe_sample(groups, len(rows))} {verb} too few for an interval of their mean: it takes {FEWEST} or more"
     )
     return Estimate(
         mean,
@@ -391,7 +389,7 @@ def mean_estimate(values: NDArray[np.floating], groups: Groups | None = None, sh
         groups=groups,
         resolution=ROUNDING * float(np.finfo(kind).eps) * float(np.abs(rows).max()),
         mean_of="shares" if shares else "values",
-        problem=few if independent(groups, len(rows)) < _FEWEST else None,
+        problem=few if independent(groups, len(rows)) < FEWEST else None,
     )
 
 

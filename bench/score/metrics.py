@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.records.score import split_score
+from bench.score.diversity import mean_of_prompts, pairwise_distance_estimate, vendi_estimate
 from bench.score.estimate import Estimate, mean_estimate
 from bench.score.frechet import Reference, frechet_estimate
 from bench.score.groups import Groups
@@ -57,7 +58,7 @@ class Metric:
 
     `needs` are features of the set `features`, which is None for scores of any extractor; `metric_of` then gives the
     `extractor`. `network` is what computes its features, in its name. `fallback` is the score that replaces it where it
-    has no interval.
+    has no interval. `of_prompts` marks scores of the images of each prompt together.
     """
 
     short: str
@@ -71,6 +72,7 @@ class Metric:
     network: str | None = None
     fallback: Metric | None = None
     extractor: str = ""
+    of_prompts: bool = False
 
     def of(self, features: _Features, real: RealImages | None, groups: Groups | None = None) -> Estimate:
         """Return the estimate from a cell's features; `groups` holds the prompt of each row (None: all different).
@@ -147,6 +149,18 @@ def _mean_of(
     )
 
 
+def _pairwise_distance(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
+    return pairwise_distance_estimate(features["image"], groups)
+
+
+def _vendi(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
+    return vendi_estimate(features["image"], groups)
+
+
+def _pairwise_lpips(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
+    return mean_of_prompts(features["pairwise_lpips"], groups)
+
+
 def _among_real(
     short: str, title: str, estimate: Callable[[NDArray[Any], Neighbourhood, Groups | None], Estimate]
 ) -> Metric:
@@ -174,6 +188,16 @@ METRICS: dict[str, Metric] = {
     "cmmd": Metric("cmmd", "CMMD", False, ("image",), _cmmd, 3, needs_reference=True),
     "attribute_accuracy": Metric(
         "attribute_accuracy", "Attribute accuracy", True, ("attributes_named", "attributes_right"), _accuracy, 3
+    ),
+    "pairwise_distance": Metric(
+        *("pairwise_distance", "Distance within a prompt", True, ("image",), _pairwise_distance, 4), of_prompts=True
+    ),
+    "vendi_score": Metric("vendi_score", "Vendi score of a prompt", True, ("image",), _vendi, 3, of_prompts=True),
+    "pairwise_lpips": Metric(
+        *("pairwise_lpips", "LPIPS within a prompt", True, ("pairwise_lpips",), _pairwise_lpips, 4),
+        features="pairwise_lpips",
+        network="alexnet",
+        of_prompts=True,
     ),
     "masked_fid": Metric("masked_fid", "Fréchet distance, mask", False, _MASK, _masked_fid, 2, fallback=_MASKED_KID),
     **{

@@ -64,7 +64,7 @@ def describe(status: LaunchStatus, now: float | None = None) -> str:
     lines = [
         f"{launch.settings.get('name', 'run')}: {len(status.done)} of {len(launch.cells)} cells done, "
         f"{len(status.begun)} begun, {len(status.failed)} failed; "
-        f"{status.images:,} of {status.total_images:,} images",
+        f"{status.images:,} of {status.total_images:,} images{_per_cell(launch)}",
         f"begun {_duration(now - launch.began)} ago{_rest(status, now)}",
     ]
     if status.workers:
@@ -73,6 +73,15 @@ def describe(status: LaunchStatus, now: float | None = None) -> str:
         lines += ["", "failed:"]
         lines += [f"  {r.cell.label}: {r.failure.message if r.failure else ''}" for r in status.failed]
     return printable("\n".join(lines))
+
+
+def _per_cell(launch: Launch) -> str:
+    """Return the images of a cell where a prompt has several; empty elsewhere."""
+    each = int(launch.settings.get("prompts", {}).get("images_per_prompt", 1))
+    prompts = launch.images // each
+    return (
+        "" if each == 1 else f", {launch.images:,} images of {prompts:,} prompt{'s' if prompts != 1 else ''} per cell"
+    )
 
 
 def _rest(status: LaunchStatus, now: float) -> str:
