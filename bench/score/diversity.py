@@ -1,6 +1,6 @@
 """Diversity of the images of one prompt, as a mean over prompts. numpy only.
 
-Each prompt has a value of its own, computed from its images alone, so that prompts are the independent units, and the
+The value of each prompt is computed from its images alone, so that prompts are the independent units, and the
 interval is that of a mean of their values (`bench.score.estimate`). Prompts count equally, however many images they
 have. Intervals cover new prompts and new noise together.
 """
