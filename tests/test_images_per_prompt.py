@@ -156,3 +156,13 @@ def test_inputs_go_with_the_prompt() -> None:
 
     for name in ("image", "mask_image"):
         assert np.array_equal(pixels(given[name]), pixels(expected[name]))
+
+
+def test_of_a_grid_the_images_of_the_first_eight_prompts_are_kept(overrides: Overrides, tmp_path: Path) -> None:
+    asked = (*ONE, "prompts.count=10", "prompts.images_per_prompt=2", "keep=grid", "scores=[clip_score]")
+    assert main(["run", *overrides(*asked)]) == 0
+    store = Store(tmp_path / "run", writable=False)
+    (record,) = store.records()
+    assert record.images is not None
+    assert (record.images.count, len(record.images.hashes)) == (20, 16)
+    assert [store.cell(record.key).has_image(row) for row in (0, 15, 16, 19)] == [True, True, False, False]
