@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import cosine_similarity
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from torch.nn.functional import cosine_similarity, interpolate, pad
 from transformers import (
     BlipTextConfig,
     BlipVisionConfig,
@@ -20,17 +26,33 @@ from transformers import (
     CLIPTextConfig,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    InstructBlipQFormerConfig,
+    InstructBlipVisionConfig,
+    PreTrainedTokenizerFast,
+    T5Config,
 )
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from bench.checkpoints import manifest
-from bench.checkpoints.manifest import MANIFEST, Weights, check_file
+from bench.checkpoints.manifest import MANIFEST, PREFERENCE_MODELS, Weights, check_file
+from bench.features import preferences
 from bench.features.icnet import ICNet, load_image_complexity
-from bench.features.preferences import REWARD_MEAN, REWARD_STD, load_aesthetic_score, load_image_reward, load_pick_score
+from bench.features.preferences import (
+    REWARD_MEAN,
+    REWARD_STD,
+    load_aesthetic_score,
+    load_hps_v2,
+    load_image_reward,
+    load_pick_score,
+)
+from bench.features.question_answering import load_vqa_score
 from bench.mini import world
 from bench.mini.training.vocabulary import build_tokenizer
 from bench.records.errors import BenchError
+from bench.score.metrics import METRICS, PIXELS
 
 SIZE = 32
 CAPTIONS = ["a red circle on a white background", "a small blue star"]
@@ -163,6 +185,139 @@ def test_image_complexity_is_between_zero_and_one_and_depends_on_the_image(
         *("b1_1", "b1_2", "b2_1", "b2_2", "b2_3", "b2_4", "up1", "up2", "to_score_f", "head", "to_score_f_slam"),
         *("b1_1_slam", "b1_2_slam", "b2_1_slam", "b2_2_slam", "b2_3_slam", "b2_4_slam"),
     }
+
+
+SMALL_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": SIZE, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+def test_hps_v2_is_the_cosine_of_its_clip_on_the_whole_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(4)
+    (tmp_path / "small-hps.json").write_text(json.dumps(SMALL_CLIP))
+    open_clip.add_model_config(tmp_path / "small-hps.json")
+    monkeypatch.setattr(preferences, "HPS_ARCHITECTURE", "small-hps")
+    model = open_clip.create_model("small-hps").eval()
+    torch.save(
+        {"state_dict": model.half().state_dict()}, tmp_path / "HPS.pt"
+    )  # the published file is in half precision
+    model.float()
+    wide = np.random.default_rng(2).integers(0, 256, (2, 48, 96, 3)).astype(np.uint8)  # fits in once halved, by thirds
+    small = interpolate(
+        torch.from_numpy(wide).permute(0, 3, 1, 2).float() / 255,
+        size=(16, SIZE),
+        mode="bicubic",
+        antialias=True,
+        align_corners=False,
+    )
+    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    given = (pad(small, (0, 0, 8, 8)) - mean[:, None, None]) / std[:, None, None]  # black above and below
+    with torch.inference_mode():
+        tokens = open_clip.get_tokenizer("small-hps")(CAPTIONS)
+        expected = 100 * cosine_similarity(model.encode_image(given), model.encode_text(tokens))
+    found = load_hps_v2(tmp_path / "HPS.pt", "cpu")(wide, CAPTIONS)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def save_instruct_blip(directory: Path) -> InstructBlipForConditionalGeneration:
+    """A small InstructBLIP with T5, in the layout of Salesforce/instructblip-flan-t5-xl."""
+    torch.manual_seed(5)
+    text = " ".join(["Question : Does this figure show Please answer yes or no .", *CAPTIONS])
+    for folder, specials in (
+        (directory, ["<pad>", "</s>", "<unk>"]),
+        (directory / "qformer_tokenizer", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]),
+    ):
+        words = [*specials, '"', "?", *dict.fromkeys(re.findall(r"\w+|[^\w\s]", text))]
+        words = list(dict.fromkeys(words))
+        raw = Tokenizer(WordLevel({word: place for place, word in enumerate(words)}, specials[-1]))
+        raw.pre_tokenizer = Whitespace()
+        if folder == directory:
+            raw.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        else:
+            raw.post_processor = TemplateProcessing(
+                single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+            )
+        PreTrainedTokenizerFast(tokenizer_object=raw, pad_token=specials[0]).save_pretrained(folder)
+    vision = InstructBlipVisionConfig(image_size=SIZE, patch_size=8, **VISION)
+    former = InstructBlipQFormerConfig(
+        vocab_size=60, encoder_hidden_size=16, cross_attention_frequency=1, max_position_embeddings=140, **VISION
+    )
+    language = T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    config = InstructBlipConfig(
+        vision_config=vision.to_dict(),
+        qformer_config=former.to_dict(),
+        text_config=language.to_dict(),
+        num_query_tokens=4,
+        image_token_index=59,
+    )
+    model = InstructBlipForConditionalGeneration(config).eval()
+    torch.nn.init.normal_(model.query_tokens)
+    model.save_pretrained(directory)
+    return model
+
+
+def test_vqa_score_is_the_likelihood_of_yes_and_its_end_given_image_and_question(
+    tmp_path: Path, images: NDArray[np.uint8]
+) -> None:
+    model = save_instruct_blip(tmp_path)
+    read, former = (
+        PreTrainedTokenizerFast.from_pretrained(folder) for folder in (tmp_path, tmp_path / "qformer_tokenizer")
+    )
+    expected = []
+    for image, caption in zip(images, CAPTIONS, strict=True):  # one by one, so that nothing is padded
+        question = f'Question: Does this figure show "{caption}"? Please answer yes or no.'
+        seen = model.vision_model(by_hand(image[None])).last_hidden_state
+        asked, ids = former(question, return_tensors="pt").input_ids, read(question, return_tensors="pt").input_ids
+        with torch.inference_mode():
+            output = model.qformer(
+                input_ids=asked,
+                attention_mask=torch.ones(1, 4 + asked.shape[1], dtype=torch.long),
+                query_embeds=model.query_tokens,
+                encoder_hidden_states=seen,
+            ).last_hidden_state[:, :4]
+            given = torch.cat([model.language_projection(output), model.language_model.shared(ids)], dim=1)
+            yes, end = read("yes").input_ids
+            logits = model.language_model(inputs_embeds=given, decoder_input_ids=torch.tensor([[0, yes]])).logits[0]
+            likelihood = logits.log_softmax(dim=-1)
+        expected.append(float(((likelihood[0, yes] + likelihood[1, end]) / 2).exp()))
+    score = load_vqa_score(tmp_path, "cpu")
+    found = score(images, CAPTIONS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert ((found > 0) & (found < 1)).all()
+    assert score(images, CAPTIONS[::-1])[0] != pytest.approx(expected[0], rel=1e-6)
+
+
+def test_vqa_score_keeps_the_end_of_a_long_question_and_refuses_a_model_without_image_token(
+    tmp_path: Path, images: NDArray[np.uint8]
+) -> None:
+    save_instruct_blip(tmp_path)
+    score = load_vqa_score(tmp_path, "cpu")
+    long = ["a red circle " * 80, "a small blue star"]
+    assert np.isfinite(score(images, long)).all()
+    assert score(images, long)[0] == pytest.approx(score(images[:1], ["a small " + long[0]])[0], rel=1e-5)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "image_token_index": None}))
+    with pytest.raises(BenchError, match="has no image token"):
+        load_vqa_score(tmp_path, "cpu")
+
+
+def test_preference_models_of_half_precision_are_computed_in_float32(tmp_path: Path, images: NDArray[np.uint8]) -> None:
+    torch.manual_seed(6)
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(image_size=SIZE, patch_size=8, projection_dim=8, **VISION))
+    tower.half().save_pretrained(tmp_path)
+    torch.save(head_of(8, "")[0], tmp_path / "head.pth")
+    given = load_aesthetic_score(tmp_path / "head.pth", tmp_path, "cpu")(images, CAPTIONS)
+    tower.float().save_pretrained(tmp_path)
+    np.testing.assert_array_equal(given, load_aesthetic_score(tmp_path / "head.pth", tmp_path, "cpu")(images, CAPTIONS))
+
+
+def test_every_score_by_its_own_network_is_experimental() -> None:
+    own = {short for short, metric in METRICS.items() if metric.features not in (None, PIXELS)}
+    assert (
+        own == {*PREFERENCE_MODELS, "background_lpips"} == {s for s, metric in METRICS.items() if metric.experimental}
+    )
 
 
 class Planted:

@@ -32,6 +32,7 @@ from bench.report.tables import (
     to_markdown,
     verdict_table,
 )
+from bench.report.terminal import summarise
 from bench.score.estimate import Estimate, mean_estimate
 from bench.score.groups import Groups
 
@@ -418,3 +419,15 @@ def test_pdflatex_compiles_a_table_of_all_special_characters(tmp_path: Path) -> 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-1500:]
     assert (tmp_path / "t.pdf").stat().st_size > 1000
+
+
+def test_scores_whose_numbers_were_not_seen_on_published_weights_are_called_experimental() -> None:
+    run = replace(RUN, metrics=("clip_score@mini", "pick_score", "hps_v2"))
+    cells = [ScoredCell(RECORD, {score: mean_estimate(np.arange(8.0)) for score in run.metrics})]
+    said = "pick_score, hps_v2 are experimental: their numbers were not yet seen on the published weights."
+    assert said in score_table(run, cells).note
+    assert said in " ".join(summarise(run, cells, []).split())
+    assert "experimental" not in score_table(replace(run, metrics=("clip_score@mini",)), cells).note
+    for metric, marked in (("vqa_score", True), ("fid@mini", False)):
+        judged = Judgement(CLAIM, "undecided", (replace(COMPARISON, metric=metric),), ())
+        assert ("vqa_score is experimental: its numbers" in verdict_table(run, [judged]).note) == marked

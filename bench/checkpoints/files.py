@@ -41,7 +41,11 @@ def wanted_files(entry: Required, names: Iterable[str]) -> list[str]:
         wanted = {single_file(entry, names)}
     else:
         folder = entry.subfolder or "."
-        wanted = {*_side_files(folder, names), *weights_in(folder, names, entry.variant)[0]}
+        inner = {str(PurePosixPath(name).parent) for name in names}
+        tokenizers = [name for name in inner if name.endswith("_tokenizer") and "/" not in name]
+        wanted = {*weights_in(folder, names, entry.variant)[0]}
+        for place in (folder, *tokenizers):
+            wanted |= {*_side_files(place, names)}
     return [name for name in names if name in wanted]
 
 

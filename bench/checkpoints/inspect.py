@@ -259,6 +259,7 @@ def _inspect_manifest(entry: Required) -> Found:
         check_payload(path)
         return Found(entry, path, needed.identity(), path.stat().st_size, path.name)
     faults = [fault for file in sorted(path.glob("*.safetensors")) for fault in _faults_of(file)]
+    faults += [f"{shard} is missing; its index names it" for shard in _missing_shards(path, None)]
     if not any(path.glob("*.safetensors")):
         faults.append(f"{path} holds no .safetensors file")
     if faults:

@@ -58,6 +58,13 @@ MANIFEST: dict[str, Weights] = {
         licence="Apache-2.0",
     ),
     "aesthetic_score_tower": Weights("openai/clip-vit-large-patch14"),
+    "hps_v2": Weights(
+        "xswu/HPSv2",
+        "HPS_v2.1_compressed.pt",
+        "c57a38fb4a2f7e7c15bf00da2ea377cdf165448b4dd1052a484c215a998c9837",
+        "Apache-2.0",
+    ),
+    "vqa_score": Weights("Salesforce/instructblip-flan-t5-xl", licence="MIT"),
     "image_complexity": Weights(
         "https://github.com/tinglyfeng/IC9600",
         "ck.pth",
@@ -67,7 +74,7 @@ MANIFEST: dict[str, Weights] = {
 }
 """By score, extractor, or a score's further requirement. ICNet's checkpoint is behind a link of its repository."""
 
-PREFERENCE_MODELS = ("pick_score", "image_reward", "aesthetic_score", "image_complexity")
+PREFERENCE_MODELS = ("pick_score", "image_reward", "aesthetic_score", "image_complexity", "hps_v2", "vqa_score")
 """Scores computed by a dedicated network, independent of the extractors."""
 
 

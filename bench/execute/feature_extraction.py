@@ -214,9 +214,14 @@ def _load_preference_model(name: str, paths: list[Path], device: str) -> Prefere
         from bench.features.icnet import load_image_complexity
 
         return load_image_complexity(paths[0], device)
+    if name == "vqa_score":
+        from bench.features.question_answering import load_vqa_score
+
+        return load_vqa_score(paths[0], device)
     from bench.features import preferences
 
     loaders = {
+        "hps_v2": preferences.load_hps_v2,
         "pick_score": preferences.load_pick_score,
         "image_reward": preferences.load_image_reward,
         "aesthetic_score": preferences.load_aesthetic_score,

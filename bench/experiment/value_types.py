@@ -83,6 +83,8 @@ MetricName = Literal[
     "image_reward",
     "aesthetic_score",
     "image_complexity",
+    "hps_v2",
+    "vqa_score",
     "style_similarity",
     "image_similarity",
     "masked_fid",
@@ -122,6 +124,8 @@ def _score_name(name: str) -> str:
 ScoreName = Annotated[str, AfterValidator(_score_name)]
 """A score, with its extractor where it has one: `fid@mini`, `sharpness`. Without `@` the first extractor that can."""
 ExtractorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-PreferenceModelName = Literal["pick_score", "image_reward", "aesthetic_score", "image_complexity"]
+PreferenceModelName = Literal[
+    "pick_score", "image_reward", "aesthetic_score", "image_complexity", "hps_v2", "vqa_score"
+]
 """Scores computed by a dedicated network."""
 SCORES: tuple[str, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")

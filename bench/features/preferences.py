@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+from torchvision.transforms.functional import pad, resize
 
+from bench.features.pretrained import load_pretrained
 from bench.records.errors import BenchError
 
 Pixels = NDArray[np.uint8]
@@ -26,6 +28,9 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 REWARD_MEAN, REWARD_STD, REWARD_TOKENS = 0.16717362830052426, 1.0333394966054072, 35
 """Mean and deviation of ImageReward over its authors' validation set, which standardise it; its number of tokens."""
 
+HPS_ARCHITECTURE = "ViT-H-14"
+"""OpenCLIP's name of the network of HPSv2."""
+
 
 def load_pick_score(directory: Path, device: str) -> PreferenceModel:
     """PickScore (Kirstain et al. 2023, arXiv 2305.01569): a CLIP's cosine of image and caption times its logit scale.
@@ -34,16 +39,16 @@ def load_pick_score(directory: Path, device: str) -> PreferenceModel:
     """
     from transformers import AutoTokenizer, CLIPModel
 
-    model = CLIPModel.from_pretrained(directory, use_safetensors=True).to(device).eval()
+    model = load_pretrained(CLIPModel, directory, f"preference_models.pick_score={directory}", device)
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    prepare = _preparation(model.config.vision_config.image_size)
+    prepare = clip_preparation(model.config.vision_config.image_size)
 
     @torch.inference_mode()
     def score(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
         tokens = tokenizer(list(captions), padding=True, truncation=True, max_length=77, return_tensors="pt")
         output = model(**tokens.to(device), pixel_values=prepare(images).to(device))
         cosines = (output.image_embeds * output.text_embeds).sum(dim=-1)
-        return _numbers(cosines * model.logit_scale.exp())
+        return to_numbers(cosines * model.logit_scale.exp())
 
     return score
 
@@ -55,16 +60,16 @@ def load_aesthetic_score(head: Path, tower: Path, device: str) -> PreferenceMode
     """
     from transformers import CLIPVisionModelWithProjection
 
-    model = CLIPVisionModelWithProjection.from_pretrained(tower, use_safetensors=True).to(device).eval()
+    model = load_pretrained(CLIPVisionModelWithProjection, tower, f"aesthetic_score's tower {tower}", device)
     network = _head(model.config.projection_dim, (1024, 128, 64, 16))
     load_tensors(network, {name.removeprefix("layers."): tensor for name, tensor in read_tensors(head).items()}, head)
     network.to(device)
-    prepare = _preparation(model.config.image_size)
+    prepare = clip_preparation(model.config.image_size)
 
     @torch.inference_mode()
     def score(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
         embeddings = model(pixel_values=prepare(images).to(device)).image_embeds
-        return _numbers(network(nn.functional.normalize(embeddings, dim=-1))[:, 0])
+        return to_numbers(network(nn.functional.normalize(embeddings, dim=-1))[:, 0])
 
     return score
 
@@ -113,7 +118,7 @@ def load_image_reward(checkpoint: Path, vocabulary: Path, device: str) -> Prefer
     load_tensors(head, _part(tensors, "mlp.layers.", ()), checkpoint)
     for network in (vision, text, head):
         network.to(device).eval()
-    tokenizer, prepare = BertTokenizer(str(vocabulary)), _preparation(vision_config.image_size)
+    tokenizer, prepare = BertTokenizer(str(vocabulary)), clip_preparation(vision_config.image_size)
 
     @torch.inference_mode()
     def score(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
@@ -127,7 +132,35 @@ def load_image_reward(checkpoint: Path, vocabulary: Path, device: str) -> Prefer
             encoder_hidden_states=seen,
             encoder_attention_mask=torch.ones(seen.shape[:-1], dtype=torch.long, device=device),
         ).last_hidden_state[:, 0]
-        return (_numbers(head(read)[:, 0]) - REWARD_MEAN) / REWARD_STD
+        return (to_numbers(head(read)[:, 0]) - REWARD_MEAN) / REWARD_STD
+
+    return score
+
+
+def load_hps_v2(checkpoint: Path, device: str) -> PreferenceModel:
+    """HPSv2.1 (Wu et al. 2023, arXiv 2306.09341): 100 × cosine of image and caption by a tuned OpenCLIP ViT-H/14.
+
+    The whole image is seen: its longer side is resized (bicubic, antialias), and the rest is black.
+    """
+    import open_clip
+
+    model = open_clip.create_model(HPS_ARCHITECTURE, precision="fp32", device=device)
+    load_tensors(model, read_tensors(checkpoint), checkpoint)
+    tokenize, size = open_clip.get_tokenizer(HPS_ARCHITECTURE), model.visual.image_size
+    side = size if isinstance(size, int) else max(size)
+    normalise = Normalize(CLIP_MEAN, CLIP_STD)
+
+    @torch.inference_mode()
+    def score(images: Pixels, captions: Sequence[str]) -> NDArray[np.float64]:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        height, width = (round(length * side / max(pixels.shape[2:])) for length in pixels.shape[2:])
+        if pixels.shape[2:] != (height, width):
+            pixels = resize(pixels, [height, width], InterpolationMode.BICUBIC, antialias=True)
+        above, left = (side - height) // 2, (side - width) // 2
+        whole = pad(pixels, [left, above, side - width - left, side - height - above])
+        image = model.encode_image(normalise(whole).to(device), normalize=True)
+        caption = model.encode_text(tokenize(list(captions)).to(device), normalize=True)
+        return to_numbers(100 * (image * caption).sum(dim=-1))
 
     return score
 
@@ -157,6 +190,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise BenchError(
             f"{path} holds more than tensors, or is damaged, and is not read; convert it to safetensors"
         ) from error
+    content = content.get("state_dict", content)
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
 
 
@@ -201,7 +235,7 @@ def _layers(tensors: Mapping[str, torch.Tensor], pattern: str) -> int:
     return 1 + max(int(found[1]) for name in tensors if (found := re.match(pattern, name)))
 
 
-def _preparation(size: int) -> Callable[[Pixels], torch.Tensor]:
+def clip_preparation(size: int) -> Callable[[Pixels], torch.Tensor]:
     """Return a function that resizes the shorter side to `size`, bicubic, antialias; centre crop; CLIP's statistics."""
     steps: Any = Compose(
         [Resize(size, InterpolationMode.BICUBIC), CenterCrop(size), ToTensor(), Normalize(CLIP_MEAN, CLIP_STD)]
@@ -209,5 +243,5 @@ def _preparation(size: int) -> Callable[[Pixels], torch.Tensor]:
     return lambda images: torch.stack([steps(Image.fromarray(image)) for image in images])
 
 
-def _numbers(values: torch.Tensor) -> NDArray[np.float64]:
+def to_numbers(values: torch.Tensor) -> NDArray[np.float64]:
     return values.double().cpu().numpy()

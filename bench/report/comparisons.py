@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bench.analysis.claims import Comparison
 from bench.analysis.power import CHANCES
 from bench.records.run import Run
@@ -55,3 +57,12 @@ def looks_in_words(run: Run) -> str:
 
 def _rounded(count: float) -> str:
     return f"{float(f'{count:.3g}'):,.0f}"
+
+
+def experimental_in_words(scores: Iterable[str]) -> str:
+    """Return which of the scores are experimental, as a sentence after a space; empty where none is."""
+    names = [score for score in dict.fromkeys(scores) if metric_of(score).experimental]
+    if not names:
+        return ""
+    verb, whose = ("is", "its") if len(names) == 1 else ("are", "their")
+    return f" {', '.join(names)} {verb} experimental: {whose} numbers were not yet seen on the published weights."

@@ -13,7 +13,14 @@ from bench.analysis.claims import Judgement
 from bench.analysis.scoring import ScoredCell
 from bench.printable import spreadsheet_text
 from bench.records.run import Run
-from bench.report.comparisons import digits_of, interval_in_words, looks_in_words, metric_in_words, would_decide
+from bench.report.comparisons import (
+    digits_of,
+    experimental_in_words,
+    interval_in_words,
+    looks_in_words,
+    metric_in_words,
+    would_decide,
+)
 from bench.report.identity import NO_VALUE, adapters_in_words, scheduler_in_words, task_in_words, traits
 from bench.score.estimate import Estimate
 from bench.score.metrics import Metric, metric_of
@@ -53,6 +60,7 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         rows.append((*identity.of(cell), *texts))
     samples = " or ".join(dict.fromkeys(estimate.sample for estimate in estimates)) or "images"
     note = f"Value ± standard error over {samples}.{_without_intervals(run, cells)}{_protocols(run)}{_cut(cells)}"
+    note += experimental_in_words(run.metrics)
     numeric = *identity.numeric, *[True] * len(heads)
     return Table("scores", "Scores", (*identity.heads, *heads), tuple(rows), numeric, note)
 
@@ -198,7 +206,8 @@ def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
         (False, False, False, False, True, False, True, True, True, True, True, True, False, False)[:last],
         "Gain: how much better the subject is, paired over the same prompts and latents; positive is better. Values "
         "and gains are without the bias of a finite number of images. A verdict goes by the adjusted interval and "
-        f"p-value, which count all claims of the run.{looks_in_words(run)}",
+        f"p-value, which count all claims of the run.{looks_in_words(run)}"
+        + experimental_in_words(c.metric for judgement in judgements for c in judgement.comparisons),
     )
 
 

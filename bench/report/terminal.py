@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
+from textwrap import wrap
 
 from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.scoring import ScoredCell
 from bench.printable import printable
 from bench.records.run import Run
-from bench.report.comparisons import digits_of, interval_in_words, metric_in_words
+from bench.report.comparisons import digits_of, experimental_in_words, interval_in_words, metric_in_words
 from bench.report.identity import NO_VALUE, Trait, traits
 from bench.score.metrics import Metric, metric_of
 
@@ -52,6 +53,8 @@ def _table(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
         lines.append("* disturbed by load: measure again on an idle machine (measure.again=true)")
     if run.images_per_prompt > 1:
         lines.append(f"{run.sample} per cell")
+    if said := experimental_in_words(run.metrics):
+        lines += wrap(said.strip(), WIDTH)
     if waiting := len(run.cells) - len(cells):
         lines.append(f"{waiting} cells have not been run yet")
     return lines

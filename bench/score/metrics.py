@@ -58,7 +58,8 @@ class Metric:
 
     `needs` are features of the set `features`, which is None for scores of any extractor; `metric_of` then gives the
     `extractor`. `network` is what computes its features, in its name. `fallback` is the score that replaces it where it
-    has no interval. `of_prompts` marks scores of the images of each prompt together.
+    has no interval. `of_prompts` marks scores of the images of each prompt together. The numbers of an `experimental`
+    score were never seen on its network's published weights.
     """
 
     short: str
@@ -73,6 +74,7 @@ class Metric:
     fallback: Metric | None = None
     extractor: str = ""
     of_prompts: bool = False
+    experimental: bool = False
 
     def of(self, features: _Features, real: RealImages | None, groups: Groups | None = None) -> Estimate:
         """Return the estimate from a cell's features; `groups` holds the prompt of each row (None: all different).
@@ -145,7 +147,10 @@ def _mean_of(
         return mean_estimate(features[short], groups, shares)
 
     return Metric(
-        short, title, higher_is_better, (short,), found, digits, features=features, network=network or features
+        *(short, title, higher_is_better, (short,), found, digits),
+        features=features,
+        network=network or features,
+        experimental=features not in (None, PIXELS),
     )
 
 
@@ -216,6 +221,8 @@ METRICS: dict[str, Metric] = {
             _mean_of("image_reward", "ImageReward", True, 3, "image_reward", "imagereward"),
             _mean_of("aesthetic_score", "Aesthetic score", True, 2, "aesthetic_score", "laion"),
             _mean_of("image_complexity", "Image complexity", True, 4, "image_complexity", "icnet"),
+            _mean_of("hps_v2", "HPSv2.1", True, 2, "hps_v2", "hpsv21"),
+            _mean_of("vqa_score", "VQAScore", True, 3, "vqa_score", "instructblip", shares=True),
             _mean_of("style_similarity", "Similarity to the style", True, 2),
             _mean_of("image_similarity", "Similarity to the image prompt", True, 2),
             _mean_of("background_psnr", "PSNR outside the mask [dB]", True, 2, PIXELS),

@@ -22,6 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 CONF = Path(__file__).parents[2] / "conf"
 SCORES = Path(__file__).parents[1] / "reference" / "scores.yaml"
 """What each score measures, what it needs, its range and its source."""
+EXPERIMENTAL = "Experimental: its numbers were not yet seen on the published weights."
 GROUPS = {"task": "task", "executor": "executor", "trackers": "tracker"}
 """Settings whose `kind` chooses one of several dataclasses, and the folder of conf/ with their defaults."""
 NAMED = {
@@ -237,6 +238,8 @@ def describe_scores(_: str = "") -> Iterator[str]:
         needs = described["needs"] + (f"; `task={task}`" if task else "")
         yield f"`{short}` ({metric.title}, {direction} is better)\n: {described['meaning']}\n"
         yield f"  Needs: {needs}.\n  Range: {described['range']}.\n  Source: {described['source']}.\n"
+        if metric.experimental:
+            yield f"  {EXPERIMENTAL}\n"
 
 
 def describe_commands(_: str = "") -> Iterator[str]:
