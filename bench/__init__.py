@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from bench.analysis.reference_file import read_statistics as read_statistics
+    from bench.analysis.reference_file import write_statistics as write_statistics
     from bench.conformance.conform import conform as conform
     from bench.conformance.report import ConformanceReport as ConformanceReport
     from bench.conformance.report import Finding as Finding
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from bench.score.functional import mean_score as mean_score
 
 _HOMES = {
+    "bench.analysis.reference_file": ("read_statistics", "write_statistics"),
     "bench.conformance.conform": ("conform",),
     "bench.conformance.report": ("ConformanceReport", "Finding"),
     "bench.report.data_frame": ("load",),
@@ -45,6 +48,8 @@ __all__ = [
     "load",
     "mean_difference",
     "mean_score",
+    "read_statistics",
+    "write_statistics",
 ]
 
 

@@ -15,6 +15,7 @@ from bench.parallel import map_forked
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError, StoreError
 from bench.records.record import Record
+from bench.records.reference import is_statistics
 from bench.records.run import Claim, Run
 from bench.score.estimate import Estimate
 from bench.score.groups import Groups
@@ -54,7 +55,9 @@ class ScoredCell:
         """Return the estimate that replaces an invalid interval, alone or in a difference; None where there is none."""
         known = self.estimates[score].fallback
         instead = metric_of(score).fallback
-        return known if known or self.source is None or not instead else self.source.estimate(self.record, instead)
+        if known or instead is None or self.source is None or not self.source.has_images(instead):
+            return known
+        return self.source.estimate(self.record, instead)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,11 @@ class StoredFeatures:
         cut = {name: int(rows["caption_cut"][::each].sum()) for name, rows in features.items() if "caption_cut" in rows}
         return ScoredCell(record, estimates, problems, cut)
 
+    def has_images(self, metric: Metric) -> bool:
+        """Whether the reference of a score is known by its images and not by statistics alone."""
+        real = self.real.get(metric.extractor)
+        return real is None or len(real.embeddings) > 0
+
     def estimate(self, record: Record, metric: Metric) -> Estimate:
         """Return one more score of a finished cell; raises Damaged, and ValueError where it cannot be computed."""
         return self._estimate(metric, self._features(record, metric.feature_set))
@@ -185,16 +193,18 @@ def _load_reference(store: Store, run: Run, extractor: str) -> RealImages:
     if embeddings is None:
         advice = "start the same tcd-bench run again, it computes them again and keeps the rest"
         raise BenchError(f"results={store.location} holds no reference features; {advice}")
-    wanted = run.settings.get("reference", {}).get("count", len(embeddings))
+    parts = store.load_reference_parts(reference)
+    asked = run.settings.get("reference", {})
+    wanted = len(embeddings) if is_statistics(str(asked.get("source"))) else asked.get("count", len(embeddings))
     if len(embeddings) != wanted:
         raise BenchError(
             f"results={store.location} holds features of {len(embeddings)} reference images where run.json says "
             f"{wanted}; remove reference-{reference}.npz and start the same tcd-bench run again"
         )
     if f"fid@{extractor}" not in run.metrics or embeddings.shape[1] < WORTH_KEEPING:
-        return RealImages(embeddings)
+        return RealImages(embeddings, parts)
     derived = store.load_derived(reference, embeddings)
-    real = RealImages(embeddings, derived)
+    real = RealImages(embeddings, {**parts, **(derived or {})})
     if derived is None:
         with suppress(StoreError):  # the run may be read-only
             store.save_derived(reference, embeddings, real.reference.to_parts())

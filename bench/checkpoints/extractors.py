@@ -103,6 +103,20 @@ def check_tower(name: str, kind: str, directory: Path) -> None:
         )
 
 
+def dimensions_of(choice: ExtractorChoice, kind: str) -> int | None:
+    """Return the number of an extractor's features, as far as its configuration states it."""
+    if kind == "inception":
+        return 2048
+    name, path = ("config.json", ("hidden_size",)) if kind == "dinov2" else (CONFIG, ("model_cfg", "embed_dim"))
+    try:
+        said = json.loads((weights_directory(choice.source) / name).read_text(encoding="utf-8"))
+        for part in path:
+            said = said[part]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return said if isinstance(said, int) else None
+
+
 def describe_preparation(name: str, choice: ExtractorChoice) -> Mapping[str, str]:
     """Return how an extractor prepares images, as text: resizer, antialias, crop, size and dtype.
 

@@ -25,6 +25,7 @@ from bench.generate.task_inputs import name_inputs
 from bench.measure.environment import library_versions, nvidia_devices
 from bench.records.cell import Task
 from bench.records.errors import BenchError
+from bench.records.reference import reference_in_words
 
 GIB = 2**30
 
@@ -93,9 +94,8 @@ def _needs(experiment: Experiment) -> Iterator[_Finding]:
         found.state = "fit the weights"
     yield found
     with _checking("reference images") as found:  # decodes all of them
-        reference = experiment.reference
         is_needed = find_real_images(experiment) is not None
-        found.state = f"{reference.count} of {reference.source}" if is_needed else "none are needed"
+        found.state = reference_in_words(asdict(experiment.reference)) if is_needed else "none are needed"
     yield found
     if fine and hasattr(experiment.task, "inputs"):
         with _checking("task inputs") as found:

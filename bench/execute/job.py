@@ -29,6 +29,7 @@ from bench.execute.feature_extraction import (
     prompts_of,
 )
 from bench.execute.malloc import keep_freed_memory
+from bench.execute.reference_statistics import check_extractor, check_statistics, save_statistics
 from bench.experiment.config import Experiment, Model, check_experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import task_problems
@@ -47,6 +48,7 @@ from bench.mini.world import WORLD
 from bench.pictures import save_pictures
 from bench.records.cell import Cell, content_hash
 from bench.records.errors import BenchError
+from bench.records.reference import is_statistics
 from bench.records.run import Run
 from bench.records.score import split_score
 from bench.redact import settings_without_secrets, without_secrets
@@ -257,7 +259,9 @@ def find_real_images(experiment: Experiment, decode: bool = True) -> str | None:
         return None
     source, count = experiment.reference.source, experiment.reference.count
     name = name_real_images(source, count)
-    if decode:
+    if is_statistics(source):
+        check_statistics(experiment)
+    elif decode:
         check_real_images(source, count, name)
     return name
 
@@ -266,6 +270,8 @@ def name_references(experiment: Experiment, features: Mapping[str, str], real_im
     """Return the identity of the real images' features, by the extractors of scores that need them."""
     metrics = [metric_of(score) for score in experiment.scores]
     needed = dict.fromkeys(metric.extractor for metric in metrics if metric.needs_reference)
+    if needed and is_statistics(experiment.reference.source):
+        check_extractor(experiment, features, [*needed])
     return {name: content_hash([features[name], real_images]) for name in needed}
 
 
@@ -273,7 +279,8 @@ def describe_protocols(experiment: Experiment) -> Mapping[str, Mapping[str, str]
     """Return, by extractor, how images are prepared, and how a folder's real images are read."""
     if not experiment.scores:
         return {}
-    pictures = {} if experiment.reference.source == WORLD else {"pictures": READER}
+    source = experiment.reference.source
+    pictures = {} if source == WORLD or is_statistics(source) else {"pictures": READER}
     return {name: {**describe_preparation(name, own), **pictures} for name, own in experiment.extractors.items()}
 
 
@@ -295,6 +302,9 @@ def make_references(experiment: Experiment, run: Run, store: Store, extractors: 
     if not lacking:
         return
     source, count = experiment.reference.source, experiment.reference.count
+    if is_statistics(source):
+        save_statistics(experiment, store, [*lacking.values()])
+        return
     features: dict[str, list[NDArray[np.float32]]] = {name: [] for name in lacking}
     sizes, first = set(), list[NDArray[np.uint8]]()
     for images in load_real_images(source, count):

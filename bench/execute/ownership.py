@@ -23,6 +23,7 @@ from bench.generate.reference_images import hash_real_images
 from bench.records.cell import Cell, canonical_json, content_hash, fields_of
 from bench.records.errors import BenchError, Corrupt
 from bench.records.record import SCHEMA_VERSION
+from bench.records.reference import reference_in_words
 from bench.records.run import Run
 from bench.redact import without_secrets
 from bench.store.interim_looks import define, looks_of, planned_images, with_looks
@@ -263,8 +264,7 @@ def _facts(job: Job) -> _Facts:
     for name, weights in name_preference_models(experiment).items():
         facts[f"preference_models.{name}"] = weights
     if run.real_images is not None:
-        asked = experiment.reference
-        facts["reference"] = _Named(run.real_images, f"{asked.count} images of {asked.source}")
+        facts["reference"] = _Named(run.real_images, reference_in_words(asdict(experiment.reference)))
     return _plain(facts)
 
 

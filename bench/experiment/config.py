@@ -191,9 +191,10 @@ class _Reference:
     """The real images that Fréchet and kernel distances compare with."""
 
     source: Source = "world"
-    """`world` (images of the miniature's world) or a folder of images."""
+    """`world` (images of the miniature's world), a folder of images, or an .npz with their statistics (`mu`, `sigma`),
+    which give `fid` alone."""
     count: ImageCount = 2048
-    """Number of reference images."""
+    """Number of reference images; without meaning for statistics."""
 
 
 @dataclass(config=STRICT)

@@ -35,7 +35,7 @@ class OtherReference:
     """Reference images other than the run's own."""
 
     source: Source | None = None
-    """`world` or a folder of images."""
+    """`world`, a folder of images, or an .npz with their statistics."""
     count: ImageCount | None = None
     """Number of reference images."""
 

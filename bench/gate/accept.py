@@ -81,7 +81,7 @@ def _copy(candidate: Store, run: Run, records: list[Record], directory: Path) ->
         after.commit(record)
     for identity in run.references.values():
         if (reference := candidate.load_reference(identity)) is not None:
-            fresh.save_reference(identity, reference)
+            fresh.save_reference(identity, reference, candidate.load_reference_parts(identity))
     fresh.save_run(run)
 
 

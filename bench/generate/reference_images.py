@@ -19,16 +19,22 @@ from bench.generate.image_folders import check_readable, hash_files, list_images
 from bench.mini import world
 from bench.mini.world import WORLD
 from bench.records.errors import BenchError, check_path
+from bench.records.reference import is_statistics
 
 
 def name_real_images(source: str, count: int) -> str:
     """Return the identity of the first `count` images of a source: the seeds, or a hash over the files' content.
+
+    Of a file of statistics it is the hash of the file.
 
     Raises BenchError for a folder that does not exist or holds fewer images. Prints once which files were left out, and
     how many of the images are duplicates.
     """
     if source == WORLD:
         return f"{WORLD}-{world.split_seeds('reference', count)}"
+    if is_statistics(source):
+        (content,) = hash_real_images(source, count).values()
+        return f"statistics-{content.hex()[:16]}"
     contents = [*hash_real_images(source, count).values()]
     if copies := len(contents) - len(set(contents)):
         say_once(f"reference.source={source}: {copies} of the {count} images are duplicates")
@@ -39,6 +45,10 @@ def hash_real_images(source: str, count: int) -> dict[str, bytes]:
     """Return the SHA-256 of each file's bytes by its path below the folder; empty for the procedural world."""
     if source == WORLD:
         return {}
+    if is_statistics(source):
+        file = Path(source).expanduser()
+        check_path(f"reference.source={source}", file, "file", "give a file of statistics, or a folder of images")
+        return {file.name: hashlib.sha256(file.read_bytes()).digest()}
     folder, names = real_image_files(source, count)
     try:
         return hash_files(folder, names)
@@ -52,7 +62,7 @@ def check_real_images(source: str, count: int, name: str) -> None:
     The contents decoded by each version of Pillow are noted in the user's cache, so that they are decoded once. Images
     are decoded again when their features are computed, independently of these notes.
     """
-    if source == WORLD:
+    if source == WORLD or is_statistics(source):
         return
     try:
         mark = cache_directory() / "decoded" / hashlib.sha256(f"{name} Pillow {PIL.__version__}".encode()).hexdigest()

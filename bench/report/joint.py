@@ -38,10 +38,17 @@ class _SharedFeatures(StoredFeatures):
 
     others: tuple[StoredFeatures, ...] = ()
 
+    def has_images(self, metric: Metric) -> bool:
+        """As of that run."""
+        return self._able(metric).has_images(metric)
+
     def estimate(self, record: Record, metric: Metric) -> Estimate:
         """As of the first of the runs that have these features."""
+        return self._able(metric).estimate(record, metric)
+
+    def _able(self, metric: Metric) -> StoredFeatures:
         able = (own for own in self.others if metric.feature_set in own.run.features)
-        return next(able, self.others[0]).estimate(record, metric)
+        return next(able, self.others[0])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from bench.analysis.claims import Judgement
 from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.printable import printable
+from bench.records.reference import reference_in_words
 from bench.records.run import Run
 from bench.report.comparisons import looks_in_words, metric_in_words, would_decide
 from bench.report.embedded_images import to_data_uri
@@ -153,7 +154,7 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
     schedules = [f"{name}: {', '.join(f'{k} {v}' for k, v in own.items())}" for name, own in bases.items()]
     reference = "none: no score needs one"
     if run.real_images is not None:
-        reference = f"{settings['reference']['count']} images of {settings['reference']['source']} ({run.real_images})"
+        reference = f"{reference_in_words(settings['reference'])} ({run.real_images})"
     return [
         ("Task", settings["task"]["kind"].replace("_", " ")),
         ("Base models", ", ".join(settings["models"])),

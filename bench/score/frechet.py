@@ -42,6 +42,7 @@ _Images = NDArray[np.floating]
 _FEWEST = 200
 """Fewer images have no interval at any dimension: with skewed features 160 cover a difference in 92.9%, since few
 images lack the rare ones that make up the variance."""
+NEEDS_FEATURES = "needs the features of reference images, of which only mean and covariance are known"
 _PAIRS = 2048
 """The number of pairs of images that sample the interactions."""
 
@@ -50,7 +51,8 @@ _PAIRS = 2048
 class Reference:
     """The contribution of a reference set to every distance from it; each part is computed once, when first needed.
 
-    `parts` are the results of an earlier computation, which are not computed again.
+    `parts` are the results of an earlier computation, which are not computed again. Where a mean and a covariance are
+    all that is known of the reference, they are among the parts, and there are no features (0, d).
     """
 
     features: _Images
@@ -63,6 +65,17 @@ class Reference:
         check_features(rows, "reference features")
         return cls(rows, parts or {})
 
+    @classmethod
+    def of_moments(cls, mean: ArrayLike, covariance: ArrayLike) -> Reference:
+        """Create from mean (d,) and covariance (d, d), divisor n − 1: enough for Fréchet distances, for no other."""
+        parts = {"mean": np.asarray(mean, np.float64), "covariance": np.asarray(covariance, np.float64)}
+        return cls(np.zeros((0, len(parts["mean"]))), parts)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the features of its images are known."""
+        return len(self.features) > 0
+
     @property
     def d(self) -> int:
         """Dimension."""
@@ -70,7 +83,9 @@ class Reference:
 
     @cached_property
     def moments(self) -> Moments:
-        """Mean and covariance of the features."""
+        """Mean and covariance of the features, with their number where they are known."""
+        if "covariance" in self.parts:
+            return Moments(self.parts["mean"], self.parts["covariance"], len(self.features))
         return features_to_moments(self.features)
 
     @cached_property
@@ -90,7 +105,7 @@ class Reference:
         if "factor" in self.parts:
             return self.parts["factor"]
         m = len(self.features)
-        if m > self.d:
+        if m > self.d or not self.has_images:
             values, vectors = np.linalg.eigh(self.moments.covariance)
             kept = _positive(values)
             return vectors[:, kept] * np.sqrt(values[kept])
@@ -104,7 +119,9 @@ class Reference:
 
     @cached_property
     def kernel(self) -> KernelReference:
-        """The same features for the kernel distance."""
+        """The same features for the kernel distance; raises ValueError where they are not known."""
+        if not self.has_images:
+            raise ValueError(f"the kernel distance {NEEDS_FEATURES}")
         return KernelReference(self.features)
 
 
@@ -117,18 +134,22 @@ def frechet_estimate(
     taken from the eigenvalues of Lᵀ S L, L Lᵀ = S_r: symmetric, no general matrix square root; for fewer images than
     dimensions from those of an n × n Gram matrix, without an interval. Where there is a caveat, the kernel distance is
     its fallback. Raises ValueError for fewer than two images,
-    values not finite, or another dimension than the reference's.
+    values not finite, another dimension than the reference's, or reference noise of a reference without features; such
+    a one gives no fallback.
     """
     check_features(features, d=reference.d)
+    if reference_noise and not reference.has_images:
+        raise ValueError(f"the reference's own noise {NEEDS_FEATURES}")
     estimate = _estimate(features, reference, reference_noise, groups)
-    if estimate.caveat is None:
+    if estimate.caveat is None or not reference.has_images:
         return estimate
     return replace(estimate, fallback=kernel_estimate(features, reference.kernel, reference_noise, groups))
 
 
 def _estimate(features: _Images, reference: Reference, reference_noise: bool, groups: Groups | None) -> Estimate:
     ours, keys = _distance(features, reference, groups), row_keys(features)
-    problem = overlap(keys, reference.kernel.keys) or ours.problem or _repeats(keys, reference, groups)
+    shared = overlap(keys, reference.kernel.keys) if reference.has_images else None
+    problem = shared or ours.problem or _repeats(keys, reference, groups)
     estimate = replace(ours, problem=problem, fallback_name="kernel distance")
     if not reference_noise or estimate.problem:
         return estimate

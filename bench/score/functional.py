@@ -73,7 +73,7 @@ def frechet_difference(
     ours = _frechet(features_a, reference, reference_noise, groups)
     theirs = _frechet(features_b, reference, reference_noise, of_b)
     difference = _subtract(ours, theirs, paired)
-    if difference.caveat:
+    if difference.caveat and reference.has_images:
         our_kernel = ours.fallback or _kernel(features_a, reference, reference_noise, groups)
         their_kernel = theirs.fallback or _kernel(features_b, reference, reference_noise, of_b)
         difference = replace(difference, fallback=_subtract(our_kernel, their_kernel, paired))

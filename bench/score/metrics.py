@@ -31,7 +31,10 @@ PIXELS = "pixels"
 
 @dataclass(frozen=True)
 class RealImages:
-    """The reference images' embeddings (m, d) by one extractor, with an earlier result of `Reference.to_parts`."""
+    """The reference images' embeddings (m, d) by one extractor, with an earlier result of `Reference.to_parts`.
+
+    Of statistics alone there are no embeddings (0, d), and the parts hold mean and covariance.
+    """
 
     embeddings: NDArray[np.floating]
     parts: Mapping[str, NDArray[np.float64]] | None = None
@@ -39,7 +42,8 @@ class RealImages:
     @cached_property
     def reference(self) -> Reference:
         """The reference of the Fréchet and the kernel distance."""
-        return Reference.of(self.embeddings, self.parts)
+        given = self.parts or {}
+        return Reference(self.embeddings, given) if "covariance" in given else Reference.of(self.embeddings, given)
 
     @cached_property
     def directions(self) -> KernelReference:

@@ -145,18 +145,26 @@ class Store:
 
     def load_reference(self, reference: str) -> NDArray[np.floating] | None:
         """Return features of the reference images (m, d), or None while there are none; raises Damaged."""
+        found = self._reference(reference)
+        return None if found is None else found["image"]
+
+    def load_reference_parts(self, reference: str) -> Arrays:
+        """Return the statistics that a reference is known by instead, if it is; raises Damaged."""
+        return {name: array for name, array in (self._reference(reference) or {}).items() if name != "image"}
+
+    def _reference(self, reference: str) -> Arrays | None:
         name = _reference_name(reference)
         try:
-            return read_arrays(self.files, name)["image"]
+            return read_arrays(self.files, name)
         except FileNotFoundError:
             return None
         except Corrupt as error:
             raise Damaged(self.location, name, error) from error
 
-    def save_reference(self, reference: str, features: NDArray[np.floating]) -> None:
-        """Write the features of the reference images."""
+    def save_reference(self, reference: str, features: NDArray[np.floating], parts: Arrays | None = None) -> None:
+        """Write the features of the reference images, or none of them (0, d) and their statistics."""
         name = _reference_name(reference)
-        put(self.files, name, pack_arrays(name, {"image": features}))
+        put(self.files, name, pack_arrays(name, {"image": features, **(parts or {})}))
 
     def load_derived(self, reference: str, embeddings: NDArray[Any]) -> Arrays | None:
         """Return earlier results computed from reference features; None where they are missing or changed."""

@@ -1,0 +1,17 @@
+"""Reference sources in words: images of the world, a folder of images, or a file of their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def is_statistics(source: str) -> bool:
+    """Whether a source is a file of statistics (`bench.score.statistics_file`) and not images."""
+    return source.lower().endswith(".npz")
+
+
+def reference_in_words(reference: Mapping[str, Any]) -> str:
+    """Return a run's setting `reference` in words: `2048 images of world`, `the statistics in coco.npz`."""
+    source = str(reference["source"])
+    return f"the statistics in {source}" if is_statistics(source) else f"{reference['count']} images of {source}"
