@@ -107,13 +107,14 @@ def dimensions_of(choice: ExtractorChoice, kind: str) -> int | None:
     """Return the number of an extractor's features, as far as its configuration states it."""
     if kind == "inception":
         return 2048
-    name, path = ("config.json", ("hidden_size",)) if kind == "dinov2" else (CONFIG, ("model_cfg", "embed_dim"))
-    try:
-        said = json.loads((weights_directory(choice.source) / name).read_text(encoding="utf-8"))
-        for part in path:
-            said = said[part]
-    except (OSError, ValueError, KeyError, TypeError):
+    places = {"openclip": (CONFIG, "model_cfg.embed_dim"), "clip": ("config.json", "projection_dim")}
+    places["dinov2"] = "config.json", "hidden_size"
+    if kind not in places:
         return None
+    name, path = places[kind]
+    said: Any = _read(weights_directory(str(choice.source)) / name)
+    for part in path.split("."):
+        said = said.get(part) if isinstance(said, dict) else None
     return said if isinstance(said, int) else None
 
 

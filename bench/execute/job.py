@@ -303,7 +303,7 @@ def make_references(experiment: Experiment, run: Run, store: Store, extractors: 
         return
     source, count = experiment.reference.source, experiment.reference.count
     if is_statistics(source):
-        save_statistics(experiment, store, [*lacking.values()])
+        save_statistics(experiment, store, lacking, extractors)
         return
     features: dict[str, list[NDArray[np.float32]]] = {name: [] for name in lacking}
     sizes, first = set(), list[NDArray[np.uint8]]()

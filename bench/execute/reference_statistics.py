@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bench.checkpoints.extractors import dimensions_of, find_kind
 from bench.experiment.config import Experiment
@@ -10,6 +13,9 @@ from bench.records.errors import BenchError
 from bench.score.metrics import metric_of
 from bench.score.statistics_file import Statistics, read_statistics_file
 from bench.store.store import Store
+
+if TYPE_CHECKING:
+    from bench.features.extractor import Extractor
 
 _RESIZER = {"inception": "legacy_tensorflow"}
 """What clean-fid calls the way in which an extractor here resizes."""
@@ -41,10 +47,7 @@ def check_statistics(experiment: Experiment) -> Statistics:
         kind = find_kind(name, choice)
         dimensions = dimensions_of(choice, kind)
         if dimensions not in (None, found.reference.d):
-            raise BenchError(
-                f"{given} has {found.reference.d} dimensions, and the extractor {name} has {dimensions}; give "
-                "statistics of its features, or choose the extractor that they are of"
-            )
+            raise _other_dimension(source, found.reference.d, name, dimensions)
         if found.network is not None and (found.network != "Inception" or kind != "inception"):
             raise BenchError(
                 f"{given} is named as clean-fid's statistics of {found.network}, and the extractor {name} is another "
@@ -59,6 +62,13 @@ def check_statistics(experiment: Experiment) -> Statistics:
     return found
 
 
+def _other_dimension(source: str, theirs: int, name: str, ours: int | None) -> BenchError:
+    return BenchError(
+        f"reference.source={source} has {theirs} dimensions, and the extractor {name} has {ours}; give statistics of "
+        "its features, or choose the extractor that they are of"
+    )
+
+
 def check_extractor(experiment: Experiment, features: Mapping[str, str], names: list[str]) -> None:
     """Raise BenchError where the file says that another extractor than that of the scores computed it."""
     known = read_statistics_file(experiment.reference.source).extractor
@@ -71,9 +81,18 @@ def check_extractor(experiment: Experiment, features: Mapping[str, str], names: 
             )
 
 
-def save_statistics(experiment: Experiment, store: Store, identities: list[str]) -> None:
-    """Write the reference of the file into the store, under these identities."""
+def save_statistics(
+    experiment: Experiment, store: Store, identities: Mapping[str, str], extractors: Mapping[str, Extractor]
+) -> None:
+    """Write the reference of the file into the store, under the identity of each extractor.
+
+    Raises BenchError where a loaded extractor turns out to have another dimension.
+    """
     reference = check_statistics(experiment).reference
+    for name in identities:
+        found = extractors[name].image_features(np.zeros((2, 64, 64, 3), np.uint8)).shape[1]
+        if found != reference.d:
+            raise _other_dimension(experiment.reference.source, reference.d, name, found)
     parts = {} if reference.has_images else {"mean": reference.moments.mean, "covariance": reference.moments.covariance}
-    for identity in identities:
+    for identity in identities.values():
         store.save_reference(identity, reference.features, parts)
