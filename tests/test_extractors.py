@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from bench.execute import feature_extraction
 from bench.execute.feature_extraction import FeatureSets
 from bench.experiment.config import check_experiment
 from bench.experiment.extractors import ExtractorChoice, name_score
+from bench.features import openclip
 from bench.features.extractor import Extractor
+from bench.features.openclip import load_open_clip
 from bench.generate.sampling import Sampler
 from bench.records.errors import BenchError
 
@@ -148,6 +152,35 @@ def test_extractors_share_what_they_prepare_alike(monkeypatch: pytest.MonkeyPatc
     for name, preparation in (("a", "224"), ("b", "224"), ("c", "299"), ("d", ""), ("e", "")):
         make(name, preparation).image_features(images, shared)
     assert prepared == ["a", "c", "d", "e"]
+
+
+def test_a_run_prepares_images_and_reference_once_for_extractors_of_equal_preparation(
+    home: Path, overrides: Overrides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[tuple[str, bytes]] = []
+
+    def noted(name: str, directory: Path, device: str) -> Extractor:
+        extractor = load_open_clip(name, directory, device)
+
+        def preprocess(images: NDArray[np.uint8]) -> torch.Tensor:
+            prepared.append((name, images.tobytes()))
+            found: torch.Tensor = extractor.preprocess(images)
+            return found
+
+        return replace(extractor, preprocess=preprocess)
+
+    monkeypatch.setattr(openclip, "load_open_clip", noted)
+    chosen = ("extractor=[mini,a]", "scores=[fid@mini,fid@a]")
+    assert main(["run", *overrides(*FEW, *QUIET, *chosen)]) == 0
+    assert len(prepared) >= 2 * 2 + 1  # two cells of two batches, and the reference
+    assert {name for name, _ in prepared} == {"mini"}
+    assert len({images for _, images in prepared}) == len(prepared)
+    config = home / "a" / "open_clip_config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps({**said, "preprocess_cfg": {**said.get("preprocess_cfg", {}), "mean": [0.1] * 3}}))
+    prepared.clear()
+    assert main(["run", *overrides(*FEW, *QUIET, *chosen, "results=other")]) == 0
+    assert [name for name, _ in prepared].count("a") == [name for name, _ in prepared].count("mini")
 
 
 CHOICES = {

@@ -205,6 +205,7 @@ METRICS: dict[str, Metric] = {
     "pairwise_lpips": Metric(
         *("pairwise_lpips", "LPIPS within a prompt", True, ("pairwise_lpips",), _pairwise_lpips, 4),
         features="pairwise_lpips",
+        experimental=True,
         network="alexnet",
         of_prompts=True,
     ),
