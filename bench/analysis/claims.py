@@ -17,6 +17,9 @@ hands on its share only where its p-value is below `BEYOND_DOUBT`. Such a claim 
 from its threshold, and what it hands on it does not need: by a union bound the error stays at 5% (and m × that chance)
 however claims depend on each other. scripts/calibration/claims.py simulates it.
 
+Of several methods on a side each makes a comparison of its own, so that a subject has to beat the strongest of them.
+Guidance scales that are chosen are judged by bench.analysis.strongest.
+
 A comparison within a claim that is not supported counts as decided by the same correction as a refutation. Where a run
 looked more than once, p-values are those of all its looks together (see `bench.analysis.sequential`).
 """
@@ -25,12 +28,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from bench.analysis.power import Effect, images_needed
 from bench.analysis.scoring import ScoredCell, ScoredRun, cost_of
 from bench.analysis.sequential import LookSizes, nominal_level, overall_p_value, path_of
-from bench.records.run import Claim, Run, Side
-from bench.score.estimate import Estimate, paired_difference
+from bench.analysis.strongest import Gains, gains_of
+from bench.records.cell import plain_number
+from bench.records.run import BEST, Claim, Run, Side
 from bench.score.metrics import metric_of
 from bench.store.interim_looks import note_look
 
@@ -53,6 +58,10 @@ class Comparison:
     which replaces `metric` where that has no interval; `note` says why. `images_needed` are the numbers of images
     that would decide an undecided comparison with the chances `bench.analysis.power.CHANCES`. Intervals and error are
     None where there is no interval.
+
+    Where guidance scales are chosen, subject and object are the cells that are best over all images, and `choices` says
+    which scales either half chose. `opponent` is the object's method where the claim has several, `strongest` that the
+    gain over it is the smallest.
     """
 
     model: str
@@ -75,6 +84,9 @@ class Comparison:
     level: float = LEVEL
     prompts: int | None = None
     compared: str = ""
+    choices: str = ""
+    opponent: str = ""
+    strongest: bool = False
 
     @property
     def effect(self) -> Effect | None:
@@ -86,9 +98,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """The reason why there is no cell to compare."""
+    """The reason why there is no cell to compare; `too_costly` where all there are cost too much."""
 
     reason: str
+    too_costly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +117,10 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Tested:
-    """A comparison with the p-values of both answers, over all looks; `gain` is None where nothing can be tested."""
+    """A comparison with the p-values of both answers, over all looks; `gains` is None where nothing can be tested."""
 
     comparison: Comparison
-    gain: Estimate | None
+    gains: Gains | None
     supports: float = 1.0
     refutes: float = 1.0
 
@@ -164,14 +177,13 @@ def _judge_all(run: Run, asked: Sequence[tuple[Claim, Sequence[ScoredCell]]], mo
 
 
 def _test(tested: _Tested, claim: Claim, history: Sequence[LookSizes]) -> _Tested:
-    gain, threshold = tested.gain, tested.comparison.threshold
-    if gain is None:
+    gains, threshold = tested.gains, tested.comparison.threshold
+    if gains is None:
         return tested
-    above, below = (gain.scaled(sign, -threshold * sign) for sign in (1.0, -1.0))
-    supports, refutes = above.p_value("greater"), below.p_value("greater")
+    supports, refutes = gains.p_above(threshold), gains.p_below(threshold)
     if claim.expect == "equivalent":
-        supports = max(gain.scaled(sign, threshold).p_value("greater") for sign in (1.0, -1.0))
-        refutes = min(gain.scaled(sign, -threshold).p_value("greater") for sign in (1.0, -1.0))
+        supports = max(gains.p_above(-threshold), gains.p_below(threshold))
+        refutes = min(gains.p_above(threshold), gains.p_below(-threshold))
     path = path_of(history)
     return replace(tested, supports=overall_p_value(supports, path), refutes=overall_p_value(refutes, path))
 
@@ -191,14 +203,14 @@ def _judge(tried: _Tried, claims: int, history: Sequence[LookSizes]) -> Judgemen
 
 def _decide(test: _Tested, shared: int, claims: int, history: Sequence[LookSizes]) -> Comparison:
     """Return the comparison with its verdict; `shared` is the factor of correction of its p-values."""
-    effect, gain = test.comparison.effect, test.gain
-    if gain is None or effect is None:
+    effect, gains = test.comparison.effect, test.gains
+    if gains is None or effect is None:
         return test.comparison
     p_value = min(1.0, shared * min(test.supports, test.refutes))
     nominal = nominal_level(LEVEL / shared, path_of(history))
     enough_for_its_claim = claims * test.supports < LEVEL
     level = LEVEL / (claims if effect.excess > 0 and not enough_for_its_claim else shared)
-    adjusted = replace(test.comparison, p_value=p_value, level=level, adjusted_interval=gain.interval(1 - 2 * nominal))
+    adjusted = replace(test.comparison, p_value=p_value, level=level, adjusted_interval=gains.interval(nominal))
     if p_value < LEVEL:
         return replace(adjusted, verdict="supported" if test.supports < test.refutes else "refuted")
     return replace(adjusted, images_needed=images_needed(effect, level, history))
@@ -231,29 +243,66 @@ def _compare(
             groups[model, ""] = []
     left_out = dict(run.left_out)
     for (model, setting), own in groups.items():
-        for mine, yours in claim.steps():
-            theirs = ours = _find(own, claim.subject, mine)
-            if yours is not None:
-                theirs = _find(own, claim.object, yours)
-            elif isinstance(ours, ScoredCell):
-                theirs = _find_within(own, claim, ours)
-            for side, steps, found_cell in ((claim.subject, mine, ours), (claim.object, yours, theirs)):
-                if isinstance(found_cell, Missing):
-                    label = f"{model} {side.label(steps)}"
-                    reason = left_out.get(f"{model} {side.method}") or left_out.get(label) or found_cell.reason
-                    missing.append(f"{', '.join(filter(None, (label, setting)))} ({reason})")
-            if isinstance(ours, Missing) or isinstance(theirs, Missing):
-                continue
-            for metric in claim.metrics:
-                lacking = [cell for cell in (ours, theirs) if metric not in cell.estimates]
-                missing += [f"{metric} of {cell.label}" for cell in lacking]
-                if not lacking:
-                    found.append(_comparison(claim, metric, model, ours, theirs))
+        for (mine, yours), subject in product(claim.steps(), claim.subject.members):
+            against: list[_Tested] = []
+            ours = _find(own, subject, mine, run)
+            for other in claim.object.members:
+                theirs = ours if isinstance(ours, Missing) else _find_object(own, claim, other, yours, ours, run)
+                if isinstance(ours, Missing) and yours is not None:
+                    theirs = _find(own, other, yours, run)
+                for side, steps, there in ((subject, mine, ours), (other, yours, theirs)):
+                    if isinstance(there, Missing):
+                        label = f"{model} {side.label(steps)}"
+                        reason = left_out.get(f"{model} {side.method}") or left_out.get(label) or there.reason
+                        missing.append(f"{', '.join(filter(None, (label, setting)))} ({reason})")
+                if isinstance(ours, Missing) or isinstance(theirs, Missing):
+                    continue
+                for metric in claim.metrics:
+                    lacking = [cell for cell in (*ours, *theirs) if metric not in cell.estimates]
+                    missing += [f"{metric} of {cell.record.cell.label}" for cell in lacking]
+                    if not lacking:
+                        against.append(_comparison(claim, metric, model, ours, theirs))
+            found += _with_strongest(against) if len(claim.object.members) > 1 else against
     return found, tuple(dict.fromkeys(missing))
 
 
-def _find_within(cells: Sequence[ScoredCell], claim: Claim, ours: ScoredCell) -> ScoredCell | Missing:
-    """Return the object's costliest cell that costs no more than the subject's, or why there is none."""
+def _with_strongest(tests: Sequence[_Tested]) -> list[_Tested]:
+    """Return a subject's tests against several methods, of which the one with the smallest gain is the strongest."""
+    least: dict[str, float] = {}
+    for test in tests:
+        compared = test.comparison.compared
+        least[compared] = min(test.comparison.gain, least.get(compared, test.comparison.gain))
+    return [
+        replace(test, comparison=replace(c, strongest=c.gain == least[c.compared]))
+        for test in tests
+        for c in [test.comparison]
+    ]
+
+
+def _find_object(
+    cells: Sequence[ScoredCell],
+    claim: Claim,
+    side: Side,
+    steps: int | None,
+    ours: Sequence[ScoredCell],
+    run: Run,
+) -> Sequence[ScoredCell] | Missing:
+    """Return the object's cells at a step count, or where that is None, those of the subject's cost."""
+    if steps is not None:
+        return _find(cells, side, steps, run)
+    if side.guidance_scale != BEST:
+        return _find_within(cells, claim, side, ours[0], run)
+    scales = sorted({cell.record.cell.guidance_scale for cell in cells if side.fits(cell.record.cell)})
+    found = [_find_within(cells, claim, replace(side, guidance_scale=scale), ours[0], run) for scale in scales]
+    affordable = [cell for one in found if not isinstance(one, Missing) for cell in one]
+    unsure = [one for one in found if isinstance(one, Missing) and not one.too_costly]
+    return unsure[0] if unsure else affordable or next(iter(found), Missing("not run"))
+
+
+def _find_within(
+    cells: Sequence[ScoredCell], claim: Claim, side: Side, ours: ScoredCell, run: Run
+) -> Sequence[ScoredCell] | Missing:
+    """Return a side's costliest cell that costs no more than the subject's, or why there is none."""
     if claim.equal == "latency" and ours.disturbed:
         return _disturbed(ours)
     budget = cost_of(ours.record, claim.equal)
@@ -261,12 +310,13 @@ def _find_within(cells: Sequence[ScoredCell], claim: Claim, ours: ScoredCell) ->
     if budget is None:
         return Missing(f"the {unit} of {ours.label} are not known")
     allowed = budget * (1.0 if claim.equal == "evaluations" else 1 + LATENCY_LEEWAY)
-    counts = {cell.record.cell.steps for cell in cells if cell.record.cell.method == claim.object.method}
+    counts = {cell.record.cell.steps for cell in cells if cell.record.cell.method == side.method}
     affordable, unsure = [], []
     for steps in sorted(counts):
-        found = _find(cells, claim.object, steps)
-        if isinstance(found, Missing):
+        fitting = _find(cells, side, steps, run)
+        if isinstance(fitting, Missing):
             continue
+        (found,) = fitting
         if claim.equal == "latency" and found.disturbed:
             unsure.append((steps, found))
         elif (needed := cost_of(found.record, claim.equal)) and needed <= allowed:
@@ -274,52 +324,76 @@ def _find_within(cells: Sequence[ScoredCell], claim: Claim, ours: ScoredCell) ->
     costliest = max(affordable, key=lambda entry: entry[:2], default=None)
     if beyond := [found for steps, found in unsure if costliest is None or steps > costliest[1]]:
         return _disturbed(beyond[0])
-    return costliest[2] if costliest else Missing(f"none takes {budget:.3g} {unit} or less")
+    return [costliest[2]] if costliest else Missing(f"none takes {budget:.3g} {unit} or less", too_costly=True)
 
 
 def _disturbed(scored: ScoredCell) -> Missing:
     return Missing(f"the latency of {scored.label} was disturbed: {scored.disturbed}; measure it again")
 
 
-def _find(cells: Sequence[ScoredCell], side: Side, steps: int) -> ScoredCell | Missing:
-    """The one cell that a side of a claim selects, or why there is none."""
+def _find(cells: Sequence[ScoredCell], side: Side, steps: int, run: Run) -> Sequence[ScoredCell] | Missing:
+    """Return the one cell that a side of a claim selects, or one for each guidance scale, or why there is none."""
     matches = [s for s in cells if s.record.cell.steps == steps and side.fits(s.record.cell)]
+    if side.guidance_scale == BEST:
+        return _at_all_scales(matches, side, run)
     if len(matches) > 1:
         return Missing(f"{len(matches)} cells fit, say which eta or guidance scale")
     if not matches:
         return Missing("not run")
-    return matches[0] if matches[0].record.status == "ok" else Missing("failed")
+    return matches if matches[0].record.status == "ok" else Missing("failed")
 
 
-def _comparison(claim: Claim, metric: str, model: str, mine: ScoredCell, yours: ScoredCell) -> _Tested:
+def _at_all_scales(matches: Sequence[ScoredCell], side: Side, run: Run) -> Sequence[ScoredCell] | Missing:
+    """Return a side's cells by guidance scale, ascending, if each scale of the grid has one."""
+    by_scale = {cell.record.cell.guidance_scale: cell for cell in matches}
+    if len(by_scale) < len(matches):
+        return Missing(f"{len(matches)} cells fit at {len(by_scale)} guidance scales, say which eta")
+    planned = run.settings.get("methods", {}).get(side.method, {}).get("guidance_scale") or ()
+    if not by_scale:
+        return Missing("not run")
+    if absent := [scale for scale in planned if scale not in by_scale]:
+        return Missing(f"not run at guidance {plain_number(absent[0])}")
+    if failed := [scale for scale, cell in sorted(by_scale.items()) if cell.record.status != "ok"]:
+        return Missing(f"failed at guidance {plain_number(failed[0])}")
+    return [cell for _, cell in sorted(by_scale.items())]
+
+
+def _comparison(
+    claim: Claim, metric: str, model: str, ours: Sequence[ScoredCell], theirs: Sequence[ScoredCell]
+) -> _Tested:
     """Return a comparison before it is known with how many other claims it shares the level."""
     margin = claim.margins.get(metric, 0.0)
-    ours, theirs, compared, note = mine.estimates[metric], yours.estimates[metric], metric, None
-    difference = paired_difference(ours, theirs)
-    if difference.caveat and (instead := metric_of(metric).fallback) and not margin:  # a margin is in the metric's unit
-        our_fallback, their_fallback = mine.fallback(metric), yours.fallback(metric)
-        if our_fallback and their_fallback:
-            note = f"{difference.fallback_name} instead: {difference.caveat}"
-            compared, ours, theirs = instead.score, our_fallback, their_fallback
-            difference = paired_difference(ours, theirs)
-    if difference.caveat:
-        note = f"no interval: {difference.caveat}"
-    gain = difference.scaled(1.0 if metric_of(metric).higher_is_better else -1.0)
+    compared, note = metric_of(metric), None
+    scores = [[cell.estimates[metric] for cell in side] for side in (ours, theirs)]
+    gains = gains_of(compared, ours, theirs, *scores)
+    if gains.caveat and compared.fallback and not margin:  # a margin is in the metric's unit
+        fallbacks = [[found for cell in side if (found := cell.fallback(metric))] for side in (ours, theirs)]
+        if list(map(len, fallbacks)) == [len(ours), len(theirs)]:
+            note = f"{gains.shown.fallback_name} instead: {gains.caveat}"
+            compared, scores = compared.fallback, fallbacks
+            gains = gains_of(compared, ours, theirs, *scores)
+    if problem := gains.caveat:
+        note = f"no interval: {problem}"
+    mine, yours = (side[at] for side, at in zip((ours, theirs), gains.best, strict=True))
+    our_value, their_value = (side[at].debiased_value for side, at in zip(scores, gains.best, strict=True))
+    gain = gains.shown
     comparison = Comparison(
         model=model,
         metric=metric,
         subject=mine.label,
         object=yours.label,
-        subject_value=ours.debiased_value,
-        object_value=theirs.debiased_value,
+        subject_value=our_value,
+        object_value=their_value,
         gain=gain.debiased_value,
-        interval=None if difference.caveat else gain.interval(1 - LEVEL),
+        interval=None if problem else gains.interval(LEVEL / 2),
         threshold=0.0 - margin if claim.expect == "not_worse" else margin,
         n=gain.n,
         expect=claim.expect,
         note=note,
-        error=None if difference.caveat else gain.standard_error,
-        compared=compared,
+        error=None if problem else gain.standard_error,
+        compared=compared.score,
         prompts=None if gain.groups is None else gain.groups.count,
+        choices=gains.choices(mine.record.cell.method, yours.record.cell.method),
+        opponent=yours.record.cell.method if len(claim.object.members) > 1 else "",
     )
-    return _Tested(comparison, None if difference.caveat else gain)
+    return _Tested(comparison, None if problem else gains)

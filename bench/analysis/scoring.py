@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bench.analysis.pace import disturbed
@@ -35,6 +36,8 @@ class ScoredCell:
     above its limit. `disturbed` is the reason why its latency is invalid, None where it is valid (bench.analysis.pace).
     `source` is the data it was scored from. In a report of several runs, `traits` are the columns in which these runs
     differ, with the cell's text in each, and `setting` says in words which cells it is compared with.
+    `halves` keeps the estimates of either half of the prompts by score, once bench.analysis.strongest has needed them
+    (None where there are none).
     """
 
     record: Record
@@ -45,6 +48,7 @@ class ScoredCell:
     source: StoredFeatures | None = None
     traits: Mapping[str, str] = field(default_factory=dict)
     setting: str = ""
+    halves: dict[str, tuple[Estimate, Estimate] | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -147,6 +151,18 @@ class StoredFeatures:
     def estimate(self, record: Record, metric: Metric) -> Estimate:
         """Return one more score of a finished cell; raises Damaged, and ValueError where it cannot be computed."""
         return self._estimate(metric, self._features(record, metric.feature_set))
+
+    def estimate_parts(self, record: Record, metric: Metric, parts: Sequence[NDArray[np.intp]]) -> list[Estimate]:
+        """Return a score of some of a cell's images, for each of `parts` (rows of images); raises as `estimate`."""
+        features = self._features(record, metric.feature_set)
+        if features is None:
+            raise ValueError(NO_FEATURES)
+        groups, found = prompt_groups(self.run, features), []
+        for rows in parts:
+            labels = None if groups is None else groups.labels[rows]
+            own = {name: values[rows] for name, values in features.items()}
+            found.append(metric.of(own, self.real.get(metric.extractor), Groups.of(labels, len(rows))))
+        return found
 
     def _features(self, record: Record, name: str) -> Mapping[str, NDArray[Any]] | None:
         """Return a set of features of a cell; None where it is missing."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 from bench.execute.job import Job
-from bench.records.cell import Cell
-from bench.records.run import Claim, Side
+from bench.records.cell import Cell, plain_number
+from bench.records.run import BEST, Claim, Side
 from bench.store.store import Store
 
 _SHOWN = 6
@@ -88,15 +89,23 @@ def _comparisons(claim: Claim, cells: Sequence[Cell]) -> list[tuple[bool, str]]:
     compared = []
     for model in claim.models or dict.fromkeys(cell.base.name for cell in cells):
         own = [cell for cell in cells if cell.base.name == model]
-        for mine, yours in claim.steps():
-            sides = (claim.subject, mine), (claim.object, yours)
+        for (mine, yours), subject, other in product(claim.steps(), claim.subject.members, claim.object.members):
+            sides = (subject, mine), (other, yours)
             lacking = [text for side, steps in sides if (text := _lacking(own, side, steps))]
-            subject, other = (side.label(steps) for side, steps in sides)
+            first, second = (f"{side.label(steps)}{_scales(own, side, steps)}" for side, steps in sides)
             if claim.equal != "steps":
-                other = f"the costliest {other} of no more {claim.equal}"
-            text = f"{model}: {', '.join(dict.fromkeys(lacking))}" if lacking else f"{model}: {subject} against {other}"
+                second = f"the costliest {second} of no more {claim.equal}"
+            text = f"{model}: {', '.join(dict.fromkeys(lacking))}" if lacking else f"{model}: {first} against {second}"
             compared.append((not lacking, text))
     return list(dict.fromkeys(compared))
+
+
+def _scales(cells: Sequence[Cell], side: Side, steps: int | None) -> str:
+    """Return the guidance scales of which the best is chosen: ` of 1, 3, 5`; empty where none is."""
+    if side.guidance_scale != BEST:
+        return ""
+    scales = {cell.guidance_scale for cell in cells if side.fits(cell) and steps in (None, cell.steps)}
+    return f" of {', '.join(map(plain_number, sorted(scales)))}"
 
 
 def _lacking(cells: Sequence[Cell], side: Side, steps: int | None) -> str | None:
@@ -104,9 +113,11 @@ def _lacking(cells: Sequence[Cell], side: Side, steps: int | None) -> str | None
     fitting = [cell for cell in cells if side.fits(cell) and steps in (None, cell.steps)]
     if not fitting:
         return f"{side.label(steps)} is not in the grid"
-    counts = Counter(cell.steps for cell in fitting)
+    best = side.guidance_scale == BEST
+    counts = Counter((cell.steps, cell.guidance_scale if best else None) for cell in fitting)
     if max(counts.values()) > 1:
-        return f"{side.label(steps)} means {max(counts.values())} cells, say which eta or guidance scale"
+        which = "eta" if best else "eta or guidance scale"
+        return f"{side.label(steps)} means {max(counts.values())} cells, say which {which}"
     return None
 
 

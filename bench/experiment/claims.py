@@ -10,23 +10,38 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.experiment.value_types import STRICT, AnyNumber, Distinct, Eta, GuidanceScale, OneOrMore, ScoreName, Steps
-from bench.records.run import Claim, Side
+from bench.experiment.value_types import (
+    STRICT,
+    AnyNumber,
+    Distinct,
+    Eta,
+    GuidanceOrBest,
+    OneOrMore,
+    ScoreName,
+    Steps,
+)
+from bench.records.run import BEST, Claim, Side
 
 
 @dataclass(config=STRICT)
 class SideChoice:
     """One side of a claim. An object that is matched by its cost has no steps."""
 
-    method: str
-    """Name of a method."""
+    method: Annotated[list[str], OneOrMore, Field(min_length=1), Distinct]
+    """Name of a method. Of several, the subject has to beat each (or each has to beat the object)."""
     steps: Annotated[list[Steps], OneOrMore] = Field(default_factory=list)
     """Step counts; several are compared pairwise with those of the other side. None for an object that is found by its
     cost."""
     eta: Eta | None = None
     """Value of eta, where the method has several."""
-    guidance_scale: GuidanceScale | None = None
-    """Guidance scale, where the method has several."""
+    guidance_scale: GuidanceOrBest | None = None
+    """Guidance scale, where the method has several; `best`: of each method and for each score the best one of the grid,
+    chosen on one half of the prompts and judged on the other, both ways."""
+
+    def to_side(self) -> Side:
+        """As frozen data; one method is a plain name."""
+        method = self.method[0] if len(self.method) == 1 else tuple(self.method)
+        return Side(method, tuple(self.steps), self.eta, self.guidance_scale)
 
 
 @dataclass(config=STRICT)
@@ -66,17 +81,20 @@ class ClaimChoice:
 
     def to_claim(self, name: str) -> Claim:
         """As the frozen data that records are judged with."""
-        subject, other = (
-            Side(side.method, tuple(side.steps), side.eta, side.guidance_scale) for side in (self.subject, self.object)
-        )
+        subject, other = self.subject.to_side(), self.object.to_side()
         margins = {str(metric): margin for metric, margin in self.margins.items()}
         compared = subject, other, tuple(self.metrics), self.expect, margins, self.equal, tuple(self.models)
         return Claim(name, self.text, *compared, self.source or "", self.published or "")
 
 
 def claim_problems(name: str, claim: ClaimChoice) -> Iterator[str]:
-    """Step counts that do not say which cells are compared, and margins that equivalence needs."""
+    """Sides that do not say which cells are compared, and margins that equivalence needs."""
     matched = claim.equal != "steps"
+    if matched and claim.subject.guidance_scale == BEST:
+        yield (
+            f"claims.{name}.subject.guidance_scale=best was given, but equal={claim.equal} needs one cost of the "
+            "subject; give the number, or set equal=steps"
+        )
     if matched and claim.object.steps:
         yield (
             f"claims.{name}.object.steps={claim.object.steps} was given, but equal={claim.equal} finds the object by "
@@ -117,7 +135,7 @@ def claims_of_models(
 
 def _absent_adapters(claim: ClaimChoice, models: Mapping[str, Any], methods: Mapping[str, Any]) -> Iterator[str]:
     """Of a claim about named models, the methods that one of them has no adapter for."""
-    for model, method in product(claim.models, (claim.subject.method, claim.object.method)):
+    for model, method in product(claim.models, (*claim.subject.method, *claim.object.method)):
         needed = methods[method].adapter if model in models and method in methods else ()
         if absent := [name for name in needed if name not in models[model].adapters]:
             yield f"{model} has no adapter named {', '.join(absent)}"
@@ -130,20 +148,25 @@ def what_the_grid_lacks(
     if unknown := [model for model in claim.models if model not in models]:
         yield f"models={unknown}: the grid has {', '.join(models)}"
     yield from _absent_adapters(claim, models, methods)
-    for side in ("subject", "object"):
-        wanted: SideChoice = getattr(claim, side)
-        method = methods.get(wanted.method)
-        if method is None:
-            yield f"{side}.method={wanted.method}: the grid has {', '.join(methods)}"
-            continue
-        steps = [count for count in method.steps if method.max_steps is None or count <= method.max_steps]
-        if absent := [count for count in wanted.steps if count not in steps]:
-            yield f"{side}.steps={absent}: {wanted.method} runs {steps}"
-        for axis in ("eta", "guidance_scale"):
-            value, there = getattr(wanted, axis), getattr(method, axis)
-            if value is not None and value not in there:
-                yield f"{side}.{axis}={value:g}: {wanted.method} has {there or 'none'}"
-            elif value is None and len(there) > 1:
-                yield f"{side}.{axis}, which was not given: {wanted.method} has {there}, say which"
+    for name in ("subject", "object"):
+        side: SideChoice = getattr(claim, name)
+        for wanted in side.method:
+            if wanted in methods:
+                yield from _absent_values(name, side, wanted, methods[wanted])
+            else:
+                yield f"{name}.method={wanted}: the grid has {', '.join(methods)}"
     if unscored := [metric for metric in claim.metrics if metric not in scores]:
         yield f"metrics={unscored}: the scores are {[*scores]}"
+
+
+def _absent_values(name: str, side: SideChoice, wanted: str, method: Any) -> Iterator[str]:
+    steps = [count for count in method.steps if method.max_steps is None or count <= method.max_steps]
+    if absent := [count for count in side.steps if count not in steps]:
+        yield f"{name}.steps={absent}: {wanted} runs {steps}"
+    for axis in ("eta", "guidance_scale"):
+        value, there = getattr(side, axis), getattr(method, axis)
+        if value is not None and value not in (BEST, *there):
+            yield f"{name}.{axis}={value:g}: {wanted} has {there or 'none'}"
+        elif value is None and len(there) > 1:
+            say = "say which, or best" if axis == "guidance_scale" else "say which"
+            yield f"{name}.{axis}, which was not given: {wanted} has {there}, {say}"

@@ -42,6 +42,14 @@ def _concurrent_batches(value: object, check: ValidatorFunctionWrapHandler) -> o
         raise PydanticCustomError("concurrent_batches", "input should be auto, or a whole number from 1") from None
 
 
+def _guidance(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """Return one error for a scale or `best`, where each type would give its own."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise PydanticCustomError("guidance", "input should be best, or a number from 0") from None
+
+
 def expand_home(text: str) -> str:
     """Return a path with its leading ~ replaced by the home directory; any other text unchanged."""
     if not text.startswith("~"):
@@ -58,6 +66,7 @@ AnyNumber = BeforeValidator(lambda value: _listed(value) or [])
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Eta = Annotated[float, Field(ge=0, le=1)]
 GuidanceScale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+GuidanceOrBest = Annotated[GuidanceScale | Literal["best"], WrapValidator(_guidance)]
 Source = Annotated[str, AfterValidator(expand_home)]
 """A path, or a name for something else, such as a hub id. ~ is expanded."""
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]

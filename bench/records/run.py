@@ -4,36 +4,51 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, Self
 
 from bench.records.cell import Cell, plain_number
 from bench.records.record import SCHEMA_VERSION, check_schema, to_tuples
 
+BEST = "best"
+"""In place of a guidance scale: the one of the grid that is best for the score at hand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a claim: the cells it selects. None marks a value that the method does not vary."""
+    """One side of a claim: the cells it selects. None marks a value that the method does not vary.
 
-    method: str
+    Several methods are members that are compared one by one. The guidance scale may be `BEST`.
+    """
+
+    method: str | tuple[str, ...]
     steps: tuple[int, ...]
     eta: float | None = None
-    guidance_scale: float | None = None
+    guidance_scale: float | str | None = None
+
+    @property
+    def members(self) -> tuple[Side, ...]:
+        """One side for each method."""
+        methods = (self.method,) if isinstance(self.method, str) else self.method
+        return tuple(replace(self, method=method) for method in methods)
 
     def fits(self, cell: Cell) -> bool:
-        """Whether a cell has this method, eta and guidance scale, at any step count."""
+        """Whether a cell has this method (or one of these), eta and guidance scale, at any step count."""
         return (
-            cell.method == self.method
+            cell.method in ((self.method,) if isinstance(self.method, str) else self.method)
             and self.eta in (None, cell.eta)
-            and self.guidance_scale in (None, cell.guidance_scale)
+            and self.guidance_scale in (None, BEST, cell.guidance_scale)
         )
 
     def label(self, steps: int | None) -> str:
-        """Return a display name: `tcd 4 steps eta 0.3`."""
+        """Return a display name: `tcd 4 steps eta 0.3`, `ddim 4 steps, best guidance`."""
+        methods = self.method if isinstance(self.method, str) else " or ".join(self.method)
         eta = "" if self.eta is None else f" eta {plain_number(self.eta)}"
-        scale = "" if self.guidance_scale is None else f" guidance {plain_number(self.guidance_scale)}"
-        return f"{self.method}{'' if steps is None else f' {steps} steps'}{eta}{scale}"
+        scale = ", best guidance" if isinstance(self.guidance_scale, str) else ""
+        if isinstance(self.guidance_scale, float | int):
+            scale = f" guidance {plain_number(self.guidance_scale)}"
+        return f"{methods}{'' if steps is None else f' {steps} steps'}{eta}{scale}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +59,10 @@ class Claim:
     with every count of the other side). "evaluations" or "latency": the object has no step counts; it is taken at the
     costliest cell that costs no more than the subject's, in denoiser evaluations or in measured seconds per image.
     `margins` maps a metric to the smallest relevant difference, in the metric's unit: a better subject must win by
-    more, a not-worse subject may lose by less, an equivalent subject may do neither by more. `models` are the base
-    models that it is about, all of the run where none is named. `source` is who states it, and `published` the numbers
-    that were published about it, both for display.
+    more, a not-worse subject may lose by less, an equivalent subject may do neither by more. Of several methods on a
+    side each has to hold. A guidance scale that is `BEST` is chosen by method, step count and metric. `models` are the
+    base models that it is about, all of the run where none is named. `source` is who states it, and `published` the
+    numbers that were published about it, both for display.
     """
 
     name: str

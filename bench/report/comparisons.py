@@ -29,6 +29,15 @@ def interval_in_words(interval: tuple[float, float] | None, digits: int) -> str:
     return "no interval" if interval is None else f"[{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
 
 
+def opponent_in_words(comparison: Comparison) -> str:
+    """Return whether this is the strongest of several opponents, and which guidance scales were chosen; may be empty.
+
+    `strongest opponent; dpmpp_2m at its best: guidance 3 by both halves of the prompts`
+    """
+    strongest = "strongest opponent" if comparison.strongest else ""
+    return "; ".join(filter(None, (strongest, comparison.choices)))
+
+
 def would_decide(comparison: Comparison) -> str:
     """Return the number of images that would decide an undecided comparison; empty where there is no such number."""
     if comparison.images_needed is None:

@@ -16,7 +16,7 @@ from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.printable import printable
 from bench.records.reference import reference_in_words
 from bench.records.run import Run
-from bench.report.comparisons import looks_in_words, metric_in_words, would_decide
+from bench.report.comparisons import looks_in_words, metric_in_words, opponent_in_words, would_decide
 from bench.report.embedded_images import to_data_uri
 from bench.report.image_grid import PromptGrid
 from bench.report.per_prompt import HEIGHT, WIDTH, Difference
@@ -86,7 +86,7 @@ def templates(*folders: Path) -> jinja2.Environment:
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters.update(picture=to_data_uri, metric_in_words=metric_in_words, would_decide=would_decide)
-    environment.filters["looks_in_words"] = looks_in_words
+    environment.filters.update(looks_in_words=looks_in_words, opponent_in_words=opponent_in_words)
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     environment.globals.update(script=Markup(script), policy=_policy(script))  # noqa: S704
     return environment

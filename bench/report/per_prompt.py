@@ -10,7 +10,7 @@ import numpy as np
 from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.records.score import split_score
-from bench.report.comparisons import digits_of, interval_in_words, metric_in_words
+from bench.report.comparisons import digits_of, interval_in_words, metric_in_words, opponent_in_words
 from bench.report.embedded_images import Picture
 from bench.score.metrics import metric_of
 
@@ -32,7 +32,7 @@ class _Pair:
 
 @dataclass(frozen=True)
 class Difference:
-    """A claim's first comparison prompt by prompt.
+    """One comparison of a claim prompt by prompt.
 
     `curve` are the points of a polyline, gains in growing order in a box of WIDTH × HEIGHT, `zero` where 0 is in it.
     """
@@ -51,11 +51,11 @@ class Difference:
 
 
 def prompt_differences(scored: ScoredRun, judgements: Sequence[Judgement]) -> list[Difference]:
-    """One for each claim whose first comparison has images of its largest differences."""
+    """One for each claim whose first comparison, or first with a strongest opponent, has images of its differences."""
     found = []
     for judgement in judgements:
         by_label = {cell.label: cell for cell in scored.compared_by(judgement.claim)}
-        for comparison in judgement.comparisons[:1]:
+        for comparison in [*(c for c in judgement.comparisons if c.strongest), *judgement.comparisons][:1]:
             mine, yours = by_label[comparison.subject], by_label[comparison.object]
             if entry := _difference(scored, judgement.claim.text, comparison, mine, yours):
                 found.append(entry)
@@ -115,4 +115,7 @@ def _difference(
 def _verdict(c: Comparison) -> str:
     digits, adjusted = digits_of(c), "" if c.adjusted_interval is None else ", adjusted interval"
     interval = interval_in_words(c.adjusted_interval, digits)
-    return f"{c.verdict} by {metric_in_words(c)}: gain {c.gain:+.{digits}f}{adjusted} {interval}"
+    opponent = opponent_in_words(c)
+    return f"{c.verdict} by {metric_in_words(c)}: gain {c.gain:+.{digits}f}{adjusted} {interval}" + (
+        f" ({opponent})" if opponent else ""
+    )

@@ -19,6 +19,7 @@ from bench.report.comparisons import (
     interval_in_words,
     looks_in_words,
     metric_in_words,
+    opponent_in_words,
     would_decide,
 )
 from bench.report.identity import NO_VALUE, adapters_in_words, scheduler_in_words, task_in_words, traits
@@ -185,7 +186,7 @@ def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
                     *(interval_in_words(c.adjusted_interval, digits), f"{c.p_value:.2g}"),
                     str(c.n) if c.prompts in (None, c.n) else f"{c.n} of {c.prompts} prompts",
                     *(
-                        "; ".join(filter(None, (c.verdict, would_decide(c), c.note))),
+                        "; ".join(filter(None, (c.verdict, opponent_in_words(c), would_decide(c), c.note))),
                         judgement.claim.stated or NO_VALUE,
                     ),
                 )
@@ -206,8 +207,19 @@ def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
         (False, False, False, False, True, False, True, True, True, True, True, True, False, False)[:last],
         "Gain: how much better the subject is, paired over the same prompts and latents; positive is better. Values "
         "and gains are without the bias of a finite number of images. A verdict goes by the adjusted interval and "
-        f"p-value, which count all claims of the run.{looks_in_words(run)}"
+        f"p-value, which count all claims of the run.{_choices_in_words(judgements)}{looks_in_words(run)}"
         + experimental_in_words(c.metric for judgement in judgements for c in judgement.comparisons),
+    )
+
+
+def _choices_in_words(judgements: Sequence[Judgement]) -> str:
+    """What numbers mean where guidance scales were chosen; empty where none was."""
+    if not any("at its best" in c.choices for judgement in judgements for c in judgement.comparisons):
+        return ""
+    return (
+        " Where a guidance scale was chosen, cells and values are those of the scale that is best over all images, and "
+        "the gain is that over the choice of either half of the prompts, judged on the other half. Supported means "
+        "better than at every scale."
     )
 
 

@@ -122,7 +122,8 @@ def _verdict(judgement: Judgement) -> str:
     else:
         digits = digits_of(hangs_on)
         interval = interval_in_words(hangs_on.adjusted_interval or hangs_on.interval, digits)
-        reason = f"{metric_in_words(hangs_on)} {hangs_on.gain:+.{digits}f} {interval}"
+        against = f" against {hangs_on.opponent}" if hangs_on.opponent else ""
+        reason = f"{metric_in_words(hangs_on)}{against} {hangs_on.gain:+.{digits}f} {interval}"
         if (others := len(judgement.comparisons) - 1) > 0:
             reason += f" and {others} more"
     room = WIDTH - len(reason) - 14
