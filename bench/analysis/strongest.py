@@ -180,8 +180,10 @@ def join_halves(halves: Sequence[Estimate], rows: Sequence[Rows], groups: Groups
     """Return the mean of two halves' estimates, weighted by their images, with one influence for each image."""
     n = sum(map(len, rows))
     shares, influence = [len(own) / n for own in rows], np.zeros(n)
-    for half, own in zip(halves, rows, strict=True):
-        influence[own] = half.influence
+    units = [half.groups.count if half.groups else half.n for half in halves]
+    for half, own, count in zip(halves, rows, units, strict=True):
+        lost = count / max(count - 1, 1) * (sum(units) - 1) / sum(units)  # each half's mean takes a degree of freedom
+        influence[own] = np.sqrt(lost) * half.influence
 
     def mean(of: Callable[[Estimate], float]) -> float:
         return sum(share * of(half) for share, half in zip(shares, halves, strict=True))
