@@ -1,6 +1,6 @@
 """How often a claim about tuned opponents says what is false, and what tuning them costs.
 
-    python scripts/calibration/strongest.py                  # all designs, 2,000 runs each (distances: 2,000)
+    python scripts/calibration/strongest.py                  # all designs, 2,000 runs each
     python scripts/calibration/strongest.py --designs "equal;clustered" --runs 500
 
 In every run the subject is exactly as good as the best guidance scale of the strongest method, so that neither verdict
@@ -16,7 +16,7 @@ Values are in standard deviations of an image; `half` is the standard error, on 
 - `tuned subject`: the subject's scale is chosen as well.
 - `looks`: judged at five numbers of images, as `until=decided` does.
 - `few images`: so few that a half has no interval, and all images choose and judge.
-- `kernel distance`, `Fréchet distance`: of features whose distributions are equal; `…, clustered` of four images for
+- `kernel distance`, `Fréchet distance`: of features whose distributions are equal; `…, clustered`: with two images of
   each prompt; `…, at the reference`: that are distributed as the reference images, where pairs of images are all the
   noise there is.
 
@@ -185,10 +185,10 @@ DESIGNS = {
     "tuned subject": Design(partial(means, gaps=EQUAL, subject_scales=3)),
     "looks": Design(partial(means, gaps=EQUAL), LOOKS),
     "few images": Design(partial(means, gaps=EQUAL, images=30)),
-    "kernel distance": Design(partial(distances, score="kid@mini")),
-    "kernel distance, clustered": Design(partial(distances, score="kid@mini", per_prompt=4, images=480)),
-    "kernel distance, at the reference": Design(partial(distances, score="kid@mini", same=True)),
-    "Fréchet distance": Design(partial(distances, score="fid@mini", scales=2, images=420)),
+    "kernel distance": Design(partial(distances, score="kid@mini", images=160)),
+    "kernel distance, clustered": Design(partial(distances, score="kid@mini", per_prompt=2, images=208)),
+    "kernel distance, at the reference": Design(partial(distances, score="kid@mini", same=True, images=160)),
+    "Fréchet distance": Design(partial(distances, score="fid@mini", scales=2, images=404)),
 }
 OF_POWER = {
     "the best scale alone": ((0.0,),),
@@ -198,23 +198,27 @@ OF_POWER = {
 }
 
 
-def verdicts(drawn: Drawn, looks: Sequence[float] = (1.0,)) -> tuple[bool, bool]:
-    """Return whether the tool supports or refutes, at any look."""
+Cells = list[list[ScoredCell]]
+
+
+def verdicts(drawn: Drawn, looks: Sequence[float] = (1.0,), cells: Cells | None = None) -> tuple[bool, bool]:
+    """Return whether the tool supports or refutes, at any look; `cells` are those of all images."""
     names = tuple(f"{1 + i}" for i in range(len(drawn.methods) - 1))
     sides = Side("0", (CELL.steps,), None, BEST), Side(names if len(names) > 1 else names[0], (CELL.steps,), None, BEST)
     run = replace(RUN, claims=(Claim("c", "", *sides, (drawn.score,), "better"),))
     found = set()
     for i, share in enumerate(looks):
-        cells = [cell for scales in drawn.first(share).cells() for cell in scales]
-        found.add(judge_claims(replace(run, looks=tuple(looks[: i + 1])), cells)[0].verdict)
+        own = cells if cells and share == 1 else drawn.first(share).cells()
+        flat = [cell for scales in own for cell in scales]
+        found.add(judge_claims(replace(run, looks=tuple(looks[: i + 1])), flat)[0].verdict)
     return "supported" in found, "refuted" in found
 
 
-def others(drawn: Drawn) -> tuple[bool, ...]:
+def others(drawn: Drawn, cells: Cells) -> tuple[bool, ...]:
     """Return what the other procedures would say: see `FIELDS`."""
     sign = 1.0 if metric_of(drawn.score).higher_is_better else -1.0
     rows = split_prompts(drawn.groups, drawn.methods[0].shape[1])
-    mine, *all_of_them = drawn.cells()
+    mine, *all_of_them = cells
     same, halves = [], []
     for yours in all_of_them:
         wholes = [[cell.estimates[drawn.score] for cell in side] for side in (mine, yours)]
@@ -241,7 +245,8 @@ def others(drawn: Drawn) -> tuple[bool, ...]:
 def run_once(design: Design, seed: int) -> tuple[bool, ...]:
     """Return what happened: see `FIELDS`; the other procedures only where there is one look."""
     drawn = design.draw(np.random.default_rng([seed, 7]))
-    return *verdicts(drawn, design.looks), *(others(drawn) if len(design.looks) == 1 else ())
+    cells = drawn.cells()
+    return *verdicts(drawn, design.looks, cells), *(others(drawn, cells) if len(design.looks) == 1 else ())
 
 
 def power(runs: int) -> Iterator[str]:
