@@ -13,7 +13,7 @@ from bench.experiment.compose import compose_settings, run_application
 from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.value_types import SCORES
 from bench.records.errors import BenchError
-from bench.records.run import Claim, Side
+from bench.records.run import BEST, Claim, Side
 
 CONF = Path(__file__).parents[1] / "conf"
 SETTINGS: dict[str, Any] = {
@@ -124,6 +124,18 @@ REFUSED = {
     "unknown expectation": ("claims/few/expect", "worse", ("claims.few.expect=worse", "'not_worse' or 'equivalent'")),
     "equivalence without a margin": ("claims/few/expect", "equivalent", ("claims.few.margins", "fid", "above 0")),
     "steps where the cost decides": ("claims/few/equal", "evaluations", ("claims.few.object.steps=[2, 4]", "leave")),
+    "guidance in words": (
+        "claims/few/object/guidance_scale",
+        "worst",
+        ("claims.few.object.guidance_scale=worst was given", "best, or a number from 0"),
+    ),
+    "no method of a claim": ("claims/few/object/method", [], ("claims.few.object.method=[]", "at least")),
+    "a member twice": ("claims/few/object/method", ["dpmpp_2s", "dpmpp_2s"], ("dpmpp_2s occurs twice",)),
+    "an unknown member": (
+        "claims/few/object/method",
+        ["dpmpp_2s", "unipc"],
+        ("claims.few.object.method=unipc: the grid has tcd, dpmpp_2s",),
+    ),
     "margin below zero": ("claims/few/margins", {"fid": -1}, ("claims.few.margins.fid=-1", "equal to 0")),
 }
 
@@ -188,6 +200,28 @@ def test_a_claim_choice_becomes_a_claim() -> None:
     sides = Side("tcd", (2, 4), 0.3), Side("dpmpp_2s", (2, 4))
     expected = Claim("few", "TCD wins", *sides, ("fid@mini",), "better", {"fid@mini": 0.5}, "steps")
     assert check_experiment(settings).claims["few"].to_claim("few") == expected
+
+
+def test_a_claim_may_be_about_several_methods_at_their_best_guidance() -> None:
+    settings = changed("claims/few/object", {"method": ["dpmpp_2s", "tcd"], "steps": [2, 4], "guidance_scale": "best"})
+    settings["methods"]["tcd"] |= {"eta": [0.3], "guidance_scale": [0, 1.5, 7]}
+    settings["claims"]["few"]["subject"]["guidance_scale"] = 0
+    claim = check_experiment(settings).claims["few"].to_claim("few")
+    assert claim.object == Side(("dpmpp_2s", "tcd"), (2, 4), None, BEST)
+    assert [side.method for side in claim.object.members] == ["dpmpp_2s", "tcd"]
+    settings["claims"]["few"]["object"]["guidance_scale"] = 1.5
+    message = refusal_of(settings)
+    assert "claims.few.object.guidance_scale=1.5: dpmpp_2s has [3.0]" in message
+    settings["claims"]["few"]["object"] = {"method": "tcd", "steps": [2, 4]}
+    assert "tcd has [0.0, 1.5, 7.0], say which, or best" in refusal_of(settings)
+
+
+def test_the_best_of_guidance_scales_that_cost_differently_is_not_a_subject_of_equal_cost() -> None:
+    settings = changed("claims/few/equal", "evaluations")
+    settings["claims"]["few"]["object"] = {"method": "dpmpp_2s", "guidance_scale": "best"}
+    assert check_experiment(settings).claims["few"].object.guidance_scale == BEST
+    settings["claims"]["few"]["subject"]["guidance_scale"] = "best"
+    assert "claims.few.subject.guidance_scale=best was given, but equal=evaluations" in refusal_of(settings)
 
 
 def test_given_settings_are_not_modified() -> None:
@@ -268,9 +302,9 @@ def test_every_claim_of_an_experiment_is_about_its_cells(name: str) -> None:
     assert experiment.claims
     for claim in experiment.claims.values():
         for side in (claim.subject, claim.object):
-            method = experiment.methods[side.method]
-            assert set(side.steps) <= set(method.steps)
-            assert side.eta in method.eta or (side.eta is None and len(method.eta) < 2)
+            for method in (experiment.methods[name] for name in side.method):
+                assert set(side.steps) <= set(method.steps)
+                assert side.eta in method.eta or (side.eta is None and len(method.eta) < 2)
 
 
 @pytest.mark.parametrize("name", OF_REAL_MODELS)
