@@ -137,7 +137,8 @@ def test_the_best_of_one_scale_is_that_scale(scales: Sequence[float]) -> None:
     plain = make_claim(object=Side("ddim", (4,)))
     settings = {"methods": {"ddim": {"guidance_scale": [*scales]}}}
     (tuned,) = judge(make_claim(), *cells, settings=settings).comparisons
-    assert tuned == the_comparison(plain, *cells)
+    assert replace(tuned, choices="") == the_comparison(plain, *cells)
+    assert tuned.choices == "ddim at guidance 3, the only one of the grid"
 
 
 def test_support_needs_every_scale_and_takes_the_largest_p_value() -> None:
@@ -405,6 +406,8 @@ def test_at_equal_cost_each_scale_takes_its_costliest_cell_that_is_affordable() 
     assert comparison.choices == "ddim at its best: guidance 1 by both halves of the prompts"
     dear = with_cost(cell_of("tcd", values(9, 9)), 1)
     assert "none takes 1 denoiser evaluations or less" in judge(claim, dear, *cells).missing[0]
+    settings = {"methods": {"ddim": {"guidance_scale": [1.0, 3.0, 7.0]}}}
+    assert "not run at guidance 7" in judge(claim, subject, *cells, settings=settings).missing[0]
 
 
 def test_a_plan_tells_of_which_scales_the_best_is_taken_and_which_member_lacks_a_cell() -> None:
@@ -432,11 +435,17 @@ def test_reports_name_the_strongest_member_and_the_chosen_scales() -> None:
     judgement = judge(claim, *cells)
     first, second = judgement.comparisons
     words = "strongest opponent; ddim at its best: guidance 1 by both halves of the prompts"
-    assert (opponent_in_words(first), opponent_in_words(second)) == (words, "")
+    assert (opponent_in_words(first), opponent_in_words(second)) == (
+        words,
+        "unipc at guidance 1, the only one of the grid",
+    )
     table = verdict_table(run, [judgement])
     assert words in table.rows[0][-1]
     assert "better than at every scale" in table.note
-    assert "at every scale" not in verdict_table(run, [replace(judgement, comparisons=(second,))]).note
+    assert (
+        "at every scale"
+        not in verdict_table(run, [replace(judgement, comparisons=(replace(second, choices=""),))]).note
+    )
     assert "against ddim +" in summarise(run, cells, [judgement])
     line = power_of_claim(judgement, np.array([100.0, 1e6]))
     assert line is not None

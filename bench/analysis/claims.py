@@ -26,7 +26,7 @@ looked more than once, p-values are those of all its looks together (see `bench.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -35,7 +35,7 @@ from bench.analysis.scoring import ScoredCell, ScoredRun, cost_of
 from bench.analysis.sequential import LookSizes, nominal_level, overall_p_value, path_of
 from bench.analysis.strongest import Gains, gains_of
 from bench.records.cell import plain_number
-from bench.records.run import BEST, Claim, Run, Side
+from bench.records.run import Claim, Run, Side
 from bench.score.metrics import metric_of
 from bench.store.interim_looks import note_look
 
@@ -259,7 +259,7 @@ def _compare(
                     continue
                 for metric in claim.metrics:
                     lacking = [cell for cell in (*ours, *theirs) if metric not in cell.estimates]
-                    missing += [f"{metric} of {cell.record.cell.label}" for cell in lacking]
+                    missing += [f"{metric} of {cell.label}" for cell in lacking]
                     if not lacking:
                         against.append(_comparison(claim, metric, model, ours, theirs))
             found += _with_strongest(against) if len(claim.object.members) > 1 else against
@@ -290,13 +290,15 @@ def _find_object(
     """Return the object's cells at a step count, or where that is None, those of the subject's cost."""
     if steps is not None:
         return _find(cells, side, steps, run)
-    if side.guidance_scale != BEST:
+    if not side.tuned:
         return _find_within(cells, claim, side, ours[0], run)
-    scales = sorted({cell.record.cell.guidance_scale for cell in cells if side.fits(cell.record.cell)})
-    found = [_find_within(cells, claim, replace(side, guidance_scale=scale), ours[0], run) for scale in scales]
+    scales = {cell.record.cell.guidance_scale for cell in cells if side.fits(cell.record.cell)}
+    if absent := _absent_scale(scales, side, run):
+        return absent
+    found = [_find_within(cells, claim, replace(side, guidance_scale=scale), ours[0], run) for scale in sorted(scales)]
     affordable = [cell for one in found if not isinstance(one, Missing) for cell in one]
     unsure = [one for one in found if isinstance(one, Missing) and not one.too_costly]
-    return unsure[0] if unsure else affordable or next(iter(found), Missing("not run"))
+    return unsure[0] if unsure else affordable or found[0]
 
 
 def _find_within(
@@ -334,7 +336,7 @@ def _disturbed(scored: ScoredCell) -> Missing:
 def _find(cells: Sequence[ScoredCell], side: Side, steps: int, run: Run) -> Sequence[ScoredCell] | Missing:
     """Return the one cell that a side of a claim selects, or one for each guidance scale, or why there is none."""
     matches = [s for s in cells if s.record.cell.steps == steps and side.fits(s.record.cell)]
-    if side.guidance_scale == BEST:
+    if side.tuned:
         return _at_all_scales(matches, side, run)
     if len(matches) > 1:
         return Missing(f"{len(matches)} cells fit, say which eta or guidance scale")
@@ -348,14 +350,27 @@ def _at_all_scales(matches: Sequence[ScoredCell], side: Side, run: Run) -> Seque
     by_scale = {cell.record.cell.guidance_scale: cell for cell in matches}
     if len(by_scale) < len(matches):
         return Missing(f"{len(matches)} cells fit at {len(by_scale)} guidance scales, say which eta")
-    planned = run.settings.get("methods", {}).get(side.method, {}).get("guidance_scale") or ()
-    if not by_scale:
-        return Missing("not run")
-    if absent := [scale for scale in planned if scale not in by_scale]:
-        return Missing(f"not run at guidance {plain_number(absent[0])}")
+    if absent := _absent_scale(by_scale, side, run):
+        return absent
     if failed := [scale for scale, cell in sorted(by_scale.items()) if cell.record.status != "ok"]:
         return Missing(f"failed at guidance {plain_number(failed[0])}")
     return [cell for _, cell in sorted(by_scale.items())]
+
+
+def _absent_scale(scales: Collection[float], side: Side, run: Run) -> Missing | None:
+    """Return what is missing where there are not all guidance scales of the grid."""
+    planned = run.settings.get("methods", {}).get(side.method, {}).get("guidance_scale") or ()
+    absent = [scale for scale in planned if scale not in scales]
+    if scales and absent:
+        return Missing(f"not run at guidance {plain_number(absent[0])}")
+    return None if scales else Missing("not run")
+
+
+def _only_scale(claim: Claim, mine: ScoredCell, yours: ScoredCell) -> str:
+    """Describe sides that were to be tuned and have one guidance scale in the grid; empty where there is none."""
+    sides = (claim.subject, mine.record.cell), (claim.object, yours.record.cell)
+    only = [f"{cell.method} at guidance {plain_number(cell.guidance_scale)}" for side, cell in sides if side.tuned]
+    return f"{' and '.join(only)}, the only one of the grid" if only else ""
 
 
 def _comparison(
@@ -393,7 +408,7 @@ def _comparison(
         error=None if problem else gain.standard_error,
         compared=compared.score,
         prompts=None if gain.groups is None else gain.groups.count,
-        choices=gains.choices(mine.record.cell.method, yours.record.cell.method),
+        choices=gains.choices(mine.record.cell.method, yours.record.cell.method) or _only_scale(claim, mine, yours),
         opponent=yours.record.cell.method if len(claim.object.members) > 1 else "",
     )
     return _Tested(comparison, None if problem else gains)

@@ -8,7 +8,7 @@ from itertools import product
 
 from bench.execute.job import Job
 from bench.records.cell import Cell, plain_number
-from bench.records.run import BEST, Claim, Side
+from bench.records.run import Claim, Side
 from bench.store.store import Store
 
 _SHOWN = 6
@@ -102,7 +102,7 @@ def _comparisons(claim: Claim, cells: Sequence[Cell]) -> list[tuple[bool, str]]:
 
 def _scales(cells: Sequence[Cell], side: Side, steps: int | None) -> str:
     """Return the guidance scales of which the best is chosen: ` of 1, 3, 5`; empty where none is."""
-    if side.guidance_scale != BEST:
+    if not side.tuned:
         return ""
     scales = {cell.guidance_scale for cell in cells if side.fits(cell) and steps in (None, cell.steps)}
     return f" of {', '.join(map(plain_number, sorted(scales)))}"
@@ -113,10 +113,9 @@ def _lacking(cells: Sequence[Cell], side: Side, steps: int | None) -> str | None
     fitting = [cell for cell in cells if side.fits(cell) and steps in (None, cell.steps)]
     if not fitting:
         return f"{side.label(steps)} is not in the grid"
-    best = side.guidance_scale == BEST
-    counts = Counter((cell.steps, cell.guidance_scale if best else None) for cell in fitting)
+    counts = Counter((cell.steps, cell.guidance_scale if side.tuned else None) for cell in fitting)
     if max(counts.values()) > 1:
-        which = "eta" if best else "eta or guidance scale"
+        which = "eta" if side.tuned else "eta or guidance scale"
         return f"{side.label(steps)} means {max(counts.values())} cells, say which {which}"
     return None
 

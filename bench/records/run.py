@@ -28,6 +28,11 @@ class Side:
     guidance_scale: float | str | None = None
 
     @property
+    def tuned(self) -> bool:
+        """Whether its guidance scale is to be chosen."""
+        return self.guidance_scale == BEST
+
+    @property
     def members(self) -> tuple[Side, ...]:
         """One side for each method."""
         methods = (self.method,) if isinstance(self.method, str) else self.method
@@ -45,7 +50,7 @@ class Side:
         """Return a display name: `tcd 4 steps eta 0.3`, `ddim 4 steps, best guidance`."""
         methods = self.method if isinstance(self.method, str) else " or ".join(self.method)
         eta = "" if self.eta is None else f" eta {plain_number(self.eta)}"
-        scale = ", best guidance" if isinstance(self.guidance_scale, str) else ""
+        scale = ", best guidance" if self.tuned else ""
         if isinstance(self.guidance_scale, float | int):
             scale = f" guidance {plain_number(self.guidance_scale)}"
         return f"{methods}{'' if steps is None else f' {steps} steps'}{eta}{scale}"
