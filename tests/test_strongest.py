@@ -317,8 +317,8 @@ class Features:
         return [kernel_estimate(rows[own], self.reference.kernel) for own in parts]
 
 
-def test_a_distance_is_computed_anew_on_each_half() -> None:
-    """Of halves of their own: its bias is that of the half's number of images, its influences are the half's."""
+def test_a_distance_is_computed_on_each_half_alone() -> None:
+    """Without the bias of the half's number of images, and with the half's influences."""
     n, rng = 160, np.random.default_rng(0)
     reference = Reference.of(rng.normal(0, 1, (200, 4)))
     found = {("tcd", 0.0): rng.normal(0, 1, (n, 4))} | {("ddim", g): rng.normal(g / 4, 1, (n, 4)) for g in (1.0, 2.0)}

@@ -4,7 +4,7 @@
     python scripts/calibration/strongest.py --designs "equal;clustered" --runs 500
 
 In every run the subject is exactly as good as the best guidance scale of the strongest method, so that neither verdict
-may occur in more than 5% of runs: a hair's breadth below, "supported" is false, a hair's breadth above, "refuted" is.
+may occur in more than 5% of runs: "supported" is false, and "refuted" would be if the subject were the least bit better.
 Values are in standard deviations of an image; `half` is the standard error, on a half, of the difference of two scales.
 
 - `equal`: three guidance scales that are all as good, with independent noise; `quiet subject`: whose own noise is
@@ -272,7 +272,7 @@ def to_markdown(known: dict[tuple[str, int], tuple[bool, ...]], lines: Sequence[
     """A line for each design, then the power."""
     yield "# Claims about the strongest opponent, each method at its best guidance scale\n"
     yield f"`{command}`\n"
-    yield "Shares of runs with a verdict that is false a hair's breadth from the truth that was drawn; at most 5%.\n"
+    yield "Subject and best scale are equally good. Shares of runs with each verdict; at most 5% may have either.\n"
     yield f"| design | runs | {' | '.join(FIELDS[:2])} | | {' | '.join(f'*{field}*' for field in FIELDS[2:])} |"
     yield f"| --- | ---: | ---: | ---: | --- |{' ---: |' * (len(FIELDS) - 2)}"
     for name in DESIGNS:
