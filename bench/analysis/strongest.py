@@ -143,7 +143,7 @@ def _halves(
     if metric.score not in cell.halves:
         found: Sequence[Estimate] = ()
         with suppress(ValueError):  # a half may be too small
-            if whole.mean_of:
+            if whole.mean_of and not metric.of_prompts:
                 found = [mean_of_rows(whole, own) for own in rows]
             elif cell.source is not None:
                 found = cell.source.estimate_parts(cell.record, metric, rows)

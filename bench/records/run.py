@@ -12,7 +12,7 @@ from bench.records.cell import Cell, plain_number
 from bench.records.record import SCHEMA_VERSION, check_schema, to_tuples
 
 BEST = "best"
-"""In place of a guidance scale: the one of the grid that is best for the score at hand."""
+"""In place of a guidance scale: the one of the grid that is best for the score."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
     python scripts/calibration/strongest.py --designs "equal;clustered" --runs 500
 
 In every run the subject is exactly as good as the best guidance scale of the strongest method, so that neither verdict
-may occur in more than 5% of runs: "supported" is false, and "refuted" would be if the subject were the least bit better.
+may occur in more than 5% of runs: "supported" is false, and "refuted" would be if the subject were a little better.
 Values are in standard deviations of an image; `half` is the standard error, on a half, of the difference of two scales.
 
 - `equal`: three guidance scales that are all as good, with independent noise; `quiet subject`: whose own noise is
