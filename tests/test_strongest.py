@@ -387,7 +387,7 @@ def test_a_scale_of_the_grid_that_was_not_run_or_failed_leaves_the_claim_unteste
 
 
 def with_cost(cell: ScoredCell, evaluations: int) -> ScoredCell:
-    """The cell with so many denoiser evaluations an image."""
+    """The cell with so many denoiser evaluations per image."""
     calls = Calls((999.0,), None, None, {}, {}, 1, 1, evaluations, 1, 1)
     return replace(cell, record=replace(cell.record, calls=calls))
 

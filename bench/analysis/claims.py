@@ -17,7 +17,7 @@ hands on its share only where its p-value is below `BEYOND_DOUBT`. Such a claim 
 from its threshold, and what it hands on it does not need: by a union bound the error stays at 5% (and m × that chance)
 however claims depend on each other. scripts/calibration/claims.py simulates it.
 
-Of several methods on a side each makes a comparison of its own, so that a subject has to beat the strongest of them.
+Each of several methods on a side makes its own comparisons, so that a subject has to beat the strongest of them.
 Guidance scales that are chosen are judged by bench.analysis.strongest.
 
 A comparison within a claim that is not supported counts as decided by the same correction as a refutation. Where a run

@@ -6,16 +6,18 @@ one scale each it is a paired difference. Otherwise:
 - The prompts are split into two halves. On each half the best scale of a side is chosen, and judged on the other half,
   so that the noise that made it look best does not count. The shown gain is the mean of both halves' (cross-fitting:
   every image judges once). Scores that are not means, such as distances, are computed for each half on its own,
-  against the same reference, without the bias of that half's number of images. Each half brings its own influences, of
-  which together there is one an image.
-- A choice may miss the best scale, so a chosen object is no better than the best one. That the subject beats it is
+  against the same reference, without the bias of that half's number of images. Each half brings its own influences:
+  together there is one for each image.
+- A choice may miss the best scale, so a chosen object is at most as good as the best one. That the subject beats it is
   not enough: to support a claim the subject has to beat the object at every scale, on all images. That needs neither a
   choice nor a correction (intersection–union test: Berger 1982, Technometrics 24:295).
 - A subject that loses to a chosen scale loses to the best one, so cross-fitting is right for a refutation. (A chosen
   subject is handled the other way round: a support goes by its choices, a refutation by all of its scales.)
-- Where scales are as good as equal, either half's choice is a matter of chance and of the same noise that its other
-  scale is judged by, which makes the two halves correlated. The covariance is at most `TOGETHER` times the variance of
-  the difference of two scales (φ²(0) = 1/2π of two equal ones, .179 of three, less of more), and is added.
+- Where scales are equally good, chance decides what a half chooses, the same chance by which its other scales look
+  worse when they are judged there, so that the two judgements are correlated. Their covariance is 1/2π = .159 times the
+  variance of the difference of two scales on a half; of three scales .179 times, of more less. `TOGETHER` times that
+  variance is added, for scales that may be the best. (Where one is slightly better than the others the covariance can be
+  larger, but then a wrong choice overestimates the gain by more than that.)
 - Where a half has no interval, all images choose and judge, and p-values are multiplied by the number of scales that
   were chosen from (Bonferroni).
 
@@ -24,7 +26,7 @@ scripts/calibration/strongest.py simulates it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -38,9 +40,8 @@ from bench.score.groups import Groups
 from bench.score.metrics import Metric
 
 Rows = NDArray[np.intp]
-Gain = Callable[[Estimate, Estimate], Estimate]
 TOGETHER = 0.18
-"""The covariance of two halves whose choices are chance, in variances of the difference of two scales on a half."""
+"""The covariance of the judgements of two halves, in variances of the difference of two scales on a half."""
 AS_GOOD = 3.0
 """The number of standard errors within which a scale may be the best one."""
 SEED = 0
@@ -185,18 +186,19 @@ def join_halves(halves: Sequence[Estimate], rows: Sequence[Rows], groups: Groups
         lost = count / max(count - 1, 1) * (sum(units) - 1) / sum(units)  # each half's mean takes a degree of freedom
         influence[own] = np.sqrt(lost) * half.influence
 
-    def mean(of: Callable[[Estimate], float]) -> float:
-        return sum(share * of(half) for share, half in zip(shares, halves, strict=True))
-
+    value, debiased, correction = (
+        float(np.dot(shares, parts))
+        for parts in zip(*((half.value, half.debiased_value, half.correction) for half in halves), strict=True)
+    )
     kinds = set.intersection(*(set(half.interactions) for half in halves))
     pairs = {
         kind: [share * half.interactions[kind] for share, half in zip(shares, halves, strict=True)] for kind in kinds
     }
     return Estimate(
-        mean(lambda half: half.value),
+        value,
         influence,
-        mean(lambda half: half.debiased_value) if any(half.debiased is not None for half in halves) else None,
-        mean(lambda half: half.correction),
+        debiased if any(half.debiased is not None for half in halves) else None,
+        correction,
         groups=groups,
         interactions={  # whose mean square is the sum of both halves'
             kind: np.concatenate([part * np.sqrt(sum(map(len, parts)) / max(len(part), 1)) for part in parts])
@@ -211,17 +213,15 @@ def join_halves(halves: Sequence[Estimate], rows: Sequence[Rows], groups: Groups
 
 def best_gains(ours: Sequence[Scale], theirs: Sequence[Scale], sign: float, rows: tuple[Rows, Rows]) -> Gains:
     """Return the gains of a subject over an object, each at its best scale; `sign` is −1 where smaller is better."""
-
-    def gain(subject: Estimate, other: Estimate) -> Estimate:
-        return paired_difference(subject, other).scaled(sign)
-
-    found = _cross_fitted(ours, theirs, sign, rows, gain)
-    return found if found is not None else _of_all_images(ours, theirs, sign, gain)
+    found = _cross_fitted(ours, theirs, sign, rows)
+    return found if found is not None else _of_all_images(ours, theirs, sign)
 
 
-def _cross_fitted(
-    ours: Sequence[Scale], theirs: Sequence[Scale], sign: float, rows: tuple[Rows, Rows], gain: Gain
-) -> Gains | None:
+def _gain(subject: Estimate, other: Estimate, sign: float) -> Estimate:
+    return paired_difference(subject, other).scaled(sign)
+
+
+def _cross_fitted(ours: Sequence[Scale], theirs: Sequence[Scale], sign: float, rows: tuple[Rows, Rows]) -> Gains | None:
     """Return the gains by both halves; None where one has no interval."""
     groups = ours[0].whole.groups
     sides = [[scale.halves for scale in side if scale.halves is not None] for side in (ours, theirs)]
@@ -234,13 +234,17 @@ def _cross_fitted(
     ]
     subject, other = judged
     whole = [[join_halves(halves, rows, groups) for halves in side] for side in sides]
-    shown = _widened(_widened(gain(subject, other), theirs, sign), ours, sign)
+    shown = _widened(_widened(_gain(subject, other, sign), theirs, sign), ours, sign)
     above = [
-        gain(ours[0].whole, scale.whole) if len(ours) == 1 else _widened(gain(subject, joined), ours, sign)
+        _gain(ours[0].whole, scale.whole, sign)
+        if len(ours) == 1
+        else _widened(_gain(subject, joined, sign), ours, sign)
         for scale, joined in zip(theirs, whole[1], strict=True)
     ]
     below = [
-        gain(scale.whole, theirs[0].whole) if len(theirs) == 1 else _widened(gain(joined, other), theirs, sign)
+        _gain(scale.whole, theirs[0].whole, sign)
+        if len(theirs) == 1
+        else _widened(_gain(joined, other, sign), theirs, sign)
         for scale, joined in zip(ours, whole[0], strict=True)
     ]
     if any(found.caveat for found in (shown, *above, *below)):
@@ -253,9 +257,9 @@ def _cross_fitted(
     return Gains(shown, (tuple(above),), (tuple(below),), (chosen[0], chosen[1]), (best[0], best[1]))
 
 
-def _of_all_images(ours: Sequence[Scale], theirs: Sequence[Scale], sign: float, gain: Gain) -> Gains:
+def _of_all_images(ours: Sequence[Scale], theirs: Sequence[Scale], sign: float) -> Gains:
     """Return the gains by all images: the subject wins if one of its scales beats every one of the object's."""
-    table = [[gain(mine.whole, yours.whole) for yours in theirs] for mine in ours]
+    table = [[_gain(mine.whole, yours.whole, sign) for yours in theirs] for mine in ours]
     best = _best([scale.whole for scale in ours], sign), _best([scale.whole for scale in theirs], sign)
     chosen = [(side[at].guidance,) if len(side) > 1 else () for side, at in zip((ours, theirs), best, strict=True)]
     below = tuple(zip(*table, strict=True))
