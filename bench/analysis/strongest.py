@@ -16,7 +16,7 @@ one scale each it is a paired difference. Otherwise:
 - Where scales are equally good, chance decides what a half chooses, the same chance by which its other scales look
   worse when they are judged there, so that the two judgements are correlated. Their covariance is 1/2π = .159 times the
   variance of the difference of two scales on a half; of three scales .179 times, of more less. `TOGETHER` times that
-  variance is added, for scales that may be the best. (Where one is slightly better than the others the covariance can be
+  variance is added, for scales that may be best. (Where one is slightly better than the others the covariance may be
   larger, but then a wrong choice overestimates the gain by more than that.)
 - Where a half has no interval, all images choose and judge, and p-values are multiplied by the number of scales that
   were chosen from (Bonferroni).
