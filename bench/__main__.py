@@ -206,13 +206,18 @@ def score(settings: _Settings) -> int:
 def fetch(settings: _Settings) -> int:
     """Fetch the weights that an experiment needs and the local caches lack; everything runs offline afterwards.
 
+    Prompts and reference images are not downloaded: what is missing is named, for COCO with the commands that get it.
+
     Exit codes: 0 everything is available; 1 something could not be fetched; 2 refused.
     """
+    from itertools import chain
+
     from bench.checkpoints.fetch import fetch_needs
+    from bench.execute.data_needs import data_needs
     from bench.experiment.config import check_experiment
 
-    failed = 0
-    for subject, state, fine in fetch_needs(check_experiment(settings)):
+    failed, experiment = 0, check_experiment(settings)
+    for subject, state, fine in chain(data_needs(experiment), fetch_needs(experiment)):
         print(f"{'ok' if fine else 'MISSING':<8} {subject:<28} {state}", flush=True)
         failed += not fine
     return 1 if failed else 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from socket import gaierror
+from urllib.parse import urlsplit
 
 from bench.checkpoints.files import wanted_files
 from bench.checkpoints.hub_notes import note_of
@@ -28,33 +30,63 @@ def fetch_needs(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
 
     Complete means that every file that will be read exists in full; an interrupted download is resumed.
     """
+    unreachable: set[str] = set()
     for entry in required(experiment):
         try:
-            state = _fetch(entry)
-        except (BenchError, OSError, RuntimeError, ValueError) as error:  # the hub raises errors of many kinds
-            yield entry.subject, " ".join(str(error).split()), False
+            state = _fetch(entry, unreachable)
+        except BenchError as error:
+            yield entry.subject, str(error), False
+        except Exception as error:  # the hub raises errors of many kinds, which share no base
+            if is_unreachable(error):
+                unreachable.add(_host(entry))
+                error = _no_connection(entry)
+            yield entry.subject, " ".join(str(error).split()) or type(error).__name__, False
         else:
             if state is not None:
                 yield entry.subject, state, True
 
 
-def _fetch(entry: Required) -> str | None:
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether an error says that there is no connection to a host, or comes from one that does."""
+    while error is not None:
+        name = type(error).__name__
+        if isinstance(error, ConnectionError | TimeoutError | gaierror) or name.startswith(("Connect", "OfflineMode")):
+            return True
+        reason = getattr(error, "reason", None)  # of urllib's URLError
+        error = reason if isinstance(reason, BaseException) else error.__cause__ or error.__context__
+    return False
+
+
+def _host(entry: Required) -> str:
+    address = MANIFEST[str(entry.manifest)].source if entry.manifest in MANIFEST else entry.source
+    return urlsplit(address).hostname or "the hub"
+
+
+def _no_connection(entry: Required) -> BenchError:
+    return BenchError(
+        f"{entry.source} is not on this machine, and there is no connection to {_host(entry)}; run the same command "
+        "again where there is one, what is complete stays"
+    )
+
+
+def _fetch(entry: Required, unreachable: Collection[str]) -> str | None:
     """Return where the weights are now; None if they were available locally, or none are needed."""
     if entry.source in (INCEPTION, "lpips://"):
-        return _fetch_file(entry)
+        return _fetch_file(entry, unreachable)
     if "://" in entry.source and entry.manifest is not None:
         return str(Needed(str(entry.manifest), entry.source).path())
     if local_path(entry.source) is not None:
         weights_directory(entry.source)  # raises where there is none
-    return None if is_random(entry) or is_at_hand(entry.source) else _fetch_repository(entry)
+    return None if is_random(entry) or is_at_hand(entry.source) else _fetch_repository(entry, unreachable)
 
 
-def _fetch_repository(entry: Required) -> str:
+def _fetch_repository(entry: Required, unreachable: Collection[str]) -> str:
     """Raises BenchError or OSError where it cannot be fetched, or is incomplete afterwards."""
     try:
         return f"{entry.source} at {inspect(entry).identity[:12]}, already cached"
     except NotFetchedError:
-        pass
+        if _host(entry) in unreachable:
+            raise _no_connection(entry) from None  # each attempt takes many seconds
     files = _files_on_hub(entry)
     from huggingface_hub import snapshot_download
 
@@ -72,12 +104,14 @@ def _files_on_hub(entry: Required) -> list[str]:
     return wanted_files(entry, names)
 
 
-def _fetch_file(entry: Required) -> str:
+def _fetch_file(entry: Required, unreachable: Collection[str]) -> str:
     name = str(entry.manifest)
     weights = MANIFEST[name]
     path = torch_checkpoints() / weights.file
     if path.is_file():
         return f"{path}, hash {check_file(path, name)}, already cached"
+    if _host(entry) in unreachable:
+        raise _no_connection(entry)
     from torch.hub import download_url_to_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
