@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from bench.checkpoints.data_sets import advice
@@ -19,23 +19,24 @@ from bench.score.metrics import metric_of
 def data_needs(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
     """Yield subject, state and whether it is complete, of all data but that of the package."""
     prompts, reference = experiment.prompts, experiment.reference
-    if prompts.source != WORLD:
-        said = f"{prompts.count} of {prompts.source}"
-        yield "prompts", *_look(lambda: prompts_of(experiment, prompts.count), said, prompts.source)
-    if reference.source != WORLD and any(metric_of(score).needs_reference for score in experiment.scores):
-        said = reference_in_words(asdict(reference))
-        yield "reference images", *_look(lambda: _look_at_reference(experiment), said, reference.source)
+    needed = {"prompts": (prompts.source, f"{prompts.count} of {prompts.source}")}
+    if any(metric_of(score).needs_reference for score in experiment.scores):
+        needed["reference images"] = reference.source, reference_in_words(asdict(reference))
+    for subject, (source, state) in needed.items():
+        try:
+            if source != WORLD:
+                _look(experiment, subject)
+                yield subject, state, True
+        except BenchError as error:
+            yield subject, "; ".join(filter(None, (str(error), advice(source)))), False
 
 
-def _look_at_reference(experiment: Experiment) -> object:
-    if is_statistics(experiment.reference.source):
-        return check_statistics(experiment)
-    return real_image_files(experiment.reference.source, experiment.reference.count)
-
-
-def _look(read: Callable[[], object], said: str, source: str) -> tuple[str, bool]:
-    try:
-        read()
-    except BenchError as error:
-        return "; ".join(filter(None, (str(error), advice(source)))), False
-    return said, True
+def _look(experiment: Experiment, subject: str) -> None:
+    """Raise BenchError where the data is missing or holds too little; images are counted and not read."""
+    reference = experiment.reference
+    if subject == "prompts":
+        prompts_of(experiment, experiment.prompts.count)
+    elif is_statistics(reference.source):
+        check_statistics(experiment)
+    else:
+        real_image_files(reference.source, reference.count)
