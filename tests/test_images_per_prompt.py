@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import bench
 from bench.__main__ import main
+from bench.checkpoints.manifest import MANIFEST
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.experiment.plan import counts_of_looks
+from bench.features import tasks
 from bench.generate.prompts import load_prompts
 from bench.generate.sampling import Sampler
 from bench.generate.task_inputs import Inputs
@@ -135,6 +139,29 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     assert main(["plan", *overrides(*ONE, *asked)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_diversity_is_added_to_a_finished_run_from_its_images(
+    overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def levels(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return np.abs(ours.astype(float) - theirs).mean(axis=(1, 2, 3))
+
+    monkeypatch.setattr(tasks, "lpips", levels)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setitem(MANIFEST, "pairwise_lpips", replace(MANIFEST["pairwise_lpips"], sha256=None))
+    (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save({}, tmp_path / "torch" / "hub" / "checkpoints" / MANIFEST["pairwise_lpips"].file)
+    asked = (*ONE, "prompts.count=3", "prompts.images_per_prompt=2")
+    assert main(["run", *overrides(*asked, "scores=[clip_score]")]) == 0
+    monkeypatch.setattr(Sampler, "begin", None)
+    added = "scores=[pairwise_distance,vendi_score,pairwise_lpips]"
+    assert main(["score", f"results={tmp_path}/run", added, "device=cpu"]) == 0
+    scores = bench.load(tmp_path / "run").set_index("score")
+    images = images_of(tmp_path / "run")
+    assert scores.loc["pairwise_lpips_alexnet_n6", "value"] == pytest.approx(levels(images[::2], images[1::2]).mean())
+    assert {*scores["prompts"]} == {3}
+    assert 1 < scores.loc["vendi_score_mini_n6", "value"] < 2
 
 
 def test_looks_are_at_whole_prompts(overrides: Overrides) -> None:

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from simulated_features import FAMILIES, Generator, make_reference, make_world, true_distance
 
+from bench.score.diversity import pairwise_distance_estimate, vendi_estimate
 from bench.score.estimate import Estimate, mean_estimate, paired_difference
 from bench.score.frechet import Reference, frechet_estimate
 from bench.score.groups import Groups
@@ -45,6 +46,9 @@ MEANS = (
 )
 """Values with their tails, yes-or-no answers by their truth, shares of three to five attributes by theirs, and normal
 values of which the second method's are worse in one of three, by a skewed amount."""
+
+DIVERSITY = {"pairwise": pairwise_distance_estimate, "vendi": vendi_estimate}
+"""Scores of the images of each prompt together."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ def estimate(
     """One score of one method."""
     if score == "fid":
         return frechet_estimate(features, reference, groups=groups)
+    if score in DIVERSITY:
+        return DIVERSITY[score](features, groups)
     if score == "kid":
         return kernel_estimate(features, reference.kernel, groups=groups)
     return mean_estimate(clip_scores(features, captions), groups)
@@ -284,7 +290,7 @@ def all_settings(options: argparse.Namespace) -> Iterator[Setting]:
             continue
         for d in options.dimensions:
             sizes = [(round(ratio * d), 1) for ratio in options.ratios]
-            for n, k in [*sizes, *(clusters if d <= 64 else [])]:
+            for n, k in [*([] if score in DIVERSITY else sizes), *(clusters if d <= 64 else [])]:
                 if n <= options.most:
                     yield from (Setting(score, family, d, n, k) for family in options.families)
 
@@ -292,7 +298,7 @@ def all_settings(options: argparse.Namespace) -> Iterator[Setting]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=1000)
-    parser.add_argument("--scores", type=listed(str), default=["means", "clip", "kid", "fid"])
+    parser.add_argument("--scores", type=listed(str), default=["means", "clip", *DIVERSITY, "kid", "fid"])
     parser.add_argument("--dimensions", type=listed(int), default=[16, 64, 192])
     parser.add_argument("--ratios", type=listed(float), default=[1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0])
     parser.add_argument("--families", type=listed(str), default=list(FAMILIES))
