@@ -12,10 +12,12 @@ from factories import CALLS, make_base, make_cell, make_failure, make_record, ma
 
 from bench.__main__ import main
 from bench.analysis.claims import Judgement, judge_run
+from bench.analysis.published import Published
 from bench.records.cell import PromptSet, SchedulerSpec
 from bench.records.record import Images, Latency
-from bench.records.run import Claim, Side
+from bench.records.run import BEST, Claim, Side
 from bench.report.joint import join_runs
+from bench.score.metrics import metric_of
 from bench.store.store import Store
 
 N = 240
@@ -44,6 +46,7 @@ def make(tmp_path: Path) -> Make:
         claims: tuple[Claim, ...] = (CLAIM,),
         failed: tuple[str, ...] = (),
         prompts: PromptSet = PROMPTS,
+        scales: tuple[float, ...] = (),
         **changes: Any,
     ) -> Store:
         store, keys = Store(tmp_path / name), []
@@ -69,7 +72,7 @@ def make(tmp_path: Path) -> Make:
             **{
                 "task": {"kind": "text_to_image"},
                 "models": {"mini": {}},
-                "methods": {method: {} for method in methods},
+                "methods": {m: {"guidance_scale": scales} for m in methods},
             },
             **{"extractors": {extractor: {"source": "x"}}, "reference": {"source": "world", "count": 500}},
             **{"seed": seed, "batch_size": 4, "weights": "pretrained", "prompts": {"source": "world"}},
@@ -182,6 +185,32 @@ def test_scores_of_different_protocols_are_never_compared(make: Make, change: di
     assert "sharpness_pixels_n240 ↑" in scores, "its protocol is the same"
 
 
+def test_scores_of_networks_with_different_weights_have_a_column_each(make: Make) -> None:
+    stores = [make("a", claims=()), make("b", gpu="H100", claims=())]
+    for weights, store in zip(("w1", "w2"), stores, strict=True):
+        for record in store.records():
+            rows = {"image_complexity": np.random.default_rng(1).random(N)}
+            store.cell(record.key).save_features(weights, rows, record.images_hash)
+        run = store.run()
+        store.save_run(
+            replace(run, metrics=("image_complexity",), features={**run.features, "image_complexity": weights})
+        )
+    output = report(*stores)
+    scores = table(output, "scores")
+    assert len([head for head in scores if head.startswith("image_complexity_icnet-")]) == 2
+    assert "(w1)" in (output / "tables" / "scores.md").read_text()
+    frame = pd.read_csv(output / "scores.csv")
+    assert frame.groupby("run")["extractor"].unique().map(list).to_dict() == {"a": ["w1"], "b": ["w2"]}
+
+
+def test_published_numbers_stand_beside_each_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = Published("mini", "tcd", 4, "seconds_per_image", 0.1, None, "", "", "a paper", "primary", "; on a GPU")
+    monkeypatch.setattr("bench.report.build.load_published", lambda: [number])
+    beside = table(report(make("a"), make("b", gpu="H100", seconds=0.05)), "published")
+    assert list(beside["measured"]) == ["0.1", "0.05"]
+    assert [text.partition(";")[0] for text in beside["what differs from their protocol"]] == ["run a", "run b"]
+
+
 def test_runs_with_other_extractors_share_their_cells(make: Make) -> None:
     other = replace(CLAIM, metrics=("fid@other",))
     a = make("a")
@@ -199,6 +228,9 @@ def test_the_fallback_of_a_shared_cell_comes_from_the_run_that_has_its_features(
     fallback = tcd.fallback("fid@mini")
     assert fallback is not None
     assert np.isfinite(fallback.value)
+    assert tcd.source is not None
+    halves = tcd.source.estimate_parts(tcd.record, metric_of("fid@mini"), np.split(np.arange(N), 2))
+    assert all(np.isfinite(half.value) for half in halves)
 
 
 def test_the_same_cell_with_other_images_is_a_contradiction(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,6 +282,18 @@ def test_versions_and_numbers_of_prompts_are_columns(make: Make) -> None:
 def test_different_claims_of_one_name_are_both_judged(make: Make) -> None:
     a, b = make("a"), make("b", claims=(replace(CLAIM, metrics=("sharpness",)),))
     assert [judged.claim.name for judged in judge(a, b)] == ["wins (a)", "wins (b)"]
+
+
+def test_the_best_guidance_is_sought_among_the_scales_of_all_runs(make: Make) -> None:
+    best = replace(CLAIM, object=Side("ddim", (4,), None, BEST), metrics=("sharpness",))
+    a = make("a", claims=(best,))
+    b = make("b", methods=("ddim",), claims=(), guidance_scale=3.0, scales=(3.0,))
+    (judged,) = judge(a, b)
+    assert judged.missing == ()
+    assert "guidance" in str(judged.comparisons[0].choices)
+    c = make("c", methods=("ddim",), claims=(), guidance_scale=3.0, scales=(3.0, 5.0))
+    (judged,) = judge(a, c)
+    assert "not run at guidance 5" in judged.missing[0]
 
 
 def test_a_joint_report_leaves_the_runs_as_they_were(make: Make) -> None:

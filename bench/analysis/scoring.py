@@ -130,7 +130,7 @@ class StoredFeatures:
             return ScoredCell(record, {})
         metrics = [metric_of(score) for score in run.metrics]
         names = dict.fromkeys(metric.feature_set for metric in metrics)
-        features = {name: found for name in names if (found := self._features(record, name)) is not None}
+        features = {name: found for name in names if (found := self.features_of(record, name)) is not None}
         estimates, problems = dict[str, Estimate](), dict[str, str]()
         for metric in metrics:
             try:
@@ -150,11 +150,11 @@ class StoredFeatures:
 
     def estimate(self, record: Record, metric: Metric) -> Estimate:
         """Return one more score of a finished cell; raises Damaged, and ValueError where it cannot be computed."""
-        return self._estimate(metric, self._features(record, metric.feature_set))
+        return self._estimate(metric, self.features_of(record, metric.feature_set))
 
     def estimate_parts(self, record: Record, metric: Metric, parts: Sequence[NDArray[np.intp]]) -> list[Estimate]:
         """Return a score of some of a cell's images, for each of `parts` (rows of images); raises as `estimate`."""
-        features = self._features(record, metric.feature_set)
+        features = self.features_of(record, metric.feature_set)
         if features is None:
             raise ValueError(NO_FEATURES)
         groups, found = prompt_groups(self.run, features), []
@@ -164,7 +164,7 @@ class StoredFeatures:
             found.append(metric.of(own, self.real.get(metric.extractor), Groups.of(labels, len(rows))))
         return found
 
-    def _features(self, record: Record, name: str) -> Mapping[str, NDArray[Any]] | None:
+    def features_of(self, record: Record, name: str) -> Mapping[str, NDArray[Any]] | None:
         """Return a set of features of a cell; None where it is missing."""
         known = self.run.features.get(name)
         if known is None or not self.store.cell(record.key).has_features(known):

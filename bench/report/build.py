@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.analysis.claims import Judgement, judge_run
@@ -47,7 +47,7 @@ def make_report(store: Store, inputs: str, runs: Sequence[Store] = ()) -> Made:
 
     scored = join_runs(store, runs) if runs else ScoredRun.load(store)
     run, cells, judgements = scored.run, scored.cells, judge_run(scored)
-    pairs = [pair for part in scored.parts for pair in set_beside(part.run, part.cells, load_published())]
+    pairs = _set_beside(scored)
     tables = {
         table.name: table
         for table in (
@@ -79,6 +79,18 @@ def make_report(store: Store, inputs: str, runs: Sequence[Store] = ()) -> Made:
     page = render_page(scored, judgements, tables, plots, grids, behind, inputs, real)
     lacks = [] if runs else [*_missing_images(scored), *_missing_features(scored)]
     return Made({**files, "report.html": page.encode()}, lacks)
+
+
+def _set_beside(scored: ScoredRun) -> list[Beside]:
+    """Return the published numbers beside the run's; of several runs beside those of each, with its name."""
+    numbers = load_published()
+    if not scored.joined:
+        return set_beside(scored.run, scored.cells, numbers)
+    return [
+        replace(pair, differences=(f"run {name}", *pair.differences))
+        for name, part in scored.joined.items()
+        for pair in set_beside(part.run, part.cells, numbers)
+    ]
 
 
 def _missing_images(scored: ScoredRun) -> list[str]:

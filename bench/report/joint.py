@@ -17,6 +17,8 @@ from itertools import combinations
 from pathlib import PurePath
 from typing import Any
 
+from numpy.typing import NDArray
+
 from bench.analysis.scoring import ScoredCell, ScoredRun, StoredFeatures, fingerprint
 from bench.records.cell import Cell, SchedulerSpec
 from bench.records.errors import BenchError, Damaged
@@ -24,8 +26,7 @@ from bench.records.record import Record
 from bench.records.run import Claim, Run
 from bench.records.score import split_score
 from bench.report.identity import differing_fields, fields_in_words, head_of
-from bench.score.estimate import Estimate
-from bench.score.metrics import Metric, metric_of
+from bench.score.metrics import metric_of
 from bench.store.store import Store
 
 MACHINE, RUN = "Machine", "Run"
@@ -38,17 +39,10 @@ class _SharedFeatures(StoredFeatures):
 
     others: tuple[StoredFeatures, ...] = ()
 
-    def has_images(self, metric: Metric) -> bool:
-        """As of that run."""
-        return self._able(metric).has_images(metric)
-
-    def estimate(self, record: Record, metric: Metric) -> Estimate:
-        """As of the first of the runs that have these features."""
-        return self._able(metric).estimate(record, metric)
-
-    def _able(self, metric: Metric) -> StoredFeatures:
-        able = (own for own in self.others if metric.feature_set in own.run.features)
-        return next(able, self.others[0])
+    def features_of(self, record: Record, name: str) -> Mapping[str, NDArray[Any]] | None:
+        """Return a set of features, of the first of the runs that has it."""
+        found = (own.features_of(record, name) for own in self.others)
+        return next((features for features in found if features is not None), None)
 
 
 @dataclass(frozen=True)
@@ -269,7 +263,8 @@ def _share_scores(entries: Sequence[_Entry]) -> dict[tuple[str, ...], ScoredCell
         estimates = {name: estimate for scored in reversed(own) for name, estimate in scored.estimates.items()}
         problems = {name: why for scored in own for name, why in scored.problems.items() if name not in estimates}
         sources = tuple(scored.source for scored in own if scored.source is not None)
-        source = _SharedFeatures(sources[0].store, sources[0].run, sources[0].real, sources) if sources else None
+        real = {name: images for own_source in reversed(sources) for name, images in own_source.real.items()}
+        source = _SharedFeatures(sources[0].store, sources[0].run, real, sources) if sources else None
         cut = {name: count for scored in own for name, count in scored.cut_prompts.items()}
         found[images] = replace(own[0], estimates=estimates, problems=problems, cut_prompts=cut, source=source)
     return found
@@ -351,6 +346,10 @@ def _joint_request(names: Sequence[str], runs: Sequence[Run], claims: tuple[Clai
     settings = {**runs[0].settings}
     for name in ("models", "methods"):
         settings[name] = {key: value for run in reversed(runs) for key, value in run.settings.get(name, {}).items()}
+    for name, method in settings["methods"].items():
+        grids = [run.settings.get("methods", {}).get(name, {}).get("guidance_scale") or () for run in runs]
+        if scales := sorted({scale for grid in grids for scale in grid}):  # the best one is that of all
+            settings["methods"][name] = {**method, "guidance_scale": scales}
     if any(run.settings.get("weights") != "random" for run in runs):
         settings["weights"] = "pretrained"
     most = max(runs, key=lambda run: len(set(run.history(len(run.prompts)))))
