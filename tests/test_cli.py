@@ -193,6 +193,18 @@ def test_plan_shows_what_claims_compare_and_lack_before_anything_runs(
     assert shown.index("claims:") < shown.index("load mini")
 
 
+def test_a_plan_says_that_the_cost_of_some_cells_is_unknown(
+    overrides: Overrides, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ["model=[mini,mini_bf16]", "~models.mini_bf16.cost_s", "claim=[]"]
+    assert main(["plan", *overrides(*both)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("about ")
+    assert "and that of cells marked ? besides" in last
+    assert main(["plan", *overrides("claim=[]")]) == 0
+    assert "besides" not in capsys.readouterr().out
+
+
 def test_plan_shows_what_was_published_about_a_claim(overrides: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
     stated = ["claims.tcd_few_steps.published=1 against 2", "claims.tcd_few_steps.source=a paper, table 1"]
     few = "claims.tcd_few_steps.metrics=[fid]"

@@ -61,6 +61,8 @@ def describe_cells(job: Job, store: Store | None, evaluations: Mapping[str, int]
     samples = sum(evaluations[cell.key] * cell.prompts.count for cell in job.plan.cells)
     basis = "this run's own records" if measured else "the model's noted cost"
     known = f"about {_duration(total)} of sampling left, by {basis}"
+    if unknown:
+        known += ", and that of cells marked ? besides: no record of their models on this device yet"
     unclear = "cost unknown: no record of this model on this device yet"
     return "\n".join(
         [*lines, "", f"Denoiser evaluations in all: {samples:,}", unclear if unknown and not total else known]
