@@ -276,10 +276,9 @@ def everything() -> Experiment:
     chosen = [f"{kind}=[{','.join(offered(kind))}]" for kind in ("model", "method", "extractor")]
     chosen.append(f"claim=[{','.join(every)}]")
     scores = {metric: None for claim in compose_settings(chosen)["claims"].values() for metric in claim["metrics"]}
-    steps = [
-        f"methods.{name}.steps=[2,4,5,8,16,20,25,50]" for name in ("tcd", "lcm", "dpmpp_2s", "ddim", "euler", "teacher")
-    ]
-    more = ["methods.tcd.eta=[0.0,0.2,0.3,1.0]", f"scores=[{','.join(scores)}]"]
+    several = ("tcd", "lcm", "dpmpp_2s", "dpmpp_2s_diffusers", "dpmpp_2m", "ddim", "euler", "unipc", "teacher")
+    steps = [f"methods.{name}.steps=[2,4,5,8,16,20,25,50]" for name in several]
+    more = ["methods.tcd.eta=[0.0,0.2,0.3,1.0]", f"scores=[{','.join(scores)}]", "prompts.images_per_prompt=2"]
     return check_experiment(compose_settings([*chosen, *steps, *more]))
 
 

@@ -103,7 +103,7 @@ def test_plan_shows_claims_sources_and_cost_of_the_paper_s_table(
     assert main(["plan", "experiment=paper_coco5k", *small(["sd15", "sdxl"]), *offline]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("paper_coco5k: 88 cells × 2 images")
-    assert shown.count("    published: ") == 25
+    assert shown.count("    published: ") == 26
     assert "image complexity 0.5563 against 0.4679; arXiv 2402.19159, abstract and teaser figure" in shown
     assert "LACKS" not in shown
     assert "Denoiser evaluations in all: 2,312" in shown
