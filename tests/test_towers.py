@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from bench.__main__ import main
 from bench.checkpoints.extractors import describe_preparation, find_kind, kinds_of_files, name_extractor
 from bench.checkpoints.inspect import inspect
 from bench.checkpoints.required import Required
@@ -300,3 +302,15 @@ def test_a_text_that_ends_with_the_padding_token_beyond_the_limit_is_cut() -> No
 
     extractor: Any = SimpleNamespace(tokenize=tokenize)
     assert find_cut(extractor, ["5 6", "5 6 7", "5 6 7 8", "5 6 7 8 9"]).tolist() == [False, False, True, True]
+
+
+def test_scores_of_captions_by_files_without_a_text_encoder_are_refused(
+    tmp_path: Path, overrides: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_dinov2(tmp_path / "dino")
+    added = f"+extractors.dino={{source: {tmp_path}/dino}}"
+    for verb in ("plan", "run"):
+        assert main([verb, *overrides("claim=[]", added, "scores=[fid@mini,clip_score@dino]")]) == 2
+        said = capsys.readouterr().err
+        assert "clip_score@dino needs an extractor with a text encoder, which dino has not: it is a dinov2" in said
+    assert not (tmp_path / "run" / "cells").exists()

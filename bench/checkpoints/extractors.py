@@ -18,6 +18,8 @@ from bench.records.errors import BenchError
 
 TOWERS = ("clip", "siglip", "dinov2")
 """Networks in the layout of transformers, by the `model_type` of their config.json."""
+WITHOUT_TEXT = ("dinov2", "inception", "own")
+"""Kinds without a text encoder."""
 PREPROCESSOR, TOKENIZER = "preprocessor_config.json", "tokenizer.json"
 _FLOAT = {"dtype": "float32, scores in float64"}
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}

@@ -14,19 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.checkpoints.extractors import TOWERS, find_kind, name_extractor
+from bench.checkpoints.extractors import TOWERS, WITHOUT_TEXT, find_kind, name_extractor
 from bench.checkpoints.manifest import MANIFEST, check_file
 from bench.checkpoints.preference_models import name_preference_models, needed_by, requested_preference_models
 from bench.checkpoints.required import LPIPS
 from bench.checkpoints.sources import name_weights, torch_checkpoints, weights_directory
 from bench.experiment.config import Experiment
 from bench.experiment.extractors import ExtractorChoice
+from bench.experiment.value_types import OF_CAPTIONS
 from bench.generate.image_folders import MASKS, list_images
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, DepthEstimator, Inputs, canny_edges, name_inputs
 from bench.mini import world
 from bench.mini.world import WORLD
 from bench.records.cell import Task, content_hash
+from bench.records.errors import BenchError
+from bench.records.score import split_score
 from bench.score.metrics import PIXELS
 from bench.store.sealed import Arrays
 
@@ -106,11 +109,25 @@ def name_features(experiment: Experiment) -> dict[str, str]:
     """Return the identity of each set of features; raises BenchError for missing or unfit weights."""
     if not experiment.scores:
         return {}
+    _check_text_encoders(experiment)
     names = {name: name_extractor(name, choice) for name, choice in experiment.extractors.items()}
     own = {name: content_hash([name, weights]) for name, weights in name_preference_models(experiment).items()}
     for score in (score for score in LPIPS if score in experiment.scores):
         own[score] = content_hash([score, check_file(torch_checkpoints() / MANIFEST[score].file, score)])
     return {**names, PIXELS: PIXELS, **own}
+
+
+def _check_text_encoders(experiment: Experiment) -> None:
+    """Refuse scores of captions by extractors whose files, unlike the settings, say that they have no text encoder."""
+    for score in experiment.scores:
+        short, name = split_score(score)
+        if short not in OF_CAPTIONS or name is None:
+            continue
+        if (kind := find_kind(name, experiment.extractors[name])) in WITHOUT_TEXT:
+            raise BenchError(
+                f"scores: {score} needs an extractor with a text encoder, which {name} has not: it is a {kind}; omit "
+                "the score, or name another extractor after the @"
+            )
 
 
 def load_extractors(experiment: Experiment, device: str) -> dict[str, Extractor]:
