@@ -55,11 +55,11 @@ def make(tmp_path: Path) -> Make:
             cell = make_cell(base=make_base(height=8, width=8), scheduler=SchedulerSpec(f"x.{method}"), **settings)
             cell = replace(cell, prompts=prompts)
             keys.append(cell.key)
+            environment = {"device": "cuda", "gpus": [{"name": gpu}], "processor": "Xeon"}
             if method in failed:
-                store.commit(make_failure(cell))
+                store.commit(make_failure(cell, environment=environment))
                 continue
             latency = Latency(1, 1, "perf_counter", (seconds,) * 3, (0.01,) * 3, (0.08,) * 3, (0.005,) * 3)
-            environment = {"device": "cuda", "gpus": [{"name": gpu}], "processor": "Xeon"}
             known = {"calls": CALLS, "latency": latency, "images": Images(N, 8, 8, f"{images}{method}{seed}")}
             record = make_record(cell, environment=environment, **known)
             store.commit(record)
@@ -267,7 +267,11 @@ def test_a_failed_cell_takes_the_scores_of_the_run_that_has_it(make: Make) -> No
     a, b = make("a", failed=("tcd",)), make("b")
     (judged,) = judge(a, b)
     assert judged.verdict == "supported"
-    assert list(table(report(a, b), "scores")["Method"]) == ["tcd", "ddim"]
+    output = report(a, b)
+    assert list(table(output, "scores")["Method"]) == ["tcd", "ddim"]
+    assert "–" in table(output, "costs")["call p50 ms"].to_list()
+    assert (output / "summary.txt").read_text().count("0.05 ±") == 1, "the failed cell has no score"
+    assert "failed: mini tcd 4 steps, Run a" in (output / "report.html").read_text()
 
 
 def test_versions_and_numbers_of_prompts_are_columns(make: Make) -> None:

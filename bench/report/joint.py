@@ -77,7 +77,14 @@ def join_runs(output: Store, stores: Sequence[Store]) -> ScoredRun:
     words = _settings_in_words(entries, told, places)
     shared = _share_scores(entries)
     cells = tuple(
-        replace(shared[e.images], record=e.scored.record, disturbed=e.scored.disturbed, traits=traits)
+        replace(
+            shared[e.images],
+            record=e.scored.record,
+            estimates=shared[e.images].estimates if e.scored.record.status == "ok" else {},
+            disturbed=e.scored.disturbed,
+            traits=traits,
+            setting=", ".join(f"{head} {text}" for head, text in traits.items()),
+        )
         for e, traits in zip(entries, told, strict=True)
     )
     distinct = _distinct(entries, told, shared, words)

@@ -57,7 +57,7 @@ def render_page(
             joined={name: part.store.location for name, part in scored.joined.items()},
             images=_image_counts(scored),
             cells=cells,
-            failed=[cell.record for cell in cells if cell.record.failure],
+            failed=[cell for cell in cells if cell.record.failure],
             unscored=_unscored(cells),
             waiting=len(run.cells) - len(cells),
             overridden=_overridden(cells),
@@ -118,7 +118,7 @@ def _unscored(cells: Sequence[ScoredCell]) -> list[tuple[str, str, str]]:
     for cell in cells:
         for metric, problem in cell.problems.items():
             metrics, labels = found.setdefault(problem, ({}, {}))
-            metrics[metric], labels[cell.record.cell.label] = None, None
+            metrics[metric], labels[cell.label] = None, None
     good = sum(cell.record.status == "ok" for cell in cells)
     return [
         (", ".join(metrics), "all cells" if len(labels) == good > 3 else ", ".join(labels), problem)
