@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from bench.analysis.claims import LEVEL, Comparison, Judgement, judge_claims
-from bench.analysis.scoring import ScoredCell
+from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.analysis.sequential import OF_WHAT_IS_LEFT
 from bench.analysis.strongest import Gains, Scale, best_gains, join_halves, mean_of_rows, split_prompts
 from bench.execute.plan_summary import lacking_cells
-from bench.records.record import Calls, Record
+from bench.records.record import Calls, Images, Record
 from bench.records.run import BEST, Claim, Run, Side
 from bench.report.comparisons import opponent_in_words
 from bench.report.power import power_of_claim
@@ -25,7 +26,8 @@ from bench.score.estimate import Estimate, mean_estimate, paired_difference
 from bench.score.frechet import Reference
 from bench.score.groups import Groups
 from bench.score.kernel import kernel_estimate
-from bench.score.metrics import Metric
+from bench.score.metrics import Metric, metric_of
+from bench.store.store import Store
 
 Floats = NDArray[np.float64]
 N = 40
@@ -337,6 +339,32 @@ def test_a_distance_is_computed_on_each_half_alone() -> None:
     assert comparison.choices == "ddim at its best: guidance 1 by both halves of the prompts"
     assert comparison.object_value == pytest.approx(kernel_estimate(found["ddim", 1.0], reference.kernel).value)
     assert comparison.verdict == "supported"
+
+
+def test_stored_features_give_the_score_of_some_images(tmp_path: Path) -> None:
+    """With the prompts of these images as groups, which is what makes a prompt's images stay together."""
+    store, rng = Store(tmp_path / "run"), np.random.default_rng(0)
+    cell = make_cell(N, eta=None)
+    store.commit(make_record(cell, images=Images(N, 8, 8, "h")))
+    features = {"image": rng.normal(size=(N, 4)), "clip_score": rng.normal(30, 1, N)}
+    store.cell(cell.key).save_features("e", features)
+    store.save_reference("r", rng.normal(size=(100, 4)))
+    prompts = tuple(f"prompt {row // 2}" for row in range(N))
+    store.save_run(make_run(cells=(cell.key,), prompts=prompts, metrics=("kid@mini", "clip_score@mini")))
+    run = ScoredRun.load(store)
+    (scored,), rows = run.cells, [np.arange(10, 20), np.arange(30, 40)]
+    assert scored.source is not None
+    for found, own in zip(
+        scored.source.estimate_parts(scored.record, metric_of("clip_score@mini"), rows), rows, strict=True
+    ):
+        assert found.value == pytest.approx(features["clip_score"][own].mean())
+        assert (found.n, found.groups and found.groups.count) == (10, 5)
+    (kid, _) = scored.source.estimate_parts(scored.record, metric_of("kid@mini"), rows)
+    real = run.cells[0].source.real["mini"]  # type: ignore[union-attr]
+    groups = Groups.of(np.arange(10) // 2, 10)
+    assert kid.value == pytest.approx(
+        kernel_estimate(features["image"][10:20], real.reference.kernel, groups=groups).value
+    )
 
 
 def test_a_score_without_an_interval_is_replaced_at_every_scale() -> None:
