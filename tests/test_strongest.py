@@ -1,7 +1,7 @@
 """A side at its best guidance scale: chosen on one half of the prompts, judged on the other, against every scale."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.analysis.sequential import OF_WHAT_IS_LEFT
 from bench.analysis.strongest import Gains, Scale, best_gains, join_halves, mean_of_rows, split_prompts
 from bench.execute.plan_summary import lacking_cells
-from bench.records.record import Calls, Images, Record
+from bench.records.record import Calls, Images, Latency, Record
 from bench.records.run import BEST, Claim, Run, Side
 from bench.report.comparisons import opponent_in_words
 from bench.report.power import power_of_claim
@@ -436,6 +436,45 @@ def test_at_equal_cost_each_scale_takes_its_costliest_cell_that_is_affordable() 
     assert "none takes 1 denoiser evaluations or less" in judge(claim, dear, *cells).missing[0]
     settings = {"methods": {"ddim": {"guidance_scale": [1.0, 3.0, 7.0]}}}
     assert "not run at guidance 7" in judge(claim, subject, *cells, settings=settings).missing[0]
+
+
+def test_at_equal_latency_a_disturbed_scale_leaves_the_claim_untested() -> None:
+    def timed(cell: ScoredCell, seconds: float, disturbed: str | None = None) -> ScoredCell:
+        latency = Latency(1, 1, "clock", (seconds,), (0.0,), (0.0,), (0.0,))
+        return replace(cell, record=replace(cell.record, latency=latency), disturbed=disturbed)
+
+    claim = make_claim(object=Side("ddim", (), None, BEST), equal="latency")
+    cells = [timed(cell_of("tcd", values(9, 9, 0.5)), 0.2), timed(cell_of("ddim", values(5, 5), 1.0), 0.1)]
+    unsure = timed(cell_of("ddim", values(5, 6), 3.0), 0.2, "load")
+    assert judge(claim, *cells, timed(cell_of("ddim", values(5, 6), 3.0), 0.2)).verdict == "supported"
+    judgement = judge(claim, *cells, unsure)
+    assert (judgement.verdict, "was disturbed: load" in judgement.missing[0]) == ("not tested", True)
+
+
+def test_scores_of_prompts_are_computed_from_the_features_of_a_half() -> None:
+    """Their influences are not the values of images, so that a half's mean does not follow from them."""
+    groups = Groups.of(np.repeat(np.arange(100), 2), 200)
+
+    @dataclass
+    class Source:
+        """Features without any; notes which scores are asked for."""
+
+        asked: list[str] = field(default_factory=list)
+
+        def estimate_parts(self, record: Record, metric: Metric, parts: Sequence[NDArray[np.intp]]) -> list[Estimate]:
+            self.asked.append(metric.score)
+            raise ValueError
+
+    source = Source()
+    for score in (SCORE, "pairwise_distance@mini"):
+        cells = [
+            ScoredCell(make_record(make_cell(200, eta=None, method=m, guidance_scale=g)), {score: mean}, source=source)  # type: ignore[arg-type]
+            for m, g in (("tcd", 0.0), ("ddim", 1.0), ("ddim", 2.0))
+            for mean in [mean_estimate(np.random.default_rng(int(g)).normal(0, 1, 200), groups)]
+        ]
+        halves = "by all images" not in the_comparison(make_claim(metrics=(score,)), *cells).choices
+        assert halves == (score == SCORE)
+    assert set(source.asked) == {"pairwise_distance@mini"}
 
 
 def test_a_plan_tells_of_which_scales_the_best_is_taken_and_which_member_lacks_a_cell() -> None:
