@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from standin_scores import build_coco, build_scores
 from standins import build_hub, commit_of
 
@@ -50,7 +51,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 
 @pytest.fixture
-def offline(home: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def one_thread() -> Iterator[None]:
+    """Substitutes are too small for several threads, which wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def offline(home: tuple[Path, list[str]], one_thread: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Work in that directory, with that hub cache and the hub offline."""
     import huggingface_hub.constants as hub
 

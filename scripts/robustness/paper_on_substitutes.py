@@ -1,6 +1,6 @@
 """The paper's table and better_than_teacher on substitutes with random weights, verbatim but for size and counts.
 
-    scripts/robustness/paper_on_substitutes.py [--directory DIR] [--out results/robustness/paper_on_substitutes.md]
+    scripts/robustness/paper_on_substitutes.py [--images 2] [--directory DIR] [--out FILE]
 
 Two base models each, with their own commits in a hub cache, offline. Every claim must come out with a verdict and a
 reason; exit code 1 if one does not. The verdicts themselves mean nothing: the weights are random. Takes minutes.
@@ -32,14 +32,14 @@ def verdicts(results: Path) -> list[tuple[str, str, str]]:
     ]
 
 
-def prepare(directory: Path) -> list[str]:
+def prepare(directory: Path, images: int) -> list[str]:
     """Build the hub cache and COCO in the directory, go there, and return overrides for files that no cache holds."""
     from standin_scores import build_coco, build_scores
     from standins import build_hub
     from test_paper_experiments import BASES, LORAS
 
     hub = build_hub(directory / "hub", [*BASES.values(), *LORAS, "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"])
-    build_coco(directory, [f"a red circle and {i} cats" for i in range(12)])
+    build_coco(directory, [f"a red circle and {i} cats" for i in range(images)])
     os.chdir(directory)
     return build_scores(hub)
 
@@ -64,9 +64,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, help="an empty directory; by default a temporary one")
     parser.add_argument("--out", type=Path, default=ROOT / "results/robustness/paper_on_substitutes.md")
+    parser.add_argument("--images", type=int, default=2, help="per cell; intervals need 50 or more")
     options = parser.parse_args()
     directory, out = options.directory or Path(tempfile.mkdtemp()), options.out.absolute()
-    os.environ |= {"HF_HUB_CACHE": str(directory / "hub"), "HF_HUB_OFFLINE": "1", "TORCH_HOME": str(directory / "hub")}
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_CACHE": str(directory / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "TORCH_HOME": str(directory / "hub"),
+    }
 
     from test_paper_experiments import small
 
@@ -74,9 +80,13 @@ def main() -> int:
     from bench.checkpoints.manifest import MANIFEST
 
     MANIFEST["inception"] = dataclasses.replace(MANIFEST["inception"], sha256=None)  # the substitute is another
-    files, found = prepare(directory), {}
+    real = max(12, options.images)
+    files, found = prepare(directory, real), {}
+    counts = [f"prompts.count={options.images}", f"reference.count={real}"]
     for name, models in MODELS.items():
-        if code := run(["run", f"experiment={name}", *small(models), *(files if name.startswith("paper") else ())]):
+        if code := run(
+            ["run", f"experiment={name}", *small(models), *counts, *(files if name.startswith("paper") else ())]
+        ):
             return code
         found[name] = verdicts(Path("results") / name)
     write(found, out)
