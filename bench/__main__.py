@@ -60,7 +60,7 @@ def run(settings: _Settings) -> int:
     from bench.execute.run import execute, healed
     from bench.experiment.config import check_experiment
     from bench.experiment.plan import counts_of_looks
-    from bench.report.trackers import Trackers
+    from bench.trackers import Trackers
 
     experiment = join(check_experiment(settings))
     trackers = Trackers(experiment.trackers, experiment.name, settings)
@@ -212,8 +212,8 @@ def fetch(settings: _Settings) -> int:
     """
     from itertools import chain
 
-    from bench.checkpoints.fetch import fetch_needs
     from bench.execute.data_needs import data_needs
+    from bench.execute.fetch import fetch_needs
     from bench.experiment.config import check_experiment
 
     failed, experiment = 0, check_experiment(settings)

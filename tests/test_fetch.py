@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench.__main__ import main
 from bench.checkpoints.data_sets import ARCHIVES, advice
-from bench.checkpoints.fetch import is_unreachable
+from bench.execute.fetch import is_unreachable
 
 COCO = ["experiment=paper_coco5k", "prompts.count=2", "reference.count=3"]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from many_records import write
 
+from bench import trackers
 from bench.experiment.trackers import MLflow, TensorBoard
 from bench.records.errors import BenchError
-from bench.report import trackers
 from bench.report.data_frame import load_scores
-from bench.report.trackers import Point, Trackers
 from bench.store.store import Store
+from bench.trackers import Point, Trackers
 
 
 class Book:
