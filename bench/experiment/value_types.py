@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from bench.records.score import split_score
 
-STRICT = ConfigDict(extra="forbid", frozen=True)
+STRICT = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # each verb builds only its own settings
 
 
 def _listed(value: object) -> object:
