@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,6 +90,19 @@ def own(models: Path, tmp_path: Path) -> Path:
     for name in ("teacher", "tcd-lora", "evaluator"):
         shutil.copytree(models / name, tmp_path / "own" / name)
     return tmp_path / "own"
+
+
+@pytest.fixture
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A current directory for modules of a user, whose imports are undone afterwards."""
+    directory = tmp_path / "cwd"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    before = set(sys.modules)
+    yield directory
+    for name in set(sys.modules) - before:
+        if str(directory) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
 
 
 @pytest.fixture

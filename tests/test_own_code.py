@@ -1,7 +1,7 @@
 """A user's own scheduler is found in the current directory by every verb and worker, and no other module is."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,17 +19,10 @@ HOSTILE = "from pathlib import Path\nPath({mark!r}).touch()\nraise ImportError('
 
 
 @pytest.fixture
-def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A current directory with a scheduler in the module own_fork, whose import is undone afterwards."""
-    directory = tmp_path / "cwd"
-    directory.mkdir()
-    (directory / "own_fork.py").write_text(FORK)
-    monkeypatch.chdir(directory)
-    before = set(sys.modules)
-    yield directory
-    for name in set(sys.modules) - before:
-        if str(directory) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+def cwd(own_directory: Path) -> Path:
+    """A current directory with a scheduler in the module own_fork."""
+    (own_directory / "own_fork.py").write_text(FORK)
+    return own_directory
 
 
 def make(target: str) -> object:

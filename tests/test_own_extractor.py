@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +35,10 @@ ADDED = "+extractors.colours={own: own_features.Colours}"
 
 
 @pytest.fixture
-def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A current directory with own_features.py, whose import is undone afterwards."""
-    directory = tmp_path / "cwd"
-    directory.mkdir()
-    (directory / "own_features.py").write_text(CODE)
-    monkeypatch.chdir(directory)
-    before = set(sys.modules)
-    yield directory
-    for name in set(sys.modules) - before:
-        if str(directory) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+def cwd(own_directory: Path) -> Path:
+    """A current directory with own_features.py."""
+    (own_directory / "own_features.py").write_text(CODE)
+    return own_directory
 
 
 def forget() -> None:
