@@ -257,6 +257,8 @@ FILES = {
     "given twice": ("method/x.yaml", "steps: [2]\nsteps: [4]\n", "line 2, column 1: steps is given twice"),
     "a list": ("method/x.yaml", "- a\n", "settings were expected"),
     "Latin-1": ("method/x.yaml", b"label: caf\xe9\n", "cannot be read as UTF-8"),
+    "sixty brackets": ("method/x.yaml", f"steps: {'[' * 60}2{']' * 60}\n", "it is nested too deeply"),
+    "a hundred thousand brackets": ("method/x.yaml", f"steps: {'[' * 100_000}\n", "it is nested too deeply"),
     "a tag": ("method/x.yaml", "label: !!python/object/apply:os.system [x]\n", "is a tag, and tags are not supported"),
     "an experiment": (
         "experiment/x.yaml",

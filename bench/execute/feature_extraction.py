@@ -26,9 +26,9 @@ from bench.generate.image_folders import MASKS, list_images
 from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, DepthEstimator, Inputs, canny_edges, name_inputs
 from bench.mini import world
-from bench.mini.world import WORLD
 from bench.records.cell import Task, content_hash
 from bench.records.errors import BenchError
+from bench.records.reference import WORLD
 from bench.records.score import split_score
 from bench.score.metrics import PIXELS
 from bench.store.sealed import Arrays

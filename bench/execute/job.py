@@ -44,11 +44,10 @@ from bench.generate.reference_images import (
     shrunk,
 )
 from bench.measure.environment import cuda_devices, library_versions
-from bench.mini.world import WORLD
 from bench.pictures import save_pictures
 from bench.records.cell import Cell, content_hash
 from bench.records.errors import BenchError
-from bench.records.reference import is_statistics
+from bench.records.reference import WORLD, is_statistics
 from bench.records.run import Run
 from bench.records.score import split_score
 from bench.redact import settings_without_secrets, without_secrets

@@ -31,11 +31,11 @@ from bench.experiment.config import Experiment, check_experiment
 from bench.experiment.extractors import name_score
 from bench.experiment.verbs import ScoreChoice
 from bench.generate.prompts import Prompts, load_prompts
-from bench.mini.world import WORLD
 from bench.pictures import kept_images
 from bench.records.cell import Task, content_hash
 from bench.records.errors import BenchError
 from bench.records.record import Record
+from bench.records.reference import WORLD
 from bench.records.run import Run
 from bench.store.sealed import Arrays
 from bench.store.store import Store

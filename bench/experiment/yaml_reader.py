@@ -37,6 +37,9 @@ NO_FINITE_NUMBER = re.compile(r"[-+]?\.?(inf|nan)", re.IGNORECASE)
 NOTHING = ("", "~", "null", "Null", "NULL")
 DEPTH = 50
 """Maximum nesting of settings; real settings have at most five levels."""
+FAST = 5000
+"""Characters below which libyaml reads a file: it is faster, and too deep a nesting in a longer one would crash it."""
+_Fast = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 def read_file(text: str, file: str, types: Types, package: SettingPath) -> dict[str, Any]:
@@ -44,18 +47,18 @@ def read_file(text: str, file: str, types: Types, package: SettingPath) -> dict[
 
     Raises BenchError that names file, line and column of anything that cannot be read or is not a setting.
     """
+    reader = _Reader(file)
     try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        node = yaml.compose(text, Loader=_Fast if len(text) < FAST else yaml.BaseLoader)
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            raise BenchError(f"{file}: settings were expected, as in name: value")
+        found = reader.table(node, types, package, is_file=True)
     except yaml.YAMLError as error:
         raise BenchError(f"{file}{_place(error)}: {_problem(error)}") from error
     except RecursionError as error:
         raise BenchError(f"{file}: it is nested too deeply") from error
-    if node is None:
-        return {}
-    reader = _Reader(file)
-    if not isinstance(node, yaml.MappingNode):
-        raise BenchError(f"{file}: settings were expected, as in name: value")
-    found = reader.table(node, types, package, is_file=True)
     if reader.problems:
         raise BenchError("\n".join(reader.problems))
     return found

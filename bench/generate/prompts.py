@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from bench.generate.prompt_files import find_prompt_file, read_prompts
 from bench.mini import world
-from bench.mini.world import WORLD
 from bench.records.cell import PromptSet
 from bench.records.errors import BenchError
+from bench.records.reference import WORLD
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,8 @@ from PIL import Image
 from bench.generate.image_files import READER, read_image
 from bench.generate.image_folders import check_readable, hash_files, list_images, say_once
 from bench.mini import world
-from bench.mini.world import WORLD
 from bench.records.errors import BenchError, check_path
-from bench.records.reference import is_statistics
+from bench.records.reference import WORLD, is_statistics
 
 
 def name_real_images(source: str, count: int) -> str:

@@ -21,9 +21,9 @@ from bench.generate.image_files import read_image, read_mask
 from bench.generate.image_folders import MASKS, hash_files, list_images, pair_masks, say_once
 from bench.mini import world
 from bench.mini.shapes import signed_distance
-from bench.mini.world import WORLD
 from bench.records.cell import Task
 from bench.records.errors import BenchError, check_path
+from bench.records.reference import WORLD
 
 _Pixels = NDArray[np.uint8]
 CANNY_THRESHOLDS = (100, 200)

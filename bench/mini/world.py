@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from bench.mini.shapes import SHAPES, rotate, signed_distance, wave
 
-WORLD = "world"
-"""The world's name among sources of prompts, task inputs and reference images."""
 IMAGE_SIZE = 64
 
 Purpose = Literal["train", "evaluator", "reference", "prompts", "validation"]

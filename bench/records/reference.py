@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+WORLD = "world"
+"""The miniature world's name among sources of prompts, task inputs and reference images."""
+
 
 def is_statistics(source: str) -> bool:
     """Whether a source is a file of statistics (`bench.score.statistics_file`) and not images."""

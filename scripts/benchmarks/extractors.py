@@ -62,8 +62,8 @@ def second_extractor(rounds: int, images: int = 64) -> dict[str, list[float]]:
     from bench.features.openclip import load_open_clip
     from bench.generate.prompts import load_prompts
     from bench.mini import world
-    from bench.mini.world import WORLD
     from bench.records.cell import Task
+    from bench.records.reference import WORLD
 
     experiment = check_experiment(compose_settings(["experiment=smoke", "results=x"]))
     prompts = load_prompts(WORLD, images)
