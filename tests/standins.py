@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,9 @@ def commit_of(repository: str) -> str:
     return hashlib.sha1(repository.encode(), usedforsecurity=False).hexdigest()
 
 
-def build_hub(directory: Path, ids: Iterable[str]) -> Path:
+def build_hub(
+    directory: Path, ids: Iterable[str], repositories: Mapping[str, Callable[[Path], object]] | None = None
+) -> Path:
     """Fill a hub cache with substitutes; returns its directory. Raises KeyError for an id without one.
 
     Each holds the kinds of files that its repository holds: a variant where that has one, .bin where it has no other.
@@ -81,13 +83,13 @@ def build_hub(directory: Path, ids: Iterable[str]) -> Path:
             (root / "refs").mkdir(exist_ok=True)
             (root / "refs" / "main").write_text(commit)
             torch.manual_seed(int(commit[:8], 16))
-            REPOSITORIES[repository](snapshot)
+            (repositories or REPOSITORIES)[repository](snapshot)
     return directory
 
 
 def sd_pipeline(width: int = 32, heads: int = 4, linear: bool = False) -> StableDiffusionPipeline:
     """Stable Diffusion 1.5's layout; `linear` gives 2.1's."""
-    tokenizer = _tokenizer()
+    tokenizer = build_clip_tokenizer()
     unet = UNet2DConditionModel(
         **SMALL,
         attention_head_dim=heads,
@@ -96,7 +98,7 @@ def sd_pipeline(width: int = 32, heads: int = 4, linear: bool = False) -> Stable
     )
     return StableDiffusionPipeline(
         vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config(tokenizer, width)),
+        text_encoder=CLIPTextModel(text_config(tokenizer, width)),
         tokenizer=tokenizer,
         unet=unet,
         scheduler=DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
@@ -108,7 +110,7 @@ def sd_pipeline(width: int = 32, heads: int = 4, linear: bool = False) -> Stable
 
 def sdxl_pipeline(kind: type = StableDiffusionXLPipeline, in_channels: int = 4) -> Any:
     """SDXL's layout: two text encoders, text and time added to the embedding, an Euler scheduler in the checkpoint."""
-    tokenizer, width = _tokenizer(), 20
+    tokenizer, width = build_clip_tokenizer(), 20
     unet = UNet2DConditionModel(
         **SMALL,
         in_channels=in_channels,
@@ -122,8 +124,8 @@ def sdxl_pipeline(kind: type = StableDiffusionXLPipeline, in_channels: int = 4) 
     )
     return kind(
         vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config(tokenizer, width)),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, width)),
+        text_encoder=CLIPTextModel(text_config(tokenizer, width)),
+        text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer, width)),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet,
@@ -131,13 +133,15 @@ def sdxl_pipeline(kind: type = StableDiffusionXLPipeline, in_channels: int = 4) 
     )
 
 
-def _tokenizer() -> CLIPTokenizer:
+def build_clip_tokenizer() -> CLIPTokenizer:
+    """CLIP's tokenizer with the vocabulary of the miniature's world."""
     tokenizer = build_tokenizer(world.caption(world.scene(seed)) for seed in range(100))
     tokenizer.model_max_length = 77
     return tokenizer
 
 
-def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+def text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    """A text encoder of two layers."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
