@@ -146,6 +146,7 @@ def test_a_lock_is_named_by_the_gpu_itself(machine: Machine) -> None:
     machine([2])
     assert lock_name("cuda") == lock_name("cuda:0") == third
     assert lock_name("cpu") == "cpu"
+    assert third == UUIDS[2], "characters that no file name may have are replaced, and no others"
 
 
 @pytest.fixture

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from sleeping import WORK, make_cell, make_launch, make_runner_for, oversee, ray_here
 
+import bench.workers.local
 import bench.workers.loop
 import bench.workers.worker
 from bench.records.errors import BenchError, StoreError
 from bench.store.store import Store
 from bench.workers.launch import Launch, Reporter, WorkerState
 from bench.workers.leases import Leases
-from bench.workers.local import ThisMachine
+from bench.workers.local import Process, ThisMachine
 from bench.workers.loop import Loop, Stopped, WorkerContext, from_group
 from bench.workers.pool import Executor, WorkerPool
 from bench.workers.status import describe, read_status
@@ -49,6 +50,17 @@ def here(store: Store, launch: Launch, name: str = "here", context: WorkerContex
 
 def cells_of(launch: Launch) -> list[Any]:
     return make_runner_for(launch, None, WorkerContext())[1]  # type: ignore[arg-type]
+
+
+def test_a_worker_that_ignores_its_termination_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.workers.local, "GRACE_S", 0.0)
+    ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(20)"
+    process = subprocess.Popen([sys.executable, "-c", ignore], stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()  # it ignores from now on
+    Process("w", process, tmp_path / "log").stop()
+    assert process.returncode == -signal.SIGKILL
+    process.stdout.close()
 
 
 def test_one_worker_does_all_work_and_leaves_no_files(store: Store, tmp_path: Path) -> None:

@@ -276,6 +276,18 @@ def test_axes_and_models_of_finished_cells_stay_and_unfinished_cells_do_not(ask:
     assert run.settings["methods"]["tcd"]["eta"] == [0.3, 0.0, 1.0]
 
 
+def test_models_and_extractors_of_earlier_runs_stay_known(ask: Ask, other_extractor: Path) -> None:
+    few = ("claim=[]", "method=[tcd]", "methods.tcd.steps=[2]", "methods.tcd.eta=[0]")
+    second = ("extractor=[mini]", f"extractors.b={{source: '{other_extractor}'}}", "scores=[fid@b]")
+    begin(ask(*few, *second, "model=[mini,mini_fp16]"), done=True)
+    _, store = begin(ask(*few, "model=[mini]", "scores=[kid]"), done=True)
+    run = store.run()
+    assert run.metrics == ("fid@b", "kid@mini")
+    assert set(run.settings["extractors"]) == {"mini", "b"} <= set(run.features)
+    assert set(run.settings["models"]) == {"mini", "mini_fp16"}
+    assert {record.cell.base.name for record in store.records(run.cells)} == {"mini", "mini_fp16"}
+
+
 def test_cells_that_a_larger_run_has_no_place_for_are_named_as_they_leave_the_report(
     ask: Ask, capsys: pytest.CaptureFixture[str]
 ) -> None:
