@@ -304,6 +304,7 @@ def test_scores_csv_names_the_subject_of_the_score() -> None:
         "higher_is_better": "True",
         "extractor": "e1",
         "reference": "",
+        "experimental": "False",
     }
     assert csv_rows(ScoredCell(RECORD, ESTIMATES))[0]["reference"] == "r1"
     assert {name: row[name] for name in said} == said
@@ -426,6 +427,9 @@ def test_scores_whose_numbers_were_not_seen_on_published_weights_are_called_expe
     cells = [ScoredCell(RECORD, {score: mean_estimate(np.arange(8.0)) for score in run.metrics})]
     said = "pick_score, hps_v2 are experimental: their numbers were not yet seen on the published weights."
     assert said in score_table(run, cells).note
+    features = {"mini": "e1", "pick_score": "e2", "hps_v2": "e3"}
+    frame = scores_to_frame(replace(run, features=features), cells)
+    assert list(frame["experimental"]) == [False, True, True]
     assert said in " ".join(summarise(run, cells, []).split())
     assert "experimental" not in score_table(replace(run, metrics=("clip_score@mini",)), cells).note
     for metric, marked in (("vqa_score", True), ("fid@mini", False)):

@@ -45,6 +45,7 @@ COLUMNS = {
     "reference": ("str", "hash of the reference images; missing where no score needs them"),
     "protocol": ("str", "hash of everything that the value depends on; only equal ones are comparable"),
     "fallback": ("str", "why there is no interval, and what replaces it"),
+    "experimental": ("boolean", "whether the score's numbers were not yet seen on the published weights"),
 }
 """Column → dtype and meaning; what is not known is missing, never 0."""
 
@@ -114,6 +115,7 @@ def _rows(run: Run, scored: ScoredCell) -> Sequence[Mapping[str, Any]]:
                 "protocol": fingerprint(run, name, estimate.n),
                 "higher_is_better": metric.higher_is_better,
                 "fallback": str(score.fallback) if score.fallback else None,
+                "experimental": metric.experimental,
             }
         )
     return rows or [identity]
