@@ -19,6 +19,7 @@ PACKAGES = {
     "redact": set(),
     "printable": set(),
     "gc_pause": set(),
+    "checksums": set(),
     "mini": {"parallel"},
     "experiment": {"records"},
     "store": {"records"},
@@ -35,14 +36,14 @@ PACKAGES = {
     },
     "analysis": {"records", "parallel", "store", "score"},
     "trackers": {"records", "redact", "experiment", "store", "analysis"},
-    "conformance": {"records", "generate"},
+    "conformance": {"records", "checksums", "generate"},
     "report": {
         *("records", "parallel", "redact", "printable", "gc_pause", "experiment", "store", "pictures", "score"),
         "analysis",
     },
     "gate": {
-        *("records", "printable", "experiment", "store", "generate", "measure", "score", "workers", "execute"),
-        *("analysis", "conformance", "report"),
+        *("records", "printable", "checksums", "experiment", "store", "generate", "measure", "score", "workers"),
+        *("execute", "analysis", "conformance", "report"),
     },
 }
 """Each package or module right below bench, and those that it may import. `bench/__init__.py` offers the public names,

@@ -92,7 +92,7 @@ def report_of(before: Store, after: Store) -> GateReport:
 
 def test_the_same_run_again_is_unchanged(make: Make) -> None:
     report = report_of(make("a", sha256="s"), make("b", sha256="s"))
-    assert report.counts == {"unchanged": 5}
+    assert report.counts == {"unchanged": 2, "equal": 3}
     assert report.exit_code == 0
 
 
@@ -506,3 +506,43 @@ def test_without_a_valid_interval_the_reason_is_shown() -> None:
     found = outcome(few, 0.1, "undecided")
     assert found.interval is None
     assert found.note == f"no normal interval: {few.caveat}"
+
+
+@pytest.mark.parametrize("count", [1, 30, 3000])
+def test_a_comment_fits_whatever_the_size(count: int) -> None:
+    long = "@someone fixes #12 " * 500
+    levels = ("conformance", "cells", "images", "quality", "cost")
+    outcomes = [
+        Outcome(level, f"cell {i} {long}", "q", verdict, 1.0, 2.0, (0.5, 1.5), 0.1, long)
+        for level in levels
+        for i in range(count)
+        for verdict in ("unchanged", "regressed" if level == "quality" else "new")
+    ]
+    report = GateReport(long, long, tuple(outcomes), {"date": "2026", "commit": long}, ("tcd-bench gate accept",))
+    text = to_comment(report)
+    assert len(text) < 65_536
+    assert text.index("### Quality") < text.index("### Conformance"), "what failed comes first"
+    assert "@someone" not in text
+    assert "#12" not in text
+    assert "\ntcd-bench gate accept\n" in text
+    assert "- date: 2026" in text
+    assert ("more rows: gate.html has them all" in text) == (count > 1)
+
+
+def test_a_report_says_what_it_compared_and_how_to_accept_it(make: Make, tmp_path: Path) -> None:
+    before, after = make("a"), make("b", move=lambda x: x + 1.0)
+    assert run_gate(tmp_path, f"baseline={before.location}", f"candidate={after.location}") == 1
+    for name in ("gate.md", "gate.html"):
+        text = (tmp_path / "report" / name).read_text()
+        assert "diffusers 1" in text
+        assert "float32" in text
+        assert "UTC" in text
+        assert f"gate accept candidate={after.location} baseline={before.location} author=NAME" in text
+    assert run_gate(tmp_path, f"baseline={before.location}", f"candidate={before.location}") == 0
+    assert "gate accept" not in (tmp_path / "report" / "gate.md").read_text()
+
+
+def test_equal_pixels_read_differently_from_pixels_within_the_limits(make: Make) -> None:
+    equal, near = make("a", sha256="s"), make("b", move=lambda x: x + 1e-4)
+    assert "passed: every pixel is equal" in to_terminal(report_of(equal, make("c", sha256="s")))
+    assert "passed: cells 1 with other pixels, within the limits" in to_terminal(report_of(equal, near))

@@ -202,6 +202,8 @@ def test_sessions_are_the_samples_not_calls() -> None:
 
 FORK = """
 import diffusers
+class Wrong:
+    step = set_timesteps = None
 class DDIMScheduler(diffusers.DDIMScheduler):
     def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02):
         super().__init__(num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end)
@@ -225,16 +227,19 @@ def two_forks(tmp_path: Path) -> tuple[Installation, Installation]:
 
 
 def test_two_installations_schedulers_are_compared(
-    two_forks: tuple[Installation, Installation], tmp_path: Path
+    two_forks: tuple[Installation, Installation], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     entries = {
         "mine": {"_target_": "fork.DDIMScheduler", "beta_end": 0.012, "steps_offset": 1},
         "gone": {"_target_": "fork.Nothing"},
+        "wrong": {"_target_": "fork.Wrong"},
     }
-    before, after = (Survey.read(survey_there(side, entries, tmp_path / "found" / side.name)) for side in two_forks)
+    before, after = (survey_there(side, entries, tmp_path / "found" / side.name) for side in two_forks)
     assert before.examined == ("mine",)
+    assert list(before.broken) == ["wrong"], before
+    assert "mine (1 of 3) ..." in capfd.readouterr().err
     assert before.left_out == {"mine": ("steps_offset",)}
-    outcomes = list(compare_surveys(before, replace(after, absent={}, left_out={})))
+    outcomes = list(compare_surveys(before, replace(after, absent={}, left_out={}, broken={})))
     verdicts = {outcome.quantity: outcome for outcome in outcomes}
     assert verdicts["settings steps_offset"].verdict == "not comparable"
     assert [o.verdict for o in outcomes if o.subject == "gone"] == ["new"]
@@ -243,10 +248,53 @@ def test_two_installations_schedulers_are_compared(
     assert any(o.verdict == "regressed" and "Call 1 (timestep 500)" in o.note for o in outcomes)
 
 
+BREAKS = {
+    "raises": "raise IndexError('index 5 is out of bounds')",
+    "exits": "raise SystemExit(3)",
+    "ends the process": "import os; os._exit(9)",
+    "hangs": "import time; time.sleep(1000)",
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_a_scheduler_that_breaks_down_costs_the_others_nothing(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The survey itself is a stub with the same note, whose schedulers are its lines of code."""
+    monkeypatch.setattr("bench.gate.both_sides.SILENT_S", 5.0)
+    stub = """
+import json, sys
+from pathlib import Path
+note, asked = Path(sys.argv[1] + ".json"), json.loads(Path(sys.argv[2]).read_text())
+found = {"versions": {"diffusers": "1"}, "examined": [], "absent": {}, "left_out": {}, "broken": {}, "current": None}
+for name, entry in asked.items():
+    note.write_text(json.dumps({**found, "current": name}))
+    try:
+        exec(entry["code"])
+        found["examined"].append(name)
+    except Exception as error:
+        found["broken"][name] = repr(error)
+note.write_text(json.dumps(found))
+"""
+    (tmp_path / "surveyor.py").write_text(stub)
+    monkeypatch.setattr("bench.gate.both_sides.SURVEY", "surveyor")
+    side = Installation("there", sys.executable, (str(tmp_path),))
+    entries = {"one": {"code": "pass"}, "bad": {"code": BREAKS[how]}, "two": {"code": "pass"}}
+    found = survey_there(side, entries, tmp_path / "found")
+    assert found.examined == ("one", "two")
+    assert list(found.broken) == ["bad"]
+    assert {"raises": "IndexError", "hangs": "nothing was heard of it for 5 s"}.get(how, "process") in found.broken[
+        "bad"
+    ]
+    outcomes = [(o.subject, o.verdict) for o in compare_surveys(replace(found, examined=()), found)]
+    assert outcomes == [("bad", "not comparable"), ("bad", "failed")]
+
+
 def test_a_scheduler_or_setting_that_is_gone_fails(tmp_path: Path) -> None:
     before = Survey(tmp_path, {"diffusers": "1"}, ("a", "b"))
     after = Survey(tmp_path, {"diffusers": "2"}, ("b",), {"a": "it cannot be imported"}, {"b": ("x",)})
-    write_baseline(ConformanceReport("c", None, {}, (), {"step": 1}), tmp_path / "b.json", {})
+    whole = ConformanceReport("c", None, {}, (), {"step": 1}, fingerprints={"4 steps": ((0.0,),)})
+    write_baseline(whole, tmp_path / "b.json", {})
     outcomes = [(o.subject, o.quantity, o.verdict) for o in compare_surveys(before, after)]
     assert outcomes == [
         ("a", "scheduler", "failed"),

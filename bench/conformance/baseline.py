@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from bench.checksums import note_checksum
 from bench.conformance.report import ConformanceReport, Finding, Order
 from bench.records.errors import BenchError, check_path
 from bench.records.record import check_schema
@@ -119,7 +120,7 @@ def explain(causes: Sequence[Cause], scheduler: str, finding: Finding) -> Cause 
 
 
 def write_baseline(report: ConformanceReport, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write a report as the baseline at `path`: one line per state, sizes to four digits."""
+    """Write a report as the baseline at `path`, and its hash beside it: one line per state, sizes to four digits."""
     data = report.to_dict()
     for finding in data["findings"]:
         finding["places"] = {name: _plain(size) for name, size in finding["places"]}
@@ -129,6 +130,7 @@ def write_baseline(report: ConformanceReport, path: Path, settings: Mapping[str,
     text = re.sub(r"\[([^\[\]{}]*)\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")
+    note_checksum(path)
 
 
 def _plain(size: float) -> float | str:

@@ -22,8 +22,9 @@ from bench.records.errors import BenchError
 class Survey:
     """The folder of the baselines, the versions they were made with, and the schedulers that could not be examined.
 
-    `examined` are names of schedulers. `absent` holds the reason by scheduler, `left_out` the settings that its class
-    does not take: it was examined without them, and its baseline lists the rest.
+    `examined` are names of schedulers. `absent` holds the reason by scheduler that does not exist or refuses its
+    settings, `broken` by one that broke down, `left_out` the settings that its class does not take: it was examined
+    without them, and its baseline lists the rest. `current` is the one that is being examined.
     """
 
     directory: Path
@@ -31,13 +32,15 @@ class Survey:
     examined: tuple[str, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    broken: Mapping[str, str] = field(default_factory=dict)
+    current: str | None = None
 
     @classmethod
     def read(cls, directory: Path) -> Self:
         """Read the result of `survey` from its folder."""
         data = json.loads(directory.with_suffix(".json").read_text(encoding="utf-8"))
         left_out = {name: tuple(settings) for name, settings in data["left_out"].items()}
-        return cls(directory, data["versions"], tuple(data["examined"]), data["absent"], left_out)
+        return cls(directory, **{**data, "examined": tuple(data["examined"]), "left_out": left_out})
 
     def baseline(self, name: str) -> Path:
         """Return the path of a scheduler's baseline."""
@@ -56,23 +59,34 @@ def survey(schedulers: Mapping[str, Mapping[str, Any]], directory: Path) -> Surv
     from bench.conformance.verb import examine_scheduler, spec_of
     from bench.generate.schedulers import scheduler_class_of, settings_of
 
+    examined, versions = list[str](), tested_versions()
     absent: dict[str, str] = {}
+    broken: dict[str, str] = {}
     left_out: dict[str, tuple[str, ...]] = {}
-    for name, entry in schedulers.items():
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, (name, entry) in enumerate(schedulers.items(), 1):
+        print(f"{name} ({number} of {len(schedulers)}) ...", file=sys.stderr, flush=True)
+        _note(Survey(directory, versions, tuple(examined), absent, left_out, broken, name))
         try:
             known = settings_of(scheduler_class_of(spec_of(entry).target))
             kept = {setting: value for setting, value in entry.items() if setting in {"_target_", *known}}
             if unknown := tuple(sorted(entry.keys() - kept.keys())):
                 left_out[name] = unknown
             write_baseline(examine_scheduler({"scheduler": kept}), directory / f"{name}.json", kept)
+            examined.append(name)
         except BenchError as error:
             absent[name] = str(error)
-    examined = tuple(name for name in schedulers if name not in absent)
-    found = Survey(directory, tested_versions(), examined, absent, left_out)
-    directory.mkdir(parents=True, exist_ok=True)
-    note = {name: value for name, value in asdict(found).items() if name != "directory"}
-    directory.with_suffix(".json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+        except (Exception, SystemExit) as error:  # whatever one scheduler does, the others are examined
+            broken[name] = f"it breaks down: {type(error).__name__}: {' '.join(str(error).split())}"
+    found = Survey(directory, versions, tuple(examined), absent, left_out, broken)
+    _note(found)
     return found
+
+
+def _note(found: Survey) -> None:
+    """Write what was found so far, so that a process that ends has told which scheduler ended it."""
+    note = {name: value for name, value in asdict(found).items() if name != "directory"}
+    found.directory.with_suffix(".json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -229,11 +229,20 @@ def chosen_schedulers(only: Sequence[str]) -> dict[str, Any]:
 
 
 def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:
-    """Return the settings of `tcd-bench gate accept`, which needs both directories, an author and a reason."""
+    """Return the settings of `tcd-bench gate accept`: a directory of schedulers' baselines, or a run and its place.
+
+    A run needs an author and a reason; baselines of schedulers are text, whose history says both.
+    """
     gate = check_settings(GateChoice, settings)
-    for name in ("candidate", "baseline", "author", "reason"):
+    run = ("candidate", "baseline", "author", "reason")
+    if gate.conformance.directory and not any(getattr(gate, name) for name in run):
+        return gate
+    for name in run:
         if not getattr(gate, name):
-            raise BenchError(f"{name} was not given; accept takes candidate=, baseline=, author= and reason=")
+            raise BenchError(
+                f"{name} was not given; accept takes candidate=, baseline=, author= and reason=, or "
+                "conformance.directory="
+            )
     return gate
 
 

@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.gate.completeness import read_whole
+from bench.checksums import SUMS, write_checksums
+from bench.gate.completeness import NOTE, read_whole
 from bench.records.errors import BenchError
 from bench.records.record import Record
 from bench.records.run import Run
 from bench.store.store import Store
 
-_NOTE = "accepted.json"
 KEPT_IMAGES = 8
-OWN = ("cells", "run.json", "reference-", _NOTE)
+OWN = ("cells", "run.json", "reference-", NOTE, SUMS)
 """Prefixes of the names of a baseline's files."""
 
 
@@ -44,12 +44,13 @@ def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
                 "cells": {record.cell.label: record.key for record in records},
                 "replaces": before and before["cells"],
             }
-            (fresh / _NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            (fresh / NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_checksums(fresh)
             _replace(directory, fresh)
     except OSError as error:
         refusal = f"baseline={directory} cannot be written ({error.strerror}); choose another directory"
         raise BenchError(refusal) from error
-    return directory / _NOTE
+    return directory / NOTE
 
 
 def _note_of(directory: Path) -> dict[str, Any] | None:
@@ -57,15 +58,15 @@ def _note_of(directory: Path) -> dict[str, Any] | None:
     if not directory.exists():
         return None
     other = f"baseline={directory} exists and is not an accepted baseline"
-    if not (directory / _NOTE).is_file():
+    if not (directory / NOTE).is_file():
         raise BenchError(f"{other}; choose another directory")
     if strangers := sorted(path.name for path in directory.iterdir() if not path.name.startswith(OWN)):
         raise BenchError(f"baseline={directory} also holds {strangers[0]}, which would be lost; move it elsewhere")
     try:
-        note: dict[str, Any] = json.loads((directory / _NOTE).read_text(encoding="utf-8"))
+        note: dict[str, Any] = json.loads((directory / NOTE).read_text(encoding="utf-8"))
         return {**note, "cells": dict(note["cells"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"{other}: its {_NOTE} is damaged; remove the directory, or choose another") from error
+        raise BenchError(f"{other}: its {NOTE} is damaged; remove the directory, or choose another") from error
 
 
 def _copy(candidate: Store, run: Run, records: list[Record], directory: Path) -> None:

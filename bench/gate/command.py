@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.experiment.verbs import GateChoice
     from bench.gate.outcome import Outcome
+    from bench.gate.report import BeforeAfter
+
+
+@dataclass
+class _Found:
+    """What the stages of the gate have found so far."""
+
+    names: tuple[str, str]
+    outcomes: list[Outcome] = field(default_factory=list)
+    images: list[BeforeAfter] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, before: str) -> Iterator[None]:
+        """A stage whose installation may fail: that is an outcome next to those of the other stages.
+
+        `before` is the name of the installation that is compared with, whose failure is nobody's fault.
+        """
+        from bench.gate.outcome import Outcome
+        from bench.workers.installation import InstallationError
+
+        try:
+            yield
+        except InstallationError as error:
+            verdict = "missing" if error.name == before else "failed"
+            self.outcomes.append(Outcome("cells", error.name, "run", verdict, note=str(error)))
 
 
 def gate(settings: dict[str, Any]) -> int:
@@ -20,95 +51,141 @@ def gate(settings: dict[str, Any]) -> int:
     from bench.experiment.verbs import check_gate
 
     choice = check_gate(settings)
-    output, directory = Path(choice.output), choice.conformance.directory
-    names = (
-        str(choice.ref or choice.baseline or directory),
-        choice.candidate_ref or choice.candidate or "this installation",
+    directory = choice.conformance.directory
+    found = _Found(
+        (
+            str(choice.ref or choice.baseline or directory),
+            choice.candidate_ref or choice.candidate or "this installation",
+        )
     )
     if choice.baseline:
-        print(f"Comparing {names[1]} with {names[0]} ...", file=sys.stderr, flush=True)  # what follows imports scipy
+        print(f"Comparing {found.names[1]} with {found.names[0]} ...", file=sys.stderr, flush=True)  # scipy is slow
 
-    from bench.gate.compare import compare_stores
     from bench.gate.outcome import GateReport
-    from bench.gate.report import BeforeAfter, to_terminal, worst_images, write_gate
+    from bench.gate.provenance import commit_of
+    from bench.gate.report import to_terminal, write_gate
     from bench.gate.schedulers import compare_schedulers, find_baselines
-    from bench.store.store import Store
 
-    outcomes: list[Outcome] = []
-    images: list[BeforeAfter] = []
     if choice.ref is not None:
-        names, runs = _compare_installations(choice, names, outcomes)
+        _compare_installations(choice, found)
     else:
-        runs = [Path(name) for name in (choice.baseline, choice.candidate) if name]
-        outcomes += compare_schedulers(find_baselines(Path(directory), choice.conformance.only) if directory else [])
-    if runs:
-        before, after = (Store(path, writable=False) for path in runs)
-        compared = compare_stores(before, after, choice.images, choice.limits(), choice.cost)
-        outcomes += compared.outcomes
-        if compared.runs:
-            images += worst_images(compared.pairs, *compared.runs)
-    report = GateReport(*names, tuple(outcomes))
-    files = write_gate(report, images, output)
+        if directory:
+            found.outcomes += compare_schedulers(find_baselines(Path(directory), choice.conformance.only))
+        if choice.baseline and choice.candidate:
+            _compare_runs(choice, found, Path(choice.baseline), Path(choice.candidate))
+    if commit := commit_of(Path.cwd()):
+        found.about["commit of the working directory"] = commit
+    found.about["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    report = GateReport(*found.names, tuple(found.outcomes), found.about, _accepting(choice))
+    files = write_gate(report, found.images, Path(choice.output))
     print(f"{to_terminal(report)}\nReport: {files[-1]}")
     return report.exit_code
 
 
-def _compare_installations(
-    choice: GateChoice, names: tuple[str, str], outcomes: list[Outcome]
-) -> tuple[tuple[str, str], list[Path]]:
-    """Schedulers and latencies of two installations, added to the outcomes; their full names and the runs they made.
+def _compare_runs(choice: GateChoice, found: _Found, *directories: Path) -> None:
+    """Two runs, added to what was found; one that cannot be read costs nothing of the rest."""
+    from bench.gate.compare import compare_stores
+    from bench.gate.outcome import Outcome
+    from bench.gate.provenance import about_run
+    from bench.gate.report import worst_images
+    from bench.records.errors import BenchError
+    from bench.store.store import Store
 
-    An installation that fails leaves a separate outcome, next to those that were found before.
+    before, after = (Store(path, writable=False) for path in directories)
+    try:
+        compared = compare_stores(before, after, choice.images, choice.limits(), choice.cost)
+    except BenchError as error:
+        found.outcomes.append(Outcome("cells", "run", "run", "not comparable", note=str(error)))
+        return
+    found.outcomes += compared.outcomes
+    if compared.runs:
+        found.images += worst_images(compared.pairs, *compared.runs)
+        for side, run in zip(("baseline", "candidate"), compared.runs, strict=True):
+            found.about[side] = about_run(run.store, [cell.record for cell in run.cells])
+
+
+def _compare_installations(choice: GateChoice, found: _Found) -> None:
+    """Schedulers, runs and latencies of two installations, added to what was found.
+
+    An installation that fails leaves a separate outcome, next to those that were found before and are found after.
     """
     from bench.conformance.baseline import read_baseline
-    from bench.conformance.survey import Survey
+    from bench.experiment.compose import compose_settings
+    from bench.experiment.config import check_experiment
     from bench.experiment.verbs import chosen_schedulers
     from bench.gate.both_sides import run_sides, survey_there, time_sides
     from bench.gate.latency import compare_interleaved
-    from bench.gate.outcome import Outcome
+    from bench.gate.provenance import about_installation
     from bench.gate.schedulers import compare_surveys, find_baselines
-    from bench.workers.installation import InstallationError, check_installation, find_installation, this_installation
+    from bench.workers.installation import check_installation, find_installation, this_installation
 
     output, options, only = Path(choice.output), choice.both_sides, choice.conformance.only
-    runs = list[Path]()
+    ref = str(choice.ref)
     if directory := choice.conformance.directory:
         schedulers = {path.stem: read_baseline(path)["settings"] for path in find_baselines(Path(directory), only)}
     else:
         schedulers = chosen_schedulers(only)
-    try:
+    if options.run:
+        check_experiment(compose_settings(options.overrides))  # refused before anything is installed
+    before = after = None
+    with found.stage(ref):
         cache = Path(choice.installations)
-        before = find_installation(str(choice.ref), cache)
+        before = find_installation(ref, cache)
         after = find_installation(choice.candidate_ref, cache) if choice.candidate_ref else this_installation()
         check_installation(before)
         check_installation(after)
-        old = Survey.read(survey_there(before, schedulers, output / "schedulers" / "before"))
+    if before is None or after is None or found.outcomes:
+        return
+    with found.stage(ref):
+        old = survey_there(before, schedulers, output / "schedulers" / "before")
+        found.about["baseline"] = about_installation(before, old.name)
         kept = {name: read_baseline(old.baseline(name))["settings"] for name in old.examined}
-        new = Survey.read(survey_there(after, kept, output / "schedulers" / "after"))
-        outcomes += compare_surveys(old, new)
-        names = f"{names[0]} ({old.name})", f"{names[1]} ({new.name})"
-        if options.run:
-            runs += run_sides(before, after, options.overrides, output)
-            if options.rounds:
-                latencies = time_sides(before, after, options.overrides, options.sessions, options.rounds, output)
-                outcomes += compare_interleaved(latencies, choice.cost.latency_interleaved)
-    except InstallationError as error:
-        verdict = "missing" if error.name == choice.ref else "failed"
-        outcomes.append(Outcome("cells", error.name, "run", verdict, note=str(error)))
-    return names, runs
+        new = survey_there(after, kept, output / "schedulers" / "after")
+        found.about["candidate"] = about_installation(after, new.name)
+        found.outcomes += compare_surveys(old, new)
+        found.names = f"{found.names[0]} ({old.name})", f"{found.names[1]} ({new.name})"
+    if not options.run:
+        return
+    with found.stage(ref):
+        _compare_runs(choice, found, *run_sides(before, after, options.overrides, output))
+    if options.rounds:
+        with found.stage(ref):
+            latencies = time_sides(before, after, options.overrides, options.sessions, options.rounds, output)
+            found.outcomes += compare_interleaved(latencies, choice.cost.latency_interleaved)
+
+
+def _accepting(choice: GateChoice) -> tuple[str, ...]:
+    """The commands that accept the change, where it is compared with something that can be replaced."""
+    commands = []
+    if choice.ref is None and choice.baseline and choice.candidate:
+        names = shlex.join([f"candidate={choice.candidate}", f"baseline={choice.baseline}"])
+        commands.append(f"tcd-bench gate accept {names} author=NAME reason=WHY")
+    if choice.ref is None and (directory := choice.conformance.directory):
+        name = shlex.quote(f"conformance.directory={directory}")
+        commands.append(f"tcd-bench gate accept {name} 'conformance.only=[NAME]'")
+    return tuple(commands)
 
 
 def accept_baseline(settings: dict[str, Any]) -> int:
-    """Make a candidate the baseline, with an author and a reason.
+    """Make a candidate the baseline, with an author and a reason; or write baselines of schedulers again.
 
-    Exit codes: 0 done; 2 refused.
+    Exit codes: 0 done; 1 a scheduler could not be examined, and its baseline stays; 2 refused.
     """
     from bench.experiment.verbs import check_acceptance
-    from bench.gate.accept import accept as make_baseline
-    from bench.store.store import Store
 
     choice = check_acceptance(settings)
-    note = make_baseline(
-        Store(str(choice.candidate), writable=False), Path(str(choice.baseline)), str(choice.author), str(choice.reason)
-    )
-    print(f"Baseline: {note}")
-    return 0
+    code = 0
+    if directory := choice.conformance.directory:
+        from bench.gate.schedulers import accept_schedulers, find_baselines
+
+        for path, problem in accept_schedulers(find_baselines(Path(directory), choice.conformance.only)):
+            print(f"{'failed' if problem else 'Baseline'}: {path}{f' ({problem})' if problem else ''}")
+            code = 1 if problem else code
+    if choice.baseline:
+        from bench.gate.accept import accept as make_baseline
+        from bench.store.store import Store
+
+        store = Store(str(choice.candidate), writable=False)
+        note = make_baseline(store, Path(choice.baseline), str(choice.author), str(choice.reason))
+        print(f"Baseline: {note}")
+    return code

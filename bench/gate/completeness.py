@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 
+from bench.checksums import SUMS, damage_in
 from bench.records.errors import BenchError, Corrupt, Damaged
 from bench.records.record import Record
 from bench.records.run import Run
 from bench.store.cell_folder import FAILED, GOOD
 from bench.store.store import Store
 
+NOTE = "accepted.json"
+"""Who accepted a baseline, and why; a run has none."""
 REMEDY = "start the run again, which makes it again, or accept another run as the baseline"
 UNREADABLE = (BenchError, Corrupt, OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
@@ -26,17 +30,22 @@ class DamagedRunError(BenchError):
 
 
 def read_whole(store: Store) -> Run:
-    """The run in `store`, after every file that it promises was read: records, features, reference.
+    """The run in `store`, after every file that it promises was read: records, features, reference;
+    of an accepted baseline also its list of hashes.
 
     Raises DamagedRunError, and BenchError where another version wrote run.json. A cell that failed has a record only.
     """
+    if damage := _damage_of_baseline(store):
+        raise DamagedRunError(store.location, damage)
     if not store.files.exists("run.json"):
         raise DamagedRunError(store.location, {"run.json": "it is missing, so nothing says which cells the run has"})
     try:
         run = store.run()
     except Damaged as error:
         raise DamagedRunError(store.location, {"run.json": f"it cannot be read: {error.why}"}) from error
-    damage: dict[str, str] = {}
+    if not run.cells:
+        raise DamagedRunError(store.location, {"run.json": "it lists no cell, so there is nothing to compare"})
+    damage = {}
     for key in run.cells:
         damage |= _damage_of_cell(store, run, key)
     for reference in run.references.values():
@@ -48,6 +57,14 @@ def read_whole(store: Store) -> Run:
     if damage:
         raise DamagedRunError(store.location, damage)
     return run
+
+
+def _damage_of_baseline(store: Store) -> dict[str, str]:
+    """What is wrong with the files of an accepted baseline, all of which have their hash beside them."""
+    directory = Path(store.location)
+    if not ((directory / NOTE).exists() or (directory / SUMS).exists()):
+        return {}  # a run, or a URL
+    return damage_in(directory)
 
 
 def _damage_of_cell(store: Store, run: Run, key: str) -> dict[str, str]:

@@ -29,14 +29,14 @@ def _compare_pair(pair: Pair, baseline: ScoredRun, candidate: ScoredRun, limit: 
     if not pair.same_noise:
         return outcome("not comparable", note="other initial latents, so images differ by design")
     if pair.images_equal:
-        return outcome("unchanged", 0.0, 0.0, limit=limit.share, note="every pixel is equal")
+        return outcome("equal", 0.0, 0.0, limit=limit.share, note="every pixel is equal")
     moved = displacements(pair, baseline, candidate)
     if moved is None:
         note = "pixels differ, and the runs were made without an extractor in common, which says by how much"
         return outcome("not comparable", note=note)
     beyond, worst = float(np.mean(moved > limit.displacement)), int(np.argmax(moved))
     note = (
-        f"{beyond:.1%} of the images moved by more than {limit.displacement:g}; image {worst} moved most, "
+        f"images differ; {beyond:.1%} of them moved by more than {limit.displacement:g}; image {worst} moved most, "
         f"by {moved[worst]:.2g}; the median is {np.median(moved):.2g}"
     )
     return outcome("changed" if beyond > limit.share else "unchanged", 0.0, beyond, limit=limit.share, note=note)

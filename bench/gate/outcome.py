@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 VERDICTS = (
-    *("regressed", "changed", "failed", "not comparable", "missing", "undecided", "improved", "unchanged"),
-    *("known", "vanished", "new"),
+    *("failed", "regressed", "changed", "missing", "not comparable", "undecided", "quarantined", "improved"),
+    *("vanished", "new", "known", "unchanged", "equal", "measured"),
 )
-"""Worst first. `known` and `vanished` are deviations of schedulers, `new` is a cell that the baseline does not have."""
-FAILS = ("regressed", "changed", "failed")
-DECIDED = (*FAILS, "improved", "unchanged", "known", "vanished")
+"""Worst first. `known` and `vanished` are deviations of schedulers, `new` is a cell that the baseline does not have.
+`unchanged` is a difference within its limit, `equal` none at all; `quarantined` would fail but for its quarantine;
+`measured` has no limit."""
+FAILS = ("failed", "regressed", "changed")
+DECIDED = (*FAILS, "improved", "unchanged", "equal", "known", "vanished")
 PASS, REGRESSION, NOT_COMPARABLE, INCOMPLETE = 0, 1, 2, 3
 
 
@@ -42,11 +44,18 @@ def verdict_of(worse: float, better: float, within: float, level: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """All outcomes, level by level. `baseline` and `candidate` are display names of what was compared."""
+    """All outcomes, level by level. `baseline` and `candidate` are display names of what was compared.
+
+    `about` says by name what a reader has to know to repeat it: versions, commits, the date. `accepting` are the
+    commands that accept the change. With `warn_only` what got worse does not fail.
+    """
 
     baseline: str
     candidate: str
     outcomes: tuple[Outcome, ...]
+    about: Mapping[str, str] = field(default_factory=dict)
+    accepting: tuple[str, ...] = ()
+    warn_only: bool = False
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -62,20 +71,31 @@ class GateReport:
         return {name: tuple(outcome for outcome in ordered if outcome.level == name) for name in names}
 
     @property
-    def exit_code(self) -> int:
+    def answer(self) -> int:
         """0 pass; 1 something got worse, changed, or fails now; 2 not comparable; 3 missing, or nothing decided.
 
-        Costs that cannot be compared (another machine) do not count, for quality does not depend on them.
+        Costs that cannot be compared (another machine) do not count, for quality does not depend on them. Schedulers
+        and runs are two questions: an answer to one of them is none to the other.
         """
         if any(outcome.verdict in FAILS for outcome in self.outcomes):
             return REGRESSION
         if any(outcome.verdict == "not comparable" and outcome.level == "cells" for outcome in self.outcomes):
             return NOT_COMPARABLE
-        decided = any(outcome.verdict in DECIDED and outcome.level != "cost" for outcome in self.outcomes)
-        if not decided or any(outcome.verdict == "missing" for outcome in self.outcomes):
+        asked = {outcome.level == "conformance" for outcome in self.outcomes if outcome.level != "cost"}
+        decided = {
+            outcome.level == "conformance"
+            for outcome in self.outcomes
+            if outcome.verdict in DECIDED and outcome.level != "cost"
+        }
+        if not asked or asked - decided or any(outcome.verdict == "missing" for outcome in self.outcomes):
             return INCOMPLETE
         return PASS
 
+    @property
+    def exit_code(self) -> int:
+        """The answer; where it is only to warn, 0 for what got worse. What is missing is no matter of a warning."""
+        return PASS if self.warn_only and self.answer == REGRESSION else self.answer
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {**asdict(self), "counts": dict(self.counts), "exit_code": self.exit_code}
+        return {**asdict(self), "counts": dict(self.counts), "answer": self.answer, "exit_code": self.exit_code}

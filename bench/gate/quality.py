@@ -44,7 +44,7 @@ def compare_quality(pairs: Sequence[Pair], limits: Mapping[str, Limit]) -> list[
     outcomes = [lacks for pair in pairs for metric in scored if (lacks := _lacking(pair, metric))]
     for i, (pair, metric, change) in enumerate(compared):
         within = max(exceeds(gains[i], -allowed[i]), exceeds(losses[i], -allowed[i]))
-        verdict = "unchanged" if pair.images_equal else verdict_of(worse[i], better[i], within, LEVEL)
+        verdict = "equal" if pair.images_equal else verdict_of(worse[i], better[i], within, LEVEL)
         outcomes.append(_outcome(pair, metric, change, allowed[i], verdict))
     return outcomes
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.analysis.scoring import ScoredRun
 from bench.gate.images import displacements
-from bench.gate.outcome import FAILS, INCOMPLETE, NOT_COMPARABLE, PASS, REGRESSION, GateReport, Outcome
+from bench.gate.outcome import (
+    FAILS,
+    INCOMPLETE,
+    NOT_COMPARABLE,
+    PASS,
+    REGRESSION,
+    VERDICTS,
+    GateReport,
+    Outcome,
+)
 from bench.gate.pairing import Pair
 from bench.printable import printable
 from bench.records.errors import BenchError
@@ -26,9 +36,11 @@ ANSWERS = {
     NOT_COMPARABLE: "not comparable: the two runs did not measure the same thing",
     INCOMPLETE: "incomplete: records are missing, or nothing could be decided",
 }
+_LONGEST = 400
+"""Characters of a cell of a table in gate.md; gate.html has the rest."""
 _SHOWN = 8
 """The number of pairs of images on the page."""
-QUIET = ("unchanged", "known")
+QUIET = ("unchanged", "equal", "known", "measured")
 """Verdicts that are counted and folded away."""
 LISTED = 12
 """The number of passing outcomes per level that are listed on a terminal."""
@@ -61,7 +73,28 @@ def to_terminal(report: GateReport) -> str:
         if len(others) > LISTED:
             lines.append(f"… and {len(others) - LISTED} more: {_count(others[LISTED:])}")
         lines.append(f"{level}: {_count(outcomes)}")
-    return "\n".join([*lines, f"Gate {ANSWERS[report.exit_code]}."])
+    return "\n".join([*lines, f"Gate {answer_of(report)}."])
+
+
+def answer_of(report: GateReport) -> str:
+    """Return the answer in words, which distinguishes images that are equal from images within their limits."""
+    words = ANSWERS[report.answer]
+    images = [
+        outcome for outcome in report.outcomes if outcome.level == "images" and outcome.quantity == "displacement"
+    ]
+    if report.answer == PASS and images:
+        equal = sum(outcome.verdict == "equal" for outcome in images)
+        moved = sum(outcome.verdict == "unchanged" for outcome in images)
+        apart = len(images) - equal - moved
+        words += ": every pixel is equal" if equal == len(images) else ""
+        if equal < len(images):
+            parts = [
+                (equal, "with equal pixels"),
+                (moved, "with other pixels, within the limits"),
+                (apart, "of other noise"),
+            ]
+            words += f": cells {', '.join(f'{count} {what}' for count, what in parts if count)}"
+    return f"{words} (a warning only)" if report.exit_code != report.answer else words
 
 
 def outcome_table(level: str, outcomes: Sequence[Outcome]) -> Table:
@@ -84,33 +117,76 @@ def _loud_and_quiet(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Ou
 
 
 def to_comment(report: GateReport) -> str:
-    """Markdown for a pull request: the answer, one line per level, what is not fine as a table, the rest folded away.
+    """Markdown for a pull request: the answer, a line per level, what is not fine, how to accept it, the rest folded.
 
-    Cut at `COMMENT_CHARACTERS`, saying how much is missing; mentions and references in what is quoted notify nobody.
+    Levels with failures come first. At most `COMMENT_CHARACTERS` long, saying how much is missing; mentions and
+    references in what is quoted notify nobody.
     """
-    parts = [f"## tcd-bench gate {ANSWERS[report.exit_code]}", ""]
-    parts += [f"- **{level}**: {_count(outcomes)}" for level, outcomes in report.levels.items()]
-    room = COMMENT_CHARACTERS - len("\n".join(parts)) - 1000
-    for level, outcomes in report.levels.items():
-        loud, quiet = _loud_and_quiet(outcomes)
+    levels = sorted(report.levels.items(), key=lambda level: VERDICTS.index(level[1][0].verdict))
+    parts = [f"## tcd-bench gate {answer_of(report)}", ""]
+    parts += [f"- **{level}**: {_count(outcomes)}" for level, outcomes in levels]
+    about = [f"- {name}: {_shorten(_plain(text))}" for name, text in _named(report)]
+    end = ["", *about, *_how_to_accept(report), ""]
+    room = COMMENT_CHARACTERS - len("\n".join([*parts, *end]))
+    for level, outcomes in levels:
+        loud, _ = _loud_and_quiet(outcomes)
         if loud:
-            shown = _cut(to_markdown(outcome_table(level, loud)).replace("## ", "### ", 1), room)
+            shown = _cut(outcome_table(level, loud), room)
             parts += ["", shown]
-            room -= len(shown)
-        if quiet:
-            shown = _cut(to_markdown(outcome_table(level, quiet)).split("\n", 2)[2], room)
-            parts += ["", f"<details><summary>{level}: {_count(quiet)}</summary>", "", shown, "</details>"]
-            room -= len(shown)
-    return "\n".join([*parts, ""])
+            room -= len(shown) + 2
+    for level, outcomes in levels:
+        _, quiet = _loud_and_quiet(outcomes)
+        head = ["", f"<details><summary>{level}: {_count(quiet)}</summary>", "", "</details>"]
+        if quiet and (left := room - len("\n".join(head)) - 2) > 0:
+            shown = _cut(outcome_table(level, quiet), left, headed=False)
+            parts += [*head[:-1], shown, head[-1]]
+            room = left - len(shown)
+    return "\n".join([*parts, *end])
 
 
-def _cut(table: str, room: int) -> str:
-    """A table's first lines that fit, without notifying anybody who is named in them."""
-    lines = table.replace("@", "@\u200b").split("\n")
-    while sum(map(len, lines)) + len(lines) > max(room, 0) and len(lines) > 1:
-        del lines[max(len(lines) * 3 // 4, 1) :]
-    left = table.count("\n| ") - sum(line.startswith("| ") for line in lines[1:])
-    return "\n".join(lines) + (f"\n\n… and {left} more rows: gate.html has them all.\n" if left > 0 else "")
+def _named(report: GateReport) -> list[tuple[str, str]]:
+    about = dict(report.about)
+    names = {"baseline": report.baseline, "candidate": report.candidate}
+    sides = [(name, f"{given}; {about.pop(name)}" if name in about else given) for name, given in names.items()]
+    return [*sides, *about.items()]
+
+
+def _how_to_accept(report: GateReport) -> list[str]:
+    if report.answer == PASS or not report.accepting:
+        return []
+    commands = [_plain(command) for command in report.accepting]
+    return ["", "If the change is meant, accept it and commit the files:", "", "```bash", *commands, "```"]
+
+
+def _plain(text: str) -> str:
+    """Text of one line that is quoted from elsewhere: it notifies nobody and ends no block."""
+    return _mute(printable(" ".join(text.split()))).replace("`", "'").replace("<", "‹")
+
+
+def _mute(text: str) -> str:
+    """Text whose @names and #numbers are no mentions and references."""
+    return re.sub(r"([@#])(?=\w)", "\\1\u200b", text)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _cut(table: Table, room: int, headed: bool = True) -> str:
+    """A table in Markdown with so many of its first rows as there is room for; says how many are left out."""
+    rows = [tuple(_shorten(text) for text in row) for row in table.rows]
+
+    def shown(count: int) -> str:
+        text = _mute(to_markdown(replace(table, rows=tuple(rows[:count]))))
+        text = text.replace("## ", "### ", 1) if headed else text.split("\n", 2)[2]
+        left = len(rows) - count
+        return f"{text}\n\n… and {left} more rows: gate.html has them all.\n" if left else text
+
+    fewest, most = 0, len(rows)
+    while fewest < most:
+        middle = (fewest + most + 1) // 2
+        fewest, most = (middle, most) if len(shown(middle)) <= room else (fewest, middle - 1)
+    return shown(fewest)
 
 
 def to_junit(report: GateReport) -> str:
@@ -145,12 +221,14 @@ def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
         .get_template("gate.html.j2")
         .render(
             report=report,
-            answer=ANSWERS[report.exit_code],
-            passed=report.exit_code == PASS,
+            answer=answer_of(report),
+            passed=report.answer == PASS,
+            about=_named(report),
+            accepting=report.accepting if report.answer != PASS else (),
             levels=levels,
             images=images,
             bad_words=FAILS,
-            good_words=("improved", "unchanged", "vanished"),
+            good_words=("improved", "unchanged", "equal", "vanished"),
         )
     )
 
@@ -170,7 +248,7 @@ def worst_images(pairs: Sequence[Pair], baseline: ScoredRun, candidate: ScoredRu
     return sorted(found, key=lambda entry: -entry.moved)[:_SHOWN]
 
 
-_OPEN = ("not comparable", "missing", "undecided", "new")
+_OPEN = ("not comparable", "missing", "undecided", "new", "quarantined")
 
 
 def _count(outcomes: Sequence[Outcome]) -> str:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from bench.conformance.baseline import changes, compare_with_baseline, load_causes, read_baseline, read_report
+from bench.checksums import damage_in, listed
+from bench.conformance.baseline import (
+    changes,
+    compare_with_baseline,
+    load_causes,
+    read_baseline,
+    read_report,
+    write_baseline,
+)
 from bench.conformance.report import ConformanceReport
 from bench.conformance.survey import Survey
 from bench.gate.outcome import Outcome
 from bench.records.errors import BenchError
 
 _VERDICTS = {"new": "regressed", "grown": "regressed", "added": "new", "known": "known", "vanished": "vanished"}
+_UNREADABLE = (BenchError, OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
 
 
 def find_baselines(directory: Path, only: Iterable[str]) -> list[Path]:
-    """The baselines of a directory, or those named; raises BenchError where there are none."""
+    """The baselines of a directory, those that its SHA256SUMS lists included, or those named.
+
+    Raises BenchError where there are none, or not the named ones.
+    """
     names = list(only)
-    paths = [directory / f"{name}.json" for name in names] or sorted(directory.glob("*.json"))
-    if absent := [path.name for path in paths if not path.is_file()]:
+    every = {path.name for path in directory.glob("*.json")} | {name for name in listed(directory) if _is_json(name)}
+    paths = [directory / name for name in ([f"{name}.json" for name in names] or sorted(every))]
+    if absent := [path.name for path in paths if path.name not in every]:
         raise BenchError(f"conformance.directory={directory} holds no {', '.join(absent)}")
     if not paths:
         advice = "write one with tcd-bench conform write=…"
@@ -26,28 +41,59 @@ def find_baselines(directory: Path, only: Iterable[str]) -> list[Path]:
     return paths
 
 
+def _is_json(name: str) -> bool:
+    return name.endswith(".json") and "/" not in name
+
+
 def compare_schedulers(paths: Iterable[Path]) -> Iterator[Outcome]:
-    """Examine each baseline's scheduler again, with the settings that the baseline notes."""
-    for path in paths:
+    """Examine each baseline's scheduler again, with the settings that the baseline notes.
+
+    Whatever one of them does, and however one of the files is damaged, the others are compared.
+    """
+    paths = list(paths)
+    for number, path in enumerate(paths, 1):
+        print(f"{path.stem} ({number} of {len(paths)}) ...", file=sys.stderr, flush=True)
+        try:
+            settings = whole_baseline(path)["settings"]
+        except _UNREADABLE as error:
+            yield _missing(path, error)
+            continue
         from bench.conformance.verb import examine_scheduler  # it imports diffusers, which is slow
 
-        settings = read_baseline(path)["settings"]
         try:
             report = examine_scheduler({"scheduler": settings})
         except BenchError as error:
             yield Outcome("conformance", path.stem, "scheduler", "failed", note=str(error))
+        except (Exception, SystemExit) as error:
+            note = f"it breaks down: {type(error).__name__}: {' '.join(str(error).split())}"
+            yield Outcome("conformance", path.stem, "scheduler", "failed", note=note)
         else:
             yield from compare_report(path, report)
+
+
+def whole_baseline(path: Path) -> dict[str, Any]:
+    """Return a baseline whose hash is the one beside it; raises BenchError for any other."""
+    for name, why in damage_in(path.parent, [path.name]).items():
+        raise BenchError(f"{name}: {why}; write the baseline again with tcd-bench conform write={path}")
+    return read_baseline(path)
+
+
+def _missing(path: Path, error: BaseException) -> Outcome:
+    reason = str(error) if isinstance(error, BenchError) else f"it is damaged ({type(error).__name__}: {error})"
+    return Outcome("conformance", path.stem, "baseline", "missing", note=reason)
 
 
 def compare_surveys(before: Survey, after: Survey) -> Iterator[Outcome]:
     """The schedulers of two installations, each with the settings that the one before takes."""
     for name, reason in before.absent.items():
         yield Outcome("conformance", name, "scheduler", "new", note=f"not in {before.name}: {reason}")
+    for name, reason in before.broken.items():
+        note = f"in {before.name} {reason}; there is nothing to compare with"
+        yield Outcome("conformance", name, "scheduler", "not comparable", note=note)
     for name, settings in before.left_out.items():
         note = f"{before.name} does not take them; both installations were examined without"
         yield Outcome("conformance", name, f"settings {', '.join(settings)}", "not comparable", note=note)
-    for name, reason in after.absent.items():
+    for name, reason in {**after.absent, **after.broken}.items():
         yield Outcome("conformance", name, "scheduler", "failed", note=reason)
     for name, settings in after.left_out.items():
         note = f"{after.name} does not take them any more"
@@ -58,12 +104,39 @@ def compare_surveys(before: Survey, after: Survey) -> Iterator[Outcome]:
 
 
 def compare_report(path: Path, report: ConformanceReport) -> list[Outcome]:
-    """A report against the baseline at `path`."""
-    baseline = read_baseline(path)
+    """A report against the baseline at `path`; a damaged one is missing, and so is one that checked nothing."""
+    try:
+        baseline = whole_baseline(path)
+        verdicts = list(compare_with_baseline(report, baseline, load_causes(path.parent)))
+        moved = list(changes(report, baseline))
+    except _UNREADABLE as error:
+        return [_missing(path, error)]
     found = [
         (f"{verdict.finding.check} ({verdict.finding.setting})", _VERDICTS[verdict.status], verdict.words)
-        for verdict in compare_with_baseline(report, baseline, load_causes(path.parent))
+        for verdict in verdicts
     ]
-    found += [("trajectory", "changed", change.words) for change in changes(report, baseline)]
-    nothing = [("checks", "unchanged", f"{sum(report.checked.values())} checks")]
+    found += [("trajectory", "changed", change.words) for change in moved]
+    count = sum(report.checked.values())
+    verdict, note = ("unchanged", f"{count} checks") if count and baseline["fingerprints"] else ("missing", _NOTHING)
+    nothing = [("checks", verdict, note)]
     return [Outcome("conformance", path.stem, what, verdict, note=note) for what, verdict, note in found or nothing]
+
+
+_NOTHING = "the baseline holds no trajectory, so that nothing was compared; write it again with a scheduler that runs"
+
+
+def accept_schedulers(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Examine each baseline's scheduler again and replace the baseline; yields paths and what was wrong, if anything.
+
+    A baseline whose scheduler cannot be examined stays.
+    """
+    from bench.conformance.verb import examine_scheduler
+
+    for path in paths:
+        try:
+            settings: Mapping[str, Any] = read_baseline(path)["settings"]
+            write_baseline(examine_scheduler({"scheduler": settings}), path, settings)
+        except (Exception, SystemExit) as error:
+            yield path, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        else:
+            yield path, ""

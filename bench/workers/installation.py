@@ -37,11 +37,11 @@ if sys.version_info[:2] == {version}:
 
 
 class InstallationError(BenchError):
-    """An installation cannot be created or run; holds its name. The input is not at fault."""
+    """An installation cannot be created or run; holds its name and the reason. The input is not at fault."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name} {reason}")
-        self.name = name
+        self.name, self.reason = name, reason
 
 
 @dataclass(frozen=True, slots=True)
