@@ -73,7 +73,8 @@ def build_hub(
     transformers.logging.disable_progress_bar()
     checkpoints = directory / "hub" / "checkpoints"  # torch's own hub
     checkpoints.mkdir(parents=True, exist_ok=True)
-    torch.save(torchvision.models.alexnet(weights=None).state_dict(), checkpoints / "alexnet-owt-7be5be79.pth")
+    if not (alexnet := checkpoints / "alexnet-owt-7be5be79.pth").exists():
+        torch.save(torchvision.models.alexnet(weights=None).state_dict(), alexnet)
     for repository in ids:
         commit = commit_of(repository)
         root = directory / f"models--{repository.replace('/', '--')}"

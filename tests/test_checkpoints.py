@@ -21,12 +21,12 @@ from bench.checkpoints.facts import ARCHITECTURES, GUIDANCE
 from bench.checkpoints.files import wanted_files
 from bench.checkpoints.headers import read_header
 from bench.checkpoints.inspect import inspect
-from bench.checkpoints.noise_schedule import DEFAULTS, NEUTRAL, schedule_of
 from bench.checkpoints.required import Required, required
 from bench.checkpoints.survey import Settled, settle_models, survey_checkpoints
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Experiment, check_experiment
 from bench.records.errors import BenchError
+from bench.records.noise_schedule import DEFAULTS, FLOW_SOLVERS, NEUTRAL, schedule_of
 
 Overrides = Callable[..., list[str]]
 LORA = "pytorch_lora_weights.safetensors"
@@ -299,6 +299,7 @@ def test_the_defaults_of_every_scheduler_class_are_those_of_diffusers() -> None:
         assert DEFAULTS[name] == {part: parameters[part].default for part in DEFAULTS[name]}, name
         for part, value in NEUTRAL.items():
             assert part not in parameters or parameters[part].default == value
+        assert (name in FLOW_SOLVERS) == ("use_flow_sigmas" in parameters and "Inverse" not in name)
         seen.add(name)
     assert seen == set(DEFAULTS)
 
@@ -306,11 +307,12 @@ def test_the_defaults_of_every_scheduler_class_are_those_of_diffusers() -> None:
 def test_the_default_guidance_of_every_pipeline_is_that_of_diffusers() -> None:
     import diffusers
 
-    found = {
-        name: python_inspect.signature(getattr(diffusers, name).__call__).parameters["guidance_scale"].default
-        for name in ARCHITECTURES
-    }
-    assert found == GUIDANCE
+    def guidance_of(name: str) -> Any:
+        parameters = python_inspect.signature(getattr(diffusers, name).__call__).parameters
+        scales = [parameters[scale].default for scale in ("guidance_scale", "true_cfg_scale") if scale in parameters]
+        return next(scale for scale in scales if scale is not None)
+
+    assert {name: guidance_of(name) for name in ARCHITECTURES} == GUIDANCE
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -336,8 +338,8 @@ def test_settings_omitted_in_a_configuration_have_the_default_of_its_class() -> 
         "prediction_type": "epsilon",
     }
     assert schedule_of({"_class_name": "TCDScheduler"}, "x")["beta_schedule"] == "scaled_linear"
-    with pytest.raises(BenchError, match=r"x has the class FlowMatchEulerDiscreteScheduler, whose noise schedule"):
-        schedule_of({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "x")
+    with pytest.raises(BenchError, match=r"x has the class EDMEulerScheduler, whose noise schedule is not known"):
+        schedule_of({"_class_name": "EDMEulerScheduler"}, "x")
 
 
 REFUSED = {
@@ -353,7 +355,8 @@ REFUSED = {
         "methods.tcd.scheduler.prediction_type='epsilon' was given, but models.mini has"
     ),
     "models.mini.pipeline=StableDiffusionXLPipeline": "checkpoint is Stable Diffusion's",
-    "models.mini.pipeline=FluxPipeline": "choose one of StableDiffusionPipeline",
+    "models.mini.pipeline=FluxPipeline": "checkpoint is Stable Diffusion's",
+    "models.mini.pipeline=NoPipeline": "choose one of StableDiffusionPipeline",
 }
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.checkpoints.noise_schedule import schedule_of
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule, scheduler_class_of
 from bench.records.cell import SchedulerSpec
 from bench.records.errors import BenchError
+from bench.records.noise_schedule import schedule_of
 
 CONF = Path(__file__).parents[1] / "conf"
 METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "method").glob("*.yaml"))}

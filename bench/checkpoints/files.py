@@ -14,8 +14,8 @@ from bench.records.errors import BenchError
 
 _STEMS = ("diffusion_pytorch_model", "model", "open_clip_model")
 _PICKLED_STEMS = ("pytorch_model", "diffusion_pytorch_model")
-_SIDE_FILES = (".json", ".txt", ".model")
-"""Configurations and vocabularies."""
+_SIDE_FILES = (".json", ".txt", ".model", ".jinja")
+"""Configurations, vocabularies and chat templates, which transformers renders in a sandbox."""
 
 
 def wanted_files(entry: Required, names: Iterable[str]) -> list[str]:
@@ -36,7 +36,9 @@ def wanted_files(entry: Required, names: Iterable[str]) -> list[str]:
         for folder in folders:
             wanted |= {*_side_files(folder, names)}
             if entry.kind == "pipeline":
-                wanted |= {*weights_in(folder, names, entry.variant)[0]}
+                found, which = weights_in(folder, names, entry.variant)
+                wanted |= {*found}
+                wanted -= {name for name in _indexes(folder, names) if not name.endswith(_index_of(which))}
     elif entry.file is not None:
         wanted = {single_file(entry, names)}
     else:
@@ -90,6 +92,15 @@ def weights_in(folder: str, names: Iterable[str], variant: str | None) -> tuple[
             if found := [name for name in inside if pattern.fullmatch(PurePosixPath(name).name)]:
                 return found, which
     return [], None
+
+
+def _indexes(folder: str, names: Iterable[str]) -> list[str]:
+    """Return the indexes of sharded weights in a folder; one whose shards are not read is not read either."""
+    return [name for name in _side_files(folder, names) if ".safetensors.index" in name]
+
+
+def _index_of(variant: str | None) -> str:
+    return f".safetensors.index{f'.{variant}' if variant else ''}.json"
 
 
 def _side_files(folder: str, names: Iterable[str]) -> list[str]:

@@ -143,6 +143,19 @@ def layout_of(header: Header) -> str | None:
     return None
 
 
+def is_denoiser(header: Header) -> bool:
+    """Whether a single file is a transformer that was published alone, as of FLUX, Qwen-Image, SD 3.5 and Z-Image."""
+    names = [name.removeprefix("model.").removeprefix("diffusion_model.") for name in header.shapes]
+    return any(name.partition(".")[0] in _BLOCKS for name in names)
+
+
+_BLOCKS = {
+    *("double_blocks", "single_blocks", "joint_blocks", "transformer_blocks", "single_transformer_blocks"),
+    *("blocks", "layers", "noise_refiner", "context_refiner"),
+}
+"""Lists of blocks in transformers, by the names in single files and in diffusers."""
+
+
 def predicts_v(header: Header) -> bool:
     """Whether a single file declares v prediction: an entry that trainers write for other programs."""
     said = header.metadata.get("modelspec.prediction_type", "")

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.checkpoints.extractors import PREPROCESSOR, TOWERS, kinds_of_files
-from bench.checkpoints.facts import ARCHITECTURES, Facts, size_of
+from bench.checkpoints.facts import ARCHITECTURES, CHAT, FLOW_PIPELINES, Facts, multiple_of, size_of
 from bench.checkpoints.files import single_file, wanted_files, weights_in
-from bench.checkpoints.headers import check_payload, layout_of, read_header, read_json
+from bench.checkpoints.headers import check_payload, is_denoiser, layout_of, read_header, read_json
 from bench.checkpoints.lora import lora_faults
 from bench.checkpoints.manifest import MANIFEST, check_file
-from bench.checkpoints.noise_schedule import schedule_of
 from bench.checkpoints.openclip_files import CONFIG
 from bench.checkpoints.preference_models import Needed
 from bench.checkpoints.required import Required
@@ -28,6 +27,7 @@ from bench.checkpoints.sources import (
 )
 from bench.experiment.extractors import INCEPTION
 from bench.records.errors import BenchError
+from bench.records.noise_schedule import schedule_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +143,26 @@ def _components(entry: Required, root: Path, faults: list[str]) -> Iterator[tupl
         if kind.endswith("Scheduler"):
             faults += _faults_of(folder / "scheduler_config.json")
         elif "Tokenizer" in kind:
-            if not any(next(folder.glob(names), None) for names in ("vocab.*", "*tokenizer*.*", "*.model")):
-                faults.append(f"{folder} does not hold a tokenizer; copy the model as save_pretrained writes it")
+            faults += _tokenizer_faults(folder, str(index.get("_class_name")))
         elif kind.endswith(("Extractor", "Processor")):
             faults += _faults_of(folder / "preprocessor_config.json")
         else:
             faults += _faults_of(folder / "config.json")
             if entry.kind == "pipeline":
                 yield name, "diffusion_pytorch_model" if library == "diffusers" else "model"
+
+
+def _tokenizer_faults(folder: Path, pipeline: str) -> list[str]:
+    names = {path.name for path in folder.glob("*")}
+    whole = {"tokenizer.json", "vocab.txt"} & names or {"vocab.json", "merges.txt"} <= names
+    if not whole and not any(name.endswith(".model") for name in names):
+        return [f"{folder} does not hold a tokenizer; copy the model as save_pretrained writes it"]
+    if pipeline in CHAT and "chat_template.jinja" not in names:
+        with suppress(BenchError):
+            if "chat_template" in read_json(folder / "tokenizer_config.json"):
+                return []
+        return [f"{folder} does not hold chat_template.jinja, which {pipeline} needs; fetch or copy it again"]
+    return []
 
 
 def _faults_of(path: Path) -> list[str]:
@@ -196,26 +208,32 @@ def _missing_shards(folder: Path, variant: str | None) -> Iterator[Path]:
 
 
 def _facts(root: Path, variant: str | None, faults: list[str]) -> Facts | None:
+    index = read_json(root / "model_index.json")
+    pipeline = str(index.get("_class_name"))
+    role = "transformer" if pipeline in FLOW_PIPELINES else "unet"
+    if pipeline not in ARCHITECTURES or not (root / role).is_dir():
+        has = f" and holds no {role}" if pipeline in ARCHITECTURES else ""
+        known = ", ".join(dict.fromkeys(ARCHITECTURES.values()))
+        faults.append(f"{root} was made for {pipeline}{has}; choose a model of {known}")
+        return None
     try:
-        index = read_json(root / "model_index.json")
-        unet, vae = read_json(root / "unet" / "config.json"), read_json(root / "vae" / "config.json")
+        denoiser, vae = read_json(root / role / "config.json"), read_json(root / "vae" / "config.json")
         path = root / "scheduler" / "scheduler_config.json"
         config = read_json(path)
         config.setdefault("_class_name", (index.get("scheduler") or [None, None])[1])
-        height, width = size_of(unet, vae)
+        denoiser.setdefault("_class_name", (index.get(role) or [None, None])[1])
+        height, width = size_of(denoiser, vae)
         return Facts(
-            pipeline=str(index.get("_class_name")),
+            pipeline=pipeline,
             height=height,
             width=width,
             noise_schedule=schedule_of(config, str(path)),
-            inpaints=unet.get("in_channels") == 2 * vae.get("latent_channels", 4) + 1,
+            inpaints=role == "unet" and denoiser.get("in_channels") == 2 * vae.get("latent_channels", 4) + 1,
             variant=variant,
+            multiple=multiple_of(pipeline, vae),
         )
     except BenchError as error:
-        own = ARCHITECTURES.get(str(read_json(root / "model_index.json").get("_class_name")))
-        faults.append(
-            str(error) if own else f"{root} was made for a pipeline other than Stable Diffusion; choose another model"
-        )
+        faults.append(str(error))
         return None
 
 
@@ -232,6 +250,11 @@ def _inspect_single_file(entry: Required, path: Path) -> Found:
         if faults := lora_faults(path):
             raise BenchError("; ".join(faults))
     elif layout_of(header) is None:
+        if is_denoiser(header):
+            raise BenchError(
+                f"{entry.setting}.source={entry.source} is a single file of a transformer, which is not read; give the "
+                "directory or hub id of the whole pipeline, with its text encoders and VAE"
+            )
         raise BenchError(
             f"{entry.setting}.source={entry.source} is not a complete model: it needs denoiser, VAE and text encoder, "
             "in the original layout (model.diffusion_model.*, first_stage_model.*) or parts by name (unet.*, vae.*)"

@@ -11,12 +11,12 @@ from typing import Any
 from bench.checkpoints.facts import Facts, complete_facts, size_of
 from bench.checkpoints.headers import predicts_v, read_header
 from bench.checkpoints.inspect import Found, inspect
-from bench.checkpoints.noise_schedule import NEUTRAL, PARTS, differences, schedule_of
 from bench.checkpoints.required import Required, is_random, required
 from bench.checkpoints.sources import ARCHITECTURE, LORA, NotFetchedError, is_at_hand, name_weights, read_architecture
 from bench.experiment.config import Experiment, Model
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError
+from bench.records.noise_schedule import NEUTRAL, differences, misfit, schedule_of, settings_for, stated_by
 
 NOT_FETCHED = "not fetched"
 """The identity of weights in a plan that is made before they are fetched."""
@@ -202,9 +202,12 @@ def _substitutes(name: str, model: Model, seen: CheckpointSurvey) -> Iterator[st
 def _contradictions(name: str, model: Model, experiment: Experiment) -> Iterator[str]:
     """Yield methods whose scheduler would interpret the model's predictions by another noise schedule."""
     for method_name, method in experiment.methods.items():
-        stated = {part: value for part, value in method.scheduler.items() if part in PARTS}
-        for part in differences(stated, model.noise_schedule):
-            own = model.noise_schedule.get(part, NEUTRAL.get(part))
+        if misfit(method.scheduler, model.noise_schedule):
+            continue  # left out of the plan
+        stated = stated_by(method.scheduler)
+        trained = settings_for(str(method.scheduler.get("_target_")), model.noise_schedule)
+        for part in differences(stated, trained):
+            own = trained.get(part, NEUTRAL.get(part))
             yield (
                 f"methods.{method_name}.scheduler.{part}={stated[part]!r} was given, but models.{name} has "
                 f"{own!r}; omit it, or change the model's own with models.{name}.noise_schedule and "

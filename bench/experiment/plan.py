@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.experiment.config import Experiment, MemoryOptions
 from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
+from bench.records.noise_schedule import misfit, settings_for
 
 _NOT_OF_IMAGES = ("kind", "inputs", "estimator", "style")
 """Settings of a task that do not affect its images: recorded elsewhere, or used by scores alone."""
@@ -56,6 +57,9 @@ def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
         if lacking := [name for name in method.adapter if name not in model.adapters]:
             reason = f"{model_name} has no adapter named {', '.join(lacking)}"
             left_out.append(LeftOut(f"{model_name} {method_name}", reason))
+            continue
+        if unfit := misfit(method.scheduler, model.noise_schedule):
+            left_out.append(LeftOut(f"{model_name} {method_name}", unfit))
             continue
         for cell in _cells_of(experiment, surroundings, model_name, method_name):
             if method.max_steps is not None and cell.steps > method.max_steps:
@@ -117,7 +121,8 @@ def _cells_of(experiment: Experiment, surroundings: Surroundings, model_name: st
         for choice in [model.adapters[name]]
     )
     settings = dict(method.scheduler)
-    scheduler = SchedulerSpec(target=settings.pop("_target_"), settings={**model.noise_schedule, **settings})
+    target = settings.pop("_target_")
+    scheduler = SchedulerSpec(target, {**settings_for(target, model.noise_schedule), **settings})
     own = {target.partition(".")[0]: surroundings.code[target] for target in {scheduler.target} & {*surroundings.code}}
     etas: list[float | None] = [*method.eta] or [None]
     scales = method.guidance_scale or [model.guidance_scale or 0.0]

@@ -22,6 +22,7 @@ from bench.generate.random_weights import add_lora, build_pipeline
 from bench.generate.single_file import load_single_file
 from bench.records.cell import Adapter, Base, Cell, Part
 from bench.records.errors import BenchError
+from bench.records.noise_schedule import differences, schedule_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _PART_CLASSES = {"controlnet": ControlNetModel, "motion_adapter": MotionAdapter}
@@ -71,14 +72,15 @@ def _load_base(base: Base, device: str) -> Any:
             )
     if "controlnet" in parts:
         _check_family(base, parts["controlnet"], pipeline.unet)
-    schedule = base.checkpoint_schedule or base.noise_schedule
-    for name, expected in schedule.items():
-        found = pipeline.scheduler.config.get(name)
-        if found != expected:
-            raise BenchError(
-                f"models.{base.name}.noise_schedule.{name}={expected!r}, but the checkpoint states {found!r}; "
-                "omit the setting"
-            )
+    own = schedule_of(
+        {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}, f"models.{base.name}"
+    )
+    stated = base.checkpoint_schedule or base.noise_schedule
+    for name in differences(stated, own):
+        raise BenchError(
+            f"models.{base.name}.noise_schedule.{name}={stated[name]!r}, but the checkpoint states {own.get(name)!r}; "
+            "omit the setting"
+        )
     return pipeline
 
 
