@@ -130,3 +130,14 @@ def overrides(models: Path, tmp_path: Path) -> Callable[..., list[str]]:
         ]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def flow_hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hub cache with substitutes of the flow-matching repositories; all processes of the session share it."""
+    from standins_flow import build_flow_hub
+
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "flow-hub"
+    with FileLock(f"{shared}.lock"):
+        return build_flow_hub(shared)

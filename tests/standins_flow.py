@@ -360,6 +360,7 @@ def lightning_lora(directory: Path, *names: str) -> None:
             state[f"{module}.{side}.weight"] = value.contiguous().to(DTYPE)
             state[f"{module}.alpha"] = torch.tensor(2.0, dtype=DTYPE)
         save_file(state, directory / name)
+        transformer.delete_adapters(f"number_{i}")
 
 
 _SD3_TOKENIZERS = {"tokenizer": CLIP_FILES, "tokenizer_2": CLIP_FILES, "tokenizer_3": T5_FILES}

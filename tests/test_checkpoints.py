@@ -383,8 +383,9 @@ def test_a_correct_statement_is_accepted(own: Path) -> None:
 
 def test_a_checkpoint_of_another_kind_is_refused(own: Path) -> None:
     edit(own / "teacher" / "model_index.json", _class_name="FluxPipeline")
-    with pytest.raises(BenchError, match="made for FluxPipeline"):
-        settle(own)
+    assert "was made for FluxPipeline and holds no transformer" in faults_of(experiment_on(own))
+    edit(own / "teacher" / "model_index.json", _class_name="WanPipeline")
+    assert "was made for WanPipeline; choose a model of Stable Diffusion, " in faults_of(experiment_on(own))
 
 
 def test_an_inpainting_model_is_found_by_its_denoiser(own: Path) -> None:

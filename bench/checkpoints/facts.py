@@ -176,8 +176,6 @@ def _pipeline(setting: str, model: Model, task: str, facts: Facts) -> str:
             raise BenchError(
                 f"{setting}: {family} makes images from text alone; choose task=text_to_image, or another model"
             )
-        if model.parts:
-            raise BenchError(f"{setting}.parts was given, but {family} is sampled without further models; omit it")
         return facts.pipeline
     part = next((role for role in ("controlnet", "motion_adapter") if role in model.parts), None)
     kind = "inpainting" if task == "inpainting" else part or "text"

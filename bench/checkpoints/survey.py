@@ -16,7 +16,7 @@ from bench.checkpoints.sources import ARCHITECTURE, LORA, NotFetchedError, is_at
 from bench.experiment.config import Experiment, Model
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError
-from bench.records.noise_schedule import NEUTRAL, differences, misfit, schedule_of, settings_for, stated_by
+from bench.records.noise_schedule import NEUTRAL, differences, misfit, schedule_of, stated_by
 
 NOT_FETCHED = "not fetched"
 """The identity of weights in a plan that is made before they are fetched."""
@@ -205,9 +205,8 @@ def _contradictions(name: str, model: Model, experiment: Experiment) -> Iterator
         if misfit(method.scheduler, model.noise_schedule):
             continue  # left out of the plan
         stated = stated_by(method.scheduler)
-        trained = settings_for(str(method.scheduler.get("_target_")), model.noise_schedule)
-        for part in differences(stated, trained):
-            own = trained.get(part, NEUTRAL.get(part))
+        for part in differences(stated, model.noise_schedule):
+            own = model.noise_schedule.get(part, NEUTRAL.get(part))
             yield (
                 f"methods.{method_name}.scheduler.{part}={stated[part]!r} was given, but models.{name} has "
                 f"{own!r}; omit it, or change the model's own with models.{name}.noise_schedule and "

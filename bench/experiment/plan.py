@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.experiment.config import Experiment, MemoryOptions
 from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
-from bench.records.noise_schedule import misfit, settings_for
+from bench.records.noise_schedule import misfit
 
 _NOT_OF_IMAGES = ("kind", "inputs", "estimator", "style")
 """Settings of a task that do not affect its images: recorded elsewhere, or used by scores alone."""
@@ -121,8 +121,7 @@ def _cells_of(experiment: Experiment, surroundings: Surroundings, model_name: st
         for choice in [model.adapters[name]]
     )
     settings = dict(method.scheduler)
-    target = settings.pop("_target_")
-    scheduler = SchedulerSpec(target, {**settings_for(target, model.noise_schedule), **settings})
+    scheduler = SchedulerSpec(target=settings.pop("_target_"), settings={**model.noise_schedule, **settings})
     own = {target.partition(".")[0]: surroundings.code[target] for target in {scheduler.target} & {*surroundings.code}}
     etas: list[float | None] = [*method.eta] or [None]
     scales = method.guidance_scale or [model.guidance_scale or 0.0]

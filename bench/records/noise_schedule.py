@@ -60,7 +60,11 @@ FLOW_SOLVERS = (
 )
 """Solvers of schedules by betas that also take flow matching's, by `use_flow_sigmas` and `flow_shift`."""
 _HEUN, _SCM = "FlowMatchHeunDiscreteScheduler", "SCMScheduler"
-_WITHOUT_DYNAMIC = ("SASolverScheduler", _HEUN)
+_UNSHIFTED = {
+    **dict.fromkeys(FLOW_SOLVERS, ("shift_terminal", "invert_sigmas")),
+    **dict.fromkeys(("SASolverScheduler", _HEUN), ("use_dynamic_shifting", "shift_terminal", "invert_sigmas")),
+}
+"""Parts that a flow-matching scheduler does not have."""
 PARTS = (*_LINEAR, *NEUTRAL, *FLOW, *TRIGFLOW)
 _OF_SAMPLING = {"shift", *_BOUNDS, "use_dynamic_shifting", "shift_terminal"}
 """Parts that space the levels: a method may set its own, as distilled LoRAs ask for."""
@@ -69,8 +73,9 @@ _OF_SAMPLING = {"shift", *_BOUNDS, "use_dynamic_shifting", "shift_terminal"}
 def schedule_of(config: Mapping[str, Any], where: str) -> Schedule:
     """Return the noise schedule of a scheduler's configuration, without parts at their neutral value.
 
-    Flow matching has `prediction_type` flow_prediction, and its shift in the names of FlowMatchEulerDiscreteScheduler,
-    whichever class states it. Raises BenchError, naming `where`, for a class of scheduler that has no such schedule.
+    Flow matching has `prediction_type` flow_prediction, `use_flow_sigmas`, and its shift in the names of
+    FlowMatchEulerDiscreteScheduler, whichever class states it. Raises BenchError, naming `where`, for a class of
+    scheduler whose schedule is not known.
     """
     name = str(config.get("_class_name"))
     if name in (*SHIFTED, _HEUN):
@@ -94,26 +99,7 @@ def _flow(config: Mapping[str, Any]) -> Schedule:
     neutral["invert_sigmas"] = config.get("invert_sigmas", False)
     parts = FLOW if neutral["use_dynamic_shifting"] else ("num_train_timesteps", "shift")
     said = {part: config.get(part, FLOW[part]) for part in parts}
-    return without_neutral({"prediction_type": "flow_prediction", **said, **neutral})
-
-
-def settings_for(target: str, schedule: Mapping[str, Any]) -> Schedule:
-    """Return the settings by which a scheduler, given by its dotted class name, has a noise schedule.
-
-    Classes name the parts of flow matching differently; other schedules, and classes that diffusers does not have, take
-    the parts by their own names.
-    """
-    name, settings = _class_of(target), dict(schedule)
-    if settings.get("prediction_type") != "flow_prediction":
-        return settings
-    if name in FLOW_SOLVERS:
-        given = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-        if settings.get("use_dynamic_shifting"):
-            return {**_some(settings, "num_train_timesteps", "use_dynamic_shifting", "time_shift_type"), **given}
-        shift = {"flow_shift": settings["shift"]} if "shift" in settings else {}
-        return {**_some(settings, "num_train_timesteps"), **given, **shift}
-    del settings["prediction_type"]
-    return _some(settings, "num_train_timesteps", "shift") if name == _HEUN else settings
+    return without_neutral({"prediction_type": "flow_prediction", "use_flow_sigmas": True, **said, **neutral})
 
 
 def misfit(scheduler: Mapping[str, Any], schedule: Mapping[str, Any]) -> str | None:
@@ -126,12 +112,9 @@ def misfit(scheduler: Mapping[str, Any], schedule: Mapping[str, Any]) -> str | N
     if (predicts if predicts in _TRAINED else "betas") not in taken:
         wanted = " or ".join(_TRAINED.get(kind, "on a schedule of betas") for kind in taken)
         return f"its weights were trained {trained}, and {name} samples those trained {wanted}"
-    if schedule.get("use_dynamic_shifting"):
-        if name in _WITHOUT_DYNAMIC:
-            return f"its levels are shifted by the image's size, and {name} has no use_dynamic_shifting"
-        if name in FLOW_SOLVERS and differences(_BOUNDS, {**_BOUNDS, **schedule}):
-            return f"its pipeline takes the bounds of its shift from the scheduler, and {name} has none"
-    return None
+    stated = {**schedule, **scheduler}
+    lacking = [part for part in _UNSHIFTED.get(name, ()) if stated.get(part, NEUTRAL[part]) != NEUTRAL[part]]
+    return f"its levels have {lacking[0]}={stated[lacking[0]]}, and {name} has no such setting" if lacking else None
 
 
 _TRAINED = {"flow_prediction": "by flow matching", "trigflow": "by TrigFlow"}
@@ -150,10 +133,6 @@ def _class_of(target: str) -> str:
     """Return the name of a class of diffusers; empty for any other."""
     package, _, name = target.rpartition(".")
     return name if package.partition(".")[0] == "diffusers" else ""
-
-
-def _some(settings: Mapping[str, Any], *names: str) -> Schedule:
-    return {name: settings[name] for name in names if name in settings}
 
 
 def stated_by(scheduler: Mapping[str, Any]) -> Schedule:
