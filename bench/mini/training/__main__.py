@@ -13,15 +13,23 @@ from functools import partialmethod
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from bench.mini import world
-from bench.mini.training import autoencoder, distillation, evaluator, teacher, vocabulary
+from bench.mini.training import (
+    autoencoder,
+    distillation,
+    evaluator,
+    flow_distillation,
+    flow_teacher,
+    teacher,
+    vocabulary,
+)
 from bench.mini.training.data import render_split
 
-STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export")
+STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export", "flow_teacher", "flow_tcd", "flow_export")
 TRAIN_IMAGES = 64_000
 EVALUATOR_IMAGES = 60_000
 
@@ -87,6 +95,30 @@ class Workshop:
         pipeline.save_pretrained(self.destination / "teacher")
         for name, folder in (("tcd", "tcd-lora"), ("lcm", "lcm-lora"), ("evaluator", "evaluator")):
             shutil.copytree(self.work / name / "final", self.destination / folder, dirs_exist_ok=True)
+
+    def flow_teacher(self) -> StableDiffusion3Pipeline:
+        path = self.work / "flow_teacher" / "final"
+        if not path.exists():
+            first = self.teacher()
+            data, vae = flow_teacher.standardize(self.latents(), self.vae())
+            model = flow_teacher.train_flow_teacher(data, first, path.parent)
+            flow_teacher.assemble_pipeline(model, vae, self.tokenizer()).save_pretrained(path)
+        return StableDiffusion3Pipeline.from_pretrained(
+            path, dtype=torch.float32, text_encoder_3=None, tokenizer_3=None
+        )
+
+    def flow_tcd(self) -> None:
+        path = self.work / "flow_tcd" / "final"
+        if not path.exists():
+            data, _ = flow_teacher.standardize(self.latents(), self.vae())
+            weights = flow_distillation.distill_flow(self.flow_teacher(), data, path.parent)
+            halves = {name: tensor.half() for name, tensor in weights.items()}
+            StableDiffusion3Pipeline.save_lora_weights(path, transformer_lora_layers=halves, safe_serialization=True)
+
+    def flow_export(self) -> None:
+        """Copy the finished flow models into the package, weights as float16."""
+        self.flow_teacher().to(dtype=torch.float16).save_pretrained(self.destination / "flow-teacher")
+        shutil.copytree(self.work / "flow_tcd" / "final", self.destination / "flow-tcd-lora", dirs_exist_ok=True)
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ def noise_scheduler() -> DDIMScheduler:
 
 def learn_to_read(text_encoder: CLIPTextModel, data: Latents, directory: Path, recipe: Recipe) -> None:
     """Train the text encoder in place to name from a caption's tokens what the caption names."""
-    heads, labels = AttributeHeads(TEXT_WIDTH), named_labels(data.scenes)
+    heads, labels = AttributeHeads(text_encoder.config.hidden_size), named_labels(data.scenes)
     reader = nn.ModuleDict({"text_encoder": text_encoder, "heads": heads})
     complete_labels = named_labels([world.complete(scene) for scene in data.scenes])
 
