@@ -99,9 +99,8 @@ class Workshop:
     def flow_teacher(self) -> StableDiffusion3Pipeline:
         path = self.work / "flow_teacher" / "final"
         if not path.exists():
-            first = self.teacher()
             data, vae = flow_teacher.standardize(self.latents(), self.vae())
-            model = flow_teacher.train_flow_teacher(data, first, path.parent)
+            model = flow_teacher.train_flow_teacher(data, vae, self.teacher(), path.parent)
             flow_teacher.assemble_pipeline(model, vae, self.tokenizer()).save_pretrained(path)
         return StableDiffusion3Pipeline.from_pretrained(
             path, dtype=torch.float32, text_encoder_3=None, tokenizer_3=None

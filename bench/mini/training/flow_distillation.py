@@ -18,7 +18,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import nn
 
 from bench.mini.training.distillation import HUBER, merge_adapter
-from bench.mini.training.flow_teacher import CONTEXT_LENGTH, BiasedJointAttention, Text, embed_ids, mix, shifted, velocity
+from bench.mini.training.flow_teacher import BiasedJointAttention, Text, embed_ids, mix, shifted, velocity
 from bench.mini.training.loop import Recipe, train
 from bench.mini.training.teacher import Latents
 from bench.mini.training.vocabulary import tokenize
@@ -57,7 +57,7 @@ def distill_flow(
         t, before = shifted(start / TEACHER_STEPS), shifted((start - 1) / TEACHER_STEPS)
         s = shifted(torch.rand(rows.shape, generator=generator) * (start - 1) / TEACHER_STEPS)
         noise = torch.randn((size, *data.latents.shape[1:]), generator=generator)
-        text = embed_ids(encoders, data.ids[rows, :CONTEXT_LENGTH], generator)
+        text = embed_ids(encoders, data.ids[rows], generator)
         noisy = mix(t, data.latents[rows], noise)
         merged = merge_adapter(student, NAME)
         with torch.no_grad():
@@ -78,9 +78,8 @@ def _guided_velocity(
     teacher: SD3Transformer2DModel, noisy: torch.Tensor, times: torch.Tensor, text: Text, empty: Text
 ) -> torch.Tensor:
     """Return the teacher's guided velocity; the student is the teacher while its adapter is not merged."""
-    tokens, pooled = empty.tokens.expand_as(text.tokens), empty.pooled.expand_as(text.pooled)
-    assert text.bias is not None
-    both = Text(torch.cat([text.tokens, tokens]), torch.cat([text.pooled, pooled]), torch.cat([text.bias, text.bias]))
+    unnamed = Text(empty.tokens.expand_as(text.tokens), empty.pooled.expand_as(text.pooled), text.bias)
+    both = Text(*(torch.cat(pair) for pair in zip(text, unnamed, strict=True)))
     conditional, unconditional = velocity(teacher, noisy.repeat(2, 1, 1, 1), times.repeat(2), both).chunk(2)
     return unconditional + GUIDANCE_SCALE * (conditional - unconditional)
 

@@ -2,7 +2,8 @@
 
 Two CLIP text encoders without T5: the first is the first teacher's own, the second a smaller one that learns to name
 what a caption names. Both are then left as they are. The transformer learns the velocity of the straight line from
-data to noise, at first only near the noise, where nothing but the caption reveals the composition.
+data to noise: at first the velocity that the first teacher predicts for the same noisy images, which unlike the data's
+own varies little, so that few images teach much; then that of the data.
 
 In place of T5's tokens the pipeline puts `max_sequence_length` zeros beside the caption's, 256 by default. They have
 no positions and are all alike in every layer, so that N of them are one whose attention logits are raised by log N.
@@ -13,9 +14,10 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from diffusers import (
@@ -32,13 +34,12 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from bench.mini.training.loop import Recipe, train
-from bench.mini.training.teacher import Latents, learn_to_read
+from bench.mini.training.teacher import Latents, learn_to_read, noise_scheduler
 from bench.mini.training.vocabulary import tokenize
 
 READING = Recipe("flow reading", iterations=400, batch_size=64, peak_lr=3e-3, ema_decay=0.95, warmup=0.1, seed=8)
-COMPOSING = Recipe("flow composing", iterations=1000, batch_size=32, peak_lr=2e-3, ema_decay=0.995, seed=9)
-RECIPE = Recipe("flow teacher", iterations=10000, batch_size=32, peak_lr=1.5e-3, ema_decay=0.999, seed=10)
-COMPOSING_FROM = 0.5
+FOLLOWING = Recipe("flow following", iterations=2800, batch_size=32, peak_lr=2e-3, ema_decay=0.998, seed=9)
+RECIPE = Recipe("flow teacher", iterations=500, batch_size=32, peak_lr=5e-4, ema_decay=0.998, seed=10)
 CAPTION_DROPOUT = 0.1
 WIDTH = 96
 SECOND_TEXT_WIDTH = 48
@@ -51,16 +52,13 @@ SHIFT = 2.0
 in Stable Diffusion 3, which shifts by 3 (arXiv 2403.03206, section 5.3.2)."""
 
 
-@dataclass(frozen=True)
-class Text:
-    """Embedded captions: tokens (n, length, width), pooled (n, width), and a bias of attention or None.
-
-    With a bias (n, 1, 1, image tokens + length), the last of the tokens is a zero that stands for many.
-    """
+class Text(NamedTuple):
+    """Embedded captions: tokens (n, length, width) of which the last is a zero that stands for none or for many, pooled
+    (n, width), and the bias of attention that says for how many (n, 1, 1, image tokens + length)."""
 
     tokens: torch.Tensor
     pooled: torch.Tensor
-    bias: torch.Tensor | None = None
+    bias: torch.Tensor
 
 
 class BiasedJointAttention:
@@ -153,9 +151,8 @@ def velocity(
     weights: dict[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Return the predicted velocity noise − data at times in [0, 1], with `weights` in place of the network's own."""
-    attention = None if text.bias is None else {"attention_mask": text.bias}
     inputs = (noisy, text.tokens, text.pooled, 1000 * times)
-    named = {"joint_attention_kwargs": attention, "return_dict": False}
+    named = {"joint_attention_kwargs": {"attention_mask": text.bias}, "return_dict": False}
     predicted: torch.Tensor = functional_call(transformer, weights or {}, inputs, named)[0]
     return predicted
 
@@ -178,11 +175,11 @@ def embed_ids(
     generator: torch.Generator,
 ) -> Text:
     """Embed captions as the pipeline does; one half of them as if beside no zeros, the other beside 256."""
-    outputs = [encoder(ids, output_hidden_states=True) for encoder in encoders]
+    outputs = [encoder(ids[:, :CONTEXT_LENGTH], output_hidden_states=True) for encoder in encoders]
     tokens = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
     pooled = torch.cat([output.text_embeds for output in outputs], dim=-1)
     zeros = torch.zeros(len(ids), 1, tokens.shape[-1])
-    bias = torch.zeros(len(ids), 1, 1, 64 + ids.shape[1] + 1)
+    bias = torch.zeros(len(ids), 1, 1, 64 + CONTEXT_LENGTH + 1)
     none = torch.rand(len(ids), generator=generator) < 0.5
     bias[:, 0, 0, -1] = torch.where(none, -1e4, math.log(ABSENT_TOKENS))
     return Text(torch.cat([tokens, zeros], dim=1), pooled, bias)
@@ -194,53 +191,93 @@ def standardize(data: Latents, vae: AutoencoderKL) -> tuple[Latents, Autoencoder
     shift, deviation = raw.mean().item(), raw.std().item()
     own = copy.deepcopy(vae)
     own.register_to_config(scaling_factor=1 / deviation, shift_factor=shift)
-    ids, complete_ids = (tokens[:, :CONTEXT_LENGTH] for tokens in (data.ids, data.complete_ids))
-    return replace(data, latents=(raw - shift) / deviation, ids=ids, complete_ids=complete_ids), own
+    return replace(data, latents=(raw - shift) / deviation), own
+
+
+class FirstTeacher:
+    """The first teacher's predictions as velocities on the line.
+
+    Its noisy images √ᾱ f + √(1 − ᾱ) noise, of latents f that are scaled otherwise, hold the same information as the
+    points of the line at the time of the same ratio of noise to data.
+    """
+
+    def __init__(self, pipeline: StableDiffusionPipeline, vae: AutoencoderKL) -> None:
+        self.pipeline = pipeline
+        own, first = vae.config, pipeline.vae.config
+        self.scale = first.scaling_factor / own.scaling_factor
+        self.offset = first.scaling_factor * own.shift_factor
+        self.alphas = noise_scheduler().alphas_cumprod
+        ratio = ((1 - self.alphas) / self.alphas).sqrt() / self.scale
+        self.times = ratio / (1 + ratio)
+        """The times at which it can be asked, one for each of its timesteps."""
+
+    def nearest(self, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return its timesteps nearest above the times, and whether the times are within its range."""
+        timesteps = torch.searchsorted(self.times, times).clamp(max=len(self.times) - 1)
+        return timesteps, (times >= self.times[0]) & (times <= self.times[-1])
+
+    @torch.no_grad()
+    def velocity(
+        self, timesteps: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Return (point − predicted data)/time at the times of its timesteps, for standardized latents."""
+        alpha = self.alphas[timesteps][:, None, None, None]
+        noisy = alpha.sqrt() * (self.scale * latents + self.offset) + (1 - alpha).sqrt() * noise
+        text = self.pipeline.text_encoder(ids)[0]
+        v = self.pipeline.unet(noisy, timesteps, encoder_hidden_states=text).sample
+        clean = (alpha.sqrt() * noisy - (1 - alpha).sqrt() * v - self.offset) / self.scale
+        times = self.times[timesteps]
+        return (mix(times, latents, noise) - clean) / times[:, None, None, None]
 
 
 def train_flow_teacher(
     data: Latents,
-    first: StableDiffusionPipeline,
+    vae: AutoencoderKL,
+    pipeline: StableDiffusionPipeline,
     directory: Path,
     reading: Recipe = READING,
-    composing: Recipe = COMPOSING,
+    following: Recipe = FOLLOWING,
     recipe: Recipe = RECIPE,
 ) -> FlowTeacher:
-    """Train to predict noise − data from standardized latents; one caption in ten is dropped.
+    """Train on standardized latents, of which `vae` is the scaling, with the first teacher's `pipeline`.
 
     Times are logit-normal around the shift (arXiv 2403.03206, section 3.1), one in five uniform; half of the captions
-    leave nothing open.
+    leave nothing open, and one in ten is dropped.
     """
     torch.manual_seed(recipe.seed)
-    teacher = FlowTeacher(first)
+    first = FirstTeacher(pipeline, vae)
+    pipeline.unet.to(memory_format=torch.channels_last)
+    teacher = FlowTeacher(pipeline)
     second = teacher.text_encoder_2.text_model.requires_grad_(True)
     learn_to_read(second, data, directory / "reading", reading)
     second.requires_grad_(False)
     for block in teacher.transformer.transformer_blocks:
         block.attn.set_processor(BiasedJointAttention())
     encoders = (teacher.text_encoder, teacher.text_encoder_2)
-    empty = tokenize(first.tokenizer, [""])[:, :CONTEXT_LENGTH]
+    empty = tokenize(pipeline.tokenizer, [""])
 
     def loss_of(
-        earliest: float, size: int, generator: torch.Generator, _: nn.Module
+        follow: bool, size: int, generator: torch.Generator, _: nn.Module
     ) -> tuple[torch.Tensor, dict[str, float]]:
         rows = torch.randint(len(data.latents), (size,), generator=generator)
-        uniform = torch.rand(size, generator=generator)
-        normal = torch.randn(size, generator=generator)
-        times = torch.where(torch.rand(size, generator=generator) < 0.2, uniform, shifted(normal.sigmoid()))
-        times = times if earliest == 0 else earliest + (1 - earliest) * uniform
-        noise = torch.randn((size, *data.latents.shape[1:]), generator=generator)
-        dice = torch.rand(size, 1, generator=generator)
-        ids = torch.where(dice < 0.5, data.ids[rows], data.complete_ids[rows])
-        dropped = torch.rand(size, 1, generator=generator) < CAPTION_DROPOUT
-        text = embed_ids(encoders, torch.where(dropped, empty, ids), generator)
-        predicted = teacher(mix(times, data.latents[rows], noise), times, text)
-        loss = (predicted - (noise - data.latents[rows])).square().mean()
-        return loss, {}
+        normal, uniform, dice = (draw(size, generator=generator) for draw in (torch.randn, torch.rand, torch.rand))
+        times = torch.where(dice < 0.2, uniform, shifted(normal.sigmoid()))
+        latents, noise = data.latents[rows], torch.randn((size, *data.latents.shape[1:]), generator=generator)
+        open_, dropped = (torch.rand(size, 1, generator=generator) < share for share in (0.5, CAPTION_DROPOUT))
+        ids = torch.where(dropped, empty, torch.where(open_, data.ids[rows], data.complete_ids[rows]))
+        target = noise - latents
+        if follow:
+            timesteps, within = first.nearest(times)
+            times = torch.where(within, first.times[timesteps], times)
+            predicted = first.velocity(timesteps, latents, noise, ids)
+            target = torch.where(within[:, None, None, None], predicted, target)
+        text = embed_ids(encoders, ids, generator)
+        error = (teacher(mix(times, latents, noise), times, text) - target).square().mean(dim=(1, 2, 3))
+        return error.mean(), {"median": error.median().item()}
 
-    composed = train(composing, teacher, partial(loss_of, COMPOSING_FROM), directory / "composing")
-    teacher.load_state_dict(composed.state_dict())
-    return train(recipe, teacher, partial(loss_of, 0.0), directory)  # type: ignore[return-value]
+    followed = train(following, teacher, partial(loss_of, True), directory / "following")
+    teacher.load_state_dict(followed.state_dict())
+    return train(recipe, teacher, partial(loss_of, False), directory)  # type: ignore[return-value]
 
 
 def flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
