@@ -6,9 +6,6 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from bench.mini.flow_tcd import FlowTCDScheduler
 
-POINT = torch.full((2, 1, 8, 8), 1.5, dtype=torch.float32)
-"""The data are one point, so that the velocity that leads there from x at level σ is (x − point)/σ."""
-
 
 def sample(scheduler: FlowMatchEulerDiscreteScheduler, sigmas: list[float], **step: object) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
@@ -38,9 +35,7 @@ def test_samples_lie_on_the_line_at_every_level(eta: float) -> None:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(1, 1, 400, 400, generator=generator)
     for t, level, after in zip(scheduler.timesteps, scheduler.sigmas, scheduler.sigmas[1:], strict=False):
-        step = scheduler.step((x - 1.5) / level, t, x, eta=eta, generator=generator)
-        x = step.prev_sample
-        torch.testing.assert_close(step.pred_original_sample, torch.full_like(x, 1.5), rtol=1e-4, atol=1e-4)
+        x = scheduler.step((x - 1.5) / level, t, x, eta=eta, generator=generator).prev_sample
         assert x.mean().item() == pytest.approx(1.5 * (1 - after.item()), abs=0.01)
         assert x.std().item() == pytest.approx(after.item(), rel=0.01, abs=1e-4)
     torch.testing.assert_close(x, torch.full_like(x, 1.5), rtol=1e-4, atol=1e-4)

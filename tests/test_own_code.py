@@ -80,6 +80,11 @@ def test_own_code_is_hashed_and_installed_code_is_not(cwd: Path) -> None:
         assert hash_own(target) is None
 
 
+def test_a_scheduler_of_bench_is_no_code_of_a_user() -> None:
+    """Else its cells would have other keys where tcd-bench is installed from its sources."""
+    assert hash_own("bench.mini.flow_tcd.FlowTCDScheduler") is None
+
+
 def test_plan_run_workers_and_conform_find_the_same_scheduler(
     cwd: Path, overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError
 
-PACKAGES = {"diffusers"}
-"""Packages that are not hashed: their versions are part of a cell's identity already."""
+PACKAGES = {"diffusers", "bench"}
+"""Packages that are not hashed: diffusers' version is part of a cell's identity already, and bench is no user's code."""
 
 
 def import_own(target: str, subject: str, example: str) -> Any:

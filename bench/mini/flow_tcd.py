@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.utils import BaseOutput
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 
-@dataclass
-class FlowTCDSchedulerOutput(BaseOutput):
-    """The next sample, and the predicted data."""
-
-    prev_sample: torch.Tensor
-    pred_original_sample: torch.Tensor
-
-
-class FlowTCDScheduler(FlowMatchEulerDiscreteScheduler):
+class FlowTCDScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # diffusers has no types
     """Strategic stochastic sampling (arXiv 2402.19159, section 4.3) on the line x_s = (1 − s) data + s noise.
 
     Each step jumps from σ to s = (1 − η) σ', where σ' is the next level, and takes new noise from s to σ'. With η = 0
@@ -43,7 +34,7 @@ class FlowTCDScheduler(FlowMatchEulerDiscreteScheduler):
             sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps).tolist()
         super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
 
-    def step(  # type: ignore[override]
+    def step(
         self,
         model_output: torch.Tensor,
         timestep: float | torch.Tensor,
@@ -51,7 +42,7 @@ class FlowTCDScheduler(FlowMatchEulerDiscreteScheduler):
         eta: float = 0.3,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
-    ) -> FlowTCDSchedulerOutput | tuple[torch.Tensor, ...]:
+    ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[torch.Tensor]:
         """Return the next sample, computed in float32, in the type of the model's output; η is between 0 and 1."""
         if not 0 <= eta <= 1:
             raise ValueError(f"eta is {eta}; give a number between 0 and 1")
@@ -67,5 +58,5 @@ class FlowTCDScheduler(FlowMatchEulerDiscreteScheduler):
             noise: Any = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
             following = kept * following + math.sqrt(after**2 - (kept * s) ** 2) * noise
         self._step_index += 1
-        following, data = following.to(model_output.dtype), data.to(model_output.dtype)
-        return FlowTCDSchedulerOutput(following, data) if return_dict else (following, data)
+        following = following.to(model_output.dtype)
+        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=following) if return_dict else (following,)

@@ -72,7 +72,7 @@ class BiasedJointAttention:
         attention_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         def heads(values: torch.Tensor, norm: nn.Module | None = None) -> torch.Tensor:
-            split = values.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            split = values.view(*values.shape[:2], attn.heads, -1).transpose(1, 2)
             return norm(split) if norm is not None else split
 
         image, text = hidden_states, encoder_hidden_states
@@ -82,7 +82,7 @@ class BiasedJointAttention:
         joint = functional.scaled_dot_product_attention(
             torch.cat(query, 2), torch.cat(key, 2), torch.cat(value, 2), attn_mask=attention_mask
         )
-        image, text = joint.transpose(1, 2).flatten(2).split([image.shape[1], text.shape[1]], dim=1)
+        image, text = torch.split(joint.transpose(1, 2).flatten(2), [image.shape[1], text.shape[1]], dim=1)
         return attn.to_out[0](image), text if attn.context_pre_only else attn.to_add_out(text)
 
 
