@@ -40,12 +40,12 @@ def trained(first: StableDiffusionPipeline, data: Latents, tmp_path_factory: pyt
     """A pipeline of one iteration of each phase, on disk; its transformer's last layer is not zero."""
     directory = tmp_path_factory.mktemp("flow")
     latents, vae = flow_teacher.standardize(data, first.vae)
-    recipes = (flow_teacher.READING, flow_teacher.FOLLOWING, flow_teacher.RECIPE)
+    recipes = (flow_teacher.SECOND_READING, flow_teacher.FOLLOWING, flow_teacher.RECIPE)
     short = [replace(recipe, iterations=1, batch_size=4) for recipe in recipes]
     teacher = flow_teacher.train_flow_teacher(latents, vae, first, directory, *short)
     again = flow_teacher.train_flow_teacher(latents, vae, first, directory, *short)
     assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), again.parameters(), strict=True)), "resumed"
-    pipeline = flow_teacher.assemble_pipeline(teacher, vae, first.tokenizer)
+    pipeline = flow_teacher.assemble_flow_pipeline(teacher, vae, first.tokenizer)
     for name, parameter in pipeline.transformer.named_parameters():
         if "norm" in name or name.startswith("proj_out"):
             torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
@@ -69,8 +69,8 @@ def test_the_first_teachers_text_encoder_and_autoencoder_are_taken_over(
     config = json.loads((trained / "vae" / "config.json").read_text())
     scaled = (data.latents / first.vae.config.scaling_factor - config["shift_factor"]) * config["scaling_factor"]
     assert (scaled.mean().item(), scaled.std().item()) == pytest.approx((0, 1), abs=1e-4)
-    assert pipeline.tokenizer.model_max_length == flow_teacher.CONTEXT_LENGTH
-    assert max(len(pipeline.tokenizer(text).input_ids) for text in CAPTIONS) < flow_teacher.CONTEXT_LENGTH
+    assert pipeline.tokenizer.model_max_length == flow_teacher.CAPTION_LENGTH
+    assert max(len(pipeline.tokenizer(text).input_ids) for text in CAPTIONS) < flow_teacher.CAPTION_LENGTH
 
 
 @pytest.mark.parametrize("zeros", [0, flow_teacher.ABSENT_TOKENS])

@@ -101,7 +101,7 @@ class Workshop:
         if not path.exists():
             data, vae = flow_teacher.standardize(self.latents(), self.vae())
             model = flow_teacher.train_flow_teacher(data, vae, self.teacher(), path.parent)
-            flow_teacher.assemble_pipeline(model, vae, self.tokenizer()).save_pretrained(path)
+            flow_teacher.assemble_flow_pipeline(model, vae, self.tokenizer()).save_pretrained(path)
         return StableDiffusion3Pipeline.from_pretrained(
             path, dtype=torch.float32, text_encoder_3=None, tokenizer_3=None
         )

@@ -17,7 +17,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import nn
 
-from bench.mini.training.distillation import HUBER, merge_adapter
+from bench.mini.training.distillation import GUIDANCE_SCALE, HUBER, RANK, merge_adapter
 from bench.mini.training.flow_teacher import BiasedJointAttention, Text, embed_ids, mix, shifted, velocity
 from bench.mini.training.loop import Recipe, train
 from bench.mini.training.teacher import Latents
@@ -25,11 +25,11 @@ from bench.mini.training.vocabulary import tokenize
 
 RECIPE = Recipe("flow tcd", iterations=1500, batch_size=32, peak_lr=8e-4, ema_decay=0.995, seed=11)
 NAME = "tcd"
-RANK = 32
 TEACHER_STEPS = 50
-GUIDANCE_SCALE = 3.0
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff.net.0.proj",
-           "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "norm1.linear", "proj_out"]  # fmt: skip
+FLOW_TARGETS = [
+    *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "norm1.linear", "proj_out"),
+]
 
 
 def distill_flow(
@@ -44,7 +44,7 @@ def distill_flow(
     for block in student.transformer_blocks:
         block.attn.set_processor(BiasedJointAttention())
     student.requires_grad_(False)
-    student.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS), adapter_name=NAME)
+    student.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=FLOW_TARGETS), adapter_name=NAME)
     student.disable_adapters()
     for name, parameter in student.named_parameters():
         parameter.requires_grad_("lora_" in name)

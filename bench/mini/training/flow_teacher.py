@@ -34,16 +34,15 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from bench.mini.training.loop import Recipe, train
-from bench.mini.training.teacher import Latents, learn_to_read, noise_scheduler
+from bench.mini.training.teacher import CAPTION_DROPOUT, Latents, learn_to_read, noise_scheduler
 from bench.mini.training.vocabulary import tokenize
 
-READING = Recipe("flow reading", iterations=400, batch_size=64, peak_lr=3e-3, ema_decay=0.95, warmup=0.1, seed=8)
+SECOND_READING = Recipe("flow reading", iterations=400, batch_size=64, peak_lr=3e-3, ema_decay=0.95, warmup=0.1, seed=8)
 FOLLOWING = Recipe("flow following", iterations=2800, batch_size=32, peak_lr=2e-3, ema_decay=0.998, seed=9)
 RECIPE = Recipe("flow teacher", iterations=500, batch_size=32, peak_lr=5e-4, ema_decay=0.998, seed=10)
-CAPTION_DROPOUT = 0.1
 WIDTH = 96
 SECOND_TEXT_WIDTH = 48
-CONTEXT_LENGTH = 20
+CAPTION_LENGTH = 20
 """Tokens of the longest caption of the world, with both ends."""
 ABSENT_TOKENS = 256
 """Zeros in place of T5's tokens: the pipeline's default."""
@@ -175,11 +174,11 @@ def embed_ids(
     generator: torch.Generator,
 ) -> Text:
     """Embed captions as the pipeline does; one half of them as if beside no zeros, the other beside 256."""
-    outputs = [encoder(ids[:, :CONTEXT_LENGTH], output_hidden_states=True) for encoder in encoders]
+    outputs = [encoder(ids[:, :CAPTION_LENGTH], output_hidden_states=True) for encoder in encoders]
     tokens = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
     pooled = torch.cat([output.text_embeds for output in outputs], dim=-1)
     zeros = torch.zeros(len(ids), 1, tokens.shape[-1])
-    bias = torch.zeros(len(ids), 1, 1, 64 + CONTEXT_LENGTH + 1)
+    bias = torch.zeros(len(ids), 1, 1, 64 + CAPTION_LENGTH + 1)
     none = torch.rand(len(ids), generator=generator) < 0.5
     bias[:, 0, 0, -1] = torch.where(none, -1e4, math.log(ABSENT_TOKENS))
     return Text(torch.cat([tokens, zeros], dim=1), pooled, bias)
@@ -235,7 +234,7 @@ def train_flow_teacher(
     vae: AutoencoderKL,
     pipeline: StableDiffusionPipeline,
     directory: Path,
-    reading: Recipe = READING,
+    reading: Recipe = SECOND_READING,
     following: Recipe = FOLLOWING,
     recipe: Recipe = RECIPE,
 ) -> FlowTeacher:
@@ -285,10 +284,12 @@ def flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=SHIFT)
 
 
-def assemble_pipeline(teacher: FlowTeacher, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusion3Pipeline:
+def assemble_flow_pipeline(
+    teacher: FlowTeacher, vae: AutoencoderKL, tokenizer: CLIPTokenizer
+) -> StableDiffusion3Pipeline:
     """Return the pipeline; `from_pretrained` loads it with `text_encoder_3=None, tokenizer_3=None`."""
     short = copy.deepcopy(tokenizer)
-    short.model_max_length = CONTEXT_LENGTH
+    short.model_max_length = CAPTION_LENGTH
     transformer = build_transformer(teacher.transformer.config.joint_attention_dim)
     transformer.load_state_dict(teacher.transformer.state_dict())  # with diffusers' own attention
     return StableDiffusion3Pipeline(
