@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from bench.conformance.curves import REVERSED, STRAIGHT, Curve, circle
 from bench.conformance.exponential import interpolation_weights
+from bench.conformance.flow_spacing import MU, matched, moved
 from bench.conformance.noise import Level, NoiseTable, alpha_bars, betas, level_of_alpha_bar, level_of_sigma
 from bench.conformance.spacing import distilled, orders_of_single_steps, spaced, spaced_before_the_end
 from bench.conformance.targets import GAUSSIAN, ITEM, MIXTURE, POINT, Gaussian, Mixture, data_and_noise, predictions
@@ -74,6 +76,55 @@ def test_an_unknown_prediction_type_is_refused() -> None:
         predictions(X, X, START, "flow_prediction")
     with pytest.raises(ValueError, match="flow"):
         data_and_noise(X, X, START, "flow_prediction")
+
+
+@pytest.mark.parametrize("curve", [STRAIGHT, REVERSED, circle(0.5)])
+@pytest.mark.parametrize("kind", ["flow_prediction", "epsilon", "sample"])
+def test_predictions_on_a_curve_are_read_back(curve: Curve, kind: str) -> None:
+    level = curve.level(0.3)
+    data = MIXTURE.expected_data(X, level)
+    read, noise = data_and_noise(predictions(data, X, level, kind), X, level, kind)
+    assert np.allclose(read, data)
+    assert np.allclose(level.a * read + level.b * noise, X)
+
+
+@pytest.mark.parametrize("curve", [STRAIGHT, REVERSED, circle(0.5)])
+def test_the_slopes_of_a_curve_are_the_derivatives_of_its_factors(curve: Curve) -> None:
+    u, step = 0.37, 1e-6
+    above, below, level = curve.level(u + step), curve.level(u - step), curve.level(u)
+    assert level.velocity == pytest.approx(((above.a - below.a) / 2 / step, (above.b - below.b) / 2 / step), abs=1e-8)
+
+
+@pytest.mark.parametrize("curve", [STRAIGHT, REVERSED, circle(0.5)])
+@pytest.mark.parametrize("target", [GAUSSIAN, MIXTURE])
+def test_the_velocity_of_a_target_is_the_derivative_of_its_flow(curve: Curve, target: Gaussian | Mixture) -> None:
+    u, step = 0.4, 1e-4
+    level = curve.level(u)
+    velocity = predictions(target.expected_data(X, level), X, level, "flow_prediction")
+    above, below = (target.flow(X, level, curve.level(u + d)) for d in (step, -step))
+    assert np.abs((above - below) / 2 / step - velocity).max() < 1e-5
+
+
+@pytest.mark.parametrize("target", [POINT, GAUSSIAN, MIXTURE])
+def test_pure_noise_says_nothing_of_the_data(target: Gaussian | Mixture) -> None:
+    """At sigma = 1 every state has the same expectation, the mean of the data, and the flow starts there."""
+    noise = STRAIGHT.level(1.0)
+    expected = target.expected_data(X, noise)
+    assert np.allclose(expected, expected[:1], atol=1e-12)
+    near = target.flow(X, STRAIGHT.level(1 - 1e-9), STRAIGHT.level(0.0))
+    assert np.abs(target.flow(X, noise, STRAIGHT.level(0.0)) - near).max() < 1e-7
+
+
+def test_shifts_compose_and_keep_their_ends() -> None:
+    u = np.linspace(0, 1, 9)
+    assert np.allclose(moved(moved(u, 3.0), 2.0), moved(u, 6.0))
+    assert list(moved(np.array([0.0, 1.0]), 3.0)) == [0, 1]
+    dynamic = {"use_dynamic_shifting": True, "num_train_timesteps": 1000}
+    assert np.allclose(
+        matched({**dynamic, "time_shift_type": "linear"}, 7), matched({"num_train_timesteps": 1000, "shift": MU}, 7)
+    )
+    stretched = matched({"num_train_timesteps": 1000, "shift": 3.0, "shift_terminal": 0.2}, 7)
+    assert (stretched[0], stretched[-1]) == pytest.approx((1.0, 0.2))
 
 
 def test_noise_tables_have_the_values_that_their_papers_give() -> None:

@@ -32,7 +32,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The cause of known deviations: a pattern of check and setting, an explanation, and a minimal reproduction."""
+    """The cause of known deviations: a pattern of check and setting, an explanation, and a minimal reproduction.
+
+    `issues` are numbers of issues or pull requests of the library's repository that are about it.
+    """
 
     name: str
     schedulers: tuple[str, ...]
@@ -41,6 +44,7 @@ class Cause:
     explanation: str
     kind: str = "defect"
     reproduction: str = ""
+    issues: tuple[int, ...] = ()
 
     def fits(self, scheduler: str, finding: Finding) -> bool:
         """Whether this cause explains a finding of a scheduler class."""
@@ -109,7 +113,7 @@ def load_causes(directory: Path) -> tuple[Cause, ...]:
         return ()
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     return tuple(
-        Cause(**{**entry, "schedulers": tuple(entry.get("schedulers", ())), "checks": tuple(entry["checks"])})
+        Cause(**{**entry, **{name: tuple(entry.get(name, ())) for name in ("schedulers", "checks", "issues")}})
         for entry in entries
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 
 from bench.conformance.checks_steps import ROUNDINGS, place, run_case
+from bench.conformance.curves import Curve
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Refusal, Subject, step_arguments
 from bench.conformance.targets import GAUSSIAN
-from bench.conformance.trace import TracedRun
+from bench.conformance.trace import TracedRun, scaled_input
 
 CLEAR = (ValueError, AssertionError, TypeError, IndexError, NotImplementedError)
 HALF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -23,14 +25,19 @@ HALF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-1
 def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
     """Check that eta outside [0, 1], timesteps that do not fall, and more steps than timesteps are refused."""
     trained = int(subject.config["num_train_timesteps"])
+    curve = subject.curve()
     most = int(subject.config.get("original_inference_steps", trained))
 
-    attempts: dict[str, Callable[[], Any]] = {f"{most + 1} steps": lambda: subject.fresh().set_timesteps(most + 1)}
+    attempts: dict[str, Callable[[], Any]] = {}
+    if curve is None:
+        attempts[f"{most + 1} steps"] = lambda: subject.fresh().set_timesteps(most + 1)
     if subject.has_eta:
         for eta in (-0.1, 1.1):
             run = TracedRun(arguments={"eta": eta})
             attempts[f"eta {eta}"] = lambda run=run: subject.prepare(4).run(GAUSSIAN, run)  # type: ignore[misc]
-    if "timesteps" in subject.set_parameters:
+    if curve is not None:
+        attempts |= _attempts_on_curve(subject, curve, trained)
+    elif "timesteps" in subject.set_parameters:
         attempts["timesteps [500, 700]"] = lambda: subject.fresh().set_timesteps(timesteps=[500, 700])
         attempts["timesteps [700, 700]"] = lambda: subject.fresh().set_timesteps(timesteps=[700, 700])
         attempts[f"timesteps [{trained}]"] = lambda: subject.fresh().set_timesteps(timesteps=[trained, 5])
@@ -45,6 +52,24 @@ def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
             got = "accepted"
         words = "Invalid input must be refused with an error that names it."
         yield Finding("refusal", f"{setting}, {name}", "ValueError or the like", got, words)
+
+
+def _attempts_on_curve(subject: Subject, curve: Curve, trained: int) -> dict[str, Callable[[], Any]]:
+    """Return calls of set_timesteps with levels that do not fall, lie off the curve, or lack the amount of a shift."""
+    unit, rows = (float(trained), ((0.5, 0.7), (0.7, 0.7), (1.25, 0.5))) if curve.counted else (1.0, _BAD_TIMES)
+    attempts: dict[str, Callable[[], Any]] = {}
+    for name, scale in (("timesteps", unit), ("sigmas", 1.0)):
+        for row in rows if name in subject.set_parameters else ():
+            given = [value * scale for value in row]
+            needed = subject.schedule_arguments(len(row) if curve.counted else len(row) - 1, subject.config, name)
+            label = ", ".join(f"{value:g}" for value in given)
+            attempts[f"{name} [{label}]"] = partial(subject.fresh().set_timesteps, **{**needed, name: given})
+    if "mu" in subject.set_parameters and "use_dynamic_shifting" in subject.parameters:
+        attempts["a dynamic shift without mu"] = lambda: subject.fresh({"use_dynamic_shifting": True}).set_timesteps(4)
+    return attempts
+
+
+_BAD_TIMES = ((0.5, 0.7, 0.0), (0.7, 0.7, 0.0), (2.5, 0.5, 0.0))
 
 
 def check_round_trip(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
@@ -93,9 +118,9 @@ def check_precision(subject: Subject, setting: str, steps: int, eta: float | Non
             arguments["generator"] = torch.Generator().manual_seed(0)
         name = str(dtype).removeprefix("torch.")
         history = 0.0
-        for call, timestep in zip(exact.calls, case.scheduler.timesteps, strict=True):
+        for call, timestep in zip(exact.calls, case.timesteps, strict=True):
             state, output = (torch.from_numpy(x).to(dtype) for x in (call.state, call.output))
-            case.scheduler.scale_model_input(state, timestep)
+            scaled_input(case.scheduler, state, timestep)
             result = case.scheduler.step(output, timestep, state, **arguments).prev_sample
             where = ((f"{name}, {place(steps, eta)}", math.inf),)
             if result.dtype != dtype:

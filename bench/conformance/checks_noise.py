@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,19 +10,24 @@ import torch
 
 from bench.conformance.checks_steps import place
 from bench.conformance.report import Finding
-from bench.conformance.subject import Subject, step_arguments
+from bench.conformance.subject import Case, Subject, step_arguments
 from bench.conformance.targets import GAUSSIAN
 from bench.conformance.trace import TracedRun
 
 
-def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
+def check_noise(
+    subject: Subject, setting: str, steps: int, eta: float | None, overrides: Mapping[str, Any] | None = None
+) -> Iterator[Finding]:
     """Check for stray draws, draws of a deterministic run, repeatability by seed, and use of the global generator."""
     where = ((place(steps, eta), np.inf),)
     arguments = step_arguments(subject, eta)
     before = torch.random.get_rng_state().clone()
-    runs = [subject.prepare(steps).run(GAUSSIAN, TracedRun(arguments=arguments, seed=seed)) for seed in (0, 0, 1)]
+    config = {**subject.config, **(overrides or {})}
+    runs = [
+        subject.prepare(steps, overrides).run(GAUSSIAN, TracedRun(arguments=arguments, seed=seed)) for seed in (0, 0, 1)
+    ]
     known = subject.family is not None
-    stochastic = subject.family is not None and subject.family.stochastic(subject.config, eta or 0.0)
+    stochastic = subject.family is not None and subject.family.stochastic(config, eta or 0.0)
     stray = [call.index for call in runs[0].calls if call.stray_draws]
     if stray or not torch.equal(before, torch.random.get_rng_state()):
         words = "Noise is drawn from another source than the given generator; a seed does not reproduce its image."
@@ -44,19 +49,27 @@ def check_noise(subject: Subject, setting: str, steps: int, eta: float | None) -
         yield Finding("repeatability", setting, "no effect of the seed", "other states", words, where)
 
 
-def check_generators(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
+def check_generators(
+    subject: Subject, setting: str, steps: int, eta: float | None, overrides: Mapping[str, Any] | None = None
+) -> Iterator[Finding]:
     """Check that a list of generators, one per image, as pipelines pass it, gives each image its own noise."""
-    stochastic = subject.family is not None and subject.family.stochastic(subject.config, eta or 0.0)
+    config = {**subject.config, **(overrides or {})}
+    stochastic = subject.family is not None and subject.family.stochastic(config, eta or 0.0)
     if not stochastic or "generator" not in subject.step_parameters:
         return
-    both = _with_generators(subject, steps, eta, [11, 12])
-    alone = np.concatenate([_with_generators(subject, steps, eta, [seed], row) for row, seed in enumerate((11, 12))])
+    both = _with_generators(subject.prepare(steps, overrides), subject, eta, [11, 12])
+    alone = np.concatenate(
+        [
+            _with_generators(subject.prepare(steps, overrides), subject, eta, [seed], row)
+            for row, seed in ((0, 11), (1, 12))
+        ]
+    )
     if not np.allclose(both, alone, rtol=1e-6, atol=1e-6):
         words, got = "An image's noise depends on what else is in its batch.", f"{np.abs(both - alone).max():.3g} apart"
         yield Finding("batch", setting, "each image as alone", got, words, ((place(steps, eta), np.inf),))
 
 
-def _with_generators(subject: Subject, steps: int, eta: float | None, seeds: list[int], row: int = 0) -> Any:
+def _with_generators(case: Case, subject: Subject, eta: float | None, seeds: list[int], row: int = 0) -> Any:
     generators: Any = [torch.Generator().manual_seed(seed) for seed in seeds]
     arguments = {**step_arguments(subject, eta), "generator": generators if len(seeds) > 1 else generators[0]}
-    return list(subject.prepare(steps).states(arguments, rows=slice(row, row + len(seeds))))[-1]
+    return list(case.states(arguments, rows=slice(row, row + len(seeds))))[-1]

@@ -87,7 +87,7 @@ def compare_steps(
         scaled = call.state * level.a if case.rescaled else call.state
         off = float(np.abs(call.model_input - scaled).max())
         if not off <= allowance(1 + float(np.abs(scaled).max())):
-            words = f"In call {call.index} the model input is not of the form a x0 + b noise with a² + b² = 1."
+            words = f"In call {call.index} the model input is not of the form a x0 + b noise of its level."
             got = f"{call.model_input.flat[0]:.8g}"
             yield Finding("model input", setting, f"{scaled.flat[0]:.8g}", got, words, ((where, np.inf),))
             return
@@ -141,7 +141,8 @@ def check_landing(
     if case.family is None or not case.family.exact_on_point(case.config):
         return
     trace = run_case(subject, case, eta, POINT)
-    if case.family.calls_per_step > 1 or case.family.timesteps is None:
+    method = None if case.path.curve is None else case.method(eta)
+    if case.family.calls_per_step > 1 or (case.family.timesteps is None and case.path.curve is None):
         yield from _final_landing(case, trace, setting, place(steps, eta))
         return
     for call in trace.calls:
@@ -154,7 +155,11 @@ def check_landing(
         off = float(np.abs(design @ weights - after.ravel()).max())
         # a value that an earlier call computed from epsilon carries that call's rounding, amplified by 1 / a
         smallest = min(level.a for level in case.path.levels[: call.index + 1])
-        limit = allowance(float(1 + np.abs(call.state).max()) * max(1.0, there.a / max(smallest, 1e-6)))
+        growth = max(1.0, there.a / max(smallest, 1e-6)) if case.path.curve is None else 1.0
+        size = float(1 + np.abs(call.state).max()) * growth
+        if method is not None:
+            size += method.advance(call.index, call.state, call.output).size
+        limit = allowance(size)
         gap = max(off, abs(spread - there.b))
         if not gap <= limit:
             words = f"Call {call.index} (timestep {call.timestep:g}) does not land on the level of the next timestep."

@@ -10,12 +10,13 @@ from itertools import islice
 import numpy as np
 import torch
 
+from bench.conformance.checks_noising import noised, noising_of
 from bench.conformance.checks_steps import check_steps, compare_steps, place, run_case
 from bench.conformance.noise import Array
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Refusal, Subject, step_arguments
 from bench.conformance.targets import GAUSSIAN
-from bench.conformance.trace import TracedRun, to_numpy
+from bench.conformance.trace import TracedRun, scaled_input, to_numpy
 
 _STEPS = 6
 
@@ -31,15 +32,21 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
         generator = {"generator": torch.Generator().manual_seed(3)} if draw else {}
         return case.states({**arguments, **generator}, begin)
 
-    def used(steps: int = _STEPS, calls: int | None = None) -> Case:
-        """Return a case whose scheduler was used before: for a run of so many steps, or its first calls."""
+    def used(steps: int = _STEPS, calls: int | None = None, begin: int = 0) -> Case:
+        """Return a case whose scheduler was used before: for a run of so many steps, or a part of it."""
         case = made(steps)
-        list(islice(run(case), calls))
+        list(islice(run(case, begin), calls))
         return subject.prepare(_STEPS, scheduler=case.scheduler)
 
     def beside_another() -> Array:
         other = run(made(_STEPS + 2))
         return [state for state, _ in zip(run(made()), other, strict=False)][-1]
+
+    def after_noising() -> Array:
+        case = made()
+        data = torch.from_numpy(case.start(GAUSSIAN))
+        noised(case.scheduler, data, data, case.scheduler.timesteps[2:3])
+        return list(run(case))[-1]
 
     def copied() -> Array:
         case = made()
@@ -52,8 +59,13 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
         "used again after another step count": lambda: list(run(used(_STEPS + 1)))[-1],
         "used again after an interrupted run": lambda: list(run(used(calls=_STEPS // 2)))[-1],
         "run beside another object": beside_another,
+        "used after noising": after_noising,
         "deep copy": copied,
     }
+    if hasattr(subject.base, "set_begin_index"):
+        ways["used again after a run from the middle"] = lambda: list(run(used(begin=2)))[-1]
+    if noising_of(subject.base) is None:
+        del ways["used after noising"]
     wanted = list(run(made()))[-1]
     gaps = {name: _gap(way, wanted) for name, way in ways.items()}
     if hasattr(subject.base, "set_begin_index"):
@@ -83,8 +95,9 @@ def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[F
     if not stochastic:
         case = subject.prepare(_STEPS)
         start, model = case.start(GAUSSIAN), case.model(GAUSSIAN)
-        whole = TracedRun(arguments=quiet).sample(case.scheduler, model, start).final
-        single = TracedRun(arguments=quiet).sample(subject.prepare(_STEPS).scheduler, model, start[1:2]).final
+        calls, other = len(case.path.timesteps), subject.prepare(_STEPS).scheduler
+        whole = TracedRun(arguments=quiet).sample(case.scheduler, model, start, calls).final
+        single = TracedRun(arguments=quiet).sample(other, model, start[1:2], calls).final
         gap = float(np.abs(whole[1:2] - single).max())
         if not gap <= 1e-6 * max(1.0, float(np.abs(whole).max())):
             words = "An image depends on the other images of its batch."
@@ -96,7 +109,7 @@ def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[F
         yield Finding("return value", setting, "equal results", "other states", words, where)
     case = subject.prepare(_STEPS)
     state, timestep = torch.from_numpy(case.start(GAUSSIAN)), case.scheduler.timesteps[0]
-    seen = case.scheduler.scale_model_input(state, timestep)
+    seen = scaled_input(case.scheduler, state, timestep)
     output = torch.from_numpy(case.model(GAUSSIAN)(to_numpy(seen), 0, float(timestep)))
     kept = state.clone(), output.clone()
     case.scheduler.step(output, timestep, state, **arguments)
@@ -109,7 +122,7 @@ def check_device(subject: Subject, setting: str) -> Iterator[Finding]:
     """Check that the timesteps are on the requested device; the meta device, which has no memory, represents any."""
     scheduler = subject.fresh()
     try:
-        scheduler.set_timesteps(_STEPS, device=torch.device("meta"))
+        scheduler.set_timesteps(**subject.schedule_arguments(_STEPS, subject.config), device=torch.device("meta"))
     except NotImplementedError:  # the class copies its sigmas back, which the meta device cannot do
         return
     if scheduler.timesteps.device.type != "meta":
@@ -133,7 +146,7 @@ def check_slices(subject: Subject, setting: str, eta: float | None) -> Iterator[
 def check_schedule_arguments(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
     """Check set_timesteps(timesteps=…), strength and original_inference_steps, as far as the class takes them."""
     has, family = subject.set_parameters, subject.family
-    if family is None or family.method is None or family.calls_per_step > 1:
+    if family is None or family.method is None or family.calls_per_step > 1 or subject.curve() is not None:
         return
     if "timesteps" in has:
         given = [999, 787, 500, 263, 140, 77]
@@ -165,53 +178,3 @@ def check_schedule_arguments(subject: Subject, setting: str, eta: float | None) 
                 words = "The argument of set_timesteps and the setting of the same name give different grids."
                 label = f"{setting}, set_timesteps(original_inference_steps={original})"
                 yield Finding("original steps", label, str(wanted), str(got), words)
-
-
-def check_add_noise(subject: Subject, setting: str) -> Iterator[Finding]:
-    """Check that add_noise gives a x0 + b noise of its timestep, before a run, from a begin index and half way."""
-    if not hasattr(subject.base, "add_noise"):
-        return
-    rng = np.random.default_rng(5)
-    x0, noise = rng.standard_normal((2, 3, 3, 2, 2))
-    for name in ("before a run", "from a begin index", "half way"):
-        case = subject.prepare(_STEPS)
-        if name != "before a run" and not hasattr(case.scheduler, "set_begin_index"):
-            continue
-        rows = [0, 2, 4] if subject.family is None or subject.family.calls_per_step == 1 else [0, 0, 0]
-        if name != "before a run":
-            rows = [2, 2, 2]
-            case.scheduler.set_begin_index(2 if name == "from a begin index" else 0)
-        if name == "half way":
-            run = case.states(step_arguments(subject, 0.0))
-            next(run), next(run)
-        chosen = case.scheduler.timesteps[rows]
-        got = to_numpy(case.scheduler.add_noise(torch.from_numpy(x0), torch.from_numpy(noise), chosen))
-        half = case.scheduler.add_noise(torch.from_numpy(x0).half(), torch.from_numpy(noise).half(), chosen)
-        if half.dtype != torch.float16:
-            words = "add_noise returns a dtype other than that of the data, which the next model call does not expect."
-            yield Finding("dtype", f"{setting}, add_noise {name}", "torch.float16", str(half.dtype), words)
-        for row, index in enumerate(rows):
-            level = case.level(index)
-            wanted = level.a * x0[row] + level.b * noise[row]
-            gap = float(np.abs(got[row] - wanted).max())
-            if not gap <= 64 * 2**-24 * (1 + level.b) * 4:
-                words = f"At timestep {float(chosen[row]):g} noise is added with factors other than the marginal's."
-                expected = f"{wanted.flat[0]:.8g}"
-                yield Finding("add_noise", f"{setting}, {name}", expected, f"{got[row].flat[0]:.8g}", words)
-                break
-        if hasattr(case.scheduler, "get_velocity") and name == "before a run":
-            yield from _check_velocity(case, setting, x0, noise, rows)
-
-
-def _check_velocity(case: Case, setting: str, x0: Array, noise: Array, rows: list[int]) -> Iterator[Finding]:
-    """Check v = a noise - b x0 (Salimans and Ho 2022, appendix D)."""
-    chosen = case.scheduler.timesteps[rows]
-    got = to_numpy(case.scheduler.get_velocity(torch.from_numpy(x0), torch.from_numpy(noise), chosen))
-    for row, index in enumerate(rows):
-        level = case.path.levels[index]
-        wanted = level.a * noise[row] - level.b * x0[row]
-        if not np.abs(got[row] - wanted).max() <= 256 * 2**-24 * 4:
-            words = f"At timestep {float(chosen[row]):g} the velocity is not a noise - b x0."
-            expected = f"{wanted.flat[0]:.8g}"
-            yield Finding("get_velocity", setting, expected, f"{got[row].flat[0]:.8g}", words)
-            return

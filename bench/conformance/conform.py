@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.conformance import checks_convergence, checks_limits, checks_noise, checks_schedule, checks_use
+from bench.conformance import (
+    checks_convergence,
+    checks_flow,
+    checks_limits,
+    checks_noise,
+    checks_noising,
+    checks_schedule,
+    checks_use,
+)
 from bench.conformance.checks_steps import check_landing, check_steps
 from bench.conformance.fingerprints import fingerprints
 from bench.conformance.report import ConformanceReport, Finding, Order, merge
@@ -121,12 +129,16 @@ def _check_base(subject: Subject, tally: _Tally) -> None:
     base = "as configured"
     some: tuple[float | None, ...] = (0.0, 0.3, 1.0) if subject.has_eta else (None,)
     tally.add("noise table", checks_schedule.check_table(subject, base), base)
-    tally.add("timesteps", checks_schedule.check_timesteps(subject, base), base)
+    if subject.curve() is None:
+        tally.add("timesteps", checks_schedule.check_timesteps(subject, base), base)
+    else:
+        tally.add("set_shift", checks_flow.check_set_shift(subject, base), base)
     for steps in _COUNTS:
         for eta in ETAS if subject.has_eta and steps in (4, 5) else some:
             tally.add("step", check_steps(subject, base, steps, eta), base)
     for steps in LANDING:
-        _check_levels(subject, tally, base, steps, None)
+        if subject.curve() is None or steps == LANDING[0]:
+            _check_levels(subject, tally, base, steps, None, set())
         for eta in some:
             tally.add("landing", check_landing(subject, base, steps, eta), base)
     tally.add("step", check_steps(subject, base, 8, some[-1], target=MIXTURE), base)
@@ -140,23 +152,34 @@ def _check_base(subject: Subject, tally: _Tally) -> None:
     tally.add("return value", checks_use.check_calls(subject, base, last), base)
     tally.add("schedule arguments", checks_use.check_schedule_arguments(subject, base, last), base)
     tally.add("device", checks_use.check_device(subject, base), base)
-    tally.add("add_noise", checks_use.check_add_noise(subject, base), base)
+    tally.add("add_noise", checks_noising.check_noising(subject, base), base)
     tally.add("refusals", checks_limits.check_refusals(subject, base), base)
     tally.add("round trip", checks_limits.check_round_trip(subject, base, some[0]), base)
     tally.add("precision", checks_limits.check_precision(subject, base, 8, some[0]), base)
 
 
 def _check_levels(
-    subject: Subject, tally: _Tally, label: str, steps: int, overrides: Mapping[str, Any] | None
+    subject: Subject, tally: _Tally, label: str, steps: int, overrides: Mapping[str, Any] | None, changed: set[str]
 ) -> Case | None:
     try:
         case = subject.prepare(steps, overrides)
     except Refusal as refusal:
         tally.refused[f"{label}: {refusal}"] = None
         return None
-    tally.add("levels", checks_schedule.check_levels(subject, label, case), label)
-    tally.add("initial noise", checks_schedule.check_initial_noise(subject, label, case), label)
-    return case
+    curve = case.path.curve
+    if curve is None:
+        tally.add("levels", checks_schedule.check_levels(subject, label, case), label)
+        tally.add("initial noise", checks_schedule.check_initial_noise(subject, label, case), label)
+        return case
+    if changed <= checks_flow.SPACING:
+        tally.add("training levels", checks_flow.check_own_table(subject, label, overrides), label)
+        eta = 0.0 if subject.has_eta else None
+        tally.add("given levels", checks_flow.check_given(subject, label, eta, overrides), label)
+        counts = checks_flow.ALL if overrides is None else checks_flow.SOME
+        tally.add("spacing", checks_flow.check_spacing(subject, label, overrides, counts), label)
+        if overrides and all(curve.holds(u) for u in case.path.positions):
+            tally.add("scale_noise", checks_noising.check_noising(subject, label, overrides), label)
+    return case if all(curve.holds(u) for u in case.path.positions) else None
 
 
 SCHEDULE = {"timestep_spacing", "num_train_timesteps", "original_inference_steps", "steps_offset"}
@@ -166,18 +189,25 @@ TABLE = {"beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "trai
 def _check_variation(subject: Subject, tally: _Tally, variation: Variation) -> None:
     label, overrides = variation.label, variation.overrides
     eta = 0.3 if subject.has_eta else None
-    if _check_levels(subject, tally, label, 6, overrides) is None:
+    if _check_levels(subject, tally, label, 6, overrides, set(variation.changed)) is None:
         return
-    if TABLE & set(variation.changed):
+    if TABLE & set(variation.changed) and subject.curve() is None:
         tally.add("noise table", checks_schedule.check_table(subject, label, overrides), label)
-    if SCHEDULE & set(variation.changed):
+    if SCHEDULE & set(variation.changed) and subject.curve() is None:
         tally.add("timesteps", checks_schedule.check_timesteps(subject, label, overrides), label)
     few = COMBINED if len(variation.changed) > 1 else FEW
     for steps in (*few, 14, 15) if "lower_order_final" in overrides else few:
         tally.add("step", check_steps(subject, label, steps, eta, overrides), label)
     if len(variation.changed) == 1 and not {"clip_sample", "thresholding"} & set(overrides):
         tally.add("landing", check_landing(subject, label, 5, eta, overrides), label)
+    if _draws(subject, overrides) and not _draws(subject, {}) and f"{label}: " not in "\n".join(tally.refused):
+        tally.add("noise", checks_noise.check_noise(subject, label, 4, eta, overrides), label)
+        tally.add("batch", checks_noise.check_generators(subject, label, 4, eta, overrides), label)
     tally.add("setting ignored", check_effect(subject, variation, eta), label)
+
+
+def _draws(subject: Subject, overrides: Mapping[str, Any]) -> bool:
+    return subject.family is not None and subject.family.stochastic({**subject.config, **overrides}, 0.0)
 
 
 def tested_versions() -> dict[str, str]:

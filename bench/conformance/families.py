@@ -1,13 +1,15 @@
-"""The claims of each known scheduler class: published method, timesteps, last level, and order."""
+"""The claims of each known scheduler class: published method, timesteps or levels, last level, and order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.conformance import spacing
+from bench.conformance import flow_spacing, spacing
+from bench.conformance.curves import REVERSED, STRAIGHT, Curve, circle
 from bench.conformance.exponential import Deis, Multistep, Singlestep, UniPc
+from bench.conformance.flow_methods import FlowEuler, FlowHeun, Renoise
 from bench.conformance.noise import Array, Level, NoiseTable
 from bench.conformance.published import Ddim, Ddpm, Euler, EulerAncestral, Heun, Lcm, PublishedMethod, Tcd
 
@@ -42,12 +44,49 @@ def everywhere(config: Config) -> bool:
 
 
 @dataclass(frozen=True)
+class Flow:
+    """How a class steps on a curve; `curve` returns None where the settings put it on a noise table.
+
+    `positions` returns the levels of the calls and `ends` those on which a run may end, both as the curve's parameter;
+    `shifted_ends` the levels of a known fault. `arguments` returns what `set_timesteps` needs beside a step count.
+    """
+
+    curve: Callable[[Config], Curve | None]
+    positions: Callable[[Config, int, Array | None], Array]
+    ends: Callable[[Config], tuple[float, ...]] = flow_spacing.ends
+    shifted_ends: Callable[[Config, int, Array | None], Array] | None = None
+    arguments: Callable[[Config, int, bool], Mapping[str, Any]] = lambda *_: {}
+
+
+def straight(config: Config) -> Curve:
+    """Return the straight line, in the direction in which the settings count it."""
+    return REVERSED if config.get("invert_sigmas") else STRAIGHT
+
+
+def straight_if_told(config: Config) -> Curve | None:
+    """Return the straight line for a solver of noise tables that is set to flow sigmas."""
+    return STRAIGHT if config.get("use_flow_sigmas") else None
+
+
+def amount_of_shift(config: Config, steps: int, given: bool) -> Mapping[str, Any]:
+    """Return mu where the shift is dynamic."""
+    return {"mu": flow_spacing.MU} if config.get("use_dynamic_shifting") else {}
+
+
+def times_on_circle(config: Config, steps: int, given: bool) -> Mapping[str, Any]:
+    """Return what goes with SCM's two-step schedule, another number of steps, or given times."""
+    if given:
+        return {"num_inference_steps": steps, "max_timesteps": None, "intermediate_timesteps": None}
+    return {} if steps == 2 else {"intermediate_timesteps": None}
+
+
+@dataclass(frozen=True)
 class Family:
     """The claims of one class. `method` is None where no published form is written here; general checks still apply.
 
     `declared_order` is None where the setting `solver_order` declares it. `draws` tells which runs draw noise: never,
-    always, those with an `eta` above 0, or the `sde` forms of an algorithm. `exact_on_point`: given the true x0, every
-    step lands exactly on the next noise level.
+    always, those with an `eta` above 0, the `sde` forms of an algorithm, or those with a setting of that name.
+    `exact_on_point`: given the true x0, every step lands exactly on the next noise level.
     """
 
     name: str
@@ -58,6 +97,8 @@ class Family:
     draws: str = "never"
     exact_on_point: Callable[[Config], bool] = everywhere
     calls_per_step: int = 1
+    flow: Flow | None = None
+    defaults: Config = field(default_factory=dict)  # what a class without the setting does
 
     def order(self, config: Config) -> int:
         """Return the convergence order that the class claims at these settings."""
@@ -66,7 +107,8 @@ class Family:
     def stochastic(self, config: Config, eta: float) -> bool:
         """Whether a run draws noise, from the settings and eta."""
         sde = str(config.get("algorithm_type", "")).startswith("sde")
-        return {"never": False, "always": True, "eta": eta > 0, "sde": sde}[self.draws]
+        known = {"never": False, "always": True, "eta": eta > 0, "sde": sde}
+        return known[self.draws] if self.draws in known else bool(config.get(self.draws))
 
 
 def keeps_data(config: Config) -> bool:
@@ -86,6 +128,16 @@ def by_posterior(config: Config) -> bool:
     return str(config["variance_type"]).startswith("fixed_small")
 
 
+SOLVED = Flow(straight_if_told, flow_spacing.solved, arguments=amount_of_shift)
+SOLVED_FROM_NOISE = replace(SOLVED, positions=flow_spacing.solved_from_noise)
+SOLVED_NEAR_DATA = replace(SOLVED, ends=flow_spacing.ends_near_data)
+MATCHED: dict[str, Any] = {
+    "flow": Flow(
+        *(straight, flow_spacing.matched, flow_spacing.ends, flow_spacing.matched_with_shifted_ends, amount_of_shift)
+    ),
+    "defaults": {"prediction_type": "flow_prediction"},
+}
+
 FAMILIES = {
     family.name: family
     for family in (
@@ -98,19 +150,37 @@ FAMILIES = {
         Family("EulerAncestralDiscreteScheduler", EulerAncestral, spacing.spaced, ends_clean, 1, "always"),
         Family("HeunDiscreteScheduler", Heun, spacing.twice_but_the_first, ends_clean, 2, calls_per_step=2),
         *(
-            Family(name, method, spacing.spaced_before_the_end, end, None, "sde", keeps_data)
-            for name, method, end in (
-                ("DPMSolverSinglestepScheduler", Singlestep, ends_by_sigma),
-                ("DPMSolverMultistepScheduler", Multistep, ends_by_sigma),
-                ("UniPCMultistepScheduler", UniPc, ends_by_sigma),
-                ("DEISMultistepScheduler", Deis, ends_at_zero),
+            Family(name, method, spacing.spaced_before_the_end, end, None, "sde", keeps_data, flow=flow)
+            for name, method, end, flow in (
+                ("DPMSolverSinglestepScheduler", Singlestep, ends_by_sigma, SOLVED),
+                ("DPMSolverMultistepScheduler", Multistep, ends_by_sigma, SOLVED),
+                ("UniPCMultistepScheduler", UniPc, ends_by_sigma, SOLVED_FROM_NOISE),
+                ("DEISMultistepScheduler", Deis, ends_at_zero, SOLVED_NEAR_DATA),
             )
         ),
         Family("PNDMScheduler", None, None, ends_by_alpha),
         Family("LMSDiscreteScheduler", None, spacing.spaced, ends_clean, 2),
         Family("KDPM2DiscreteScheduler", None, None, ends_clean, 2, calls_per_step=2),
         Family("KDPM2AncestralDiscreteScheduler", None, None, ends_clean, 1, "always", calls_per_step=2),
-        Family("SASolverScheduler", None, spacing.spaced_before_the_end, ends_at_zero, 2, "always"),
+        Family(
+            *("SASolverScheduler", None, spacing.spaced_before_the_end, ends_at_zero, 2, "always"),
+            flow=SOLVED_NEAR_DATA,
+        ),
+        Family(
+            *("FlowMatchEulerDiscreteScheduler", FlowEuler, None, ends_clean, 1, "stochastic_sampling"),
+            **MATCHED,
+        ),
+        Family("FlowMatchHeunDiscreteScheduler", FlowHeun, None, ends_clean, 2, calls_per_step=2, **MATCHED),
+        Family("FlowMatchLCMScheduler", Renoise, None, ends_clean, 1, "always", **MATCHED),
+        Family(
+            *("SCMScheduler", Renoise, None, ends_clean, 1, "always"),
+            flow=Flow(
+                lambda config: circle(float(config["sigma_data"])),
+                flow_spacing.on_circle,
+                lambda _: (0.0,),
+                arguments=times_on_circle,
+            ),
+        ),
     )
 }
 

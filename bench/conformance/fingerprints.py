@@ -53,9 +53,11 @@ def _chosen(subject: Subject) -> Iterator[_Print]:
     if "timesteps" in subject.set_parameters:
         yield _Print("timesteps given", _STEPS, some, schedule={"timesteps": [999, 700, 420, 100, 20]})
     if "sigmas" in subject.set_parameters:
-        yield _Print("sigmas given", _STEPS, some, schedule={"sigmas": [14.0, 6.0, 2.0, 0.7, 0.2]})
+        sigmas = [14.0, 6.0, 2.0, 0.7, 0.2] if subject.curve() is None else [1.0, 0.8, 0.5, 0.2, 0.05]
+        yield _Print("sigmas given", _STEPS, some, schedule={"sigmas": sigmas})
     if "s_churn" in subject.step_parameters:
-        churn = {"s_churn": 1.0, "s_tmin": 0.3, "s_tmax": 10.0, "s_noise": 1.01}
+        largest = 10.0 if subject.curve() is None else 0.8
+        churn = {"s_churn": 1.0, "s_tmin": 0.3, "s_tmax": largest, "s_noise": 1.01}
         yield _Print(f"{where}, churn", _STEPS, some, step=churn)
     if "use_clipped_model_output" in subject.step_parameters:
         clipped = {"clip_sample": True, "clip_sample_range": 0.5}

@@ -17,10 +17,14 @@ ZERO_SNR_FLOOR = 2.0**-24  # what sigma-based schedulers use in place of alpha_b
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One noise level: x = a · x0 + b · noise. Variance preserving unless stated otherwise: a² + b² = 1."""
+    """One noise level: x = a · x0 + b · noise. Variance preserving unless stated otherwise: a² + b² = 1.
+
+    `velocity` holds the derivatives of a and b on a curve (`bench.conformance.curves`), None on a noise table.
+    """
 
     a: float
     b: float
+    velocity: tuple[float, float] | None = None
 
     @property
     def sigma(self) -> float:
@@ -30,7 +34,7 @@ class Level:
     @property
     def lam(self) -> float:
         """log(a / b), half the log signal-to-noise ratio (Lu et al. 2022, eq. 2.6)."""
-        return math.inf if self.b == 0 else (-math.inf if self.a == 0 else math.log(self.a) - math.log(self.b))
+        return math.inf if self.b <= 0 else (-math.inf if self.a <= 0 else math.log(self.a) - math.log(self.b))
 
 
 def level_of_alpha_bar(alpha_bar: float) -> Level:

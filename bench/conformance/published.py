@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.conformance.curves import Curve
 from bench.conformance.noise import Array, Level, NoiseTable
 from bench.conformance.targets import data_and_noise
 
@@ -38,11 +39,16 @@ class Term:
 
 @dataclass(frozen=True)
 class Path:
-    """The path of a run: a level for every call, the level on which the last call lands, and the timesteps."""
+    """The path of a run: a level for every call, the level on which the last call lands, and the timesteps.
+
+    On a curve `positions` holds the parameters of the levels; otherwise levels come from the noise table.
+    """
 
     levels: Sequence[Level]
     timesteps: Sequence[float]
     table: NoiseTable
+    curve: Curve | None = None
+    positions: Sequence[float] = ()
 
 
 class PublishedMethod:

@@ -70,8 +70,26 @@ AXES: dict[str, tuple[Any, ...]] = {
     "skip_prk_steps": (True, False),
     "predictor_order": (1, 3),
     "corrector_order": (1, 3),
+    "shift": (3.0,),
+    "flow_shift": (3.0,),
+    "use_dynamic_shifting": (True,),
+    "time_shift_type": ("linear",),
+    "shift_terminal": (0.1,),
+    "invert_sigmas": (True,),
+    "stochastic_sampling": (True,),
+    "sigma_data": (1.0,),
 }
 """The values that are tried for each setting; a value that is already set is left out."""
+ON_CURVE = {
+    *("shift", "flow_shift", "use_dynamic_shifting", "time_shift_type", "shift_terminal", "invert_sigmas"),
+    *("stochastic_sampling", "sigma_data"),
+}
+"""Settings that mean something on a curve only."""
+ON_TABLE = {
+    *("beta_schedule", "beta_start", "beta_end", "trained_betas", "timestep_spacing", "lambda_min_clipped"),
+    *("steps_offset", "rescale_betas_zero_snr", "sigma_min", "sigma_max"),
+}
+"""Settings that mean something on a noise table only."""
 COMPANIONS: dict[str, dict[str, Any]] = {
     "lower_order_final": {"final_sigmas_type": "sigma_min"},
     "euler_at_final": {"final_sigmas_type": "sigma_min", "lower_order_final": False},
@@ -80,12 +98,29 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "thresholding": {"clip_sample": False},
     "sigma_min": {"use_karras_sigmas": True},
     "sigma_max": {"use_karras_sigmas": True},
+    "time_shift_type": {"use_dynamic_shifting": True},
 }
+
+
+PAIRS_ON_CURVE: tuple[dict[str, Any], ...] = (
+    {"use_dynamic_shifting": True, "shift_terminal": 0.1},
+    {"use_dynamic_shifting": True, "shift": 3.0},
+    {"use_dynamic_shifting": True, "flow_shift": 3.0},
+    {"flow_shift": 3.0, "shift_terminal": 0.1},
+    {"use_dynamic_shifting": True, "use_karras_sigmas": True},
+    {"shift_terminal": 0.1, "use_exponential_sigmas": True},
+    {"use_dynamic_shifting": True, "invert_sigmas": True},
+    {"invert_sigmas": True, "shift_terminal": 0.1},
+    {"invert_sigmas": True, "stochastic_sampling": True},
+    {"use_dynamic_shifting": True, "stochastic_sampling": True},
+)
+"""Settings of a curve that act on one another, as pipelines combine them."""
 
 
 def variations(subject: Subject) -> Iterator[Variation]:
     """Yield every single change that the class's signature allows, and the combinations on which solvers branch."""
-    has, config = subject.parameters, subject.config
+    on_curve = subject.curve() is not None
+    has, config = subject.parameters - (ON_TABLE if on_curve else ON_CURVE), subject.config
     for name, values in AXES.items():
         if name not in has:
             continue
@@ -105,8 +140,10 @@ def variations(subject: Subject) -> Iterator[Variation]:
         trailing = {"timestep_spacing": "trailing"} if "timestep_spacing" in has else {}
         yield Variation({"rescale_betas_zero_snr": True}, {"prediction_type": "v_prediction", **trailing})
     for name in OTHER_SIGMAS:
-        if name in has:
+        if name in has and "beta_schedule" in has:
             yield Variation({"beta_schedule": "squaredcos_cap_v2", name: True})
+    if on_curve:
+        yield from (Variation(pair) for pair in PAIRS_ON_CURVE if pair.keys() <= has)
     if "solver_order" in has:
         yield from _solver_combinations(has, "dpmsolver" in str(config.get("algorithm_type")))
 
@@ -114,6 +151,11 @@ def variations(subject: Subject) -> Iterator[Variation]:
 def _means_something(name: str, value: Any, subject: Subject) -> bool:
     """Whether a value has an effect; values that a class only translates for another family are left out."""
     own = str(subject.config.get(name))
+    curve = subject.curve()
+    if name == "prediction_type" and curve is not None:  # v is defined for a² + b² = 1 only
+        return curve.counted and value != "v_prediction"
+    if name == "num_train_timesteps" and curve is not None:
+        return curve.counted
     if name == "solver_type":
         return any(own in kinds and value in kinds for kinds in (("bh1", "bh2"), ("midpoint", "heun")))
     if name == "algorithm_type":
@@ -131,7 +173,7 @@ def _solver_combinations(has: set[str], dpm: bool) -> Iterator[Variation]:
     end = {"final_sigmas_type": "sigma_min"} if "final_sigmas_type" in has else {}
     of_noise = {"algorithm_type": "dpmsolver"} if dpm else {"predict_x0": False} if "predict_x0" in has else {}
     for reading in (("prediction_type", "v_prediction"), ("prediction_type", "sample"), ("thresholding", True)):
-        if of_noise:
+        if of_noise and (reading[1] != "v_prediction" or "beta_schedule" in has):
             yield Variation({**of_noise, reading[0]: reading[1]}, end)
     for order in (1, 2, 3):
         if dpm:

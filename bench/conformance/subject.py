@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from bench.conformance.curves import Curve
 from bench.conformance.families import Family, family_of
 from bench.conformance.noise import Array, Level, NoiseTable, alpha_bars, level_of_sigma
 from bench.conformance.published import Path, PublishedMethod
 from bench.conformance.targets import GAUSSIAN, ITEM, Target, predictions
-from bench.conformance.trace import Trace, TracedRun, to_numpy
+from bench.conformance.trace import Trace, TracedRun, scaled_input, to_numpy
 from bench.generate.schedulers import parameters_of, settings_of
+from bench.records.errors import BenchError
 
 BATCH = 4
 OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
@@ -39,9 +41,16 @@ class Case:
     @property
     def rescaled(self) -> bool:
         """Whether the state is x / a, as for schedulers that scale the model's input."""
+        if self.path.curve is not None:
+            return False
         return (self.family is not None and self.family.method is not None and self.family.method.rescaled) or (
             float(self.scheduler.init_noise_sigma) > 1.5
         )
+
+    @property
+    def timesteps(self) -> Any:
+        """The scheduler's timesteps for which a call is made; some end with the one on which the run lands."""
+        return self.scheduler.timesteps[: len(self.path.timesteps)]
 
     def level(self, index: int) -> Level:
         """Return the level of the state before call `index`, in the scheduler's own variable."""
@@ -67,7 +76,8 @@ class Case:
 
     def run(self, target: Target, run: TracedRun | None = None, begin: int = 0) -> Trace:
         """Sample from the target's ideal model."""
-        return (run or TracedRun()).sample(self.scheduler, self.model(target), self.start(target, begin))
+        calls = len(self.path.timesteps)
+        return (run or TracedRun()).sample(self.scheduler, self.model(target), self.start(target, begin), calls)
 
     def states(self, arguments: Mapping[str, Any], begin: int = 0, rows: slice = slice(None)) -> Iterator[Array]:
         """Yield the states of a run on GAUSSIAN one by one, so that runs can be interleaved and copied half way."""
@@ -75,8 +85,8 @@ class Case:
             self.scheduler.set_begin_index(begin)
         state = torch.from_numpy(self.start(GAUSSIAN)[rows])
         model = self.model(GAUSSIAN)
-        for index, timestep in enumerate(self.scheduler.timesteps[begin:], start=begin):
-            seen = self.scheduler.scale_model_input(state, timestep)
+        for index, timestep in enumerate(self.timesteps[begin:], start=begin):
+            seen = scaled_input(self.scheduler, state, timestep)
             output = torch.from_numpy(model(to_numpy(seen), index, float(timestep)))
             state = self.scheduler.step(output, timestep, state, **arguments).prev_sample
             yield to_numpy(state)
@@ -85,7 +95,7 @@ class Case:
         """Return the published method on this path, or on the part from `begin` on."""
         if self.family is None or self.family.method is None:
             return None
-        path = Path(self.path.levels[begin:], self.path.timesteps[begin:], self.path.table)
+        path = replace(self.path, levels=self.path.levels[begin:], timesteps=self.path.timesteps[begin:])
         return self.family.method(self.config, path, eta)
 
 
@@ -101,11 +111,22 @@ class Subject:
         self.step_parameters = set(parameters_of(self.cls, "step"))
         self.set_parameters = set(parameters_of(self.cls, "set_timesteps"))
         self.config = self.config_of(self.base)
+        if self.family is None and not {"beta_schedule", "prediction_type"} <= self.config.keys():
+            raise BenchError(
+                f"conform knows no path from data to noise for {self.cls.__name__}, whose settings hold no beta_schedule and "
+                "prediction_type; if it follows a known class, name that, as in family=FlowMatchEulerDiscreteScheduler"
+            )
         self._untouched: dict[str, Any] = {}
 
     def config_of(self, scheduler: Any) -> dict[str, Any]:
-        """Return the public part of a configuration, with the defaults of the base classes."""
-        return {name: value for name, value in dict(scheduler.config).items() if not name.startswith("_")}
+        """Return the public part of a configuration, with the defaults of the base classes and of the family."""
+        own = {name: value for name, value in dict(scheduler.config).items() if not name.startswith("_")}
+        return {**(self.family.defaults if self.family else {}), **own}
+
+    def curve(self, overrides: Mapping[str, Any] | None = None) -> Curve | None:
+        """Return the curve on which the class steps at these settings; None on a noise table."""
+        flow = self.family.flow if self.family else None
+        return None if flow is None else flow.curve({**self.config, **(overrides or {})})
 
     @cached_property
     def has_eta(self) -> bool:
@@ -130,19 +151,30 @@ class Subject:
     def prepare(
         self, steps: int, overrides: Mapping[str, Any] | None = None, scheduler: Any = None, **arguments: Any
     ) -> Case:
-        """Return a case at `steps` steps; raises Refusal where set_timesteps refuses."""
+        """Return a case at `steps` steps, or with given timesteps or sigmas; raises Refusal where the class refuses."""
         scheduler = scheduler if scheduler is not None else self.fresh(overrides)
         config = {**self.config, **(overrides or {})}
         try:
-            scheduler.set_timesteps(
-                **({} if {"timesteps", "sigmas"} & arguments.keys() else {"num_inference_steps": steps}), **arguments
-            )
+            scheduler.set_timesteps(**{**self.schedule_arguments(steps, config, *arguments), **arguments})
         except Exception as error:
             raise Refusal(f"{steps} steps: {' '.join(str(error).split())}") from error
         return Case(scheduler, config, self.family, self.path_of(scheduler, config), steps)
 
+    def schedule_arguments(self, steps: int, config: Mapping[str, Any], *given: str) -> dict[str, Any]:
+        """Return what set_timesteps needs for so many steps, beside arguments of the given names."""
+        handed_over = bool({"timesteps", "sigmas"} & set(given))
+        needed: dict[str, Any] = {} if handed_over else {"num_inference_steps": steps}
+        flow = self.family.flow if self.family else None
+        if flow is not None and flow.curve(config) is not None:
+            more = flow.arguments(config, steps, handed_over)
+            needed |= {name: value for name, value in more.items() if name in self.set_parameters}
+        return needed
+
     def path_of(self, scheduler: Any, config: Mapping[str, Any]) -> Path:
-        """Return the levels of the timesteps in the scheduler's own table, which another check compares with theory."""
+        """Return the scheduler's own levels, on a curve or in its noise table; others compare with theory."""
+        curve = None if self.family is None or self.family.flow is None else self.family.flow.curve(config)
+        if curve is not None:
+            return path_on_curve(scheduler, curve)
         own = getattr(scheduler, "alphas_cumprod", None)
         table = NoiseTable(alpha_bars(config) if own is None else np.asarray(own.double().numpy()))
         timesteps = [float(t) for t in scheduler.timesteps]
@@ -168,6 +200,19 @@ class Subject:
             return level_of_sigma(float(sigmas[-1]))
         final = getattr(scheduler, "final_alpha_cumprod", None)
         return table.level(0) if final is None else NoiseTable(np.array([float(final)])).level(0)
+
+
+def path_on_curve(scheduler: Any, curve: Curve) -> Path:
+    """Return the levels at the scheduler's sigmas or, where it has none, at its timesteps.
+
+    One level more than calls is needed; a run that lacks its last one is taken to end on clean data.
+    """
+    timesteps = [float(t) for t in scheduler.timesteps]
+    own = getattr(scheduler, "sigmas", None)
+    positions = timesteps if own is None else [float(sigma) for sigma in own]
+    calls = timesteps[:-1] if own is None else timesteps
+    positions = [*positions, curve.clean] if len(positions) == len(calls) else positions[: len(calls) + 1]
+    return Path([curve.level(u) for u in positions], calls, NoiseTable(np.empty(0)), curve, positions)
 
 
 def step_arguments(subject: Subject, eta: float | None) -> dict[str, float]:

@@ -6,6 +6,7 @@ Arrays are float64 of shape (batch, *item); every function acts on each item of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,9 +63,10 @@ class Gaussian:
 class Mixture:
     """x0 drawn from Gaussians with `weights` (k), `means` (k, dimensions) and round `widths` (k).
 
-    The flow has no closed form. In y = x / a and sigma = b / a it reads dy/dsigma = (y - E[x0 | y]) / sigma
-    (Karras et al. 2022, eq. 1 with s = 1), integrated by Dormand-Prince 8(5,3) to a relative 1e-12; with one component
-    it agrees with `Gaussian.flow` to 1e-10, which a test checks.
+    The flow has no closed form. On the circle z = x / r, a = r cos u, b = r sin u it reads dz/du = cos u E[noise | z] -
+    sin u E[x0 | z] (Lu and Song 2025, eq. 2), which is finite from pure noise to clean data; integrated by
+    Dormand-Prince 8(5,3) to a relative 1e-12. With one component it agrees with `Gaussian.flow` to 1e-10, which a test
+    checks.
     """
 
     name: str
@@ -72,56 +74,73 @@ class Mixture:
     means: Array
     widths: Array
 
-    def _slope(self, y: Array, sigma: float) -> Array:
-        """Return (y - E[x0 | y]) / sigma for rows y, without the division, so that sigma = 0 needs no special case."""
-        apart = y[:, None, :] - self.means[None]
-        variance = self.widths**2 + sigma**2
-        log_share = np.log(self.weights) - 0.5 * y.shape[1] * np.log(variance) - (apart**2).sum(-1) / (2 * variance)
+    def _expected(self, rows: Array, a: float, b: float) -> tuple[Array, Array]:
+        """Return E[x0 | x] and E[noise | x] for rows x: Bayes' rule in each component, averaged by posterior shares."""
+        apart = rows[:, None, :] - a * self.means[None]
+        variance = (a * self.widths) ** 2 + b**2
+        log_share = np.log(self.weights) - 0.5 * rows.shape[1] * np.log(variance) - (apart**2).sum(-1) / (2 * variance)
         share = np.exp(log_share - log_share.max(1, keepdims=True))
         share /= share.sum(1, keepdims=True)
-        return np.asarray(sigma * np.einsum("bk,bkd->bd", share / variance, apart))
+        data = share @ self.means + np.einsum("bk,bkd->bd", share * a * self.widths**2 / variance, apart)
+        return np.asarray(data), np.einsum("bk,bkd->bd", share * b / variance, apart)
 
     def expected_data(self, x: Array, level: Level) -> Array:
         """E[x0 | x] by the components' posterior shares."""
-        y = (x / level.a).reshape(len(x), -1)
-        return np.asarray((y - level.sigma * self._slope(y, level.sigma)).reshape(x.shape))
+        return self._expected(x.reshape(len(x), -1), level.a, level.b)[0].reshape(x.shape)
 
     def flow(self, x: Array, start: Level, end: Level) -> Array:
         """Return x at the end level, to about 1e-10."""
-        rows = (x / start.a).reshape(len(x), -1)
+        rows = x.reshape(len(x), -1) / math.hypot(start.a, start.b)
 
-        def slope(sigma: float, flat: Array) -> Array:
-            return self._slope(flat.reshape(rows.shape), sigma).ravel()
+        def slope(angle: float, flat: Array) -> Array:
+            a, b = math.cos(angle), math.sin(angle)
+            data, noise = self._expected(flat.reshape(rows.shape), a, b)
+            return np.asarray(a * noise - b * data).ravel()
 
-        span = (start.sigma, end.sigma)
+        span = (math.atan2(start.b, start.a), math.atan2(end.b, end.a))
         solution = solve_ivp(slope, span, rows.ravel(), method="DOP853", rtol=1e-12, atol=1e-13)
-        return np.asarray(end.a * solution.y[:, -1].reshape(x.shape))
+        return np.asarray(math.hypot(end.a, end.b) * solution.y[:, -1].reshape(x.shape))
+
+
+def parts_of(prediction_type: str, level: Level) -> tuple[float, float]:
+    """Return (p, q) with output = p x0 + q noise for a prediction type at a level.
+
+    epsilon = noise; sample = x0; v = a noise - b x0 (Salimans and Ho 2022, appendix D); flow_prediction and trigflow
+    are the velocity of the curve, a' x0 + b' noise (Lipman et al. 2023, eq. 23; Lu and Song 2025, section 3). Raises
+    ValueError for another type, or a velocity without a curve.
+    """
+    known = {"epsilon": (0.0, 1.0), "sample": (1.0, 0.0), "v_prediction": (-level.b, level.a)}
+    if level.velocity is not None:
+        known |= dict.fromkeys(VELOCITIES, level.velocity)
+    if prediction_type not in known:
+        raise ValueError(f"prediction type {prediction_type!r} is not one of {', '.join(known)}")
+    return known[prediction_type]
+
+
+VELOCITIES = ("flow_prediction", "trigflow")
+"""The names under which schedulers take the velocity of a curve."""
 
 
 def predictions(data: Array, x: Array, level: Level, prediction_type: str) -> Array:
     """Return the output of a network of a prediction type whose data prediction is E[x0 | x].
 
-    epsilon = (x - a x0) / b; v = a epsilon - b x0 (Salimans and Ho 2022, appendix D); sample = x0.
+    The noise is (x - a x0) / b; without noise (b = 0) its expectation is 0.
     """
-    if prediction_type == "sample":
-        return data
-    epsilon = (x - level.a * data) / level.b
-    if prediction_type == "epsilon":
-        return np.asarray(epsilon)
-    if prediction_type == "v_prediction":
-        return np.asarray(level.a * epsilon - level.b * data)
-    raise ValueError(f"prediction type {prediction_type!r} is not one of epsilon, v_prediction, sample")
+    of_data, of_noise = parts_of(prediction_type, level)
+    if of_noise == 0:
+        return np.asarray(of_data * data)
+    noise = (x - level.a * data) / level.b if level.b else np.zeros_like(x)
+    return np.asarray(of_data * data + of_noise * noise)
 
 
 def data_and_noise(output: Array, x: Array, level: Level, prediction_type: str) -> tuple[Array, Array]:
-    """Invert `predictions`: return the data and the noise that an output stands for."""
-    if prediction_type == "epsilon":
-        return np.asarray((x - level.b * output) / level.a), output
-    if prediction_type == "v_prediction":
-        return np.asarray(level.a * x - level.b * output), np.asarray(level.a * output + level.b * x)
-    if prediction_type == "sample":
-        return output, np.asarray((x - level.a * output) / level.b)
-    raise ValueError(f"prediction type {prediction_type!r} is not one of epsilon, v_prediction, sample")
+    """Invert `predictions`: return the data and the noise of x = a x0 + b noise and output = p x0 + q noise."""
+    of_data, of_noise = parts_of(prediction_type, level)
+    if of_noise == 0:
+        return output / of_data, np.asarray((x - level.a * output / of_data) / level.b)
+    determinant = level.a * of_noise - level.b * of_data
+    data = (of_noise * x - level.b * output) / determinant
+    return np.asarray(data), np.asarray((level.a * output - of_data * x) / determinant)
 
 
 ITEM = (3, 2, 1)

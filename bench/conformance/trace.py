@@ -78,8 +78,8 @@ class TracedRun:
     record: bool = True  # record random draws, which slows every torch call down
     pairs: bool = False  # let `step` return a tuple rather than an object
 
-    def sample(self, scheduler: Any, model: _Model, start: Array) -> Trace:
-        """Run the loop of a pipeline over `scheduler.timesteps` (from `begin` on); set_timesteps was called before.
+    def sample(self, scheduler: Any, model: _Model, start: Array, count: int | None = None) -> Trace:
+        """Run the loop of a pipeline over `count` or all timesteps (from `begin` on); set_timesteps was called before.
 
         `model` gets (input, index of the step, timestep) and returns float64, whatever the run's dtype is.
         """
@@ -92,10 +92,10 @@ class TracedRun:
             scheduler.set_begin_index(self.begin)
         state = torch.from_numpy(start.copy()).to(self.dtype)
         calls: list[Call] = []
-        for index, timestep in enumerate(scheduler.timesteps):
+        for index, timestep in enumerate(scheduler.timesteps[:count]):
             if index < (self.begin or 0):
                 continue
-            seen = scheduler.scale_model_input(state, timestep)
+            seen = scaled_input(scheduler, state, timestep)
             output = torch.from_numpy(np.array(model(to_numpy(seen), index, float(timestep)))).to(self.dtype)
             before = to_numpy(state)
             numpy_state = _global_numpy_state()
@@ -116,6 +116,12 @@ class TracedRun:
                 )
             )
         return Trace(tuple(calls), to_numpy(state))
+
+
+def scaled_input(scheduler: Any, state: torch.Tensor, timestep: Any) -> torch.Tensor:
+    """Return what the model sees; flow schedulers have no scaling of their own."""
+    scale = getattr(scheduler, "scale_model_input", None)
+    return state if scale is None else scale(state, timestep)
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:

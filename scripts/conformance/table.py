@@ -95,7 +95,9 @@ def table(stored: dict[str, dict[str, Any]], causes: Sequence[Cause]) -> tuple[s
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "## Causes", ""]
     for cause in causes:
-        lines += [f"### {cause.name}", "", f"*{cause.kind}* · {' '.join(cause.explanation.split())}", ""]
+        links = [f"[#{n}](https://github.com/huggingface/diffusers/issues/{n})" for n in cause.issues]
+        upstream = f" Upstream: {', '.join(links)}." if links else ""
+        lines += [f"### {cause.name}", "", f"*{cause.kind}* · {' '.join(cause.explanation.split())}{upstream}", ""]
         if cause.reproduction:
             lines += ["```text", cause.reproduction.strip(), "```", ""]
     return "\n".join(lines).rstrip() + "\n", unexplained
