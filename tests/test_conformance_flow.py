@@ -1,0 +1,76 @@
+"""conform on schedulers for flow matching: what they claim, what is found, whom a fault affects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import yaml
+
+import bench
+from bench.conformance.baseline import changes, compare_with_baseline, read_baseline
+from bench.conformance.conform import first_deviation
+from bench.conformance.report import Finding
+from bench.records.errors import BenchError
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "conformance"
+
+
+def settings_of(name: str) -> tuple[type[Any], dict[str, Any]]:
+    """The class and the arguments of a file of conf/scheduler."""
+    settings = yaml.safe_load((ROOT / "conf" / "scheduler" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return getattr(diffusers, settings.pop("_target_").rpartition(".")[2]), settings
+
+
+@pytest.mark.parametrize("name", ["flow_euler", "flow_heun", "scm"])
+def test_a_flow_scheduler_deviates_only_as_in_its_baseline(name: str) -> None:
+    cls, settings = settings_of(name)
+    report = bench.conform(lambda: cls(**settings))
+    known = read_baseline(RESULTS / f"{name}.json")
+    assert report.family == cls.__name__
+    assert {verdict.status for verdict in compare_with_baseline(report, known)} <= {"known"}
+    assert not list(changes(report, known))
+
+
+def found(cls: type[Any], check: str, **settings: Any) -> Finding | None:
+    """The first deviation of one check."""
+    return first_deviation(lambda: cls(**settings), lambda finding: finding.check == check)
+
+
+def test_a_shift_applied_twice_is_named_with_the_calls_that_it_affects() -> None:
+    finding = found(diffusers.FlowMatchEulerDiscreteScheduler, "shift twice", shift=3.0)
+    assert finding is not None
+    assert (finding.expected, finding.got) == ("0.00299401 last", "0.00892857")
+    assert "calls with sigmas=, timesteps= or mu are not" in finding.sentence
+
+
+def test_a_shift_applied_once_is_not() -> None:
+    class Mended(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+        def __init__(self, shift: float = 3.0) -> None:
+            super().__init__(shift=shift)
+            self.sigma_min, self.sigma_max = 1 / 1000, 1.0
+
+    assert found(Mended, "shift twice") is None
+    assert found(Mended, "spacing") is None
+
+
+def test_timesteps_of_the_caller_that_are_ignored_are_named() -> None:
+    class Ignoring(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+        def __init__(self, shift: float = 3.0) -> None:
+            super().__init__(shift=shift)
+
+        def set_timesteps(self, *arguments: Any, **named: Any) -> None:
+            super().set_timesteps(*arguments, **named)
+            self.timesteps = self.sigmas[:-1] * 1000
+
+    finding = found(Ignoring, "told timesteps")
+    assert finding is not None
+    assert "another timestep than the caller's" in finding.sentence
+
+
+def test_a_scheduler_whose_path_is_unknown_is_refused() -> None:
+    with pytest.raises(BenchError, match="no path from data to noise for EDMEulerScheduler"):
+        bench.conform(diffusers.EDMEulerScheduler)
