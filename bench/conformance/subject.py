@@ -113,8 +113,8 @@ class Subject:
         self.config = self.config_of(self.base)
         if self.family is None and not {"beta_schedule", "prediction_type"} <= self.config.keys():
             raise BenchError(
-                f"conform knows no path from data to noise for {self.cls.__name__}, whose settings hold no beta_schedule "
-                "and prediction_type; if it follows a known class, name that, as in family=FlowMatchEulerDiscreteScheduler"
+                f"conform knows no path from data to noise for {self.cls.__name__}: its settings hold no "
+                "beta_schedule and prediction_type. If it follows a known class, name that: family=FlowMatchEulerDiscreteScheduler"
             )
         self._untouched: dict[str, Any] = {}
 
