@@ -114,7 +114,7 @@ class Subject:
         if self.family is None and not {"beta_schedule", "prediction_type"} <= self.config.keys():
             raise BenchError(
                 f"conform knows no path from data to noise for {self.cls.__name__}: its settings hold no "
-                "beta_schedule and prediction_type. If it follows a known class, name that: family=FlowMatchEulerDiscreteScheduler"
+                "beta_schedule and prediction_type; if it follows a known class, name that with family="
             )
         self._untouched: dict[str, Any] = {}
 
