@@ -19,7 +19,7 @@ from bench.conformance.subject import OTHER_SIGMAS, Case, Refusal, Subject
 ALL = (*range(1, 52), *range(54, 260, 3), 333, 499, 500)
 SOME = (1, 2, 3, 4, 7, 8, 15, 16, 20, 28, 50)
 POSITION = 32 * FLOAT32  # a shift, a stretch and a power of numbers up to 1 in float32
-SHIFT = 3.0
+_SHIFT = 3.0
 SPACING = {*ON_CURVE - {"stochastic_sampling"}, *OTHER_SIGMAS, "num_train_timesteps", "final_sigmas_type"}
 """Settings on which the levels depend."""
 _SIGMAS = (1.0, 0.81, 0.55, 0.3, 0.12, 0.04)
@@ -153,10 +153,10 @@ def check_set_shift(subject: Subject, setting: str) -> Iterator[Finding]:
         return
     for steps in (4, 9):
         scheduler = subject.fresh()
-        scheduler.set_shift(SHIFT)
+        scheduler.set_shift(_SHIFT)
         prepared = subject.prepare(steps, scheduler=scheduler)
-        case = Case(scheduler, {**prepared.config, "shift": SHIFT}, prepared.family, prepared.path, steps)
-        yield from check_schedule(case, f"{setting}, set_shift({SHIFT:g})", f"{steps} steps")
+        case = Case(scheduler, {**prepared.config, "shift": _SHIFT}, prepared.family, prepared.path, steps)
+        yield from check_schedule(case, f"{setting}, set_shift({_SHIFT:g})", f"{steps} steps")
 
 
 def check_given(

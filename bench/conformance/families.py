@@ -10,10 +10,9 @@ from bench.conformance import flow_spacing, spacing
 from bench.conformance.curves import REVERSED, STRAIGHT, Curve, circle
 from bench.conformance.exponential import Deis, Multistep, Singlestep, UniPc
 from bench.conformance.flow_methods import FlowEuler, FlowHeun, Renoise
+from bench.conformance.flow_spacing import Config
 from bench.conformance.noise import Array, Level, NoiseTable
 from bench.conformance.published import Ddim, Ddpm, Euler, EulerAncestral, Heun, Lcm, PublishedMethod, Tcd
-
-Config = Mapping[str, Any]
 
 
 def ends_by_sigma(config: Config, table: NoiseTable) -> Level | None:
