@@ -227,8 +227,8 @@ def test_a_verdict_shows_its_gain_interval_and_how_many_images_would_decide() ->
         "adjusted interval": "[-0.50, +5.50]",
         "p (adjusted)": "0.075",
         "n": "512",
-        "Comparison": "undecided; about 616 (chance 50%) or 1,230 (chance 80%) images would decide if this gain is "
-        "the true one",
+        "Comparison": "undecided; about 616 images (chance 50%) or 1,230 images (chance 80%) would decide if this gain "
+        "is the true one",
     }
 
 
@@ -245,7 +245,7 @@ def test_a_verdict_shows_the_comparison_and_a_missing_interval() -> None:
 
 def test_images_that_would_decide_are_reported_with_their_prompts_where_prompts_repeat() -> None:
     (row,) = in_columns(verdict_table(RUN, [Judgement(CLAIM, "undecided", (replace(COMPARISON, prompts=32),), ())]))
-    assert "about 616 of 38 prompts (chance 50%) or 1,230 of 77 prompts" in row["Comparison"]
+    assert "about 616 images of 38 prompts (chance 50%) or 1,230 images of 77 prompts" in row["Comparison"]
 
 
 def test_verdicts_name_their_look() -> None:

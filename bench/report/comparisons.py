@@ -42,9 +42,9 @@ def would_decide(comparison: Comparison) -> str:
     """Return the number of images that would decide an undecided comparison; empty where there is no such number."""
     if comparison.images_needed is None:
         return ""
-    counts = [f"{_rounded(images)}{_of_prompts(comparison, images)}" for images in comparison.images_needed]
+    counts = [f"{_rounded(images)} images{_of_prompts(comparison, images)}" for images in comparison.images_needed]
     chances = [f"{count} (chance {chance:.0%})" for count, chance in zip(counts, CHANCES, strict=True)]
-    return f"about {' or '.join(chances)} images would decide if this gain is the true one"
+    return f"about {' or '.join(chances)} would decide if this gain is the true one"
 
 
 def _of_prompts(comparison: Comparison, images: int) -> str:

@@ -10,8 +10,7 @@ other sign, within a margin. More steps undo more of the change, since the model
 them.
 
 How many claims share a run's error, and that the exit code goes by the Vendi score at the first number of steps, was
-chosen after first runs: with a fourth claim half the noise was found in one of two seeds at 2 steps, and at 4 steps, in
-one seed, the distance did not decide. So two committed seeds illustrate; they do not prove a rate.
+chosen after first runs with two seeds: with a fourth claim half the noise was found in one of two at 2 steps.
 
 Exits with 1 where half the noise is not always found less diverse by the Vendi score, the sharper one, at the
 first number of steps, or where the other sign is found less diverse, or more, in more than one of twenty seeds and in
