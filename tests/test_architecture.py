@@ -42,8 +42,8 @@ PACKAGES = {
         "analysis",
     },
     "gate": {
-        *("records", "printable", "checksums", "experiment", "store", "generate", "measure", "score", "workers"),
-        *("execute", "analysis", "conformance", "report"),
+        *("records", "printable", "checksums", "experiment", "store", "generate", "measure", "features"),
+        *("score", "workers", "execute", "analysis", "conformance", "report"),
     },
 }
 """Each package or module right below bench, and those that it may import. `bench/__init__.py` offers the public names,

@@ -33,6 +33,7 @@ LIMITS = (
     Movement(0.1, 0.02),
     {"fid": Limit(0.05, 0.02), "clip_score": Limit(0.01, 0.2)},
     CostLimits(Limit(0.05, 0.001), Limit(0.02, 0.0002), Limit(0.1, 1e6)),
+    Movement(0.01, 0.02),
 )
 MACHINE = {"device": "cpu", "processor": "p", "cores": 2}
 CELL = make_cell(N, base=make_base(height=8, width=8), steps=2, batch_size=40, versions={"diffusers": "1"})

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_gate import LIMITS, Make, make, run_gate  # noqa: F401
 
 from bench.__main__ import main
-from bench.checksums import SUMS
+from bench.checksums import SUMS, damage_in
 from bench.conformance.baseline import write_baseline
 from bench.conformance.report import ConformanceReport, Finding
 from bench.gate.compare import compare_stores
@@ -202,3 +202,10 @@ def test_a_baseline_of_an_unknown_setting_is_named(baselines: Path) -> None:
     found = {o.subject: o for o in compare_schedulers(path for path in find_baselines(baselines, ["c"]))}
     assert found["c"].verdict == "missing"
     assert "SHA256SUMS does not list it" in found["c"].note
+
+
+def test_the_committed_baselines_are_whole_and_small() -> None:
+    root = Path(__file__).parents[1] / "results"
+    assert damage_in(root / "reference" / "gate") == {}
+    assert damage_in(root / "conformance", [path.name for path in find_baselines(root / "conformance", ())]) == {}
+    assert sum(path.stat().st_size for path in (root / "reference" / "gate").rglob("*") if path.is_file()) < 2_000_000

@@ -25,6 +25,7 @@ from bench.generate.loaded_pipeline import CurrentPipeline
 from bench.generate.prompts import hash_texts
 from bench.generate.sampling import Sampler
 from bench.generate.task_inputs import Inputs
+from bench.generate.trajectory import trace
 from bench.measure.environment import machine_fingerprint
 from bench.parallel import ThreadedCalls, map_images
 from bench.pictures import batch_images, hash_all, hash_image, hash_images, kept_images, to_png
@@ -32,7 +33,7 @@ from bench.records.cell import Cell
 from bench.records.errors import Damaged, StoreError
 from bench.records.record import Failure, Images, Record
 from bench.redact import without_secrets
-from bench.store.cell_folder import GOOD, StoredBatch, batch_identity
+from bench.store.cell_folder import GOOD, LATENTS, StoredBatch, batch_identity
 from bench.store.sealed import Arrays
 from bench.store.store import Store
 from bench.workers.loop import Chunk, Ended, Work, WorkerContext
@@ -97,6 +98,8 @@ class Runner(Work):
     """Settings of the whole process, for the record's environment."""
     chunk_images: int = 1024
     """The size, in images, of the chunks that several workers may share."""
+    keep_latents: int = 0
+    """The number of first images whose latents are kept."""
 
     _smaller: dict[str, Record] | None = None
     _finding: threading.Lock = field(default_factory=threading.Lock)
@@ -176,6 +179,7 @@ class Runner(Work):
             keep_inputs(self.store, self.inputs)
         donor, prompts = self.donor_of(cell), len(self.prompts)
         record = measured(record, self.measure, prompts, self.pipeline, donor)
+        self._keep_latents(work, record)
         if work.good is None:
             self.store.commit(record, self._kept)
         else:
@@ -184,6 +188,14 @@ class Runner(Work):
             if record.images is not None and record.images.hashes:
                 folder.drop_images(len(record.images.hashes))
         return record
+
+    def _keep_latents(self, work: _CellWork, record: Record) -> None:
+        """Sample the first images once more to keep the trajectory of their latents, where that is requested."""
+        rows = range(min(self.keep_latents, len(self.prompts)))
+        if rows and not work.folder.has_features(LATENTS):
+            with self.beside_others(record.cell):
+                found = trace(self.pipeline.sampler(record.cell), rows)
+            work.folder.save_features(LATENTS, found, record.images_hash)
 
     def _restore_images(self, work: _CellWork, record: Record) -> Record:
         """Sample missing kept images again; those that differ now are abandoned, and the record has no hash of them."""

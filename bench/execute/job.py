@@ -242,6 +242,7 @@ def make_runner(job: Job, launch: Launch, store: Store, context: WorkerContext) 
         measure=experiment.measure,
         inputs=inputs,
         keep=experiment.keep,
+        keep_latents=experiment.keep_latents,
         queue=DeviceQueue(
             resolve_concurrent_batches(experiment.concurrent_batches, device), one_samples=device != "cpu"
         ),

@@ -254,6 +254,9 @@ class Experiment:
     """`auto`, `cpu`, `cuda`, `cuda:1` …; `auto` takes the GPU where there is one."""
     keep: Literal["all", "grid"] = "all"
     """Images kept on disk: all, or the first 8 of each cell (`grid`)."""
+    keep_latents: Annotated[int, Field(ge=0, le=64)] = 0
+    """Number of first images of each cell that are sampled once more to keep their latents at each step, which the
+    gate compares."""
     strict: bool = False
     """Refuse hub ids whose revision is not pinned to a commit."""
     weights: Literal["pretrained", "random"] = "pretrained"

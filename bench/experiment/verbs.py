@@ -181,6 +181,8 @@ class GateChoice:
     """Directory of gate.md, gate.json, junit.xml and gate.html."""
     conformance: ConformanceChoice
     """Which schedulers are examined."""
+    latents: Movement
+    """How far latents may move at the last call, relative to their norm, beyond the rounding of their precision."""
     images: Movement
     """How far images may move."""
     quality: dict[MetricName, Limit]
@@ -249,7 +251,7 @@ def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:
 def _check_limits(gate: GateChoice) -> None:
     limits = {f"quality.{name}": limit for name, limit in gate.limits().items()}
     limits |= {f"cost.{name}": limit for name, limit in fields_of(gate.cost).items()}
-    for name, limit in {**limits, "images": gate.images}.items():
+    for name, limit in {**limits, "latents": gate.latents, "images": gate.images}.items():
         for part, value in fields_of(limit).items():
             if value < 0:
                 raise BenchError(f"{name}.{part}={value} was given; give a number of at least 0")

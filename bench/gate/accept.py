@@ -16,6 +16,7 @@ from bench.gate.completeness import NOTE, read_whole
 from bench.records.errors import BenchError
 from bench.records.record import Record
 from bench.records.run import Run
+from bench.store.cell_folder import LATENTS
 from bench.store.store import Store
 
 KEPT_IMAGES = 8
@@ -76,6 +77,8 @@ def _copy(candidate: Store, run: Run, records: list[Record], directory: Path) ->
         before, after = candidate.cell(record.key), fresh.cell(record.key)
         for identity in run.features.values():
             after.save_features(identity, before.features(identity, record.images_hash), record.images_hash)
+        if before.has_features(LATENTS):
+            after.save_features(LATENTS, before.features(LATENTS, record.images_hash), record.images_hash)
         for row in range(KEPT_IMAGES):
             if (image := before.image(row)) is not None:
                 after.save_image(row, image)

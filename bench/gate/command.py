@@ -93,7 +93,7 @@ def _compare_runs(choice: GateChoice, found: _Found, *directories: Path) -> None
 
     before, after = (Store(path, writable=False) for path in directories)
     try:
-        compared = compare_stores(before, after, choice.images, choice.limits(), choice.cost)
+        compared = compare_stores(before, after, choice.images, choice.limits(), choice.cost, choice.latents)
     except BenchError as error:
         found.outcomes.append(Outcome("cells", "run", "run", "not comparable", note=str(error)))
         return

@@ -9,9 +9,11 @@ from bench.analysis.scoring import ScoredRun
 from bench.gate.completeness import REMEDY, DamagedRunError, read_whole
 from bench.gate.cost import compare_costs
 from bench.gate.images import compare_images
+from bench.gate.latents import compare_latents
 from bench.gate.outcome import Outcome
 from bench.gate.pairing import Pair, pair_cells
 from bench.gate.quality import compare_quality
+from bench.gate.similarity import compare_pixels
 from bench.records.run import CostLimits, Limit, Movement
 from bench.store.store import Store
 
@@ -26,7 +28,12 @@ class _Comparison:
 
 
 def compare_stores(
-    baseline: Store, candidate: Store, images: Movement, quality: Mapping[str, Limit], cost: CostLimits
+    baseline: Store,
+    candidate: Store,
+    images: Movement,
+    quality: Mapping[str, Limit],
+    cost: CostLimits,
+    latents: Movement,
 ) -> _Comparison:
     """Compare two runs. Where a file of either is missing or damaged nothing is, and each such file is an outcome.
 
@@ -45,5 +52,11 @@ def compare_stores(
         return _Comparison(tuple(outcomes))
     before, after = runs
     pairs, unpaired = pair_cells(before, after)
-    found = *compare_images(pairs, before, after, images), *compare_quality(pairs, quality), *compare_costs(pairs, cost)
+    found = (
+        *compare_latents(pairs, before, after, latents),
+        *compare_images(pairs, before, after, images),
+        *compare_pixels(pairs, before, after),
+        *compare_quality(pairs, quality),
+        *compare_costs(pairs, cost),
+    )
     return _Comparison((*unpaired, *found), pairs, (before, after))

@@ -75,5 +75,6 @@ def _runs(baseline: Path, candidate: Path) -> Iterator[tuple[str, Callable[[], O
 
     choice = check_gate(compose_settings([f"baseline='{baseline}'", f"candidate='{candidate}'"], "gate"))
     before, after = (Store(directory, writable=False) for directory in (baseline, candidate))
-    for outcome in compare_stores(before, after, choice.images, choice.limits(), choice.cost).outcomes:
+    limits = choice.images, choice.limits(), choice.cost, choice.latents
+    for outcome in compare_stores(before, after, *limits).outcomes:
         yield f"{outcome.level}[{outcome.subject}: {outcome.quantity}]", partial(list, [outcome])

@@ -1,9 +1,10 @@
 """One cell's folder in a run: its record, features, images and, while the cell is unfinished, its finished batches.
 
 `record.json` is written last: a cell is done when it exists; `failure.json` holds the record of the last failed
-attempt, `features-<identity>.npz` a set of features, `images/00000.png` … the images, `batches-<identity>/00000.npz`
-marks each finished batch, and `lease-…` names the worker that holds it. The identity of features is a hash of what
-computes them, that of batches a hash over those of their sets of features.
+attempt, `features-<identity>.npz` a set of features, `features-latents.npz` the latents of a few images,
+`images/00000.png` … the images, `batches-<identity>/00000.npz` marks each finished batch, and `lease-…` names the
+worker that holds it. The identity of features is a hash of what computes them, that of batches a hash over those of
+their sets of features.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from bench.store.safe_writing import put, quarantine
 from bench.store.sealed import Arrays, pack_arrays, read_arrays, read_sealed, seal
 
 GOOD, FAILED = "record.json", "failure.json"
+LATENTS = "latents"
+"""In place of the identity of features: the trajectory of a few images' latents, which no score needs."""
 
 
 @dataclass(frozen=True, slots=True)

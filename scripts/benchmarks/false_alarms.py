@@ -114,7 +114,7 @@ def judge(baseline: Path, same: Path, candidate: Path) -> dict[str, Any]:
 def compare(before: Path, after: Path) -> list[Outcome]:
     limits = check_gate(compose_settings([f"baseline='{before}'", f"candidate='{after}'"], "gate"))
     stores = (Store(path, writable=False) for path in (before, after))
-    return compare_stores(*stores, limits.images, limits.quality, limits.cost).outcomes
+    return compare_stores(*stores, limits.images, limits.quality, limits.cost, limits.latents).outcomes
 
 
 if __name__ == "__main__":
