@@ -261,7 +261,7 @@ def test_a_scheduler_that_breaks_down_costs_the_others_nothing(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The survey itself is a stub with the same note, whose schedulers are its lines of code."""
-    monkeypatch.setattr("bench.gate.both_sides.SILENT_S", 5.0)
+    monkeypatch.setattr("bench.gate.both_sides.SURVEY_SILENT_S", 5.0)
     stub = """
 import json, sys
 from pathlib import Path

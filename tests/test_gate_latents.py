@@ -19,16 +19,16 @@ from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.gate.latents import compare_trajectories
 from bench.gate.outcome import Outcome
-from bench.gate.similarity import interval_of, measure_pixels, psnr, ssim
+from bench.gate.similarity import decibels, interval_of, measure_pixels, ssim
 from bench.generate.loaded_pipeline import Loaded
 from bench.generate.sampling import Sampler
-from bench.generate.trajectory import MOST_VALUES, trace
+from bench.generate.trajectory import KEPT_VALUES, trace_latents
 from bench.records.cell import Cell
 from bench.records.run import Movement
 from bench.store.cell_folder import LATENTS
 
 LIMIT = Movement(0.002, 0.0)
-Arrays = dict[str, NDArray[Any]]
+Trajectory = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,11 @@ def loaded(cells: dict[str, Cell]) -> dict[str, Loaded]:
     return {method: Loaded(cell) for method, cell in cells.items()}
 
 
-def traced(pipeline: Any, cell: Cell) -> Arrays:
-    return trace(Sampler(pipeline, cell, ["a red circle", "two blue squares"]), range(2))
+def traced(pipeline: Any, cell: Cell) -> Trajectory:
+    return trace_latents(Sampler(pipeline, cell, ["a red circle", "two blue squares"]), range(2))
 
 
-def judged(old: Arrays, new: Arrays) -> Outcome:
+def judged(old: Trajectory, new: Trajectory) -> Outcome:
     return compare_trajectories("cell", old, new, LIMIT)
 
 
@@ -69,7 +69,7 @@ def test_the_same_code_has_equal_latents(cells: dict[str, Cell], loaded: dict[st
     cell, pipeline = cells["ddim"], loaded["ddim"].pipeline
     first, again = traced(pipeline, cell), traced(pipeline, cell)
     shapes = {name: values.shape for name, values in first.items()}
-    assert shapes == {"states": (2, 3, MOST_VALUES), "outputs": (2, 2, MOST_VALUES), "denoised": (2, 2, MOST_VALUES)}
+    assert shapes == {"states": (2, 3, KEPT_VALUES), "outputs": (2, 2, KEPT_VALUES), "denoised": (2, 2, KEPT_VALUES)}
     assert judged(first, again).verdict == "equal"
     assert "step" not in vars(Sampler(pipeline, cell, ["x"]).pipeline.scheduler)
 
@@ -117,7 +117,7 @@ def test_a_vae_scale_1_percent_off_leaves_latents_equal_and_not_pixels(
     assert (similarity.after or 0) < 1
 
 
-def made(change: Callable[[int], float] = lambda _: 0.0, calls: int = 3) -> Arrays:
+def made(change: Callable[[int], float] = lambda _: 0.0, calls: int = 3) -> Trajectory:
     """A trajectory of two images whose state after call k moves by a share `change(k)`."""
     rng = np.random.default_rng(0)
     states = np.array(rng.normal(size=(2, calls + 1, 64)), np.float32)
@@ -175,7 +175,7 @@ def test_psnr_and_ssim_are_those_of_their_definitions(
 ) -> None:
     before, after = pictures
     error = np.mean((after[1].astype(float) - before[1]) ** 2)
-    assert psnr(before, after)[:2] == pytest.approx([np.inf, 20 * np.log10(255) - 10 * np.log10(error)])
+    assert decibels(before, after)[:2] == pytest.approx([np.inf, 20 * np.log10(255) - 10 * np.log10(error)])
     assert ssim(before, after)[0] == 1
     assert ssim(before, after)[1] < 1
     monkeypatch.setattr("bench.gate.similarity._lpips", lambda *_: np.full(8, 0.5))

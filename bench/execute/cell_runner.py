@@ -25,7 +25,7 @@ from bench.generate.loaded_pipeline import CurrentPipeline
 from bench.generate.prompts import hash_texts
 from bench.generate.sampling import Sampler
 from bench.generate.task_inputs import Inputs
-from bench.generate.trajectory import trace
+from bench.generate.trajectory import trace_latents
 from bench.measure.environment import machine_fingerprint
 from bench.parallel import ThreadedCalls, map_images
 from bench.pictures import batch_images, hash_all, hash_image, hash_images, kept_images, to_png
@@ -194,7 +194,7 @@ class Runner(Work):
         rows = range(min(self.keep_latents, len(self.prompts)))
         if rows and not work.folder.has_features(LATENTS):
             with self.beside_others(record.cell):
-                found = trace(self.pipeline.sampler(record.cell), rows)
+                found = trace_latents(self.pipeline.sampler(record.cell), rows)
             work.folder.save_features(LATENTS, found, record.images_hash)
 
     def _restore_images(self, work: _CellWork, record: Record) -> Record:

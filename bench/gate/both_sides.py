@@ -22,7 +22,7 @@ from bench.records.record import InterleavedLatency
 from bench.workers.installation import Installation, InstallationError
 
 SURVEY = "bench.conformance.survey"
-SILENT_S = 600.0
+SURVEY_SILENT_S = 600.0
 """Seconds that a scheduler may take to be examined, a hundred times what the slowest takes."""
 
 
@@ -50,7 +50,7 @@ def run_sides(
 def survey_there(installation: Installation, schedulers: Mapping[str, Mapping[str, Any]], directory: Path) -> Survey:
     """Have an installation examine schedulers by name; returns what it found, with a baseline each in `directory`.
 
-    One process examines them all. Where a scheduler ends it, or keeps it silent for `SILENT_S`, that one is broken
+    One process examines them all. Where a scheduler ends it, or keeps it silent for `SURVEY_SILENT_S`, that one is broken
     and another process examines the rest. Raises InstallationError where a process ends before it examines any.
     """
     print(f"Examining {len(schedulers)} schedulers in {installation.name} ...", file=sys.stderr)
@@ -62,7 +62,7 @@ def survey_there(installation: Installation, schedulers: Mapping[str, Mapping[st
         note.unlink(missing_ok=True)
         arguments = SURVEY, str(directory.absolute()), str(asked.absolute())
         try:
-            run_there(installation, *arguments, silent_s=SILENT_S)
+            run_there(installation, *arguments, silent_s=SURVEY_SILENT_S)
             part = Survey.read(directory)
         except InstallationError as error:
             part = Survey.read(directory) if note.is_file() else Survey(directory, {})

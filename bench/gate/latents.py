@@ -21,8 +21,8 @@ from bench.gate.pairing import Pair
 from bench.records.run import Movement
 from bench.store.cell_folder import LATENTS
 
-Arrays = dict[str, NDArray[np.floating]]
-ROUNDING = {"float32": 512 * 2.0**-23, "float16": 16 * 2.0**-10, "bfloat16": 8 * 2.0**-7}
+Trajectory = dict[str, NDArray[np.floating]]
+LATENT_ROUNDING = {"float32": 512 * 2.0**-23, "float16": 16 * 2.0**-10, "bfloat16": 8 * 2.0**-7}
 """Relative differences of one network's output between machines and kernels, by precision; multiples of its epsilon."""
 
 
@@ -54,12 +54,14 @@ def _compare(pair: Pair, before: ScoredRun, after: ScoredRun, limit: Movement) -
     return compare_trajectories(pair.label, old, new, limit, pair.before.record.cell.base.dtype)
 
 
-def _read(run: ScoredRun, cell: ScoredCell) -> Arrays:
+def _read(run: ScoredRun, cell: ScoredCell) -> Trajectory:
     return run.store.features_of(cell.record, LATENTS)
 
 
-def compare_trajectories(label: str, old: Arrays, new: Arrays, limit: Movement, dtype: str = "float32") -> Outcome:
-    """The outcome of two trajectories, as `bench.generate.trajectory.trace` returns them, of any origin."""
+def compare_trajectories(
+    label: str, old: Trajectory, new: Trajectory, limit: Movement, dtype: str = "float32"
+) -> Outcome:
+    """The outcome of two trajectories, as `bench.generate.trajectory.trace_latents` returns them, of any origin."""
     outcome = partial(Outcome, "latents", label, "displacement")
     count = min(len(old["states"]), len(new["states"]))
     states = [arrays["states"][:count] for arrays in (old, new)]
@@ -72,10 +74,10 @@ def compare_trajectories(label: str, old: Arrays, new: Arrays, limit: Movement, 
         return outcome(
             "equal", 0.0, 0.0, limit=limit.displacement, note=f"every kept latent of {count} images is equal"
         )
-    allowed = limit.displacement + ROUNDING[dtype]
+    allowed = limit.displacement + LATENT_ROUNDING[dtype]
     last = moved[:, -1]
     beyond = float(np.mean(~(last <= allowed)))  # NaN is beyond
-    note = _in_words(old, new, moved, ROUNDING[dtype])
+    note = _in_words(old, new, moved, LATENT_ROUNDING[dtype])
     verdict = "changed" if beyond > limit.share else "unchanged"
     return outcome(verdict, 0.0, _plain(np.median(last)), limit=allowed, note=note)
 
@@ -93,7 +95,7 @@ def _plain(value: float) -> float:
     return float(min(value, 1e300))  # JSON has no infinity
 
 
-def _in_words(old: Arrays, new: Arrays, moved: NDArray[np.float64], rounding: float) -> str:
+def _in_words(old: Trajectory, new: Trajectory, moved: NDArray[np.float64], rounding: float) -> str:
     """Where two trajectories part, how far, and by what."""
     median = np.median(moved, axis=0)
     path = " → ".join(f"{value:.2g}" for value in median)
@@ -109,7 +111,7 @@ def _at(state: int) -> str:
     return "before the first call" if state == 0 else f"at call {state}"
 
 
-def _cause(old: Arrays, new: Arrays, state: int, rounding: float) -> str:
+def _cause(old: Trajectory, new: Trajectory, state: int, rounding: float) -> str:
     """What differs first of all that leads to a state, which is the result of the call before it."""
     if state == 0:
         return "the initial latents differ"

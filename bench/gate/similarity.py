@@ -52,7 +52,7 @@ def measure_pixels(label: str, before: _Pixels, after: _Pixels) -> Iterator[Outc
     SSIM as torchmetrics has it (Wang et al. 2004, Gaussian window of 11 pixels). Intervals are Student's, over images;
     images that are equal have no PSNR and are counted.
     """
-    noise = psnr(before, after)
+    noise = decibels(before, after)
     some = noise[np.isfinite(noise)]
     note = f"mean of {len(some)} images{_in_brackets(some)}, in dB"
     if len(some) < len(noise):
@@ -65,7 +65,7 @@ def measure_pixels(label: str, before: _Pixels, after: _Pixels) -> Iterator[Outc
         yield _similarity(label, "lpips", 0.0, distances)
 
 
-def psnr(before: _Pixels, after: _Pixels) -> NDArray[np.float64]:
+def decibels(before: _Pixels, after: _Pixels) -> NDArray[np.float64]:
     """PSNR of each pair in decibels, of a peak of 255; infinite for equal images."""
     error = ((before.astype(np.float64) - after) ** 2).mean(axis=(1, 2, 3))
     with np.errstate(divide="ignore"):

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from bench.generate.sampling import Sampler
 
-MOST_VALUES = 512
+KEPT_VALUES = 512
 """Values kept of each state; of larger latents some at random, always the same."""
 _DENOISERS = ("unet", "transformer", "transformer_2")
 
 
-def trace(sampler: Sampler, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
+def trace_latents(sampler: Sampler, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
     """Sample some images by one call of the pipeline; returns its latents, rows in the order of the images.
 
     `states` (n, calls + 1, d) are the samples that each call of the scheduler's step got, and the last result;
     `outputs` (n, calls, d) the model outputs that they got; `denoised` (n, k, d) what the denoiser itself returned
     before the first step, k times an image where guidance needs several. In the precision of the latents; d is at most
-    `MOST_VALUES`.
+    `KEPT_VALUES`.
     """
     recorder = _Recorder(sampler.pipeline, len(rows))
     try:
@@ -65,10 +65,10 @@ class _Recorder:
             self.denoised += [self._flat(part) for part in torch.split(found, self.count)]
 
     def _flat(self, values: torch.Tensor) -> NDArray[Any]:
-        """Rows of at most `MOST_VALUES` values, on the host."""
+        """Rows of at most `KEPT_VALUES` values, on the host."""
         flat = values.detach().reshape(len(values), -1)
         host = (flat.float() if flat.dtype == torch.bfloat16 else flat).cpu().numpy()
-        chosen = np.random.default_rng(0).permutation(host.shape[1])[:MOST_VALUES]
+        chosen = np.random.default_rng(0).permutation(host.shape[1])[:KEPT_VALUES]
         kept: NDArray[Any] = host[:, np.sort(chosen)]
         return kept
 
