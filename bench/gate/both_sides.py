@@ -50,8 +50,8 @@ def run_sides(
 def survey_there(installation: Installation, schedulers: Mapping[str, Mapping[str, Any]], directory: Path) -> Survey:
     """Have an installation examine schedulers by name; returns what it found, with a baseline each in `directory`.
 
-    One process examines them all. Where a scheduler ends it, or keeps it silent for `SURVEY_SILENT_S`, that one is broken
-    and another process examines the rest. Raises InstallationError where a process ends before it examines any.
+    One process examines them all. Where a scheduler ends it, or keeps it silent for `SURVEY_SILENT_S`, that one is
+    broken and another process examines the rest. Raises InstallationError where a process ends before it examines any.
     """
     print(f"Examining {len(schedulers)} schedulers in {installation.name} ...", file=sys.stderr)
     directory.parent.mkdir(parents=True, exist_ok=True)
