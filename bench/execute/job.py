@@ -365,13 +365,13 @@ def try_schedulers(cells: tuple[Cell, ...]) -> Mapping[str, int]:
     """
     from bench.generate.schedulers import expected_evaluations, try_scheduler
 
-    tried: dict[tuple[int, int, bool], Any] = {}
+    tried: dict[tuple[int, int, int, bool], Any] = {}
     evaluations = {}
     for cell in cells:
-        which = id(cell.scheduler), cell.steps, cell.eta is None
+        which = id(cell.base), id(cell.scheduler), cell.steps, cell.eta is None
         if which not in tried:
             try:
-                tried[which] = try_scheduler(cell.scheduler, cell.steps, cell.eta)
+                tried[which] = try_scheduler(cell.scheduler, cell.steps, cell.eta, cell.base)
             except BenchError as error:
                 joint = "." if str(error).startswith("scheduler") else ": "
                 raise BenchError(f"methods.{cell.method}{joint}{error}") from error

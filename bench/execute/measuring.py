@@ -15,6 +15,7 @@ import torch
 
 from bench.execute.device_lock import alone_on
 from bench.experiment.config import Measure
+from bench.generate.denoisers import denoisers, text_encoders
 from bench.generate.loaded_pipeline import CurrentPipeline
 from bench.measure.host_syncs import HostSyncs
 from bench.measure.latency import measure_latency
@@ -64,9 +65,9 @@ def lacks_memory(record: Record, measure: Measure) -> bool:
 
 def _parts_of(pipeline: Any) -> Mapping[str, Sequence[torch.nn.Module]]:
     """Return the modules of a pipeline that are timed, by part."""
-    parts = {
-        "text_encoder": [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")],
-        "denoiser": [pipeline.unet, getattr(pipeline, "controlnet", None)],
+    controlnet = getattr(pipeline, "controlnet", None)
+    return {
+        "text_encoder": [*text_encoders(pipeline).values()],
+        "denoiser": [*denoisers(pipeline).values(), *([] if controlnet is None else [controlnet])],
         "vae": [pipeline.vae.encoder, pipeline.vae.decoder],
     }
-    return {part: [module for module in modules if module is not None] for part, modules in parts.items()}

@@ -22,6 +22,7 @@ from bench.experiment.value_types import (
     SCORES,
     STRICT,
     AnyNumber,
+    ArgumentValue,
     ConcurrentBatches,
     Count,
     Distinct,
@@ -117,6 +118,13 @@ class Model:
     """Name of the pipeline class in diffusers; by default the one that the checkpoint names."""
     guidance_scale: GuidanceScale | None = None
     """Guidance scale of methods that set none; by default the pipeline's own in diffusers."""
+    guidance: Literal["classifier_free", "true_cfg", "embedded", "none"] | None = None
+    """How the pipeline guides: each image is evaluated with and without its prompt (`classifier_free`, or `true_cfg`,
+    where the scale is the argument `true_cfg_scale` and `arguments.negative_prompt` takes effect), the network has the
+    scale as an input (`embedded`), or not at all (`none`). By default read from the pipeline's call."""
+    arguments: dict[str, ArgumentValue] = Field(default_factory=dict)
+    """Further arguments of the pipeline's call by diffusers' names, such as `max_sequence_length` and
+    `negative_prompt`."""
     config: Source | None = None
     """Directory or hub id of the same architecture; a single file takes configurations and tokenizers from there."""
     mirrors: list[Source] = Field(default_factory=list)

@@ -112,6 +112,8 @@ def _cells_of(experiment: Experiment, surroundings: Surroundings, model_name: st
         },
         checkpoint_schedule=surroundings.overridden.get(model_name, {}),
         config=model.config,
+        guidance=model.guidance,
+        arguments=model.arguments,
     )
     chosen = {name: value for name, value in asdict(experiment.task).items() if name not in _NOT_OF_IMAGES}
     task = Task(experiment.task.kind, chosen, surroundings.inputs)

@@ -73,6 +73,8 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 MOST_IMAGES = 1_000_000
 ImageCount = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+ArgumentValue = bool | int | float | str | list[bool | int | float | str] | None
+"""The value of an argument of a pipeline's call."""
 ConcurrentBatches = Annotated[Literal["auto"] | Count, WrapValidator(_concurrent_batches)]
 MetricName = Literal[
     "fid",

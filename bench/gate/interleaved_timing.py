@@ -6,10 +6,9 @@ import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from typing import Any
 
-from bench.records.cell import Cell
+from bench.records.cell import Cell, plain
 from bench.records.record import InterleavedLatency
 from bench.workers.installation import Installation, InstallationError
 
@@ -40,7 +39,7 @@ def time_interleaved(
             workers = {which: stack.enter_context(_Worker.started((before, after)[which])) for which in order}
             for cell, found in zip(cells, samples, strict=True):
                 for which in order:
-                    workers[which].ask({"cell": asdict(cell), **asked})
+                    workers[which].ask({"cell": plain(cell), **asked})
                 for which, seconds in enumerate(_alternate(workers, order, rounds)):
                     found[which].append(seconds)
     return [

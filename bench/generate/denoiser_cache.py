@@ -8,14 +8,17 @@ where every input is bitwise equal, so no image can change.
 from __future__ import annotations
 
 import copy
+import functools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
 import torch
+
+from bench.generate.denoisers import denoiser_inputs
 
 
 def room_on(device: str) -> int:
@@ -35,30 +38,47 @@ class _Evaluation:
 
 @dataclass
 class _Call:
-    """A pipeline call in progress: the earlier calls with the same inputs so far, and the inputs of the whole call."""
+    """A pipeline call in progress: the earlier calls with the same inputs so far, and the texts of the whole call.
+
+    A text is everything that a denoiser gets besides latents and timestep. A call has one, or two where the pipeline
+    evaluates the same latents with the prompt and without it.
+    """
 
     start: int
     steps: int
-    text: int = -1
-    more: Mapping[str, Any] = field(default_factory=dict)
+    texts: list[tuple[Mapping[str, Any], int]] = field(default_factory=list)
+    latents: Any = None
     done: int = 0
     alike: set[object] = field(default_factory=set)
     name: object = field(default_factory=object)
 
 
+_Place = tuple[int, int, int, int]
+
+
 class SharedEvaluations:
-    """Wraps a denoiser's `forward`. Calls outside `of` pass straight through: timed calls are never shared.
+    """Wraps the denoisers' `forward`. Calls outside `of` pass straight through: timed calls are never shared.
 
     Half of `limit_bytes` is reserved for first evaluations, which most cells have in common.
     """
 
-    def __init__(self, denoiser: torch.nn.Module, limit_bytes: int) -> None:
+    def __init__(self, denoisers: Iterable[torch.nn.Module], limit_bytes: int) -> None:
         self.used = self.used_bytes = 0
-        self._forward, self._limit_bytes = denoiser.forward, limit_bytes
+        self._limit_bytes = limit_bytes
         self._texts: dict[int, list[Mapping[str, Any]]] = {}
-        self._kept: dict[tuple[int, int, int], list[_Evaluation]] = {}
+        self._kept: dict[_Place, list[_Evaluation]] = {}
         self._now = threading.local()
-        denoiser.forward = self._evaluate
+        for which, denoiser in enumerate(denoisers):
+            self._wrap(which, denoiser)
+
+    def _wrap(self, which: int, denoiser: torch.nn.Module) -> None:
+        forward = denoiser.forward
+
+        @functools.wraps(forward)  # pipelines may read its signature
+        def evaluate(*args: Any, **kwargs: Any) -> Any:
+            return self._evaluate(which, denoiser, forward, args, kwargs)
+
+        denoiser.forward = evaluate
 
     @contextmanager
     def of(self, start: int, steps: int) -> Iterator[None]:
@@ -69,21 +89,21 @@ class SharedEvaluations:
         finally:
             self._now.call = None
 
-    def _evaluate(self, *inputs: Any, **more: Any) -> Any:
+    def _evaluate(self, which: int, denoiser: torch.nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         call: _Call | None = getattr(self._now, "call", None)
         if call is None:
-            return self._forward(*inputs, **more)
-        if call.done == 0:
-            call.more, call.text = more, self._find_text(call.start, more)
-        elif not _equal(call.more, more, same_objects=True):
+            return forward(*args, **kwargs)
+        inputs, others = denoiser_inputs(denoiser, args, kwargs)
+        text = self._text_of(call, inputs[0], others)
+        if text is None:
             self._now.call = None  # for example a ControlNet, whose residuals are new each time
-            return self._forward(*inputs, **more)
-        place = (call.start, call.steps if call.done else 0, call.done)
-        known = self._find(place, call, inputs)
+            return forward(*args, **kwargs)
+        place = (which, call.start, call.steps if call.done else 0, call.done)
+        known = self._find(place, call, text, inputs)
         if known is None:
-            output = self._forward(*inputs, **more)
+            output = forward(*args, **kwargs)
             call.alike = set()
-            self._keep(place, call, inputs, output)
+            self._keep(place, call, text, inputs, output)
         else:
             output = copy.deepcopy(known.output)  # the caller may modify its copy
             self.used += 1
@@ -92,32 +112,43 @@ class SharedEvaluations:
         call.done += 1
         return output
 
-    def _find_text(self, start: int, more: Mapping[str, Any]) -> int:
-        """Return the number of the inputs other than latents and timestep; -1 where the cache has no space for them."""
+    def _text_of(self, call: _Call, latents: Any, others: Mapping[str, Any]) -> int | None:
+        """Return the number of a call's text, None where it cannot be one; -1 where the cache has no space for it."""
+        before, call.latents = call.latents, latents
+        for known, number in call.texts:
+            if _equal(known, others, same_objects=True):
+                return number
+        if call.texts and (before is not latents or len(call.texts) == 2):
+            return None
+        number = self._find_text(call.start, others)
+        call.texts.append((others, number))
+        return number
+
+    def _find_text(self, start: int, others: Mapping[str, Any]) -> int:
         texts = self._texts.setdefault(start, [])
         for number, known in enumerate(texts):
-            if _equal(known, more):
+            if _equal(known, others):
                 return number
-        if self.used_bytes + (size := _size(more)) > self._limit_bytes:
+        if self.used_bytes + (size := bytes_of(others)) > self._limit_bytes:
             return -1
         self.used_bytes += size
-        texts.append(copy.deepcopy(more))
+        texts.append(copy.deepcopy(others))
         return len(texts) - 1
 
-    def _find(self, place: tuple[int, int, int], call: _Call, inputs: tuple[Any, ...]) -> _Evaluation | None:
+    def _find(self, place: _Place, call: _Call, text: int, inputs: tuple[Any, ...]) -> _Evaluation | None:
         for known in self._kept.get(place, ()):
-            likely = known.text == call.text and (not call.done or known.calls & call.alike)
+            likely = known.text == text and (not call.done or known.calls & call.alike)
             if likely and _equal(known.inputs, inputs):
                 return known
         return None
 
-    def _keep(self, place: tuple[int, int, int], call: _Call, inputs: tuple[Any, ...], output: Any) -> None:
-        size = _size(inputs) + _size(output)
+    def _keep(self, place: _Place, call: _Call, text: int, inputs: tuple[Any, ...], output: Any) -> None:
+        size = bytes_of(inputs) + bytes_of(output)
         room = self._limit_bytes // (2 if call.done else 1) - self.used_bytes
-        if call.text >= 0 and size <= room:
+        if text >= 0 and size <= room:
             self.used_bytes += size
             kept = copy.deepcopy((inputs, output))
-            self._kept.setdefault(place, []).append(_Evaluation(call.text, *kept, {call.name}))
+            self._kept.setdefault(place, []).append(_Evaluation(text, *kept, {call.name}))
 
 
 def _equal(ours: Any, theirs: Any, same_objects: bool = False) -> bool:
@@ -144,9 +175,10 @@ def _same_bits(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return ours.dtype == theirs.dtype and torch.equal(ours.view(word), theirs.view(word))
 
 
-def _size(value: Any) -> int:
+def bytes_of(value: Any) -> int:
+    """Return the bytes of the tensors in a value: a tensor, or containers of them."""
     if isinstance(value, torch.Tensor):
         return value.nbytes
     if isinstance(value, Mapping):
-        return sum(map(_size, value.values()))
-    return sum(map(_size, value)) if isinstance(value, list | tuple) else 0
+        return sum(map(bytes_of, value.values()))
+    return sum(map(bytes_of, value)) if isinstance(value, list | tuple) else 0

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from bench.generate.denoiser_cache import SharedEvaluations, room_on
+from bench.generate.denoisers import denoisers
+from bench.generate.embeddings import Embeddings
 from bench.generate.pipelines import load_pipeline
-from bench.generate.sampling import Embeddings, Sampler
+from bench.generate.sampling import Sampler
 from bench.generate.task_inputs import Inputs
 from bench.records.cell import Cell
 
@@ -24,7 +26,8 @@ class Loaded:
         gc.collect()  # models and their wrappers reference one another, so the previous ones may still be in memory
         self._before = torch.cuda.memory_allocated(cell.device) if cell.device.startswith("cuda") else 0
         self.key, self.pipeline = cell.pipeline_key, load_pipeline(cell)
-        self._embeddings, self._shared = Embeddings(), SharedEvaluations(self.pipeline.unet, room_on(cell.device))
+        self._embeddings = Embeddings()
+        self._shared = SharedEvaluations(denoisers(self.pipeline).values(), room_on(cell.device))
 
     def sampler(self, cell: Cell, prompts: Sequence[str], inputs: Inputs) -> Sampler:
         """Return a sampler of a cell of this pipeline."""

@@ -18,9 +18,8 @@ from safetensors import safe_open
 
 from bench.checkpoints.files import first_few
 from bench.checkpoints.lora import stated_scales
+from bench.generate.denoisers import adaptable
 from bench.records.errors import BenchError
-
-_MODELS = ("unet", "text_encoder", "text_encoder_2")
 
 
 def load_lora(pipeline: Any, path: Path, name: str, which: str) -> None:
@@ -55,12 +54,10 @@ _MISFIT = re.compile(r"size mismatch|shapes?\b|keys?\b|modules .* not found in t
 
 
 def _layers(pipeline: Any, name: str) -> Iterator[LoraLayer]:
-    for role in _MODELS:
-        model = getattr(pipeline, role, None)
-        if isinstance(model, torch.nn.Module):
-            for module in model.modules():
-                if isinstance(module, LoraLayer) and name in {**module.lora_A, **module.lora_embedding_A}:
-                    yield module
+    for model in adaptable(pipeline).values():
+        for module in model.modules():
+            if isinstance(module, LoraLayer) and name in {**module.lora_A, **module.lora_embedding_A}:
+                yield module
 
 
 def _check_arrived(path: Path, name: str, layers: list[LoraLayer], which: str) -> None:

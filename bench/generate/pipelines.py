@@ -16,6 +16,7 @@ import transformers
 from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter
 
 from bench.checkpoints.sources import ARCHITECTURE, LORA, local_path, weights_directory
+from bench.generate.denoisers import denoisers
 from bench.generate.lora import load_lora, overhear, why_not_loaded
 from bench.generate.quiet import quiet_libraries
 from bench.generate.random_weights import add_lora, build_pipeline
@@ -126,8 +127,8 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
     """Return the pipeline on its device, with its memory_options applied."""
     memory_options, name = cell.base.memory_options, f"models.{cell.base.name}.memory_options"
     if cell.base.channels_last:
-        pipeline.unet.to(memory_format=torch.channels_last)
-        pipeline.vae.to(memory_format=torch.channels_last)
+        for module in (*denoisers(pipeline).values(), pipeline.vae):
+            module.to(memory_format=torch.channels_last)
     if memory_options.get("vae_upcast"):
         _decode_in_float32(pipeline)
     if memory_options.get("vae_slicing"):
@@ -136,7 +137,8 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
         pipeline.vae.enable_tiling()
     if backend := memory_options.get("attention"):
         try:
-            pipeline.unet.set_attention_backend(backend)
+            for denoiser in list[Any](denoisers(pipeline).values()):
+                denoiser.set_attention_backend(backend)
         except (ValueError, RuntimeError, ImportError) as error:
             raise BenchError(f"{name}.attention={backend} cannot be used here: {error}") from error
     offload, mode = memory_options.get("offload"), memory_options.get("compile")
@@ -145,8 +147,8 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
     if offload == "sequential" and mode:
         raise BenchError(f"{name}: offload=sequential moves each layer separately and cannot be compiled; choose one")
     if mode:  # before offloading, whose hooks restore the forward they found
-        pipeline.unet.forward = torch.compile(pipeline.unet.forward, mode=mode)
-        pipeline.vae.decoder.forward = torch.compile(pipeline.vae.decoder.forward, mode=mode)
+        for module in (*denoisers(pipeline).values(), pipeline.vae.decoder):
+            module.forward = torch.compile(module.forward, mode=mode)
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=cell.device)
     elif offload == "sequential":

@@ -1,7 +1,9 @@
 """A cell's images: seeds → latents → pipeline call → uint8, streamed batch by batch.
 
 Image i depends only on the cell's seed and on i: every image has its own generator on the CPU, which draws first the
-initial latents and then the noise of stochastic steps. All methods see the same latents for the same prompt.
+initial latents and then the noise of stochastic steps. All methods see the same latents for the same prompt. Latents of
+a UNet are drawn here, in float32 for every precision; those of a transformer, whose shape each pipeline knows, by the
+pipeline, in its own precision.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +20,13 @@ import numpy as np
 import torch
 
 from bench.generate.denoiser_cache import SharedEvaluations
+from bench.generate.denoisers import denoisers, has_unet, rows_of
+from bench.generate.embeddings import Embeddings
+from bench.generate.flow import arguments_of_steps
+from bench.generate.guidance import call_parameters, guidance_arguments
 from bench.generate.images import PixelArray, quantise
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule
+from bench.generate.steps import steps_given
 from bench.generate.task_inputs import Inputs
 from bench.records.cell import Cell
 from bench.records.errors import CellError
@@ -36,72 +43,41 @@ class Batch:
 
 
 class CallCounter:
-    """Counts forward calls and rows of a denoiser, and steps of a scheduler, by hooks.
+    """Counts forward calls and rows of denoisers, and steps of a scheduler, by hooks.
 
-    The denoiser may serve several threads at once; only calls from the thread that created the counter count.
+    The denoisers may serve several threads at once; only calls from the thread that created the counter count.
     """
 
-    def __init__(self, denoiser: torch.nn.Module, scheduler: Any) -> None:
+    def __init__(self, counted: Iterable[torch.nn.Module], scheduler: Any) -> None:
         self.counts = [0, 0, 0]  # denoiser calls, their rows, scheduler steps
         self._thread, self._scheduler = threading.get_ident(), scheduler
         with _HOOKS:
-            self._hook = denoiser.register_forward_pre_hook(self._count_call, with_kwargs=True)
+            self._hooks = [
+                denoiser.register_forward_pre_hook(self._count_call, with_kwargs=True) for denoiser in counted
+            ]
         step = scheduler.step
 
         @functools.wraps(step)  # pipelines read its signature to decide whether it gets eta and generators
-        def counted(*args: Any, **kwargs: Any) -> Any:
+        def counting(*args: Any, **kwargs: Any) -> Any:
             self.counts[2] += 1
             return step(*args, **kwargs)
 
-        scheduler.step = counted
+        scheduler.step = counting
 
     def _count_call(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:
             self.counts[0] += 1
-            self.counts[1] += len(args[0] if args else kwargs["sample"])
+            self.counts[1] += rows_of(module, args, kwargs)
 
     def close(self) -> None:
         """Remove the hooks."""
         with _HOOKS:
-            self._hook.remove()
+            for hook in self._hooks:
+                hook.remove()
         del self._scheduler.step  # uncovers the class's method
 
 
 _HOOKS = threading.Lock()
-
-
-class Embeddings:
-    """Prompt embeddings of a loaded pipeline, computed once for all its cells; kept up to `limit_bytes`.
-
-    One thread encodes at a time, across all instances: a tokenizer stores its padding as state.
-    """
-
-    encoding = threading.Lock()
-    NAMES = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-
-    def __init__(self, limit_bytes: int = 2**29) -> None:
-        self.used_bytes = 0
-        self._kept: dict[Any, Mapping[str, torch.Tensor]] = {}
-        self._limit_bytes = limit_bytes
-
-    def of(self, pipeline: Any, prompts: Sequence[str], guided: bool) -> Mapping[str, torch.Tensor]:
-        """Return the prompt embeddings, as the keyword arguments that the pipeline's call accepts."""
-        key = (tuple(prompts), guided)
-        with self.encoding:
-            found = self._kept.get(key)
-            if found is None:
-                encoded = pipeline.encode_prompt(
-                    prompt=list(prompts),
-                    device=pipeline._execution_device,  # offloaded models are on another device
-                    num_images_per_prompt=1,
-                    do_classifier_free_guidance=guided,
-                )
-                found = {name: tensor for name, tensor in zip(self.NAMES, encoded, strict=False) if tensor is not None}
-                size = sum(tensor.nbytes for tensor in found.values())
-                if self.used_bytes + size <= self._limit_bytes:
-                    self.used_bytes += size
-                    self._kept[key] = found
-            return found
 
 
 class Sampler:
@@ -137,15 +113,13 @@ class Sampler:
     def begin(self, start: int) -> Callable[[], Batch]:
         """Start as `sample` does; the returned function waits for the device, which may get other batches meanwhile."""
         rows = range(start, min(start + self.cell.batch_size, len(self.prompts)))
-        counter, begun = CallCounter(self.pipeline.unet, self.pipeline.scheduler), []
+        counter, begun = CallCounter(denoisers(self.pipeline).values(), self.pipeline.scheduler), []
         try:
             while rows:
                 part, counted = rows[: self._size], list(counter.counts)
                 try:
-                    given, prompts = self._given(part), [self.prompts[row] for row in part]
-                    with torch.inference_mode(), self._shared(part.start, self.cell.steps):
-                        text = self._embeddings.of(self.pipeline, prompts, self.cell.guidance_scale > 1)
-                        output = self.pipeline(**text, **given)
+                    with self._shared(part.start, self.cell.steps):
+                        output = self._run(self._embeddings.remembered_by(self.pipeline), part)
                     begun.append(self._images_of(output, part))
                 except torch.OutOfMemoryError as error:
                     self._shrink(len(part), error)
@@ -164,10 +138,28 @@ class Sampler:
 
     def call(self, rows: Sequence[int]) -> PixelArray:
         """The images of some prompts by one call of the pipeline, as a user would write it."""
-        given = self._given(rows)
-        with torch.inference_mode():
-            output = self.pipeline(prompt=[self.prompts[row] for row in rows], **given)
-        return self._images_of(output, rows)()
+        return self._images_of(self._run(self.pipeline, rows), rows)()
+
+    def _run(self, pipeline: Any, rows: Sequence[int]) -> Any:
+        """The output of a pipeline's call for some prompts, each image with its own generator."""
+        generators = [image_generator(self.cell.seed, row) for row in rows]
+        given = self.inputs.arguments(rows) if self.inputs else {}
+        if "strength" not in given and has_unet(pipeline):  # else the pipeline draws them, by the same generators
+            given["latents"] = self.initial_latents(generators)
+        kind: Any = type(pipeline)
+        arguments, parameters = self.arguments(), call_parameters(kind)
+        if "negative_prompt" in arguments:
+            arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(rows)
+        if "eta" in arguments and "eta" not in parameters:
+            del arguments["eta"]
+        with torch.inference_mode(), steps_given(pipeline.scheduler, generators, self.cell.eta):
+            return pipeline(
+                prompt=[self.prompts[row] for row in rows],
+                generator=generators,
+                output_type="pt",
+                **given,
+                **arguments,
+            )
 
     def _shrink(self, size: int, error: Exception) -> None:
         device = self.pipeline.device
@@ -181,14 +173,6 @@ class Sampler:
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _given(self, rows: Sequence[int]) -> dict[str, Any]:
-        """All arguments of a call but what says the prompts."""
-        generators = [image_generator(self.cell.seed, row) for row in rows]
-        given = self.inputs.arguments(rows) if self.inputs else {}
-        if "strength" not in given:  # else the pipeline noises its input, by the same generators
-            given["latents"] = self.initial_latents(generators)
-        return {**given, "generator": generators, "output_type": "pt", **self.arguments()}
-
     def _images_of(self, output: Any, rows: Sequence[int]) -> Callable[[], PixelArray]:
         """What waits for the images of a call; raises CellError for NaN or all-black ones."""
         if self.cell.task.kind == "animation":
@@ -201,9 +185,12 @@ class Sampler:
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of a call besides prompts, latents, generators; eta only where the scheduler has it."""
         cell = self.cell
+        kind: Any = type(self.pipeline)
         arguments: dict[str, Any] = {
             "num_inference_steps": cell.steps,
-            "guidance_scale": cell.guidance_scale,
+            **cell.base.arguments,
+            **arguments_of_steps(kind, cell.steps),
+            **guidance_arguments(cell, kind),
             "height": cell.base.height,
             "width": cell.base.width,
         }

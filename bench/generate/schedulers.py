@@ -11,11 +11,14 @@ from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import diffusers
 from diffusers import SchedulerMixin
 
 from bench.checkpoints.own_code import import_own
+from bench.generate.flow import lacking, timestep_arguments, timesteps_sampled, translated
+from bench.generate.guidance import is_doubled
 from bench.generate.quiet import quiet_libraries
-from bench.records.cell import Cell, SchedulerSpec
+from bench.records.cell import Base, Cell, SchedulerSpec
 from bench.records.errors import BenchError
 
 
@@ -23,8 +26,9 @@ def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
     """Return a fresh scheduler; raises BenchError for a class or setting that does not exist."""
     scheduler_class = scheduler_class_of(spec.target)
     allowed = settings_of(scheduler_class)
+    settings, beside = translated(spec.target, spec.settings, allowed)
     types, parameters = _annotations(scheduler_class), inspect.signature(scheduler_class).parameters
-    for name, value in spec.settings.items():
+    for name, value in settings.items():
         if name not in allowed:
             near = get_close_matches(name, allowed, 1, 0.6)
             meant = f"did you mean scheduler.{near[0]}? It" if near else "it"
@@ -36,9 +40,13 @@ def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
             raise BenchError(f"scheduler.{name}={_written(value)} was given; {spec.target} takes {wanted}")
     quiet_libraries()
     try:
-        return scheduler_class(**spec.settings)
+        scheduler = scheduler_class(**settings)
+        if beside:
+            scheduler.register_to_config(**beside)
     except Exception as error:  # a user's class may raise anything
         raise BenchError(f"scheduler: {spec.target} refuses its settings ({_said(error)})") from error
+    else:
+        return scheduler
 
 
 def settings_of(scheduler_class: type[Any]) -> tuple[str, ...]:
@@ -59,8 +67,8 @@ def parameters_of(scheduler_class: type[Any], method: str) -> tuple[str, ...]:
     return tuple(name for name in names if name != "self")
 
 
-def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None) -> SchedulerMixin:
-    """Return the scheduler with its timesteps set.
+def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None, base: Base | None = None) -> SchedulerMixin:
+    """Return the scheduler with its timesteps set, as the pipeline of a model sets them.
 
     Raises BenchError if it cannot be created, refuses the step count, or has an eta and none is given: pipelines pass
     their own default of 0 to a scheduler that has an eta, so it is always set explicitly.
@@ -70,8 +78,20 @@ def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None) -> Schedul
         raise BenchError(f"{spec.target} has an eta and none was given; give one, as in eta=[0.3]")
     if not has_eta(scheduler) and eta is not None:
         raise BenchError(f"{spec.target} has no eta but {eta:g} was given; leave it empty, eta=[]")
+    if base is not None and (missing := lacking(scheduler, base)):
+        raise BenchError(
+            f"scheduler: {spec.target} has no {' and no '.join(missing)}, which {base.pipeline} uses; choose another "
+            f"scheduler for models.{base.name}"
+        )
+    given = timestep_arguments(scheduler, base, steps)
+    taken = parameters_of(type(scheduler), "set_timesteps")
+    if base is not None and (unknown := [name for name in given if name not in taken]):
+        raise BenchError(
+            f"scheduler: {base.pipeline} gives its scheduler {' and '.join(unknown)}, which {spec.target} does not "
+            f"take; choose another scheduler for models.{base.name}"
+        )
     try:
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(**given)
     except Exception as error:
         raise BenchError(
             f"scheduler: {spec.target} refuses {steps} steps with these settings ({_said(error)})"
@@ -83,13 +103,15 @@ def expected_evaluations(cell: Cell, scheduler: Any) -> int:
     """Return the denoiser evaluations per image that a cell will take with a scheduler whose timesteps are set.
 
     Pipelines call the denoiser once per timestep, of which some schedulers have more than steps (Heun 2N - 1), and
-    guidance doubles that. A run that begins from a noised input skips the first timesteps, as diffusers'
+    guidance may double that. A run that begins from a noised input skips the first timesteps, as diffusers'
     `get_timesteps` does. A record holds the counted number.
     """
     strength = float(cell.task.settings.get("strength", 1))
     left_out = cell.steps - min(int(cell.steps * strength), cell.steps)
-    calls = len(scheduler.timesteps[left_out * int(getattr(scheduler, "order", 1)) :])
-    return calls * (2 if cell.guidance_scale > 1 else 1)
+    pipeline_class = getattr(diffusers, cell.base.pipeline, None)
+    calls = max(timesteps_sampled(scheduler, pipeline_class) - left_out * int(getattr(scheduler, "order", 1)), 0)
+    doubled = cell.guidance_scale > 1 if pipeline_class is None else is_doubled(cell, pipeline_class)
+    return calls * (2 if doubled else 1)
 
 
 def _annotations(scheduler_class: type[Any]) -> dict[str, Any]:

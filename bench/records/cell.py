@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Self
 
@@ -17,15 +17,42 @@ def canonical_json(value: object) -> str:
     )
 
 
+LATER = {"later": True}
+"""Metadata of a field that was added after results were published: at its default it is in no hash and no file."""
+
+
 def fields_of(value: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return a dataclass's fields by name, unconverted; raises TypeError for any other value."""
+    """Return a dataclass's fields by name, unconverted, without LATER fields at their default.
+
+    Raises TypeError for any other value.
+    """
     kind: type = type(value)
-    return {name: getattr(value, name) for name in _names_of(kind) if name not in but}
+    found = {name: getattr(value, name) for name in _names_of(kind) if name not in but}
+    for name, default in _later_of(kind):
+        if found.get(name) == default:
+            found.pop(name, None)
+    return found
 
 
 @cache
 def _names_of(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
+
+
+@cache
+def _later_of(kind: type) -> tuple[tuple[str, Any], ...]:
+    later = [known for known in fields(kind) if "later" in known.metadata]
+    made = [(known, known.default_factory) for known in later]
+    return tuple((known.name, known.default if make is MISSING else make()) for known, make in made)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as `dataclasses.asdict` would, without LATER fields at their default."""
+    if is_dataclass(value):
+        return {name: plain(entry) for name, entry in fields_of(value).items()}
+    if isinstance(value, Mapping):
+        return {name: plain(entry) for name, entry in value.items()}
+    return type(value)(map(plain, value)) if isinstance(value, list | tuple) else value
 
 
 def content_hash(value: object, digits: int = 16) -> str:
@@ -72,7 +99,8 @@ class Base:
     `memory_options` are the settings that trade time for memory or the reverse; options with their default value are
     omitted. `noise_schedule` is the checkpoint's; where a deliberate override replaced it, `checkpoint_schedule` holds
     the checkpoint's own. `config` is the directory or hub id that describes a model in a single file; its content is
-    part of `weights`.
+    part of `weights`. `guidance` is the stated kind of guidance, None where the pipeline decides; `arguments` are
+    further arguments of the pipeline's call.
     """
 
     name: str
@@ -90,6 +118,8 @@ class Base:
     memory_options: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_schedule: Mapping[str, Any] = field(default_factory=dict)
     config: str | None = None
+    guidance: str | None = field(default=None, metadata=LATER)
+    arguments: Mapping[str, Any] = field(default_factory=dict, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +205,7 @@ class Cell:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
+        """The inverse of `plain`."""
         values = dict(data)
         parts = tuple(Part(**part) for part in values["base"]["parts"])
         values["base"] = Base(**{**values["base"], "parts": parts})

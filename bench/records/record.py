@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
-from bench.records.cell import Cell
+from bench.records.cell import Cell, plain
 from bench.records.errors import BenchError, Corrupt
 
 SCHEMA_VERSION = 6
@@ -131,7 +131,7 @@ class Record:
 
     def to_json(self) -> str:
         """Return one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return json.dumps(plain(self), sort_keys=True, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -150,7 +150,7 @@ class Record:
 
     def reproducible(self) -> dict[str, Any]:
         """Return the part that an undisturbed run on the same machine repeats exactly: no times, no memory."""
-        data = asdict(self)
+        data = plain(self)
         for name in ("latency", "memory", "sampling_s", "environment"):
             del data[name]
         return data

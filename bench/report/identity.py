@@ -7,11 +7,11 @@ that are alike in those five differ by it, so that no two cells ever have the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from bench.analysis.scoring import ScoredCell
-from bench.records.cell import Cell, canonical_json, content_hash, plain_number
+from bench.records.cell import Cell, canonical_json, content_hash, plain, plain_number
 from bench.records.run import Run
 
 NO_VALUE = "–"
@@ -108,7 +108,7 @@ def head_of(path: str) -> str:
 
 def fields_in_words(cell: Cell) -> Mapping[str, str]:
     """Return every value of a cell as text, by its path."""
-    return {path: _text(value) for path, value in _walk("", asdict(cell)) if path not in ("prompts.source",)}
+    return {path: _text(value) for path, value in _walk("", plain(cell)) if path not in ("prompts.source",)}
 
 
 def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,204 @@
+"""Pipelines of transformers and flow matching are sampled as by hand, image by image, and what they did is counted."""
+
+from typing import Any
+
+import factories
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from numpy.typing import NDArray
+from test_sampling import PROMPTS
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from bench.generate.denoiser_cache import SharedEvaluations, room_on
+from bench.generate.denoisers import denoisers
+from bench.generate.embeddings import Embeddings
+from bench.generate.sampling import Sampler, image_generator
+from bench.generate.schedulers import expected_evaluations, make_scheduler, try_scheduler
+from bench.mini import world
+from bench.mini.training.vocabulary import build_tokenizer
+from bench.records.cell import Cell, SchedulerSpec
+from bench.records.errors import BenchError
+
+EULER = SchedulerSpec("diffusers.FlowMatchEulerDiscreteScheduler", {"shift": 3.0})
+STOCHASTIC = SchedulerSpec("diffusers.FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "stochastic_sampling": True})
+LCM = SchedulerSpec("diffusers.FlowMatchLCMScheduler", {"shift": 3.0})
+HEUN = SchedulerSpec("diffusers.FlowMatchHeunDiscreteScheduler", {"shift": 3.0})
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "shift": 3.0}
+SOLVERS = [
+    EULER,
+    HEUN,
+    SchedulerSpec("diffusers.DPMSolverMultistepScheduler", FLOW),
+    SchedulerSpec("diffusers.UniPCMultistepScheduler", FLOW),
+]
+
+
+def build_sd3() -> Any:
+    """Stable Diffusion 3 with two small text encoders, and no T5."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(world.caption(world.scene(seed)) for seed in range(100))
+    tokenizer.model_max_length = 77
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        projection_dim=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8), norm_num_groups=2, latent_channels=4, sample_size=32, shift_factor=0.1,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
+    transformer = SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32,
+    )  # fmt: skip
+    pipeline: Any = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        text_encoder=CLIPTextModelWithProjection(text),
+        tokenizer=tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection(text),
+        tokenizer_2=tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def make_cell(scheduler: SchedulerSpec = EULER, base: Any = None, **changes: Any) -> Cell:
+    """Two steps of a scheduler on Stable Diffusion 3, all prompts in one batch."""
+    given = {"pipeline": "StableDiffusion3Pipeline", "height": 32, "width": 32, "arguments": {"max_sequence_length": 8}}
+    own = {"base": factories.make_base(**given, **(base or {})), "scheduler": scheduler, "steps": 2, "eta": None}
+    return factories.make_cell(len(PROMPTS), **{**own, "batch_size": len(PROMPTS), **changes})
+
+
+@pytest.fixture(scope="module")
+def sd3() -> Any:
+    return build_sd3()
+
+
+def by_hand(pipeline: Any, cell: Cell, **given: Any) -> tuple[NDArray[np.uint8], int]:
+    """The images of a pipeline's own call, and the rows of its denoiser per image."""
+    pipeline.scheduler = make_scheduler(cell.scheduler)
+    rows = []
+    (denoiser,) = denoisers(pipeline).values()
+    hook = denoiser.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
+    )
+    try:
+        output = pipeline(
+            prompt=[*PROMPTS],
+            num_inference_steps=cell.steps,
+            height=cell.base.height,
+            width=cell.base.width,
+            generator=[image_generator(cell.seed, row) for row in range(len(PROMPTS))],
+            output_type="pt",
+            **given,
+        )
+    finally:
+        hook.remove()
+    pixels = (output.images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return pixels.numpy(), sum(rows) // len(PROMPTS)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 5.0])
+@pytest.mark.parametrize("scheduler", SOLVERS, ids=lambda spec: spec.target)
+def test_images_are_those_of_the_pipeline_called_by_hand(sd3: Any, scheduler: SchedulerSpec, guidance: float) -> None:
+    cell = make_cell(scheduler, guidance_scale=guidance, steps=3)
+    expected, evaluations = by_hand(sd3, cell, guidance_scale=guidance, max_sequence_length=8)
+    batch = Sampler(sd3, cell, PROMPTS).sample(0)
+    assert np.array_equal(batch.images, expected)
+    assert batch.calls.denoiser_evaluations == evaluations
+    tried = try_scheduler(cell.scheduler, cell.steps, cell.eta, cell.base)
+    assert expected_evaluations(cell, tried) == evaluations
+    assert tuple(float(t) for t in tried.timesteps) == batch.calls.timesteps
+    assert batch.calls.arguments["max_sequence_length"] == 8
+
+
+@pytest.mark.parametrize("scheduler", [EULER, STOCHASTIC, LCM], ids=["euler", "stochastic", "lcm"])
+def test_an_image_depends_on_its_seed_and_row_alone(sd3: Any, scheduler: SchedulerSpec) -> None:
+    together = Sampler(sd3, make_cell(scheduler, steps=4), PROMPTS).sample(0).images
+    torch.manual_seed(5)
+    for size in (1, 3):
+        sampler = Sampler(sd3, make_cell(scheduler, steps=4, batch_size=size), PROMPTS)
+        for start in (6, 0, 3):
+            images = sampler.sample(start).images
+            assert np.abs(images.astype(int) - together[start : start + len(images)]).max() <= 1
+    backwards = Sampler(sd3, make_cell(scheduler, steps=4), PROMPTS).call(range(6, -1, -1))
+    assert np.abs(backwards[::-1].astype(int) - together).max() <= 1
+
+
+def test_the_noise_of_a_step_changes_the_image(sd3: Any) -> None:
+    images = [
+        Sampler(sd3, make_cell(scheduler, steps=4), PROMPTS).sample(0).images for scheduler in (EULER, STOCHASTIC)
+    ]
+    assert not np.array_equal(*images)
+
+
+def test_embeddings_and_evaluations_are_shared_and_change_no_bit(sd3: Any) -> None:
+    own = build_sd3()
+    seen: list[int] = []
+    own.text_encoder.register_forward_pre_hook(lambda *_: seen.append(1))
+    cells = [make_cell(scheduler, guidance_scale=5.0) for scheduler in (EULER, LCM, EULER)]
+    plain = [Sampler(own, cell, PROMPTS).call(range(len(PROMPTS))) for cell in cells]
+    assert len(seen) == 2 * len(cells), "with a prompt and without"
+    seen.clear()
+    embeddings, shared = Embeddings(), SharedEvaluations(denoisers(own).values(), room_on("cpu"))
+    served = [Sampler(own, cell, PROMPTS, embeddings, shared).sample(0) for cell in cells]
+    assert len(seen) == 2
+    assert shared.used == 1 + 2, "the first evaluation of the second cell, and all of the third"
+    assert all(np.array_equal(batch.images, images) for batch, images in zip(served, plain, strict=True))
+
+
+def test_all_methods_start_from_the_same_noise(sd3: Any) -> None:
+    firsts = []
+    for scheduler in (*SOLVERS, LCM, STOCHASTIC):
+        seen: list[torch.Tensor] = []
+
+        def note(_: Any, __: Any, given: Any, seen: list[torch.Tensor] = seen) -> None:
+            seen.append(given["hidden_states"].clone())
+
+        hook = sd3.transformer.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            Sampler(sd3, make_cell(scheduler), PROMPTS).sample(0)
+        finally:
+            hook.remove()
+        firsts.append(seen[0])
+    assert all(torch.equal(first, firsts[0]) for first in firsts)
+
+
+def test_a_scheduler_that_a_pipeline_cannot_use_is_refused_before_anything_is_loaded() -> None:
+    unet = factories.make_base()
+    with pytest.raises(BenchError, match=r"FlowMatchEulerDiscreteScheduler has no scale_model_input, which StableDiff"):
+        try_scheduler(EULER, 2, None, unet)
+    flux = factories.make_base(pipeline="FluxPipeline", height=32, width=32)
+    with pytest.raises(
+        BenchError, match=r"FluxPipeline gives its scheduler sigmas and mu, which .*Heun.* does not take"
+    ):
+        try_scheduler(HEUN, 2, None, flux)
+    moving = SchedulerSpec(HEUN.target, {"use_dynamic_shifting": True})
+    with pytest.raises(BenchError, match=r"Heun.* has no use_dynamic_shifting, and the model's noise schedule has"):
+        try_scheduler(moving, 2, None, make_cell().base)
+
+
+def test_a_shift_is_written_in_each_scheduler_s_own_names() -> None:
+    schedule = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.4, "max_shift": 1.1, "shift_terminal": None}
+    solver = make_scheduler(SchedulerSpec("diffusers.DPMSolverMultistepScheduler", {**FLOW, **schedule}))
+    assert solver.config.flow_shift == 3.0
+    assert (solver.config.base_shift, solver.config.max_shift) == (0.4, 1.1), "which pipelines read"
+    euler = make_scheduler(SchedulerSpec(EULER.target, {**FLOW, "flow_shift": 2.0}))
+    assert euler.config.shift == 2.0
