@@ -183,7 +183,7 @@ def test_all_methods_start_from_the_same_noise(sd3: Any) -> None:
 
 def test_a_scheduler_that_a_pipeline_cannot_use_is_refused_before_anything_is_loaded() -> None:
     unet = factories.make_base()
-    with pytest.raises(BenchError, match=r"FlowMatchEulerDiscreteScheduler has no scale_model_input, which StableDiff"):
+    with pytest.raises(BenchError, match=r"FlowMatchEulerDiscreteScheduler has no init_noise_sigma, which StableDiff"):
         try_scheduler(EULER, 2, None, unet)
     flux = factories.make_base(pipeline="FluxPipeline", height=32, width=32)
     with pytest.raises(
@@ -200,5 +200,5 @@ def test_a_shift_is_written_in_each_scheduler_s_own_names() -> None:
     solver = make_scheduler(SchedulerSpec("diffusers.DPMSolverMultistepScheduler", {**FLOW, **schedule}))
     assert solver.config.flow_shift == 3.0
     assert (solver.config.base_shift, solver.config.max_shift) == (0.4, 1.1), "which pipelines read"
-    euler = make_scheduler(SchedulerSpec(EULER.target, {**FLOW, "flow_shift": 2.0}))
+    euler = make_scheduler(SchedulerSpec(EULER.target, {"use_flow_sigmas": True, "flow_shift": 2.0}))
     assert euler.config.shift == 2.0

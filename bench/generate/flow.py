@@ -10,13 +10,11 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-import diffusers
 import numpy as np
 
-from bench.generate.guidance import call_parameters
+from bench.generate.pipeline_calls import call_defaults, pipeline_class_of, source_of
 from bench.records.cell import Base
 from bench.records.errors import BenchError
 
@@ -69,24 +67,25 @@ def translated(
 
 def timestep_arguments(scheduler: Any, base: Base | None, steps: int) -> dict[str, Any]:
     """Return the arguments by which a model's pipeline sets the timesteps of a scheduler."""
-    pipeline_class = None if base is None else getattr(diffusers, base.pipeline, None)
+    pipeline_class = None if base is None else pipeline_class_of(base.pipeline)
     arguments: dict[str, Any] = {"num_inference_steps": steps}
     if base is None or pipeline_class is None:
         return arguments
-    source, config = _source_of(pipeline_class), scheduler.config
+    source, config = source_of(pipeline_class), scheduler.config
     if _GIVES_SIGMAS.search(source) and not ("use_flow_sigmas" in source and config.get("use_flow_sigmas")):
         arguments = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
     if (_ALWAYS_GIVES_MU.search(source) or config.get("use_dynamic_shifting")) and (
         mu := _mu(pipeline_class, config, base, steps)
     ) is not None:
         arguments["mu"] = mu
-    stated = {**_defaults(pipeline_class), **base.arguments, **arguments_of_steps(pipeline_class, steps)}
+    stated = {**call_defaults(pipeline_class), **base.arguments, **arguments_of_steps(pipeline_class, steps)}
     return arguments | {name: stated[name] for name in ("max_timesteps", "intermediate_timesteps") if name in stated}
 
 
 def lacking(scheduler: Any, base: Base) -> list[str]:
-    """Return what a model's pipeline uses of its scheduler and a scheduler does not have, such as scale_model_input."""
-    source = _source_of(getattr(diffusers, base.pipeline, None))
+    """Return what a model's pipeline uses of its scheduler and a scheduler does not have, such as init_noise_sigma."""
+    pipeline_class = pipeline_class_of(base.pipeline)
+    source = "" if pipeline_class is None else source_of(pipeline_class)
     needed = dict.fromkeys(_NEEDS.findall(source)).keys() - set(_ASKS_FOR.findall(source))
     return sorted(name for name in needed if not hasattr(scheduler, name))
 
@@ -94,13 +93,13 @@ def lacking(scheduler: Any, base: Base) -> list[str]:
 def arguments_of_steps(pipeline_class: Any, steps: int) -> dict[str, Any]:
     """Return the arguments that a pipeline's call needs for some number of steps: SANA-Sprint's second timestep is
     that of two steps alone."""
-    of_two_alone = "intermediate_timesteps" in _defaults(pipeline_class) and steps != 2
+    of_two_alone = "intermediate_timesteps" in call_defaults(pipeline_class) and steps != 2
     return {"intermediate_timesteps": None} if of_two_alone else {}
 
 
 def timesteps_sampled(scheduler: Any, pipeline_class: Any) -> int:
     """Return how many of a scheduler's timesteps a pipeline samples at: all, or all but the end of the last step."""
-    ends = pipeline_class is not None and _LEAVES_LAST.search(_source_of(pipeline_class))
+    ends = pipeline_class is not None and _LEAVES_LAST.search(source_of(pipeline_class))
     return len(scheduler.timesteps) - bool(ends)
 
 
@@ -120,20 +119,8 @@ def _mu(pipeline_class: Any, config: Mapping[str, Any], base: Base, steps: int) 
         return float(module.compute_empirical_mu(tokens, steps))
     if not hasattr(module, "calculate_shift"):
         return None
-    read = {name: float(value) for name, value in _READS.findall(_source_of(pipeline_class))}
-    values = [config.get(name, read.get(name, SHIFTS[name])) for name in _OF_THE_SIZE]
-    base_shift, max_shift, base_length, max_length = values
-    return float(module.calculate_shift(tokens, base_length, max_length, base_shift, max_shift))
-
-
-@cache
-def _source_of(pipeline_class: Any) -> str:
-    try:
-        return inspect.getsource(inspect.unwrap(pipeline_class.__call__))
-    except (OSError, TypeError):  # no source, as in a compiled installation
-        return ""
-
-
-@cache
-def _defaults(pipeline_class: Any) -> Mapping[str, Any]:
-    return {name: parameter.default for name, parameter in call_parameters(pipeline_class).items()}
+    read = {name: float(value) for name, value in _READS.findall(source_of(pipeline_class))}
+    values = {name: config.get(name, read.get(name, SHIFTS[name])) for name in _OF_THE_SIZE}
+    named = {name.replace("image_seq", "seq"): value for name, value in values.items()}
+    taken = inspect.signature(module.calculate_shift).parameters
+    return float(module.calculate_shift(tokens, **{name: value for name, value in named.items() if name in taken}))

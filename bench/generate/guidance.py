@@ -8,11 +8,10 @@ negative prompt.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+from bench.generate.pipeline_calls import call_parameters, source_of
 from bench.records.cell import Cell
 from bench.records.errors import BenchError
 
@@ -38,7 +37,8 @@ def _found(pipeline_class: Any) -> str:
     parameters = call_parameters(pipeline_class)
     if "true_cfg_scale" in parameters:
         return "true_cfg" if (parameters["true_cfg_scale"].default or 0) > 1 else "embedded"
-    if hasattr(pipeline_class, "do_classifier_free_guidance"):
+    condition = "do_classifier_free_guidance"
+    if hasattr(pipeline_class, condition) or condition in source_of(pipeline_class):
         return "classifier_free"
     return "embedded" if "guidance_scale" in parameters else "none"
 
@@ -76,9 +76,3 @@ def is_doubled(cell: Cell, pipeline_class: Any) -> bool:
         return bool(condition.fget(pipeline))
     except AttributeError:  # it depends on more than the scale
         return scale > 1
-
-
-@cache
-def call_parameters(pipeline_class: Any) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a pipeline's call by name."""
-    return inspect.signature(pipeline_class.__call__).parameters

@@ -18,6 +18,7 @@ from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter
 from bench.checkpoints.sources import ARCHITECTURE, LORA, local_path, weights_directory
 from bench.generate.denoisers import denoisers
 from bench.generate.lora import load_lora, overhear, why_not_loaded
+from bench.generate.pipeline_calls import pipeline_class_of
 from bench.generate.quiet import quiet_libraries
 from bench.generate.random_weights import add_lora, build_pipeline
 from bench.generate.single_file import load_single_file
@@ -55,7 +56,7 @@ def load_pipeline(cell: Cell) -> DiffusionPipeline:
 
 
 def _load_base(base: Base, device: str) -> Any:
-    pipeline_class: Any = getattr(diffusers, base.pipeline, None)
+    pipeline_class = pipeline_class_of(base.pipeline)
     if pipeline_class is None:
         raise BenchError(f"models.{base.name}.pipeline={base.pipeline}: diffusers has no such pipeline")
     if base.source.startswith(ARCHITECTURE):

@@ -23,8 +23,9 @@ from bench.generate.denoiser_cache import SharedEvaluations
 from bench.generate.denoisers import denoisers, has_unet, rows_of
 from bench.generate.embeddings import Embeddings
 from bench.generate.flow import arguments_of_steps
-from bench.generate.guidance import call_parameters, guidance_arguments
+from bench.generate.guidance import guidance_arguments
 from bench.generate.images import PixelArray, quantise
+from bench.generate.pipeline_calls import call_parameters
 from bench.generate.schedulers import make_scheduler, plain_config, resolved_schedule
 from bench.generate.steps import steps_given
 from bench.generate.task_inputs import Inputs
