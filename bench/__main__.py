@@ -257,7 +257,7 @@ def conform(settings: _Settings) -> int:
     """Check a scheduler against exact solutions.
 
     Exit codes: 0 conforms, or deviates only as the baseline knows; 1 a deviation is new or has grown, or a trajectory
-    has changed; 2 refused.
+    has changed; 2 refused; 3 an error of tcd-bench ended a check.
     """
     from bench.generate.without_compiler import import_without_compiler
 

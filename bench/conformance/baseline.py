@@ -17,14 +17,17 @@ from typing import Any
 import numpy as np
 import yaml
 
-from bench.checksums import note_checksum
-from bench.conformance.report import ConformanceReport, Finding, Order
+from bench.checksums import damage_in, note_checksum
+from bench.conformance.report import Change, ConformanceReport, Finding, Order, Verdict
 from bench.records.errors import BenchError, check_path
 from bench.records.record import check_schema
 
 GROWTH = 1.5  # sizes are repeatable to the rounding of float32 tables; a factor of 1.5 indicates another fault
 SAME = 2e-6  # trajectories of equal code on different processors: a few float32 roundings per step
 CAUSES = "causes.yaml"
+
+UNREADABLE = (BenchError, OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
+"""What reading a damaged baseline may raise."""
 
 FORMAT = 1
 """Version of the format of baseline files; written and checked."""
@@ -56,59 +59,18 @@ class Cause:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A deviation compared with the baseline: new, grown, known, vanished, or added with a new setting of the class."""
-
-    status: str
-    finding: Finding
-    explanation: str = ""
-
-    @property
-    def fails(self) -> bool:
-        """Whether this verdict ends the command with exit code 1."""
-        return self.status in ("new", "grown")
-
-    @property
-    def words(self) -> str:
-        """The place, the expected and the actual value, and the cause if it is known."""
-        where = f"{self.finding.places[0][0]}: " if self.finding.places[0][0] else ""
-        return f"{where}{self.finding.words}{self._why}"
-
-    def __str__(self) -> str:
-        return f"{self.status}: {self.finding}{self._why}"
-
-    @property
-    def _why(self) -> str:
-        return f" Known because: {self.explanation}" if self.explanation else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A trajectory that differs from the baseline's.
-
-    It holds the first call that differs (counted from 0, None where the calls cannot be compared), the size of the
-    difference, and its effect on the error.
-    """
-
-    name: str
-    call: int | None
-    size: float
-    consequence: str
-
-    @property
-    def words(self) -> str:
-        """The description of the change, without the word `changed`."""
-        where = "" if self.call is None else f" differs from the baseline from call {self.call} on, by {self.size:.3g}"
-        return f"the trajectory of {self.name}{where}; {self.consequence}"
-
-    def __str__(self) -> str:
-        return f"changed: {self.words}"
-
-
 def load_causes(directory: Path) -> tuple[Cause, ...]:
     """Return the explanations in the folder of the baselines; empty if it has no `causes.yaml`."""
-    path = directory / CAUSES
+    return _causes_in(directory / CAUSES)
+
+
+def causes_of_diffusers() -> tuple[Cause, ...]:
+    """Return the explanations of what diffusers' own classes deviate in, which belong to this package."""
+    here = Path(__file__)
+    return _causes_in(here.with_name(CAUSES)) or _causes_in(here.parents[2] / "results" / "conformance" / CAUSES)
+
+
+def _causes_in(path: Path) -> tuple[Cause, ...]:
     if not path.is_file():
         return ()
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -156,6 +118,13 @@ def read_baseline(path: Path) -> dict[str, Any]:
     return data
 
 
+def whole_baseline(path: Path) -> dict[str, Any]:
+    """Return a baseline whose hash is the one beside it; raises BenchError for any other."""
+    for name, why in damage_in(path.parent, [path.name]).items():
+        raise BenchError(f"{name}: {why}; write the baseline again with tcd-bench conform write={path}")
+    return read_baseline(path)
+
+
 def read_report(path: Path) -> ConformanceReport:
     """Return the report that a baseline was written from."""
     data = read_baseline(path)
@@ -178,7 +147,7 @@ def compare_with_baseline(
     refused = {text.partition(":")[0] for text in baseline.get("refused", ())}
     refused = {label for label in refused if "=" in label and not any(name.endswith(label) for name in ran)}
     for finding in report.findings:
-        cause = explain(causes, report.scheduler, finding)
+        cause = explain(causes, report.family or report.scheduler, finding)
         words = " ".join(cause.explanation.split()) if cause else ""
         old = before.pop(finding.key, None)
         if old is None:
@@ -190,6 +159,20 @@ def compare_with_baseline(
             yield Verdict("known", finding, words)
     for finding in before.values():
         yield Verdict("vanished", finding)
+
+
+def compared(report: ConformanceReport, baseline: Mapping[str, Any], causes: Sequence[Cause] = ()) -> ConformanceReport:
+    """Return a report with its verdicts and changes against a baseline."""
+    verdicts = tuple(compare_with_baseline(report, baseline, causes))
+    return replace(report, verdicts=verdicts, changes=tuple(changes(report, baseline)))
+
+
+def explained(report: ConformanceReport) -> ConformanceReport:
+    """Return a report with the causes of those deviations that diffusers' own class of the family has as well."""
+    causes = causes_of_diffusers() if report.family else ()
+    found = {finding.key: explain(causes, report.family or "", finding) for finding in report.findings}
+    words = {key: f"{c.name}: {' '.join(c.explanation.split())}" for key, c in found.items() if c}
+    return replace(report, explained=words)
 
 
 def growth(old: Finding, new: Finding) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from bench.conformance.checks_steps import FLOAT32
 from bench.conformance.noise import ZERO_SNR_FLOOR, Array, alpha_bars, betas
@@ -131,6 +130,8 @@ def _check_ramp(subject: Subject, setting: str, case: Case, sigmas: Array) -> It
     Karras et al. 2022, eq. 5 with rho = 7; exponential: even in log sigma; beta: Lee et al. 2024, quantiles of
     Beta(0.6, 0.6); Lu et al. 2022: even in lambda.
     """
+    from scipy.special import betaincinv  # slow to import
+
     table, count = case.path.table.sigmas, len(sigmas)
     if count < 2 or case.family is None or case.family.calls_per_step > 1:
         return
@@ -144,7 +145,7 @@ def _check_ramp(subject: Subject, setting: str, case: Case, sigmas: Array) -> It
         "use_karras_sigmas": (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7,
         "use_exponential_sigmas": np.exp(math.log(high) + ramp * (math.log(low) - math.log(high))),
         "use_lu_lambdas": np.exp(math.log(high) + ramp * (math.log(low) - math.log(high))),
-        "use_beta_sigmas": low + (high - low) * stats.beta.ppf(1 - ramp, 0.6, 0.6),
+        "use_beta_sigmas": low + (high - low) * betaincinv(0.6, 0.6, 1 - ramp),
     }
     for name, values in wanted.items():
         if case.config.get(name):

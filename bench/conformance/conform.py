@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,18 @@ from bench.conformance import (
     checks_schedule,
     checks_use,
 )
+from bench.conformance.baseline import causes_of_diffusers, compared, explained, load_causes, read_baseline
+from bench.conformance.breakdown import passed_through, sources_of
 from bench.conformance.checks_steps import check_landing, check_steps
+from bench.conformance.families import family_of
 from bench.conformance.fingerprints import fingerprints
+from bench.conformance.given import check_examinable, check_family, maker_of
 from bench.conformance.report import ConformanceReport, Finding, Order, merge
 from bench.conformance.settings import Variation, check_effect, variations
 from bench.conformance.subject import Case, Refusal, Subject
 from bench.conformance.targets import MIXTURE
+from bench.conformance.versions import installed_diffusers, untried
+from bench.records.errors import BenchError
 
 ETAS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
 _COUNTS = (1, 2, 3, 4, 5, 7, 8, 16, 32, 64)
@@ -41,13 +48,19 @@ class _Enough(Exception):  # noqa: N818
 
 
 class _Tally:
-    """Collects findings, counts checks and lists refusals; stops at the first finding for which `enough` is true."""
+    """Collects findings, counts checks, lists refusals and the checks that an error of this package ended.
 
-    def __init__(self, enough: Callable[[Finding], bool] | None = None) -> None:
+    It stops at the first finding for which `enough` is true.
+    """
+
+    def __init__(self, subject: Subject, enough: Callable[[Finding], bool] | None = None) -> None:
         self.enough = enough
+        self.sources = sources_of(subject.cls)
         self.findings: list[Finding] = []
         self.checked: Counter[str] = Counter()
         self.refused: dict[str, None] = {}
+        self.origins: dict[str, str] = {}  # the check that made the first finding of each key
+        self.unfinished: dict[str, None] = {}
 
     def add(self, check: str, findings: Iterable[Finding], setting: str) -> None:
         """Run one check to its end."""
@@ -59,7 +72,13 @@ class _Tally:
             self.refused[f"{setting}: {refusal}"] = None
         except Exception as error:
             got = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self.findings.append(Finding(check, setting, "a run without an error", got, "The scheduler breaks down."))
+            if passed_through(error, self.sources):
+                words = "The scheduler breaks down."
+                self.findings.append(Finding(check, setting, "a run without an error", got, words))
+            else:
+                self.unfinished[f"{check} ({setting}): {got}"] = None
+        for finding in self.findings[before:]:
+            self.origins.setdefault(finding.key, check)
         if self.enough is not None and any(self.enough(finding) for finding in self.findings[before:]):
             raise _Enough
 
@@ -78,21 +97,34 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def conform(make_scheduler: Callable[[], Any], family: str | None = None) -> ConformanceReport:
+def conform(
+    scheduler: Callable[[], Any] | object, family: str | None = None, baseline: str | Path | None = None
+) -> ConformanceReport:
     """Check a scheduler against exact solutions: float64, CPU, no network, the same verdict on every machine.
 
-    `make_scheduler` returns a new object with diffusers' interface at each call. `family` names the diffusers class
-    whose published method it claims to be, where its own name or bases do not say so; a class of no known family gets
-    only the checks that need no published form. Raises ValueError for a family that does not exist.
+    `scheduler` is a function that returns a new object with diffusers' interface at each call, or a class that is
+    created without arguments, or an object, which is copied for each use. `family` names the diffusers class whose
+    published method it claims to be, where its own name or bases do not say so; a class of no known family gets only
+    the checks that need no published form. `baseline` is a JSON file that `ConformanceReport.write` or `tcd-bench
+    conform write=…` wrote: what it knows does not count.
+
+    Returns a report. `report.passed` is whether nothing deviates, or with a baseline nothing that is new or grown, and
+    no trajectory changed; `print(report)` lists what deviates. Raises BenchError, one sentence, for anything but a
+    scheduler, for a scheduler that no theory here covers, and for an unknown family or an unreadable baseline.
     """
     begun = time.perf_counter()
+    if line := untried():
+        warnings.warn(line, stacklevel=2)
+    check_family(family)
+    known = None if baseline is None else Path(baseline)
+    before = None if known is None else read_baseline(known)
     with quiet():
-        subject = Subject(make_scheduler, family)
-        tally, orders = _Tally(), list[Order]()
+        subject = subject_of(scheduler, family)
+        tally, orders = _Tally(subject), list[Order]()
         _check_all(subject, tally, orders)
         errors = checks_convergence.global_errors(subject)
         prints = fingerprints(subject)
-    return ConformanceReport(
+    report = ConformanceReport(
         scheduler=f"{subject.cls.__module__}.{subject.cls.__qualname__}",
         family=subject.family.name if subject.family else None,
         versions=tested_versions(),
@@ -104,15 +136,50 @@ def conform(make_scheduler: Callable[[], Any], family: str | None = None) -> Con
         fingerprints=prints,
         parameters=tuple(sorted(subject.parameters)),
         duration_s=time.perf_counter() - begun,
+        settings=_settings_of(subject),
+        origins=tally.origins,
+        unfinished=tuple(tally.unfinished),
     )
+    if known is None or before is None:
+        return explained(report)
+    return compared(report, before, load_causes(known.parent) or causes_of_diffusers())
+
+
+def subject_of(scheduler: Any, family: str | None = None) -> Subject:
+    """Return a scheduler that can be examined; raises BenchError with the reason for any other."""
+    make = maker_of(scheduler)
+    one = make()
+    check_examinable(one, family_of(one, family))
+    subject, why = Subject(make, family), ""
+    for steps in (4, 1, 2, 10):
+        try:
+            case = subject.prepare(steps)
+        except Refusal as refusal:
+            why = why or str(refusal)
+            continue
+        timesteps = case.path.timesteps
+        if case.path.curve is None and len(timesteps) > 1 and timesteps[0] < timesteps[-1]:
+            raise BenchError(
+                f"{subject.cls.__name__} cannot be examined: its timesteps rise, from data to noise; the exact "
+                "solutions are of runs from noise to data"
+            )
+        return subject
+    raise BenchError(f"{subject.cls.__name__} cannot be examined: its set_timesteps refuses every count tried ({why})")
+
+
+def _settings_of(subject: Subject) -> dict[str, Any]:
+    """Return the class's path and its settings as configured, with which it can be examined again."""
+    kept = {name: value for name, value in subject.config_of(subject.base).items() if name in subject.parameters}
+    return {"_target_": f"{subject.cls.__module__}.{subject.cls.__qualname__}", **kept}
 
 
 def first_deviation(make_scheduler: Callable[[], Any], enough: Callable[[Finding], bool]) -> Finding | None:
     """Run `conform` until the first deviation for which `enough` is true; None when there is none."""
-    tally = _Tally(enough)
     with quiet():
+        subject = subject_of(make_scheduler)
+        tally = _Tally(subject, enough)
         try:
-            _check_all(Subject(make_scheduler), tally, [])
+            _check_all(subject, tally, [])
         except _Enough:
             return next(finding for finding in tally.findings if enough(finding))
     return None
@@ -211,7 +278,6 @@ def _draws(subject: Subject, overrides: Mapping[str, Any]) -> bool:
 
 
 def tested_versions() -> dict[str, str]:
-    """Return the versions of the libraries whose code is checked."""
-    import diffusers
-
-    return {"diffusers": diffusers.__version__, "torch": str(torch.__version__).partition("+")[0]}
+    """Return the versions of the libraries whose code is checked; without diffusers where it is not installed."""
+    found = {} if (diffusers := installed_diffusers()) is None else {"diffusers": diffusers}
+    return {**found, "torch": str(torch.__version__).partition("+")[0]}

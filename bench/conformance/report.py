@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from bench.records.cell import content_hash
@@ -52,6 +53,56 @@ def merge(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """A deviation compared with the baseline: new, grown, known, vanished, or added with a new setting of the class."""
+
+    status: str
+    finding: Finding
+    explanation: str = ""
+
+    @property
+    def fails(self) -> bool:
+        """Whether this verdict ends the command with exit code 1."""
+        return self.status in ("new", "grown")
+
+    @property
+    def words(self) -> str:
+        """The place, the expected and the actual value, and the cause if it is known."""
+        where = f"{self.finding.places[0][0]}: " if self.finding.places[0][0] else ""
+        return f"{where}{self.finding.words}{self._why}"
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.finding}{self._why}"
+
+    @property
+    def _why(self) -> str:
+        return f" Known because: {self.explanation}" if self.explanation else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A trajectory that differs from the baseline's.
+
+    It holds the first call that differs (counted from 0, None where the calls cannot be compared), the size of the
+    difference, and its effect on the error.
+    """
+
+    name: str
+    call: int | None
+    size: float
+    consequence: str
+
+    @property
+    def words(self) -> str:
+        """The description of the change, without the word `changed`."""
+        where = "" if self.call is None else f" differs from the baseline from call {self.call} on, by {self.size:.3g}"
+        return f"the trajectory of {self.name}{where}; {self.consequence}"
+
+    def __str__(self) -> str:
+        return f"changed: {self.words}"
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """A convergence order with the fit shown: log(error) against log(steps), by least squares."""
 
@@ -64,10 +115,18 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class ConformanceReport:
-    """The whole result. `checked` counts checks by name; `refused` lists settings that the class refuses.
+    """The whole result of `conform`; readable without torch, and printed as a summary.
 
-    `errors` holds the global error by target and steps, root mean square against the exact solution;
-    `fingerprints` the trajectories that a baseline keeps; `parameters` the settings that the class takes.
+    `scheduler` is the class by its dotted path, `family` the diffusers class whose published method it claims, None for
+    an unknown one. `findings` are all deviations. `checked` counts checks by name; `refused` lists settings that the
+    class refuses; `unfinished` checks that an error of tcd-bench itself ended, which say nothing about the scheduler.
+    `orders` holds fitted convergence orders, `errors` the global error by target and number of steps, root mean square
+    against the exact solution; `fingerprints` the trajectories that a baseline keeps; `parameters` the settings that
+    the class takes, `settings` those that were examined. `origins` names the check of each finding, by its key.
+
+    With a baseline, `verdicts` compares every finding with it, and `changes` are the trajectories that differ from
+    it; both are None without one. Without a baseline `explained` holds the cause of each finding, by its key, that
+    diffusers' own class of the family is known to have as well.
     """
 
     scheduler: str
@@ -81,14 +140,77 @@ class ConformanceReport:
     fingerprints: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
     duration_s: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
+    verdicts: tuple[Verdict, ...] | None = None
+    changes: tuple[Change, ...] | None = None
+    explained: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """Whether nothing deviates."""
-        return not self.findings
+        """Whether nothing deviates; with a baseline whether no deviation is new or grown and no trajectory changed.
+
+        False where an error of tcd-bench left a check unfinished.
+        """
+        if self.unfinished:
+            return False
+        if self.verdicts is None:
+            return not self.findings
+        return not self.changes and not any(verdict.fails for verdict in self.verdicts)
+
+    def write(self, path: str | Path) -> None:
+        """Write the report as a baseline, one JSON file, for `conform(…, baseline=path)` and the pytest plugin."""
+        from bench.conformance.baseline import write_baseline
+
+        write_baseline(self, Path(path), self.settings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON, without the values that differ between runs."""
+        """Return plain data for JSON, without the values that differ between runs or depend on a baseline."""
         data = asdict(self)
-        del data["duration_s"]
+        for name in ("duration_s", "unfinished", "verdicts", "changes", "explained"):
+            del data[name]
         return data
+
+    def __str__(self) -> str:
+        if self.verdicts is None:
+            shown = [str(finding) for finding in self.findings if finding.key not in self.explained]
+            known = [(finding, self.explained.get(finding.key, "")) for finding in self.findings]
+            shown += _by_cause(f"as in diffusers' {self.family}", known)
+        else:
+            shown = [str(verdict) for verdict in self.verdicts if verdict.status != "known" or not verdict.explanation]
+            shown += _by_cause("known", [(v.finding, v.explanation) for v in self.verdicts if v.status == "known"])
+        rest = [*map(str, self.changes or ()), *(f"unfinished: {text}" for text in self.unfinished)]
+        return "\n".join([*shown, *rest, self.summary])
+
+    @property
+    def summary(self) -> str:
+        """The checks and their results in a few lines."""
+        orders = "; ".join(f"{o.setting}: {o.fitted:.2f} of {o.declared:g}" for o in self.orders)
+        family = self.family or "no known family: only checks that need no published form"
+        statuses = [verdict.status for verdict in self.verdicts or ()]
+        names = ("new", "added", "grown", "known", "vanished")
+        counts = ", ".join(f"{statuses.count(name)} {name}" for name in names)
+        changed = f"{counts}; {len(self.changes or ())} trajectories changed"
+        bare = f"{len(self.findings)}, of which diffusers' own class has {len(self.explained)} as well (no baseline)"
+        lines = [
+            f"{self.scheduler} ({family}), {', '.join(f'{name} {v}' for name, v in self.versions.items())}",
+            f"{sum(self.checked.values())} checks in {self.duration_s:.1f} s, {len(self.refused)} settings refused",
+            f"Orders: {orders}" if orders else "Orders: none, the run always draws noise",
+            f"Deviations: {bare if self.verdicts is None else changed}",
+        ]
+        if self.unfinished:
+            lines.append(f"{len(self.unfinished)} checks could not be finished: an error of tcd-bench, please report it")
+        return "\n".join(lines)
+
+
+def _by_cause(status: str, findings: Iterable[tuple[Finding, str]]) -> list[str]:
+    """Return one line per cause, with the number of its deviations and the first of them."""
+    groups: dict[str, list[Finding]] = {}
+    for finding, cause in findings:
+        if cause:
+            groups.setdefault(cause, []).append(finding)
+    return [
+        f"{status}: {len(found)} deviation{'s' * (len(found) > 1)}, first {found[0].check} ({found[0].setting}): {cause}"
+        for cause, found in groups.items()
+    ]

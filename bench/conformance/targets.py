@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.integrate import solve_ivp
 
 from bench.conformance.noise import Array, Level
 
@@ -90,6 +89,8 @@ class Mixture:
 
     def flow(self, x: Array, start: Level, end: Level) -> Array:
         """Return x at the end level, to about 1e-10."""
+        from scipy.integrate import solve_ivp  # half a second to import
+
         rows = x.reshape(len(x), -1) / math.hypot(start.a, start.b)
 
         def slope(angle: float, flat: Array) -> Array:

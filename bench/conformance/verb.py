@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.conformance.baseline import changes, compare_with_baseline, load_causes, read_baseline, write_baseline
+from bench.conformance.baseline import write_baseline
 from bench.conformance.conform import conform
-from bench.conformance.families import FAMILIES
+from bench.conformance.given import check_family
 from bench.conformance.report import ConformanceReport
 from bench.generate.schedulers import make_scheduler
 from bench.records.cell import SchedulerSpec
@@ -23,41 +25,29 @@ def spec_of(entry: Any) -> SchedulerSpec:
 
 
 def examine_scheduler(settings: Mapping[str, Any]) -> ConformanceReport:
-    """Return the report on the scheduler that the settings name."""
+    """Return the report on the scheduler that the settings name; raises BenchError for one that cannot be examined."""
     spec, family = spec_of(settings["scheduler"]), settings.get("family")
-    if family is not None and family not in FAMILIES:
-        raise BenchError(f"family {family!r} is unknown; choose one of {', '.join(sorted(FAMILIES))}")
+    check_family(family)
     make_scheduler(spec)
-    return conform(lambda: make_scheduler(spec), family)
+    return conform(lambda: make_scheduler(spec), family, settings.get("baseline"))
 
 
 def run_verb(settings: Mapping[str, Any]) -> int:
-    """Examine, compare with the baseline, print; return 1 when a deviation is new or grown or a trajectory changed."""
-    path = Path(settings["baseline"]) if settings.get("baseline") else None
-    baseline = read_baseline(path) if path else {"findings": [], "fingerprints": {}}
-    causes = load_causes(path.parent) if path else ()
-    report = examine_scheduler(settings)
-    verdicts = list(compare_with_baseline(report, baseline, causes))
-    changed = list(changes(report, baseline))
-    for line in (*verdicts, *changed):
-        print(line)
-    print(summary(report, [verdict.status for verdict in verdicts], len(changed), path))
+    """Examine, compare with the baseline, print.
+
+    Returns 1 when a deviation is new or has grown or a trajectory changed, without a baseline for any deviation, and 3
+    when an error of this package left a check unfinished.
+    """
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        report = examine_scheduler(settings)
+    for warning in warned:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    print(report)
+    if report.unfinished:
+        return 3
     if settings.get("write"):
         write_baseline(report, Path(settings["write"]), settings["scheduler"])
         print(f"Baseline: {settings['write']}")
         return 0
-    return 1 if changed or any(verdict.fails for verdict in verdicts) else 0
-
-
-def summary(report: ConformanceReport, statuses: list[str], changed: int, path: Path | None) -> str:
-    """Summarise the checks and their results in a few lines."""
-    counts = ", ".join(f"{statuses.count(name)} {name}" for name in ("new", "added", "grown", "known", "vanished"))
-    orders = "; ".join(f"{o.setting}: {o.fitted:.2f} of {o.declared:g}" for o in report.orders)
-    family = report.family or "no known family: only checks that need no published form"
-    lines = [
-        f"{report.scheduler} ({family}), {', '.join(f'{name} {v}' for name, v in report.versions.items())}",
-        f"{sum(report.checked.values())} checks in {report.duration_s:.1f} s, {len(report.refused)} settings refused",
-        f"Orders: {orders}" if orders else "Orders: none, the run always draws noise",
-        f"Deviations: {counts}; {changed} trajectories changed" + ("" if path else " (no baseline: all count as new)"),
-    ]
-    return "\n".join(lines)
+    return 0 if report.passed else 1

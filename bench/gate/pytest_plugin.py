@@ -1,29 +1,41 @@
-"""The tests of the pytest plugin, which is `tcd_bench_pytest` at the top level: one for each outcome of the gate."""
+"""The gate's tests of the pytest plugin, which is `tcd_bench_pytest` at the top level: one per outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from bench.gate.outcome import Outcome
+from bench.experiment.compose import compose_settings
+from bench.experiment.verbs import check_gate
+from bench.gate.compare import compare_stores
+from bench.gate.outcome import DECIDED, FAILS, Outcome
+from bench.gate.report import in_words
+from bench.records.errors import BenchError
+from bench.store.store import Store
 
-Outcomes = Sequence["Outcome"]
+Outcomes = Sequence[Outcome]
 
 
-def gate_items(session: pytest.Session, baseline: Path, candidate: Path | None) -> list[pytest.Item]:
-    """A test per outcome; raises pytest.UsageError for bad input."""
-    from bench.records.errors import BenchError
+class GateOutcomes:
+    """The hook that adds the comparison of two runs; registered where the options name both."""
 
-    try:
-        found = _runs(baseline, candidate) if candidate else _schedulers(baseline)
-        return [GateItem.from_parent(session, name=name, compare=compare) for name, compare in found]
-    except BenchError as error:
-        raise pytest.UsageError(str(error)) from error
+    def __init__(self, baseline: Path, candidate: Path) -> None:
+        self.baseline, self.candidate = baseline, candidate
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        """Add a test per outcome; raises pytest.UsageError for bad input."""
+        try:
+            items += [
+                GateItem.from_parent(session, name=name, compare=compare)
+                for name, compare in _runs(self.baseline, self.candidate)
+            ]
+        except BenchError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 class GateItem(pytest.Item):
@@ -34,9 +46,6 @@ class GateItem(pytest.Item):
         self.compare = compare
 
     def runtest(self) -> None:
-        from bench.gate.outcome import DECIDED, FAILS
-        from bench.gate.report import in_words
-
         outcomes = self.compare()
         if failing := [outcome for outcome in outcomes if outcome.verdict in (*FAILS, "missing")]:
             raise GateError("\n".join(f"{outcome.verdict}: {in_words(outcome)}" for outcome in failing))
@@ -58,21 +67,8 @@ class GateError(Exception):
     """The findings of the gate."""
 
 
-def _schedulers(directory: Path) -> Iterator[tuple[str, Callable[[], Outcomes]]]:
-    """One test per scheduler, which is examined when the test runs."""
-    from bench.gate.schedulers import compare_schedulers, find_baselines
-
-    for path in find_baselines(directory, ()):
-        yield f"conformance[{path.stem}]", lambda path=path: list(compare_schedulers([path]))  # type: ignore[misc]
-
-
 def _runs(baseline: Path, candidate: Path) -> Iterator[tuple[str, Callable[[], Outcomes]]]:
     """One test per outcome, at the limits of conf/gate.yaml."""
-    from bench.experiment.compose import compose_settings
-    from bench.experiment.verbs import check_gate
-    from bench.gate.compare import compare_stores
-    from bench.store.store import Store
-
     choice = check_gate(compose_settings([f"baseline='{baseline}'", f"candidate='{candidate}'"], "gate"))
     before, after = (Store(directory, writable=False) for directory in (baseline, candidate))
     limits = choice.images, choice.limits(), choice.cost, choice.latents

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.checksums import damage_in, listed
+from bench.checksums import listed
 from bench.conformance.baseline import (
+    UNREADABLE,
     changes,
     compare_with_baseline,
     load_causes,
     read_baseline,
     read_report,
+    whole_baseline,
     write_baseline,
 )
 from bench.conformance.report import ConformanceReport
@@ -22,7 +24,6 @@ from bench.gate.outcome import Outcome
 from bench.records.errors import BenchError
 
 _VERDICTS = {"new": "regressed", "grown": "regressed", "added": "new", "known": "known", "vanished": "vanished"}
-_UNREADABLE = (BenchError, OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
 
 
 def find_baselines(directory: Path, only: Iterable[str]) -> list[Path]:
@@ -55,7 +56,7 @@ def compare_schedulers(paths: Iterable[Path]) -> Iterator[Outcome]:
         print(f"{path.stem} ({number} of {len(paths)}) ...", file=sys.stderr, flush=True)
         try:
             settings = whole_baseline(path)["settings"]
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             yield _missing(path, error)
             continue
         from bench.conformance.verb import examine_scheduler  # it imports diffusers, which is slow
@@ -69,13 +70,6 @@ def compare_schedulers(paths: Iterable[Path]) -> Iterator[Outcome]:
             yield Outcome("conformance", path.stem, "scheduler", "failed", note=note)
         else:
             yield from compare_report(path, report)
-
-
-def whole_baseline(path: Path) -> dict[str, Any]:
-    """Return a baseline whose hash is the one beside it; raises BenchError for any other."""
-    for name, why in damage_in(path.parent, [path.name]).items():
-        raise BenchError(f"{name}: {why}; write the baseline again with tcd-bench conform write={path}")
-    return read_baseline(path)
 
 
 def _missing(path: Path, error: BaseException) -> Outcome:
@@ -109,13 +103,14 @@ def compare_report(path: Path, report: ConformanceReport) -> list[Outcome]:
         baseline = whole_baseline(path)
         verdicts = list(compare_with_baseline(report, baseline, load_causes(path.parent)))
         moved = list(changes(report, baseline))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return [_missing(path, error)]
     found = [
         (f"{verdict.finding.check} ({verdict.finding.setting})", _VERDICTS[verdict.status], verdict.words)
         for verdict in verdicts
     ]
     found += [("trajectory", "changed", change.words) for change in moved]
+    found += [("check", "missing", f"an error of tcd-bench ended it: {text}") for text in report.unfinished]
     count = sum(report.checked.values())
     verdict, note = ("unchanged", f"{count} checks") if count and baseline["fingerprints"] else ("missing", _NOTHING)
     nothing = [("checks", verdict, note)]

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-from diffusers import SchedulerMixin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bench.checkpoints.own_code import import_own
 from bench.generate.flow import lacking, timestep_arguments, timesteps_sampled, translated
@@ -20,6 +18,9 @@ from bench.generate.pipeline_calls import pipeline_class_of
 from bench.generate.quiet import quiet_libraries
 from bench.records.cell import Base, Cell, SchedulerSpec
 from bench.records.errors import BenchError
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 
 def make_scheduler(spec: SchedulerSpec) -> SchedulerMixin:
