@@ -1,14 +1,19 @@
-"""The pytest plugin: a test per outcome of the gate, and no effect without its option."""
+"""The pytest plugin: a test per scheduler and check or per outcome of the gate, and no effect without its option."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_gate import Make, make  # noqa: F401
+
+from bench.conformance.report import ConformanceReport, Finding
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,6 +76,103 @@ def test_every_outcome_is_a_test(make: Make, tmp_path: Path) -> None:  # noqa: F
     assert "1 failed, 1 passed" in done.stdout
     assert run(tmp_path, "--tcd-bench-candidate=x").returncode == pytest.ExitCode.USAGE_ERROR
     assert run(tmp_path, "--tcd-bench-baseline=nowhere").returncode == pytest.ExitCode.USAGE_ERROR
+
+
+SHAM = """
+import sys
+import types
+from pathlib import Path
+
+from bench.conformance.baseline import compared, read_baseline, read_report
+
+
+def examine_scheduler(settings):
+    name = Path(settings["baseline"]).stem
+    if name == "broken":
+        raise IndexError("list index out of range")
+    return compared(read_report(Path(f"{name}_now.json")), read_baseline(Path(settings["baseline"])))
+
+
+sys.modules["bench.conformance.verb"] = types.SimpleNamespace(examine_scheduler=examine_scheduler)
+"""
+"""A conftest that makes examinations read their report from a file, without torch."""
+
+
+def finding(check: str, **places: float) -> Finding:
+    return Finding(check, "as configured", "1", "2", "It differs.", tuple(places.items()))
+
+
+def report(*findings: Finding, end: float = 1.0, origin: str = "step") -> ConformanceReport:
+    return ConformanceReport(
+        *("fork.Fork", None, {"diffusers": "1"}, findings, {"noise table": 1, "step": 2}),
+        fingerprints={"4 steps": ((1.0,), (end,))},
+        origins={one.key: origin for one in findings},
+        settings={"_target_": "fork.Fork"},
+    )
+
+
+def test_a_test_per_scheduler_and_check(tmp_path: Path) -> None:
+    baselines = tmp_path / "tests" / "conformance"
+    for name, before, now in (
+        ("same", report(), report()),
+        ("known", report(finding("finite", a=2.0)), report(finding("finite", a=2.0))),
+        ("new", report(), report(finding("finite", a=2.0))),
+        ("elsewhere", report(), report(finding("odd"), origin="added check")),
+        ("grown", report(finding("step", a=2.0)), report(finding("step", a=9.0))),
+        ("fixed", report(finding("step", a=2.0)), report()),
+        ("moved", report(), report(end=2.0)),
+        ("unfinished", report(), replace(report(), unfinished=("step (eta=1): KeyError: 'x'",))),
+        ("broken", report(), report()),
+    ):
+        before.write(baselines / f"{name}.json")
+        now.write(tmp_path / f"{name}_now.json")
+        if now.unfinished:
+            text = json.loads((tmp_path / f"{name}_now.json").read_text())
+            (tmp_path / f"{name}_now.json").write_text(json.dumps({**text, "unfinished": list(now.unfinished)}))
+    (tmp_path / "conftest.py").write_text(SHAM)
+    done = run(tmp_path, "-rA", "--tcd-bench-baseline=tests/conformance", "-W", "error")
+    for name, failing in (
+        *(("same", ""), ("known", ""), ("new", "step"), ("elsewhere", "any_other_check"), ("grown", "step")),
+        *(("fixed", "step"), ("moved", "trajectory"), ("unfinished", "step")),
+    ):
+        found = set(re.findall(rf"^FAILED tests/conformance/{name}.json::(\w+)", done.stdout, re.MULTILINE))
+        assert found == ({failing} if failing else set()), done.stdout
+    assert "XFAIL tests/conformance/known.json::step - 1 known" in done.stdout
+    assert len(re.findall(r"FAILED tests/conformance/broken.json::", done.stdout)) == 4
+    assert "the scheduler breaks down: IndexError: list index out of range" in done.stdout
+    assert "fixed: step (as configured, a): expected 1, got 2" in done.stdout
+    assert "an error of tcd-bench: step (eta=1): KeyError: 'x'" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert done.returncode == 1
+    for chosen, passed in (
+        (["tests/conformance/new.json::noise_table"], "1 passed"),
+        (["-k", "new and noise_table"], "1 passed, 36 deselected"),
+        (["tests/conformance/new.json::step"], "1 failed"),
+    ):
+        again = run(tmp_path, "-q", "--tcd-bench-baseline=tests/conformance", *chosen)
+        assert passed in again.stdout, again.stdout
+
+
+def test_baselines_are_collected_beside_named_tests_and_never_lost(tmp_path: Path) -> None:
+    report().write(tmp_path / "build" / "fork.json")
+    report().write(tmp_path / "fork_now.json")
+    (tmp_path / "conftest.py").write_text(SHAM)
+    (tmp_path / "test_own.py").write_text("def test_own(): pass\n")
+    done = run(tmp_path, "-q", "--tcd-bench-baseline=build", "test_own.py")
+    assert "6 passed" in done.stdout, done.stdout
+    done = run(tmp_path, "-q", "--tcd-bench-baseline=build", ".")  # build is one of pytest's norecursedirs
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "no baseline was collected" in done.stderr
+    for damage in ("{", '{"schema": 1}', ""):
+        (tmp_path / "build" / "fork.json").write_text(damage)
+        done = run(tmp_path, "-q", "--tcd-bench-baseline=build", "test_own.py")
+        assert "2 failed, 1 passed" in done.stdout, done.stdout  # the baseline, and the list that tells its hash
+    (tmp_path / "build" / "fork.json").unlink()
+    done = run(tmp_path, "-q", "--tcd-bench-baseline=build", "test_own.py")
+    assert "1 failed, 1 passed" in done.stdout
+    assert "it is missing, SHA256SUMS lists it" in done.stdout
+    (tmp_path / "build" / "SHA256SUMS").unlink()
+    assert run(tmp_path, "--tcd-bench-baseline=build").returncode == pytest.ExitCode.USAGE_ERROR
 
 
 def test_the_plugin_is_declared_and_packaged_outside_the_package() -> None:

@@ -78,6 +78,8 @@ def _of_interface(scheduler: Any) -> str:
         except (TypeError, ValueError):
             return f"the signature of its {method} cannot be read"
         named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        if len(named) < len(parameters):
+            continue  # it hands on what it gets
         if method == "step" and any("LongTensor" in str(p.annotation) for p in named[:3]):
             return "its states are discrete tokens; the exact solutions are of continuous ones"
         by_place = method == "step" and not {p.name for p in named} >= set(_ROLES)

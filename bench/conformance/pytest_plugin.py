@@ -49,8 +49,8 @@ class SchedulerBaselines:
         """Collect a baseline, or the list that tells which baselines there are."""
         if file_path.resolve().parent != self.directory:
             return None
+        self.visited = True
         if file_path.suffix == ".json":
-            self.visited = True
             return SchedulerFile.from_parent(parent, path=file_path)
         return SumsFile.from_parent(parent, path=file_path) if file_path.name == SUMS else None
 
@@ -130,12 +130,14 @@ class CheckItem(pytest.Item):
             lines.append(f"where that is meant, write the baseline again: tcd-bench conform … write={self.path}")
         lines += [str(change) for change in report.changes or () if self.check == TRAJECTORY]
         for text in report.unfinished:
-            if text.startswith(f"{self.check} (") or (self.check == REST and text.partition(" (")[0] not in self.checks):
+            if text.startswith(f"{self.check} (") or (
+                self.check == REST and text.partition(" (")[0] not in self.checks
+            ):
                 lines.append(f"an error of tcd-bench: {text}")
         if lines:
             raise ConformanceError("\n".join(lines))
         if known := [verdict for verdict in mine if verdict.status == "known"]:
-            why = dict.fromkeys(verdict.explanation or str(verdict.finding) for verdict in known)
+            why = dict.fromkeys(verdict.explanation.partition(". ")[0] or str(verdict.finding) for verdict in known)
             pytest.xfail(f"{len(known)} known: {'; '.join(why)}")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:

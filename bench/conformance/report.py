@@ -200,7 +200,9 @@ class ConformanceReport:
             f"Deviations: {bare if self.verdicts is None else changed}",
         ]
         if self.unfinished:
-            lines.append(f"{len(self.unfinished)} checks could not be finished: an error of tcd-bench, please report it")
+            lines.append(
+                f"{len(self.unfinished)} checks could not be finished: an error of tcd-bench, please report it"
+            )
         return "\n".join(lines)
 
 
@@ -211,6 +213,6 @@ def _by_cause(status: str, findings: Iterable[tuple[Finding, str]]) -> list[str]
         if cause:
             groups.setdefault(cause, []).append(finding)
     return [
-        f"{status}: {len(found)} deviation{'s' * (len(found) > 1)}, first {found[0].check} ({found[0].setting}): {cause}"
+        f"{status}: {len(found)} of one cause, as {found[0].check} ({found[0].setting}): {cause}"
         for cause, found in groups.items()
     ]

@@ -8,6 +8,8 @@ works with releases of diffusers that lack a scheduler or some of its settings: 
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import sys
 from collections.abc import Mapping
@@ -81,6 +83,23 @@ def survey(schedulers: Mapping[str, Mapping[str, Any]], directory: Path) -> Surv
     found = Survey(directory, versions, tuple(examined), absent, left_out, broken)
     _note(found)
     return found
+
+
+def scheduler_classes(package: str = "diffusers.schedulers") -> list[str]:
+    """Return the dotted paths of all classes below a package that have set_timesteps and step, sorted by name.
+
+    They are read from the source, so that one whose module needs a library that is not installed is listed as well.
+    """
+    spec = importlib.util.find_spec(package)
+    found: dict[str, str] = {}
+    for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
+        for path in sorted(folder.rglob("*.py")):
+            module = ".".join([package, *path.relative_to(folder).with_suffix("").parts])
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                methods = {n.name for n in getattr(node, "body", ()) if isinstance(n, ast.FunctionDef)}
+                if isinstance(node, ast.ClassDef) and {"set_timesteps", "step"} <= methods:
+                    found.setdefault(node.name, f"{module}.{node.name}")
+    return [found[name] for name in sorted(found)]
 
 
 def _note(found: Survey) -> None:

@@ -25,8 +25,8 @@ def untried() -> str | None:
     newer, older = _numbers(version) > _numbers(TRIED[-1]), _numbers(version) < _numbers(TRIED[0])
     if not newer and not older:
         return None
-    kind = "newer than all" if newer else "older than all"
-    return f"diffusers {version} is {kind} that tcd-bench was tried with ({TRIED[0]} to {TRIED[-1]}); it is examined all the same"
+    known = f"{TRIED[0]} to {TRIED[-1]}, with which tcd-bench was tried"
+    return f"diffusers {version} is {'newer' if newer else 'older'} than {known}; it is examined all the same"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
