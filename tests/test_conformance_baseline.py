@@ -18,9 +18,8 @@ from bench.conformance.baseline import (
     load_causes,
     read_baseline,
     read_report,
-    write_baseline,
 )
-from bench.conformance.report import ConformanceReport, Finding, merge
+from bench.conformance.report import ConformanceReport, Finding, merge, write_baseline
 from bench.records.errors import BenchError
 
 RESULTS = Path(__file__).parents[1] / "results" / "conformance"

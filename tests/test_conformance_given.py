@@ -65,11 +65,11 @@ def fails() -> Any:
         (diffusers.CogVideoXDPMScheduler, "its step needs old_pred_original_sample and timestep_back"),
         (NeedsMore, "its step needs mask"),
         (Plain, "it has no config"),
-        (diffusers.EDMEulerScheduler, "it has no noise table"),
+        (diffusers.EDMEulerScheduler, "its config holds no noise schedule (beta_end, beta_schedule"),
         (diffusers.DDIMInverseScheduler, "its timesteps rise"),
         (NeverSet, "its set_timesteps refuses every count tried (4 steps: no such count)"),
         (Uncopied(), "cannot be copied (TypeError: it holds a socket)"),
-        (lambda: diffusers.DDIMScheduler(prediction_type="score"), "says prediction_type='score'"),
+        (lambda: diffusers.DDIMScheduler(prediction_type="score"), "prediction type 'score' is not one of"),
     ],
 )
 def test_what_cannot_be_examined_is_explained_in_one_sentence(given: Any, said: str) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.conformance.baseline import write_baseline
-from bench.conformance.report import ConformanceReport
+from bench.conformance.report import ConformanceReport, write_baseline
 from bench.conformance.survey import Survey
 from bench.execute.job import prepare
 from bench.experiment.compose import compose_settings

@@ -16,8 +16,7 @@ from test_gate import LIMITS, Make, make, run_gate  # noqa: F401
 
 from bench.__main__ import main
 from bench.checksums import SUMS, damage_in
-from bench.conformance.baseline import write_baseline
-from bench.conformance.report import ConformanceReport, Finding
+from bench.conformance.report import ConformanceReport, Finding, write_baseline
 from bench.gate.compare import compare_stores
 from bench.gate.outcome import GateReport
 from bench.gate.schedulers import compare_schedulers, find_baselines

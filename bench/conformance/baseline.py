@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from bench.checksums import damage_in, note_checksum
-from bench.conformance.report import Change, ConformanceReport, Finding, Order, Verdict
+from bench.checksums import damage_in
+from bench.conformance.report import FORMAT, Change, ConformanceReport, Finding, Order, Verdict
 from bench.records.errors import BenchError, check_path
 from bench.records.record import check_schema
 
@@ -28,9 +28,6 @@ CAUSES = "causes.yaml"
 
 UNREADABLE = (BenchError, OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
 """What reading a damaged baseline may raise."""
-
-FORMAT = 1
-"""Version of the format of baseline files; written and checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +80,6 @@ def _causes_in(path: Path) -> tuple[Cause, ...]:
 def explain(causes: Sequence[Cause], scheduler: str, finding: Finding) -> Cause | None:
     """Return the first cause that fits a finding, or None."""
     return next((cause for cause in causes if cause.fits(scheduler, finding)), None)
-
-
-def write_baseline(report: ConformanceReport, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write a report as the baseline at `path`, and its hash beside it: one line per state, sizes to four digits."""
-    data = report.to_dict()
-    for finding in data["findings"]:
-        finding["places"] = {name: _plain(size) for name, size in finding["places"]}
-    data["settings"] = dict(settings)
-    data["schema"] = FORMAT
-    text = json.dumps(data, indent=1, ensure_ascii=False, default=float)
-    text = re.sub(r"\[([^\[\]{}]*)\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
-    note_checksum(path)
-
-
-def _plain(size: float) -> float | str:
-    return float(f"{size:.4g}") if math.isfinite(size) else str(size)
 
 
 def read_baseline(path: Path) -> dict[str, Any]:

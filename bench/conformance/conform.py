@@ -97,9 +97,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def conform(
-    scheduler: Callable[[], Any] | object, family: str | None = None, baseline: str | Path | None = None
-) -> ConformanceReport:
+def conform(scheduler: Any, family: str | None = None, baseline: str | Path | None = None) -> ConformanceReport:
     """Check a scheduler against exact solutions: float64, CPU, no network, the same verdict on every machine.
 
     `scheduler` is a function that returns a new object with diffusers' interface at each call, or a class that is

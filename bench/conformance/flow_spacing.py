@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from bench.conformance.noise import Array, NoiseTable, alpha_bars
 
@@ -45,7 +44,9 @@ def ramp(kind: str, high: float, low: float, count: int) -> Array:
     if kind == "use_karras_sigmas":
         return np.asarray((high ** (1 / 7) + share * (low ** (1 / 7) - high ** (1 / 7))) ** 7)
     if kind == "use_beta_sigmas":
-        return np.asarray(low + (high - low) * stats.beta.ppf(1 - share, 0.6, 0.6))
+        from scipy.special import betaincinv  # slow to import
+
+        return np.asarray(low + (high - low) * betaincinv(0.6, 0.6, 1 - share))
     return np.asarray(np.exp(math.log(high) + share * (math.log(low) - math.log(high))))
 
 

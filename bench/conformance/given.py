@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench.conformance.families import FAMILIES, Family
-from bench.generate.schedulers import PREDICTIONS
+from bench.conformance.noise import Level
+from bench.conformance.targets import parts_of
 from bench.records.errors import BenchError
 
 _TAKES = "conform takes a function that makes a new scheduler, a scheduler class, or a scheduler object"
+_BETAS = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule"}
 _ROLES = ("model_output", "timestep", "sample")
 
 
@@ -46,7 +48,7 @@ def _copies(scheduler: Any) -> Callable[[], Any]:
     return lambda: copy.deepcopy(untouched)
 
 
-def _made(given: Callable[[], Any]) -> Any:
+def _made(given: Any) -> Any:
     try:
         made = given()
     except BenchError:
@@ -96,17 +98,16 @@ def _of_interface(scheduler: Any) -> str:
 
 
 def _of_theory(scheduler: Any, family: Family | None) -> str:
-    config = {**getattr(family, "defaults", {}), **scheduler.config}
-    flow = getattr(family, "flow", None)
-    on_curve = flow is not None and flow.curve(config) is not None
-    betas = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule"} <= config.keys()
-    if not on_curve and not betas and getattr(scheduler, "alphas_cumprod", None) is None:
-        known = "; if it is a copy of a known class, name that by family=" if family is None else ""
-        return f"it has no noise table (alphas_cumprod, or betas in its config) and no curve that is known{known}"
+    config = {**(family.defaults if family else {}), **scheduler.config}
+    on_curve = family is not None and family.flow is not None and family.flow.curve(config) is not None
+    if not on_curve and not config.keys() >= _BETAS:
+        known = "; if it follows a known class, name that by family=" if family is None else ""
+        return f"its config holds no noise schedule ({', '.join(sorted(_BETAS))}) and no curve is known for it{known}"
     prediction = config.get("prediction_type")
-    if prediction not in PREDICTIONS:
-        what = "does not say what the model predicts" if prediction is None else f"says prediction_type={prediction!r}"
-        return f"its config {what}; known are {', '.join(PREDICTIONS)}"
+    try:
+        parts_of(str(prediction), Level(0.6, 0.8, (1.0, 1.0) if on_curve else None))
+    except ValueError as error:
+        return "its config does not say what the model predicts" if prediction is None else str(error)
     return ""
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.checksums import note_checksum
 from bench.records.cell import content_hash
+
+FORMAT = 1
+"""Version of the format of baseline files; written and checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +167,6 @@ class ConformanceReport:
 
     def write(self, path: str | Path) -> None:
         """Write the report as a baseline, one JSON file, for `conform(…, baseline=path)` and the pytest plugin."""
-        from bench.conformance.baseline import write_baseline
-
         write_baseline(self, Path(path), self.settings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -216,3 +220,21 @@ def _by_cause(status: str, findings: Iterable[tuple[Finding, str]]) -> list[str]
         f"{status}: {len(found)} of one cause, as {found[0].check} ({found[0].setting}): {cause}"
         for cause, found in groups.items()
     ]
+
+
+def write_baseline(report: ConformanceReport, path: Path, settings: Mapping[str, Any]) -> None:
+    """Write a report as the baseline at `path`, and its hash beside it: one line per state, sizes to four digits."""
+    data = report.to_dict()
+    for finding in data["findings"]:
+        finding["places"] = {name: _plain(size) for name, size in finding["places"]}
+    data["settings"] = dict(settings)
+    data["schema"] = FORMAT
+    text = json.dumps(data, indent=1, ensure_ascii=False, default=float)
+    text = re.sub(r"\[([^\[\]{}]*)\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    note_checksum(path)
+
+
+def _plain(size: float) -> float | str:
+    return float(f"{size:.4g}") if math.isfinite(size) else str(size)

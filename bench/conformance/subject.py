@@ -18,7 +18,6 @@ from bench.conformance.published import Path, PublishedMethod
 from bench.conformance.targets import GAUSSIAN, ITEM, Target, predictions
 from bench.conformance.trace import Trace, TracedRun, scaled_input, to_numpy
 from bench.generate.schedulers import parameters_of, settings_of
-from bench.records.errors import BenchError
 
 BATCH = 4
 OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
@@ -111,11 +110,6 @@ class Subject:
         self.step_parameters = set(parameters_of(self.cls, "step"))
         self.set_parameters = set(parameters_of(self.cls, "set_timesteps"))
         self.config = self.config_of(self.base)
-        if self.family is None and not {"beta_schedule", "prediction_type"} <= self.config.keys():
-            raise BenchError(
-                f"conform knows no path from data to noise for {self.cls.__name__}: its settings hold no "
-                "beta_schedule and prediction_type; if it follows a known class, name that with family="
-            )
         self._untouched: dict[str, Any] = {}
 
     def config_of(self, scheduler: Any) -> dict[str, Any]:

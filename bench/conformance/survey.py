@@ -56,8 +56,8 @@ class Survey:
 
 def survey(schedulers: Mapping[str, Mapping[str, Any]], directory: Path) -> Survey:
     """Examine each scheduler with the settings that its class takes, and write its baseline."""
-    from bench.conformance.baseline import write_baseline
     from bench.conformance.conform import tested_versions
+    from bench.conformance.report import write_baseline
     from bench.conformance.verb import examine_scheduler, spec_of
     from bench.generate.schedulers import scheduler_class_of, settings_of
 

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.conformance.baseline import write_baseline
 from bench.conformance.conform import conform
 from bench.conformance.given import check_family
-from bench.conformance.report import ConformanceReport
+from bench.conformance.report import ConformanceReport, write_baseline
 from bench.generate.schedulers import make_scheduler
 from bench.records.cell import SchedulerSpec
 from bench.records.errors import BenchError

@@ -16,9 +16,8 @@ from bench.conformance.baseline import (
     read_baseline,
     read_report,
     whole_baseline,
-    write_baseline,
 )
-from bench.conformance.report import ConformanceReport
+from bench.conformance.report import ConformanceReport, write_baseline
 from bench.conformance.survey import Survey
 from bench.gate.outcome import Outcome
 from bench.records.errors import BenchError

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from bench.conformance.baseline import Cause, explain, load_causes, read_baseline, write_baseline
-from bench.conformance.report import ConformanceReport
+from bench.conformance.baseline import Cause, explain, load_causes, read_baseline
+from bench.conformance.report import ConformanceReport, write_baseline
 
 ROOT = Path(__file__).parents[2]
 
