@@ -8,7 +8,7 @@ from functools import partial
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any
 
-from bench.gate.command import accept_baseline, gate
+from bench.gate.command import accept_baseline, draw_history, gate
 from bench.printable import printable
 from bench.records.errors import BenchError, Damaged
 
@@ -279,8 +279,12 @@ VERBS: dict[str, Callable[[_Settings], int]] = {
     "conform": conform,
     "gate": gate,
     "gate accept": accept_baseline,
+    "gate history": draw_history,
 }
-CONFIGS = {"report": "report", "conform": "conform", "gate": "gate", "gate accept": "gate", "score": "score"}
+CONFIGS = {
+    **{"report": "report", "conform": "conform", "score": "score"},
+    **dict.fromkeys(("gate", "gate accept", "gate history"), "gate"),
+}
 """The configuration of the remaining verbs, which work on an experiment, is conf/config.yaml."""
 
 
@@ -296,8 +300,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"tcd-bench {bench.__version__}")
         return 0
     verb, *rest = arguments
-    if verb == "gate" and rest[:1] == ["accept"]:
-        verb, rest = "gate accept", rest[1:]
+    if verb == "gate" and rest[:1] in (["accept"], ["history"]):
+        verb, rest = f"gate {rest[0]}", rest[1:]
     if verb not in VERBS:
         print(f"error: unknown verb {verb!r}; choose one of {', '.join(VERBS)}, or --help", file=sys.stderr)
         return 2

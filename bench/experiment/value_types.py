@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -32,6 +33,14 @@ def _distinct(values: list[object]) -> list[object]:
     if twice := [value for i, value in enumerate(values) if value in values[:i]]:
         raise PydanticCustomError("twice", "{value} occurs twice, give it once", {"value": str(twice[0])})
     return values
+
+
+def _day(text: str) -> str:
+    """Refuse anything but a day in ISO 8601."""
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise PydanticCustomError("day", "input should be a day, as 2027-01-31") from None
 
 
 def _concurrent_batches(value: object, check: ValidatorFunctionWrapHandler) -> object:
@@ -140,3 +149,6 @@ PreferenceModelName = Literal[
 ]
 """Scores computed by a dedicated network."""
 SCORES: tuple[str, ...] = ("fid", "kid", "clip_score", "attribute_accuracy")
+
+Day = Annotated[str, AfterValidator(_day)]
+"""A day, as 2027-01-31."""

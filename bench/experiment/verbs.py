@@ -17,6 +17,7 @@ from bench.experiment.hydra_errors import written
 from bench.experiment.value_types import (
     STRICT,
     AnyNumber,
+    Day,
     Distinct,
     ExtractorName,
     ImageCount,
@@ -166,6 +167,9 @@ class GateChoice:
 
     baseline: Source | None
     """Directory of a run or of an accepted baseline."""
+    baselines: Source | None
+    """Directory of accepted baselines in place of `baseline`: a folder for each GPU and precision, as `cpu-float32`, of
+    which the candidate's is chosen."""
     candidate: Source | None
     """Directory of the run that is judged."""
     ref: Source | None
@@ -189,6 +193,14 @@ class GateChoice:
     """How much worse each score may get, by any extractor; a loss counts when it exceeds both limits and chance."""
     cost: CostLimits
     """How much latency and memory may rise."""
+    warn_only: bool
+    """Exit with 0 where something got worse; what is missing or damaged still fails."""
+    quarantine: dict[str, Day]
+    """Quantities whose failures do not count, with the last day on which that holds, as `{fid@mini: 2027-01-31}`."""
+    history: Source | None
+    """File of JSON lines to which the outcomes are added, and which `gate history` draws."""
+    another: bool
+    """Accept into `baselines` beside the present baseline, where a pool of machines has two kinds (`gate accept`)."""
     author: str | None
     """Who accepts a baseline (`gate accept`)."""
     reason: str | None
@@ -202,13 +214,15 @@ class GateChoice:
 def check_gate(settings: Mapping[str, Any]) -> GateChoice:
     """Return the gate of plain settings; raises BenchError naming the first fault."""
     gate = check_settings(GateChoice, settings)
-    if (gate.baseline is None) != (gate.candidate is None):
+    if gate.baseline is not None and gate.baselines is not None:
+        raise BenchError("baseline and baselines were both given; give one directory, or the directory of several")
+    if ((gate.baseline or gate.baselines) is None) != (gate.candidate is None):
         raise BenchError("baseline and candidate go together: give the directories of both runs")
-    if gate.ref is not None and gate.baseline is not None:
+    if gate.ref is not None and (gate.baseline or gate.baselines) is not None:
         raise BenchError("ref and baseline were both given; ref creates both sides, so give only one of them")
     if gate.candidate_ref is not None and gate.ref is None:
         raise BenchError("candidate_ref was given without ref; ref is the installation before the change")
-    if not (gate.ref or gate.baseline or gate.conformance.directory):
+    if not (gate.ref or gate.candidate or gate.conformance.directory):
         raise BenchError(
             "nothing to compare was given; give baseline=DIRECTORY candidate=DIRECTORY, "
             "conformance.directory=results/conformance, or ref=INSTALLATION"
@@ -217,6 +231,8 @@ def check_gate(settings: Mapping[str, Any]) -> GateChoice:
         directory = getattr(gate, name)
         if directory is not None and not (Path(directory) / "cells").is_dir():
             raise BenchError(f"{name}={directory} holds no run (no folder cells/ in it); give the directory of a run")
+    if gate.baselines is not None and not Path(gate.baselines).is_dir():
+        raise BenchError(f"baselines={gate.baselines} is no directory; write one with gate accept baselines=DIRECTORY")
     _check_limits(gate)
     return gate
 
@@ -236,7 +252,11 @@ def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:
     A run needs an author and a reason; baselines of schedulers are text, whose history says both.
     """
     gate = check_settings(GateChoice, settings)
-    run = ("candidate", "baseline", "author", "reason")
+    if gate.baseline and gate.baselines:
+        raise BenchError("baseline and baselines were both given; give one directory, or the directory of several")
+    if gate.another and not gate.baselines:
+        raise BenchError("another=true was given without baselines; give the directory of the baselines")
+    run = ("candidate", "baselines" if gate.baselines else "baseline", "author", "reason")
     if gate.conformance.directory and not any(getattr(gate, name) for name in run):
         return gate
     for name in run:
@@ -246,6 +266,14 @@ def check_acceptance(settings: Mapping[str, Any]) -> GateChoice:
                 "conformance.directory="
             )
     return gate
+
+
+def check_history(settings: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Return the file and the directory of the page of `tcd-bench gate history`."""
+    gate = check_settings(GateChoice, settings)
+    if gate.history is None:
+        raise BenchError("history was not given; name the file that tcd-bench gate history=FILE … wrote")
+    return Path(gate.history), Path(gate.output)
 
 
 def _check_limits(gate: GateChoice) -> None:

@@ -54,15 +54,17 @@ def gate(settings: dict[str, Any]) -> int:
     directory = choice.conformance.directory
     found = _Found(
         (
-            str(choice.ref or choice.baseline or directory),
+            str(choice.ref or choice.baseline or choice.baselines or directory),
             choice.candidate_ref or choice.candidate or "this installation",
         )
     )
-    if choice.baseline:
+    if choice.candidate:
         print(f"Comparing {found.names[1]} with {found.names[0]} ...", file=sys.stderr, flush=True)  # scipy is slow
 
+    from bench.gate.history import append_history
     from bench.gate.outcome import GateReport
     from bench.gate.provenance import commit_of
+    from bench.gate.quarantine import apply_quarantine
     from bench.gate.report import to_terminal, write_gate
     from bench.gate.schedulers import compare_schedulers, find_baselines
 
@@ -71,15 +73,45 @@ def gate(settings: dict[str, Any]) -> int:
     else:
         if directory:
             found.outcomes += compare_schedulers(find_baselines(Path(directory), choice.conformance.only))
-        if choice.baseline and choice.candidate:
-            _compare_runs(choice, found, Path(choice.baseline), Path(choice.candidate))
+        if choice.candidate:
+            _compare_with_accepted(choice, found, Path(choice.candidate))
     if commit := commit_of(Path.cwd()):
         found.about["commit of the working directory"] = commit
-    found.about["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    report = GateReport(*found.names, tuple(found.outcomes), found.about, _accepting(choice))
+    now = datetime.now(UTC)
+    found.about["date"] = now.strftime("%Y-%m-%d %H:%M UTC")
+    found.outcomes, said = apply_quarantine(found.outcomes, choice.quarantine, now.date())
+    found.about |= said
+    report = GateReport(*found.names, tuple(found.outcomes), found.about, _accepting(choice), choice.warn_only)
+    if choice.history:
+        append_history(report, Path(choice.history))
     files = write_gate(report, found.images, Path(choice.output))
     print(f"{to_terminal(report)}\nReport: {files[-1]}")
     return report.exit_code
+
+
+def _compare_with_accepted(choice: GateChoice, found: _Found, candidate: Path) -> None:
+    """The candidate and its baseline, or each of those accepted for its machine: the one that it agrees with best."""
+    from bench.gate.baselines import choose, nearest
+    from bench.store.store import Store
+
+    if choice.baselines is None:
+        _compare_runs(choice, found, Path(str(choice.baseline)), candidate)
+        return
+    folders, damaged = choose(Path(choice.baselines), Store(candidate, writable=False))
+    compared = {folder: _Found((folder.name, found.names[1])) for folder in folders}
+    for folder, one in compared.items():
+        _compare_runs(choice, one, folder, candidate)
+    if compared:
+        best = nearest({folder: one.outcomes for folder, one in compared.items()})
+        chosen = compared[best]
+        found.outcomes += chosen.outcomes
+        found.images += chosen.images
+        found.about |= chosen.about
+        found.names = str(best), found.names[1]
+        if len(compared) > 1:
+            names = ", ".join(folder.name for folder in compared)
+            found.about["accepted baselines"] = f"{names}; compared with {best.name}, which agrees best"
+    found.outcomes += damaged
 
 
 def _compare_runs(choice: GateChoice, found: _Found, *directories: Path) -> None:
@@ -157,8 +189,9 @@ def _compare_installations(choice: GateChoice, found: _Found) -> None:
 def _accepting(choice: GateChoice) -> tuple[str, ...]:
     """The commands that accept the change, where it is compared with something that can be replaced."""
     commands = []
-    if choice.ref is None and choice.baseline and choice.candidate:
-        names = shlex.join([f"candidate={choice.candidate}", f"baseline={choice.baseline}"])
+    if choice.ref is None and choice.candidate:
+        place = f"baselines={choice.baselines}" if choice.baselines else f"baseline={choice.baseline}"
+        names = shlex.join([f"candidate={choice.candidate}", place])
         commands.append(f"tcd-bench gate accept {names} author=NAME reason=WHY")
     if choice.ref is None and (directory := choice.conformance.directory):
         name = shlex.quote(f"conformance.directory={directory}")
@@ -181,11 +214,31 @@ def accept_baseline(settings: dict[str, Any]) -> int:
         for path, problem in accept_schedulers(find_baselines(Path(directory), choice.conformance.only)):
             print(f"{'failed' if problem else 'Baseline'}: {path}{f' ({problem})' if problem else ''}")
             code = 1 if problem else code
-    if choice.baseline:
+    if choice.candidate:
         from bench.gate.accept import accept as make_baseline
+        from bench.gate.baselines import fingerprint_of_run, place_for
         from bench.store.store import Store
 
-        store = Store(str(choice.candidate), writable=False)
-        note = make_baseline(store, Path(choice.baseline), str(choice.author), str(choice.reason))
+        store = Store(choice.candidate, writable=False)
+        place = Path(str(choice.baseline))
+        if choice.baselines:
+            place = place_for(Path(choice.baselines), fingerprint_of_run(store), choice.another)
+        note = make_baseline(store, place, str(choice.author), str(choice.reason))
         print(f"Baseline: {note}")
     return code
+
+
+def draw_history(settings: dict[str, Any]) -> int:
+    """Draw the trends of many gates from the file that they wrote, with steps and drifts.
+
+    Exit codes: 0 done, whatever was found; 2 refused.
+    """
+    from bench.experiment.verbs import check_history
+    from bench.gate.history import changes_in_words, read_history, to_trend_page
+    from bench.gate.report import write_files
+
+    path, output = check_history(settings)
+    series = read_history(path)
+    (page,) = write_files({"history.html": to_trend_page(series, path.name)}, output)
+    print("\n".join([*changes_in_words(series), f"Report: {page}"]))
+    return 0

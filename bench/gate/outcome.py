@@ -15,7 +15,7 @@ VERDICTS = (
 `unchanged` is a difference within its limit, `equal` none at all; `quarantined` would fail but for its quarantine;
 `measured` has no limit."""
 FAILS = ("failed", "regressed", "changed")
-DECIDED = (*FAILS, "improved", "unchanged", "equal", "known", "vanished")
+DECIDED = (*FAILS, "quarantined", "improved", "unchanged", "equal", "known", "vanished")
 PASS, REGRESSION, NOT_COMPARABLE, INCOMPLETE = 0, 1, 2, 3
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -281,6 +281,11 @@ def write_gate(report: GateReport, images: Sequence[BeforeAfter], directory: Pat
         "junit.xml": to_junit(report),
         "gate.html": to_page(report, images),
     }
+    return write_files(texts, directory)
+
+
+def write_files(texts: Mapping[str, str], directory: Path) -> list[Path]:
+    """Write files of a report by name; returns their paths. Raises BenchError where it cannot."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
