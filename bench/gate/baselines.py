@@ -88,7 +88,7 @@ def error_outcomes(error: DamagedRunError) -> list[Outcome]:
     return [Outcome("cells", error.location, name, "missing", note=why) for name, why in error.damage.items()]
 
 
-def nearest(found: Mapping[Path, Sequence[Outcome]]) -> Path:
+def agrees_best(found: Mapping[Path, Sequence[Outcome]]) -> Path:
     """Return the accepted baseline that a run agrees with best: the fewest failures, then the best verdicts."""
 
     def distance(folder: Path) -> tuple[int, int]:

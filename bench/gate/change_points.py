@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 CHANGE_LEVEL = 0.01
 """Chance of a step or drift in a series without any; of each series on its own."""
-FEWEST = 8
+FEWEST_GATES = 8
 """The shortest series in which anything can be found at that level."""
 _PERMUTATIONS = 999
 _Floats = NDArray[np.float64]
@@ -41,7 +41,7 @@ def find_changes(values: Sequence[float]) -> list[SeriesChange]:
 
 
 def _changes_in(series: _Floats, start: int) -> Iterator[SeriesChange]:
-    if len(series) < FEWEST or np.all(series == series[0]):
+    if len(series) < FEWEST_GATES or np.all(series == series[0]):
         return
     split, p_value = _pettitt(series)
     if p_value > CHANGE_LEVEL:

@@ -91,7 +91,7 @@ def gate(settings: dict[str, Any]) -> int:
 
 def _compare_with_accepted(choice: GateChoice, found: _Found, candidate: Path) -> None:
     """The candidate and its baseline, or each of those accepted for its machine: the one that it agrees with best."""
-    from bench.gate.baselines import choose, nearest
+    from bench.gate.baselines import choose, agrees_best
     from bench.store.store import Store
 
     if choice.baselines is None:
@@ -102,7 +102,7 @@ def _compare_with_accepted(choice: GateChoice, found: _Found, candidate: Path) -
     for folder, one in compared.items():
         _compare_runs(choice, one, folder, candidate)
     if compared:
-        best = nearest({folder: one.outcomes for folder, one in compared.items()})
+        best = agrees_best({folder: one.outcomes for folder, one in compared.items()})
         chosen = compared[best]
         found.outcomes += chosen.outcomes
         found.images += chosen.images

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.gate.change_points import CHANGE_LEVEL, FEWEST, SeriesChange, find_changes
+from bench.gate.change_points import CHANGE_LEVEL, FEWEST_GATES, SeriesChange, find_changes
 from bench.gate.outcome import FAILS, GateReport
 from bench.records.errors import BenchError
 from bench.report.page import templates
@@ -20,7 +20,7 @@ _WIDTH, _HEIGHT, _EDGE = 640.0, 90.0, 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class TrendPoint:
     """One number of one gate; `place` is the index of its line."""
 
     place: int
@@ -31,13 +31,13 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class Trend:
     """One quantity over time."""
 
     level: str
     subject: str
     quantity: str
-    points: tuple[Point, ...]
+    points: tuple[TrendPoint, ...]
     changes: tuple[SeriesChange, ...]
 
     @property
@@ -101,9 +101,9 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def read_history(path: Path) -> list[Series]:
+def read_history(path: Path) -> list[Trend]:
     """Return every quantity over time, those with changes first; raises BenchError for a line that is none of ours."""
-    found: dict[tuple[str, str, str], list[Point]] = {}
+    found: dict[tuple[str, str, str], list[TrendPoint]] = {}
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -116,7 +116,7 @@ def read_history(path: Path) -> list[Series]:
         for key, point in _points_of(path, number, line, place):
             found.setdefault(key, []).append(point)
     series = [
-        Series(*key, tuple(points), tuple(find_changes([point.value for point in points])))
+        Trend(*key, tuple(points), tuple(find_changes([point.value for point in points])))
         for key, points in found.items()
     ]
     return sorted(series, key=lambda one: not one.changes)
@@ -128,7 +128,7 @@ def check_format(line: Mapping[str, Any]) -> None:
         raise ValueError(f"format {line['format']} instead of {HISTORY_FORMAT}")
 
 
-def _points_of(path: Path, number: int, line: str, place: int) -> Iterator[tuple[tuple[str, str, str], Point]]:
+def _points_of(path: Path, number: int, line: str, place: int) -> Iterator[tuple[tuple[str, str, str], TrendPoint]]:
     try:
         data = json.loads(line)
         check_format(data)
@@ -143,10 +143,10 @@ def _points_of(path: Path, number: int, line: str, place: int) -> Iterator[tuple
         ) from error
     for level, subject, quantity, verdict, value in rows:
         if value is not None and math.isfinite(value):
-            yield (level, subject, quantity), Point(place, date, candidate, verdict, value)
+            yield (level, subject, quantity), TrendPoint(place, date, candidate, verdict, value)
 
 
-def to_trend_page(series: Sequence[Series], name: str) -> str:
+def to_trend_page(series: Sequence[Trend], name: str) -> str:
     """One self-contained HTML file, every text escaped."""
     drawn = [one for one in series if len(one.points) > 1]
     return (
@@ -158,13 +158,13 @@ def to_trend_page(series: Sequence[Series], name: str) -> str:
             changed=[one for one in drawn if one.changes],
             gates=max((point.place for one in series for point in one.points), default=-1) + 1,
             level=CHANGE_LEVEL,
-            fewest=FEWEST,
+            fewest=FEWEST_GATES,
             width=_WIDTH,
             height=_HEIGHT,
         )
     )
 
 
-def changes_in_words(series: Iterable[Series]) -> list[str]:
+def changes_in_words(series: Iterable[Trend]) -> list[str]:
     """A line for each step and drift."""
     return [f"{one.subject}: {one.quantity}: {line}" for one in series for line in one.lines]

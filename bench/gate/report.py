@@ -173,7 +173,7 @@ def _shorten(text: str) -> str:
 
 
 def _cut(table: Table, room: int, headed: bool = True) -> str:
-    """A table in Markdown with so many of its first rows as there is room for; says how many are left out."""
+    """A table in Markdown with as many of its first rows as fit; says how many are left out."""
     rows = [tuple(_shorten(text) for text in row) for row in table.rows]
 
     def shown(count: int) -> str:

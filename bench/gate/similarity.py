@@ -47,7 +47,7 @@ def _kept_by_both(pair: Pair, baseline: ScoredRun, candidate: ScoredRun) -> tupl
 
 
 def measure_pixels(label: str, before: _Pixels, after: _Pixels) -> Iterator[Outcome]:
-    """PSNR in decibels, SSIM and, where its weights are at hand, LPIPS of pairs of images (n, h, w, 3).
+    """PSNR in decibels, SSIM and, where its weights are available, LPIPS of pairs of images (n, h, w, 3).
 
     SSIM as torchmetrics has it (Wang et al. 2004, Gaussian window of 11 pixels). Intervals are Student's, over images;
     images that are equal have no PSNR and are counted.
@@ -89,7 +89,7 @@ def _lpips(before: _Pixels, after: _Pixels) -> NDArray[np.float64] | None:
 
     try:
         return lpips(before, after)
-    except (BenchError, OSError):  # its weights are not at hand
+    except (BenchError, OSError):  # its weights are not available
         return None
 
 
