@@ -91,7 +91,7 @@ def gate(settings: dict[str, Any]) -> int:
 
 def _compare_with_accepted(choice: GateChoice, found: _Found, candidate: Path) -> None:
     """The candidate and its baseline, or each of those accepted for its machine: the one that it agrees with best."""
-    from bench.gate.baselines import choose, agrees_best
+    from bench.gate.baselines import agrees_best, choose
     from bench.store.store import Store
 
     if choice.baselines is None:

@@ -22,7 +22,7 @@ def apply_quarantine(
         failing = [i for i in mine if found[i].verdict in FAILS]
         if date.fromisoformat(last) < today:
             said[f"quarantine of {quantity}"] = (
-                f"expired on {last}; it counts again, so remove the quarantine or mend it"
+                f"expired on {last}; it counts again, so remove the quarantine or correct the cause"
             )
             continue
         said[f"quarantine of {quantity}"] = (
