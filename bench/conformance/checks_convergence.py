@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,10 @@ def global_errors(subject: Subject) -> dict[str, dict[str, float]]:
                 case = subject.prepare(steps)
                 if case.path.levels[0].a == 0 and case.config["prediction_type"] == "epsilon":
                     continue  # pure noise says nothing of the data, and dividing by a = 0 gives no number
-                distance = error_of(case, run_case(subject, case, eta, target), target)
-                errors.setdefault(target.name, {})[str(steps)] = distance
+                trace = run_case(subject, case, eta, target)
+                if any(call.draws for call in trace.calls):
+                    return {}
+                errors.setdefault(target.name, {})[str(steps)] = error_of(case, trace, target)
             except Exception as error:  # the checks report a breakdown as a finding
                 _LOG.debug("no error at %s steps: %s", steps, error)
     return errors
@@ -94,20 +97,32 @@ def plain_overrides(subject: Subject) -> dict[str, Any]:
     return overrides
 
 
-def fit_order(subject: Subject, overrides: Mapping[str, Any], target: Target) -> Order:
-    """Fit log error on log steps by least squares; raises Refusal where a step count is refused."""
+def order_of_fit(steps: Sequence[int], errors: Sequence[float]) -> tuple[float, float]:
+    """Return the slope of -log error on log steps by least squares, and its standard error from the residuals."""
+    x, y = np.log(steps), np.log(np.clip(errors, 1e-300, 1e300))
+    slope, offset = np.polyfit(x, y, 1)
+    variance = float(np.sum((y - slope * x - offset) ** 2)) / max(1, len(x) - 2)
+    return -float(slope), math.sqrt(variance / float(np.sum((x - x.mean()) ** 2)))
+
+
+def fit_order(subject: Subject, overrides: Mapping[str, Any], target: Target, declared: float | None = None) -> Order:
+    """Fit the order, with its uncertainty; raises Refusal where a step count is refused.
+
+    `declared` is the order that is claimed, by default the family's.
+    """
     eta = 0.0 if subject.has_eta else None
     by_sigma = bool(overrides.get("use_karras_sigmas"))
     fit, errors = FIT if by_sigma else FIT_WHOLE, []
     for count in fit:
         case = subject.prepare(count, overrides)
         errors.append(error_of(case, run_case(subject, case, eta, target), target, int(by_sigma)))
-    slope = float(np.polyfit(np.log(fit), np.log(np.maximum(errors, 1e-300)), 1)[0])
+    fitted, uncertainty = order_of_fit(fit, errors)
     config = {**subject.config, **overrides}
-    declared = float(subject.family.order(config)) if subject.family else 1.0
+    if declared is None:
+        declared = float(subject.family.order(config)) if subject.family else 1.0
     solver_order = overrides.get("solver_order")
     name = target.name if solver_order is None else f"solver_order={solver_order}, {target.name}"
-    return Order(name, declared, -slope, fit, tuple(errors))
+    return Order(name, declared, fitted, fit, tuple(errors), uncertainty)
 
 
 def check_order(subject: Subject, orders: list[Order]) -> Iterator[Finding]:

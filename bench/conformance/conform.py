@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bench.conformance import (
+    checks_consistency,
     checks_convergence,
     checks_flow,
     checks_limits,
@@ -188,6 +189,15 @@ def _check_all(subject: Subject, tally: _Tally, orders: list[Order]) -> None:
     for variation in variations(subject):
         _check_variation(subject, tally, variation)
     tally.add("order", checks_convergence.check_order(subject, orders), "order")
+    _check_more(subject, tally, orders)
+
+
+def _check_more(subject: Subject, tally: _Tally, orders: list[Order]) -> None:
+    """Check what holds for any class: convergence."""
+    base = "as configured"
+    tally.add("convergence", checks_consistency.check_convergence(subject, base, orders), base)
+    for eta in (0.0, 1.0) if subject.has_eta else (None,):
+        tally.add("law", checks_consistency.check_law(subject, base, eta, orders), base)
 
 
 def _check_base(subject: Subject, tally: _Tally) -> None:

@@ -110,13 +110,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A convergence order with the fit shown: log(error) against log(steps), by least squares."""
+    """A convergence order with the fit shown: log(error) against log(steps), by least squares.
+
+    `uncertainty` is the slope's standard error.
+    """
 
     setting: str
     declared: float
     fitted: float
     steps: tuple[int, ...]
     errors: tuple[float, ...]
+    uncertainty: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
