@@ -98,7 +98,7 @@ def check_convergence(subject: Subject, setting: str, orders: list[Order]) -> It
     if subject.family is not None or _draws(subject):
         return
     plain = plain_overrides(subject)
-    declared = float(subject.config.get("solver_order") or getattr(subject.base, "order", 1))
+    declared = float(subject.config.get("solver_order", getattr(subject.base, "order", 1)))
     for target in (GAUSSIAN, MIXTURE):
         try:
             order = fit_order(subject, plain, target, declared)
