@@ -430,7 +430,7 @@ FLOW_REPOSITORIES: dict[str, Callable[[Path], object]] = {
         {("text_encoder", None): 4, ("transformer", None): 9}, {"tokenizer": QWEN_FILES}, further=("README.md",)
     ).save(qwen_pipeline(), path),
     "lightx2v/Qwen-Image-Lightning": lambda path: lightning_lora(
-        path, "Qwen-Image-Lightning-4steps-V1.0.safetensors", "Qwen-Image-Lightning-8steps-V1.1.safetensors"
+        path, "Qwen-Image-Lightning-4steps-V1.0.safetensors", "Qwen-Image-Lightning-8steps-V1.0.safetensors"
     ),
 }
 """What builds a substitute, by the hub's id."""

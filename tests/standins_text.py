@@ -28,7 +28,7 @@ QWEN_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 @cache
 def t5_tokenizer() -> Any:
-    """A T5 tokenizer with a small vocabulary of its own."""
+    """A T5 tokenizer with a small vocabulary."""
     trained = Tokenizer(models.Unigram())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     specials = ["<pad>", "</s>", "<unk>"]
@@ -56,7 +56,7 @@ def _byte_pairs(*, bytes_alone: bool) -> tuple[dict[str, int], list[tuple[str, s
 
 
 def qwen_tokenizer() -> Any:
-    """A Qwen2 tokenizer with a small vocabulary of its own, and a template for chats."""
+    """A Qwen2 tokenizer with a small vocabulary, and a template for chats."""
     vocabulary, merges = _byte_pairs(bytes_alone=True)
     tokenizer = transformers.Qwen2Tokenizer(
         vocab=dict(sorted(vocabulary.items(), key=lambda entry: entry[1])), merges=merges, model_max_length=131072
@@ -67,7 +67,7 @@ def qwen_tokenizer() -> Any:
 
 
 def gemma_tokenizer() -> Any:
-    """A Gemma tokenizer with a small vocabulary of its own; it pads on the right."""
+    """A Gemma tokenizer with a small vocabulary; it pads on the right."""
     vocabulary, merges = _byte_pairs(bytes_alone=False)
     names = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{i:02X}>" for i in range(256))]
     ordered = sorted(vocabulary, key=vocabulary.__getitem__)

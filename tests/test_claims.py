@@ -1,7 +1,7 @@
 """Verdicts are those of paired tests adjusted by Holm's method, and true null claims rarely get one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +14,7 @@ from scipy.stats import binom, t
 from bench.analysis.claims import BEYOND_DOUBT, LEVEL, Comparison, Judgement, holm, judge_claims
 from bench.analysis.scoring import ScoredCell
 from bench.analysis.sequential import OF_WHAT_IS_LEFT, nominal_level, path_of
+from bench.records.cell import content_hash
 from bench.records.record import Calls, Latency
 from bench.records.run import Claim, Side
 from bench.score.estimate import Estimate
@@ -520,3 +521,32 @@ def test_what_was_published_about_a_claim_is_not_part_of_its_definition() -> Non
     claim = make_claim()
     assert define(replace(claim, text="other", source="a paper", published="1 against 2")) == define(claim)
     assert define(replace(claim, models=("sd15",))) != define(claim)
+
+
+BETWEEN = make_claim(subject=Side("tcd", (4,), model="turbo"), object=Side("dpmpp_2s", (4,), model="base"))
+
+
+@pytest.mark.parametrize(("z", "verdict"), [(3.0, "supported"), (-3.0, "refuted")])
+def test_sides_that_name_their_models_compare_these_two(z: float, verdict: str) -> None:
+    decoys = (ours(-z, model="base"), theirs(model="turbo"), ours(-z, model="third"), theirs(model="third"))
+    (judgement,) = judge(BETWEEN, *decoys, ours(z, model="turbo"), theirs(model="base"))
+    assert judgement.verdict == verdict
+    (comparison,) = judgement.comparisons
+    assert (comparison.model, comparison.subject, comparison.object) == (
+        *("turbo and base", "turbo tcd 4 steps", "base dpmpp_2s 4 steps"),
+    )
+    assert not judgement.missing
+
+
+def test_a_missing_side_is_named_with_its_model() -> None:
+    (judgement,) = judge(BETWEEN, ours(1.0, model="base"), theirs(model="base"), settings={"models": ["turbo", "base"]})
+    assert judgement.verdict == "not tested"
+    assert judgement.missing == ("turbo tcd 4 steps (not run)",)
+
+
+def test_models_of_sides_leave_the_definition_of_other_claims_as_it_was() -> None:
+    before = asdict(make_claim(text=""))
+    for side in ("subject", "object"):
+        del before[side]["model"]
+    assert define(make_claim()) == content_hash(before)
+    assert define(BETWEEN) != define(make_claim())

@@ -352,3 +352,38 @@ def test_an_error_of_the_task_is_not_mistaken_for_a_refusal() -> None:
 
     with pytest.raises(ValueError, match="a fault of ours"):
         run_application("plan", "compose", [], broken)
+
+
+BETWEEN = {
+    "models": {"base": {"source": "a/b"}, "turbo": {"source": "a/c"}},
+    "methods": {"tcd": {**SETTINGS["methods"]["tcd"], "adapter": [], "models": ["turbo"]},
+                "dpmpp_2s": {**SETTINGS["methods"]["dpmpp_2s"], "models": ["base"]}},
+    "claims": {"few": {**SETTINGS["claims"]["few"], "metrics": ["clip_score"],
+        "subject": {"method": "tcd", "steps": [2], "eta": 0.3, "model": "turbo"},
+        "object": {"method": "dpmpp_2s", "steps": [2], "model": "base"}}},
+}  # fmt: skip
+
+
+def test_a_claim_may_be_about_two_models() -> None:
+    experiment = check_experiment({**SETTINGS, **BETWEEN})
+    claim = experiment.claims["few"].to_claim("few")
+    assert (claim.subject.model, claim.object.model, claim.between_models) == ("turbo", "base", "turbo and base")
+
+
+REFUSED_BETWEEN: dict[str, tuple[dict[str, Any], str]] = {
+    "one model": ({"object": {"method": "dpmpp_2s", "steps": [2]}}, "one side has model=turbo, the other none; give a"),
+    "models too": ({"models": ["base"]}, "models and each_model do not go with sides that name their models"),
+    "unknown": (
+        {"object": {"method": "dpmpp_2s", "steps": [2], "model": "third"}},
+        "object.model=third: the grid has base, turbo",
+    ),
+    "not run": ({"object": {"method": "dpmpp_2s", "steps": [2], "model": "turbo"}}, "dpmpp_2s does not run on turbo"),
+}
+
+
+@pytest.mark.parametrize("which", REFUSED_BETWEEN)
+def test_a_claim_about_two_models_that_the_grid_cannot_answer_is_refused(which: str) -> None:
+    changes, said = REFUSED_BETWEEN[which]
+    claims = {"few": {**BETWEEN["claims"]["few"], **changes}}
+    with pytest.raises(BenchError, match=re.escape(said)):
+        check_experiment({**SETTINGS, **BETWEEN, "claims": claims})

@@ -296,3 +296,42 @@ def test_a_transformer_s_lora_is_read_under_every_prefix(lightning: tuple[Path, 
     assert "is half a LoRA" in lora_faults(path)[0]
     save_file({f"{prefix}{key}": value for key, value in tensors.items()}, path, {"ss_network_alpha": "4"})
     assert "ss_network_alpha is 4, its layers have alpha 2" in lora_faults(path)[0]
+
+
+def test_a_plan_is_made_without_weights(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    own = ["experiment=few_step_flow", "device=cpu", f"results={tmp_path}/run"]
+    assert main(["plan", *own]) == 0
+    shown = capsys.readouterr().out
+    assert "not fetched yet, so the cells' keys are provisional:" in shown
+    rows = [line.split() for line in shown.splitlines() if " steps" in line and line.strip()[:1].isdigit()]
+    assert len(rows) == 30
+    evaluations = {(row[1], row[2], row[3]): row[-2] for row in rows}
+    assert evaluations["sd35_large", "flow_teacher", "50"] == "100"
+    assert evaluations["flux1_dev", "flow_teacher", "50"] == "50"
+    assert evaluations["qwen_image", "qwen_lightning_4", "4"] == "4"
+    assert evaluations["sana_sprint", "scm", "1"] == "1"
+    assert main(["doctor", *own]) == 1
+    assert "accept its conditions on the model's page, then log in with `hf auth login`" in capsys.readouterr().out
+
+
+def test_a_method_samples_the_models_that_it_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    own = [
+        "experiment=smoke",
+        "scores=[]",
+        "claim=[]",
+        "device=cpu",
+        f"results={tmp_path}/run",
+        "model=[mini,mini_bf16]",
+    ]
+    assert main(["plan", *own, "method=[dpmpp_2m,ddim]", "methods.ddim.models=[mini]"]) == 0
+    shown = capsys.readouterr().out
+    assert "mini_bf16 dpmpp_2m" in shown
+    assert "mini ddim" in shown
+    assert "mini_bf16 ddim" not in shown
+    assert main(["plan", *own, "method=[dpmpp_2m,ddim]", "methods.ddim.models=[sdxl]"]) == 0
+    assert "ddim: it samples sdxl, of which the run has none" in capsys.readouterr().out

@@ -101,6 +101,8 @@ CHANGES_IMAGES: dict[str, Cell] = {
     "Part.file": replace(CELL, base=replace(BASE, parts=(replace(PART, file="x"),))),
     "Part.variant": replace(CELL, base=replace(BASE, parts=(replace(PART, variant="fp16"),))),
     "Base.memory_options": replace(CELL, base=replace(BASE, memory_options={"vae_tiling": True})),
+    "Base.guidance": replace(CELL, base=replace(BASE, guidance="none")),
+    "Base.arguments": replace(CELL, base=replace(BASE, arguments={"max_sequence_length": 256})),
     "Task.kind": replace(CELL, task=Task("inpainting")),
     "Task.settings": replace(CELL, task=Task(settings={"strength": 0.8})),
     "Task.inputs": replace(CELL, task=Task(inputs="abc")),

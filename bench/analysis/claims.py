@@ -234,11 +234,12 @@ def _compare(
     found: list[_Tested] = []
     missing: list[str] = []
     groups: dict[tuple[str, str], list[ScoredCell]] = {}
+    between = claim.between_models
     for cell in cells:
-        if claim.models and cell.record.cell.base.name not in claim.models:
-            continue
-        groups.setdefault((cell.record.cell.base.name, cell.setting), []).append(cell)
-    for model in claim.models or all_models:
+        base = cell.record.cell.base.name
+        if base in ((claim.subject.model, claim.object.model) if between else claim.models or (base,)):
+            groups.setdefault((between or base, cell.setting), []).append(cell)
+    for model in (between,) if between else claim.models or all_models:
         if model not in {name for name, _ in groups}:
             groups[model, ""] = []
     left_out = dict(run.left_out)
@@ -252,8 +253,9 @@ def _compare(
                     theirs = _find(own, other, yours, run)
                 for side, steps, there in ((subject, mine, ours), (other, yours, theirs)):
                     if isinstance(there, Missing):
-                        label = f"{model} {side.label(steps)}"
-                        reason = left_out.get(f"{model} {side.method}") or left_out.get(label) or there.reason
+                        label = f"{side.model or model} {side.label(steps)}"
+                        reason = left_out.get(f"{side.model or model} {side.method}") or left_out.get(label)
+                        reason = reason or there.reason
                         missing.append(f"{', '.join(filter(None, (label, setting)))} ({reason})")
                 if isinstance(ours, Missing) or isinstance(theirs, Missing):
                     continue

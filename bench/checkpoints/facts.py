@@ -20,7 +20,7 @@ FLOW_PIPELINES = {
     "ZImagePipeline": "Z-Image",
     "QwenImagePipeline": "Qwen-Image",
 }
-"""Pipelines whose denoiser is a transformer, each an architecture of its own; they make images from text alone."""
+"""Pipelines whose denoiser is a transformer, and their architectures; they make images from text alone."""
 ARCHITECTURES = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionImg2ImgPipeline": _SD,

@@ -66,20 +66,34 @@ def lora_faults(path: Path) -> list[str]:
     return faults
 
 
-def stated_scales(path: Path) -> dict[str, float]:
-    """Return the factor of B·A for the first matrix (A) of each layer, by its name in the file.
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two matrices of a layer by their names in a file, None for one that is missing, and the factor of B·A."""
+
+    first: str | None
+    second: str | None
+    scale: float
+
+
+def stated_pairs(path: Path) -> list[Pair]:
+    """Return the matrices A and B of each layer of a LoRA file, and the factor of B·A.
 
     The factor is alpha / rank, by the alphas beside the matrices (kohya's form) or by diffusers' metadata, where rsLoRA
     divides by √rank (Kalajdzievski 2023, arXiv:2312.03732). It is 1 where the file states no alpha, for alpha then is
     the rank. Raises BenchError for a file that cannot be read.
     """
     header = read_header(path)
-    said, found = _Said.of(header), {}
+    said, names = _Said.of(header), dict[str, dict[str, str]]()
     for layer, side, name in _matrices(header):
-        if side == "A":
-            rank, alpha = header.shapes[name][0], f"{layer}.alpha"
+        names.setdefault(layer, {})[side] = name
+    found = []
+    for layer, own in names.items():
+        scale = 1.0
+        if "A" in own:
+            rank, alpha = header.shapes[own["A"]][0], f"{layer}.alpha"
             stated = read_number(path, alpha) if alpha in header.shapes else None
-            found[name] = said.scale(layer, rank) if stated is None else stated / rank
+            scale = said.scale(layer, rank) if stated is None else stated / rank
+        found.append(Pair(own.get("A"), own.get("B"), scale))
     return found
 
 

@@ -89,8 +89,9 @@ def _describe_claim(claim: Claim, cells: Sequence[Cell]) -> Iterator[str]:
 def _comparisons(claim: Claim, cells: Sequence[Cell]) -> list[tuple[bool, str]]:
     """Describe each pair of cells that a claim compares, with whether the plan has both; else what it lacks."""
     compared = []
-    for model in claim.models or dict.fromkeys(cell.base.name for cell in cells):
-        own = [cell for cell in cells if cell.base.name == model]
+    between = claim.between_models
+    for model in (between,) if between else claim.models or dict.fromkeys(cell.base.name for cell in cells):
+        own = [cell for cell in cells if between or cell.base.name == model]
         for (mine, yours), subject, other in product(claim.steps(), claim.subject.members, claim.object.members):
             sides = (subject, mine), (other, yours)
             lacking = [text for side, steps in sides if (text := _lacking(own, side, steps))]

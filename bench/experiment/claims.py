@@ -37,11 +37,13 @@ class SideChoice:
     guidance_scale: GuidanceOrBest | None = None
     """Guidance scale, where the method has several; `best`: of each method and for each score the best one of the grid,
     chosen on one half of the prompts and judged on the other, both ways."""
+    model: str | None = None
+    """Name of the base model, where the two sides are of different models; given on both sides or on none."""
 
     def to_side(self) -> Side:
         """As frozen data; one method is a plain name."""
         method = self.method[0] if len(self.method) == 1 else tuple(self.method)
-        return Side(method, tuple(self.steps), self.eta, self.guidance_scale)
+        return Side(method, tuple(self.steps), self.eta, self.guidance_scale, self.model)
 
 
 @dataclass(config=STRICT)
@@ -90,6 +92,11 @@ class ClaimChoice:
 def claim_problems(name: str, claim: ClaimChoice) -> Iterator[str]:
     """Sides that do not say which cells are compared, and margins that equivalence needs."""
     matched = claim.equal != "steps"
+    sides_models = [side.model for side in (claim.subject, claim.object) if side.model is not None]
+    if len(sides_models) == 1:
+        yield f"claims.{name}: one side has model={sides_models[0]}, the other none; give a model on both, or on none"
+    elif sides_models and (claim.models or claim.each_model):
+        yield f"claims.{name}.models and each_model do not go with sides that name their models; omit them"
     if matched and claim.subject.guidance_scale == BEST:
         yield (
             f"claims.{name}.subject.guidance_scale=best was given, but equal={claim.equal} needs one cost of the "
@@ -134,9 +141,15 @@ def claims_of_models(
 
 
 def _absent_adapters(claim: ClaimChoice, models: Mapping[str, Any], methods: Mapping[str, Any]) -> Iterator[str]:
-    """Of a claim about named models, the methods that one of them has no adapter for."""
-    for model, method in product(claim.models, (*claim.subject.method, *claim.object.method)):
-        needed = methods[method].adapter if model in models and method in methods else ()
+    """Of a claim about named models, the methods that one of them has no adapter for, or that do not run on it."""
+    methods_of = (*claim.subject.method, *claim.object.method)
+    sides = [(side.model, method) for side in (claim.subject, claim.object) for method in side.method if side.model]
+    for model, method in (*product(claim.models, methods_of), *sides):
+        if model not in models or method not in methods:
+            continue
+        if methods[method].models and model not in methods[method].models:
+            yield f"{method} does not run on {model}"
+        needed = methods[method].adapter
         if absent := [name for name in needed if name not in models[model].adapters]:
             yield f"{model} has no adapter named {', '.join(absent)}"
 
@@ -147,6 +160,9 @@ def what_the_grid_lacks(
     """Of what a claim compares, what no cell of the grid has, each with what there is instead."""
     if unknown := [model for model in claim.models if model not in models]:
         yield f"models={unknown}: the grid has {', '.join(models)}"
+    for name in ("subject", "object"):
+        if (wanted := getattr(claim, name).model) is not None and wanted not in models:
+            yield f"{name}.model={wanted}: the grid has {', '.join(models)}"
     yield from _absent_adapters(claim, models, methods)
     for name in ("subject", "object"):
         side: SideChoice = getattr(claim, name)

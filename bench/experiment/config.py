@@ -170,6 +170,8 @@ class Method:
     """Fuse the adapters into the base weights before sampling."""
     max_steps: int | None = None
     """Larger step counts are left out, with the reason."""
+    models: Annotated[list[str], AnyNumber, Distinct] = Field(default_factory=list)
+    """Base models that it samples, of those of the run; by default all of these."""
 
 
 @dataclass(config=STRICT)

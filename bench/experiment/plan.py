@@ -53,7 +53,13 @@ def plan_experiment(experiment: Experiment, surroundings: Surroundings) -> Plan:
     """Expand the grid; cells of one pipeline are consecutive, duplicate cells are planned once."""
     cells: dict[str, Cell] = {}
     left_out: list[LeftOut] = []
+    for method_name, method in experiment.methods.items():
+        if method.models and not {*method.models} & {*experiment.models}:
+            reason = f"it samples {', '.join(method.models)}, of which the run has none"
+            left_out.append(LeftOut(method_name, reason))
     for (model_name, model), (method_name, method) in product(experiment.models.items(), experiment.methods.items()):
+        if method.models and model_name not in method.models:
+            continue
         if lacking := [name for name in method.adapter if name not in model.adapters]:
             reason = f"{model_name} has no adapter named {', '.join(lacking)}"
             left_out.append(LeftOut(f"{model_name} {method_name}", reason))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, Self
 
-from bench.records.cell import Cell, plain_number
+from bench.records.cell import LATER, Cell, plain, plain_number
 from bench.records.record import SCHEMA_VERSION, check_schema, to_tuples
 
 BEST = "best"
@@ -19,13 +19,15 @@ BEST = "best"
 class Side:
     """One side of a claim: the cells it selects. None marks a value that the method does not vary.
 
-    Several methods are members that are compared one by one. The guidance scale may be `BEST`.
+    Several methods are members that are compared one by one. The guidance scale may be `BEST`. `model` is the base
+    model where a claim compares two of them.
     """
 
     method: str | tuple[str, ...]
     steps: tuple[int, ...]
     eta: float | None = None
     guidance_scale: float | str | None = None
+    model: str | None = field(default=None, metadata=LATER)
 
     @property
     def tuned(self) -> bool:
@@ -42,6 +44,7 @@ class Side:
         """Whether a cell has this method (or one of these), eta and guidance scale, at any step count."""
         return (
             cell.method in ((self.method,) if isinstance(self.method, str) else self.method)
+            and self.model in (None, cell.base.name)
             and self.eta in (None, cell.eta)
             and self.guidance_scale in (None, BEST, cell.guidance_scale)
         )
@@ -66,8 +69,8 @@ class Claim:
     `margins` maps a metric to the smallest relevant difference, in the metric's unit: a better subject must win by
     more, a not-worse subject may lose by less, an equivalent subject may do neither by more. Of several methods on a
     side each has to hold. A guidance scale that is `BEST` is chosen by method, step count and metric. `models` are the
-    base models that it is about, all of the run where none is named. `source` is who states it, and `published` the
-    numbers that were published about it, both for display.
+    base models that it is about, all of the run where none is named; sides that name their models compare these two.
+    `source` is who states it, and `published` the numbers that were published about it, both for display.
     """
 
     name: str
@@ -87,6 +90,12 @@ class Claim:
         """What was published, and where; empty where neither is known."""
         return "; ".join(filter(None, (self.published, self.source)))
 
+    @property
+    def between_models(self) -> str:
+        """The two base models that the sides name; empty where both sides are of one model."""
+        sides = (self.subject.model, self.object.model)
+        return " and ".join(dict.fromkeys(filter(None, sides)))
+
     def steps(self) -> list[tuple[int, int | None]]:
         """Return the compared step counts, subject's and object's; None where the object is found by its cost."""
         mine, yours = self.subject.steps, self.object.steps
@@ -96,7 +105,7 @@ class Claim:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`, from JSON."""
+        """The inverse of `plain`, from JSON."""
         values = to_tuples(data)
         return cls(**{**values, **{side: Side(**to_tuples(values[side])) for side in ("subject", "object")}})
 
@@ -152,7 +161,7 @@ class Run:
 
     def to_json(self) -> str:
         """Return indented JSON, which is readable as text."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(plain(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 
-from bench.records.cell import content_hash
+from bench.records.cell import content_hash, plain
 from bench.records.errors import Corrupt
 from bench.records.run import Claim, Run
 from bench.store.sealed import read_sealed, seal
@@ -42,7 +42,7 @@ def planned_images(run: Run) -> int:
 
 def define(claim: Claim) -> str:
     """Return a hash over the definition of a claim; its texts may be reworded."""
-    return content_hash({**asdict(claim), **dict.fromkeys(("text", "source", "published"), "")})
+    return content_hash({**plain(claim), **dict.fromkeys(("text", "source", "published"), "")})
 
 
 def note_look(store: Store, run: Run, judged: Iterable[Claim]) -> None:
