@@ -161,7 +161,7 @@ def test_damaged_baselines_of_schedulers_never_pass(
         file.write_bytes(file.read_bytes()[: int(share * (len(file.read_bytes()) - 2))])
     else:
         DAMAGES[damage](file, other / name)
-    # a file that is no .json is no baseline of a scheduler, but a causes.yaml or a README.md
+    # a file without .json does not belong to a scheduler, as a causes.yaml or a README.md
     assert answer_of(broken) in ((0,) if damage == "a foreign file beside it" else (2, 3))
 
 
@@ -175,7 +175,7 @@ def test_an_empty_baseline_and_an_empty_directory_never_pass(
     write_baseline(REPORT, baselines / "a.json", {"_target_": "fork.A"})
     both = (f"conformance.directory={baselines}", f"candidate={accepted['run']}")
     (tmp_path / "empty" / "cells").mkdir(parents=True)
-    assert run_gate(tmp_path, *both, f"baseline={tmp_path}/empty") == 3, "schedulers that pass are no answer for a run"
+    assert run_gate(tmp_path, *both, f"baseline={tmp_path}/empty") == 3, "schedulers that pass do not answer for a run"
     assert run_gate(tmp_path, *both, f"baseline={accepted['baseline']}") == 0
 
 

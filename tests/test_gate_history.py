@@ -57,7 +57,7 @@ def test_two_kinds_of_one_machine_are_both_accepted(make: Make, tmp_path: Path) 
     assert "compared with cpu-float32-2, which agrees best" in (tmp_path / "report" / "gate.md").read_text()
     assert run_gate(tmp_path, place, f"candidate={make('again', sha256='s').location}") == 0
     (tmp_path / "baselines" / "cpu-float32" / "SHA256SUMS").unlink()
-    assert run_gate(tmp_path, place, candidate) == 3, "a damaged one is no answer, whatever the other says"
+    assert run_gate(tmp_path, place, candidate) == 3, "a damaged one never passes, whatever the other says"
 
 
 def test_folders_are_numbered(tmp_path: Path) -> None:

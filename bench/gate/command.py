@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.experiment.verbs import GateChoice
+    from bench.gate.concerns import Concern
     from bench.gate.outcome import Outcome
     from bench.gate.report import BeforeAfter
 
@@ -25,6 +26,7 @@ class _Found:
     outcomes: list[Outcome] = field(default_factory=list)
     images: list[BeforeAfter] = field(default_factory=list)
     about: dict[str, str] = field(default_factory=dict)
+    concerns: list[Concern] = field(default_factory=list)
 
     @contextmanager
     def stage(self, before: str) -> Iterator[None]:
@@ -61,6 +63,7 @@ def gate(settings: dict[str, Any]) -> int:
     if choice.candidate:
         print(f"Comparing {found.names[1]} with {found.names[0]} ...", file=sys.stderr, flush=True)  # scipy is slow
 
+    from bench.gate.concerns import in_maintainers_words
     from bench.gate.history import append_history
     from bench.gate.outcome import GateReport
     from bench.gate.provenance import commit_of
@@ -72,7 +75,9 @@ def gate(settings: dict[str, Any]) -> int:
         _compare_installations(choice, found)
     else:
         if directory:
-            found.outcomes += compare_schedulers(find_baselines(Path(directory), choice.conformance.only))
+            found.outcomes += compare_schedulers(
+                find_baselines(Path(directory), choice.conformance.only), found.concerns
+            )
         if choice.candidate:
             _compare_with_accepted(choice, found, Path(choice.candidate))
     if commit := commit_of(Path.cwd()):
@@ -81,7 +86,8 @@ def gate(settings: dict[str, Any]) -> int:
     found.about["date"] = now.strftime("%Y-%m-%d %H:%M UTC")
     found.outcomes, said = apply_quarantine(found.outcomes, choice.quarantine, now.date())
     found.about |= said
-    report = GateReport(*found.names, tuple(found.outcomes), found.about, _accepting(choice), choice.warn_only)
+    summary = in_maintainers_words(found.concerns, found.outcomes)
+    report = GateReport(*found.names, tuple(found.outcomes), found.about, _accepting(choice), choice.warn_only, summary)
     if choice.history:
         append_history(report, Path(choice.history))
     files = write_gate(report, found.images, Path(choice.output))
@@ -174,7 +180,7 @@ def _compare_installations(choice: GateChoice, found: _Found) -> None:
         kept = {name: read_baseline(old.baseline(name))["settings"] for name in old.examined}
         new = survey_there(after, kept, output / "schedulers" / "after")
         found.about["candidate"] = about_installation(after, new.name)
-        found.outcomes += compare_surveys(old, new)
+        found.outcomes += compare_surveys(old, new, found.concerns)
         found.names = f"{found.names[0]} ({old.name})", f"{found.names[1]} ({new.name})"
     if not options.run:
         return

@@ -83,7 +83,7 @@ def compare_trajectories(
 
 
 def relative(old: NDArray[np.floating], new: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Norms of differences over the last axis, relative to those of `old`; infinite where it is no number."""
+    """Norms of differences over the last axis, relative to those of `old`; infinite where it is not a number."""
     before, after = old.astype(np.float64), new.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         apart = np.linalg.norm(after - before, axis=-1)

@@ -47,7 +47,8 @@ class GateReport:
     """All outcomes, level by level. `baseline` and `candidate` are display names of what was compared.
 
     `about` says by name what a reader has to know to repeat it: versions, commits, the date. `accepting` are the
-    commands that accept the change. With `warn_only` what got worse does not fail.
+    commands that accept the change. With `warn_only` what got worse does not fail. `summary` is what
+    changed in a maintainer's words, paragraph by paragraph.
     """
 
     baseline: str
@@ -56,6 +57,7 @@ class GateReport:
     about: Mapping[str, str] = field(default_factory=dict)
     accepting: tuple[str, ...] = ()
     warn_only: bool = False
+    summary: tuple[str, ...] = ()
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -93,7 +95,7 @@ class GateReport:
 
     @property
     def exit_code(self) -> int:
-        """The answer; where it is only to warn, 0 for what got worse. What is missing is no matter of a warning."""
+        """The answer; where it is only to warn, 0 for what got worse. What is missing still fails."""
         return PASS if self.warn_only and self.answer == REGRESSION else self.answer
 
     def to_dict(self) -> dict[str, Any]:

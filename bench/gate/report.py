@@ -38,6 +38,8 @@ ANSWERS = {
 }
 _LONGEST = 400
 """Characters of a cell of a table in gate.md; gate.html has the rest."""
+_PARAGRAPHS = 20
+"""Paragraphs of the summary in gate.md."""
 _SHOWN = 8
 """The number of pairs of images on the page."""
 QUIET = ("unchanged", "equal", "known", "measured")
@@ -125,6 +127,9 @@ def to_comment(report: GateReport) -> str:
     levels = sorted(report.levels.items(), key=lambda level: VERDICTS.index(level[1][0].verdict))
     parts = [f"## tcd-bench gate {answer_of(report)}", ""]
     parts += [f"- **{level}**: {_count(outcomes)}" for level, outcomes in levels]
+    parts += [line for text in report.summary[:_PARAGRAPHS] for line in ("", _shorten(_quoted(text), 1200))]
+    if len(report.summary) > _PARAGRAPHS:
+        parts += ["", f"… and {len(report.summary) - _PARAGRAPHS} more paragraphs: gate.html has them all."]
     about = [f"- {name}: {_shorten(_plain(text))}" for name, text in _named(report)]
     end = ["", *about, *_how_to_accept(report), ""]
     room = COMMENT_CHARACTERS - len("\n".join([*parts, *end]))
@@ -164,12 +169,17 @@ def _plain(text: str) -> str:
 
 
 def _mute(text: str) -> str:
-    """Text whose @names and #numbers are no mentions and references."""
+    """Text whose @names and #numbers are not mentions and references."""
     return re.sub(r"([@#])(?=\w)", "\\1\u200b", text)
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+def _quoted(text: str) -> str:
+    """A paragraph of the summary, whose stars and backticks are its own."""
+    return _mute(printable(" ".join(text.split()))).replace("<", "‹")
+
+
+def _shorten(text: str, longest: int = _LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _cut(table: Table, room: int, headed: bool = True) -> str:
@@ -224,6 +234,7 @@ def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
             answer=answer_of(report),
             passed=report.answer == PASS,
             about=_named(report),
+            summary=[re.sub(r"[*`]", "", text) for text in report.summary],
             accepting=report.accepting if report.answer != PASS else (),
             levels=levels,
             images=images,

@@ -19,6 +19,7 @@ from bench.conformance.baseline import (
 )
 from bench.conformance.report import ConformanceReport, write_baseline
 from bench.conformance.survey import Survey
+from bench.gate.concerns import Concern, concern_of
 from bench.gate.outcome import Outcome
 from bench.records.errors import BenchError
 
@@ -45,10 +46,11 @@ def _is_json(name: str) -> bool:
     return name.endswith(".json") and "/" not in name
 
 
-def compare_schedulers(paths: Iterable[Path]) -> Iterator[Outcome]:
+def compare_schedulers(paths: Iterable[Path], concerns: list[Concern] | None = None) -> Iterator[Outcome]:
     """Examine each baseline's scheduler again, with the settings that the baseline notes.
 
-    Whatever one of them does, and however one of the files is damaged, the others are compared.
+    Whatever one of them does, and however one of the files is damaged, the others are compared. What changed is added
+    to `concerns`.
     """
     paths = list(paths)
     for number, path in enumerate(paths, 1):
@@ -68,7 +70,7 @@ def compare_schedulers(paths: Iterable[Path]) -> Iterator[Outcome]:
             note = f"it breaks down: {type(error).__name__}: {' '.join(str(error).split())}"
             yield Outcome("conformance", path.stem, "scheduler", "failed", note=note)
         else:
-            yield from compare_report(path, report)
+            yield from compare_report(path, report, concerns)
 
 
 def _missing(path: Path, error: BaseException) -> Outcome:
@@ -76,7 +78,7 @@ def _missing(path: Path, error: BaseException) -> Outcome:
     return Outcome("conformance", path.stem, "baseline", "missing", note=reason)
 
 
-def compare_surveys(before: Survey, after: Survey) -> Iterator[Outcome]:
+def compare_surveys(before: Survey, after: Survey, concerns: list[Concern] | None = None) -> Iterator[Outcome]:
     """The schedulers of two installations, each with the settings that the one before takes."""
     for name, reason in before.absent.items():
         yield Outcome("conformance", name, "scheduler", "new", note=f"not in {before.name}: {reason}")
@@ -93,10 +95,10 @@ def compare_surveys(before: Survey, after: Survey) -> Iterator[Outcome]:
         yield Outcome("conformance", name, f"settings {', '.join(settings)}", "failed", note=note)
     for name in before.examined:
         if name in after.examined:
-            yield from compare_report(before.baseline(name), read_report(after.baseline(name)))
+            yield from compare_report(before.baseline(name), read_report(after.baseline(name)), concerns)
 
 
-def compare_report(path: Path, report: ConformanceReport) -> list[Outcome]:
+def compare_report(path: Path, report: ConformanceReport, concerns: list[Concern] | None = None) -> list[Outcome]:
     """A report against the baseline at `path`; a damaged one is missing, and so is one that checked nothing."""
     try:
         baseline = whole_baseline(path)
@@ -104,6 +106,8 @@ def compare_report(path: Path, report: ConformanceReport) -> list[Outcome]:
         moved = list(changes(report, baseline))
     except UNREADABLE as error:
         return [_missing(path, error)]
+    if concerns is not None and (concern := concern_of(path.stem, report, baseline, verdicts, moved)) is not None:
+        concerns.append(concern)
     found = [
         (f"{verdict.finding.check} ({verdict.finding.setting})", _VERDICTS[verdict.status], verdict.words)
         for verdict in verdicts
