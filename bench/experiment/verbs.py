@@ -232,7 +232,9 @@ def check_gate(settings: Mapping[str, Any]) -> GateChoice:
         if directory is not None and not (Path(directory) / "cells").is_dir():
             raise BenchError(f"{name}={directory} holds no run (no folder cells/ in it); give the directory of a run")
     if gate.baselines is not None and not Path(gate.baselines).is_dir():
-        raise BenchError(f"baselines={gate.baselines} is not a directory; write one with gate accept baselines=DIRECTORY")
+        raise BenchError(
+            f"baselines={gate.baselines} is not a directory; write one with gate accept baselines=DIRECTORY"
+        )
     _check_limits(gate)
     return gate
 
