@@ -59,7 +59,11 @@ def __getattr__(name: str) -> Any:
         return _version()
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(home), "load_scores" if name == "load" else name)
+            try:
+                return getattr(import_module(home), "load_scores" if name == "load" else name)
+            except ModuleNotFoundError as error:
+                advice = f"bench.{name} needs {error.name}, which is not installed: pip install 'tcd-bench[full]'"
+                raise ModuleNotFoundError(advice, name=error.name) from error
     raise AttributeError(f"module 'bench' has no attribute {name!r}")
 
 

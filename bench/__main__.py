@@ -288,6 +288,35 @@ CONFIGS = {
 """The configuration of the remaining verbs, which work on an experiment, is conf/config.yaml."""
 
 
+def _start(verb: str, arguments: list[str]) -> int:
+    """Run a verb; raises BenchError for one that needs more than what is installed."""
+    try:
+        from bench.experiment.compose import run_application
+    except ModuleNotFoundError as error:
+        from bench.experiment.conform_settings import NEEDS_FULL
+
+        if (error.name or "").partition(".")[0] == "bench":
+            raise
+        if verb != "conform":
+            raise BenchError(f"tcd-bench {verb} needs {error.name}, which is not installed: {NEEDS_FULL}") from error
+        return _conform_without_hydra(arguments)
+    summary, config = f"tcd-bench {verb}: {getdoc(VERBS[verb])}", CONFIGS.get(verb, "config")
+    return run_application(verb, summary, arguments, VERBS[verb], config)
+
+
+def _conform_without_hydra(arguments: list[str]) -> int:
+    from bench.experiment.conf_files import config_groups
+    from bench.experiment.conform_settings import HELP, read_conform_settings
+
+    settings = read_conform_settings(arguments)
+    if settings is None:
+        print(HELP.format(names=", ".join(config_groups()["scheduler"])), end="")
+        return 0
+    from bench.conformance.verb import run_verb
+
+    return run_verb(settings)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The console script; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -305,12 +334,8 @@ def main(arguments: list[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"error: unknown verb {verb!r}; choose one of {', '.join(VERBS)}, or --help", file=sys.stderr)
         return 2
-    from bench.experiment.compose import run_application
-
     try:
-        return run_application(
-            verb, f"tcd-bench {verb}: {getdoc(VERBS[verb])}", rest, VERBS[verb], CONFIGS.get(verb, "config")
-        )
+        return _start(verb, rest)
     except BenchError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 2

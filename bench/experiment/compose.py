@@ -33,7 +33,15 @@ from bench.experiment.conf_files import (
 )
 from bench.experiment.config import Experiment
 from bench.experiment.hydra_errors import explain_composition, in_one_message, unknown_setting
-from bench.experiment.overrides import Override, chosen, give_directories, label_jobs, read_arguments, summarise_sweep
+from bench.experiment.overrides import (
+    Override,
+    chosen,
+    class_alone,
+    give_directories,
+    label_jobs,
+    read_arguments,
+    summarise_sweep,
+)
 from bench.experiment.schema import Types, narrow, references, types_at, value_at
 from bench.experiment.verbs import ConformChoice, GateChoice, ReportChoice, ScoreChoice
 from bench.experiment.yaml_reader import read_value
@@ -169,6 +177,8 @@ def _compose(overrides: Sequence[Override], config_name: str, *, whole: bool) ->
     settings = _merge_files(config_name, list(chosen(choices, groups)), groups)
     _forget_unchosen(settings, schema, groups)
     _let_claims_go(settings, overrides)
+    if class_alone(overrides):
+        settings["scheduler"] = {}
     problems = []
     for override in overrides:
         if override not in choices:

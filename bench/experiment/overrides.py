@@ -85,6 +85,12 @@ def read_arguments(verb: str, arguments: Sequence[str]) -> CommandLine:
     return CommandLine(tuple(overrides), **dict.fromkeys(flags, True))
 
 
+def class_alone(overrides: Sequence[Override]) -> bool:
+    """Whether conform was given a class without a file of conf/scheduler: the settings are then those of the class."""
+    names = {override.name for override in overrides}
+    return "scheduler._target_" in names and "scheduler" not in names
+
+
 def alternatives(override: Override) -> list[Override]:
     """Return the overrides of one with several values in a sweep: a,b or range(1,4); a quoted comma is text."""
     if override.text is None:

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.experiment.conf_files import conf_directories, read_config
 from bench.experiment.config import Experiment, check_settings
+from bench.experiment.conform_settings import check_conform_paths
 from bench.experiment.extractors import ExtractorChoice
 from bench.experiment.hydra_errors import written
 from bench.experiment.value_types import (
@@ -27,7 +28,7 @@ from bench.experiment.value_types import (
     Source,
 )
 from bench.records.cell import fields_of
-from bench.records.errors import BenchError, check_path
+from bench.records.errors import BenchError
 from bench.records.run import CostLimits, Limit, Movement
 
 
@@ -127,13 +128,7 @@ class ConformChoice:
 def check_conform(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with which a scheduler can be examined; raises BenchError naming the fault."""
     choice = check_settings(ConformChoice, settings)
-    if choice.baseline:
-        remedy = "give a JSON file, as results/conformance/tcd.json, or make one with write="
-        check_path(f"baseline={choice.baseline}", Path(choice.baseline), "file", remedy)
-    if choice.write and Path(choice.write).is_dir():
-        raise BenchError(f"write={choice.write} is a directory; give the name of a file in it, such as tcd.json")
-    if choice.write and (files := [str(above) for above in Path(choice.write).parents if above.is_file()]):
-        raise BenchError(f"write={choice.write} cannot be written since {files[0]} is a file; choose another directory")
+    check_conform_paths(choice.baseline, choice.write)
     return asdict(choice)
 
 

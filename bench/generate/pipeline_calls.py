@@ -8,8 +8,6 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-import diffusers
-
 from bench.records.errors import BenchError
 
 _READ = ("__call__", "prepare_latents")
@@ -20,6 +18,8 @@ def pipeline_class_of(name: str) -> Any:
 
     Raises BenchError for a class that needs a library which is not installed.
     """
+    import diffusers  # slow, and not needed to examine a scheduler
+
     found: Any = getattr(diffusers, name, None) if name else None
     if getattr(found, "is_dummy", False):
         raise BenchError(f"{name} needs {' and '.join(found._backends)}, of which one is not installed; install it")
