@@ -14,6 +14,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 ACTION = ROOT / ".github" / "actions" / "gate" / "action.yml"
+ACTIONS = sorted((ROOT / ".github" / "actions").glob("*/action.yml"))
 
 
 def steps_of(path: Path) -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def steps_of(path: Path) -> list[dict[str, Any]]:
     return [step for job in data["jobs"].values() for step in job["steps"]]
 
 
-@pytest.mark.parametrize("path", [*WORKFLOWS, ACTION], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_actions_are_pinned_to_a_commit_and_name_their_release(path: Path) -> None:
     lines = re.findall(r"^ *(?:- )?uses: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(lines) == sum("uses" in step for step in steps_of(path))
@@ -52,7 +53,7 @@ def test_a_self_hosted_runner_never_runs_code_of_forks() -> None:
                 assert "head.repo.full_name == github.repository" in job["if"]
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_workflow_steps_are_the_local_scripts(path: Path) -> None:
     for step in steps_of(path):
         assert "${{" not in step.get("run", ""), "an expression in a shell is an injection"

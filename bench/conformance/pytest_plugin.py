@@ -90,13 +90,12 @@ class SchedulerFile(pytest.File):
     def examined(self) -> ConformanceReport | str:
         """Return the report, or why there is none; the first test of the file examines."""
         if self._examined is None:
-            from bench.conformance.verb import examine_scheduler  # imports torch
+            from bench.conformance.verb import examine_again  # imports torch
 
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # a repository may turn them into errors
-                    settings = whole_baseline(self.path)["settings"]
-                    self._examined = examine_scheduler({"scheduler": settings, "baseline": str(self.path)})
+                    self._examined = examine_again(whole_baseline(self.path), self.path)
             except BenchError as error:
                 self._examined = str(error)
             except (Exception, SystemExit) as error:

@@ -31,6 +31,12 @@ def examine_scheduler(settings: Mapping[str, Any]) -> ConformanceReport:
     return conform(lambda: make_scheduler(spec), family, settings.get("baseline"))
 
 
+def examine_again(baseline: Mapping[str, Any], path: Path | None = None) -> ConformanceReport:
+    """Return the report on the scheduler of a baseline, with its settings and family; compared with it by its path."""
+    settings = {"scheduler": baseline["settings"], "family": baseline.get("family")}
+    return examine_scheduler({**settings, "baseline": None if path is None else str(path)})
+
+
 def run_verb(settings: Mapping[str, Any]) -> int:
     """Examine, compare with the baseline, print.
 

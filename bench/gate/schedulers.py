@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from bench.checksums import listed
 from bench.conformance.baseline import (
@@ -56,14 +55,14 @@ def compare_schedulers(paths: Iterable[Path], concerns: list[Concern] | None = N
     for number, path in enumerate(paths, 1):
         print(f"{path.stem} ({number} of {len(paths)}) ...", file=sys.stderr, flush=True)
         try:
-            settings = whole_baseline(path)["settings"]
+            baseline = whole_baseline(path)
         except UNREADABLE as error:
             yield _missing(path, error)
             continue
-        from bench.conformance.verb import examine_scheduler  # it imports diffusers, which is slow
+        from bench.conformance.verb import examine_again  # it imports torch
 
         try:
-            report = examine_scheduler({"scheduler": settings})
+            report = examine_again(baseline)
         except BenchError as error:
             yield Outcome("conformance", path.stem, "scheduler", "failed", note=str(error))
         except (Exception, SystemExit) as error:
@@ -128,12 +127,12 @@ def accept_schedulers(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
 
     A baseline whose scheduler cannot be examined stays.
     """
-    from bench.conformance.verb import examine_scheduler
+    from bench.conformance.verb import examine_again
 
     for path in paths:
         try:
-            settings: Mapping[str, Any] = read_baseline(path)["settings"]
-            write_baseline(examine_scheduler({"scheduler": settings}), path, settings)
+            baseline = read_baseline(path)
+            write_baseline(examine_again(baseline), path, baseline["settings"])
         except (Exception, SystemExit) as error:
             yield path, f"{type(error).__name__}: {' '.join(str(error).split())}"
         else:
