@@ -88,6 +88,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         check_schema(data, f"the baseline {path}", FORMAT)
+        data["settings"] = dict(data["settings"])
         data["findings"] = [
             Finding(**{**finding, "places": tuple((name, float(size)) for name, size in finding["places"].items())})
             for finding in data["findings"]
