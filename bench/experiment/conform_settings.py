@@ -34,7 +34,7 @@ More flags need Hydra: {NEEDS_FULL}
 def read_conform_settings(arguments: Sequence[str]) -> dict[str, Any] | None:
     """Return the settings of the arguments of conform; None where help was requested.
 
-    Raises BenchError for anything that is no setting of conform, and for the flags that need Hydra.
+    Raises BenchError for other settings than those of conform, and for the flags that need Hydra.
     """
     asked = read_arguments("conform", arguments)
     if asked.help:
