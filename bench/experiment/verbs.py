@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -13,11 +13,13 @@ from pydantic.dataclasses import dataclass
 from bench.experiment.conf_files import conf_directories, read_config
 from bench.experiment.config import Experiment, check_settings
 from bench.experiment.conform_settings import check_conform_paths
+from bench.experiment.executors import Seconds
 from bench.experiment.extractors import ExtractorChoice
 from bench.experiment.hydra_errors import written
 from bench.experiment.value_types import (
     STRICT,
     AnyNumber,
+    Count,
     Day,
     Distinct,
     ExtractorName,
@@ -157,6 +159,26 @@ class BothSidesChoice:
 
 
 @dataclass(config=STRICT)
+class EngineChoice:
+    """A sampler that is not a Python class: a process that speaks the protocol, or a file of its latents."""
+
+    command: list[str]
+    """The program and its arguments, which are run as they are."""
+    scheduler: str | None
+    """Scheduler of conf/scheduler that the process should agree with; without one it only has to converge."""
+    path: Literal["diffusion", "flow"]
+    """The path from data to noise: `diffusion` with the schedule of Stable Diffusion, or `flow`."""
+    steps: Annotated[list[Count], AnyNumber]
+    """Step counts to run."""
+    timeout_s: Seconds
+    """How long the process may take for each answer."""
+    latents: Source | None
+    """File (.npz, .safetensors) of latents in place of a process."""
+    baseline: Source | None
+    """File of the latents that they are compared with."""
+
+
+@dataclass(config=STRICT)
 class GateChoice:
     """The settings of `tcd-bench gate`."""
 
@@ -176,6 +198,8 @@ class GateChoice:
     """Where versions are installed, once each."""
     both_sides: BothSidesChoice
     """What both installations run."""
+    engine: EngineChoice
+    """A sampler of another engine."""
     output: Source
     """Directory of gate.md, gate.json, junit.xml and gate.html."""
     conformance: ConformanceChoice
@@ -217,7 +241,8 @@ def check_gate(settings: Mapping[str, Any]) -> GateChoice:
         raise BenchError("ref and baseline were both given; ref creates both sides, so give only one of them")
     if gate.candidate_ref is not None and gate.ref is None:
         raise BenchError("candidate_ref was given without ref; ref is the installation before the change")
-    if not (gate.ref or gate.candidate or gate.conformance.directory):
+    _check_engine(gate.engine)
+    if not (gate.ref or gate.candidate or gate.engine.command or gate.engine.latents or gate.conformance.directory):
         raise BenchError(
             "nothing to compare was given; give baseline=DIRECTORY candidate=DIRECTORY, "
             "conformance.directory=results/conformance, or ref=INSTALLATION"
@@ -234,11 +259,11 @@ def check_gate(settings: Mapping[str, Any]) -> GateChoice:
     return gate
 
 
-def chosen_schedulers(only: Sequence[str]) -> dict[str, Any]:
+def chosen_schedulers(only: Sequence[str], setting: str = "conformance.only") -> dict[str, Any]:
     """Return the settings in conf/scheduler by name, all or the named ones; raises BenchError for an unknown name."""
     files = {path.stem: path for conf in reversed(conf_directories()) for path in conf.glob("scheduler/*.yaml")}
     if unknown := [name for name in only if name not in files]:
-        raise BenchError(f"conformance.only={unknown[0]} was given; choose among {', '.join(sorted(files))}")
+        raise BenchError(f"{setting}={unknown[0]} was given; choose among {', '.join(sorted(files))}")
     schema = (ConformChoice,)
     return {name: read_config(files[name], f"scheduler/{name}", "scheduler", schema) for name in only or sorted(files)}
 
@@ -271,6 +296,20 @@ def check_history(settings: Mapping[str, Any]) -> tuple[Path, Path]:
     if gate.history is None:
         raise BenchError("history was not given; name the file that tcd-bench gate history=FILE … wrote")
     return Path(gate.history), Path(gate.output)
+
+
+def _check_engine(engine: EngineChoice) -> None:
+    if engine.command and engine.latents:
+        raise BenchError("engine.command and engine.latents were both given; give a process or a file")
+    if (engine.latents is None) != (engine.baseline is None):
+        raise BenchError("engine.latents and engine.baseline go together: give both files")
+    for name in ("latents", "baseline"):
+        if path := getattr(engine, name):
+            check_path(f"engine.{name}={path}", Path(path), "file", "give an .npz or .safetensors file")
+    if engine.command and not engine.steps:
+        raise BenchError("engine.steps is empty; give step counts, as in 'engine.steps=[4,16,64]'")
+    if engine.scheduler is not None:
+        chosen_schedulers([engine.scheduler], "engine.scheduler")
 
 
 def _check_limits(gate: GateChoice) -> None:

@@ -56,8 +56,8 @@ def gate(settings: dict[str, Any]) -> int:
     directory = choice.conformance.directory
     found = _Found(
         (
-            str(choice.ref or choice.baseline or choice.baselines or directory),
-            choice.candidate_ref or choice.candidate or "this installation",
+            str(choice.ref or choice.baseline or choice.baselines or directory or _engine_names(choice)[0]),
+            choice.candidate_ref or choice.candidate or _engine_names(choice)[1] or "this installation",
         )
     )
     if choice.candidate:
@@ -78,6 +78,10 @@ def gate(settings: dict[str, Any]) -> int:
             found.outcomes += compare_schedulers(
                 find_baselines(Path(directory), choice.conformance.only), found.concerns
             )
+        if choice.engine.command or choice.engine.latents:
+            from bench.gate.engine import judge_engine
+
+            found.outcomes += judge_engine(choice.engine, choice.latents)
         if choice.candidate:
             _compare_with_accepted(choice, found, Path(choice.candidate))
     if commit := commit_of(Path.cwd()):
@@ -93,6 +97,14 @@ def gate(settings: dict[str, Any]) -> int:
     files = write_gate(report, found.images, Path(choice.output))
     print(f"{to_terminal(report)}\nReport: {files[-1]}")
     return report.exit_code
+
+
+def _engine_names(choice: GateChoice) -> tuple[str, str]:
+    """What an engine is compared with, and the engine; empty without one."""
+    engine = choice.engine
+    if engine.latents:
+        return str(engine.baseline), engine.latents
+    return engine.scheduler or "the exact solution", shlex.join(engine.command)
 
 
 def _compare_with_accepted(choice: GateChoice, found: _Found, candidate: Path) -> None:

@@ -168,7 +168,7 @@ def _names(uses: Sequence[PipelineUse]) -> str:
 
 
 def in_maintainers_words(concerns: Iterable[Concern], outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    """Paragraphs for whoever reads the report first: schedulers, then latents, pixels and scores."""
+    """Paragraphs for the top of the report: schedulers, then latents, pixels and scores."""
     return (*(concern.words for concern in concerns), *_of_images(outcomes))
 
 

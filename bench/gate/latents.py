@@ -8,7 +8,7 @@ call at which they differ beyond rounding, what went in before tells the cause: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -21,9 +21,11 @@ from bench.gate.pairing import Pair
 from bench.records.run import Movement
 from bench.store.cell_folder import LATENTS
 
-Trajectory = dict[str, NDArray[np.floating]]
+Trajectory = Mapping[str, NDArray[np.floating]]
 LATENT_ROUNDING = {"float32": 512 * 2.0**-23, "float16": 16 * 2.0**-10, "bfloat16": 8 * 2.0**-7}
 """Relative differences of one network's output between machines and kernels, by precision; multiples of its epsilon."""
+
+_SHOWN_CALLS = 9
 
 
 def compare_latents(pairs: Sequence[Pair], before: ScoredRun, after: ScoredRun, limit: Movement) -> list[Outcome]:
@@ -97,12 +99,14 @@ def _plain(value: float) -> float:
 
 def _in_words(old: Trajectory, new: Trajectory, moved: NDArray[np.float64], rounding: float) -> str:
     """Where two trajectories part, how far, and by what."""
-    median = np.median(moved, axis=0)
-    path = " → ".join(f"{value:.2g}" for value in median)
+    median, most = np.median(moved, axis=0), moved.max(axis=0)
+    shown = median if len(median) <= _SHOWN_CALLS else np.append(median[: _SHOWN_CALLS - 1], median[-1])
+    path = " → ".join(f"{value:.2g}" for value in shown)
+    path = path if len(shown) == len(median) else " → … → ".join(path.rsplit(" → ", 1))
     said = f"relative displacement by call {path} (median of {len(moved)} images)"
-    apart = np.flatnonzero(median > rounding)
+    apart = np.flatnonzero(most > rounding)
     if not apart.size:
-        first = int(np.flatnonzero(median > 0)[0]) if median.any() else 0
+        first = int(np.flatnonzero(most)[0]) if most.any() else 0
         return f"they differ by rounding, {_at(first)}; {said}"
     return f"they part {_at(int(apart[0]))}: {_cause(old, new, int(apart[0]), rounding)}; {said}"
 
@@ -117,10 +121,12 @@ def _cause(old: Trajectory, new: Trajectory, state: int, rounding: float) -> str
         return "the initial latents differ"
 
     def differ(name: str, at: int | slice) -> float:
-        return float(np.median(relative(*(arrays[name][:count, at] for arrays in (old, new)))))
+        return float(np.max(relative(*(arrays[name][:count, at] for arrays in (old, new)))))
 
     count = min(len(old["states"]), len(new["states"]))
     call = state - 1
+    if "outputs" not in old or "outputs" not in new:
+        return f"by {differ('states', state):.2g} (without model outputs the cause is unknown)"
     outputs = differ("outputs", call)
     if outputs <= rounding:
         size = differ("states", state)

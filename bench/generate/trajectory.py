@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.generate.denoisers import denoisers
 from bench.generate.sampling import Sampler
 
 KEPT_VALUES = 512
 """Values kept of each state; of larger latents some at random, always the same."""
-_DENOISERS = ("unet", "transformer", "transformer_2")
 
 
 def trace_latents(sampler: Sampler, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
@@ -41,7 +41,7 @@ class _Recorder:
         self.outputs: list[NDArray[Any]] = []
         self.denoised: list[NDArray[Any]] = []
         self._last: Any = None
-        modules = [module for name in _DENOISERS if (module := getattr(pipeline, name, None)) is not None]
+        modules = denoisers(pipeline).values()
         self._hooks = [module.register_forward_hook(self._keep_output) for module in modules]
         step = self.scheduler.step
         signature = inspect.signature(step)
