@@ -16,7 +16,7 @@ from bench.store.store import Store
 NOTE = "accepted.json"
 """Who accepted a baseline, and why; a run has none."""
 REMEDY = "start the run again, which makes it again, or accept another run as the baseline"
-UNREADABLE = (BenchError, Corrupt, OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+UNREADABLE_FILE = (BenchError, Corrupt, OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 class DamagedRunError(BenchError):
@@ -52,7 +52,7 @@ def read_whole(store: Store) -> Run:
         name = f"reference-{reference}.npz"
         try:
             damage |= {} if store.load_reference(reference) is not None else {name: "it is missing"}
-        except UNREADABLE as error:
+        except UNREADABLE_FILE as error:
             damage[name] = _cannot_read(error)
     if damage:
         raise DamagedRunError(store.location, damage)
@@ -71,7 +71,7 @@ def _damage_of_cell(store: Store, run: Run, key: str) -> dict[str, str]:
     good = f"cells/{key}/{GOOD}"
     try:
         record = store.cell(key).record()
-    except UNREADABLE as error:
+    except UNREADABLE_FILE as error:
         return {good: _cannot_read(error)}
     if store.files.exists(good) and (record is None or record.status != "ok"):
         return {good: "it is damaged"}
@@ -94,7 +94,7 @@ def _damage_of_features(store: Store, record: Record, identity: str) -> dict[str
         return {name: "it is missing: features that the cell is scored by"}
     try:
         found = store.features_of(record, identity)
-    except UNREADABLE as error:
+    except UNREADABLE_FILE as error:
         return {name: _cannot_read(error)}
     count = record.images.count if record.images else 0
     rows = next((len(array) for array in found.values() if len(array) != count), None)

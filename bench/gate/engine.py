@@ -30,7 +30,7 @@ MEANS, WIDTHS = np.linspace(-1.0, 1.0, 16), np.geomspace(0.15, 2.0, 16)
 ROWS = 4
 EQUAL, WORSE = 1e-4, 0.02
 """Relative differences of errors that are rounding of float32, and those that count."""
-CONVERGED = 0.01
+SMALL_ERROR = 0.01
 """Error at the largest number of steps below which the order is not asked for."""
 
 
@@ -168,7 +168,7 @@ def _convergence(name: str, errors: Mapping[int, float]) -> Outcome:
     steps = sorted(errors)
     said = ", ".join(f"{errors[count]:.3g} at {count}" for count in steps)
     last = errors[steps[-1]]
-    if last <= CONVERGED:
+    if last <= SMALL_ERROR:
         return Outcome("conformance", name, "convergence", "unchanged", note=f"errors {said} steps")
     if len(steps) < 2:
         return Outcome("conformance", name, "convergence", "undecided", note=f"error {said} steps; give more steps")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.analysis.scoring import ScoredCell, ScoredRun
-from bench.gate.completeness import UNREADABLE
+from bench.gate.completeness import UNREADABLE_FILE
 from bench.gate.outcome import Outcome
 from bench.gate.pairing import Pair
 from bench.records.run import Movement
@@ -51,7 +51,7 @@ def _compare(pair: Pair, before: ScoredRun, after: ScoredRun, limit: Movement) -
         return outcome("not comparable", note="other initial latents, so trajectories differ by design")
     try:
         old, new = (_read(run, cell) for _, run, cell in runs)
-    except UNREADABLE as error:
+    except UNREADABLE_FILE as error:
         return outcome("missing", note=str(error))
     return compare_trajectories(pair.label, old, new, limit, pair.before.record.cell.base.dtype)
 
