@@ -30,7 +30,7 @@ from bench.experiment.value_types import (
     Source,
 )
 from bench.records.cell import fields_of
-from bench.records.errors import BenchError
+from bench.records.errors import BenchError, check_path
 from bench.records.run import CostLimits, Limit, Movement
 
 
