@@ -1,5 +1,7 @@
 """Pipelines of transformers and flow matching are sampled as by hand, image by image, and what they did is counted."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import factories
@@ -19,12 +21,14 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from bench.generate.denoiser_cache import SharedEvaluations, room_on
 from bench.generate.denoisers import denoisers
 from bench.generate.embeddings import Embeddings
+from bench.generate.guidance import check_arguments
+from bench.generate.noise import refuse_shared_noise
 from bench.generate.sampling import Sampler, image_generator
 from bench.generate.schedulers import expected_evaluations, make_scheduler, try_scheduler
 from bench.mini import world
 from bench.mini.training.vocabulary import build_tokenizer
 from bench.records.cell import Cell, SchedulerSpec
-from bench.records.errors import BenchError
+from bench.records.errors import BenchError, CellError
 
 EULER = SchedulerSpec("diffusers.FlowMatchEulerDiscreteScheduler", {"shift": 3.0})
 STOCHASTIC = SchedulerSpec("diffusers.FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "stochastic_sampling": True})
@@ -202,3 +206,88 @@ def test_a_shift_is_written_in_each_scheduler_s_own_names() -> None:
     assert (solver.config.base_shift, solver.config.max_shift) == (0.4, 1.1), "which pipelines read"
     euler = make_scheduler(SchedulerSpec(EULER.target, {"use_flow_sigmas": True, "flow_shift": 2.0}))
     assert euler.config.shift == 2.0
+
+
+FORKED = """
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, TCDScheduler
+from diffusers.utils.torch_utils import randn_tensor
+
+
+class Forgets(FlowMatchEulerDiscreteScheduler):
+    def step(self, model_output, timestep, sample, generator=None, return_dict=True):
+        noisy = sample + {noise}
+        return super().step(model_output, timestep, noisy, generator=generator, return_dict=return_dict)
+"""
+NOISES = {
+    "of the global generator": "torch.randn_like(sample)",
+    "of one seed": "torch.randn(sample.shape, generator=torch.Generator().manual_seed(0))",
+    "of the batch": "sample.mean()",
+}
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_noise_that_is_not_an_image_s_own_is_refused_before_anything_is_loaded(own_directory: Path, noise: str) -> None:
+    (own_directory / "forgets.py").write_text(FORKED.replace("{noise}", NOISES[noise]))
+    with pytest.raises(BenchError, match=r"forgets\.Forgets draws noise that is not each image's own"):
+        refuse_shared_noise(make_cell(SchedulerSpec("forgets.Forgets", {"shift": 3.0})))
+
+
+def test_noise_of_the_generators_that_a_step_is_given_is_accepted(own_directory: Path) -> None:
+    given = "randn_tensor(sample.shape, generator=generator)"
+    (own_directory / "forgets.py").write_text(FORKED.replace("{noise}", given))
+    before = torch.get_rng_state()
+    for scheduler in (SchedulerSpec("forgets.Forgets", {"shift": 3.0}), STOCHASTIC, LCM, *SOLVERS):
+        refuse_shared_noise(make_cell(scheduler))
+    unet = factories.make_base()
+    for target, eta in (("TCDScheduler", 1.0), ("EulerAncestralDiscreteScheduler", None), ("SASolverScheduler", None)):
+        refuse_shared_noise(factories.make_cell(scheduler=SchedulerSpec(f"diffusers.{target}"), base=unet, eta=eta))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_eta_reaches_the_step_of_a_pipeline_that_has_none(sd3: Any, own_directory: Path) -> None:
+    (own_directory / "with_eta.py").write_text(
+        "from diffusers import FlowMatchEulerDiscreteScheduler\nSEEN = []\n\n\n"
+        "class WithEta(FlowMatchEulerDiscreteScheduler):\n"
+        "    def step(self, model_output, timestep, sample, eta=0.3, generator=None, return_dict=True):\n"
+        "        SEEN.append((eta, len(generator)))\n"
+        "        return super().step(model_output, timestep, sample, return_dict=return_dict)\n"
+    )
+    cell = make_cell(SchedulerSpec("with_eta.WithEta", {"shift": 3.0}), eta=0.7)
+    calls = Sampler(sd3, cell, PROMPTS).sample(0).calls
+    assert calls.arguments["eta"] == 0.7
+    assert [(0.7, len(PROMPTS))] * 2 == sys.modules["with_eta"].SEEN
+
+
+@pytest.mark.parametrize(
+    ("arguments", "guidance", "said"),
+    [
+        ({"max_sequence_lenght": 8}, None, "takes no such argument; did you mean max_sequence_length"),
+        ({"height": 64}, None, "but other settings decide it"),
+        ({"negative_prompt": ["a"]}, None, "give one text"),
+        ({}, "true_cfg", "guidance=true_cfg was given, but StableDiffusion3Pipeline has classifier_free"),
+    ],
+)
+def test_arguments_that_a_pipeline_does_not_take_are_refused(
+    arguments: dict[str, Any], guidance: str | None, said: str
+) -> None:
+    base = factories.make_base(pipeline="StableDiffusion3Pipeline", arguments=arguments, guidance=guidance)
+    with pytest.raises(BenchError, match=said):
+        check_arguments(factories.make_cell(base=base, eta=None))
+
+
+def test_a_model_without_guidance_refuses_a_scale() -> None:
+    base = factories.make_base(pipeline="Flux2KleinPipeline", guidance="none")
+    with pytest.raises(BenchError, match="takes no guidance"):
+        check_arguments(factories.make_cell(base=base, eta=None, guidance_scale=4.0))
+
+
+def test_images_of_another_size_than_the_asked_are_an_error(sd3: Any) -> None:
+    class Resizing(StableDiffusion3Pipeline):  # type: ignore[misc]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return super().__call__(*args, **{**kwargs, "height": 48})
+
+    resizing = Resizing(**sd3.components)
+    resizing.set_progress_bar_config(disable=True)
+    with pytest.raises(CellError, match="made images of 48 × 32 pixels instead of 32 × 32"):
+        Sampler(resizing, make_cell(), PROMPTS).sample(0)

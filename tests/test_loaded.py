@@ -43,12 +43,12 @@ def test_the_last_pipeline_is_gone_before_the_next_one_is_loaded(models: Path, m
     load = lambda _: pytest.fail("too early") if weights() else 1  # noqa: E731
     monkeypatch.setattr(bench.generate.loaded_pipeline, "load_pipeline", load)
     del last
-    with pytest.raises(AttributeError, match="unet"):  # of the number that stands for a pipeline
+    with pytest.raises(AttributeError, match="components"):  # of the number that stands for a pipeline
         Loaded(make_cell(models))
 
 
 def test_gpu_memory_in_use_before_loading_is_excluded(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = SimpleNamespace(unet=torch.nn.Identity(), vae=SimpleNamespace(decoder=torch.nn.Identity()))
+    pipeline = SimpleNamespace(components={"unet": torch.nn.Identity()})
     monkeypatch.setattr(bench.generate.loaded_pipeline, "load_pipeline", lambda _: pipeline)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: {"cuda:1": 7000}[device])
     assert Loaded(replace(make_cell(models), device="cuda:1")).excluded_bytes == 7000

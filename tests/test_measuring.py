@@ -26,7 +26,7 @@ class Calls:
         self.seen: list[str] = []
         self.memory = False
         vae = SimpleNamespace(encoder=torch.nn.Identity(), decoder=torch.nn.Identity())
-        self.pipeline = SimpleNamespace(unet=torch.nn.Identity(), vae=vae, scheduler=None)
+        self.pipeline = SimpleNamespace(components={"unet": torch.nn.Identity()}, vae=vae, scheduler=None)
         self.cell = SimpleNamespace(device=device)
         whole = measuring.measure_memory
 
@@ -45,7 +45,7 @@ class Calls:
 
 def samplers_of(sampler: Calls) -> Any:
     """Returns this sampler for every cell."""
-    return SimpleNamespace(sampler=lambda _: sampler, excluded_bytes=0)
+    return SimpleNamespace(sampler=lambda _: sampler, excluded_bytes=0, load_s=2.5)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -68,6 +68,7 @@ def test_memory_is_measured_only_on_a_gpu_in_a_separate_call(
     assert (found.latency is not None, found.memory is not None) == (latency, wants_memory)
     if found.latency:
         assert (found.latency.warmup, len(found.latency.call_s)) == (warmup, 3)
+        assert (len(found.latency.warmup_s), found.load_s) == (warmup, 2.5)
     again = measured(found, measure, 7, samplers, None)
     assert again is found
     taken = measured(record, measure, 7, samplers, found)

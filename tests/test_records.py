@@ -7,8 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import make_record
 
-from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task, canonical_json, content_hash
+from bench.records.cell import (
+    Adapter,
+    Base,
+    Cell,
+    Part,
+    PromptSet,
+    SchedulerSpec,
+    Task,
+    canonical_json,
+    content_hash,
+)
 from bench.records.errors import BenchError, Corrupt, check_path
 from bench.records.record import SCHEMA_VERSION, Calls, Failure, Images, Latency, Memory, Record
 from bench.records.run import Claim, Run, Side
@@ -211,6 +222,16 @@ def test_a_cell_survives_json_unchanged_and_keeps_its_name(cell: Cell) -> None:
     assert read == cell
     assert read.key == cell.key
     assert read.pipeline_key == cell.pipeline_key
+
+
+def test_fields_that_came_later_are_in_no_file_and_no_hash_at_their_default() -> None:
+    record = make_record(CELL, latency=LATENCY)
+    written = json.loads(record.to_json())
+    assert not {"guidance", "arguments"} & written["cell"]["base"].keys()
+    assert not {"load_s", "warmup_s"} & (written.keys() | written["latency"].keys())
+    later = replace(record, load_s=2.0, latency=replace(LATENCY, warmup_s=(1.0,)))
+    assert Record.from_json(later.to_json()) == later
+    assert later.reproducible() == record.reproducible()
 
 
 @pytest.mark.parametrize("claim", [CLAIM, replace(CLAIM, expect="better", margins={})])

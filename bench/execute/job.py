@@ -363,15 +363,23 @@ def try_schedulers(cells: tuple[Cell, ...]) -> Mapping[str, int]:
 
     Returns the denoiser evaluations that an image of each cell will take, by the cell's key.
     """
+    from bench.generate.guidance import check_arguments
+    from bench.generate.noise import refuse_shared_noise
     from bench.generate.schedulers import expected_evaluations, try_scheduler
 
     tried: dict[tuple[int, int, int, bool], Any] = {}
     evaluations = {}
+    noises = set[tuple[int, int, float | None]]()
     for cell in cells:
+        check_arguments(cell)
         which = id(cell.base), id(cell.scheduler), cell.steps, cell.eta is None
+        noise = id(cell.base), id(cell.scheduler), cell.eta
         if which not in tried:
             try:
                 tried[which] = try_scheduler(cell.scheduler, cell.steps, cell.eta, cell.base)
+                if noise not in noises:
+                    refuse_shared_noise(cell)
+                    noises.add(noise)
             except BenchError as error:
                 joint = "." if str(error).startswith("scheduler") else ": "
                 raise BenchError(f"methods.{cell.method}{joint}{error}") from error

@@ -46,7 +46,7 @@ def measured(record: Record, measure: Measure, prompts: int, pipeline: CurrentPi
                 with HostSyncs(sampler.pipeline.scheduler) as syncs:
                     call()
                 latency = replace(latency, scheduler_syncs=syncs.count)
-            record = replace(record, latency=latency)
+            record = replace(record, latency=latency, load_s=pipeline.load_s)
         if wants_memory:
             memory = measure_memory(call, device, len(rows), excluded_bytes=pipeline.excluded_bytes)
             record = replace(record, memory=memory)

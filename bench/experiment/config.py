@@ -81,8 +81,11 @@ class PartChoice:
 class MemoryOptions:
     """Settings that trade time for memory or the reverse; each is part of a cell's identity."""
 
-    offload: Literal["none", "model", "sequential"] = "none"
-    """Keep on the GPU only the model (`model`) or the layer (`sequential`) that is at work."""
+    offload: Literal["none", "model", "group", "sequential"] = "none"
+    """Keep on the GPU only the model (`model`) or the layer (`sequential`) that is at work; `group` moves layers too,
+    and copies the next ones while one is at work."""
+    quantization: Literal["none", "bitsandbytes_4bit", "bitsandbytes_8bit", "torchao_int8", "quanto_int8"] = "none"
+    """Quantise the weights of denoisers and large text encoders while they are loaded, by the library that is named."""
     vae_slicing: bool = False
     """Decode one image at a time."""
     vae_tiling: bool = False
@@ -368,7 +371,26 @@ def _problems(experiment: Experiment) -> Iterator[str]:
     if experiment.weights == "random":
         yield from _check_architecture(experiment)
     yield from task_problems(experiment.task, {**experiment.models}, [*experiment.scores])
+    yield from _quantization_problems(experiment)
     yield from _images_per_prompt_problems(experiment)
+
+
+def _quantization_problems(experiment: Experiment) -> Iterator[str]:
+    fused = [name for name, method in experiment.methods.items() if method.fused and method.adapter]
+    for name, model in experiment.models.items():
+        option = model.memory_options.quantization
+        given = f"models.{name}.memory_options.quantization={option}"
+        if option == "none":
+            continue
+        if experiment.weights == "random":
+            yield f"{given} was given, but weights=random builds models that are not quantised; omit it"
+        if model.config is not None:
+            yield f"{given} was given, but a single file is not quantised; give the directory of a model, or omit it"
+        if fused:
+            yield (
+                f"{given} was given, but methods.{fused[0]}.fused=true merges its adapter into the weights, which "
+                f"would be rounded again; set methods.{fused[0]}.fused=false"
+            )
 
 
 def _images_per_prompt_problems(experiment: Experiment) -> Iterator[str]:

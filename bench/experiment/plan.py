@@ -11,6 +11,7 @@ from typing import Any
 from bench.experiment.config import Experiment, MemoryOptions
 from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
 from bench.records.noise_schedule import misfit
+from bench.records.quantization import quantizer_version
 
 _NOT_OF_IMAGES = ("kind", "inputs", "estimator", "style")
 """Settings of a task that do not affect its images: recorded elsewhere, or used by scores alone."""
@@ -128,6 +129,8 @@ def _cells_of(experiment: Experiment, surroundings: Surroundings, model_name: st
         for name in method.adapter
         for choice in [model.adapters[name]]
     )
+    quantization = model.memory_options.quantization
+    library = {} if quantization == "none" else quantizer_version(f"{setting}.memory_options", quantization)
     settings = dict(method.scheduler)
     scheduler = SchedulerSpec(target=settings.pop("_target_"), settings={**model.noise_schedule, **settings})
     own = {target.partition(".")[0]: surroundings.code[target] for target in {scheduler.target} & {*surroundings.code}}
@@ -148,5 +151,5 @@ def _cells_of(experiment: Experiment, surroundings: Surroundings, model_name: st
             seed=experiment.seed,
             batch_size=experiment.batch_size,
             device=surroundings.device,
-            versions={**surroundings.versions, **own},
+            versions={**surroundings.versions, **library, **own},
         )

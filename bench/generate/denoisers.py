@@ -14,7 +14,7 @@ import torch
 
 from bench.records.errors import BenchError
 
-_DENOISERS = ("unet", "transformer", "transformer_2")
+DENOISERS = ("unet", "transformer", "transformer_2")
 """Names of denoisers among the components of diffusers' pipelines."""
 _TIMESTEPS = ("timestep", "t")
 """Names of the timestep among the parameters of denoisers."""
@@ -22,10 +22,10 @@ _TIMESTEPS = ("timestep", "t")
 
 def denoisers(pipeline: Any) -> Mapping[str, torch.nn.Module]:
     """Return the denoisers of a pipeline by the names of their components; raises BenchError where it has none."""
-    found = {name: module for name, module in _modules(pipeline).items() if name in _DENOISERS}
+    found = {name: module for name, module in _modules(pipeline).items() if name in DENOISERS}
     if not found:
         raise BenchError(
-            f"{type(pipeline).__name__} has no denoiser that tcd-bench knows ({', '.join(_DENOISERS)}); choose a model "
+            f"{type(pipeline).__name__} has no denoiser that tcd-bench knows ({', '.join(DENOISERS)}); choose a model "
             "with another pipeline"
         )
     return found

@@ -8,10 +8,11 @@ negative prompt.
 from __future__ import annotations
 
 import inspect
+from difflib import get_close_matches
 from types import SimpleNamespace
 from typing import Any
 
-from bench.generate.pipeline_calls import call_parameters, source_of
+from bench.generate.pipeline_calls import call_parameters, pipeline_class_of, source_of
 from bench.records.cell import Cell
 from bench.records.errors import BenchError
 
@@ -49,12 +50,37 @@ def guidance_arguments(cell: Cell, pipeline_class: Any) -> dict[str, Any]:
     if kind == "true_cfg":
         negative = {"negative_prompt": cell.base.arguments.get("negative_prompt", "")}
         return {"true_cfg_scale": cell.guidance_scale, **(negative if is_doubled(cell, pipeline_class) else {})}
+    return {"guidance_scale": cell.guidance_scale} if "guidance_scale" in call_parameters(pipeline_class) else {}
+
+
+def check_arguments(cell: Cell) -> None:
+    """Raise BenchError for further arguments that a model's pipeline does not take, or that other settings decide, and
+    for a guidance scale of a model without guidance."""
+    pipeline_class = pipeline_class_of(cell.base.pipeline)
+    if pipeline_class is None:
+        return
+    setting, kind = f"models.{cell.base.name}.arguments", guidance_of(cell, pipeline_class)
     if kind == "none" and cell.guidance_scale > 1:
         raise BenchError(
-            f"{cell.label}: models.{cell.base.name} takes no guidance (models.{cell.base.name}.guidance=none); use a "
-            "guidance scale of 0 or 1"
+            f"{cell.label}: models.{cell.base.name}.guidance=none, so it takes no guidance; use a scale of 0 or 1"
         )
-    return {"guidance_scale": cell.guidance_scale} if "guidance_scale" in call_parameters(pipeline_class) else {}
+    decided = _DECIDED - ({"guidance_scale"} if kind == "true_cfg" else set())
+    for name, value in cell.base.arguments.items():
+        if name not in (taken := call_parameters(pipeline_class)):
+            near = get_close_matches(name, taken, 1, 0.6)
+            meant = f"did you mean {near[0]}?" if near else "omit it"
+            raise BenchError(f"{setting}.{name} was given, but {cell.base.pipeline} takes no such argument; {meant}")
+        if name in decided:
+            raise BenchError(f"{setting}.{name} was given, but other settings decide it; omit it")
+        if name == "negative_prompt" and not isinstance(value, str):
+            raise BenchError(f"{setting}.negative_prompt={value!r} was given; give one text, which all prompts get")
+
+
+_DECIDED = {
+    *("prompt", "height", "width", "num_inference_steps", "guidance_scale", "true_cfg_scale", "eta", "generator"),
+    *("latents", "timesteps", "sigmas", "output_type", "return_dict", "num_images_per_prompt", "skip_guidance_layers"),
+}
+"""Arguments that belong to a cell's axes, to the noise of an image or to the counting of evaluations."""
 
 
 def is_doubled(cell: Cell, pipeline_class: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ class Loaded:
     def __init__(self, cell: Cell) -> None:
         gc.collect()  # models and their wrappers reference one another, so the previous ones may still be in memory
         self._before = torch.cuda.memory_allocated(cell.device) if cell.device.startswith("cuda") else 0
+        begun = time.perf_counter()
         self.key, self.pipeline = cell.pipeline_key, load_pipeline(cell)
+        self.load_s = time.perf_counter() - begun
         self._embeddings = Embeddings()
         self._shared = SharedEvaluations(denoisers(self.pipeline).values(), room_on(cell.device))
 
@@ -56,6 +59,11 @@ class CurrentPipeline:
                 if (line := cut_prompts(self._loaded.pipeline, self._prompts)) is not None:
                     print(f"{cell.base.name}: {line}", file=sys.stderr)
             return self._loaded.sampler(cell, self._prompts, self._inputs)
+
+    @property
+    def load_s(self) -> float | None:
+        """Seconds that loading the current pipeline took; None where nothing is loaded."""
+        return self._loaded.load_s if self._loaded else None
 
     @property
     def excluded_bytes(self) -> int:

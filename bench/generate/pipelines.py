@@ -19,6 +19,7 @@ from bench.checkpoints.sources import ARCHITECTURE, LORA, local_path, weights_di
 from bench.generate.denoisers import denoisers
 from bench.generate.lora import load_lora, overhear, why_not_loaded
 from bench.generate.pipeline_calls import pipeline_class_of
+from bench.generate.quantized import quantization_of
 from bench.generate.quiet import quiet_libraries
 from bench.generate.random_weights import add_lora, build_pipeline
 from bench.generate.single_file import load_single_file
@@ -69,9 +70,11 @@ def _load_base(base: Base, device: str) -> Any:
             config = weights_directory(str(base.config))
             pipeline: Any = load_single_file(pipeline_class, root, config, DTYPES[base.dtype], parts)
         else:
-            pipeline = pipeline_class.from_pretrained(
-                str(root), **_options(base.variant), dtype=DTYPES[base.dtype], **parts
-            )
+            options = _options(base.variant)
+            if quantization := base.memory_options.get("quantization"):
+                index = pipeline_class.load_config(str(root), local_files_only=True)
+                options["quantization_config"] = quantization_of(quantization, index, DTYPES[base.dtype])
+            pipeline = pipeline_class.from_pretrained(str(root), **options, dtype=DTYPES[base.dtype], **parts)
     if "controlnet" in parts:
         _check_family(base, parts["controlnet"], pipeline.unet)
     own = schedule_of(
@@ -145,8 +148,8 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
     offload, mode = memory_options.get("offload"), memory_options.get("compile")
     if offload and not cell.device.startswith("cuda"):
         raise BenchError(f"{name}.offload={offload} was given but the device is {cell.device}; it needs a GPU")
-    if offload == "sequential" and mode:
-        raise BenchError(f"{name}: offload=sequential moves each layer separately and cannot be compiled; choose one")
+    if offload in ("sequential", "group") and mode:
+        raise BenchError(f"{name}: offload={offload} moves each layer separately and cannot be compiled; choose one")
     if mode:  # before offloading, whose hooks restore the forward they found
         for module in (*denoisers(pipeline).values(), pipeline.vae.decoder):
             module.forward = torch.compile(module.forward, mode=mode)
@@ -154,6 +157,8 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
         pipeline.enable_model_cpu_offload(device=cell.device)
     elif offload == "sequential":
         pipeline.enable_sequential_cpu_offload(device=cell.device)
+    elif offload == "group":
+        pipeline.enable_group_offload(torch.device(cell.device), offload_type="leaf_level", use_stream=True)
     else:
         pipeline = pipeline.to(cell.device)
     return pipeline
@@ -166,7 +171,7 @@ def _decode_in_float32(pipeline: Any) -> None:
         vae.register_to_config(force_upcast=True)
         return
     vae.decoder.float()
-    if vae.post_quant_conv is not None:
+    if getattr(vae, "post_quant_conv", None) is not None:
         vae.post_quant_conv.float()
     decode = vae.decode
     vae.decode = lambda latents, *arguments, **options: decode(latents.float(), *arguments, **options)

@@ -181,6 +181,11 @@ class Sampler:
         if self.cell.cost_only:
             shape = len(rows), self.cell.base.height, self.cell.base.width, 3
             return lambda: np.zeros(shape, np.uint8)
+        if (size := output.images.shape[-2:]) != (self.cell.base.height, self.cell.base.width):
+            raise CellError(
+                f"{type(self.pipeline).__name__} made images of {size[0]} × {size[1]} pixels instead of "
+                f"{self.cell.base.height} × {self.cell.base.width}; choose a size that it can make"
+            )
         return quantise(output.images, rows)
 
     def arguments(self) -> dict[str, Any]:

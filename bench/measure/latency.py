@@ -35,8 +35,7 @@ def measure_latency(
     module's uses within the call (0.0 for a module that is not used). The reference workload is timed before, after,
     and in between whenever `WORKLOAD_EVERY_S` have passed: it evicts the caches of the next call.
     """
-    for _ in range(warmup):
-        call()
+    before = [_time_call(call, {}, stopwatch).call_s for _ in range(warmup)]
     in_one = stopwatch.event is None
     whole, split = [], []
     paces = _Paces(workload, stopwatch) if workload else None
@@ -56,6 +55,7 @@ def measure_latency(
         vae_s=parts_s["vae"],
         device_s=None if in_one else tuple(sample.device_s for sample in whole),
         workload_s=tuple(paces.of_calls) if paces else (),
+        warmup_s=tuple(before),
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-from bench.records.cell import Cell, plain
+from bench.records.cell import LATER, Cell, plain
 from bench.records.errors import BenchError, Corrupt
 
 SCHEMA_VERSION = 6
@@ -40,7 +40,8 @@ class Latency:
 
     `workload_s` tracks the machine's speed at each call: seconds of a fixed piece of work before and after it; empty
     where that was not timed. `scheduler_syncs` is how often the scheduler's steps make the host wait for the device in
-    one call; None where the host never waits.
+    one call; None where the host never waits. `warmup_s` are the calls before those that count: the first one chooses
+    kernels, and compiles where memory_options.compile is set.
     """
 
     batch_size: int
@@ -53,6 +54,7 @@ class Latency:
     device_s: tuple[float, ...] | None = None
     workload_s: tuple[float, ...] = ()
     scheduler_syncs: int | None = None
+    warmup_s: tuple[float, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,8 @@ class Record:
     """The result of a cell. `status` is "ok" or "error"; per-image features are stored in a separate file.
 
     `sampling_s` is the time spent in pipeline calls for the images, seconds, summed over batches; concurrent batches
-    share it, and evaluations shared by several cells count once. It is not a latency.
+    share it, and evaluations shared by several cells count once. It is not a latency. `load_s` is the time that loading
+    the pipeline took whose latency was measured, which serves other cells too.
     """
 
     key: str
@@ -123,6 +126,7 @@ class Record:
     memory: Memory | None = None
     failure: Failure | None = None
     schema: int = SCHEMA_VERSION
+    load_s: float | None = field(default=None, metadata=LATER)
 
     @property
     def images_hash(self) -> str:
@@ -151,8 +155,8 @@ class Record:
     def reproducible(self) -> dict[str, Any]:
         """Return the part that an undisturbed run on the same machine repeats exactly: no times, no memory."""
         data = plain(self)
-        for name in ("latency", "memory", "sampling_s", "environment"):
-            del data[name]
+        for name in ("latency", "memory", "sampling_s", "environment", "load_s"):
+            data.pop(name, None)
         return data
 
 
