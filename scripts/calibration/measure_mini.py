@@ -60,9 +60,12 @@ def main() -> None:
     }
     if arguments.results:
         quality["share_of_real_accuracy"] = shares(arguments.results, quality["real"]["attribute_accuracy"])
+    path = WEIGHTS / "quality.json"
+    if "flow" in (before := json.loads(path.read_text())):  # of measure_mini_flow.py
+        quality["flow"] = before["flow"]
     text = json.dumps(quality, indent=1)
     print(text)
-    (WEIGHTS / "quality.json").write_text(text + "\n")
+    path.write_text(text + "\n")
 
 
 def shares(results: Path, real: float) -> dict[str, float]:
