@@ -1,6 +1,7 @@
 """Pipelines of transformers and flow matching are sampled as by hand, image by image, and what they did is counted."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bench.generate.denoisers import denoisers
 from bench.generate.embeddings import Embeddings
 from bench.generate.guidance import check_arguments
 from bench.generate.noise import refuse_shared_noise
+from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler, image_generator
 from bench.generate.schedulers import expected_evaluations, make_scheduler, try_scheduler
 from bench.mini import world
@@ -291,3 +293,12 @@ def test_images_of_another_size_than_the_asked_are_an_error(sd3: Any) -> None:
     resizing.set_progress_bar_config(disable=True)
     with pytest.raises(CellError, match="made images of 48 × 32 pixels instead of 32 × 32"):
         Sampler(resizing, make_cell(), PROMPTS).sample(0)
+
+
+def test_a_checkpoint_that_states_to_have_no_t5_is_loaded(sd3: Any, tmp_path: Path) -> None:
+    sd3.save_pretrained(tmp_path / "sd3")
+    stated = {"beta_schedule": None, "prediction_type": "flow_prediction", "use_flow_sigmas": True, "shift": 3.0}
+    cell = make_cell(base={"source": str(tmp_path / "sd3"), "noise_schedule": stated})
+    loaded: Any = load_pipeline(replace(cell, adapters=(), fused=False))
+    assert loaded.text_encoder_3 is None
+    assert torch.equal(loaded.transformer.proj_out.weight, sd3.transformer.proj_out.weight)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -15,6 +16,7 @@ import torch
 import transformers
 from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter
 
+from bench.checkpoints.headers import read_json
 from bench.checkpoints.sources import ARCHITECTURE, LORA, local_path, weights_directory
 from bench.generate.denoisers import denoisers
 from bench.generate.lora import load_lora, overhear, why_not_loaded
@@ -70,7 +72,7 @@ def _load_base(base: Base, device: str) -> Any:
             config = weights_directory(str(base.config))
             pipeline: Any = load_single_file(pipeline_class, root, config, DTYPES[base.dtype], parts)
         else:
-            options = _options(base.variant)
+            options = {**_options(base.variant), **_absent(root, pipeline_class)}
             if quantization := base.memory_options.get("quantization"):
                 index = pipeline_class.load_config(str(root), local_files_only=True)
                 options["quantization_config"] = quantization_of(quantization, index, DTYPES[base.dtype])
@@ -179,6 +181,16 @@ def _decode_in_float32(pipeline: Any) -> None:
 
 def _options(variant: str | None) -> dict[str, Any]:
     return {"local_files_only": True, **({"variant": variant} if variant else {})}
+
+
+def _absent(root: Path, pipeline_class: Any) -> dict[str, None]:
+    """Return the models that a checkpoint states not to have, such as T5: diffusers loads the others only if told so.
+
+    Those that it takes as optional need not be named.
+    """
+    index = read_json(root / "model_index.json")
+    optional = getattr(pipeline_class, "_optional_components", [])
+    return {name: None for name, entry in index.items() if entry == [None, None] and name not in optional}
 
 
 def _revision(source: str, weights: str) -> str | None:
