@@ -146,3 +146,17 @@ def test_errors_of_a_missing_connection_are_known() -> None:
         assert is_unreachable(error), error
     for other in (RuntimeError("x"), ValueError(), FileNotFoundError()):
         assert not is_unreachable(other)
+
+
+def test_a_gated_repository_is_named_with_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise GatedRepoError.__new__(GatedRepoError)
+
+    monkeypatch.setattr(HfApi, "list_repo_files", refuse)
+    _, said = fetched(capsys, "experiment=few_step_flow", "model=[flux1_dev]", "method=[flow_euler]", "claim=[]")
+    assert "accept its conditions on https://huggingface.co/black-forest-labs/FLUX.1-dev" in said["model flux1_dev"][1]

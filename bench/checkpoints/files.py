@@ -6,8 +6,9 @@ It works on names alone, on a listing of the hub as well as of a disk. Code file
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from bench.checkpoints.required import PUBLISHED_LORA, Required
 from bench.records.errors import BenchError
@@ -18,10 +19,20 @@ _SIDE_FILES = (".json", ".txt", ".model", ".jinja")
 """Configurations, vocabularies and chat templates, which transformers renders in a sandbox."""
 
 
-def wanted_files(entry: Required, names: Iterable[str]) -> list[str]:
+def components_of(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return library and class of a pipeline's parts by the folders that hold them, as its model_index.json says."""
+    return {
+        name: (str(value[0]), str(value[1]))
+        for name, value in index.items()
+        if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and value[0] is not None
+    }
+
+
+def wanted_files(entry: Required, names: Iterable[str], parts: Collection[str] | None = None) -> list[str]:
     """Return the files of `names` (paths with /, relative to the root) that an entry reads, in the order of `names`.
 
-    Raises BenchError where a single file is needed and the choice is ambiguous.
+    `parts` are the folders of a pipeline's parts, all folders where these are not known. Raises BenchError where one
+    file is needed and the choice is ambiguous.
     """
     names = list(names)
     wanted: set[str] = set()
@@ -33,7 +44,7 @@ def wanted_files(entry: Required, names: Iterable[str]) -> list[str]:
     elif entry.kind in ("pipeline", "config"):
         folders = {str(PurePosixPath(name).parent) for name in names if name.count("/") == 1}
         wanted = {name for name in names if name == "model_index.json"}
-        for folder in folders:
+        for folder in folders if parts is None else folders.intersection(parts):
             wanted |= {*_side_files(folder, names)}
             if entry.kind == "pipeline":
                 found, which = weights_in(folder, names, entry.variant)

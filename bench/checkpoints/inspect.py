@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.checkpoints.extractors import PREPROCESSOR, TOWERS, kinds_of_files
 from bench.checkpoints.facts import ARCHITECTURES, CHAT, FLOW_PIPELINES, Facts, multiple_of, size_of
-from bench.checkpoints.files import single_file, wanted_files, weights_in
+from bench.checkpoints.files import components_of, single_file, wanted_files, weights_in
 from bench.checkpoints.headers import check_payload, is_denoiser, layout_of, read_header, read_json
 from bench.checkpoints.lora import lora_faults
 from bench.checkpoints.manifest import MANIFEST, check_file
@@ -65,8 +65,12 @@ def inspect(entry: Required) -> Found:
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
     faults: list[str] = []
     file = facts = None
+    parts = None
+    if entry.kind in ("pipeline", "config"):
+        with suppress(BenchError):  # reported below
+            parts = components_of(read_json(root / "model_index.json"))
     try:
-        files = [root / name for name in wanted_files(entry, names)]
+        files = [root / name for name in wanted_files(entry, names, parts)]
     except BenchError as error:
         raise _of_kind(entry, [str(error)]) from error
     for path in files:
@@ -135,10 +139,7 @@ def _components(entry: Required, root: Path, faults: list[str]) -> Iterator[tupl
     except BenchError as error:
         faults.append(str(error))
         return
-    for name, value in index.items():
-        if name.startswith("_") or not isinstance(value, list) or len(value) != 2 or value[0] is None:
-            continue
-        library, kind = (str(part) for part in value)
+    for name, (library, kind) in components_of(index).items():
         folder = root / name
         if kind.endswith("Scheduler"):
             faults += _faults_of(folder / "scheduler_config.json")

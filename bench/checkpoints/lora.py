@@ -67,7 +67,7 @@ def lora_faults(path: Path) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class MatrixPair:
     """The two matrices of a layer by their names in a file, None for one that is missing, and the factor of B·A."""
 
     first: str | None
@@ -75,7 +75,7 @@ class Pair:
     scale: float
 
 
-def stated_pairs(path: Path) -> list[Pair]:
+def stated_pairs(path: Path) -> list[MatrixPair]:
     """Return the matrices A and B of each layer of a LoRA file, and the factor of B·A.
 
     The factor is alpha / rank, by the alphas beside the matrices (kohya's form) or by diffusers' metadata, where rsLoRA
@@ -93,7 +93,7 @@ def stated_pairs(path: Path) -> list[Pair]:
             rank, alpha = header.shapes[own["A"]][0], f"{layer}.alpha"
             stated = read_number(path, alpha) if alpha in header.shapes else None
             scale = said.scale(layer, rank) if stated is None else stated / rank
-        found.append(Pair(own.get("A"), own.get("B"), scale))
+        found.append(MatrixPair(own.get("A"), own.get("B"), scale))
     return found
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from pathlib import Path
 from socket import gaierror
 from urllib.parse import urlsplit
 
-from bench.checkpoints.files import wanted_files
+from bench.checkpoints.files import components_of, wanted_files
+from bench.checkpoints.headers import read_json
 from bench.checkpoints.hub_notes import note_of
 from bench.checkpoints.inspect import Found, inspect
 from bench.checkpoints.manifest import MANIFEST, check_file
@@ -40,6 +42,11 @@ def fetch_needs(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
             if is_unreachable(error):
                 unreachable.add(_host(entry))
                 error = _no_connection(entry)
+            elif type(error).__name__ == "GatedRepoError":
+                error = BenchError(
+                    f"{entry.source} is gated: accept its conditions on https://huggingface.co/{entry.source}, log in "
+                    "with `hf auth login`, and run the same command again"
+                )
             yield entry.subject, " ".join(str(error).split()) or type(error).__name__, False
         else:
             if state is not None:
@@ -96,12 +103,16 @@ def _fetch_repository(entry: Required, unreachable: Collection[str]) -> str:
 
 
 def _files_on_hub(entry: Required) -> list[str]:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, hf_hub_download
 
     names = HfApi().list_repo_files(entry.source, revision=entry.revision)
+    parts = None
+    if entry.kind in ("pipeline", "config") and "model_index.json" in names:
+        index = hf_hub_download(entry.source, "model_index.json", revision=entry.revision)
+        parts = components_of(read_json(Path(index)))
     if entry.manifest is not None and MANIFEST[entry.manifest].file:
         entry = replace(entry, file=MANIFEST[entry.manifest].file)
-    return wanted_files(entry, names)
+    return wanted_files(entry, names, parts)
 
 
 def _fetch_file(entry: Required, unreachable: Collection[str]) -> str:

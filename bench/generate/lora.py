@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
 from bench.checkpoints.files import first_few
-from bench.checkpoints.lora import Pair, stated_pairs
+from bench.checkpoints.lora import MatrixPair, stated_pairs
 from bench.generate.denoisers import adaptable
 from bench.records.errors import BenchError
 
@@ -69,7 +69,7 @@ def _check_arrived(path: Path, name: str, layers: list[LoraLayer], which: str) -
     for layer in layers:
         left.setdefault((_fingerprint(_first(layer, name)), _fingerprint(_second(layer, name))), []).append(layer)
     dtypes = {_first(layer, name).dtype for layer in layers}
-    pairs, changed = stated_pairs(path), list[Pair]()
+    pairs, changed = stated_pairs(path), list[MatrixPair]()
     with safe_open(path, framework="pt") as file:
         for pair in pairs:
             marks = None
@@ -111,7 +111,7 @@ def _check_arrived(path: Path, name: str, layers: list[LoraLayer], which: str) -
 
 
 def _take_changed(
-    file: Any, pair: Pair, name: str, by_signs: dict[Any, list[LoraLayer]], which: str
+    file: Any, pair: MatrixPair, name: str, by_signs: dict[Any, list[LoraLayer]], which: str
 ) -> list[LoraLayer]:
     """Return the layers that hold a file's pair up to factors, and forget them; empty where there are none."""
     if pair.first is None or pair.second is None:
