@@ -24,7 +24,7 @@ from bench.gate.timing_worker import serve
 from bench.records.cell import Cell
 from bench.records.errors import BenchError
 from bench.records.record import InterleavedLatency
-from bench.records.run import Limit
+from bench.records.run import CostLimits, Limit
 from bench.workers.installation import (
     Installation,
     InstallationError,
@@ -165,8 +165,48 @@ def sat(seed: int, slowdown: float = 1.0, own: float = 0.0) -> tuple[tuple[float
     return tuple(map(tuple, 0.1 * machine * alike * np.exp(0.03 * rng.standard_normal((8, 9)))))
 
 
+def limits(interleaved: float) -> CostLimits:
+    return CostLimits(*(Limit(relative, 0.0) for relative in (0.05, interleaved, 0.1, interleaved)))
+
+
+def test_first_calls_and_joules_are_apart(cell: Cell, tmp_path: Path) -> None:
+    """A side that compiles longer and uses more energy is not slower."""
+    stub = STUB.replace('{{"ready": {{}}}}', '{{"ready": {{}}, "first_s": {seconds}}}')
+    stub = stub.replace('* request["calls"]}}', '* request["calls"], "joules": 30.0 * {seconds}}}').replace(
+        "[{seconds}]", "[0.5]"
+    )
+    sides = []
+    for name, seconds in (("old", 1.0), ("new", 2.0)):
+        (tmp_path / name).write_text(
+            stub.format(python=sys.executable, log=str(tmp_path / "log"), name=name, seconds=seconds)
+        )
+        (tmp_path / name).chmod(0o755)
+        sides.append(Installation(name, str(tmp_path / name)))
+    (turns,) = time_interleaved(*sides, [cell], ["a", "b"], sessions=4, rounds=2, warmup=1)
+    assert (turns.before_first_s, turns.after_first_s) == ((1.0,) * 4, (2.0,) * 4)
+    assert turns.before_j == ((30.0 / CALLS,) * 2,) * 4
+    found = {outcome.quantity: outcome for outcome in compare_interleaved([turns], limits(0.02))}
+    assert {name: (o.verdict, o.before, o.after) for name, o in found.items()} == {
+        "latency_s": ("unchanged", 0.25, 0.25),
+        "energy_j": ("regressed", 5.0, 10.0),
+        "first_call_s": ("measured", 1.0, 2.0),
+    }
+
+
+def test_the_interval_covers_the_change_and_the_process_effect_is_told() -> None:
+    covered, effects = 0, []
+    for seed in range(200):
+        turns = InterleavedLatency("c", 1, sat(seed, own=0.03), sat(1000 + seed, 1.05, own=0.03))
+        (found,) = compare_interleaved([turns], limits(0.02))
+        low, high = found.interval or (0.0, 0.0)
+        covered += low <= 0.05 * (found.before or 0) <= high
+        effects.append(float(found.note.partition("differ by ")[2].partition("%")[0]))
+    assert 180 <= covered <= 199
+    assert np.mean(effects) == pytest.approx(3.0, rel=0.15)
+
+
 def test_interleaving_detects_a_difference_hidden_by_noise_between_sessions() -> None:
-    limit = Limit(0.02, 0.0)
+    limit = limits(0.02)
     usual, again, slower = sat(0), sat(1), sat(2, 1.06)
     assert compare_interleaved([InterleavedLatency("c", 1, usual, slower)], limit)[0].verdict == "regressed"
     assert compare_interleaved([InterleavedLatency("c", 1, slower, usual)], limit)[0].verdict == "improved"
@@ -177,12 +217,12 @@ def test_the_order_of_the_sides_makes_no_difference() -> None:
     order = np.array([1.0, 1.04] * 4)[:, None]
     usual, again = np.array(sat(0)) / order, np.array(sat(1)) * order
     turns = InterleavedLatency("c", 1, tuple(map(tuple, usual)), tuple(map(tuple, again)))
-    assert compare_interleaved([turns], Limit(0.06, 0.0))[0].verdict == "unchanged"
+    assert compare_interleaved([turns], limits(0.06))[0].verdict == "unchanged"
 
 
 def test_a_small_slowdown_of_all_cells_is_detected_jointly() -> None:
     turns = [InterleavedLatency(f"c{i}", 1, sat(2 * i, own=0.02), sat(2 * i + 1, 1.022, own=0.02)) for i in range(12)]
-    *cells, together = compare_interleaved(turns, Limit(0.01, 0.0))
+    *cells, together = compare_interleaved(turns, limits(0.01))
     assert "regressed" not in {outcome.verdict for outcome in cells}
     assert (together.subject, together.verdict) == ("all cells", "regressed")
     assert together.after / together.before == pytest.approx(1.022, abs=0.01)
@@ -193,7 +233,7 @@ def test_sessions_are_the_samples_not_calls() -> None:
     alarms = 0
     for seed in range(200):
         (outcome,) = compare_interleaved(
-            [InterleavedLatency("c", 1, sat(seed, own=0.03), sat(1000 + seed, own=0.03))], Limit(0.0, 0.0)
+            [InterleavedLatency("c", 1, sat(seed, own=0.03), sat(1000 + seed, own=0.03))], limits(0.0)
         )
         alarms += outcome.verdict == "regressed"
     assert 1 <= alarms <= 20  # 5% of 200 are 10

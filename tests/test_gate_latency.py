@@ -13,7 +13,7 @@ from scipy.stats import binom
 from bench.gate.latency import compare_interleaved, compare_latencies
 from bench.gate.outcome import Outcome
 from bench.records.record import InterleavedLatency, Latency
-from bench.records.run import Limit
+from bench.records.run import CostLimits, Limit
 
 LIMIT = Limit(0.05, 0.0)
 CELLS = 6
@@ -104,7 +104,7 @@ def at_the_limit(rng: np.random.Generator, in_turn: bool) -> list[Outcome]:
                 InterleavedLatency(f"cell {i}", 1, tuple(b), tuple(a))
                 for i, (b, a) in enumerate(zip(*sides, strict=True))
             ],
-            LIMIT,
+            CostLimits(LIMIT, LIMIT, LIMIT),
         )
     sides = tuple(
         [Latency(1, 1, "clock", tuple(0.05 * side * rng.lognormal(0, 0.01, 20)), (), (), ()) for _ in range(CELLS)]

@@ -201,7 +201,7 @@ def _compare_installations(choice: GateChoice, found: _Found) -> None:
     if options.rounds:
         with found.stage(ref):
             latencies = time_sides(before, after, options.overrides, options.sessions, options.rounds, output)
-            found.outcomes += compare_interleaved(latencies, choice.cost.latency_interleaved)
+            found.outcomes += compare_interleaved(latencies, choice.cost)
 
 
 def _accepting(choice: GateChoice) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.records.cell import Cell, plain
@@ -32,29 +34,53 @@ def time_interleaved(
     memory lies and which was started first. Raises InstallationError where an installation cannot run a cell.
     """
     asked = {"prompts": list(prompts), "warmup": warmup, "threads": threads}
-    samples: list[tuple[list[tuple[float, ...]], list[tuple[float, ...]]]] = [([], []) for _ in cells]
+    found = [(_Samples(), _Samples()) for _ in cells]
     for session in range(sessions):
+        print(f"session {session + 1} of {sessions} ...", file=sys.stderr, flush=True)
         order = (0, 1) if session % 2 == 0 else (1, 0)
         with ExitStack() as stack:
             workers = {which: stack.enter_context(_Worker.started((before, after)[which])) for which in order}
-            for cell, found in zip(cells, samples, strict=True):
+            for cell, sides in zip(cells, found, strict=True):
                 for which in order:
-                    workers[which].ask({"cell": plain(cell), **asked})
-                for which, seconds in enumerate(_alternate(workers, order, rounds)):
-                    found[which].append(seconds)
+                    sides[which].begin(workers[which].ask({"cell": plain(cell), **asked}))
+                for number in range(rounds):  # A B B A
+                    for which in order if number % 2 == 0 else reversed(order):
+                        sides[which].add(workers[which].ask({"calls": CALLS}))
     return [
-        InterleavedLatency(cell.label, len(prompts), tuple(found[0]), tuple(found[1]))
-        for cell, found in zip(cells, samples, strict=True)
+        InterleavedLatency(
+            *(cell.label, len(prompts), before_.seconds_by_session, after_.seconds_by_session),
+            *(tuple(before_.first_s), tuple(after_.first_s), before_.joules_by_session, after_.joules_by_session),
+        )
+        for cell, (before_, after_) in zip(cells, found, strict=True)
     ]
 
 
-def _alternate(workers: Mapping[int, _Worker], order: tuple[int, int], rounds: int) -> tuple[tuple[float, ...], ...]:
-    """Seconds of every call in either installation, in the order A B B A."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds):
-        for which in order if number % 2 == 0 else reversed(order):
-            seconds[which].extend(workers[which].ask({"calls": CALLS})["seconds"])
-    return tuple(map(tuple, seconds))
+@dataclass
+class _Samples:
+    """What one side said of a cell, session by session."""
+
+    seconds: list[list[float]] = field(default_factory=list)
+    joules: list[list[float]] = field(default_factory=list)
+    first_s: list[float] = field(default_factory=list)
+
+    def begin(self, ready: Mapping[str, Any]) -> None:
+        self.seconds.append([])
+        self.joules.append([])
+        if ready.get("first_s") is not None:
+            self.first_s.append(ready["first_s"])
+
+    def add(self, answer: Mapping[str, Any]) -> None:
+        self.seconds[-1].extend(answer["seconds"])
+        if answer.get("joules") is not None:
+            self.joules[-1].append(answer["joules"] / len(answer["seconds"]))
+
+    @property
+    def seconds_by_session(self) -> tuple[tuple[float, ...], ...]:
+        return tuple(map(tuple, self.seconds))
+
+    @property
+    def joules_by_session(self) -> tuple[tuple[float, ...], ...]:
+        return tuple(map(tuple, self.joules)) if all(self.joules) else ()
 
 
 class _Worker:

@@ -15,7 +15,7 @@ comparisons report a regression whose loss is within its limit, and at most 5% a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -28,7 +28,7 @@ from bench.analysis.claims import LEVEL, holm
 from bench.gate.outcome import Outcome, verdict_of
 from bench.gate.pairing import Pair
 from bench.records.record import InterleavedLatency, Latency
-from bench.records.run import Limit
+from bench.records.run import CostLimits, Limit
 
 _Floats = NDArray[np.float64]
 _Pair = tuple[_Floats, _Floats]
@@ -49,6 +49,7 @@ class _Timed:
     later: Callable[[_Floats, _Floats, float], float]
     note: str
     weight: float = 1.0
+    interval: tuple[float, float] | None = None
 
     @property
     def before(self) -> float:
@@ -63,22 +64,61 @@ class _Timed:
         return max(self.later(*(pair if slower else pair[::-1]), limit) for pair in self.samples)
 
 
-def compare_interleaved(latencies: Sequence[InterleavedLatency], limit: Limit) -> list[Outcome]:
-    """Compare interleaved latencies of two installations: of each cell, and the mean of all, with equal weights."""
-    pairs = [(_medians(one.before_s, one.batch_size), _medians(one.after_s, one.batch_size)) for one in latencies]
+def compare_interleaved(latencies: Sequence[InterleavedLatency], limits: CostLimits) -> list[Outcome]:
+    """Compare what two installations took in turn: seconds and, on a GPU, joules per image; first calls apart.
+
+    Seconds are one family of tests, joules another. First calls, in which a model may be compiled or kernels chosen,
+    are measured and have no limit.
+    """
+    seconds = [
+        (one.cell, (_medians(one.before_s, one.batch_size), _medians(one.after_s, one.batch_size))) for one in latencies
+    ]
+    joules = [
+        (one.cell, (_medians(one.before_j, one.batch_size), _medians(one.after_j, one.batch_size)))
+        for one in latencies
+        if one.before_j and one.after_j
+    ]
+    return [
+        *_decide(_in_turn(seconds), limits.latency_interleaved),
+        *_decide(_in_turn(joules), limits.energy, "energy_j", "joules per image"),
+        *(outcome for one in latencies for outcome in _first_calls(one)),
+    ]
+
+
+def _in_turn(cells: Sequence[tuple[str, _Pair]]) -> list[_Timed]:
+    """Each cell, and the mean of all with equal weights."""
+    pairs = [pair for _, pair in cells]
     count = f"{len(pairs[0][0])} sessions" if pairs else ""
 
     def timed(label: str, pair: _Pair, note: str, weight: float = 1.0) -> _Timed:
-        return _Timed(label, (pair,), fmean, later_interleaved, note, weight)
+        return _Timed(label, (pair,), fmean, later_interleaved, note, weight, interval_interleaved(*pair))
 
-    found = [timed(one.cell, pair, f"means of {count}") for one, pair in zip(latencies, pairs, strict=True)]
-    if len(latencies) > 1:
+    found = [timed(label, pair, f"means of {count}{_processes(*pair)}") for label, pair in cells]
+    if len(cells) > 1:
         usual = np.array([entry.before for entry in found])
         before, after = (
             usual.mean() * (np.array(cells) / usual[:, None]).mean(axis=0) for cells in zip(*pairs, strict=True)
         )
-        found.append(timed("all cells", (before, after), f"means over cells and {count}", float(len(latencies))))
-    return _decide(found, limit)
+        found.append(timed("all cells", (before, after), f"means over cells and {count}", float(len(cells))))
+    return found
+
+
+def _processes(before: _Floats, after: _Floats) -> str:
+    """How much two fresh processes differ beyond what slows both: the effect of a process, of this cell."""
+    ratios = np.log(after / before)
+    orders = [ratios[::2], ratios[1::2]]
+    spread = float(np.sqrt(fmean(float(order.var(ddof=1)) for order in orders))) if len(ratios) >= 4 else 0.0
+    return f", whose processes differ by {spread / 2**0.5:.1%}" if spread else ""
+
+
+def _first_calls(one: InterleavedLatency) -> Iterator[Outcome]:
+    """The first calls of fresh processes, with Student's interval of the difference over sessions."""
+    if not one.before_first_s or len(one.before_first_s) != len(one.after_first_s):
+        return
+    before, after = np.array(one.before_first_s), np.array(one.after_first_s)
+    note = f"means of the first calls of {len(before)} processes each, seconds per call of {one.batch_size} images"
+    interval = interval_interleaved(before, after)
+    yield Outcome("cost", one.cell, "first_call_s", "measured", fmean(before), fmean(after), interval, None, note)
 
 
 def _medians(sessions: Sequence[Sequence[float]], batch_size: int) -> _Floats:
@@ -96,6 +136,17 @@ def later_interleaved(before: _Floats, after: _Floats, limit: float) -> float:
 
     beyond = after / before - 1 - limit / fmean(before)
     return float(ttest_ind(beyond[::2], -beyond[1::2], alternative="greater").pvalue)
+
+
+def interval_interleaved(before: _Floats, after: _Floats) -> tuple[float, float] | None:
+    """95% interval of `after` − `before` by the same analysis; None of fewer than two sessions of either order."""
+    from scipy.stats import ttest_ind
+
+    change = after / before - 1
+    if len(change) < 4:
+        return None
+    bounds = ttest_ind(change[::2], -change[1::2]).confidence_interval(1 - LEVEL)
+    return float(bounds.low / 2 * fmean(before)), float(bounds.high / 2 * fmean(before))
 
 
 def compare_latencies(pairs: Sequence[tuple[Pair, Latency, Latency]], limit: Limit) -> list[Outcome]:
@@ -154,7 +205,9 @@ def later(before: _Floats, after: _Floats, limit: float) -> float:
     return float(mannwhitneyu(after - limit, before, alternative="greater").pvalue)
 
 
-def _decide(timed: Sequence[_Timed], limit: Limit) -> list[Outcome]:
+def _decide(
+    timed: Sequence[_Timed], limit: Limit, quantity: str = "latency_s", unit: str = "seconds per image"
+) -> list[Outcome]:
     """Return an outcome for each, with Holm's procedure over all of them."""
     weights = [entry.weight for entry in timed]
     bounded = [(entry, limit.of(entry.before)) for entry in timed]
@@ -163,6 +216,6 @@ def _decide(timed: Sequence[_Timed], limit: Limit) -> list[Outcome]:
     outcomes = []
     for (entry, bound), slower, faster in zip(bounded, worse, better, strict=True):
         verdict = verdict_of(slower, faster, max(entry.test(True, -bound), entry.test(False, -bound)), LEVEL)
-        numbers, note = (entry.before, entry.after, None, bound), f"{entry.note}, seconds per image"
-        outcomes.append(Outcome("cost", entry.label, "latency_s", verdict, *numbers, note))
+        numbers, note = (entry.before, entry.after, entry.interval, bound), f"{entry.note}, {unit}"
+        outcomes.append(Outcome("cost", entry.label, quantity, verdict, *numbers, note))
     return outcomes

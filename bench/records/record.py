@@ -75,12 +75,20 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class InterleavedLatency:
-    """Raw latencies of one cell in two interleaved installations: seconds per call of one batch, by session."""
+    """Raw latencies of one cell in two interleaved installations: seconds per call of one batch, by session.
+
+    `before_first_s` and `after_first_s` are the first calls of each session's processes, with what is compiled or tuned
+    then; `before_j` and `after_j` the joules of each round of calls, per call, by session. Empty where not measured.
+    """
 
     cell: str
     batch_size: int
     before_s: tuple[tuple[float, ...], ...]
     after_s: tuple[tuple[float, ...], ...]
+    before_first_s: tuple[float, ...] = ()
+    after_first_s: tuple[float, ...] = ()
+    before_j: tuple[tuple[float, ...], ...] = ()
+    after_j: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,7 @@ class Movement:
 
 @dataclass(frozen=True, slots=True)
 class CostLimits:
-    """Limits of seconds per image in two runs, of seconds per image of two interleaved sides, and of bytes."""
+    """Limits of seconds per image in two runs, of seconds and joules per image of two interleaved sides, of bytes."""
 
     latency: Limit
     """Seconds per image, of two separate runs."""
@@ -208,3 +208,5 @@ class CostLimits:
     """Seconds per image, of two sides that are timed interleaved."""
     memory: Limit
     """Bytes."""
+    energy: Limit = Limit(0.05, 0.0)
+    """Joules per image, of two sides that are timed interleaved on a GPU."""

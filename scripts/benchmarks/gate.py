@@ -67,7 +67,7 @@ def main() -> int:
             name, side = (("same", this_installation()), ("slower", slower))[turn % 2]
             sessions, rounds = gate.both_sides.sessions, gate.both_sides.rounds
             turns = time_interleaved(this_installation(), side, job.plan.cells, prompts, sessions, rounds)
-            outcomes = compare_interleaved(turns, gate.cost.latency_interleaved)
+            outcomes = compare_interleaved(turns, gate.cost)
             verdicts = {outcome.subject: outcome.verdict for outcome in outcomes}
             line = {"question": question, "side": name, "machine": name_machine(), "verdicts": verdicts}
             line["turns"] = [asdict(entry) for entry in turns]
