@@ -107,7 +107,7 @@ def torch_checkpoints() -> Path:
 
 
 def read_architecture(name: str) -> bytes:
-    """Return the configurations of a pipeline's models as JSON: `sd15`, `sd21` or `sdxl`; else raises BenchError."""
+    """Return the configurations of a pipeline's models as JSON; raises BenchError for an unknown name."""
     path = Path(__file__).parent / "architectures" / f"{name}.json"
     try:
         return path.read_bytes()

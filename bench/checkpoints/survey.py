@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.checkpoints.facts import Facts, complete_facts, size_of
+from bench.checkpoints.facts import Facts, complete_facts, multiple_of, size_of
 from bench.checkpoints.headers import predicts_v, read_header
 from bench.checkpoints.inspect import Found, inspect
 from bench.checkpoints.required import Required, is_random, required
@@ -70,8 +70,10 @@ def _random(entry: Required) -> Found:
 
 def _facts_of_architecture(name: str) -> Facts:
     models = json.loads(read_architecture(name))
-    height, width = size_of(models["unet"], models["vae"])
-    return Facts(models["pipeline"], height, width, schedule_of(models["scheduler"], name))
+    denoiser = models.get("unet") or {"_class_name": models["transformer"]["kind"], **models["transformer"]}
+    height, width = size_of(denoiser, models["vae"])
+    pipeline, schedule = models["pipeline"], schedule_of(models["scheduler"], name)
+    return Facts(pipeline, height, width, schedule, multiple=multiple_of(pipeline, models["vae"]))
 
 
 def _check_pinned(found: Found) -> None:

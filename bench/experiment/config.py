@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -14,6 +14,7 @@ from bench.experiment.claims import ClaimChoice, claim_problems, claims_of_model
 from bench.experiment.executors import ExecutorChoice, Local
 from bench.experiment.extractors import MINI, ExtractorChoice, name_score
 from bench.experiment.hydra_errors import explain_validation, in_one_message, written
+from bench.experiment.memory_options import MemoryOptions, quantization_problems
 from bench.experiment.tasks import TaskChoice, TextToImage, task_problems
 from bench.experiment.trackers import TrackerChoice
 from bench.experiment.value_types import (
@@ -44,6 +45,8 @@ MOST_PIXELS = 8192
 """Of a side of an image; current base models do not generate larger images in one piece."""
 
 _T = TypeVar("_T")
+Architecture = Literal["sd15", "sd21", "sdxl", "sd35_medium", "flux1_schnell", "flux1_dev", "sana", "sana_sprint"]
+"""Pipelines that can be built at full size with random weights."""
 
 
 @dataclass(config=STRICT)
@@ -75,27 +78,6 @@ class PartChoice:
     """Folder within the directory or repository."""
     file: str | None = None
     """Name of the weight file, for a part that is a single file (IP-Adapter)."""
-
-
-@dataclass(config=STRICT)
-class MemoryOptions:
-    """Settings that trade time for memory or the reverse; each is part of a cell's identity."""
-
-    offload: Literal["none", "model", "group", "sequential"] = "none"
-    """Keep on the GPU only the model (`model`) or the layer (`sequential`) that is at work; `group` moves layers too,
-    and copies the next ones while one is at work."""
-    quantization: Literal["none", "bitsandbytes_4bit", "bitsandbytes_8bit", "torchao_int8", "quanto_int8"] = "none"
-    """Quantise the weights of denoisers and large text encoders while they are loaded, by the library that is named."""
-    vae_slicing: bool = False
-    """Decode one image at a time."""
-    vae_tiling: bool = False
-    """Decode in tiles."""
-    vae_upcast: bool = False
-    """Decode in float32; SDXL's own VAE overflows in float16."""
-    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
-    """Compile the denoiser and the VAE's decoder, in one of torch.compile's modes."""
-    attention: str | None = None
-    """One of diffusers' attention backends, by name."""
 
 
 @dataclass(config=STRICT)
@@ -146,7 +128,7 @@ class Model:
     """Further models that the task needs."""
     memory_options: MemoryOptions = Field(default_factory=MemoryOptions)
     """Settings that trade time for memory or the reverse; each is part of the identity of a cell."""
-    architecture: Literal["sd15", "sd21", "sdxl"] | None = None
+    architecture: Architecture | None = None
     """Architecture that `weights=random` builds in place of the checkpoint."""
     cost_s: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Seconds per image and denoiser evaluation, by kind of device; used by `plan` to estimate the duration."""
@@ -371,26 +353,8 @@ def _problems(experiment: Experiment) -> Iterator[str]:
     if experiment.weights == "random":
         yield from _check_architecture(experiment)
     yield from task_problems(experiment.task, {**experiment.models}, [*experiment.scores])
-    yield from _quantization_problems(experiment)
+    yield from quantization_problems(experiment.models, experiment.methods, experiment.weights)
     yield from _images_per_prompt_problems(experiment)
-
-
-def _quantization_problems(experiment: Experiment) -> Iterator[str]:
-    fused = [name for name, method in experiment.methods.items() if method.fused and method.adapter]
-    for name, model in experiment.models.items():
-        option = model.memory_options.quantization
-        given = f"models.{name}.memory_options.quantization={option}"
-        if option == "none":
-            continue
-        if experiment.weights == "random":
-            yield f"{given} was given, but weights=random builds models that are not quantised; omit it"
-        if model.config is not None:
-            yield f"{given} was given, but a single file is not quantised; give the directory of a model, or omit it"
-        if fused:
-            yield (
-                f"{given} was given, but methods.{fused[0]}.fused=true merges its adapter into the weights, which "
-                f"would be rounded again; set methods.{fused[0]}.fused=false"
-            )
 
 
 def _images_per_prompt_problems(experiment: Experiment) -> Iterator[str]:
@@ -442,9 +406,10 @@ def _check_architecture(experiment: Experiment) -> Iterator[str]:
         )
     if experiment.task.kind != "text_to_image":
         yield f"weights=random builds text-to-image pipelines, not task={experiment.task.kind}"
+    known = ", ".join(get_args(Architecture))
     for name, model in experiment.models.items():
         if model.architecture is None:
-            yield f"models.{name}.architecture was not given; weights=random needs sd15, sd21 or sdxl"
+            yield f"models.{name}.architecture was not given; weights=random needs one of {known}"
 
 
 _EXAMPLES = {"models": "mini", "methods": "tcd,dpmpp_2s"}

@@ -8,7 +8,8 @@ from itertools import product
 from math import gcd
 from typing import Any
 
-from bench.experiment.config import Experiment, MemoryOptions
+from bench.experiment.config import Experiment
+from bench.experiment.memory_options import MemoryOptions
 from bench.records.cell import Adapter, Base, Cell, Part, PromptSet, SchedulerSpec, Task
 from bench.records.noise_schedule import misfit
 from bench.records.quantization import quantizer_version

@@ -14,6 +14,7 @@ import torch
 from bench.generate.denoiser_cache import SharedEvaluations, room_on
 from bench.generate.denoisers import denoisers
 from bench.generate.embeddings import Embeddings
+from bench.generate.pipeline_calls import call_defaults, pipeline_class_of
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler
 from bench.generate.task_inputs import Inputs
@@ -56,7 +57,7 @@ class CurrentPipeline:
             if self._loaded is None or self._loaded.key != cell.pipeline_key:
                 self._loaded = None  # the old one is freed before the new one is loaded
                 self._loaded = Loaded(cell)
-                if (line := cut_prompts(self._loaded.pipeline, self._prompts)) is not None:
+                if (line := cut_prompts(self._loaded.pipeline, self._prompts, _max_length(cell))) is not None:
                     print(f"{cell.base.name}: {line}", file=sys.stderr)
             return self._loaded.sampler(cell, self._prompts, self._inputs)
 
@@ -71,16 +72,33 @@ class CurrentPipeline:
         return self._loaded.excluded_bytes if self._loaded else 0
 
 
-def cut_prompts(pipeline: Any, prompts: Sequence[str]) -> str | None:
-    """Return a sentence on how many prompts are longer than the text encoders' limit; None where none is."""
+def _max_length(cell: Cell) -> int | None:
+    """Return the tokens that a cell's pipeline reads besides CLIP's; None where it has no such argument."""
+    stated = {**call_defaults(pipeline_class_of(cell.base.pipeline)), **cell.base.arguments}
+    return stated.get("max_sequence_length")
+
+
+def _limit_of(tokenizer: Any, max_length: int | None) -> int:
+    own = int(tokenizer.model_max_length)
+    return own if max_length is None or type(tokenizer).__name__.startswith("CLIP") else min(own, max_length)
+
+
+def cut_prompts(pipeline: Any, prompts: Sequence[str], max_length: int | None = None) -> str | None:
+    """Return a sentence on how many prompts are longer than every text encoder reads; None where none is.
+
+    `max_length` is the pipeline's max_sequence_length, which limits text encoders other than CLIP's.
+    """
     prompts = list(dict.fromkeys(prompts))
-    tokenizers = [found for name in ("tokenizer", "tokenizer_2") if (found := getattr(pipeline, name, None))]
-    if not tokenizers or not prompts:
+    limits = {
+        id(tokenizer): (tokenizer, _limit_of(tokenizer, max_length))
+        for name, tokenizer in vars(pipeline).items()
+        if name.startswith("tokenizer") and hasattr(tokenizer, "model_max_length")
+    }
+    if not limits or not prompts:
         return None
-    shortest = min(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
-    limit = shortest.model_max_length
+    longest, limit = max(limits.values(), key=lambda entry: entry[1])
     with Embeddings.encoding:  # a tokenizer stores its padding as state
-        ids = shortest(prompts, truncation=False, padding=False).input_ids
+        ids = longest(prompts, truncation=False, padding=False).input_ids
     cut = sum(len(tokens) > limit for tokens in ids)
     if not cut:
         return None

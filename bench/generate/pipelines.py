@@ -64,7 +64,7 @@ def _load_base(base: Base, device: str) -> Any:
         raise BenchError(f"models.{base.name}.pipeline={base.pipeline}: diffusers has no such pipeline")
     if base.source.startswith(ARCHITECTURE):
         name = base.source.removeprefix(ARCHITECTURE)
-        return build_pipeline(name, pipeline_class, dict(base.noise_schedule), DTYPES[base.dtype], device)
+        return build_pipeline(name, pipeline_class, DTYPES[base.dtype], device)
     parts = {part.role: _load_part(part, base) for part in base.parts if part.role in _PART_CLASSES}
     root = weights_directory(base.source, _revision(base.source, base.weights))
     with _whole(f"models.{base.name}"):
