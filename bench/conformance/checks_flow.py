@@ -58,6 +58,10 @@ def check_schedule(
         found = f"{_count(case) - 1} and {len(case.path.timesteps)} timesteps"
         yield Finding("spacing", setting, f"{len(wanted)} levels", found, words, ((where, math.inf),))
         return
+    steps = getattr(case.scheduler, "num_inference_steps", case.steps)
+    if steps != case.steps:
+        words = "num_inference_steps is not the number of steps."
+        yield Finding("spacing", setting, f"{case.steps} steps", f"{steps} steps", words, ((where, math.inf),))
     yield from _check_positions(case, setting, where, got, wanted, given)
     ends = flow.ends(case.config)
     off = min(abs(end - allowed) for allowed in ends)
@@ -134,6 +138,10 @@ def check_own_table(subject: Subject, setting: str, overrides: Mapping[str, Any]
     if own is None or hasattr(scheduler, "alphas_cumprod"):
         return
     trained = int(config["num_train_timesteps"])
+    calls = subject.family.calls_per_step if subject.family else 1
+    if (scheduler.order, len(scheduler)) != (calls, trained):
+        words = "Pipelines read the calls of a step from `order`, and the training timesteps from the length."
+        yield Finding("order", setting, f"{calls}, {trained}", f"{scheduler.order}, {len(scheduler)}", words)
     shift = 1.0 if config.get("use_dynamic_shifting") else float(config.get("shift", 1.0))
     wanted = moved(np.arange(trained, 0, -1) / trained, shift)
     for name, got, unit in (("levels", own, 1.0), ("timesteps", scheduler.timesteps, float(trained))):

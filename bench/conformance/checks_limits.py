@@ -64,9 +64,46 @@ def _attempts_on_curve(subject: Subject, curve: Curve, trained: int) -> dict[str
             needed = subject.schedule_arguments(len(row) if curve.counted else len(row) - 1, subject.config, name)
             label = ", ".join(f"{value:g}" for value in given)
             attempts[f"{name} [{label}]"] = partial(subject.fresh().set_timesteps, **{**needed, name: given})
+    attempts |= _contradictions(subject, curve)
     if "mu" in subject.set_parameters and "use_dynamic_shifting" in subject.parameters:
         attempts["a dynamic shift without mu"] = lambda: subject.fresh({"use_dynamic_shifting": True}).set_timesteps(4)
     return attempts
+
+
+def _contradictions(subject: Subject, curve: Curve) -> dict[str, Callable[[], Any]]:
+    """Return calls whose arguments or settings contradict one another."""
+    has, takes = subject.parameters, subject.set_parameters
+    attempts: dict[str, Callable[[], Any]] = {}
+    if curve.counted and {"sigmas", "timesteps"} <= takes:
+        given = {"sigmas": [1.0, 0.5], "timesteps": [1000.0, 700.0, 300.0]}
+        attempts["2 sigmas and 3 timesteps"] = lambda: subject.fresh().set_timesteps(**given)
+        attempts["3 steps and 2 sigmas"] = lambda: subject.fresh().set_timesteps(3, sigmas=[1.0, 0.5])
+    if not curve.counted:
+        attempts["3 steps with a middle of two"] = lambda: subject.fresh().set_timesteps(3)
+        attempts["3 times for 3 steps"] = lambda: subject.fresh().set_timesteps(
+            3, timesteps=[1.5, 0.5, 0.0], max_timesteps=None, intermediate_timesteps=None
+        )
+        attempts["times and a largest time"] = lambda: subject.fresh().set_timesteps(2, timesteps=[1.5, 0.5, 0.0])
+    if {"use_karras_sigmas", "use_beta_sigmas"} <= has:
+        attempts["two spacings"] = lambda: _made(subject, use_karras_sigmas=True, use_beta_sigmas=True)
+    if "time_shift_type" in has:
+        attempts["an unknown time shift"] = lambda: _made(
+            subject, time_shift_type="quadratic", use_dynamic_shifting=True
+        ).set_timesteps(**subject.schedule_arguments(4, {**subject.config, "use_dynamic_shifting": True}))
+    if not hasattr(subject.base, "alphas_cumprod") and curve.counted:
+        attempts["an index for a timestep"] = lambda: _step_by_index(subject)
+    return attempts
+
+
+def _made(subject: Subject, **settings: Any) -> Any:
+    kept = {name: value for name, value in subject.config.items() if name in subject.parameters}
+    return subject.cls(**{**kept, **settings})
+
+
+def _step_by_index(subject: Subject) -> Any:
+    case = subject.prepare(4)
+    state = torch.from_numpy(case.start(GAUSSIAN))
+    return case.scheduler.step(state, 0, state)
 
 
 _BAD_TIMES = ((0.5, 0.7, 0.0), (0.7, 0.7, 0.0), (2.5, 0.5, 0.0))

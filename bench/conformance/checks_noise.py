@@ -41,6 +41,10 @@ def check_noise(
     if known and runs[0].calls[-1].draws:
         words = "The last step adds no noise, yet draws some, which advances the generator for later uses."
         yield Finding("last noise", setting, "no noise drawn in the last step", "noise drawn", words, where)
+    shapes = {draw.shape for call in runs[0].calls for draw in call.draws}
+    if known and not shapes <= {runs[0].final.shape}:
+        words = "Noise of another shape than the state is drawn, so that pixels or images share it."
+        yield Finding("noise shape", setting, str(runs[0].final.shape), str(sorted(shapes)), words, where)
     if not np.array_equal(runs[0].final, runs[1].final):
         words = "Two runs with one seed differ."
         yield Finding("repeatability", setting, "equal runs", "other states", words, where)

@@ -107,15 +107,16 @@ def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[F
     if not np.array_equal(results[0], results[1]):
         words = "step(return_dict=False) and the object's prev_sample differ."
         yield Finding("return value", setting, "equal results", "other states", words, where)
-    case = subject.prepare(_STEPS)
-    state, timestep = torch.from_numpy(case.start(GAUSSIAN)), case.scheduler.timesteps[0]
-    seen = scaled_input(case.scheduler, state, timestep)
-    output = torch.from_numpy(case.model(GAUSSIAN)(to_numpy(seen), 0, float(timestep)))
-    kept = state.clone(), output.clone()
-    case.scheduler.step(output, timestep, state, **arguments)
-    if not (torch.equal(state, kept[0]) and torch.equal(output, kept[1])):
-        words = "step writes into its input tensors."
-        yield Finding("return value", setting, "inputs left alone", "changed inputs", words, where)
+    for dtype in (torch.float64, torch.float32):  # a class that works in float32 copies other dtypes
+        case = subject.prepare(_STEPS)
+        state, timestep = torch.from_numpy(case.start(GAUSSIAN)).to(dtype), case.scheduler.timesteps[0]
+        seen = scaled_input(case.scheduler, state, timestep)
+        output = torch.from_numpy(case.model(GAUSSIAN)(to_numpy(seen), 0, float(timestep))).to(dtype)
+        kept = state.clone(), output.clone()
+        case.scheduler.step(output, timestep, state, **arguments)
+        if not (torch.equal(state, kept[0]) and torch.equal(output, kept[1])):
+            words = "step writes into its input tensors."
+            yield Finding("return value", setting, "inputs left alone", "changed inputs", words, where)
 
 
 def check_device(subject: Subject, setting: str) -> Iterator[Finding]:

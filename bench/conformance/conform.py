@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bench.conformance import (
+    checks_arguments,
     checks_consistency,
     checks_convergence,
     checks_flow,
@@ -226,6 +227,7 @@ def _check_base(subject: Subject, tally: _Tally) -> None:
     tally.add("state", checks_use.check_use(subject, base, last), base)
     tally.add("return value", checks_use.check_calls(subject, base, last), base)
     tally.add("schedule arguments", checks_use.check_schedule_arguments(subject, base, last), base)
+    tally.add("arguments", checks_arguments.check_arguments(subject, base), base)
     tally.add("device", checks_use.check_device(subject, base), base)
     tally.add("add_noise", checks_noising.check_noising(subject, base), base)
     tally.add("refusals", checks_limits.check_refusals(subject, base), base)
