@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from bench.conformance.report import Finding
 from bench.records.errors import BenchError
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts" / "conformance"))
+import mutation_score as mutation  # noqa: E402
+
 RESULTS = ROOT / "results" / "conformance"
 
 
@@ -69,6 +73,64 @@ def test_timesteps_of_the_caller_that_are_ignored_are_named() -> None:
     finding = found(Ignoring, "told timesteps")
     assert finding is not None
     assert "another timestep than the caller's" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("flow_euler", "dynamic shift after a fixed one"),
+        ("flow_euler", "half precision in sigmas"),
+        ("flow_euler", "begin index kept"),
+        ("flow_heun", "second stage at the wrong sigma"),
+        ("flow_heun", "churn not capped"),
+        ("flow_lcm", "noise scaled by its square"),
+        ("scm", "cos and sin swapped"),
+        ("flow_dpmpp_2m", "log SNR of a variance-preserving path"),
+        ("flow_unipc", "mu ignored"),
+        ("flow_sa_solver", "stochastic part of another width"),
+    ],
+)
+def test_a_fault_of_a_flow_scheduler_is_found_by_theory(name: str, fault: str) -> None:
+    assert mutation.examine((name, chosen(mutation.MUTANTS, name, fault)))[2] == "theory"
+
+
+@pytest.mark.parametrize(
+    ("name", "rewriting"),
+    [
+        ("flow_euler", "shift in another form"),
+        ("flow_heun", "slope is the velocity"),
+        ("scm", "sine as a shifted cosine"),
+    ],
+)
+def test_an_equal_rewriting_raises_no_alarm(name: str, rewriting: str) -> None:
+    assert mutation.examine((name, chosen(mutation.REWRITINGS, name, rewriting)))[2] == "missed"
+
+
+def chosen(path: Path, name: str, entry: str) -> dict[str, Any]:
+    """One entry of a file of mutants or rewritings."""
+    (found,) = [one for one in yaml.safe_load(path.read_text(encoding="utf-8"))[name] if one["name"] == entry]
+    return found
+
+
+def test_every_rewriting_has_its_place() -> None:
+    groups = yaml.safe_load(mutation.REWRITINGS.read_text(encoding="utf-8"))
+    for name, rewritings in groups.items():
+        source = Path(sys.modules[settings_of(name)[0].__module__].__file__ or "").read_text(encoding="utf-8")
+        for rewriting in rewritings:
+            assert mutation.mutate(source, rewriting) != source
+
+
+def test_an_error_that_no_class_means_to_raise_is_a_breakdown() -> None:
+    class Broken(diffusers.UniPCMultistepScheduler):  # type: ignore[misc]
+        def set_timesteps(self, *arguments: Any, **named: Any) -> None:
+            if self.config.final_sigmas_type == "sigma_min":
+                raise AttributeError("no table")
+            super().set_timesteps(*arguments, **named)
+
+    settings = settings_of("flow_unipc")[1]
+    finding = first_deviation(lambda: Broken(**settings), lambda found: "AttributeError" in found.got)
+    assert finding is not None
+    assert "final_sigmas_type=sigma_min" in finding.setting
 
 
 def test_a_scheduler_whose_path_is_unknown_is_refused() -> None:

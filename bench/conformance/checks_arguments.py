@@ -71,7 +71,7 @@ def _check_plain_timestep(subject: Subject, setting: str) -> Iterator[Finding]:
 
 
 def _check_churn(subject: Subject, setting: str) -> Iterator[Finding]:
-    """Karras et al. 2022, algorithm 2, with gamma = s_churn / calls, on the level's sigma; and whether it is ignored."""
+    """Karras et al. 2022, algorithm 2, with gamma = s_churn / calls, on the level's sigma; or whether it is ignored."""
     for index in (0, 4):
         for given in _CHURN:
             case = subject.prepare(_STEPS)

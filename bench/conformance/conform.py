@@ -71,18 +71,34 @@ class _Tally:
         try:
             self.findings += findings
         except Refusal as refusal:
-            self.refused[f"{setting}: {refusal}"] = None
+            self.refuse(check, refusal, setting)
         except Exception as error:
             got = f"{type(error).__name__}: {' '.join(str(error).split())}"
             if passed_through(error, self.sources):
-                words = "The scheduler breaks down."
-                self.findings.append(Finding(check, setting, "a run without an error", got, words))
+                self.findings.append(breakdown(check, setting, got))
             else:
                 self.unfinished[f"{check} ({setting}): {got}"] = None
-        for finding in self.findings[before:]:
+        self._note(check, before)
+
+    def refuse(self, check: str, refusal: Refusal, setting: str) -> None:
+        """Note a refusal; one by an error that no class means to raise is a breakdown."""
+        before = len(self.findings)
+        if refusal.breakdown:
+            self.findings.append(breakdown(check, setting, refusal.breakdown))
+        else:
+            self.refused[f"{setting}: {refusal}"] = None
+        self._note(check, before)
+
+    def _note(self, check: str, first: int) -> None:
+        for finding in self.findings[first:]:
             self.origins.setdefault(finding.key, check)
-        if self.enough is not None and any(self.enough(finding) for finding in self.findings[before:]):
+        if self.enough is not None and any(self.enough(finding) for finding in self.findings[first:]):
             raise _Enough
+
+
+def breakdown(check: str, setting: str, error: str) -> Finding:
+    """Return the finding of an error inside the scheduler."""
+    return Finding(check, setting, "a run without an error", error, "The scheduler breaks down.")
 
 
 @contextmanager
@@ -241,7 +257,7 @@ def _check_levels(
     try:
         case = subject.prepare(steps, overrides)
     except Refusal as refusal:
-        tally.refused[f"{label}: {refusal}"] = None
+        tally.refuse("levels", refusal, label)
         return None
     curve = case.path.curve
     if curve is None:

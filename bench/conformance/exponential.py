@@ -1,4 +1,4 @@
-"""Exponential integrators as published, in float64: DPM-Solver, DPM-Solver++, their SDE forms, UniPC and DEIS.
+"""Exponential integrators as published, in float64: DPM-Solver and DPM-Solver++, UniPC, DEIS and SA-Solver.
 
 With lam = log(a / b) the exact solution from s to t is (Lu et al. 2022, eq. 3.4; 2023, eq. 8)
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -213,3 +214,73 @@ class Deis(PublishedMethod):
         weights = interpolation_weights(there.lam - here.lam, known, {"rate": 1.0, "factor": -1.0})
         terms = [times(there.b * weight, self.values[node]) for weight, node in zip(weights, nodes, strict=True)]
         return add_up(0.0, of_state(there.a / here.a, state), *terms)
+
+
+class SaSolver(PublishedMethod):
+    """Xue et al. 2023, algorithms 1 and 2: an SDE of strength tau, predicted and corrected through past values.
+
+    With k = 1 + tau² the data's kernel is k exp(-k (lam_t - lam)) and the noise's k exp(lam_t - lam) (section 4).
+    At order 2 the data's slope is integrated as B(h) = h² / 2, the authors' form for few steps. The corrector keeps the
+    noise that the predictor drew.
+    """
+
+    def __init__(self, config: Mapping[str, Any], path: Path, eta: float | None) -> None:
+        super().__init__(config, path, eta)
+        self.of_data = config["algorithm_type"] == "data_prediction"
+        self.values: list[Term] = []
+        self.corrected: Array | None = None
+        self.predicted: Expected | None = None
+        self.corrector_order = 1
+
+    def tau(self, index: int) -> float:
+        """Return the strength at a call; by default 1 between timesteps 200 and 800, and else 0."""
+        chosen, timestep = self.config.get("tau_func"), self.path.timesteps[index]
+        return float(200 <= timestep <= 800) if chosen is None else float(chosen(timestep))
+
+    def step(self, index: int, state: Array, nodes: Sequence[int], values: Sequence[Term]) -> Expected:
+        """Step from the level of a call to the next through values at nodes, the first of them at either end."""
+        here, there = self.path.levels[index], self.path.levels[index + 1]
+        width, strength = there.lam - here.lam, self.tau(index) ** 2
+        if math.isinf(width):  # sigma = 0 is reached to first order: x = a x0
+            return add_up(0.0, times(there.a, values[0]))
+        known = [self.path.levels[node].lam - here.lam for node in nodes]
+        k = 1 + strength
+        kernel = {"rate": -k, "factor": k} if self.of_data else {"rate": 1.0, "factor": -k}
+        weights = interpolation_weights(width, known, kernel)
+        if len(nodes) == 2 and self.of_data:  # value + slope, the slope's integral as k h² / 2 from the step's start
+            per_unit = k * width**2 / 2 / (known[0] - known[1])
+            start = -math.expm1(-k * width)
+            weights = np.array([per_unit, start - per_unit] if known[0] else [start + per_unit, -per_unit])
+        if self.of_data:
+            scale, keep = there.a, there.b / here.b * math.exp(-strength * width)
+            noise = there.b * math.sqrt(-math.expm1(-2 * strength * width))
+        else:
+            scale, keep = there.b, there.a / here.a
+            noise = math.sqrt(strength) * there.b * math.sqrt(math.expm1(2 * width))
+        # the class expands the polynomial in powers of lambda, where neighbouring nodes cancel
+        gap = min((abs(a - b) for a, b in pairwise(known)), default=0.0)
+        lost = (1 + max(abs(here.lam), abs(there.lam)) / gap) ** (len(known) - 1) if gap else 1.0
+        rounded = [Term(value.weight, value.value, value.size * lost) for value in values]
+        terms = [times(scale * weight, value) for weight, value in zip(weights, rounded, strict=True)]
+        return add_up(noise, of_state(keep, state), *terms)
+
+    def advance(self, index: int, state: Array, output: Array) -> Expected:
+        """Correct the state, then predict from it; orders grow with the history and fall at the end."""
+        value = self.read(index, state, output)[0] if self.of_data else self.noise_of(index, state, output)
+        size = 0.0
+        if self.corrected is None or self.predicted is None:
+            self.corrected = state
+        else:
+            nodes = list(range(index, index - self.corrector_order, -1))
+            step = self.step(index - 1, self.corrected, nodes, [value, *(self.values[node] for node in nodes[1:])])
+            self.corrected = state + step.mean - self.predicted.mean
+            size = step.size + self.predicted.size
+        self.values.append(value)
+        predictor, corrector = int(self.config["predictor_order"]), int(self.config["corrector_order"])
+        known, left = min(index, max(predictor, corrector - 1)), len(self.path.timesteps) - index
+        if self.config["lower_order_final"]:
+            predictor, corrector = min(predictor, left), min(corrector, left + 1)
+        order, self.corrector_order = min(predictor, known + 1), min(corrector, known + 2)
+        nodes = list(range(index, index - order, -1))
+        self.predicted = self.step(index, self.corrected, nodes, [self.values[node] for node in nodes])
+        return Expected(self.predicted.mean, self.predicted.noise, self.predicted.size + size)

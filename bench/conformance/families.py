@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.conformance import flow_spacing, spacing
 from bench.conformance.curves import REVERSED, STRAIGHT, Curve, circle
-from bench.conformance.exponential import Deis, Multistep, Singlestep, UniPc
+from bench.conformance.exponential import Deis, Multistep, SaSolver, Singlestep, UniPc
 from bench.conformance.flow_methods import FlowEuler, FlowHeun, Renoise
 from bench.conformance.flow_spacing import Config
 from bench.conformance.noise import Array, Level, NoiseTable
@@ -162,7 +162,7 @@ FAMILIES = {
         Family("KDPM2DiscreteScheduler", None, None, ends_clean, 2, calls_per_step=2),
         Family("KDPM2AncestralDiscreteScheduler", None, None, ends_clean, 1, "always", calls_per_step=2),
         Family(
-            *("SASolverScheduler", None, spacing.spaced_before_the_end, ends_at_zero, 2, "always"),
+            *("SASolverScheduler", SaSolver, spacing.spaced_before_the_end, ends_at_zero, 2, "always"),
             flow=SOLVED_NEAR_DATA,
         ),
         Family(

@@ -23,8 +23,20 @@ BATCH = 4
 OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
+CLEAR = (ValueError, AssertionError, TypeError, NotImplementedError, ImportError)
+"""Errors by which a class refuses a setting; any other is a breakdown."""
+
+
 class Refusal(Exception):  # noqa: N818
     """A class refuses a setting with an error when it is created, set up or stepped."""
+
+    @property
+    def breakdown(self) -> str:
+        """The error where it is none of those by which a class refuses; empty otherwise."""
+        cause = self.__cause__
+        if cause is None or isinstance(cause, CLEAR):
+            return ""
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """How many single faults conform finds: tests/mutants/mutants.yaml, put into diffusers' own source one by one.
 
-    .venv/bin/python scripts/conformance/mutation_score.py [--only tcd lcm] [--match TEXT] [--processes 2]
+    .venv/bin/python scripts/conformance/mutation_score.py [--only tcd lcm] [--match TEXT] [--rewritings]
 
 A mutant is flagged when its report holds a deviation that the baseline of the unchanged class (results/conformance)
 does not have, or one that has grown, or when a trajectory differs from the baseline's or a setting is refused that the
 baseline ran. Both counts are printed: by deviations alone (theory), and with trajectories. Exits with 1 when a mutant
-is missed that tests/mutants/equivalent.yaml does not argue away.
+is missed that tests/mutants/equivalent.yaml does not argue away. With --rewritings the equal rewritings of
+tests/mutants/rewritings.yaml are tried instead, and the exit code is 1 when one is flagged.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from bench.conformance.baseline import changes, growth, read_baseline
 ROOT = Path(__file__).parents[2]
 MUTANTS = ROOT / "tests" / "mutants" / "mutants.yaml"
 RESULTS = ROOT / "results" / "conformance"
+REWRITINGS = ROOT / "tests" / "mutants" / "rewritings.yaml"
 EQUIVALENT = ROOT / "tests" / "mutants" / "equivalent.yaml"
 
 
@@ -87,8 +89,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="+")
     parser.add_argument("--match", default="")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rewritings", action="store_true")
     arguments = parser.parse_args()
-    groups = yaml.safe_load(MUTANTS.read_text(encoding="utf-8"))
+    groups = yaml.safe_load((REWRITINGS if arguments.rewritings else MUTANTS).read_text(encoding="utf-8"))
     argued = yaml.safe_load(EQUIVALENT.read_text(encoding="utf-8")) if EQUIVALENT.is_file() else {}
     tasks = [
         (name, fault)
@@ -99,7 +102,7 @@ def main() -> int:
     ]
     begun, counts, unargued = time.perf_counter(), dict.fromkeys(("theory", "trajectory", "missed"), 0), 0
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        for name, fault_name, how, by in pool.map(examine, tasks, chunksize=8):
+        for name, fault_name, how, by in pool.map(examine, tasks, chunksize=4):
             counts[how] += 1
             reason = argued.get(name, {}).get(fault_name)
             unargued += how == "missed" and reason is None
@@ -108,7 +111,7 @@ def main() -> int:
     print(
         f"{flagged} of {len(tasks)} flagged ({counts['theory']} by theory alone) in {time.perf_counter() - begun:.0f} s"
     )
-    return 1 if unargued else 0
+    return int(flagged > 0) if arguments.rewritings else int(unargued > 0)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,18 @@ CASES = (
         *("0.24.0", "0.23.1", ("lcm",)),
         r"timesteps.*of \d+|in call \d+",
     ),
+    Case(
+        "14461",
+        "FlowMatchEuler drops the caller's timesteps (since #14011): GLM-Image comes out magenta and grainy",
+        *("0.39.0", "0.40.0", ("flow_euler",)),
+        r"told timesteps.*another timestep than the caller",
+    ),
+    Case(
+        "13678",
+        "FlowMatchEuler's stochastic sampling ignores the generator (reported in #13677)",
+        *("0.39.0", "0.38.0", ("flow_euler",)),
+        r"noise source.*stochastic_sampling",
+    ),
     Case("5681", "LCM adds noise in its last step", *("0.23.1", "0.22.3", ("lcm",)), r"last noise|Call \d+"),
 )
 
