@@ -92,10 +92,11 @@ def test_a_memory_option_changes_images_by_rounding_only(
     assert np.abs(Sampler(loaded, pulled, PROMPTS).sample(0).images.astype(int) - plain).max() <= 1
 
 
-def test_offloading_needs_a_gpu(models: Path) -> None:
+@pytest.mark.parametrize("offload", ["model", "group", "sequential"])
+def test_offloading_needs_a_gpu(models: Path, offload: str) -> None:
     cell = make_cell(models)
-    with pytest.raises(BenchError, match=r"memory_options.offload=model was given but the device is cpu"):
-        load_pipeline(replace(cell, base=replace(cell.base, memory_options={"offload": "model"})))
+    with pytest.raises(BenchError, match=rf"memory_options.offload={offload} was given but the device is cpu"):
+        load_pipeline(replace(cell, base=replace(cell.base, memory_options={"offload": offload})))
 
 
 def test_an_unavailable_attention_backend_is_refused(models: Path) -> None:
