@@ -74,6 +74,12 @@ def compare_steps(
     case: Case, trace: Trace, setting: str, where: str, eta: float | None, begin: int = 0
 ) -> Iterator[Finding]:
     """Compare a recorded run with the published method."""
+    for call in trace.calls:
+        if call.next_state.shape != call.state.shape:
+            words = f"Call {call.index} changes the shape of the state."
+            shapes = str(call.state.shape), str(call.next_state.shape)
+            yield Finding("step", setting, *shapes, words, ((where, np.inf),))
+            return
     if not np.isfinite(trace.final).all():
         call = next(call for call in trace.calls if not np.isfinite(call.next_state).all())
         got, words = f"NaN or infinity after call {call.index}", f"The run breaks down at timestep {call.timestep:g}."
