@@ -8,6 +8,7 @@ import factories
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from numpy.typing import NDArray
 from standins_flow import (
     flux_pipeline,
@@ -24,6 +25,7 @@ from bench.generate.embeddings import Embeddings
 from bench.generate.sampling import Sampler, image_generator
 from bench.generate.schedulers import expected_evaluations, make_scheduler, try_scheduler
 from bench.records.cell import Cell, SchedulerSpec
+from bench.records.errors import BenchError
 
 PROMPTS = ("a red circle", "two blue squares left of a green ring, seen from very far above", "a star")
 _EULER, _LCM = "diffusers.FlowMatchEulerDiscreteScheduler", "diffusers.FlowMatchLCMScheduler"
@@ -104,9 +106,9 @@ def make_cell(case: Case, pipeline: Any, target: str | None = None, **changes: A
     return factories.make_cell(len(PROMPTS), **{**own, **changes})
 
 
-def by_hand(pipeline: Any, cell: Cell, **given: Any) -> tuple[NDArray[np.uint8], int]:
+def by_hand(pipeline: Any, cell: Cell, scheduler: Any = None, **given: Any) -> tuple[NDArray[np.uint8], int]:
     """The images of a pipeline's own call, and the rows of its denoiser per image."""
-    pipeline.scheduler = make_scheduler(cell.scheduler)
+    pipeline.scheduler = scheduler or make_scheduler(cell.scheduler)
     rows: list[int] = []
     (denoiser,) = denoisers(pipeline).values()
     hook = denoiser.register_forward_pre_hook(
@@ -176,3 +178,24 @@ def test_shared_evaluations_change_no_bit(model: tuple[Case, Any]) -> None:
     assert [batch.calls for batch in served] == [batch.calls for batch in plain]
     calls = plain[0].calls.denoiser_calls
     assert shared.used >= calls, "the whole second cell"
+
+
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+def test_a_solver_has_the_shift_that_diffusers_gives_it_from_the_checkpoint_s_scheduler(kind: Any) -> None:
+    case = CASES["dev"]
+    pipeline = build(case)
+    cell = make_cell(case, pipeline, f"diffusers.{kind.__name__}", guidance_scale=3.5, steps=4)
+    own = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.4)
+    solver = kind.from_config(own.config, use_flow_sigmas=True, prediction_type="flow_prediction")
+    expected, _ = by_hand(pipeline, cell, solver, guidance_scale=3.5)
+    batch = Sampler(pipeline, cell, PROMPTS).sample(0)
+    assert np.array_equal(batch.images, expected)
+    tried = try_scheduler(cell.scheduler, cell.steps, cell.eta, cell.base)
+    assert [float(t) for t in tried.timesteps] == pytest.approx(batch.calls.timesteps, abs=1e-4)
+
+
+def test_a_solver_without_the_shift_by_size_is_refused_for_a_pipeline_that_gives_it() -> None:
+    base = factories.make_base(pipeline="FluxPipeline")
+    still = SchedulerSpec("diffusers.DPMSolverMultistepScheduler", {**_FLOW, "shift": 1.0})
+    with pytest.raises(BenchError, match="FluxPipeline shifts by the image's size, so set use_dynamic_shifting=true"):
+        try_scheduler(still, 4, None, base)

@@ -94,8 +94,12 @@ def try_scheduler(spec: SchedulerSpec, steps: int, eta: float | None, base: Base
     try:
         scheduler.set_timesteps(**given)
     except Exception as error:
+        still = base is not None and "mu" in given and not scheduler.config.get("use_dynamic_shifting")
+        hint = (
+            f"; {base.pipeline} shifts by the image's size, so set use_dynamic_shifting=true" if base and still else ""
+        )
         raise BenchError(
-            f"scheduler: {spec.target} refuses {steps} steps with these settings ({_said(error)})"
+            f"scheduler: {spec.target} refuses {steps} steps with these settings ({_said(error)}){hint}"
         ) from error
     return scheduler
 
