@@ -1,14 +1,18 @@
 """Check every scheduler of conf/scheduler and write the baselines and the table: results/conformance.
 
     .venv/bin/python scripts/conformance/table.py [--only tcd ddim] [--processes 2] [--into results/conformance]
+    .venv/bin/python scripts/conformance/table.py --classes          every class of the installed diffusers
 
 One JSON file a scheduler (`tcd-bench conform scheduler=NAME baseline=results/conformance/NAME.json` compares with it)
 and README.md: the table, with every deviation and its cause from causes.yaml. Exits with 1 when one has no cause.
+With --classes it writes classes.md alone: what became of each class with set_timesteps and step, as it is created
+without arguments: deviations, or one sentence why it cannot be examined. Exits with 1 when one ends otherwise.
 """
 
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -19,6 +23,7 @@ import yaml
 
 from bench.conformance.baseline import Cause, explain, load_causes, read_baseline
 from bench.conformance.report import ConformanceReport, write_baseline
+from bench.conformance.survey import scheduler_classes
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,12 +39,68 @@ def examine_one(name: str) -> tuple[str, dict[str, Any], ConformanceReport]:
     return name, settings, examine_scheduler({"scheduler": settings})
 
 
+def examine_class(target: str) -> tuple[str, str, str]:
+    """Class, outcome (examined, refused or broken), and the row's cells."""
+    import torch
+
+    from bench.conformance.conform import conform
+    from bench.generate.schedulers import scheduler_class_of
+    from bench.records.errors import BenchError
+
+    torch.set_num_threads(1)
+    name, begun = target.rpartition(".")[2], time.perf_counter()
+    try:
+        report = conform(scheduler_class_of(target))
+    except BenchError as error:
+        return name, "refused", f"– | – | – | {str(error).replace('|', '/')}"
+    except BaseException as error:  # what must not happen
+        return name, "broken", f"– | – | – | **{type(error).__name__}: {error}**"
+    causes = Counter(words.partition(":")[0] for words in report.explained.values())
+    causes["unexplained"] = len(report.findings) - len(report.explained)
+    words = ", ".join(f"{cause} × {count}" for cause, count in causes.items() if count) or "–"
+    cells = f"{report.family or 'unknown'} | {sum(report.checked.values())} | {len(report.findings)} | {words}"
+    if report.unfinished:
+        return name, "broken", f"{cells}; **{len(report.unfinished)} checks unfinished: {report.unfinished[0]}**"
+    print(f"{name}: {time.perf_counter() - begun:.1f} s", file=sys.stderr, flush=True)
+    return name, "examined", cells
+
+
+def write_classes(into: Path, processes: int) -> int:
+    """Examine every class of the installed diffusers and write classes.md; 1 where one is broken."""
+    from bench.conformance.conform import tested_versions
+
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        rows = list(pool.map(examine_class, scheduler_classes()))
+    counts = Counter(outcome for _, outcome, _ in rows)
+    versions = ", ".join(f"{name} {version}" for name, version in tested_versions().items())
+    said = f"{len(rows)} classes: {counts['examined']} examined, {counts['refused']} refused, {counts['broken']} broken"
+    lines = [
+        "# Every scheduler class of diffusers",
+        "",
+        f"Made by `scripts/conformance/table.py --classes` with {versions}: all classes with `set_timesteps`",
+        f"and `step`, created without arguments. {said}. A cause is explained in README.md; it is that of the class's family.",
+        "",
+        "| class | family | checks | deviations | causes, or why it cannot be examined |",
+        "| --- | --- | ---: | ---: | --- |",
+        *(f"| {name} | {cells} |" for name, _, cells in rows),
+    ]
+    into.mkdir(parents=True, exist_ok=True)
+    (into / "classes.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{versions}: {said}")
+    return 1 if counts["broken"] else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", help="some of the schedulers; the table then shows the others as stored")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--into", type=Path, default=ROOT / "results" / "conformance")
+    parser.add_argument(
+        "--classes", action="store_true", help="every class of the installed diffusers, into classes.md"
+    )
     arguments = parser.parse_args()
+    if arguments.classes:
+        return write_classes(arguments.into, arguments.processes)
     names = sorted(path.stem for path in (ROOT / "conf" / "scheduler").glob("*.yaml"))
     chosen = arguments.only or names
     begun = time.perf_counter()
