@@ -78,7 +78,7 @@ def write_classes(into: Path, processes: int) -> int:
         "# Every scheduler class of diffusers",
         "",
         f"Made by `scripts/conformance/table.py --classes` with {versions}: all classes with `set_timesteps`",
-        f"and `step`, created without arguments. {said}. A cause is explained in README.md; it is that of the class's family.",
+        f"and `step`, created without arguments. {said}. README.md explains causes, by the class's family.",
         "",
         "| class | family | checks | deviations | causes, or why it cannot be examined |",
         "| --- | --- | ---: | ---: | --- |",
