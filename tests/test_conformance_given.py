@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import bench
+from bench.conformance import checks_steps, versions
 from bench.conformance import conform as module
-from bench.conformance import versions
 from bench.conformance.conform import subject_of
 from bench.conformance.report import ConformanceReport, Finding
 from bench.conformance.survey import scheduler_classes
@@ -154,6 +154,18 @@ def test_a_breakdown_is_a_finding_and_an_error_of_the_tool_is_none() -> None:
     report = ConformanceReport("x.X", None, {}, (), {}, unfinished=(*found.unfinished,))
     assert not report.passed
     assert "an error of tcd-bench" in str(report)
+
+
+def test_a_state_of_another_shape_is_a_finding() -> None:
+    class Grows(diffusers.DDIMScheduler):  # type: ignore[misc]
+        def step(self, *arguments: Any, **more: Any) -> Any:
+            result = super().step(*arguments, **more)
+            result.prev_sample = torch.cat([result.prev_sample] * 2)
+            return result
+
+    with module.quiet():
+        (found,) = checks_steps.check_steps(subject_of(Grows), "as configured", 1)
+    assert (found.check, found.sentence) == ("step", "Call 0 returns a state of another shape.")
 
 
 @pytest.mark.parametrize(
