@@ -34,6 +34,8 @@ CHANGES: Mapping[str, Any] = {
     "channels last": {"base": {"channels_last": True}},
     "parts": {"base": {"parts": (replace(PART, weights="w2"),)}},
     "memory_options": {"base": {"memory_options": {"compile": True}}},
+    "kind of guidance": {"base": {"guidance": "true_cfg"}},
+    "arguments": {"base": {"arguments": {"max_sequence_length": 256}}},
     "kind of task": {"task": {"kind": "canny"}},
     "strength": {"task": {"settings": {"strength": 0.5}}},
     "strength, a little": {"task": {"settings": {"strength": 0.9900000001}}},
@@ -60,7 +62,7 @@ CHANGES: Mapping[str, Any] = {
 
 NOT_IN_SCORES = {
     *("prompts", "seed", "batch_size", "versions", "weights", "pipeline", "noise_schedule", "checkpoint_schedule"),
-    *("variant", "channels_last", "parts", "memory_options"),
+    *("variant", "channels_last", "parts", "memory_options", "guidance", "arguments"),
 }
 """Fields that scores.csv tells by the cell's key alone."""
 

@@ -164,7 +164,7 @@ CONFIGURED = {
     path.relative_to(CONF).as_posix(): yaml.safe_load(path.read_text(encoding="utf-8"))
     for group in ("method", "scheduler")
     for path in sorted((CONF / group).glob("*.yaml"))
-    if not path.name.startswith(("flow_", "scm"))  # of transformers
+    if not path.name.startswith(("flow_", "qwen_", "scm"))  # of transformers
 }
 SCHEDULERS: dict[str, dict[str, Any]] = {
     **{name: its.get("scheduler", its) for name, its in CONFIGURED.items()},
