@@ -78,17 +78,22 @@ def test_diffusers_own_form_arrives_bit_for_bit(tmp_path: Path, published: Tenso
     assert inner.scaling["x"] == 1
 
 
-def test_a_loader_that_forgets_alpha_is_noticed(
-    tmp_path: Path, published: Tensors, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_loader_that_applies_another_alpha_is_noticed(
+    tmp_path: Path, published: Tensors, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Twice alpha / rank = 1/2 leaves the matrices as they are in the file, three times does not."""
+
     load = type(qwen_pipeline()).lora_state_dict.__func__
 
-    def without_alpha(cls: type, *arguments: object, **more: object) -> Any:
+    def with_another(cls: type, *arguments: object, **more: object) -> Any:
         state, metadata = load(cls, *arguments, **more)
-        return {key: value * 2 if "lora_A" in key else value for key, value in state.items()}, metadata
+        return {key: value * times if "lora_A" in key else value for key, value in state.items()}, metadata
 
-    monkeypatch.setattr(type(qwen_pipeline()), "lora_state_dict", classmethod(without_alpha))
-    with pytest.raises(BenchError, match=r"^adapter x: .* has alpha / rank = 0\.5, but is applied with 1; convert"):
+    monkeypatch.setattr(type(qwen_pipeline()), "lora_state_dict", classmethod(with_another))
+    with pytest.raises(
+        BenchError, match=rf"^adapter x: .* has alpha / rank = 0\.5, but is applied with {times / 2:g}; convert"
+    ):
         loaded(in_float32(), tmp_path / NAME, published)
 
 
