@@ -164,8 +164,8 @@ def _factor(stated: torch.Tensor, found: torch.Tensor) -> float | None:
 def _check_scale(key: str, stated: float, applied: float, tolerance: float, which: str) -> None:
     if not isclose(applied, stated, rel_tol=tolerance):
         raise BenchError(
-            f"{which}: {key} has alpha / rank = {stated:g}, but is applied with {applied:.4g}; convert it to a form that "
-            "diffusers reads correctly, such as its own"
+            f"{which}: {key} has alpha / rank = {stated:g}, but is applied with {applied:.4g}; convert it to a form "
+            "that diffusers reads correctly, such as its own"
         )
 
 
