@@ -11,7 +11,10 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from test_flow_pipelines import CASES, PROMPTS, build
+from test_flow_pipelines import make_cell as make_flow_cell
 from test_gate import CELL, Make, compare, make, report_of  # noqa: F401
 
 from bench.execute.job import prepare
@@ -20,6 +23,7 @@ from bench.experiment.config import check_experiment
 from bench.gate.latents import compare_trajectories
 from bench.gate.outcome import Outcome
 from bench.gate.similarity import decibels, interval_of, measure_pixels, ssim
+from bench.generate.denoisers import denoisers
 from bench.generate.loaded_pipeline import Loaded
 from bench.generate.sampling import Sampler
 from bench.generate.trajectory import KEPT_VALUES, trace_latents
@@ -115,6 +119,25 @@ def test_a_vae_scale_1_percent_off_leaves_latents_equal_and_not_pixels(
     assert (noise.quantity, noise.verdict, similarity.quantity) == ("psnr", "measured", "ssim")
     assert 30 < (noise.after or 0) < 70
     assert (similarity.after or 0) < 1
+
+
+@pytest.mark.parametrize("name", ["sd3", "dev"])
+def test_a_transformer_of_random_weights_has_a_trajectory(name: str) -> None:
+    case = CASES[name]
+    pipeline = build(case)
+    cell = make_flow_cell(case, pipeline)
+    rows = range(len(PROMPTS))
+    before = trace_latents(Sampler(pipeline, cell, PROMPTS), rows)
+    assert before["states"].shape[:2] == (len(PROMPTS), 3)
+    assert judged(before, trace_latents(Sampler(pipeline, cell, PROMPTS), rows)).verdict == "equal"
+    weights = next(iter(denoisers(pipeline).values()))
+    with torch.no_grad():
+        for values in weights.parameters():
+            values.mul_(1.02)
+    found = judged(before, trace_latents(Sampler(pipeline, cell, PROMPTS), rows))
+    assert found.verdict == "changed"
+    assert "part at call 1: the " in found.note
+    assert "output" in found.note
 
 
 def made(change: Callable[[int], float] = lambda _: 0.0, calls: int = 3) -> Trajectory:

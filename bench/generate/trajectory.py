@@ -79,4 +79,5 @@ class _Recorder:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         found = {"states": [*self.states, self._last], "outputs": self.outputs, "denoised": self.denoised}
-        return {name: np.stack(rows, axis=1) for name, rows in found.items() if rows and rows[0] is not None}
+        whole = {name: rows for name, rows in found.items() if rows and len({np.shape(row) for row in rows}) == 1}
+        return {name: np.stack(rows, axis=1) for name, rows in whole.items()}
