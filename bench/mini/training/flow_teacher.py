@@ -38,8 +38,8 @@ from bench.mini.training.teacher import CAPTION_DROPOUT, Latents, learn_to_read,
 from bench.mini.training.vocabulary import tokenize
 
 SECOND_READING = Recipe("flow reading", iterations=400, batch_size=64, peak_lr=3e-3, ema_decay=0.95, warmup=0.1, seed=8)
-FOLLOWING = Recipe("flow following", iterations=2800, batch_size=32, peak_lr=2e-3, ema_decay=0.998, seed=9)
-RECIPE = Recipe("flow teacher", iterations=500, batch_size=32, peak_lr=5e-4, ema_decay=0.998, seed=10)
+FOLLOWING = Recipe("flow following", iterations=24000, batch_size=16, peak_lr=4e-3, ema_decay=0.999, seed=9)
+RECIPE = Recipe("flow teacher", iterations=4000, batch_size=16, peak_lr=1e-3, ema_decay=0.999, seed=10)
 WIDTH = 96
 SECOND_TEXT_WIDTH = 48
 CAPTION_LENGTH = 20
