@@ -102,7 +102,8 @@ def check_levels(subject: Subject, setting: str, case: Case) -> Iterator[Finding
     if sigmas is None or len(sigmas) != len(case.path.timesteps) + 1 or hasattr(case.scheduler, "sigmas_interpol"):
         return
     where, table = f"{case.steps} steps", case.path.table
-    grid = np.arange(len(table.alpha_bar))
+    grid, ratios = np.arange(len(table.alpha_bar)), np.log(table.sigmas)
+    least, most = float(table.sigmas.min()), float(table.sigmas.max())
     for index, t in enumerate(case.path.timesteps):
         sigma = float(sigmas[index])
         wanted = case.path.levels[index].sigma
@@ -111,9 +112,9 @@ def check_levels(subject: Subject, setting: str, case: Case) -> Iterator[Finding
             yield Finding("levels", setting, f"{wanted:.7g}", f"{sigma:.7g}", words, ((where, np.inf),))
             return
         slack = 0.51 if float(t).is_integer() else 0.05
-        low, high = (float(np.exp(np.interp(t + d, grid, np.log(table.sigmas)))) for d in (-slack, slack))
-        if not low * (1 - 1e-4) <= sigma <= high * (1 + 1e-4):
-            at = float(np.interp(np.log(sigma), np.log(table.sigmas), grid))
+        low, high = (float(np.exp(np.interp(t + d, grid, ratios))) for d in (-slack, slack))
+        if not low * (1 - 1e-4) <= min(max(sigma, least), most) <= high * (1 + 1e-4):
+            at = float(np.interp(np.log(sigma), ratios, grid))
             words = f"Call {index} passes the model a timestep that differs from the one of its noise level."
             yield Finding("levels", setting, f"timestep {at:.2f}", f"{t:g}", words, ((where, abs(at - t) / slack),))
             return

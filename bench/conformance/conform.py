@@ -22,7 +22,10 @@ from bench.conformance import (
     checks_limits,
     checks_noise,
     checks_noising,
+    checks_pairs,
     checks_schedule,
+    checks_sequences,
+    checks_shapes,
     checks_use,
 )
 from bench.conformance.baseline import causes_of_diffusers, compared, explained, load_causes, read_baseline
@@ -115,14 +118,17 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def conform(scheduler: Any, family: str | None = None, baseline: str | Path | None = None) -> ConformanceReport:
+def conform(
+    scheduler: Any, family: str | None = None, baseline: str | Path | None = None, pairs: bool = False
+) -> ConformanceReport:
     """Check a scheduler against exact solutions: float64, CPU, no network, the same verdict on every machine.
 
     `scheduler` is a function that returns a new object with diffusers' interface at each call, or a class that is
     created without arguments, or an object, which is copied for each use. `family` names the diffusers class whose
     published method it claims to be, where its own name or bases do not say so; a class of no known family gets only
     the checks that need no published form. `baseline` is a JSON file that `ConformanceReport.write` or `tcd-bench
-    conform write=…` wrote: what it knows does not count.
+    conform write=…` wrote: what it knows does not count. `pairs` adds all pairs of settings that the class accepts, in
+    about a hundred runs, which takes several times as long as all else.
 
     Returns a report. `report.passed` is whether nothing deviates, or with a baseline nothing that is new or grown, and
     no trajectory changed; `print(report)` lists what deviates. Raises BenchError, one sentence, for anything but a
@@ -137,7 +143,7 @@ def conform(scheduler: Any, family: str | None = None, baseline: str | Path | No
     with quiet():
         subject = subject_of(scheduler, family)
         tally, orders = _Tally(subject), list[Order]()
-        _check_all(subject, tally, orders)
+        _check_all(subject, tally, orders, pairs)
         errors = checks_convergence.global_errors(subject)
         prints = fingerprints(subject)
     report = ConformanceReport(
@@ -189,32 +195,42 @@ def _settings_of(subject: Subject) -> dict[str, Any]:
     return {"_target_": f"{subject.cls.__module__}.{subject.cls.__qualname__}", **kept}
 
 
-def first_deviation(make_scheduler: Callable[[], Any], enough: Callable[[Finding], bool]) -> Finding | None:
+def first_deviation(
+    make_scheduler: Callable[[], Any], enough: Callable[[Finding], bool], pairs: bool = False
+) -> Finding | None:
     """Run `conform` until the first deviation for which `enough` is true; None when there is none."""
     with quiet():
         subject = subject_of(make_scheduler)
         tally = _Tally(subject, enough)
         try:
-            _check_all(subject, tally, [])
+            _check_all(subject, tally, [], pairs)
         except _Enough:
             return next(finding for finding in tally.findings if enough(finding))
     return None
 
 
-def _check_all(subject: Subject, tally: _Tally, orders: list[Order]) -> None:
+def _check_all(subject: Subject, tally: _Tally, orders: list[Order], pairs: bool = False) -> None:
     _check_base(subject, tally)
     for variation in variations(subject):
         _check_variation(subject, tally, variation)
     tally.add("order", checks_convergence.check_order(subject, orders), "order")
     _check_more(subject, tally, orders)
+    if pairs:
+        tally.add("pairs", checks_pairs.check_pairs(subject), "pairs of settings")
 
 
 def _check_more(subject: Subject, tally: _Tally, orders: list[Order]) -> None:
-    """Check what holds for any class: convergence."""
-    base = "as configured"
+    """Check convergence, forms of the input, and sequences of calls."""
+    base, last = "as configured", 0.3 if subject.has_eta else None
     tally.add("convergence", checks_consistency.check_convergence(subject, base, orders), base)
     for eta in (0.0, 1.0) if subject.has_eta else (None,):
         tally.add("law", checks_consistency.check_law(subject, base, eta, orders), base)
+    tally.add("shape", checks_shapes.check_shapes(subject, base, last), base)
+    tally.add("batch", checks_shapes.check_one_generator(subject, base, last), base)
+    tally.add("variance_noise", checks_shapes.check_given_noise(subject, base), base)
+    tally.add("learned variance", checks_shapes.check_learned_variance(subject, base), base)
+    tally.add("round trip", checks_shapes.check_kept_settings(subject, base), base)
+    tally.add("sequences", checks_sequences.check_sequences(subject, base, last), base)
 
 
 def _check_base(subject: Subject, tally: _Tally) -> None:

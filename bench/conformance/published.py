@@ -70,6 +70,7 @@ class PublishedMethod:
         noise_size = parts / level.b if self.prediction == "sample" else parts
         if self.config.get("thresholding"):
             data = dynamic_threshold(data, self.config)
+            data_size *= 4  # the quantile that the data are divided by has their rounding as well
         elif self.config.get("clip_sample"):
             limit = float(self.config["clip_sample_range"])
             data = np.clip(data, -limit, limit)

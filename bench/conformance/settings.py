@@ -148,6 +148,16 @@ def variations(subject: Subject) -> Iterator[Variation]:
         yield from _solver_combinations(has, "dpmsolver" in str(config.get("algorithm_type")))
 
 
+def single_values(subject: Subject) -> dict[str, list[Any]]:
+    """Return the values, other than the configured one, that are tried for each setting of the class."""
+    values: dict[str, list[Any]] = {}
+    for variation in variations(subject):
+        if len(variation.changed) == 1:
+            ((name, value),) = variation.changed.items()
+            values.setdefault(name, []).append(value)
+    return values
+
+
 def _means_something(name: str, value: Any, subject: Subject) -> bool:
     """Whether a value has an effect; values that a class only translates for another family are left out."""
     own = str(subject.config.get(name))

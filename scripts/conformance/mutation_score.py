@@ -1,6 +1,9 @@
-"""How many single faults conform finds: tests/mutants/mutants.yaml, put into diffusers' own source one by one.
+"""How many single faults conform finds: tests/mutants/*.yaml, put into diffusers' own source one by one.
 
-    .venv/bin/python scripts/conformance/mutation_score.py [--only tcd lcm] [--match TEXT] [--rewritings]
+    .venv/bin/python scripts/conformance/mutation_score.py [--only tcd lcm] [--match TEXT] [--processes 2]
+        [--file tests/mutants/kinds.yaml] [--every 5] [--into results/conformance/mutants.md]
+
+With `--rewritings` (tests/mutants/rewritings.yaml) the entries change nothing, and every flag is an alarm.
 
 A mutant is flagged when its report holds a deviation that the baseline of the unchanged class (results/conformance)
 does not have, or one that has grown, or when a trajectory differs from the baseline's or a setting is refused that the
@@ -26,6 +29,7 @@ from bench.conformance.baseline import changes, growth, read_baseline
 
 ROOT = Path(__file__).parents[2]
 MUTANTS = ROOT / "tests" / "mutants" / "mutants.yaml"
+KINDS = ROOT / "tests" / "mutants" / "kinds.yaml"
 RESULTS = ROOT / "results" / "conformance"
 REWRITINGS = ROOT / "tests" / "mutants" / "rewritings.yaml"
 EQUIVALENT = ROOT / "tests" / "mutants" / "equivalent.yaml"
@@ -73,7 +77,8 @@ def examine(task: tuple[str, dict[str, Any]]) -> tuple[str, str, str, str]:
     known = {finding.key: finding for finding in baseline["findings"]}
     try:
         make = maker(name, fault)
-        found = first_deviation(make, lambda new: new.key not in known or bool(growth(known[new.key], new)))
+        enough = lambda new: new.key not in known or bool(growth(known[new.key], new))  # noqa: E731
+        found = first_deviation(make, enough) or _of_pairs(name, make)
     except ValueError:  # the fault is not in this release of diffusers
         raise
     except Exception as error:  # a class that cannot even be examined is flagged
@@ -84,14 +89,32 @@ def examine(task: tuple[str, dict[str, Any]]) -> tuple[str, str, str, str]:
     return (name, fault["name"], "trajectory", str(changed[0])) if changed else (name, fault["name"], "missed", "")
 
 
+def _of_pairs(name: str, make: Callable[[], Any]) -> Any:
+    """The first deviation in a pair of settings that the unchanged class does not have."""
+    from bench.conformance.checks_pairs import check_pairs
+    from bench.conformance.conform import quiet, subject_of
+
+    if name not in _PAIRS:
+        with quiet():
+            _PAIRS[name] = {finding.key for finding in check_pairs(subject_of(maker(name, None)))}
+    with quiet():
+        return next((new for new in check_pairs(subject_of(make)) if new.key not in _PAIRS[name]), None)
+
+
+_PAIRS: dict[str, set[str]] = {}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+")
     parser.add_argument("--match", default="")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--rewritings", action="store_true")
+    parser.add_argument("--file", type=Path, default=MUTANTS)
+    parser.add_argument("--rewritings", action="store_const", const=REWRITINGS, dest="file")
+    parser.add_argument("--every", type=int, default=1, help="one in so many, in the order of the file")
+    parser.add_argument("--into", type=Path, help="a Markdown table of the results by kind")
     arguments = parser.parse_args()
-    groups = yaml.safe_load((REWRITINGS if arguments.rewritings else MUTANTS).read_text(encoding="utf-8"))
+    groups = yaml.safe_load(arguments.file.read_text(encoding="utf-8"))
     argued = yaml.safe_load(EQUIVALENT.read_text(encoding="utf-8")) if EQUIVALENT.is_file() else {}
     tasks = [
         (name, fault)
@@ -99,19 +122,37 @@ def main() -> int:
         if not arguments.only or name in arguments.only
         for fault in faults
         if arguments.match in fault["name"]
-    ]
-    begun, counts, unargued = time.perf_counter(), dict.fromkeys(("theory", "trajectory", "missed"), 0), 0
+    ][:: arguments.every]
+    begun, answers = time.perf_counter(), list[tuple[str, str, str, str]]()
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        for name, fault_name, how, by in pool.map(examine, tasks, chunksize=4):
-            counts[how] += 1
+        for (_, fault), (name, fault_name, how, by) in zip(tasks, pool.map(examine, tasks), strict=True):
             reason = argued.get(name, {}).get(fault_name)
-            unargued += how == "missed" and reason is None
+            answers.append((fault.get("kind", ""), f"{name}: {fault_name}", how, reason or by))
             print(f"{how:10} {name}: {fault_name} | {(reason or by)[:160]}", flush=True)
-    flagged = len(tasks) - counts["missed"]
-    print(
-        f"{flagged} of {len(tasks)} flagged ({counts['theory']} by theory alone) in {time.perf_counter() - begun:.0f} s"
-    )
-    return int(flagged > 0) if arguments.rewritings else int(unargued > 0)
+    counts = {how: sum(answer[2] == how for answer in answers) for how in ("theory", "trajectory", "missed")}
+    summary = f"{len(tasks) - counts['missed']} of {len(tasks)} flagged ({counts['theory']} by theory alone)"
+    print(f"{summary} in {time.perf_counter() - begun:.0f} s")
+    if arguments.into:
+        arguments.into.write_text(page(answers, summary), encoding="utf-8")
+    if arguments.file.name == REWRITINGS.name:
+        return 1 if counts["missed"] < len(tasks) else 0
+    return 1 if any(how == "missed" and not by for _, _, how, by in answers) else 0
+
+
+def page(answers: list[tuple[str, str, str, str]], summary: str) -> str:
+    """A Markdown table of results by kind, and the faults that were missed."""
+    lines = [
+        f"{summary}.",
+        "",
+        "| kind | faults | by theory | by trajectory | missed |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for kind in dict.fromkeys(answer[0] for answer in answers):
+        own = [how for of, _, how, _ in answers if of == kind]
+        shown = [str(own.count(how)) for how in ("theory", "trajectory", "missed")]
+        lines.append(f"| {' | '.join([kind or '–', str(len(own)), *shown])} |")
+    missed = [f"- {name}" for _, name, how, _ in answers if how == "missed"]
+    return "\n".join([*lines, *(["", "Missed:", "", *missed] if missed else [])]) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,230 @@
+"""Use as a state machine: after any sequence of calls a scheduler behaves like a fresh one."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.conformance.checks_noising import noised, noising_of
+from bench.conformance.noise import Array
+from bench.conformance.report import Finding
+from bench.conformance.settings import variations
+from bench.conformance.subject import Subject, step_arguments
+from bench.conformance.trace import to_numpy
+
+EXAMPLES = 30
+LENGTH = 6
+_STEPS = 4
+_FAULTS = 3  # that are searched for; the operation that a found one ends with is left out of the next search
+_SETTINGS = 4
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
+_SHAPES = {"4-D": (2, 3, 2, 1), "5-D": (2, 3, 1, 2, 1)}
+_COPIES = ("copy", "deepcopy", "pickle", "save and load", "from_config")
+
+
+class UnlikeFreshError(AssertionError):
+    """An object behaves unlike a fresh one; holds the operations that led there."""
+
+    def __init__(self, operations: tuple[str, ...], what: str) -> None:
+        super().__init__(what)
+        self.operations, self.what = operations, what
+
+
+def check_sequences(subject: Subject, setting: str, eta: float | None, examples: int = EXAMPLES) -> Iterator[Finding]:
+    """Check sequences of calls, drawn by hypothesis with a fixed seed and shrunk to the shortest that fails.
+
+    Raises ImportError where hypothesis is missing, which says what to install.
+    """
+    try:
+        from hypothesis import HealthCheck, Phase, settings
+        from hypothesis.stateful import run_state_machine_as_test
+    except ImportError as error:
+        raise ImportError("sequences of calls need hypothesis: pip install tcd-bench[conform]") from error
+    bound = settings(
+        max_examples=examples,
+        stateful_step_count=LENGTH,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        print_blob=False,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+    left_out: set[str] = set()
+    for _ in range(_FAULTS):
+        try:
+            run_state_machine_as_test(_machine(Objects(subject, eta), frozenset(left_out)), settings=bound)
+        except UnlikeFreshError as found:
+            kinds = [operation.partition("(")[0] for operation in found.operations]
+            words = f"Shortest sequence: {', '.join(found.operations)}."
+            yield Finding(f"sequence: {kinds[-1]}", setting, "what a fresh object does", found.what, words)
+            left_out.add(kinds[-1])
+        else:
+            return
+
+
+class Objects:
+    """Fresh objects at several settings, their runs, and the operations on a used one."""
+
+    def __init__(self, subject: Subject, eta: float | None) -> None:
+        self.subject, self.eta = subject, eta
+        self.settings: list[dict[str, Any]] = [{}]
+        for variation in variations(subject):
+            if len(self.settings) <= _SETTINGS and len(variation.changed) == 1 and self._runs(variation.overrides):
+                self.settings.append(variation.overrides)
+        self.settings = [self.settings[0], *self.settings[:0:-1]]
+        self.fresh_runs: dict[tuple[int, int], list[Array]] = {}
+
+    def _runs(self, overrides: dict[str, Any]) -> bool:
+        try:
+            self.run(self.subject.fresh(overrides), overrides, 0)
+        except Exception:  # other checks report settings that cannot be run
+            return False
+        return True
+
+    def run(self, scheduler: Any, overrides: dict[str, Any], begin: int) -> list[Array]:
+        """Return what an object does after set_timesteps: noised data, and the states of a run."""
+        case = self.subject.prepare(_STEPS, overrides, scheduler=scheduler)
+        rng, results = np.random.default_rng(3), [np.array(case.path.timesteps)]
+        if noising_of(scheduler) is not None and not begin:
+            data = torch.from_numpy(rng.standard_normal((1, 3, 2, 1)))
+            results.append(to_numpy(noised(scheduler, data, 2 * data, scheduler.timesteps[1:2])))
+            case = self.subject.prepare(_STEPS, overrides, scheduler=scheduler)
+        draw = {"generator": torch.Generator().manual_seed(3)} if "generator" in self.subject.step_parameters else {}
+        results += case.states({**step_arguments(self.subject, self.eta), **draw}, begin)
+        return results
+
+    def compare(self, scheduler: Any, chosen: int, begin: int) -> str:
+        """Describe how an object differs from a fresh one; empty where it does not."""
+        overrides = self.settings[chosen]
+        if (chosen, begin) not in self.fresh_runs:
+            self.fresh_runs[chosen, begin] = self.run(self.subject.fresh(overrides), overrides, begin)
+        wanted = self.fresh_runs[chosen, begin]
+        try:
+            got = self.run(scheduler, overrides, begin)
+        except Exception as error:  # a fresh object runs
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if len(got) != len(wanted):
+            return f"{len(got)} results instead of {len(wanted)}"
+        for index, (one, other) in enumerate(zip(got, wanted, strict=True)):
+            if one.shape != other.shape or not np.array_equal(one, other, equal_nan=True):
+                return "other timesteps" if not index else f"another result of call {index - 1}"
+        return ""
+
+
+def copied(scheduler: Any, way: str) -> Any:
+    """Return a copy of an object."""
+    if way == "from_config":
+        return type(scheduler).from_config(scheduler.config)
+    if way == "save and load":
+        with TemporaryDirectory(prefix="tcd-bench-") as scratch:
+            scheduler.save_pretrained(scratch)
+            return type(scheduler).from_pretrained(scratch)
+    if way == "pickle":
+        return pickle.loads(pickle.dumps(scheduler))  # noqa: S301 - an object of this process
+    return copy.copy(scheduler) if way == "copy" else copy.deepcopy(scheduler)
+
+
+def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
+    """Return hypothesis' machine over the operations, without some of them."""
+    from hypothesis import strategies as st
+    from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+    subject = objects.subject
+    slices = hasattr(subject.base, "set_begin_index")
+
+    def allowed(name: str) -> Any:
+        return precondition(lambda _: name not in left_out)
+
+    class Machine(RuleBasedStateMachine):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.operations: list[str] = []
+            self.begin = 0
+
+        @initialize(chosen=st.sampled_from(range(len(objects.settings))))  # type: ignore[untyped-decorator]
+        def create(self, chosen: int) -> None:
+            self.chosen, self.scheduler = chosen, subject.fresh(objects.settings[chosen])
+            shown = ", ".join(f"{name}={value}" for name, value in objects.settings[chosen].items())
+            self.operations.append(f"create({shown[:80]})")
+
+        def attempt(self, words: str, operation: Any) -> None:
+            """Do something that the class may refuse; refused or not, it must leave nothing behind."""
+            self.operations.append(words)
+            try:
+                operation()
+            except Exception:
+                self.operations[-1] = f"{words} refused"
+
+        @allowed("set_timesteps")
+        @rule(steps=st.integers(1, 12))  # type: ignore[untyped-decorator]
+        def set_timesteps(self, steps: int) -> None:
+            config = {**subject.config, **objects.settings[self.chosen]}
+            given = subject.schedule_arguments(steps, config)
+            self.attempt(f"set_timesteps({steps})", lambda: self.scheduler.set_timesteps(**given))
+
+        @allowed("set_begin_index")
+        @rule(index=st.integers(0, 3))  # type: ignore[untyped-decorator]
+        def set_begin_index(self, index: int) -> None:
+            if slices:
+                self.attempt(f"set_begin_index({index})", lambda: self.scheduler.set_begin_index(index))
+
+        @allowed("step")
+        @rule(
+            calls=st.integers(1, 4),
+            dtype=st.sampled_from(_DTYPES),
+            shape=st.sampled_from(sorted(_SHAPES)),
+            several=st.booleans(),
+        )  # type: ignore[untyped-decorator]
+        def step(self, calls: int, dtype: str, shape: str, several: bool) -> None:
+            generator: Any = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+            given = {"generator": generator if several else generator[0]}
+            given = given if "generator" in subject.step_parameters else {}
+
+            def operation() -> None:
+                state = torch.ones(_SHAPES[shape], dtype=getattr(torch, dtype))
+                for timestep in self.scheduler.timesteps[:calls]:
+                    state = self.scheduler.step(0.5 * state, timestep, state, **given).prev_sample
+
+            self.attempt(f"step({calls} calls, {dtype}, {shape}{', generators' * several})", operation)
+
+        @allowed("noise")
+        @rule(dtype=st.sampled_from(_DTYPES))  # type: ignore[untyped-decorator]
+        def noise(self, dtype: str) -> None:
+            data = torch.ones(_SHAPES["4-D"], dtype=getattr(torch, dtype))
+            if noising_of(self.scheduler) is not None:
+                name = f"noise({noising_of(self.scheduler)}, {dtype})"
+                self.attempt(name, lambda: noised(self.scheduler, data, data, self.scheduler.timesteps[:2]))
+
+        @allowed("copied")
+        @rule(way=st.sampled_from(_COPIES))  # type: ignore[untyped-decorator]
+        def duplicate(self, way: str) -> None:
+            self.operations.append(f"copied({way})")
+            try:
+                twin = copied(self.scheduler, way)
+            except Exception as error:
+                raise UnlikeFreshError(tuple(self.operations), f"{type(error).__name__}: {error}") from error
+            if way != "copy":
+                self.scheduler = twin
+
+        @allowed("run")
+        @rule(begin=st.sampled_from((0, 2)))  # type: ignore[untyped-decorator]
+        def run(self, begin: int) -> None:
+            begin = begin if slices else 0
+            what = objects.compare(self.scheduler, self.chosen, begin)
+            if what:
+                raise UnlikeFreshError(tuple(self.operations), what)
+            self.operations.append(f"run(from call {begin})")
+
+        def teardown(self) -> None:
+            if len(self.operations) > 1 and (what := objects.compare(self.scheduler, self.chosen, 0)):
+                raise UnlikeFreshError(tuple(self.operations), what)
+
+    return Machine

@@ -1,0 +1,125 @@
+"""Pairs of settings: a covering array in which every two values that a class accepts together occur in some row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.conformance.settings import single_values
+from bench.conformance.subject import OTHER_SIGMAS, Subject
+
+STEPS = (5, *(n for n in range(1, 21) if n != 5), 64, 199, 201, 999, 1000)
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+LARGE = 64
+"""Above this number of steps a row is judged in float64, whatever its dtype."""
+
+Row = Mapping[str, Any]
+Part = tuple[tuple[str, Any], ...]
+"""Some values of a row, by axis; hashable."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The values of a setting, the configured one first. A value stands for settings that differ from it."""
+
+    name: str
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    values: tuple[Any, ...] = ()
+
+    @property
+    def all(self) -> tuple[Any, ...]:
+        """The values, by which a row names them."""
+        return self.values or tuple(self.overrides)
+
+
+def axes_of(subject: Subject) -> dict[str, Axis]:
+    """Return the axes of a class: its settings with the values that mean something, steps, dtype, and eta."""
+    axes: dict[str, Axis] = {}
+    for name, values in single_values(subject).items():
+        if name not in OTHER_SIGMAS:
+            shown = {_short(value): {name: value} for value in values}
+            axes[name] = Axis(name, {_short(subject.config.get(name)): {}, **shown})
+    spacings = [name for name in OTHER_SIGMAS if name in subject.parameters]
+    if spacings:
+        off = dict.fromkeys(spacings, False)
+        chosen = {name: {**off, name: True} for name in spacings if not subject.config.get(name)}
+        configured = next((name for name in spacings if subject.config.get(name)), "none")
+        axes["sigmas"] = Axis("sigmas", {configured: {}, **({} if configured == "none" else {"none": off}), **chosen})
+    axes["steps"] = Axis("steps", values=STEPS)
+    axes["dtype"] = Axis("dtype", values=DTYPES)
+    if subject.has_eta:
+        axes["eta"] = Axis("eta", values=(0.3, 0.0, 1.0))
+    return axes
+
+
+def _short(value: Any) -> str:
+    return "[…]" if isinstance(value, list) and len(value) > 3 else str(value)
+
+
+def overrides_of(axes: Mapping[str, Axis], row: Row) -> dict[str, Any]:
+    """Return the settings of a row that differ from the configuration."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        found |= axes[name].overrides.get(value, {})
+    return found
+
+
+def rows(axes: Mapping[str, Axis], forbidden: Sequence[Part]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the array; no row holds all values of a forbidden part. Always in the same order."""
+    try:
+        from covertable import make
+    except ImportError as error:
+        raise ImportError("pairs of settings need covertable: pip install tcd-bench[conform]") from error
+
+    constraints = [
+        {"operator": "not", "condition": {"operator": "and", "conditions": [_equal(*one) for one in part]}}
+        for part in forbidden
+    ]
+    factors = {name: list(axis.all) for name, axis in axes.items() if len(axis.all) > 1}
+    first = {name: axis.all[0] for name, axis in axes.items()}
+    for row in make(factors, strength=2, constraints=constraints):
+        yield {**first, **row}
+
+
+def _equal(name: str, value: Any) -> dict[str, Any]:
+    return {"operator": "eq", "left": name, "value": value}
+
+
+def smallest(
+    axes: Mapping[str, Axis],
+    row: Row,
+    fails: Callable[[Row], bool],
+    cured: Callable[[Row], bool],
+    cures: Collection[str] | None = None,
+) -> Part:
+    """Return the part of a row that makes it fail, whatever the other axes hold.
+
+    Values are set back to the configured ones, one by one, as long as the row still fails; then configured values are
+    added that another value would cure, for example an end at sigma 0 that only some solvers refuse.
+    `cures` are the axes on which such values are looked for, by default all.
+    """
+    first = {name: axis.all[0] for name, axis in axes.items()}
+    few = {**first, **{name: row[name] for name in _LAST if name in row}}
+    kept = few if few != row and fails(few) else dict(row)
+    order = sorted(kept, key=lambda name: name not in _LAST)
+    changed = True
+    while changed:
+        changed = False
+        for name in order:
+            if kept[name] != first[name] and fails(tried := {**kept, name: first[name]}):
+                kept, changed = tried, True
+    part = {name for name in kept if kept[name] != first[name]}
+    for name in axes:
+        looked_for = name not in part and name not in _LAST and (cures is None or name in cures)
+        if looked_for and any(cured({**kept, name: value}) for value in axes[name].all[1:3]):
+            part.add(name)
+    return tuple((name, kept[name]) for name in kept if name in part)
+
+
+_LAST = ("steps", "dtype", "eta")
+
+
+def holds(row: Row, part: Part) -> bool:
+    """Whether a row has all values of a part."""
+    return all(row[name] == value for name, value in part)

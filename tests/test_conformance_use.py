@@ -1,0 +1,129 @@
+"""Forms of the input, sequences of calls, pairs of settings, lower precision: faults are found, right classes pass."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import yaml
+
+from bench.conformance import checks_sequences, checks_shapes, covering
+from bench.conformance.checks_pairs import PairChecks
+from bench.conformance.checks_rounding import check_rounding
+from bench.conformance.checks_steps import run_case
+from bench.conformance.conform import quiet
+from bench.conformance.report import Finding
+from bench.conformance.subject import Subject
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts" / "conformance"))
+import mutation_score as mutation  # noqa: E402
+
+KINDS: dict[str, list[dict[str, Any]]] = yaml.safe_load(mutation.KINDS.read_text(encoding="utf-8"))
+
+
+def subject(name: str, kind: str | None = None, label: str = "") -> Subject:
+    """A scheduler of conf/scheduler, with a fault of tests/mutants/kinds.yaml or without."""
+    faults = [fault for fault in KINDS[name] if fault["kind"] == kind and label in fault["name"]]
+    return Subject(mutation.maker(name, faults[0] if kind else None))
+
+
+def found(checked: Subject, *names: str) -> list[Finding]:
+    with quiet():
+        results: list[Finding] = []
+        eta = 0.3 if checked.has_eta else None
+        for name in names:
+            module = checks_sequences if name == "check_sequences" else checks_shapes
+            arguments = (eta,) if name in ("check_shapes", "check_one_generator", "check_sequences") else ()
+            results += getattr(module, name)(checked, "as configured", *arguments)
+        return results
+
+
+def test_every_fault_has_its_place_and_a_kind() -> None:
+    assert sum(map(len, KINDS.values())) >= 120
+    for name, faults in KINDS.items():
+        target = yaml.safe_load((ROOT / "conf" / "scheduler" / f"{name}.yaml").read_text(encoding="utf-8"))["_target_"]
+        source = Path(sys.modules[getattr(diffusers, target.rpartition(".")[2]).__module__].__file__ or "").read_text()
+        for fault in faults:
+            assert fault["kind"]
+            assert mutation.mutate(source, fault) != source
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "check"),
+    [
+        ("euler", "five dimensions", "check_shapes"),
+        ("ddpm", "list of one generator", "check_one_generator"),
+        ("ddim", "argument of step", "check_given_noise"),
+        ("ddpm", "learned variance", "check_learned_variance"),
+        ("unipc", "save and load", "check_kept_settings"),
+        ("tcd", "state after a begin index", "check_sequences"),
+        ("lms", "copies", "check_sequences"),
+        ("euler", "table changed by add_noise", "check_sequences"),
+    ],
+)
+def test_a_fault_of_use_is_found_and_the_right_class_passes(name: str, kind: str, check: str) -> None:
+    assert found(subject(name, kind), check)
+    assert not found(subject(name), check)
+
+
+def test_the_message_of_a_sequence_is_the_shortest_one() -> None:
+    (finding,) = found(subject("dpmpp_2s"), "check_sequences")
+    assert finding.check == "sequence: set_timesteps"
+    assert "Shortest sequence: create(), set_timesteps(1)." in finding.sentence
+
+
+def test_a_missing_library_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(ImportError, match=r"sequences of calls need hypothesis: pip install tcd-bench\[conform\]"):
+        found(subject("tcd"), "check_sequences")
+    monkeypatch.setitem(sys.modules, "covertable", None)
+    with pytest.raises(ImportError, match=r"pairs of settings need covertable: pip install tcd-bench\[conform\]"):
+        next(covering.rows({}, []))
+
+
+def test_every_pair_that_is_not_forbidden_occurs_in_a_row() -> None:
+    checks = PairChecks(subject("euler_ancestral"))
+    rows = list(covering.rows(checks.axes, checks.forbidden))
+    assert rows == list(covering.rows(checks.axes, checks.forbidden))
+    names = list(checks.axes)
+    for index, one in enumerate(names):
+        for other in names[index + 1 :]:
+            wanted = {(a, b) for a in checks.axes[one].all for b in checks.axes[other].all}
+            forbidden = {pair for pair in wanted if _forbidden(checks, {one: pair[0], other: pair[1]})}
+            assert {(row[one], row[other]) for row in rows} >= wanted - forbidden
+    assert not any(covering.holds(row, part) for row in rows for part in checks.forbidden)
+
+
+def _forbidden(checks: PairChecks, pair: dict[str, Any]) -> bool:
+    return any(dict(part).items() <= pair.items() for part in checks.forbidden)
+
+
+def test_a_fault_of_two_settings_is_reduced_to_them() -> None:
+    with quiet():
+        checks = PairChecks(subject("euler_ancestral", "pair of settings"))
+        first = {name: axis.all[0] for name, axis in checks.axes.items()}
+        pair = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+        row = {**first, **pair, "beta_schedule": "linear", "steps": 7, "dtype": "float32"}
+        (finding, *others) = checks._judge(row)
+        assert not others
+        assert finding.check == "step"
+        assert finding.setting == "prediction_type=v_prediction, timestep_spacing=trailing"
+        assert not list(PairChecks(subject("euler_ancestral"))._judge(row))
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m_sde", "euler", "tcd", "unipc", "flow_euler"])
+def test_lower_precision_is_judged_by_its_own_rounding_with_the_same_noise(name: str) -> None:
+    faulty = subject(name, "half precision") if name in KINDS else None
+    for checked, right in ((subject(name), True), *([(faulty, False)] if faulty else [])):
+        eta = 1.0 if checked.has_eta else None
+        with quiet():
+            trace = run_case(checked, checked.prepare(6), eta)
+            rounds = [
+                list(check_rounding(checked, checked.prepare(6), trace, dtype, "as configured", "6 steps", eta))
+                for dtype in ("float32", "bfloat16", "float16")
+            ]
+        assert [not findings for findings in rounds] == [True, True, right]
