@@ -34,6 +34,8 @@ UNREADABLE = (BenchError, OSError, KeyError, TypeError, ValueError, IndexError, 
 class Cause:
     """The cause of known deviations: a pattern of check and setting, an explanation, and a minimal reproduction.
 
+    `avoid` says to a user what not to do until it is mended.
+
     `issues` are numbers of issues or pull requests of the library's repository that are about it.
     """
 
@@ -44,6 +46,7 @@ class Cause:
     explanation: str
     kind: str = "defect"
     reproduction: str = ""
+    avoid: str = ""
     issues: tuple[int, ...] = ()
 
     def fits(self, scheduler: str, finding: Finding) -> bool:

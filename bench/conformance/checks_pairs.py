@@ -170,7 +170,9 @@ def check_pairs(subject: Subject) -> Iterator[Finding]:
 
 def _meaningless(subject: Subject, axes: Mapping[str, Axis]) -> Iterator[Part]:
     """Yield what says nothing: too many steps, noise that is to be read from pure noise, two tables, two ends."""
-    grids = [(None, int(subject.config.get("original_inference_steps") or subject.config["num_train_timesteps"]))]
+    grids: list[tuple[Any, int]] = [
+        (None, int(subject.config.get("original_inference_steps") or subject.config["num_train_timesteps"]))
+    ]
     for name in ("original_inference_steps", "num_train_timesteps"):
         if name in axes:
             grids += [((name, v), int(o[name])) for v, o in axes[name].overrides.items() if o]

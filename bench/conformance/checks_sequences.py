@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +19,13 @@ from bench.conformance.subject import Subject, step_arguments
 from bench.conformance.trace import to_numpy
 
 EXAMPLES = 30
-LENGTH = 6
+LENGTH = 5
 _STEPS = 4
 _FAULTS = 3  # that are searched for; the operation that a found one ends with is left out of the next search
 _SETTINGS = 4
 _DTYPES = ("float64", "float32", "float16", "bfloat16")
 _SHAPES = {"4-D": (2, 3, 2, 1), "5-D": (2, 3, 1, 2, 1)}
+_F = TypeVar("_F", bound=Callable[..., Any])
 _COPIES = ("copy", "deepcopy", "pickle", "save and load", "from_config")
 
 
@@ -140,16 +141,16 @@ def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
     subject = objects.subject
     slices = hasattr(subject.base, "set_begin_index")
 
-    def allowed(name: str) -> Any:
+    def allowed(name: str) -> Callable[[_F], _F]:
         return precondition(lambda _: name not in left_out)
 
-    class Machine(RuleBasedStateMachine):  # type: ignore[misc]
+    class Machine(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
             self.operations: list[str] = []
             self.begin = 0
 
-        @initialize(chosen=st.sampled_from(range(len(objects.settings))))  # type: ignore[untyped-decorator]
+        @initialize(chosen=st.sampled_from(range(len(objects.settings))))
         def create(self, chosen: int) -> None:
             self.chosen, self.scheduler = chosen, subject.fresh(objects.settings[chosen])
             shown = ", ".join(f"{name}={value}" for name, value in objects.settings[chosen].items())
@@ -164,14 +165,14 @@ def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
                 self.operations[-1] = f"{words} refused"
 
         @allowed("set_timesteps")
-        @rule(steps=st.integers(1, 12))  # type: ignore[untyped-decorator]
+        @rule(steps=st.integers(1, 12))
         def set_timesteps(self, steps: int) -> None:
             config = {**subject.config, **objects.settings[self.chosen]}
             given = subject.schedule_arguments(steps, config)
             self.attempt(f"set_timesteps({steps})", lambda: self.scheduler.set_timesteps(**given))
 
         @allowed("set_begin_index")
-        @rule(index=st.integers(0, 3))  # type: ignore[untyped-decorator]
+        @rule(index=st.integers(0, 3))
         def set_begin_index(self, index: int) -> None:
             if slices:
                 self.attempt(f"set_begin_index({index})", lambda: self.scheduler.set_begin_index(index))
@@ -182,7 +183,7 @@ def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
             dtype=st.sampled_from(_DTYPES),
             shape=st.sampled_from(sorted(_SHAPES)),
             several=st.booleans(),
-        )  # type: ignore[untyped-decorator]
+        )
         def step(self, calls: int, dtype: str, shape: str, several: bool) -> None:
             generator: Any = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
             given = {"generator": generator if several else generator[0]}
@@ -196,7 +197,7 @@ def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
             self.attempt(f"step({calls} calls, {dtype}, {shape}{', generators' * several})", operation)
 
         @allowed("noise")
-        @rule(dtype=st.sampled_from(_DTYPES))  # type: ignore[untyped-decorator]
+        @rule(dtype=st.sampled_from(_DTYPES))
         def noise(self, dtype: str) -> None:
             data = torch.ones(_SHAPES["4-D"], dtype=getattr(torch, dtype))
             if noising_of(self.scheduler) is not None:
@@ -204,7 +205,7 @@ def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
                 self.attempt(name, lambda: noised(self.scheduler, data, data, self.scheduler.timesteps[:2]))
 
         @allowed("copied")
-        @rule(way=st.sampled_from(_COPIES))  # type: ignore[untyped-decorator]
+        @rule(way=st.sampled_from(_COPIES))
         def duplicate(self, way: str) -> None:
             self.operations.append(f"copied({way})")
             try:
@@ -215,7 +216,7 @@ def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
                 self.scheduler = twin
 
         @allowed("run")
-        @rule(begin=st.sampled_from((0, 2)))  # type: ignore[untyped-decorator]
+        @rule(begin=st.sampled_from((0, 2)))
         def run(self, begin: int) -> None:
             begin = begin if slices else 0
             what = objects.compare(self.scheduler, self.chosen, begin)

@@ -8,8 +8,7 @@ With `--rewritings` (tests/mutants/rewritings.yaml) the entries change nothing, 
 A mutant is flagged when its report holds a deviation that the baseline of the unchanged class (results/conformance)
 does not have, or one that has grown, or when a trajectory differs from the baseline's or a setting is refused that the
 baseline ran. Both counts are printed: by deviations alone (theory), and with trajectories. Exits with 1 when a mutant
-is missed that tests/mutants/equivalent.yaml does not argue away. With --rewritings the equal rewritings of
-tests/mutants/rewritings.yaml are tried instead, and the exit code is 1 when one is flagged.
+is missed that tests/mutants/equivalent.yaml does not argue away.
 """
 
 import argparse

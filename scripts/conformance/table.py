@@ -154,7 +154,7 @@ def table(stored: dict[str, dict[str, Any]], causes: Sequence[Cause]) -> tuple[s
         checks = sum(data["checked"].values())
         cells = [name, class_name, str(checks), *shown, orders or "–", str(len(data["findings"])), reasons or "–"]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## Causes", ""]
+    lines += ["", "## What to avoid", "", *_avoid(stored, causes), "", "## Causes", ""]
     for cause in causes:
         links = [f"[#{n}](https://github.com/huggingface/diffusers/issues/{n})" for n in cause.issues]
         upstream = f" Upstream: {', '.join(links)}." if links else ""
@@ -162,6 +162,17 @@ def table(stored: dict[str, dict[str, Any]], causes: Sequence[Cause]) -> tuple[s
         if cause.reproduction:
             lines += ["```text", cause.reproduction.strip(), "```", ""]
     return "\n".join(lines).rstrip() + "\n", unexplained
+
+
+def _avoid(stored: dict[str, dict[str, Any]], causes: Sequence[Cause]) -> list[str]:
+    """One line for each scheduler: what a user should not do until it is mended."""
+    lines = []
+    for name, data in stored.items():
+        found = (explain(causes, data["scheduler"], finding) for finding in data["findings"])
+        advice = dict.fromkeys(cause.avoid for cause in found if cause and cause.avoid)
+        if advice:
+            lines.append(f"- **{name}**: {'; '.join(advice)}.")
+    return lines
 
 
 if __name__ == "__main__":
