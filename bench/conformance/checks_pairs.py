@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +22,7 @@ from bench.conformance.subject import OTHER_SIGMAS, Case, Refusal, Subject
 _ROUNDS = 4  # of rows: each leaves out the pairs that the last one found refused
 _RUN = covering.LARGE  # beyond it the schedule alone is examined: a run of 1000 calls takes as long as all short ones
 _THOROUGH = 4  # deviations for which all axes are searched for what cures them
+_LAST = ("steps", "dtype", "eta")
 _AGAIN = 3  # deviations of one row; those that are known are set back before it is run
 
 
@@ -59,7 +60,7 @@ class PairChecks:
             try:
                 finding = self._first(row)
             except Refusal as refusal:
-                part = covering.smallest(self.axes, row, self._is_refused, self._is_accepted)
+                part = self._smallest(row, "refused")
                 self.forbidden.append(part)
                 self.refused[part] = str(refusal)
                 return
@@ -69,13 +70,8 @@ class PairChecks:
 
     def _reduced(self, row: Row, finding: Finding) -> Finding:
         """Return a deviation as that of the smallest part of its row, and remember the part."""
-
-        def fails(tried: Row) -> bool:
-            found = self._outcome(tried)
-            return isinstance(found, Finding) and found.check == finding.check
-
         cures = self.cures[finding.check] if len(self.known) >= _THOROUGH else None
-        part = covering.smallest(self.axes, row, fails, lambda tried: self._outcome(tried) is None, cures)
+        part = self._smallest(row, finding.check, cures)
         label = self._label(part)
         bare = tuple((name, value) for name, value in part if value != self.axes[name].all[0])
         self.cures[finding.check] |= {name for name, _ in part} - {name for name, _ in bare}
@@ -110,11 +106,38 @@ class PairChecks:
                 self.outcomes[key] = "refused"
         return self.outcomes[key]
 
-    def _is_refused(self, row: Row) -> bool:
-        return isinstance(self._outcome(row), str)
+    def _fails(self, row: Row, how: str) -> bool:
+        """Whether a row has a deviation of a check, or cannot be run where `how` is `refused`."""
+        found = self._outcome(row)
+        return (how == "refused") if isinstance(found, str) else found is not None and found.check == how
 
-    def _is_accepted(self, row: Row) -> bool:
-        return not isinstance(self._outcome(row), str)
+    def _cured(self, row: Row, how: str) -> bool:
+        found = self._outcome(row)
+        return not isinstance(found, str) if how == "refused" else found is None
+
+    def _smallest(self, row: Row, how: str, cures: Collection[str] | None = None) -> Part:
+        """Return the part of a row that makes it fail, whatever the other axes hold.
+
+        Values are set back to the configured ones, one by one, as long as the row still fails; then configured values
+        are added that another value would cure, for example an end at sigma 0 that only some solvers refuse. `cures`
+        are the axes on which such values are looked for, by default all.
+        """
+        first = {name: axis.all[0] for name, axis in self.axes.items()}
+        few = {**first, **{name: row[name] for name in _LAST if name in row}}
+        kept = few if few != row and self._fails(few, how) else dict(row)
+        order = sorted(kept, key=lambda name: name not in _LAST)
+        changed = True
+        while changed:
+            changed = False
+            for name in order:
+                if kept[name] != first[name] and self._fails(tried := {**kept, name: first[name]}, how):
+                    kept, changed = tried, True
+        part = {name for name in kept if kept[name] != first[name]}
+        for name, axis in self.axes.items():
+            looked_for = name not in part and name not in _LAST and (cures is None or name in cures)
+            if looked_for and any(self._cured({**kept, name: value}, how) for value in axis.all[1:3]):
+                part.add(name)
+        return tuple((name, kept[name]) for name in kept if name in part)
 
     def _first(self, row: Row) -> Finding | None:
         """Return the first deviation of a row; an error of the class is one."""

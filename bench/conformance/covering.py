@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,40 +84,6 @@ def rows(axes: Mapping[str, Axis], forbidden: Sequence[Part]) -> Iterator[dict[s
 
 def _equal(name: str, value: Any) -> dict[str, Any]:
     return {"operator": "eq", "left": name, "value": value}
-
-
-def smallest(
-    axes: Mapping[str, Axis],
-    row: Row,
-    fails: Callable[[Row], bool],
-    cured: Callable[[Row], bool],
-    cures: Collection[str] | None = None,
-) -> Part:
-    """Return the part of a row that makes it fail, whatever the other axes hold.
-
-    Values are set back to the configured ones, one by one, as long as the row still fails; then configured values are
-    added that another value would cure, for example an end at sigma 0 that only some solvers refuse.
-    `cures` are the axes on which such values are looked for, by default all.
-    """
-    first = {name: axis.all[0] for name, axis in axes.items()}
-    few = {**first, **{name: row[name] for name in _LAST if name in row}}
-    kept = few if few != row and fails(few) else dict(row)
-    order = sorted(kept, key=lambda name: name not in _LAST)
-    changed = True
-    while changed:
-        changed = False
-        for name in order:
-            if kept[name] != first[name] and fails(tried := {**kept, name: first[name]}):
-                kept, changed = tried, True
-    part = {name for name in kept if kept[name] != first[name]}
-    for name in axes:
-        looked_for = name not in part and name not in _LAST and (cures is None or name in cures)
-        if looked_for and any(cured({**kept, name: value}) for value in axes[name].all[1:3]):
-            part.add(name)
-    return tuple((name, kept[name]) for name in kept if name in part)
-
-
-_LAST = ("steps", "dtype", "eta")
 
 
 def holds(row: Row, part: Part) -> bool:
