@@ -15,7 +15,7 @@ from bench.conformance.breakdown import passed_through, sources_of
 from bench.conformance.checks_rounding import check_rounding
 from bench.conformance.checks_schedule import check_initial_noise, check_levels
 from bench.conformance.checks_steps import check_landing, compare_steps, place, run_case
-from bench.conformance.covering import Axis, Part, Row
+from bench.conformance.covering import Axis, Row, Values
 from bench.conformance.report import Finding
 from bench.conformance.subject import OTHER_SIGMAS, Case, Refusal, Subject
 
@@ -33,13 +33,13 @@ class PairChecks:
         self.subject, self.axes = subject, covering.axes_of(subject)
         self.sources = sources_of(subject.cls)
         self.meaningless = list(_meaningless(subject, self.axes))
-        self.forbidden: list[Part] = list(self.meaningless)
-        self.known: list[Part] = []
-        self.done: set[Part] = set()
-        self.outcomes: dict[Part, Finding | str | None] = {}
+        self.forbidden: list[Values] = list(self.meaningless)
+        self.known: list[Values] = []
+        self.done: set[Values] = set()
+        self.outcomes: dict[Values, Finding | str | None] = {}
         self.cures: dict[str, set[str]] = defaultdict(set)
         self.labels: set[str] = set()
-        self.refused: dict[Part, str] = {}
+        self.refused: dict[Values, str] = {}
 
     def findings(self) -> Iterator[Finding]:
         """Yield deviations; each is labelled by the smallest part of its row that has it."""
@@ -115,7 +115,7 @@ class PairChecks:
         found = self._outcome(row)
         return not isinstance(found, str) if how == "refused" else found is None
 
-    def _smallest(self, row: Row, how: str, cures: Collection[str] | None = None) -> Part:
+    def _smallest(self, row: Row, how: str, cures: Collection[str] | None = None) -> Values:
         """Return the part of a row that makes it fail, whatever the other axes hold.
 
         Values are set back to the configured ones, one by one, as long as the row still fails; then configured values
@@ -174,7 +174,7 @@ class PairChecks:
         if row["dtype"] != "float64" and steps <= covering.LARGE:
             yield from check_rounding(subject, subject.prepare(steps, overrides), trace, row["dtype"], "", where, eta)
 
-    def _label(self, part: Part) -> str:
+    def _label(self, part: Values) -> str:
         overrides = covering.overrides_of(self.axes, dict(part))
         if "sigmas" in dict(part):  # only the one that is switched on
             overrides = {name: value for name, value in overrides.items() if value or name not in OTHER_SIGMAS}
@@ -191,7 +191,7 @@ def check_pairs(subject: Subject) -> Iterator[Finding]:
     yield from PairChecks(subject).findings()
 
 
-def _meaningless(subject: Subject, axes: Mapping[str, Axis]) -> Iterator[Part]:
+def _meaningless(subject: Subject, axes: Mapping[str, Axis]) -> Iterator[Values]:
     """Yield what says nothing: too many steps, noise that is to be read from pure noise, two tables, two ends."""
     grids: list[tuple[Any, int]] = [
         (None, int(subject.config.get("original_inference_steps") or subject.config["num_train_timesteps"]))

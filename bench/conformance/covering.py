@@ -10,12 +10,12 @@ from bench.conformance.settings import single_values
 from bench.conformance.subject import OTHER_SIGMAS, Subject
 
 STEPS = (5, *(n for n in range(1, 21) if n != 5), 64, 199, 201, 999, 1000)
-DTYPES = ("float64", "float32", "bfloat16", "float16")
+PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 LARGE = 64
 """Above this number of steps a row is judged in float64, whatever its dtype."""
 
 Row = Mapping[str, Any]
-Part = tuple[tuple[str, Any], ...]
+Values = tuple[tuple[str, Any], ...]
 """Some values of a row, by axis; hashable."""
 
 
@@ -47,7 +47,7 @@ def axes_of(subject: Subject) -> dict[str, Axis]:
         configured = next((name for name in spacings if subject.config.get(name)), "none")
         axes["sigmas"] = Axis("sigmas", {configured: {}, **({} if configured == "none" else {"none": off}), **chosen})
     axes["steps"] = Axis("steps", values=STEPS)
-    axes["dtype"] = Axis("dtype", values=DTYPES)
+    axes["dtype"] = Axis("dtype", values=PRECISIONS)
     if subject.has_eta:
         axes["eta"] = Axis("eta", values=(0.3, 0.0, 1.0))
     return axes
@@ -65,7 +65,7 @@ def overrides_of(axes: Mapping[str, Axis], row: Row) -> dict[str, Any]:
     return found
 
 
-def rows(axes: Mapping[str, Axis], forbidden: Sequence[Part]) -> Iterator[dict[str, Any]]:
+def rows(axes: Mapping[str, Axis], forbidden: Sequence[Values]) -> Iterator[dict[str, Any]]:
     """Yield the rows of the array; no row holds all values of a forbidden part. Always in the same order."""
     try:
         from covertable import make
@@ -86,6 +86,6 @@ def _equal(name: str, value: Any) -> dict[str, Any]:
     return {"operator": "eq", "left": name, "value": value}
 
 
-def holds(row: Row, part: Part) -> bool:
+def holds(row: Row, part: Values) -> bool:
     """Whether a row has all values of a part."""
     return all(row[name] == value for name, value in part)
