@@ -158,6 +158,18 @@ def check_own_table(subject: Subject, setting: str, overrides: Mapping[str, Any]
             )
 
 
+def _check_arrays(subject: Subject, label: str, arguments: Mapping[str, Any]) -> Iterator[Finding]:
+    """Check that levels as arrays, as pipelines hand them over, are left as they are."""
+    arrays: dict[str, Any] = {key: np.array(value) for key, value in arguments.items()}
+    try:
+        subject.prepare(len(_SIGMAS), **arrays)
+    except Refusal:
+        return
+    if any(not np.array_equal(arrays[key], np.array(value)) for key, value in arguments.items()):
+        words = "set_timesteps writes into the caller's array."
+        yield Finding("given levels", label, "the array as it was", "a changed array", words)
+
+
 def _check_time_shift(scheduler: Any, setting: str, linear: bool) -> Iterator[Finding]:
     """Check the public shift, m / (m + (1 / t - 1)^sigma) with m = exp(mu), or mu where it is linear."""
     t = np.array([1.0, 0.7, 0.2])
@@ -180,6 +192,23 @@ def check_set_shift(subject: Subject, setting: str) -> Iterator[Finding]:
         prepared = subject.prepare(steps, scheduler=scheduler)
         case = Case(scheduler, {**prepared.config, "shift": _SHIFT}, prepared.family, prepared.path, steps)
         yield from check_schedule(case, f"{setting}, set_shift({_SHIFT:g})", f"{steps} steps")
+
+
+def check_again(subject: Subject, setting: str, overrides: Mapping[str, Any] | None = None) -> Iterator[Finding]:
+    """Check that a schedule set after another, of another shift or of the caller, is the one of a new object."""
+    config, steps = {**subject.config, **(overrides or {})}, len(_SIGMAS)
+    scheduler = subject.fresh(overrides)
+    needed = subject.schedule_arguments(steps, config)
+    if "mu" in needed:
+        scheduler.set_timesteps(**{**needed, "mu": 0.3})
+    if "sigmas" in subject.set_parameters:
+        given: dict[str, Any] = {**subject.schedule_arguments(steps, config, "sigmas"), "sigmas": np.array(_SIGMAS)}
+        scheduler.set_timesteps(**given)
+    again, wanted = (subject.prepare(steps, overrides, one).path for one in (scheduler, None))
+    if not np.array_equal(again.positions, wanted.positions, equal_nan=True) or again.timesteps != wanted.timesteps:
+        words = "The levels of an earlier schedule are left."
+        got = ", ".join(f"{u:.4g}" for u in again.positions)
+        yield Finding("set again", setting, ", ".join(f"{u:.4g}" for u in wanted.positions), got, words)
 
 
 def check_given(
@@ -219,9 +248,8 @@ def check_given(
             words = "Levels are taken as an array and refused as a list."
             if overrides is None:
                 yield Finding("given as a list", label, "the same as for an array", str(refusal), words)
-            if any(arrays[key].tolist() != value for key, value in arguments.items()):
-                words = "set_timesteps writes into the caller's array."
-                yield Finding("given levels", label, "the array as it was", "a changed array", words)
+        if overrides is None:
+            yield from _check_arrays(subject, label, arguments)
         inverted = case.config.get("invert_sigmas")
         yield from check_schedule(case, label, "6 steps", positions, None if inverted else told)
         if all(curve.holds(u) for u in case.path.positions):

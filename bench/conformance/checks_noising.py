@@ -64,9 +64,28 @@ def check_noising(subject: Subject, setting: str, overrides: Mapping[str, Any] |
         if half.dtype != torch.float16:
             words = f"{name} returns a dtype other than that of the data, which the next model call does not expect."
             yield Finding("dtype", f"{setting}, {name} {occasion}", "torch.float16", str(half.dtype), words)
-        yield from _compare(case, name, f"{setting}, {occasion}", rows, (x0, noise, got))
+        differing = list(_compare(case, name, f"{setting}, {occasion}", rows, (x0, noise, got)))
+        yield from differing
+        if case.path.curve is not None and len(chosen) == len(rows) and not differing:
+            yield from _check_shapes(case, name, f"{setting}, {occasion}", rows)
         if hasattr(case.scheduler, "get_velocity") and occasion == "before a run":
             yield from _check_velocity(case, setting, x0, noise, rows)
+
+
+def _check_shapes(case: Case, name: str, label: str, rows: list[int]) -> Iterator[Finding]:
+    """Check packed latents of transformers (three dimensions) and videos (five)."""
+    rng = np.random.default_rng(8)
+    for shape in ((len(rows), 4, 5), (len(rows), 2, 3, 2, 2)):
+        x0, noise = rng.standard_normal((2, *shape))
+        try:
+            got = to_numpy(
+                noised(case.scheduler, torch.from_numpy(x0), torch.from_numpy(noise), case.scheduler.timesteps[rows])
+            )
+        except RuntimeError as error:
+            words = f"{name} does not take data of {len(shape)} dimensions."
+            yield Finding(name, label, "noised data", str(error), words)
+            return
+        yield from _compare(case, name, f"{label}, {len(shape)} dimensions", rows, (x0, noise, got))
 
 
 def _compare(

@@ -284,6 +284,7 @@ def _check_levels(
         tally.add("training levels", checks_flow.check_own_table(subject, label, overrides), label)
         eta = 0.0 if subject.has_eta else None
         tally.add("given levels", checks_flow.check_given(subject, label, eta, overrides), label)
+        tally.add("set again", checks_flow.check_again(subject, label, overrides), label)
         counts = checks_flow.ALL if overrides is None else checks_flow.SOME
         tally.add("spacing", checks_flow.check_spacing(subject, label, overrides, counts), label)
         if overrides and all(curve.holds(u) for u in case.path.positions):
