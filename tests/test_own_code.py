@@ -80,7 +80,7 @@ def test_own_code_is_hashed_and_installed_code_is_not(cwd: Path) -> None:
         assert hash_own(target) is None
 
 
-def test_a_scheduler_of_bench_is_no_code_of_a_user() -> None:
+def test_a_scheduler_of_bench_is_not_hashed() -> None:
     """Else its cells would have other keys where tcd-bench is installed from its sources."""
     assert hash_own("bench.mini.flow_tcd.FlowTCDScheduler") is None
 

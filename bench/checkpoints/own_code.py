@@ -19,7 +19,7 @@ from bench.records.cell import content_hash
 from bench.records.errors import BenchError
 
 PACKAGES = {"diffusers", "bench"}
-"""Packages that are not hashed: diffusers' version is part of a cell's identity already, and bench is not a user's."""
+"""Packages that are not hashed: diffusers' version is part of a cell's identity already, and bench is not own code."""
 
 
 def import_own(target: str, subject: str, example: str) -> Any:

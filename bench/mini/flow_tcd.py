@@ -29,7 +29,7 @@ class FlowTCDScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  
         mu: float | None = None,
         timesteps: list[float] | None = None,
     ) -> None:
-        """As in the base class, with levels of its own where only the number of steps is given."""
+        """As in the base class, with equally spaced levels where only the number of steps is given."""
         if sigmas is None and timesteps is None and num_inference_steps is not None:
             sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps).tolist()
         super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
