@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from plain_script import NOISE
-
 CELLS = [("tcd", 2, 0.3), ("tcd", 4, 0.3), ("tcd", 8, 0.3), ("lcm", 4, None), ("dpmpp_2s", 4, None)]
 CELLS += [("dpmpp_2s", 8, None), ("ddim", 8, 0.0)]
 """Method, steps, eta."""
@@ -42,9 +40,7 @@ def save_stand_in(folder: Path, device: str, dtype: str) -> None:
 
     from bench.generate.random_weights import add_lora, build_pipeline
 
-    pipeline = build_pipeline(
-        "sd15", StableDiffusionPipeline, {**NOISE, "prediction_type": "epsilon"}, getattr(torch, dtype), device
-    )
+    pipeline = build_pipeline("sd15", StableDiffusionPipeline, getattr(torch, dtype), device)
     pipeline.save_pretrained(folder / "teacher")
     for name in ("tcd", "lcm"):
         add_lora(pipeline, name)
