@@ -209,6 +209,8 @@ class Deis(PublishedMethod):
         if self.config["lower_order_final"] and calls < 15:
             order = min(order, calls - index) if calls - index <= 2 else order
         here, there = self.path.levels[index], self.path.levels[index + 1]
+        if there.b == 0:  # data lie at an infinite log sigma and are reached to first order
+            return add_up(0.0, of_state(there.a / here.a, state), times(-there.a * here.sigma, self.values[-1]))
         nodes = list(range(index, index - order, -1))
         known = [self.path.levels[node].lam - here.lam for node in nodes]
         weights = interpolation_weights(there.lam - here.lam, known, {"rate": 1.0, "factor": -1.0})
