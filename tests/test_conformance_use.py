@@ -76,6 +76,15 @@ def test_the_message_of_a_sequence_is_the_shortest_one() -> None:
     assert "Shortest sequence: create(), set_timesteps(1)." in finding.sentence
 
 
+def test_a_class_that_pickle_cannot_find_by_name_is_not_blamed() -> None:
+    class Local(diffusers.DDIMScheduler):  # type: ignore[misc]
+        pass
+
+    assert "pickle" not in checks_sequences.ways_of(Local)
+    assert "pickle" in checks_sequences.ways_of(diffusers.DDIMScheduler)
+    assert not found(Subject(Local), "check_sequences")
+
+
 def test_a_missing_library_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     with pytest.raises(ImportError, match=r"sequences of calls need hypothesis: pip install tcd-bench\[conform\]"):

@@ -133,6 +133,15 @@ def copied(scheduler: Any, way: str) -> Any:
     return copy.copy(scheduler) if way == "copy" else copy.deepcopy(scheduler)
 
 
+def ways_of(scheduler_class: type[Any]) -> tuple[str, ...]:
+    """Return the ways to copy an object; without pickle where the class cannot be found by its name (a local one)."""
+    try:
+        pickle.dumps(scheduler_class)
+    except (pickle.PicklingError, AttributeError):
+        return tuple(way for way in _COPIES if way != "pickle")
+    return _COPIES
+
+
 def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
     """Return hypothesis' machine over the operations, without some of them."""
     from hypothesis import strategies as st
@@ -205,7 +214,7 @@ def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
                 self.attempt(name, lambda: noised(self.scheduler, data, data, self.scheduler.timesteps[:2]))
 
         @allowed("copied")
-        @rule(way=st.sampled_from(_COPIES))
+        @rule(way=st.sampled_from(ways_of(subject.cls)))
         def duplicate(self, way: str) -> None:
             self.operations.append(f"copied({way})")
             try:
