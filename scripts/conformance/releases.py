@@ -4,8 +4,8 @@
 
 In a fresh virtual environment (or `--venv`, which is then kept) the install step of .github/actions/conform installs
 tcd-bench[conform] and each release in turn: no Hydra, OpenCLIP, matplotlib or torchmetrics. A scratch repository gets
-a copy of that release's Heun scheduler for flow matching, and a baseline; then the action's test step has to pass on an equal
-rewriting and to fail on a fault. Last, every class of the release is examined. Exits with 1 when any of this fails.
+a copy of that release's Heun scheduler for flow matching, and a baseline; then the action's test step has to pass on an
+equal rewriting and to fail on a fault. Last, every class of the release is examined. Exits with 1 when any fails.
 Torch is downloaded once, about 3 GB.
 """
 
