@@ -288,8 +288,8 @@ CONFIGS = {
 """The configuration of the remaining verbs, which work on an experiment, is conf/config.yaml."""
 
 
-def _start(verb: str, arguments: list[str]) -> int:
-    """Run a verb; raises BenchError for one that needs more than what is installed."""
+def _work_of(verb: str, arguments: list[str]) -> Callable[[], int]:
+    """Return what runs a verb; raises BenchError for one that needs more than what is installed."""
     try:
         from bench.experiment.compose import run_application
     except ModuleNotFoundError as error:
@@ -299,9 +299,9 @@ def _start(verb: str, arguments: list[str]) -> int:
             raise
         if verb != "conform":
             raise BenchError(f"tcd-bench {verb} needs {error.name}, which is not installed: {NEEDS_FULL}") from error
-        return _conform_without_hydra(arguments)
+        return partial(_conform_without_hydra, arguments)
     summary, config = f"tcd-bench {verb}: {getdoc(VERBS[verb])}", CONFIGS.get(verb, "config")
-    return run_application(verb, summary, arguments, VERBS[verb], config)
+    return partial(run_application, verb, summary, arguments, VERBS[verb], config)
 
 
 def _conform_without_hydra(arguments: list[str]) -> int:
@@ -335,7 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: unknown verb {verb!r}; choose one of {', '.join(VERBS)}, or --help", file=sys.stderr)
         return 2
     try:
-        return _start(verb, rest)
+        return _work_of(verb, rest)()
     except BenchError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 2

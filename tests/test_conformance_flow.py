@@ -52,13 +52,13 @@ def test_a_shift_applied_twice_is_named_with_the_calls_that_it_affects() -> None
 
 
 def test_a_shift_applied_once_is_not() -> None:
-    class Mended(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+    class Fixed(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
         def __init__(self, shift: float = 3.0) -> None:
             super().__init__(shift=shift)
             self.sigma_min, self.sigma_max = 1 / 1000, 1.0
 
-    assert found(Mended, "shift twice") is None
-    assert found(Mended, "spacing") is None
+    assert found(Fixed, "shift twice") is None
+    assert found(Fixed, "spacing") is None
 
 
 def test_timesteps_of_the_caller_that_are_ignored_are_named() -> None:

@@ -165,7 +165,7 @@ def test_a_state_of_another_shape_is_a_finding() -> None:
 
     with module.quiet():
         (found,) = checks_steps.check_steps(subject_of(Grows), "as configured", 1)
-    assert (found.check, found.sentence) == ("step", "Call 0 returns a state of another shape.")
+    assert (found.check, found.sentence) == ("step", "Call 0 changes the shape of the state.")
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_the_first_call_that_differs_is_named() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_latents_that_are_no_numbers_are_a_change(value: float) -> None:
+def test_latents_that_are_not_numbers_are_a_change(value: float) -> None:
     found = judged(made(), made(lambda call: value if call == 3 else 0.0))
     assert found.verdict == "changed"
     assert np.isfinite(found.after or 0)

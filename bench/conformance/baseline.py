@@ -34,7 +34,7 @@ UNREADABLE = (BenchError, OSError, KeyError, TypeError, ValueError, IndexError, 
 class Cause:
     """The cause of known deviations: a pattern of check and setting, an explanation, and a minimal reproduction.
 
-    `avoid` says to a user what not to do until it is mended.
+    `avoid` says to a user what not to do until it is fixed.
 
     `issues` are numbers of issues or pull requests of the library's repository that are about it.
     """

@@ -16,11 +16,11 @@ from bench.conformance.targets import GAUSSIAN, MIXTURE
 from bench.conformance.trace import TracedRun
 
 LEAPS = {"TCDScheduler", "LCMScheduler", "FlowMatchLCMScheduler", "SCMScheduler"}
-"""Samplers of distilled students: each call leaps to the data, and an ideal teacher's prediction is no use to it."""
+"""Samplers of distilled students: each call leaps to the data, and an ideal teacher's prediction does not help it."""
 CONVERGED = 1e-4  # an error of this size, in units of the data, is that of float32 tables
 _LEAST = 0.4  # the slope of a first-order method at 20 to 200 steps is 0.75 to 1.1, of one that stalls below 0.5
 _SPARE = 6
-_NORMAL = 6.0  # standard errors; the seeds are fixed, so that this is no matter of chance
+_NORMAL = 6.0  # standard errors; the seeds are fixed, so that this does not depend on chance
 
 
 def law_error(subject: Subject, case: Case, eta: float | None) -> tuple[float, Array]:

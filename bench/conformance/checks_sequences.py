@@ -1,4 +1,4 @@
-"""Use as a state machine: after any sequence of calls a scheduler behaves like a fresh one."""
+"""Use as a state machine: whatever was called before, a scheduler behaves like a fresh one."""
 
 from __future__ import annotations
 

@@ -85,11 +85,6 @@ def compare_steps(
         got, words = f"NaN or infinity after call {call.index}", f"The run breaks down at timestep {call.timestep:g}."
         yield Finding("finite", setting, "finite numbers", got, words, ((where, np.inf),))
         return
-    if grown := [call for call in trace.calls if call.next_state.shape != call.state.shape]:
-        before, after = str(grown[0].state.shape), str(grown[0].next_state.shape)
-        words = f"Call {grown[0].index} returns a state of another shape."
-        yield Finding("step", setting, before, after, words, ((where, np.inf),))
-        return
     method = case.method(eta, begin)
     if method is None:
         return

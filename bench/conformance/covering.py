@@ -12,7 +12,7 @@ from bench.conformance.subject import OTHER_SIGMAS, Subject
 STEPS = (5, *(n for n in range(1, 21) if n != 5), 64, 199, 201, 999, 1000)
 PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 LARGE = 64
-"""Above this number of steps a row is judged in float64, whatever its dtype."""
+"""Rows of more steps than this are judged in float64, whatever their dtype."""
 
 Row = Mapping[str, Any]
 Values = tuple[tuple[str, Any], ...]

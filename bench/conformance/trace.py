@@ -119,7 +119,7 @@ class TracedRun:
 
 
 def scaled_input(scheduler: Any, state: torch.Tensor, timestep: Any) -> torch.Tensor:
-    """Return what the model sees; flow schedulers have no scaling of their own."""
+    """Return what the model sees; flow schedulers do not scale it."""
     scale = getattr(scheduler, "scale_model_input", None)
     return state if scale is None else scale(state, timestep)
 

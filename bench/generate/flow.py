@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.generate.pipeline_calls import call_defaults, pipeline_class_of, source_of
+from bench.generate.pipeline_calls import call_defaults, planned_class_of, source_of
 from bench.records.cell import Base
 from bench.records.errors import BenchError
 
@@ -67,7 +67,7 @@ def translated(
 
 def timestep_arguments(scheduler: Any, base: Base | None, steps: int) -> dict[str, Any]:
     """Return the arguments by which a model's pipeline sets the timesteps of a scheduler."""
-    pipeline_class = None if base is None else pipeline_class_of(base.pipeline)
+    pipeline_class = None if base is None else planned_class_of(base)
     arguments: dict[str, Any] = {"num_inference_steps": steps}
     if base is None or pipeline_class is None:
         return arguments
@@ -84,7 +84,7 @@ def timestep_arguments(scheduler: Any, base: Base | None, steps: int) -> dict[st
 
 def lacking(scheduler: Any, base: Base) -> list[str]:
     """Return what a model's pipeline uses of its scheduler and a scheduler does not have, such as init_noise_sigma."""
-    pipeline_class = pipeline_class_of(base.pipeline)
+    pipeline_class = planned_class_of(base)
     source = "" if pipeline_class is None else source_of(pipeline_class)
     needed = dict.fromkeys(_NEEDS.findall(source)).keys() - set(_ASKS_FOR.findall(source))
     return sorted(name for name in needed if not hasattr(scheduler, name))

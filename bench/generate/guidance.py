@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from types import SimpleNamespace
 from typing import Any
 
-from bench.generate.pipeline_calls import call_parameters, pipeline_class_of, source_of
+from bench.generate.pipeline_calls import call_parameters, planned_class_of, source_of
 from bench.records.cell import Cell
 from bench.records.errors import BenchError
 
@@ -56,7 +56,7 @@ def guidance_arguments(cell: Cell, pipeline_class: Any) -> dict[str, Any]:
 def check_arguments(cell: Cell) -> None:
     """Raise BenchError for further arguments that a model's pipeline does not take, or that other settings decide, and
     for a guidance scale of a model without guidance."""
-    pipeline_class = pipeline_class_of(cell.base.pipeline)
+    pipeline_class = planned_class_of(cell.base)
     if pipeline_class is None:
         return
     setting, kind = f"models.{cell.base.name}.arguments", guidance_of(cell, pipeline_class)

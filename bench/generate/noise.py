@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench.generate.flow import timestep_arguments, timesteps_sampled
-from bench.generate.pipeline_calls import pipeline_class_of
+from bench.generate.pipeline_calls import planned_class_of
 from bench.generate.schedulers import make_scheduler
 from bench.records.cell import Cell
 from bench.records.errors import BenchError
@@ -50,7 +50,7 @@ def _sampled(cell: Cell, rows: Sequence[int]) -> torch.Tensor:
     latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     taken = inspect.signature(scheduler.step).parameters
     given = {name: value for name, value in (("generator", generators), ("eta", cell.eta)) if name in taken}
-    for timestep in scheduler.timesteps[: timesteps_sampled(scheduler, pipeline_class_of(cell.base.pipeline))]:
+    for timestep in scheduler.timesteps[: timesteps_sampled(scheduler, planned_class_of(cell.base))]:
         scaled = scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
         latents = scheduler.step(scaled / 10, timestep, latents, **given, return_dict=False)[0]
     return latents[-1]

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
+from bench.records.cell import Base
 from bench.records.errors import BenchError
 
 _READ = ("__call__", "prepare_latents")
@@ -24,6 +25,16 @@ def pipeline_class_of(name: str) -> Any:
     if getattr(found, "is_dummy", False):
         raise BenchError(f"{name} needs {' and '.join(found._backends)}, of which one is not installed; install it")
     return found
+
+
+def planned_class_of(base: Base) -> Any:
+    """Return the class of a model's pipeline where a plan depends on it, else None.
+
+    Pipelines of models with betas set timesteps by their number and guide without a classifier; their classes take
+    seconds to import.
+    """
+    usual = "beta_schedule" in base.noise_schedule and base.guidance is None and not base.arguments
+    return None if usual else pipeline_class_of(base.pipeline)
 
 
 @cache

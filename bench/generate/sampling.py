@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,8 +119,9 @@ class Sampler:
             while rows:
                 part, counted = rows[: self._size], list(counter.counts)
                 try:
-                    with self._shared(part.start, self.cell.steps):
-                        output = self._run(self._embeddings.remembered_by(self.pipeline), part)
+                    given, remembering = self._given(part), self._embeddings.remembered_by(self.pipeline)
+                    with torch.inference_mode(), self._shared(part.start, self.cell.steps), self._steps_given(given):
+                        output = remembering(**given)
                     begun.append(self._images_of(output, part))
                 except torch.OutOfMemoryError as error:
                     self._shrink(len(part), error)
@@ -139,28 +140,28 @@ class Sampler:
 
     def call(self, rows: Sequence[int]) -> PixelArray:
         """The images of some prompts by one call of the pipeline, as a user would write it."""
-        return self._images_of(self._run(self.pipeline, rows), rows)()
+        given = self._given(rows)
+        with torch.inference_mode(), self._steps_given(given):
+            output = self.pipeline(**given)
+        return self._images_of(output, rows)()
 
-    def _run(self, pipeline: Any, rows: Sequence[int]) -> Any:
-        """The output of a pipeline's call for some prompts, each image with its own generator."""
+    def _given(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Return the arguments of a call for some prompts, each image with its own generator."""
         generators = [image_generator(self.cell.seed, row) for row in rows]
         given = self.inputs.arguments(rows) if self.inputs else {}
-        if "strength" not in given and has_unet(pipeline):  # else the pipeline draws them, by the same generators
+        if "strength" not in given and has_unet(self.pipeline):  # else the pipeline draws them, by the same generators
             given["latents"] = self.initial_latents(generators)
-        kind: Any = type(pipeline)
+        kind: Any = type(self.pipeline)
         arguments, parameters = self.arguments(), call_parameters(kind)
         if "negative_prompt" in arguments:
             arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(rows)
         if "eta" in arguments and "eta" not in parameters:
             del arguments["eta"]
-        with torch.inference_mode(), steps_given(pipeline.scheduler, generators, self.cell.eta):
-            return pipeline(
-                prompt=[self.prompts[row] for row in rows],
-                generator=generators,
-                output_type="pt",
-                **given,
-                **arguments,
-            )
+        prompts = [self.prompts[row] for row in rows]
+        return {"prompt": prompts, "generator": generators, "output_type": "pt", **given, **arguments}
+
+    def _steps_given(self, given: Mapping[str, Any]) -> AbstractContextManager[None]:
+        return steps_given(self.pipeline.scheduler, given["generator"], self.cell.eta)
 
     def _shrink(self, size: int, error: Exception) -> None:
         device = self.pipeline.device

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 from bench.checkpoints.own_code import import_own
 from bench.generate.flow import lacking, timestep_arguments, timesteps_sampled, translated
 from bench.generate.guidance import is_doubled
-from bench.generate.pipeline_calls import pipeline_class_of
+from bench.generate.pipeline_calls import planned_class_of
 from bench.generate.quiet import quiet_libraries
 from bench.records.cell import Base, Cell, SchedulerSpec
 from bench.records.errors import BenchError
@@ -113,7 +113,7 @@ def expected_evaluations(cell: Cell, scheduler: Any) -> int:
     """
     strength = float(cell.task.settings.get("strength", 1))
     left_out = cell.steps - min(int(cell.steps * strength), cell.steps)
-    pipeline_class = pipeline_class_of(cell.base.pipeline)
+    pipeline_class = planned_class_of(cell.base)
     calls = max(timesteps_sampled(scheduler, pipeline_class) - left_out * int(getattr(scheduler, "order", 1)), 0)
     doubled = cell.guidance_scale > 1 if pipeline_class is None else is_doubled(cell, pipeline_class)
     return calls * (2 if doubled else 1)

@@ -35,9 +35,10 @@ def measure_latency(
     module's uses within the call (0.0 for a module that is not used). The reference workload is timed before, after,
     and in between whenever `WORKLOAD_EVERY_S` have passed: it evicts the caches of the next call.
     """
-    before = [_time_call(call, {}, stopwatch).call_s for _ in range(warmup)]
     in_one = stopwatch.event is None
-    whole, split = [], []
+    before, whole, split = [], [], []
+    for _ in range(warmup):
+        before.append(_time_call(call, {}, stopwatch).call_s)
     paces = _Paces(workload, stopwatch) if workload else None
     for _ in range(repeats):
         whole.append(_time_call(call, parts if in_one else {}, stopwatch))

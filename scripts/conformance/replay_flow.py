@@ -3,7 +3,7 @@
     python scripts/conformance/replay_flow.py [--into results/history]
 
 Each replay compares a sound and a faulty class, as if the fault were brought in today, by the deviations that are new;
-where the installed release has the fault, the other direction is compared too, as if it were mended today. For the
+where the installed release has the fault, the other direction is compared too, as if it were fixed today. For the
 shift that is applied twice, a table says which calls change and by how much. Writes flow.json and flow.md. Exits with
 1 when a fault passes, or when a sentence does not name it.
 """
@@ -40,7 +40,7 @@ MU = 0.9
 class Replay:
     """A fault by its number upstream: where it goes, the change of the source, and what has to name it.
 
-    `mends` means that the installed release has the fault and the change takes it out.
+    `fixes` means that the installed release has the fault and the change takes it out.
     """
 
     change: str
@@ -49,7 +49,7 @@ class Replay:
     find: str
     replace: str
     named: str
-    mends: bool = False
+    fixes: bool = False
 
 
 _STORED = "        self.sigma_min = self.sigmas[-1].item()\n        self.sigma_max = self.sigmas[0].item()\n"
@@ -129,16 +129,16 @@ def replay(case: Replay) -> dict[str, Any]:
     class_name = settings.pop("_target_").rpartition(".")[2]
     other = mutated_class(class_name, {"name": case.title, "find": case.find, "replace": case.replace})
     installed, changed = (conform(lambda cls=cls: cls(**settings)) for cls in (getattr(diffusers, class_name), other))
-    sound, faulty = (changed, installed) if case.mends else (installed, changed)
+    sound, faulty = (changed, installed) if case.fixes else (installed, changed)
     coming = difference(sound, faulty)
     named = [words for words in coming if re.search(case.named, words)]
     found = {"change": case.change, "title": case.title, "class": class_name, "named": named, "coming": coming}
-    return found | ({"going": difference(faulty, sound)} if case.mends else {})
+    return found | ({"going": difference(faulty, sound)} if case.fixes else {})
 
 
 def affected() -> list[dict[str, Any]]:
-    """Which calls a mended shift changes: the largest move of a level, and the error before and after."""
-    mended = mutated_class("FlowMatchEulerDiscreteScheduler", {"name": "mended", "find": _STORED, "replace": _ENDS})
+    """Which calls a fixed shift changes: the largest move of a level, and the error before and after."""
+    fixed = mutated_class("FlowMatchEulerDiscreteScheduler", {"name": "fixed", "find": _STORED, "replace": _ENDS})
     sigmas = {"sigmas": np.linspace(1, 1 / 28, 28).tolist()}
     timesteps = {"timesteps": np.linspace(1000, 1, 28).tolist()}
     dynamic = {"use_dynamic_shifting": True, "shift": 3.0}
@@ -157,7 +157,7 @@ def affected() -> list[dict[str, Any]]:
     ]
     rows = []
     for label, settings, how in calls:
-        made = [_schedule(cls, settings, dict(how)) for cls in (diffusers.FlowMatchEulerDiscreteScheduler, mended)]
+        made = [_schedule(cls, settings, dict(how)) for cls in (diffusers.FlowMatchEulerDiscreteScheduler, fixed)]
         (before, error_before), (after, error_after) = made
         moved = float(np.abs(before - after).max())
         rows.append({"call": label, "moved": moved, "before": error_before, "after": error_after})
@@ -190,7 +190,7 @@ def page(found: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
         if "going" in case:
             lines += ["The fault going:", "", *(f"- {words}" for words in case["going"][:3]), ""]
     lines += [
-        "## 13243: whom a mended shift affects",
+        "## 13243: whom a fixed shift affects",
         "",
         "FlowMatchEuler. The largest move of a level, and the root mean square distance from the exact solution on",
         "Gaussians before (shifted twice) and after (once).",

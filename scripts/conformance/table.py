@@ -165,7 +165,7 @@ def table(stored: dict[str, dict[str, Any]], causes: Sequence[Cause]) -> tuple[s
 
 
 def _avoid(stored: dict[str, dict[str, Any]], causes: Sequence[Cause]) -> list[str]:
-    """One line for each scheduler: what a user should not do until it is mended."""
+    """One line for each scheduler: what a user should not do until it is fixed."""
     lines = []
     for name, data in stored.items():
         found = (explain(causes, data["scheduler"], finding) for finding in data["findings"])
