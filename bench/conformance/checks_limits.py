@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.conformance.checks_rounding import reach
 from bench.conformance.checks_steps import ROUNDINGS, place, run_case
 from bench.conformance.curves import Curve
 from bench.conformance.report import Finding
-from bench.conformance.subject import Case, Refusal, Subject, step_arguments
+from bench.conformance.subject import Refusal, Subject, step_arguments
 from bench.conformance.targets import GAUSSIAN
 from bench.conformance.trace import TracedRun, scaled_input
 
@@ -167,7 +168,7 @@ def check_precision(subject: Subject, setting: str, steps: int, eta: float | Non
             if method is None or call.draws:  # noise of another dtype is a different draw
                 continue
             size = method.advance(call.index, call.state, call.output).size + float(np.abs(call.state).max())
-            history = max(history, size * _reach(case, call.index))
+            history = max(history, size * reach(case, call.index))
             gap = float(np.abs(result.double().numpy() - call.next_state).max())
             limit = (32 * unit + ROUNDINGS * 2.0**-24) * history
             if not gap <= limit:
@@ -175,13 +176,3 @@ def check_precision(subject: Subject, setting: str, steps: int, eta: float | Non
                 got = f"{gap:.3g}"
                 yield Finding("precision", f"{setting}, {name}", f"below {limit:.2g}", got, words, where)
                 break
-
-
-def _reach(case: Case, index: int) -> float:
-    """Return the amplification of differences of past values: 1 + the ratio of this step's width to the last one's."""
-    if index == 0:
-        return 1.0
-    widths = [case.path.levels[k + 1].lam - case.path.levels[k].lam for k in (index - 1, index)]
-    if math.isinf(widths[1]) or math.isinf(widths[0]) or widths[0] == 0:
-        return 1.0
-    return 1.0 + abs(widths[1] / widths[0])

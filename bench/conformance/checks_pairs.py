@@ -167,11 +167,12 @@ class PairChecks:
         if steps > _RUN:
             return
         trace = run_case(subject, case, eta)
-        if all(there.lam > here.lam for here, there in pairwise(case.path.levels)) or not _divides(case):
+        judged = all(there.lam > here.lam for here, there in pairwise(case.path.levels)) or not _divides(case)
+        if judged:
             yield from compare_steps(case, trace, "", where, eta)
         if case.family is None or case.family.method is None:
             yield from check_landing(subject, "", steps, eta, overrides)
-        if row["dtype"] != "float64" and steps <= covering.LARGE:
+        if judged and row["dtype"] != "float64" and steps <= covering.LARGE:
             yield from check_rounding(subject, subject.prepare(steps, overrides), trace, row["dtype"], "", where, eta)
 
     def _label(self, part: Values) -> str:
