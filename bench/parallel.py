@@ -114,6 +114,36 @@ def _call(index: int) -> Any:
     return _function(index)
 
 
+class OneAlone:
+    """Work that any number of threads do at once, and work that runs while none of it does.
+
+    A thread that waits to be alone keeps others from beginning.
+    """
+
+    def __init__(self) -> None:
+        self._door, self._changed, self._inside = threading.Lock(), threading.Condition(), 0
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Work beside others; not while a thread is alone, or waits to be."""
+        with self._door, self._changed:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other thread is inside, and keep others out; not from within `beside`."""
+        with self._door:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._inside)
+            yield
+
+
 @contextmanager
 def call_periodically(seconds: float, act: Callable[[], object]) -> Iterator[None]:
     """Call `act` in a background thread every `seconds` seconds until the block ends; a running call is waited for."""

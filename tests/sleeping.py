@@ -131,6 +131,9 @@ class Sleeper:
         self.store.commit(record)
         return record
 
+    def lost_device(self, device: str) -> str | None:
+        return "no kernel runs" if self.settings.get("lost") else None
+
 
 def make_runner_for(launch: Launch, store: Store, context: WorkerContext) -> tuple[Sleeper, list[Cell]]:
     """The work of sleeping cells."""

@@ -27,7 +27,7 @@ from bench.generate.sampling import Sampler
 from bench.generate.task_inputs import Inputs
 from bench.generate.trajectory import trace_latents
 from bench.measure.environment import machine_fingerprint
-from bench.parallel import ThreadedCalls, map_images
+from bench.parallel import OneAlone, ThreadedCalls, map_images
 from bench.pictures import batch_images, hash_all, hash_image, hash_images, kept_images, to_png
 from bench.records.cell import Cell
 from bench.records.errors import Damaged, StoreError
@@ -108,6 +108,7 @@ class Runner(Work):
 
     def __post_init__(self) -> None:
         self.pipeline = CurrentPipeline(self.prompts, self.inputs)
+        self.extracting = OneAlone()
         self._calls = ThreadedCalls(self.queue.concurrent_batches)
 
     @property
@@ -226,6 +227,15 @@ class Runner(Work):
             self.store.commit(record)
         return record
 
+    def lost_device(self, device: str) -> str | None:
+        """See `Work`: an error such as an illegal access leaves a process's CUDA context unusable for ever."""
+        try:
+            if device != "cpu":
+                torch.cuda.synchronize(device)
+        except RuntimeError as error:  # of which PyTorch's own error of an accelerator is a kind
+            return str(error).splitlines()[0]
+        return None
+
     def _environment(self, cell: Cell) -> Mapping[str, Any]:
         return {
             **machine_fingerprint(cell.device, torch.get_num_threads()),
@@ -294,6 +304,8 @@ class _CellWork:
         """The sampler of the calling thread; the first one loads the pipeline."""
         if not hasattr(self._own, "sampler"):
             self._own.sampler = self.runner.pipeline.sampler(self.cell)
+            if self.runner.queue.concurrent_batches > 1:
+                self._own.sampler.alone = self.runner.extracting.alone
         found: Sampler = self._own.sampler
         return found
 
@@ -383,7 +395,8 @@ class _CellWork:
     ) -> dict[str, Arrays]:
         """The wanted features of a batch, of which those that are `known` are not computed."""
         known = known or {}
-        found = self.runner.features.extract(images, start, [name for name in self.wanted if name not in known])
+        with self.runner.extracting.beside():
+            found = self.runner.features.extract(images, start, [name for name in self.wanted if name not in known])
         return {name: found[name] if name in found else known[name] for name in self.wanted}
 
 

@@ -27,7 +27,7 @@ from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, DepthEstimator, Inputs, canny_edges, name_inputs
 from bench.mini import world
 from bench.records.cell import Task, content_hash
-from bench.records.errors import BenchError
+from bench.records.errors import BenchError, CellError
 from bench.records.reference import WORLD
 from bench.records.score import split_score
 from bench.score.metrics import PIXELS
@@ -51,6 +51,8 @@ class FeatureSets:
     """What computes the features of a run's images, by the identity of each set."""
 
     by_identity: Mapping[str, Compute]
+    together: int = 1
+    """Images of one prompt, which are never separated."""
 
     @property
     def identities(self) -> list[str]:
@@ -58,9 +60,32 @@ class FeatureSets:
         return [*self.by_identity]
 
     def extract(self, images: _Images, start: int, wanted: Iterable[str]) -> dict[str, Arrays]:
-        """Return the wanted sets of features of a batch's images, by identity."""
-        shared: dict[str, Any] = {}
-        return {identity: self.by_identity[identity](images, start, shared) for identity in wanted}
+        """Return the wanted sets of features of a batch's images, by identity.
+
+        A batch that does not fit into the device's memory is taken in halves; raises CellError where one prompt's
+        images do not.
+        """
+        import torch
+
+        wanted, shared = [*wanted], dict[str, Any]()
+        try:
+            return {identity: self.by_identity[identity](images, start, shared) for identity in wanted}
+        except torch.OutOfMemoryError as error:
+            failed = error.with_traceback(None)  # its frames hold the tensors of the call
+        shared.clear()
+        half = len(images) // 2 // self.together * self.together
+        if half == 0:
+            raise CellError(
+                f"the extractors do not fit into the device's memory with {len(images)} images at a time; use fewer of "
+                "them at once (extractor=[…]), and tcd-bench score for the others afterwards"
+            ) from failed
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        parts = [self.extract(images[:half], start, wanted), self.extract(images[half:], start + half, wanted)]
+        return {
+            identity: {name: np.concatenate([part[identity][name] for part in parts]) for name in parts[0][identity]}
+            for identity in wanted
+        }
 
 
 def prompts_of(experiment: Experiment, count: int) -> Prompts:
@@ -191,7 +216,7 @@ def make_feature_sets(
         sets["background_lpips"] = lambda images, start, _: of_task.background_lpips(images, start)
     if "pairwise_lpips" in experiment.scores:
         sets["pairwise_lpips"] = lambda images, *_: of_task.pairwise_lpips(images)
-    return FeatureSets({identity: sets[name] for name, identity in identities.items()})
+    return FeatureSets({identity: sets[name] for name, identity in identities.items()}, inputs.images_per_prompt)
 
 
 def _of_extractor(extractor: Extractor, prompts: Prompts, of_task: TaskFeatures, frames: int) -> Compute:

@@ -195,9 +195,12 @@ def resolve_device(wanted: str, here: bool = True) -> str:
     return wanted
 
 
-def resolve_concurrent_batches(wanted: int | Literal["auto"], device: str) -> int:
-    """Return how many batches run at once; `auto` is 1 on a CPU, and 4 on a GPU, which one of them uses at a time."""
-    return wanted if wanted != "auto" else 1 if device == "cpu" else 4
+def resolve_concurrent_batches(wanted: int | Literal["auto"], device: str, graphs: bool = False) -> int:
+    """Return how many batches run at once; `auto` is 1 on a CPU, and 4 on a GPU, which one of them uses at a time.
+
+    With CUDA graphs it is 1: another thread would record its own.
+    """
+    return wanted if wanted != "auto" else 1 if device == "cpu" or graphs else 4
 
 
 def load_job(launch: Launch) -> Job:
@@ -235,6 +238,7 @@ def make_runner(job: Job, launch: Launch, store: Store, context: WorkerContext) 
         extractors = load_extractors(experiment, device)
         features = make_feature_sets(experiment, job.prompts, extractors, inputs, job.run.features, device)
         make_references(experiment, job.run, store, extractors)
+    graphs = any(cell.base.records_graphs for cell in cells)
     runner = Runner(
         store=store,
         prompts=job.prompts.texts,
@@ -244,7 +248,7 @@ def make_runner(job: Job, launch: Launch, store: Store, context: WorkerContext) 
         keep=experiment.keep,
         keep_latents=experiment.keep_latents,
         queue=DeviceQueue(
-            resolve_concurrent_batches(experiment.concurrent_batches, device), one_samples=device != "cpu"
+            resolve_concurrent_batches(experiment.concurrent_batches, device, graphs), one_samples=device != "cpu"
         ),
         context=context,
         process={"freed_memory_kept": kept, "launch": launch.name},

@@ -25,7 +25,7 @@ from bench.redact import secret_settings, settings_without_secrets
 from bench.store.store import Store, quarantine_corrupt_features, quarantine_corrupt_records
 from bench.workers.launch import Launch, new_launch_name
 from bench.workers.leases import new_worker_name
-from bench.workers.loop import Stopped
+from bench.workers.loop import DeviceLost, Stopped
 from bench.workers.pool import Executor, WorkerPool
 from bench.workers.status import ENDED, read_status
 from bench.workers.worker import Worker, signals_stop
@@ -69,6 +69,12 @@ def execute(job: Job, store: Store) -> Iterator[Record]:
                     yield record
         except Stopped as error:
             raise KeyboardInterrupt from error
+        except DeviceLost as error:
+            print(
+                f"The GPU is lost to this process ({error}); {total - len(ended)} cells are left. Run the same command "
+                "again, or with executor=local executor.workers=2, which replaces a worker that this happens to.",
+                file=sys.stderr,
+            )
     for key in launch.cells:
         if key not in ended and (found := store.cell(key).record()) is not None:  # another worker joined the launch
             yield found

@@ -14,7 +14,7 @@ from bench.experiment.claims import ClaimChoice, claim_problems, claims_of_model
 from bench.experiment.executors import ExecutorChoice, Local
 from bench.experiment.extractors import MINI, ExtractorChoice, name_score
 from bench.experiment.hydra_errors import explain_validation, in_one_message, written
-from bench.experiment.memory_options import MemoryOptions, quantization_problems
+from bench.experiment.memory_options import MemoryOptions, graph_problems, quantization_problems
 from bench.experiment.tasks import TaskChoice, TextToImage, task_problems
 from bench.experiment.trackers import TrackerChoice
 from bench.experiment.value_types import (
@@ -240,11 +240,14 @@ class Experiment:
     """The scores, as in `fid@mini`; without `@` by the first extractor that can give it. Empty: none."""
     seed: Seed = 0
     """Seed of initial latents, noise and prompt order; each image has its own generator."""
+    noise: Literal["host", "device"] = "host"
+    """Where the noise of stochastic steps is drawn: on the `host`, which gives the same images on every machine, or on
+    the GPU (`device`), as most scripts do, which saves a copy in each step and makes images of their own."""
     batch_size: Count = 64
     """Images per batch when sampling for quality."""
     concurrent_batches: ConcurrentBatches = "auto"
     """Batches that are processed concurrently: a processor samples them in parallel, a GPU one after the other while
-    earlier ones are scored and saved. `auto`: 1 on a processor, 4 on a GPU."""
+    earlier ones are scored and saved. `auto`: 1 on a processor, 4 on a GPU; 1 where CUDA graphs are recorded."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1` …; `auto` takes the GPU where there is one."""
     keep: Literal["all", "grid"] = "all"
@@ -354,6 +357,7 @@ def _problems(experiment: Experiment) -> Iterator[str]:
         yield from _check_architecture(experiment)
     yield from task_problems(experiment.task, {**experiment.models}, [*experiment.scores])
     yield from quantization_problems(experiment.models, experiment.methods, experiment.weights)
+    yield from graph_problems(experiment.models, experiment.concurrent_batches)
     yield from _images_per_prompt_problems(experiment)
 
 

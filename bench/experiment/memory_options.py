@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from bench.experiment.value_types import STRICT
+from bench.records.cell import CUDA_GRAPHS
 
 
 @dataclass(config=STRICT)
@@ -24,11 +25,24 @@ class MemoryOptions:
     vae_tiling: bool = False
     """Decode in tiles."""
     vae_upcast: bool = False
-    """Decode in float32; SDXL's own VAE overflows in float16."""
+    """Decode in float32; SDXL's own VAE overflows in float16. It is cast once, while SDXL's pipelines cast it in each
+    call, there and back, where the checkpoint asks for it."""
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
-    """Compile the denoiser and the VAE's decoder, in one of torch.compile's modes."""
+    """Compile the denoiser and the VAE's decoder, in one of torch.compile's modes. `reduce-overhead` and
+    `max-autotune` record CUDA graphs, which serve one batch at a time."""
     attention: str | None = None
     """One of diffusers' attention backends, by name."""
+
+
+def graph_problems(models: Mapping[str, Any], concurrent_batches: int | str) -> Iterator[str]:
+    """Yield a sentence for each model whose CUDA graphs several batches would use at once."""
+    for name, model in models.items():
+        mode = model.memory_options.compile
+        if mode in CUDA_GRAPHS and concurrent_batches not in (1, "auto"):
+            yield (
+                f"concurrent_batches={concurrent_batches} was given, but models.{name}.memory_options.compile={mode} "
+                "records CUDA graphs, which serve one batch at a time; use concurrent_batches=1, or compile=default"
+            )
 
 
 def quantization_problems(models: Mapping[str, Any], methods: Mapping[str, Any], weights: str) -> Iterator[str]:

@@ -153,4 +153,5 @@ def _cells_of(experiment: Experiment, surroundings: Surroundings, model_name: st
             batch_size=experiment.batch_size,
             device=surroundings.device,
             versions={**surroundings.versions, **library, **own},
+            noise=experiment.noise if surroundings.device.startswith("cuda") else "host",
         )

@@ -26,10 +26,11 @@ class Loaded:
 
     def __init__(self, cell: Cell) -> None:
         gc.collect()  # models and their wrappers reference one another, so the previous ones may still be in memory
-        self._before = torch.cuda.memory_allocated(cell.device) if cell.device.startswith("cuda") else 0
+        self._device, before = cell.device, _allocated_on(cell.device)
         begun = time.perf_counter()
         self.key, self.pipeline = cell.pipeline_key, load_pipeline(cell)
         self.load_s = time.perf_counter() - begun
+        self._weights = _allocated_on(cell.device) - before
         self._embeddings = Embeddings()
         self._shared = SharedEvaluations(denoisers(self.pipeline).values(), room_on(cell.device))
 
@@ -39,8 +40,14 @@ class Loaded:
 
     @property
     def excluded_bytes(self) -> int:
-        """Bytes on a GPU that a user who calls the pipeline would not have: extractors, preference models, caches."""
-        return self._before + self._embeddings.used_bytes + self._shared.used_bytes
+        """Bytes on a GPU at present that are not the pipeline's weights: extractors, a depth estimator, caches, and
+        the workspaces of matrix products, of which every thread that has sampled keeps one."""
+        return max(0, _allocated_on(self._device) - self._weights)
+
+
+def _allocated_on(device: str) -> int:
+    """Return the bytes of tensors on a GPU; 0 on a CPU."""
+    return torch.cuda.memory_allocated(device) if device.startswith("cuda") else 0
 
 
 class CurrentPipeline:

@@ -6,7 +6,9 @@ Safetensors are preferred. Where a repository has only .bin files, diffusers and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,7 +138,7 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
         for module in (*denoisers(pipeline).values(), pipeline.vae):
             module.to(memory_format=torch.channels_last)
     if memory_options.get("vae_upcast"):
-        _decode_in_float32(pipeline)
+        _use_vae_in_float32(pipeline)
     if memory_options.get("vae_slicing"):
         pipeline.vae.enable_slicing()
     if memory_options.get("vae_tiling"):
@@ -154,7 +156,7 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
         raise BenchError(f"{name}: offload={offload} moves each layer separately and cannot be compiled; choose one")
     if mode:  # before offloading, whose hooks restore the forward they found
         for module in (*denoisers(pipeline).values(), pipeline.vae.decoder):
-            module.forward = torch.compile(module.forward, mode=mode)
+            module.forward = _compiled(module.forward, mode, cell.base.records_graphs)
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=cell.device)
     elif offload == "sequential":
@@ -166,17 +168,38 @@ def _place(pipeline: Any, cell: Cell) -> DiffusionPipeline:
     return pipeline
 
 
-def _decode_in_float32(pipeline: Any) -> None:
-    """Decode in float32: SDXL's pipelines cast their VAE where its configuration says so, the others are wrapped."""
+def _compiled(forward: Any, mode: str, graphs: bool) -> Callable[..., Any]:
+    """Return a compiled function; the output of a CUDA graph is copied, since the next replay overwrites it."""
+    compiled: Callable[..., Any] = torch.compile(forward, mode=mode)
+    if not graphs:
+        return compiled
+
+    @functools.wraps(forward)
+    def copied(*arguments: Any, **options: Any) -> Any:
+        return copy.deepcopy(compiled(*arguments, **options))
+
+    return copied
+
+
+def _use_vae_in_float32(pipeline: Any) -> None:
+    """Decode in float32, cast once; SDXL's pipelines would otherwise cast their VAE in each call, there and back.
+
+    SDXL's VAE overflows in float16 when it encodes, too.
+    """
     vae = pipeline.vae
-    if hasattr(pipeline, "upcast_vae"):
-        vae.register_to_config(force_upcast=True)
-        return
-    vae.decoder.float()
-    if getattr(vae, "post_quant_conv", None) is not None:
-        vae.post_quant_conv.float()
-    decode = vae.decode
-    vae.decode = lambda latents, *arguments, **options: decode(latents.float(), *arguments, **options)
+    if "force_upcast" in vae.config and hasattr(pipeline, "upcast_vae"):
+        vae.register_to_config(force_upcast=False)
+        vae.float()
+        vae.encode = _given_float32(vae.encode)
+    else:
+        vae.decoder.float()
+        if getattr(vae, "post_quant_conv", None) is not None:
+            vae.post_quant_conv.float()
+    vae.decode = _given_float32(vae.decode)
+
+
+def _given_float32(method: Any) -> Callable[..., Any]:
+    return lambda values, *arguments, **options: method(values.float(), *arguments, **options)
 
 
 def _options(variant: str | None) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Image i depends only on the cell's seed and on i: every image has its own generator on the CPU, which draws first the
 initial latents and then the noise of stochastic steps. All methods see the same latents for the same prompt. Latents of
 a UNet are drawn here, in float32 for every precision; those of a transformer, whose shape each pipeline knows, by the
-pipeline, in its own precision.
+pipeline, in its own precision. With `noise=device` a second generator, on the GPU, draws the noise of steps (and the
+latents where the pipeline draws them): no copy from the host in each step, but images of their own.
 """
 
 from __future__ import annotations
@@ -103,11 +104,14 @@ class Sampler:
         self.pipeline.scheduler = make_scheduler(cell.scheduler)
         self._embeddings = embeddings or Embeddings()
         self._shared = shared.of if shared else lambda *_: nullcontext()
+        self.alone: Callable[[], AbstractContextManager[object]] | None = None
+        """What keeps other threads, which extract features, from the device; None where there are none."""
 
     def sample(self, start: int) -> Batch:
         """Return the batch that begins with image `start`; raises CellError for NaN or all-black images.
 
-        A batch that does not fit into the device's memory is sampled in halves, as are those after it.
+        A batch that does not fit into the device's memory is sampled in halves, as are those after it; before that once
+        more whole, `alone`, since it may have been another thread that took the memory.
         """
         return self.begin(start)()
 
@@ -117,16 +121,17 @@ class Sampler:
         counter, begun = CallCounter(denoisers(self.pipeline).values(), self.pipeline.scheduler), []
         try:
             while rows:
-                part, counted = rows[: self._size], list(counter.counts)
-                try:
-                    given, remembering = self._given(part), self._embeddings.remembered_by(self.pipeline)
-                    with torch.inference_mode(), self._shared(part.start, self.cell.steps), self._steps_given(given):
-                        output = remembering(**given)
-                    begun.append(self._images_of(output, part))
-                except torch.OutOfMemoryError as error:
-                    self._shrink(len(part), error)
-                    counter.counts = counted  # the failed call is repeated
+                part, counted = rows[: self._size], tuple(counter.counts)
+                found = self._try_part(part)
+                if isinstance(found, Exception) and self.alone is not None:  # another thread may have had the memory
+                    counter.counts = [*counted]  # the failed call is repeated
+                    with self.alone():
+                        found = self._try_part(part)
+                if isinstance(found, Exception):
+                    counter.counts = [*counted]
+                    self._shrink(len(part), found)
                 else:
+                    begun.append(found)
                     rows = rows[len(part) :]
         finally:
             counter.close()
@@ -137,6 +142,19 @@ class Sampler:
             return Batch(start, joined, self._describe_calls(counter, len(joined)))
 
         return wait
+
+    def _try_part(self, part: range) -> Callable[[], PixelArray] | Exception:
+        """Begin a part of a batch; returns the error where it does not fit into the device's memory."""
+        try:
+            given, remembering = self._given(part), self._embeddings.remembered_by(self.pipeline)
+            with torch.inference_mode(), self._shared(part.start, self.cell.steps), self._steps_given(given):
+                output = remembering(**given)
+            return self._images_of(output, part)
+        except torch.OutOfMemoryError as error:
+            failed = error.with_traceback(None)  # its frames hold the tensors of the call
+        if self.pipeline.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return failed
 
     def call(self, rows: Sequence[int]) -> PixelArray:
         """The images of some prompts by one call of the pipeline, as a user would write it."""
@@ -151,6 +169,8 @@ class Sampler:
         given = self.inputs.arguments(rows) if self.inputs else {}
         if "strength" not in given and has_unet(self.pipeline):  # else the pipeline draws them, by the same generators
             given["latents"] = self.initial_latents(generators)
+        if self.cell.noise == "device":
+            generators = [image_generator(self.cell.seed, row, self.cell.device) for row in rows]
         kind: Any = type(self.pipeline)
         arguments, parameters = self.arguments(), call_parameters(kind)
         if "negative_prompt" in arguments:
@@ -172,8 +192,6 @@ class Sampler:
                 "memory_options.offload=model, memory_options.vae_tiling=true, dtype=float16, or a smaller size"
             ) from error
         self._size = size // 2
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _images_of(self, output: Any, rows: Sequence[int]) -> Callable[[], PixelArray]:
         """What waits for the images of a call; raises CellError for NaN or all-black ones."""
@@ -233,7 +251,7 @@ class Sampler:
         )
 
 
-def image_generator(seed: int, row: int) -> torch.Generator:
+def image_generator(seed: int, row: int, device: str = "cpu") -> torch.Generator:
     """Return the generator of image `row`: the same in every batch, independent between images."""
     state = np.random.SeedSequence((seed, row)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))

@@ -29,8 +29,8 @@ def measure_memory(
 
     `allocated` and `reserved` come from PyTorch's allocator; the process's and the whole device's use are polled from
     NVML (or from the given gauges). The device's is the number of nvidia-smi, which excludes memory reserved by the
-    driver. `excluded_bytes` are on the GPU all the time and do not belong to the call; they are subtracted from its
-    peaks.
+    driver; it is unknown where another process computes on the device too. `excluded_bytes` are on the GPU before the
+    call and do not belong to it; they are subtracted from its peaks.
     """
     cuda = device.type == "cuda"
     if cuda:
@@ -62,7 +62,7 @@ def measure_memory(
 def poll_peaks(gauges: Mapping[str, Gauge], period_s: float = POLL_S) -> Iterator[dict[str, int]]:
     """Poll gauges in a thread while the context is open, and once at each end; yields their peaks by name.
 
-    A gauge that fails once has no peak: it may have missed the highest moment, which would give a wrong number.
+    A gauge that fails once has no peak: its highest moment may have been missed, which would give a wrong number.
     """
     peaks: dict[str, int] = {}
     broken: set[str] = set()
@@ -88,7 +88,10 @@ def poll_peaks(gauges: Mapping[str, Gauge], period_s: float = POLL_S) -> Iterato
 
 
 class NvmlGauge:
-    """Device memory in use as reported by NVML: by this process, or by everything on the device."""
+    """Device memory in use as reported by NVML: by this process, or by everything on the device.
+
+    The latter raises OtherProcesses where another process computes on the device, such as a second worker.
+    """
 
     def __init__(self, device: torch.device, own_process: bool) -> None:
         self._own_process = own_process
@@ -104,9 +107,18 @@ class NvmlGauge:
     def __call__(self) -> int | None:
         if self._nvml is None:
             return None
+        processes: list[Any] = []
+        with suppress(self._nvml.NVMLError):  # not every virtual machine shows its processes
+            processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         if not self._own_process:
+            if len(processes) > 1:
+                raise OtherProcesses
             return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle, self._nvml.nvmlMemory_v2).used)
-        for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle):
+        for process in processes:
             if process.pid == os.getpid() and process.usedGpuMemory is not None:
                 return int(process.usedGpuMemory)
         return None
+
+
+class OtherProcesses(Exception):  # noqa: N818
+    """Another process computes on the device, so that its use is not that of one call."""

@@ -66,6 +66,11 @@ def plain_number(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+"""Modes of torch.compile that record CUDA graphs: each thread would record its own, and a replay overwrites the output
+of the one before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """LoRA weights applied to a base model.
@@ -121,6 +126,11 @@ class Base:
     guidance: str | None = field(default=None, metadata=LATER)
     arguments: Mapping[str, Any] = field(default_factory=dict, metadata=LATER)
 
+    @property
+    def records_graphs(self) -> bool:
+        """Whether its models are compiled to CUDA graphs."""
+        return self.memory_options.get("compile") in CUDA_GRAPHS
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -152,7 +162,8 @@ class PromptSet:
 class Cell:
     """One point of the grid: everything that can change its images, and display names.
 
-    `eta` is None for a scheduler without eta. `versions` holds the libraries that compute the images.
+    `eta` is None for a scheduler without eta. `versions` holds the libraries that compute the images. `noise` is where
+    that of stochastic steps is drawn: "host" or "device".
     """
 
     base: Base
@@ -169,6 +180,7 @@ class Cell:
     batch_size: int
     device: str
     versions: Mapping[str, str]
+    noise: str = field(default="host", metadata=LATER)
 
     @cached_property
     def key(self) -> str:
@@ -196,7 +208,8 @@ class Cell:
         eta = "" if self.eta is None else f" eta {plain_number(self.eta)}"
         guidance = f" guidance {plain_number(self.guidance_scale)}" if self.guidance_scale else ""
         cost_only = " (cost only)" if self.cost_only else ""
-        return f"{self.base.name} {self.method} {self.steps} steps{eta}{guidance}{cost_only}"
+        noise = "" if self.noise == "host" else f" noise of the {self.noise}"
+        return f"{self.base.name} {self.method} {self.steps} steps{eta}{guidance}{noise}{cost_only}"
 
     @property
     def cost_only(self) -> bool:

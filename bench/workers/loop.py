@@ -45,6 +45,10 @@ class Stopped(Exception):  # noqa: N818
     """The worker was asked to stop; its leases were released."""
 
 
+class DeviceLost(Exception):  # noqa: N818
+    """No work is possible in this process any more, as after an illegal access to a GPU's memory."""
+
+
 @dataclass
 class WorkerContext:
     """The context of a worker that reports nothing, with the clock of this machine."""
@@ -102,6 +106,9 @@ class Work(Protocol):
     def fail(self, cell: Cell, error: Exception) -> Record:
         """Make an error the cell's record."""
 
+    def lost_device(self, device: str) -> str | None:
+        """Why every further cell on a device would fail in this process; None where that is not so."""
+
 
 class State(Enum):
     """The state of a cell in a worker's loop."""
@@ -151,7 +158,8 @@ class Loop:
     def run(self, cells: Sequence[Cell], first: int = 0) -> Iterator[Record]:
         """Yield the record of each cell that ended here, until every cell has ended here or elsewhere.
 
-        Begins at the `first` group of cells that share a pipeline. Raises Stopped.
+        Begins at the `first` group of cells that share a pipeline. Raises Stopped; and DeviceLost after the record of
+        the first cell that failed with the device: what failed after it is left for another process.
         """
         left, wait_s = from_group(cells, first), WAIT_S[0]
         self._first_chunk = first // max(len({cell.pipeline_key for cell in cells}), 1)
@@ -168,6 +176,8 @@ class Loop:
                         coming.insert(0, one.cell)
                     if record is not None:
                         yield record
+                        if record.status != "ok" and (why := self.work.lost_device(record.cell.device)) is not None:
+                            raise DeviceLost(why)
             if self._idle and left:
                 self.context.entering("waiting", None)
                 self.context.check_stop()

@@ -29,13 +29,14 @@ from bench.records.record import Record
 from bench.store.store import Store
 from bench.workers.launch import Launch, Reporter
 from bench.workers.leases import Leases
-from bench.workers.loop import Loop, Stopped, Work, WorkerContext
+from bench.workers.loop import DeviceLost, Loop, Stopped, Work, WorkerContext
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-DONE, BAD, STOPPED, HUNG = 0, 2, 75, 76
-"""Exit codes: nothing is left, it cannot work here, it was asked to stop, a cell took too long."""
+DONE, BAD, STOPPED, HUNG, LOST = 0, 2, 75, 76, 77
+"""Exit codes: nothing is left, it cannot work here, it was asked to stop, a cell took too long, the GPU is
+lost to it."""
 REAL_WORK = "bench.execute.job:make_runner_for"
 MakeRunner = Callable[[Launch, Store, WorkerContext], tuple[Work, Sequence[Cell]]]
 """Creates the work of a launch, with everything it needs, and its cells."""
@@ -140,6 +141,9 @@ def take_part(location: str, launch_name: str, name: str, first: int = 0, work: 
                 print(f"{record.cell.label}: {record.status}", flush=True)
     except Stopped:
         return STOPPED
+    except DeviceLost as error:
+        print(f"the device is lost to this process: {error}", flush=True)
+        return LOST
     return DONE
 
 

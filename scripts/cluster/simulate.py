@@ -264,6 +264,9 @@ class Work:
     def fail(self, cell: Cell, error: Exception) -> Record:
         raise error
 
+    def lost_device(self, device: str) -> None:
+        """No device is simulated."""
+
 
 def make_grid(images: int, chunk: int, per_call: float, per_evaluation: float, load_s: float) -> Grid:
     """Five bases × five methods × six step counts, and five etas where a method has one."""
