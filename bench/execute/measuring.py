@@ -39,7 +39,7 @@ def measured(record: Record, measure: Measure, prompts: int, pipeline: CurrentPi
         sampler = pipeline.sampler(record.cell)
         call, device = partial(sampler.call, rows), torch.device(sampler.cell.device)
         if wants_latency:
-            stopwatch, parts = Stopwatch.of(device), _parts_of(sampler.pipeline)
+            stopwatch, parts = Stopwatch.of(device), timed_parts(sampler.pipeline)
             workload = ReferenceWorkload(device, stopwatch)
             latency = measure_latency(call, parts, stopwatch, len(rows), measure.repeats, measure.warmup, workload)
             if device.type == "cuda":
@@ -65,7 +65,7 @@ def lacks_memory(record: Record, measure: Measure) -> bool:
     return measure.memory and record.memory is None and record.cell.device != "cpu"
 
 
-def _parts_of(pipeline: Any) -> Mapping[str, Sequence[torch.nn.Module]]:
+def timed_parts(pipeline: Any) -> Mapping[str, Sequence[torch.nn.Module]]:
     """Return the modules of a pipeline that are timed, by part."""
     controlnet = getattr(pipeline, "controlnet", None)
     return {

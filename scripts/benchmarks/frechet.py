@@ -50,13 +50,13 @@ def ours(first: Floats, second: Floats, reference: Reference) -> float:
     return a.value
 
 
-def torchmetrics_value(first: Floats, real: Floats) -> float:
+def torchmetrics_value(first: Floats, real: Floats, device: str = "cpu") -> float:
     """As torchmetrics does, in double precision."""
     extractor = torch.nn.Identity()  # features are given
     extractor.num_features = first.shape[1]
-    metric = FrechetInceptionDistance(feature=extractor).set_dtype(torch.float64)
-    metric.update(torch.from_numpy(real).double(), real=True)
-    metric.update(torch.from_numpy(first).double(), real=False)
+    metric = FrechetInceptionDistance(feature=extractor).set_dtype(torch.float64).to(device)
+    metric.update(torch.from_numpy(real).to(device).double(), real=True)
+    metric.update(torch.from_numpy(first).to(device).double(), real=False)
     return float(metric.compute())
 
 

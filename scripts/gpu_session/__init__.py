@@ -1,0 +1,1 @@
+"""The steps of scripts/gpu-session and what runs them."""
