@@ -1,4 +1,4 @@
-"""New, grown, known and vanished deviations; changed trajectories; the committed table."""
+"""New, grown, known and fixed deviations; changed trajectories; the committed table."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 
 import bench
 from bench.conformance.baseline import (
+    Cause,
     changes,
     compare_with_baseline,
+    compared,
     explain,
     load_causes,
     read_baseline,
@@ -80,13 +82,19 @@ def test_a_deviation_is_compared_with_known_deviations(stored: Path, found: Find
     verdicts = list(compare_with_baseline(report(found), read_baseline(stored)))
     assert verdicts[0].status == status
     assert verdicts[0].fails == (status != "known")
-    assert [verdict.status for verdict in verdicts[1:]] == (["vanished"] if status == "new" else [])
+    assert [verdict.status for verdict in verdicts[1:]] == (["fixed"] if status == "new" else [])
 
 
-def test_a_vanished_deviation_is_reported_and_does_not_fail(stored: Path) -> None:
-    (verdict,) = compare_with_baseline(report(), read_baseline(stored))
-    assert verdict.status == "vanished"
-    assert not verdict.fails
+def test_a_deviation_that_is_gone_is_reported_as_fixed_and_a_cause_once(stored: Path) -> None:
+    baseline = read_baseline(stored)
+    baseline["findings"] = [finding("step", f"solver_order={order}", two=10.0) for order in (1, 2, 3)]
+    cause = Cause("halved-term", (), ("step",), "solver_order", "The term is halved.")
+    after = compared(report(), baseline, [cause])
+    assert [verdict.status for verdict in after.verdicts or ()] == ["fixed"] * 3
+    assert not any(verdict.fails for verdict in after.verdicts or ())
+    assert not after.passed, "a strict expected failure"
+    assert str(after).count("halved-term") == 1
+    assert "fixed: 3 of one cause, as step (solver_order=1): halved-term: The term is halved." in str(after)
 
 
 def test_without_a_baseline_every_deviation_is_new() -> None:

@@ -130,8 +130,7 @@ def compare_with_baseline(
     refused = {text.partition(":")[0] for text in baseline.get("refused", ())}
     refused = {label for label in refused if "=" in label and not any(name.endswith(label) for name in ran)}
     for finding in report.findings:
-        cause = explain(causes, report.family or report.scheduler, finding)
-        words = " ".join(cause.explanation.split()) if cause else ""
+        words = _words(explain(causes, report.family or report.scheduler, finding))
         old = before.pop(finding.key, None)
         if old is None:
             added = _mentioned(finding.setting) & _additions(report, baseline) or finding.setting in refused
@@ -141,7 +140,11 @@ def compare_with_baseline(
         else:
             yield Verdict("known", finding, words)
     for finding in before.values():
-        yield Verdict("vanished", finding)
+        yield Verdict("fixed", finding, _words(explain(causes, report.family or report.scheduler, finding)))
+
+
+def _words(cause: Cause | None) -> str:
+    return f"{cause.name}: {' '.join(cause.explanation.split())}" if cause else ""
 
 
 def compared(report: ConformanceReport, baseline: Mapping[str, Any], causes: Sequence[Cause] = ()) -> ConformanceReport:
@@ -154,8 +157,7 @@ def explained(report: ConformanceReport) -> ConformanceReport:
     """Return a report with the causes of those deviations that diffusers' own class of the family has as well."""
     causes = causes_of_diffusers() if report.family else ()
     found = {finding.key: explain(causes, report.family or "", finding) for finding in report.findings}
-    words = {key: f"{c.name}: {' '.join(c.explanation.split())}" for key, c in found.items() if c}
-    return replace(report, explained=words)
+    return replace(report, explained={key: _words(cause) for key, cause in found.items() if cause})
 
 
 def growth(old: Finding, new: Finding) -> str:

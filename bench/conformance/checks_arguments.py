@@ -11,6 +11,7 @@ import torch
 
 from bench.conformance.checks_steps import allowance
 from bench.conformance.noise import Array
+from bench.conformance.published import Euler
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Subject
 from bench.conformance.targets import GAUSSIAN
@@ -27,8 +28,11 @@ _CHURN: tuple[dict[str, float], ...] = (
 
 
 def check_arguments(subject: Subject, setting: str) -> Iterator[Finding]:
-    """Check on a curve `step` with a plain number for a timestep, with churn, and with a timestep per token."""
+    """Check `step` with churn, and on a curve with a plain number for a timestep and with a timestep per token."""
     if subject.curve() is None:
+        by_euler = subject.family is not None and subject.family.method is Euler
+        if by_euler and "s_churn" in subject.step_parameters and subject.config["prediction_type"] == "epsilon":
+            yield from _check_churn(subject, setting)
         return
     yield from _check_plain_timestep(subject, setting)
     if "s_churn" in subject.step_parameters:
@@ -71,17 +75,21 @@ def _check_plain_timestep(subject: Subject, setting: str) -> Iterator[Finding]:
 
 
 def _check_churn(subject: Subject, setting: str) -> Iterator[Finding]:
-    """Karras et al. 2022, algorithm 2, with gamma = s_churn / calls, on the level's sigma; or whether it is ignored."""
+    """Karras et al. 2022, algorithm 2, with gamma = s_churn / calls, on the level's sigma; or whether it is ignored.
+
+    On a noise table the output is the noise.
+    """
     for index in (0, 4):
         for given in _CHURN:
             case = subject.prepare(_STEPS)
             state, output, after, drawn = _call(case, index, generator=None, **given)
-            sigma, following = case.path.levels[index].b, case.path.levels[index + 1].b
+            sigma, following = case.level(index).b, case.level(index + 1).b
             inside = given.get("s_tmin", 0.0) <= sigma <= given.get("s_tmax", math.inf)
             gamma = min(given["s_churn"] / len(case.path.timesteps), math.sqrt(2) - 1) if inside else 0.0
             raised = sigma * (1 + gamma)
             noise = given.get("s_noise", 1.0) * math.sqrt(raised**2 - sigma**2) * drawn
-            wanted = state + noise + (following - raised) * sigma / raised * output
+            slope = output if case.rescaled else sigma / raised * output
+            wanted = state + noise + (following - raised) * slope
             label = f"{setting}, {', '.join(f'{name}={value:g}' for name, value in given.items())}"
             plain = state + (following - sigma) * output
             limit = allowance(float(np.abs(state).max() + np.abs(output).max() + np.abs(noise).max()))

@@ -17,7 +17,7 @@ from bench.conformance.report import Finding
 from bench.conformance.settings import ON_CURVE
 from bench.conformance.subject import OTHER_SIGMAS, Case, Refusal, Subject
 
-ALL = (*range(1, 52), *range(54, 260, 3), 333, 499, 500)
+ALL = (*range(1, 52), *range(54, 260, 3), 333, 499, 500, 999, 1000)
 SOME = (1, 2, 3, 4, 7, 8, 15, 16, 20, 28, 50)
 POSITION = 32 * FLOAT32  # a shift, a stretch and a power of numbers up to 1 in float32
 _SHIFT = 3.0

@@ -1,26 +1,25 @@
-"""Limits: inputs that must be refused, settings that must survive a round trip, and the error of lower precision."""
+"""Limits: inputs that must be refused, and settings that must survive a round trip."""
 
 from __future__ import annotations
 
-import math
+import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
 
-from bench.conformance.checks_rounding import reach
-from bench.conformance.checks_steps import ROUNDINGS, place, run_case
+from bench.conformance.checks_steps import run_case
 from bench.conformance.curves import Curve
 from bench.conformance.report import Finding
-from bench.conformance.subject import Refusal, Subject, step_arguments
+from bench.conformance.settings import Variation
+from bench.conformance.subject import Subject
 from bench.conformance.targets import GAUSSIAN
-from bench.conformance.trace import TracedRun, scaled_input
+from bench.conformance.trace import TracedRun
 
 CLEAR = (ValueError, AssertionError, TypeError, IndexError, NotImplementedError)
-HALF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
 def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
@@ -53,6 +52,19 @@ def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
             got = "accepted"
         words = "Invalid input must be refused with an error that names it."
         yield Finding("refusal", f"{setting}, {name}", "ValueError or the like", got, words)
+
+
+def check_declared(subject: Subject, variation: Variation, refusal: str) -> Iterator[Finding]:
+    """Check that a value which the class refuses is none of those that its signature declares for the setting."""
+    for name, value in variation.changed.items() if len(variation.changed) == 1 else ():
+        try:
+            declared = get_type_hints(inspect.unwrap(subject.cls.__init__)).get(name)
+        except Exception:  # names that exist only for a type checker
+            return
+        values = [one for part in (declared, *get_args(declared)) for one in get_args(part)]
+        if value in values:
+            words = f"The signature declares {name}={value!r}, and the class refuses it."
+            yield Finding("declared value", variation.label, "a run", refusal, words)
 
 
 def _attempts_on_curve(subject: Subject, curve: Curve, trained: int) -> dict[str, Callable[[], Any]]:
@@ -136,43 +148,3 @@ def check_round_trip(subject: Subject, setting: str, eta: float | None) -> Itera
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple | np.ndarray) else value
-
-
-def check_precision(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
-    """Check each step in float32, bfloat16 and float16, from the float64 run's own states, to within a few roundings.
-
-    A step casts its inputs, adds a handful of terms and casts the result: 32 unit roundings of the largest term, in
-    addition to those of the tables. The state must keep its dtype, since the next model call expects it.
-    """
-    try:
-        exact = run_case(subject, subject.prepare(steps), eta)
-    except Refusal:
-        return
-    for dtype, unit in HALF.items():
-        case = subject.prepare(steps)
-        method = case.method(eta)
-        arguments: dict[str, Any] = step_arguments(subject, eta)
-        if "generator" in subject.step_parameters:
-            arguments["generator"] = torch.Generator().manual_seed(0)
-        name = str(dtype).removeprefix("torch.")
-        history = 0.0
-        for call, timestep in zip(exact.calls, case.timesteps, strict=True):
-            state, output = (torch.from_numpy(x).to(dtype) for x in (call.state, call.output))
-            scaled_input(case.scheduler, state, timestep)
-            result = case.scheduler.step(output, timestep, state, **arguments).prev_sample
-            where = ((f"{name}, {place(steps, eta)}", math.inf),)
-            if result.dtype != dtype:
-                words = f"The state changes from {name} to another dtype, which the next model call does not expect."
-                yield Finding("dtype", f"{setting}, {name}", name, str(result.dtype), words, where)
-                break
-            if method is None or call.draws:  # noise of another dtype is a different draw
-                continue
-            size = method.advance(call.index, call.state, call.output).size + float(np.abs(call.state).max())
-            history = max(history, size * reach(case, call.index))
-            gap = float(np.abs(result.double().numpy() - call.next_state).max())
-            limit = (32 * unit + ROUNDINGS * 2.0**-24) * history
-            if not gap <= limit:
-                words = f"Call {call.index} in {name} is {gap:.3g} from float64, where rounding explains {limit:.1g}."
-                got = f"{gap:.3g}"
-                yield Finding("precision", f"{setting}, {name}", f"below {limit:.2g}", got, words, where)
-                break

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bench.conformance.checks_steps import ROUNDINGS
+from bench.conformance.checks_steps import ROUNDINGS, place, run_case
 from bench.conformance.noise import Array
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Subject, step_arguments
@@ -37,6 +37,14 @@ class SameNoise(TorchFunctionMode):
         return result
 
 
+def check_precision(subject: Subject, setting: str, steps: int, eta: float | None) -> Iterator[Finding]:
+    """Check a run as configured in float32, bfloat16 and float16."""
+    exact = run_case(subject, subject.prepare(steps), eta)
+    for name in UNITS:
+        label, where = f"{setting}, {name}", place(steps, eta)
+        yield from check_rounding(subject, subject.prepare(steps), exact, name, label, where, eta)
+
+
 def check_rounding(
     subject: Subject, case: Case, exact: Trace, name: str, setting: str, where: str, eta: float | None
 ) -> Iterator[Finding]:
@@ -49,7 +57,7 @@ def check_rounding(
     arguments: dict[str, Any] = dict(step_arguments(subject, eta))
     if "generator" in subject.step_parameters:
         arguments["generator"] = torch.Generator().manual_seed(0)
-    place, history = ((f"{name}, {where}", math.inf),), 0.0
+    places, history = ((f"{name}, {where}", math.inf),), 0.0
     for call, timestep in zip(exact.calls, case.timesteps, strict=True):
         state, output = (torch.from_numpy(x).to(dtype) for x in (call.state, call.output))
         scaled_input(case.scheduler, state, timestep)
@@ -57,7 +65,7 @@ def check_rounding(
             result = case.scheduler.step(output, timestep, state, **arguments).prev_sample
         if result.dtype != dtype:
             words = f"The state changes from {name} to another dtype, which the next model call does not expect."
-            yield Finding("dtype", setting, name, str(result.dtype), words, place)
+            yield Finding("dtype", setting, name, str(result.dtype), words, places)
             return
         size = _size(case, call, method)
         history = max(history, size * reach(case, call.index)) if _remembers(case) else size
@@ -67,8 +75,8 @@ def check_rounding(
         limit = (OPERATIONS * UNITS[name] + ROUNDINGS * 2.0**-24) * history
         if not gap <= limit:
             words = f"Call {call.index} in {name} is {gap:.3g} from float64, where rounding explains {limit:.1g}."
-            places = ((place[0][0], gap / limit),)
-            yield Finding("precision", setting, f"below {limit:.2g}", f"{gap:.3g}", words, places)
+            at = ((places[0][0], gap / limit),)
+            yield Finding("precision", setting, f"below {limit:.2g}", f"{gap:.3g}", words, at)
             return
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from bench.conformance.checks_steps import FLOAT32
+from bench.conformance.families import allows
 from bench.conformance.noise import ZERO_SNR_FLOOR, Array, alpha_bars, betas
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Refusal, Subject
 
-_COUNTS = (*range(1, 52), *range(54, 260, 3), 333, 499, 500)
+_COUNTS = (*range(1, 52), *range(54, 260, 3), 333, 499, 500, 999, 1000)
 
 
 def check_table(subject: Subject, setting: str, overrides: Mapping[str, Any] | None = None) -> Iterator[Finding]:
@@ -50,13 +51,11 @@ def check_timesteps(subject: Subject, setting: str, overrides: Mapping[str, Any]
     """
     config = {**subject.config, **(overrides or {})}
     scheduler = subject.fresh(overrides)
-    most = min(int(config["num_train_timesteps"]), int(config.get("original_inference_steps", 10**9)))
     calls = subject.family.calls_per_step if subject.family else 1
-    spare = 0 if "original_inference_steps" in config else 1  # N steps have N + 1 ends
     spacing = subject.family.timesteps if subject.family else None
     for steps in _COUNTS if spacing else _COUNTS[:12]:
-        if steps > most - spare:
-            break
+        if not allows(subject.family, config, steps):
+            continue
         where = ((f"{steps} steps", math.inf),)
         try:
             case = subject.prepare(steps, overrides, subject.fresh(overrides) if steps < 9 else scheduler)

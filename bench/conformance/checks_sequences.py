@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from bench.conformance.noise import Array
 from bench.conformance.report import Finding
 from bench.conformance.settings import variations
 from bench.conformance.subject import Subject, step_arguments
+from bench.conformance.targets import GAUSSIAN
 from bench.conformance.trace import to_numpy
 
 EXAMPLES = 30
@@ -27,6 +29,7 @@ _DTYPES = ("float64", "float32", "float16", "bfloat16")
 _SHAPES = {"4-D": (2, 3, 2, 1), "5-D": (2, 3, 1, 2, 1)}
 _F = TypeVar("_F", bound=Callable[..., Any])
 _COPIES = ("copy", "deepcopy", "pickle", "save and load", "from_config")
+_WITH_STATE = ("deepcopy", "pickle")
 
 
 class UnlikeFreshError(AssertionError):
@@ -90,28 +93,42 @@ class Objects:
             return False
         return True
 
-    def run(self, scheduler: Any, overrides: dict[str, Any], begin: int) -> list[Array]:
-        """Return what an object does after set_timesteps: noised data, and the states of a run."""
+    def run(self, scheduler: Any, overrides: dict[str, Any], begin: int, way: str = "") -> list[Array]:
+        """Return what an object does after set_timesteps: noised data, and the states of a run.
+
+        With a way to copy, a copy made half way runs beside the object, and its states come last.
+        """
         case = self.subject.prepare(_STEPS, overrides, scheduler=scheduler)
         rng, results = np.random.default_rng(3), [np.array(case.path.timesteps)]
         if noising_of(scheduler) is not None and not begin:
             data = torch.from_numpy(rng.standard_normal((1, 3, 2, 1)))
             results.append(to_numpy(noised(scheduler, data, 2 * data, scheduler.timesteps[1:2])))
             case = self.subject.prepare(_STEPS, overrides, scheduler=scheduler)
-        draw = {"generator": torch.Generator().manual_seed(3)} if "generator" in self.subject.step_parameters else {}
-        results += case.states({**step_arguments(self.subject, self.eta), **draw}, begin)
-        return results
+        if begin:
+            scheduler.set_begin_index(begin)
+        runs, state = [(case, torch.Generator().manual_seed(3))], case.start(GAUSSIAN)
+        states = [[state]]
+        for index in range(begin, len(case.path.timesteps)):
+            if way and index == begin + 2:
+                runs.append((replace(case, scheduler=copied(scheduler, way)), runs[0][1].clone_state()))
+                states.append([states[0][-1]])
+            for (one, generator), reached in zip(runs, states, strict=True):
+                draw = {"generator": generator} if "generator" in self.subject.step_parameters else {}
+                reached.append(one.call(reached[-1], index, {**step_arguments(self.subject, self.eta), **draw}))
+        return [*results, *(state for reached in states for state in reached[1:])]
 
-    def compare(self, scheduler: Any, chosen: int, begin: int) -> str:
-        """Describe how an object differs from a fresh one; empty where it does not."""
+    def compare(self, scheduler: Any, chosen: int, begin: int, way: str = "") -> str:
+        """Describe how an object, or a copy made half way, differs from a fresh one; empty where neither does."""
         overrides = self.settings[chosen]
         if (chosen, begin) not in self.fresh_runs:
-            self.fresh_runs[chosen, begin] = self.run(self.subject.fresh(overrides), overrides, begin)
+            self.fresh_runs[chosen, begin] = self.run(self.subject.made(overrides), overrides, begin)
         wanted = self.fresh_runs[chosen, begin]
         try:
-            got = self.run(scheduler, overrides, begin)
+            got = self.run(scheduler, overrides, begin, way)
         except Exception as error:  # a fresh object runs
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if way:
+            wanted = [*wanted, *wanted[len(wanted) * 2 - len(got) :]]
         if len(got) != len(wanted):
             return f"{len(got)} results instead of {len(wanted)}"
         for index, (one, other) in enumerate(zip(got, wanted, strict=True)):
@@ -120,17 +137,33 @@ class Objects:
         return ""
 
 
-def copied(scheduler: Any, way: str) -> Any:
-    """Return a copy of an object."""
+def copied(scheduler: Any, way: str, cls: type[Any] | None = None) -> Any:
+    """Return a copy of an object; from_config and loading make one of `cls`, by default the object's own class."""
+    cls = type(scheduler) if cls is None else cls
     if way == "from_config":
-        return type(scheduler).from_config(scheduler.config)
+        return cls.from_config(scheduler.config)
     if way == "save and load":
         with TemporaryDirectory(prefix="tcd-bench-") as scratch:
             scheduler.save_pretrained(scratch)
-            return type(scheduler).from_pretrained(scratch)
+            return cls.from_pretrained(scratch)
     if way == "pickle":
         return pickle.loads(pickle.dumps(scheduler))  # noqa: S301 - an object of this process
     return copy.copy(scheduler) if way == "copy" else copy.deepcopy(scheduler)
+
+
+def shared(scheduler: Any, twin: Any) -> list[str]:
+    """Return the attributes that an object and its copy share, so that a change of one changes the other."""
+    names = []
+    for name, value in vars(scheduler).items():
+        other = vars(twin).get(name)
+        if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor):
+            same = value.numel() > 0 and value.data_ptr() == other.data_ptr()
+        elif isinstance(value, np.ndarray) and isinstance(other, np.ndarray):
+            same = np.shares_memory(value, other)
+        else:
+            same = value is other and type(value) in (list, dict, set)
+        names += [name] if same else []
+    return names
 
 
 def ways_of(scheduler_class: type[Any]) -> tuple[str, ...]:
@@ -148,7 +181,7 @@ def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
     from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
     subject = objects.subject
-    slices = hasattr(subject.base, "set_begin_index")
+    slices, ways = hasattr(subject.base, "set_begin_index"), ways_of(subject.cls)
 
     def allowed(name: str) -> Callable[[_F], _F]:
         return precondition(lambda _: name not in left_out)
@@ -214,15 +247,17 @@ def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
                 self.attempt(name, lambda: noised(self.scheduler, data, data, self.scheduler.timesteps[:2]))
 
         @allowed("copied")
-        @rule(way=st.sampled_from(ways_of(subject.cls)))
+        @rule(way=st.sampled_from(ways))
         def duplicate(self, way: str) -> None:
             self.operations.append(f"copied({way})")
             try:
-                twin = copied(self.scheduler, way)
+                twin = copied(self.scheduler, way, subject.quick)
             except Exception as error:
                 raise UnlikeFreshError(tuple(self.operations), f"{type(error).__name__}: {error}") from error
             if way != "copy":
-                self.scheduler = twin
+                if names := shared(self.scheduler, twin):
+                    raise UnlikeFreshError(tuple(self.operations), f"the object's own {', '.join(names)}")
+                self.scheduler = subject.restored(twin)
 
         @allowed("run")
         @rule(begin=st.sampled_from((0, 2)))
@@ -232,6 +267,13 @@ def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
             if what:
                 raise UnlikeFreshError(tuple(self.operations), what)
             self.operations.append(f"run(from call {begin})")
+
+        @allowed("run beside a copy")
+        @rule(begin=st.sampled_from((0, 1)), way=st.sampled_from([w for w in ways if w in _WITH_STATE]))
+        def run_beside_a_copy(self, begin: int, way: str) -> None:
+            self.operations.append(f"run beside a copy({way} in call 2)")
+            if what := objects.compare(self.scheduler, self.chosen, begin if slices else 0, way):
+                raise UnlikeFreshError(tuple(self.operations), what)
 
         def teardown(self) -> None:
             if len(self.operations) > 1 and (what := objects.compare(self.scheduler, self.chosen, 0)):

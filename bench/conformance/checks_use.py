@@ -26,6 +26,9 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
     arguments, draw = step_arguments(subject, eta), "generator" in subject.step_parameters
 
     def made(steps: int = _STEPS) -> Case:
+        return subject.prepare(steps)
+
+    def new(steps: int = _STEPS) -> Case:  # slow to create for some classes
         return subject.prepare(steps, scheduler=subject.make())
 
     def run(case: Case, begin: int = 0) -> Iterator[Array]:
@@ -39,8 +42,8 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
         return subject.prepare(_STEPS, scheduler=case.scheduler)
 
     def beside_another() -> Array:
-        other = run(made(_STEPS + 2))
-        return [state for state, _ in zip(run(made()), other, strict=False)][-1]
+        other = run(new(_STEPS + 2))
+        return [state for state, _ in zip(run(new()), other, strict=False)][-1]
 
     def after_noising() -> Array:
         case = made()
@@ -66,7 +69,7 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
         ways["used again after a run from the middle"] = lambda: list(run(used(begin=2)))[-1]
     if noising_of(subject.base) is None:
         del ways["used after noising"]
-    wanted = list(run(made()))[-1]
+    wanted = list(run(new()))[-1]
     gaps = {name: _gap(way, wanted) for name, way in ways.items()}
     if hasattr(subject.base, "set_begin_index"):
         from_the_middle = list(run(made(), begin=1))[-1]

@@ -23,6 +23,7 @@ from bench.conformance import (
     checks_noise,
     checks_noising,
     checks_pairs,
+    checks_rounding,
     checks_schedule,
     checks_sequences,
     checks_shapes,
@@ -34,7 +35,7 @@ from bench.conformance.checks_steps import check_landing, check_steps
 from bench.conformance.families import family_of
 from bench.conformance.fingerprints import fingerprints
 from bench.conformance.given import check_examinable, check_family, maker_of
-from bench.conformance.report import ConformanceReport, Finding, Order, merge
+from bench.conformance.report import ConformanceReport, Finding, Order, breakdown, merge
 from bench.conformance.settings import Variation, check_effect, variations
 from bench.conformance.subject import Case, Refusal, Subject
 from bench.conformance.targets import MIXTURE
@@ -99,11 +100,6 @@ class _Tally:
             raise _Enough
 
 
-def breakdown(check: str, setting: str, error: str) -> Finding:
-    """Return the finding of an error inside the scheduler."""
-    return Finding(check, setting, "a run without an error", error, "The scheduler breaks down.")
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress warnings of libraries, which would bury the findings, and restore the number of threads afterwards."""
@@ -118,17 +114,14 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def conform(
-    scheduler: Any, family: str | None = None, baseline: str | Path | None = None, pairs: bool = False
-) -> ConformanceReport:
+def conform(scheduler: Any, family: str | None = None, baseline: str | Path | None = None) -> ConformanceReport:
     """Check a scheduler against exact solutions: float64, CPU, no network, the same verdict on every machine.
 
     `scheduler` is a function that returns a new object with diffusers' interface at each call, or a class that is
     created without arguments, or an object, which is copied for each use. `family` names the diffusers class whose
     published method it claims to be, where its own name or bases do not say so; a class of no known family gets only
     the checks that need no published form. `baseline` is a JSON file that `ConformanceReport.write` or `tcd-bench
-    conform write=…` wrote: what it knows does not count. `pairs` adds all pairs of settings that the class accepts, in
-    about a hundred runs, which takes several times as long as all else.
+    conform write=…` wrote: what it knows does not count.
 
     Returns a report. `report.passed` is whether nothing deviates, or with a baseline nothing that is new or grown, and
     no trajectory changed; `print(report)` lists what deviates. Raises BenchError, one sentence, for anything but a
@@ -143,7 +136,7 @@ def conform(
     with quiet():
         subject = subject_of(scheduler, family)
         tally, orders = _Tally(subject), list[Order]()
-        _check_all(subject, tally, orders, pairs)
+        _check_all(subject, tally, orders)
         errors = checks_convergence.global_errors(subject)
         prints = fingerprints(subject)
     report = ConformanceReport(
@@ -195,28 +188,30 @@ def _settings_of(subject: Subject) -> dict[str, Any]:
     return {"_target_": f"{subject.cls.__module__}.{subject.cls.__qualname__}", **kept}
 
 
-def first_deviation(
-    make_scheduler: Callable[[], Any], enough: Callable[[Finding], bool], pairs: bool = False
-) -> Finding | None:
+def first_deviation(make_scheduler: Callable[[], Any], enough: Callable[[Finding], bool]) -> Finding | None:
     """Run `conform` until the first deviation for which `enough` is true; None when there is none."""
     with quiet():
         subject = subject_of(make_scheduler)
         tally = _Tally(subject, enough)
         try:
-            _check_all(subject, tally, [], pairs)
+            _check_all(subject, tally, [])
         except _Enough:
             return next(finding for finding in tally.findings if enough(finding))
     return None
 
 
-def _check_all(subject: Subject, tally: _Tally, orders: list[Order], pairs: bool = False) -> None:
+def _check_all(subject: Subject, tally: _Tally, orders: list[Order]) -> None:
     _check_base(subject, tally)
     for variation in variations(subject):
+        before = len(tally.refused)
         _check_variation(subject, tally, variation)
+        for refusal in list(tally.refused)[before:][:1]:
+            declared = checks_limits.check_declared(subject, variation, refusal.partition(": ")[2])
+            tally.add("refusals", declared, variation.label)
     tally.add("order", checks_convergence.check_order(subject, orders), "order")
     _check_more(subject, tally, orders)
-    if pairs:
-        tally.add("pairs", checks_pairs.check_pairs(subject), "pairs of settings")
+    known = {(finding.check, finding.setting) for finding in tally.findings}
+    tally.add("pairs", checks_pairs.check_pairs(subject, known), "pairs of settings")
 
 
 def _check_more(subject: Subject, tally: _Tally, orders: list[Order]) -> None:
@@ -264,7 +259,7 @@ def _check_base(subject: Subject, tally: _Tally) -> None:
     tally.add("add_noise", checks_noising.check_noising(subject, base), base)
     tally.add("refusals", checks_limits.check_refusals(subject, base), base)
     tally.add("round trip", checks_limits.check_round_trip(subject, base, some[0]), base)
-    tally.add("precision", checks_limits.check_precision(subject, base, 8, some[0]), base)
+    tally.add("precision", checks_rounding.check_precision(subject, base, 8, last), base)
 
 
 def _check_levels(
@@ -313,6 +308,7 @@ def _check_variation(subject: Subject, tally: _Tally, variation: Variation) -> N
     if _draws(subject, overrides) and not _draws(subject, {}) and f"{label}: " not in "\n".join(tally.refused):
         tally.add("noise", checks_noise.check_noise(subject, label, 4, eta, overrides), label)
         tally.add("batch", checks_noise.check_generators(subject, label, 4, eta, overrides), label)
+        tally.add("batch", checks_shapes.check_one_generator(subject, label, eta, overrides), label)
     tally.add("setting ignored", check_effect(subject, variation, eta), label)
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import combinations
 from typing import Any
 
-from bench.conformance.settings import single_values
+from bench.conformance.settings import AXES, OTHERS, single_values
 from bench.conformance.subject import OTHER_SIGMAS, Subject
 
 STEPS = (5, *(n for n in range(1, 21) if n != 5), 64, 199, 201, 999, 1000)
 PRECISIONS = ("float64", "float32", "bfloat16", "float16")
+ETAS = (0.3, 0.0, 1.0)
+LAST = ("steps", "dtype", "eta")
+"""What is no setting of the class."""
 LARGE = 64
 """Rows of more steps than this are judged in float64, whatever their dtype."""
 
@@ -49,7 +54,7 @@ def axes_of(subject: Subject) -> dict[str, Axis]:
     axes["steps"] = Axis("steps", values=STEPS)
     axes["dtype"] = Axis("dtype", values=PRECISIONS)
     if subject.has_eta:
-        axes["eta"] = Axis("eta", values=(0.3, 0.0, 1.0))
+        axes["eta"] = Axis("eta", values=ETAS)
     return axes
 
 
@@ -65,27 +70,84 @@ def overrides_of(axes: Mapping[str, Axis], row: Row) -> dict[str, Any]:
     return found
 
 
-def rows(axes: Mapping[str, Axis], forbidden: Sequence[Values]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the array; no row holds all values of a forbidden part. Always in the same order."""
+def rows(axes: Mapping[str, Axis]) -> Iterator[dict[str, Any]]:
+    """Yield rows in which every two values of two axes occur together, always in the same order.
+
+    They are the rows of one array for all settings that are known here, as far as the class has them. An axis of more
+    values than the class has repeats some, so that no pair is lost.
+    """
+    seen = set()
+    for row in _array():
+        chosen = {name: axis.all[row[name] % len(axis.all)] for name, axis in axes.items()}
+        if (key := tuple(chosen.items())) not in seen:
+            seen.add(key)
+            yield chosen
+
+
+@cache
+def _array() -> list[dict[str, int]]:
+    """Return the array of all known settings, by the places of their values."""
     try:
-        from covertable import make
+        from covertable import criteria, make
     except ImportError as error:
         raise ImportError("pairs of settings need covertable: pip install tcd-bench[conform]") from error
 
-    constraints = [
-        {"operator": "not", "condition": {"operator": "and", "conditions": [_equal(*one) for one in part]}}
-        for part in forbidden
-    ]
-    factors = {name: list(axis.all) for name, axis in axes.items() if len(axis.all) > 1}
-    first = {name: axis.all[0] for name, axis in axes.items()}
-    for row in make(factors, strength=2, constraints=constraints):
-        yield {**first, **row}
-
-
-def _equal(name: str, value: Any) -> dict[str, Any]:
-    return {"operator": "eq", "left": name, "value": value}
+    counts = {name: len(values) + 1 for name, values in AXES.items() if name not in OTHER_SIGMAS}
+    counts |= dict.fromkeys(OTHERS, 2) | {"sigmas": len(OTHER_SIGMAS) + 1}
+    counts |= {"steps": len(STEPS), "dtype": len(PRECISIONS), "eta": len(ETAS)}
+    factors = {name: list(range(count)) for name, count in counts.items()}
+    return list(make(factors, strength=2, criterion=criteria.simple))
 
 
 def holds(row: Row, part: Values) -> bool:
     """Whether a row has all values of a part."""
     return all(row[name] == value for name, value in part)
+
+
+def without(
+    axes: Mapping[str, Axis], row: Row, parts: Collection[Values], fixed: Collection[str] = ()
+) -> dict[str, Any] | None:
+    """Return a row with as few values changed as leave none of the parts, first of all the number of steps.
+
+    Values of `fixed` axes stay. None where that cannot be done.
+    """
+    changed = dict(row)
+    for _ in range(len(axes)):
+        part = next((part for part in parts if holds(changed, part)), None)
+        if part is None:
+            return changed
+        names = [name for name, _ in part if name not in fixed]
+        for name in sorted(names, key=lambda name: (name not in LAST, -names.index(name))):
+            tried = ({**changed, name: value} for value in axes[name].all)
+            free = next((one for one in tried if not any(holds(one, part) for part in parts)), None)
+            if free is not None:
+                return free
+        others = [name for name in names if changed[name] != axes[name].all[0]]
+        if not others:
+            return None
+        changed[others[-1]] = axes[others[-1]].all[0]
+    return None
+
+
+def missing(axes: Mapping[str, Axis], judged: Iterable[Row], parts: Collection[Values]) -> list[dict[str, Any]]:
+    """Return rows that hold the pairs which no judged row has, as far as the parts leave them possible."""
+    names = list(axes)
+    done = {pair for row in judged for pair in combinations([(name, row[name]) for name in names], 2)}
+    packed: list[dict[str, Any]] = []
+    for one, other in combinations(names, 2):
+        for pair in ((a, b) for a in [(one, v) for v in axes[one].all] for b in [(other, v) for v in axes[other].all]):
+            if pair in done or any(set(part) <= set(pair) for part in parts):
+                continue
+            for row in packed:
+                if all(row.get(name, value) == value for name, value in pair) and not _whole(row | dict(pair), parts):
+                    row.update(pair)
+                    break
+            else:
+                packed.append(dict(pair))
+    first = {name: axis.all[0] for name, axis in axes.items()}
+    full = (without(axes, {**first, **row}, parts, row.keys()) for row in packed)
+    return [row for row in full if row is not None]
+
+
+def _whole(row: Row, parts: Collection[Values]) -> bool:
+    return any(all(name in row and row[name] == value for name, value in part) for part in parts)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from bench.conformance import flow_spacing, spacing
 from bench.conformance.curves import REVERSED, STRAIGHT, Curve, circle
 from bench.conformance.exponential import Deis, Multistep, SaSolver, Singlestep, UniPc
@@ -96,6 +98,7 @@ class Family:
     draws: str = "never"
     exact_on_point: Callable[[Config], bool] = everywhere
     calls_per_step: int = 1
+    rescaled: bool = False  # the state is x / a; a published method says it itself
     flow: Flow | None = None
     defaults: Config = field(default_factory=dict)  # what a class without the setting does
 
@@ -108,6 +111,18 @@ class Family:
         sde = str(config.get("algorithm_type", "")).startswith("sde")
         known = {"never": False, "always": True, "eta": eta > 0, "sde": sde}
         return known[self.draws] if self.draws in known else bool(config.get(self.draws))
+
+
+def allows(family: Family | None, config: Config, steps: int) -> bool:
+    """Whether the training schedule has so many different timesteps at the spacing that the settings name."""
+    trained = int(config["num_train_timesteps"])
+    most = int(config.get("original_inference_steps") or trained)
+    if steps > most:
+        return False
+    if family is None or family.timesteps is None:
+        return steps < most
+    wanted = np.round(family.timesteps(config, steps))
+    return bool(wanted.min() >= 0 and wanted.max() < trained and len(set(wanted.tolist())) == steps)
 
 
 def keeps_data(config: Config) -> bool:
@@ -158,9 +173,11 @@ FAMILIES = {
             )
         ),
         Family("PNDMScheduler", None, None, ends_by_alpha),
-        Family("LMSDiscreteScheduler", None, spacing.spaced, ends_clean, 2),
-        Family("KDPM2DiscreteScheduler", None, None, ends_clean, 2, calls_per_step=2),
-        Family("KDPM2AncestralDiscreteScheduler", None, None, ends_clean, 1, "always", calls_per_step=2),
+        Family("LMSDiscreteScheduler", None, spacing.spaced, ends_clean, 2, rescaled=True),
+        Family("KDPM2DiscreteScheduler", None, None, ends_clean, 2, calls_per_step=2, rescaled=True),
+        Family(
+            *("KDPM2AncestralDiscreteScheduler", None, None, ends_clean, 1, "always"), calls_per_step=2, rescaled=True
+        ),
         Family(
             *("SASolverScheduler", SaSolver, spacing.spaced_before_the_end, ends_at_zero, 2, "always"),
             flow=SOLVED_NEAR_DATA,

@@ -124,8 +124,8 @@ class CheckItem(pytest.Item):
             raise ConformanceError(report)
         mine = [v for v in report.verdicts or () if file.check_of(v, report, self.checks) == self.check]
         lines = [str(verdict) for verdict in mine if verdict.fails]
-        lines += [f"fixed: {verdict.finding}" for verdict in mine if verdict.status == "vanished"]
-        if any(verdict.status == "vanished" for verdict in mine):
+        lines += [f"fixed: {verdict.finding}" for verdict in mine if verdict.status == "fixed"]
+        if any(verdict.status == "fixed" for verdict in mine):
             lines.append(f"where that is meant, write the baseline again: tcd-bench conform … write={self.path}")
         lines += [str(change) for change in report.changes or () if self.check == TRAJECTORY]
         for text in report.unfinished:

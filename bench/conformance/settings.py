@@ -80,6 +80,11 @@ AXES: dict[str, tuple[Any, ...]] = {
     "sigma_data": (1.0,),
 }
 """The values that are tried for each setting; a value that is already set is left out."""
+OTHERS = (
+    *("steps_offset", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value"),
+    "rescale_betas_zero_snr",
+)
+"""Settings of which one further value is tried, with what it needs to take effect."""
 ON_CURVE = {
     *("shift", "flow_shift", "use_dynamic_shifting", "time_shift_type", "shift_terminal", "invert_sigmas"),
     *("stochastic_sampling", "sigma_data"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.conformance.breakdown import deliberate
 from bench.conformance.curves import Curve
 from bench.conformance.families import Family, family_of
 from bench.conformance.noise import Array, Level, NoiseTable, alpha_bars, level_of_sigma
@@ -23,18 +25,14 @@ BATCH = 4
 OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
-CLEAR = (ValueError, AssertionError, TypeError, NotImplementedError, ImportError)
-"""Errors by which a class refuses a setting; any other is a breakdown."""
-
-
 class Refusal(Exception):  # noqa: N818
     """A class refuses a setting with an error when it is created, set up or stepped."""
 
     @property
     def breakdown(self) -> str:
-        """The error where it is none of those by which a class refuses; empty otherwise."""
+        """The error where the class did not mean to raise it; empty otherwise."""
         cause = self.__cause__
-        if cause is None or isinstance(cause, CLEAR):
+        if cause is None or deliberate(cause):
             return ""
         return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
 
@@ -54,9 +52,9 @@ class Case:
         """Whether the state is x / a, as for schedulers that scale the model's input."""
         if self.path.curve is not None:
             return False
-        return (self.family is not None and self.family.method is not None and self.family.method.rescaled) or (
-            float(self.scheduler.init_noise_sigma) > 1.5
-        )
+        if self.family is not None and (self.family.method is not None or self.family.rescaled):
+            return self.family.rescaled or (self.family.method is not None and self.family.method.rescaled)
+        return float(self.scheduler.init_noise_sigma) > 1.5
 
     @property
     def timesteps(self) -> Any:
@@ -94,13 +92,17 @@ class Case:
         """Yield the states of a run on GAUSSIAN one by one, so that runs can be interleaved and copied half way."""
         if begin:
             self.scheduler.set_begin_index(begin)
-        state = torch.from_numpy(self.start(GAUSSIAN)[rows])
-        model = self.model(GAUSSIAN)
-        for index, timestep in enumerate(self.timesteps[begin:], start=begin):
-            seen = scaled_input(self.scheduler, state, timestep)
-            output = torch.from_numpy(model(to_numpy(seen), index, float(timestep)))
-            state = self.scheduler.step(output, timestep, state, **arguments).prev_sample
-            yield to_numpy(state)
+        state = self.start(GAUSSIAN)[rows]
+        for index in range(begin, len(self.path.timesteps)):
+            state = self.call(state, index, arguments)
+            yield state
+
+    def call(self, state: Array, index: int, arguments: Mapping[str, Any]) -> Array:
+        """Return the state after one call on GAUSSIAN."""
+        given, timestep = torch.from_numpy(state.copy()), self.timesteps[index]
+        seen = to_numpy(scaled_input(self.scheduler, given, timestep))
+        output = torch.from_numpy(self.model(GAUSSIAN)(seen, index, float(timestep)))
+        return to_numpy(self.scheduler.step(output, timestep, given, **arguments).prev_sample)
 
     def method(self, eta: float | None, begin: int = 0) -> PublishedMethod | None:
         """Return the published method on this path, or on the part from `begin` on."""
@@ -142,17 +144,43 @@ class Subject:
     def fresh(self, overrides: Mapping[str, Any] | None = None) -> Any:
         """Return a scheduler with some settings changed; raises Refusal where the class does not take them.
 
-        Some classes take half a second to create, so this is a deep copy of an object that was never used; the checks
-        of leftover state create their own objects.
+        This is a deep copy of an object that was never used; the checks of leftover state and of copies make their own.
         """
         key = repr(sorted((overrides or {}).items(), key=lambda item: item[0]))
         if key not in self._untouched:
-            try:
-                kept = {name: value for name, value in self.config.items() if name in self.parameters}
-                self._untouched[key] = self.cls(**{**kept, **overrides}) if overrides else self.make()
-            except Exception as error:
-                raise Refusal(" ".join(str(error).split())) from error
+            self._untouched[key] = self.made(overrides)
         return copy.deepcopy(self._untouched[key])
+
+    def made(self, overrides: Mapping[str, Any] | None = None) -> Any:
+        """Return a new object that is no copy of another; raises Refusal where the class does not take the settings."""
+        if not overrides:
+            return self.make()
+        given = {name: value for name, value in self.config.items() if name in self.parameters} | dict(overrides)
+        with suppress(Exception):
+            return self.restored(self.quick(**given))
+        try:
+            return self.cls(**given)
+        except Exception as error:
+            raise Refusal(" ".join(str(error).split())) from error
+
+    @cached_property
+    def quick(self) -> Any:
+        """The class, which makes no more than four timesteps when it is created.
+
+        Some make those of all training steps, which takes a second. `restored` gives an object its own class back.
+        """
+
+        class Quick(self.cls):  # type: ignore[misc, name-defined]
+            def set_timesteps(self, steps: Any = None, *more: Any, **others: Any) -> None:
+                super().set_timesteps(steps if steps is None else min(steps, 4), *more, **others)
+
+        Quick.__name__, Quick.__qualname__ = self.cls.__name__, self.cls.__qualname__
+        return Quick
+
+    def restored(self, scheduler: Any) -> Any:
+        """Return an object of `quick` as one of the class."""
+        scheduler.__class__ = self.cls
+        return scheduler
 
     def prepare(
         self, steps: int, overrides: Mapping[str, Any] | None = None, scheduler: Any = None, **arguments: Any

@@ -117,7 +117,7 @@ def concern_of(
 ) -> Concern | None:
     """Return what changed in a scheduler, None where nothing did."""
     new = [verdict.finding for verdict in verdicts if verdict.fails]
-    gone = [verdict.finding for verdict in verdicts if verdict.status == "vanished"]
+    gone = [verdict.finding for verdict in verdicts if verdict.status == "fixed"]
     if not (new or gone or changes):
         return None
     labels = [change.name for change in changes] + [finding.setting for finding in (*new, *gone)]

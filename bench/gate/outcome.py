@@ -9,13 +9,13 @@ from typing import Any
 
 VERDICTS = (
     *("failed", "regressed", "changed", "missing", "not comparable", "undecided", "quarantined", "improved"),
-    *("vanished", "new", "known", "unchanged", "equal", "measured"),
+    *("fixed", "new", "known", "unchanged", "equal", "measured"),
 )
-"""Worst first. `known` and `vanished` are deviations of schedulers, `new` is a cell that the baseline does not have.
+"""Worst first. `known` and `fixed` are deviations of schedulers, `new` is a cell that the baseline does not have.
 `unchanged` is a difference within its limit, `equal` none at all; `quarantined` would fail but for its quarantine;
 `measured` has no limit."""
 FAILS = ("failed", "regressed", "changed")
-DECIDED = (*FAILS, "quarantined", "improved", "unchanged", "equal", "known", "vanished")
+DECIDED = (*FAILS, "quarantined", "improved", "unchanged", "equal", "known", "fixed")
 PASS, REGRESSION, NOT_COMPARABLE, INCOMPLETE = 0, 1, 2, 3
 
 

@@ -239,7 +239,7 @@ def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
             levels=levels,
             images=images,
             bad_words=FAILS,
-            good_words=("improved", "unchanged", "equal", "vanished"),
+            good_words=("improved", "unchanged", "equal", "fixed"),
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 from bench.checksums import listed
@@ -16,13 +17,13 @@ from bench.conformance.baseline import (
     read_report,
     whole_baseline,
 )
-from bench.conformance.report import ConformanceReport, write_baseline
+from bench.conformance.report import ConformanceReport, Verdict, write_baseline
 from bench.conformance.survey import Survey
 from bench.gate.concerns import Concern, concern_of
 from bench.gate.outcome import Outcome
 from bench.records.errors import BenchError
 
-_VERDICTS = {"new": "regressed", "grown": "regressed", "added": "new", "known": "known", "vanished": "vanished"}
+_VERDICTS = {"new": "regressed", "grown": "regressed", "added": "new", "known": "known", "fixed": "fixed"}
 
 
 def find_baselines(directory: Path, only: Iterable[str]) -> list[Path]:
@@ -107,16 +108,23 @@ def compare_report(path: Path, report: ConformanceReport, concerns: list[Concern
         return [_missing(path, error)]
     if concerns is not None and (concern := concern_of(path.stem, report, baseline, verdicts, moved)) is not None:
         concerns.append(concern)
-    found = [
-        (f"{verdict.finding.check} ({verdict.finding.setting})", _VERDICTS[verdict.status], verdict.words)
-        for verdict in verdicts
-    ]
+    found = []
+    for _, one_cause in groupby(sorted(verdicts, key=_cause_of), _cause_of):
+        first, *others = one_cause
+        more = f" and {len(others)} more of one cause" if others else ""
+        found.append((f"{first.finding.check} ({first.finding.setting}){more}", _VERDICTS[first.status], first.words))
     found += [("trajectory", "changed", change.words) for change in moved]
     found += [("check", "missing", f"an error of tcd-bench ended it: {text}") for text in report.unfinished]
     count = sum(report.checked.values())
     verdict, note = ("unchanged", f"{count} checks") if count and baseline["fingerprints"] else ("missing", _NOTHING)
     nothing = [("checks", verdict, note)]
     return [Outcome("conformance", path.stem, what, verdict, note=note) for what, verdict, note in found or nothing]
+
+
+def _cause_of(verdict: Verdict) -> tuple[str, str]:
+    """Return what is reported in one line: known or fixed deviations of one cause, and any other alone."""
+    grouped = verdict.explanation and verdict.status in ("known", "fixed")
+    return verdict.status, verdict.explanation if grouped else verdict.finding.key
 
 
 _NOTHING = "the baseline holds no trajectory, so that nothing was compared; write it again with a scheduler that runs"

@@ -1,7 +1,9 @@
 """How many single faults conform finds: tests/mutants/*.yaml, put into diffusers' own source one by one.
 
     .venv/bin/python scripts/conformance/mutation_score.py [--only tcd lcm] [--match TEXT] [--processes 2]
-        [--file tests/mutants/kinds.yaml] [--every 5] [--into results/conformance/mutants.md]
+        [--file tests/mutants/kinds.yaml] [--every 5] [--kept ANSWERS.jsonl] [--into results/conformance/mutants.md]
+
+With `--kept` the answers are appended to a file as they come, and those that it holds are not asked for again.
 
 With `--rewritings` (tests/mutants/rewritings.yaml) the entries change nothing, and every flag is an alarm.
 
@@ -13,6 +15,7 @@ is missed that tests/mutants/equivalent.yaml does not argue away.
 
 import argparse
 import importlib
+import json
 import sys
 import time
 import types
@@ -77,7 +80,7 @@ def examine(task: tuple[str, dict[str, Any]]) -> tuple[str, str, str, str]:
     try:
         make = maker(name, fault)
         enough = lambda new: new.key not in known or bool(growth(known[new.key], new))  # noqa: E731
-        found = first_deviation(make, enough) or _of_pairs(name, make)
+        found = first_deviation(make, enough)
     except ValueError:  # the fault is not in this release of diffusers
         raise
     except Exception as error:  # a class that cannot even be examined is flagged
@@ -88,21 +91,6 @@ def examine(task: tuple[str, dict[str, Any]]) -> tuple[str, str, str, str]:
     return (name, fault["name"], "trajectory", str(changed[0])) if changed else (name, fault["name"], "missed", "")
 
 
-def _of_pairs(name: str, make: Callable[[], Any]) -> Any:
-    """The first deviation in a pair of settings that the unchanged class does not have."""
-    from bench.conformance.checks_pairs import check_pairs
-    from bench.conformance.conform import quiet, subject_of
-
-    if name not in _PAIRS:
-        with quiet():
-            _PAIRS[name] = {finding.key for finding in check_pairs(subject_of(maker(name, None)))}
-    with quiet():
-        return next((new for new in check_pairs(subject_of(make)) if new.key not in _PAIRS[name]), None)
-
-
-_PAIRS: dict[str, set[str]] = {}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+")
@@ -111,6 +99,7 @@ def main() -> int:
     parser.add_argument("--file", type=Path, default=MUTANTS)
     parser.add_argument("--rewritings", action="store_const", const=REWRITINGS, dest="file")
     parser.add_argument("--every", type=int, default=1, help="one in so many, in the order of the file")
+    parser.add_argument("--kept", type=Path, help="JSON lines of answers, to go on where a run was stopped")
     parser.add_argument("--into", type=Path, help="a Markdown table of the results by kind")
     arguments = parser.parse_args()
     groups = yaml.safe_load(arguments.file.read_text(encoding="utf-8"))
@@ -123,11 +112,19 @@ def main() -> int:
         if arguments.match in fault["name"]
     ][:: arguments.every]
     begun, answers = time.perf_counter(), list[tuple[str, str, str, str]]()
+    kept = _read(arguments.kept)
+    left = [task for task in tasks if (task[0], task[1]["name"]) not in kept]
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        for (_, fault), (name, fault_name, how, by) in zip(tasks, pool.map(examine, tasks), strict=True):
-            reason = argued.get(name, {}).get(fault_name)
-            answers.append((fault.get("kind", ""), f"{name}: {fault_name}", how, reason or by))
-            print(f"{how:10} {name}: {fault_name} | {(reason or by)[:160]}", flush=True)
+        for name, fault_name, how, by in pool.map(examine, left):
+            kept[name, fault_name] = how, by
+            print(f"{how:10} {name}: {fault_name} | {by[:160]}", flush=True)
+            if arguments.kept:
+                with arguments.kept.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([name, fault_name, how, by], ensure_ascii=False) + "\n")
+    for name, fault in tasks:
+        how, by = kept[name, fault["name"]]
+        by = argued.get(name, {}).get(fault["name"]) or by
+        answers.append((fault.get("kind", ""), f"{name}: {fault['name']}", how, by))
     counts = {how: sum(answer[2] == how for answer in answers) for how in ("theory", "trajectory", "missed")}
     summary = f"{len(tasks) - counts['missed']} of {len(tasks)} flagged ({counts['theory']} by theory alone)"
     print(f"{summary} in {time.perf_counter() - begun:.0f} s")
@@ -136,6 +133,11 @@ def main() -> int:
     if arguments.file.name == REWRITINGS.name:
         return 1 if counts["missed"] < len(tasks) else 0
     return 1 if any(how == "missed" and not by for _, _, how, by in answers) else 0
+
+
+def _read(kept: Path | None) -> dict[tuple[str, str], tuple[str, str]]:
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.is_file() else []
+    return {(name, fault): (how, by) for name, fault, how, by in map(json.loads, lines)}
 
 
 def page(answers: list[tuple[str, str, str, str]], summary: str) -> str:
