@@ -255,7 +255,7 @@ def _machine(objects: Objects, left_out: frozenset[str]) -> type[Any]:
             except Exception as error:
                 raise UnlikeFreshError(tuple(self.operations), f"{type(error).__name__}: {error}") from error
             if way != "copy":
-                if names := shared(self.scheduler, twin):
+                if way in _WITH_STATE and (names := shared(self.scheduler, twin)):
                     raise UnlikeFreshError(tuple(self.operations), f"the object's own {', '.join(names)}")
                 self.scheduler = subject.restored(twin)
 
