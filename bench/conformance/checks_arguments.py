@@ -30,7 +30,7 @@ _CHURN: tuple[dict[str, float], ...] = (
 def check_arguments(subject: Subject, setting: str) -> Iterator[Finding]:
     """Check `step` with churn, and on a curve with a plain number for a timestep and with a timestep per token."""
     if subject.curve() is None:
-        by_euler = subject.family is not None and subject.family.method is Euler
+        by_euler = subject.family is not None and subject.family.method is Euler and not subject.family.own
         if by_euler and "s_churn" in subject.step_parameters and subject.config["prediction_type"] == "epsilon":
             yield from _check_churn(subject, setting)
         return

@@ -29,7 +29,7 @@ def check_refusals(subject: Subject, setting: str) -> Iterator[Finding]:
     most = int(subject.config.get("original_inference_steps", trained))
 
     attempts: dict[str, Callable[[], Any]] = {}
-    if curve is None:
+    if curve is None and (subject.family is None or subject.family.own is None):
         attempts[f"{most + 1} steps"] = lambda: subject.fresh().set_timesteps(most + 1)
     if subject.has_eta:
         for eta in (-0.1, 1.1):

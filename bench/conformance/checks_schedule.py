@@ -11,6 +11,7 @@ import numpy as np
 from bench.conformance.checks_steps import FLOAT32
 from bench.conformance.families import allows
 from bench.conformance.noise import ZERO_SNR_FLOOR, Array, alpha_bars, betas
+from bench.conformance.preconditioned import OwnLevels
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Refusal, Subject
 
@@ -49,6 +50,8 @@ def check_timesteps(subject: Subject, setting: str, overrides: Mapping[str, Any]
     A whole timestep may differ by half a timestep from the real number that its spacing defines, a float32 timestep by
     its rounding.
     """
+    if subject.family is not None and subject.family.own is not None:
+        return
     config = {**subject.config, **(overrides or {})}
     scheduler = subject.fresh(overrides)
     calls = subject.family.calls_per_step if subject.family else 1
@@ -100,6 +103,9 @@ def check_levels(subject: Subject, setting: str, case: Case) -> Iterator[Finding
     sigmas = getattr(case.scheduler, "sigmas", None)
     if sigmas is None or len(sigmas) != len(case.path.timesteps) + 1 or hasattr(case.scheduler, "sigmas_interpol"):
         return
+    if case.family is not None and case.family.own is not None:
+        yield from _check_own_levels(setting, case, case.family.own)
+        return
     where, table = f"{case.steps} steps", case.path.table
     grid, ratios = np.arange(len(table.alpha_bar)), np.log(table.sigmas)
     least, most = float(table.sigmas.min()), float(table.sigmas.max())
@@ -122,6 +128,24 @@ def check_levels(subject: Subject, setting: str, case: Case) -> Iterator[Finding
         words = "The last call ends on a noise level that differs from the settings."
         yield Finding("levels", setting, f"{end:.7g} at the end", f"{last:.7g}", words, ((where, np.inf),))
     yield from _check_ramp(subject, setting, case, np.array([float(sigma) for sigma in sigmas[:-1]]))
+
+
+def _check_own_levels(setting: str, case: Case, own: OwnLevels) -> Iterator[Finding]:
+    """Check sigmas of a class without a noise table, the end, and what the model is told, by their definitions."""
+    wanted = own.sigmas(case.config, case.steps)
+    end = case.path.levels[-1].b
+    rows = {
+        "sigma": (np.array([float(sigma) for sigma in case.scheduler.sigmas]), np.append(wanted, end)),
+        "timestep": (np.array(case.path.timesteps), own.told(wanted)),
+    }
+    for name, (got, expected) in rows.items():
+        size = np.maximum(np.abs(expected), 1e-3 if name == "sigma" else 1.0)
+        off = np.abs(got - expected) / size if got.shape == expected.shape else np.ones(1)
+        if not off.max() <= 64 * FLOAT32:
+            index = int(off.argmax())
+            words = f"{name.capitalize()} {index} of {len(expected)} differs from the definition of its spacing."
+            where = ((f"{case.steps} steps", float(off.max()) / (64 * FLOAT32)),)
+            yield Finding("levels", setting, f"{expected[index]:.7g}", f"{got[index]:.7g}", words, where)
 
 
 def _check_ramp(subject: Subject, setting: str, case: Case, sigmas: Array) -> Iterator[Finding]:

@@ -90,7 +90,7 @@ def compare_steps(
         return
     for call in trace.calls:
         level = case.path.levels[call.index]
-        scaled = call.state * level.a if case.rescaled else call.state
+        scaled = (call.state * level.a if case.rescaled else call.state) * case.scale(call.index)
         off = float(np.abs(call.model_input - scaled).max())
         if not off <= allowance(1 + float(np.abs(scaled).max())):
             words = f"In call {call.index} the model input is not of the form a x0 + b noise of its level."

@@ -42,7 +42,7 @@ def axes_of(subject: Subject) -> dict[str, Axis]:
     """Return the axes of a class: its settings with the values that mean something, steps, dtype, and eta."""
     axes: dict[str, Axis] = {}
     for name, values in single_values(subject).items():
-        if name not in OTHER_SIGMAS:
+        if name not in OTHER_SIGMAS and (name in AXES or name in OTHERS):
             shown = {_short(value): {name: value} for value in values}
             axes[name] = Axis(name, {_short(subject.config.get(name)): {}, **shown})
     spacings = [name for name in OTHER_SIGMAS if name in subject.parameters]
@@ -133,20 +133,26 @@ def missing(axes: Mapping[str, Axis], judged: Iterable[Row], parts: Collection[V
     """Return rows that hold the pairs which no judged row has, as far as the parts leave them possible."""
     names = list(axes)
     done = {pair for row in judged for pair in combinations([(name, row[name]) for name in names], 2)}
-    packed: list[dict[str, Any]] = []
+    packed: list[tuple[dict[str, Any], list[Values]]] = []
     for one, other in combinations(names, 2):
         for pair in ((a, b) for a in [(one, v) for v in axes[one].all] for b in [(other, v) for v in axes[other].all]):
             if pair in done or any(set(part) <= set(pair) for part in parts):
                 continue
-            for row in packed:
+            for row, pairs in packed:
                 if all(row.get(name, value) == value for name, value in pair) and not _whole(row | dict(pair), parts):
                     row.update(pair)
+                    pairs.append(pair)
                     break
             else:
-                packed.append(dict(pair))
+                packed.append((dict(pair), [pair]))
     first = {name: axis.all[0] for name, axis in axes.items()}
-    full = (without(axes, {**first, **row}, parts, row.keys()) for row in packed)
-    return [row for row in full if row is not None]
+    found: list[dict[str, Any]] = []
+    for row, pairs in packed:
+        full = without(axes, {**first, **row}, parts, row.keys())
+        alone = pairs if full is None else []  # together they leave no value for another axis
+        one_by_one = (without(axes, {**first, **dict(pair)}, parts, dict(pair)) for pair in alone)
+        found += [one for one in (full, *one_by_one) if one is not None]
+    return found
 
 
 def _whole(row: Row, parts: Collection[Values]) -> bool:

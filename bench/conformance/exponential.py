@@ -22,6 +22,7 @@ from bench.conformance.noise import Array
 from bench.conformance.published import Expected, Path, PublishedMethod, Term, add_up, of_state, times
 from bench.conformance.spacing import orders_of_single_steps
 
+ROUNDING = 2.0**-24  # of the float32 tables
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 
 
@@ -93,7 +94,13 @@ class ExponentialMethod(PublishedMethod):
         elif self.algorithm == "sde-dpmsolver":
             noise = there.b * math.sqrt(math.expm1(2 * width))
         terms = [times(scale * weight, value) for weight, value in zip(weights, values, strict=True)]
-        return add_up(noise, of_state(keep, state), *terms)
+        step = add_up(noise, of_state(keep, state), *terms)
+        if not noise:
+            return step
+        # the root of a step without length is that of the rounding of its ends
+        lost = 8 * ROUNDING * (1 + max(abs(here.lam), abs(there.lam)))
+        spread = there.b * (math.sqrt(2 * (max(width, 0.0) + lost)) - math.sqrt(2 * max(width, 0.0)))
+        return Expected(step.mean, noise, step.size + spread / (64 * ROUNDING))
 
 
 class Singlestep(ExponentialMethod):

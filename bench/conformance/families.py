@@ -14,6 +14,7 @@ from bench.conformance.exponential import Deis, Multistep, SaSolver, Singlestep,
 from bench.conformance.flow_methods import FlowEuler, FlowHeun, Renoise
 from bench.conformance.flow_spacing import Config
 from bench.conformance.noise import Array, Level, NoiseTable
+from bench.conformance.preconditioned import EDM, OwnLevels
 from bench.conformance.published import Ddim, Ddpm, Euler, EulerAncestral, Heun, Lcm, PublishedMethod, Tcd
 
 
@@ -37,6 +38,11 @@ def ends_clean(config: Config, table: NoiseTable) -> Level:
 def ends_at_zero(config: Config, table: NoiseTable) -> Level:
     """Return the level of training timestep 0, which still carries a little noise."""
     return table.level(0)
+
+
+def ends_by_own(config: Config, table: NoiseTable) -> Level:
+    """Return the level of `final_sigmas_type` of a class without a noise table."""
+    return Level(1.0, float(config["sigma_min"]) if config["final_sigmas_type"] == "sigma_min" else 0.0)
 
 
 def everywhere(config: Config) -> bool:
@@ -100,6 +106,7 @@ class Family:
     calls_per_step: int = 1
     rescaled: bool = False  # the state is x / a; a published method says it itself
     flow: Flow | None = None
+    own: OwnLevels | None = None
     defaults: Config = field(default_factory=dict)  # what a class without the setting does
 
     def order(self, config: Config) -> int:
@@ -188,6 +195,8 @@ FAMILIES = {
         ),
         Family("FlowMatchHeunDiscreteScheduler", FlowHeun, None, ends_clean, 2, calls_per_step=2, **MATCHED),
         Family("FlowMatchLCMScheduler", Renoise, None, ends_clean, 1, "always", **MATCHED),
+        Family("EDMEulerScheduler", Euler, None, ends_by_own, own=EDM),
+        Family("EDMDPMSolverMultistepScheduler", Multistep, None, ends_by_own, None, "sde", keeps_data, own=EDM),
         Family(
             *("SCMScheduler", Renoise, None, ends_clean, 1, "always"),
             flow=Flow(

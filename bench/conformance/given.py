@@ -100,7 +100,8 @@ def _of_interface(scheduler: Any) -> str:
 def _of_theory(scheduler: Any, family: Family | None) -> str:
     config = {**(family.defaults if family else {}), **scheduler.config}
     on_curve = family is not None and family.flow is not None and family.flow.curve(config) is not None
-    if not on_curve and not config.keys() >= _BETAS:
+    own = family is not None and family.own is not None
+    if not on_curve and not own and not config.keys() >= _BETAS:
         known = "; if it follows a known class, name that by family=" if family is None else ""
         return f"its config holds no noise schedule ({', '.join(sorted(_BETAS))}) and no curve is known for it{known}"
     prediction = config.get("prediction_type")

@@ -41,7 +41,8 @@ class Term:
 class Path:
     """The path of a run: a level for every call, the level on which the last call lands, and the timesteps.
 
-    On a curve `positions` holds the parameters of the levels; otherwise levels come from the noise table.
+    On a curve `positions` holds the parameters of the levels; otherwise levels come from the noise table. `scales` are
+    the factors of the model's input where it is another than the state of a level.
     """
 
     levels: Sequence[Level]
@@ -49,6 +50,7 @@ class Path:
     table: NoiseTable
     curve: Curve | None = None
     positions: Sequence[float] = ()
+    scales: Sequence[float] = ()
 
 
 class PublishedMethod:

@@ -95,6 +95,8 @@ ON_TABLE = {
     *("steps_offset", "rescale_betas_zero_snr", "sigma_min", "sigma_max"),
 }
 """Settings that mean something on a noise table only."""
+OF_OWN_LEVELS: dict[str, Any] = {"sigma_schedule": "exponential", "rho": 5.0, "sigma_data": 1.0}
+"""Settings of classes whose levels have no table, tried one at a time."""
 COMPANIONS: dict[str, dict[str, Any]] = {
     "lower_order_final": {"final_sigmas_type": "sigma_min"},
     "euler_at_final": {"final_sigmas_type": "sigma_min", "lower_order_final": False},
@@ -126,6 +128,8 @@ def variations(subject: Subject) -> Iterator[Variation]:
     """Yield every single change that the class's signature allows, and the combinations on which solvers branch."""
     on_curve = subject.curve() is not None
     has, config = subject.parameters - (ON_TABLE if on_curve else ON_CURVE), subject.config
+    if subject.family is not None and subject.family.own is not None:
+        yield from (Variation({name: value}) for name, value in OF_OWN_LEVELS.items() if name in subject.parameters)
     for name, values in AXES.items():
         if name not in has:
             continue
@@ -169,8 +173,8 @@ def _means_something(name: str, value: Any, subject: Subject) -> bool:
     curve = subject.curve()
     if name == "prediction_type" and curve is not None:  # v is defined for a² + b² = 1 only
         return curve.counted and value != "v_prediction"
-    if name == "num_train_timesteps" and curve is not None:
-        return curve.counted
+    if name == "num_train_timesteps":
+        return curve.counted if curve is not None else subject.family is None or subject.family.own is None
     if name == "solver_type":
         return any(own in kinds and value in kinds for kinds in (("bh1", "bh2"), ("midpoint", "heun")))
     if name == "algorithm_type":
@@ -217,7 +221,9 @@ def check_effect(subject: Subject, variation: Variation, eta: float | None) -> I
         except Refusal:
             return
         if len(one.calls) != len(two.calls) or not all(
-            np.array_equal(a.next_state, b.next_state) and a.timestep == b.timestep
+            np.array_equal(a.next_state, b.next_state)
+            and np.array_equal(a.output, b.output)  # one that only changes what the model predicts has an effect
+            and a.timestep == b.timestep
             for a, b in zip(one.calls, two.calls, strict=True)
         ):
             return

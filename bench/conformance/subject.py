@@ -17,7 +17,7 @@ from bench.conformance.curves import Curve
 from bench.conformance.families import Family, family_of
 from bench.conformance.noise import Array, Level, NoiseTable, alpha_bars, level_of_sigma
 from bench.conformance.published import Path, PublishedMethod
-from bench.conformance.targets import GAUSSIAN, ITEM, Target, predictions
+from bench.conformance.targets import GAUSSIAN, ITEM, VELOCITIES, Target, predictions
 from bench.conformance.trace import Trace, TracedRun, scaled_input, to_numpy
 from bench.generate.schedulers import parameters_of, settings_of
 
@@ -66,13 +66,17 @@ class Case:
         level = self.path.levels[index]
         return Level(1.0, level.sigma) if self.rescaled else level
 
+    def scale(self, index: int) -> float:
+        """Return the factor by which the input of a call's model differs from a x0 + b noise."""
+        return self.path.scales[index] if self.path.scales else 1.0
+
     def model(self, target: Target) -> Callable[[Array, int, float], Array]:
         """Return the ideal model of a target, which depends on the level of each timestep only."""
 
         def ideal(seen: Array, index: int, timestep: float) -> Array:
-            level = self.path.levels[index]
-            data = target.expected_data(seen, level)
-            return predictions(data, seen, level, self.config["prediction_type"])
+            level, x = self.path.levels[index], seen / self.scale(index)
+            data = target.expected_data(x, level)
+            return predictions(data, x, level, self.config["prediction_type"])
 
         return ideal
 
@@ -192,7 +196,10 @@ class Subject:
             scheduler.set_timesteps(**{**self.schedule_arguments(steps, config, *arguments), **arguments})
         except Exception as error:
             raise Refusal(f"{steps} steps: {' '.join(str(error).split())}") from error
-        return Case(scheduler, config, self.family, self.path_of(scheduler, config), steps)
+        path = self.path_of(scheduler, config)
+        if self.family is not None and self.family.own is not None:  # the levels say what the model predicts
+            config["prediction_type"] = VELOCITIES[0]
+        return Case(scheduler, config, self.family, path, steps)
 
     def schedule_arguments(self, steps: int, config: Mapping[str, Any], *given: str) -> dict[str, Any]:
         """Return what set_timesteps needs for so many steps, beside arguments of the given names."""
@@ -209,6 +216,8 @@ class Subject:
         curve = None if self.family is None or self.family.flow is None else self.family.flow.curve(config)
         if curve is not None:
             return path_on_curve(scheduler, curve)
+        if self.family is not None and self.family.own is not None:
+            return path_of_own(scheduler, config, self.family)
         own = getattr(scheduler, "alphas_cumprod", None)
         table = NoiseTable(alpha_bars(config) if own is None else np.asarray(own.double().numpy()))
         timesteps = [float(t) for t in scheduler.timesteps]
@@ -234,6 +243,19 @@ class Subject:
             return level_of_sigma(float(sigmas[-1]))
         final = getattr(scheduler, "final_alpha_cumprod", None)
         return table.level(0) if final is None else NoiseTable(np.array([float(final)])).level(0)
+
+
+def path_of_own(scheduler: Any, config: Mapping[str, Any], family: Family) -> Path:
+    """Return the levels at the sigmas of a class without a noise table."""
+    own, table = family.own, NoiseTable(np.empty(0))
+    if own is None:
+        raise ValueError("levels of its own belong to a family that describes them")
+    timesteps = [float(t) for t in scheduler.timesteps]
+    sigmas = [float(sigma) for sigma in scheduler.sigmas[: len(timesteps)]]
+    levels = [Level(1.0, sigma, own.parts(config, sigma)) for sigma in sigmas]
+    end = family.end(config, table) or Level(1.0, 0.0)
+    scales = [own.scale(config, sigma) for sigma in sigmas]
+    return Path([*levels, end], timesteps, table, scales=scales)
 
 
 def path_on_curve(scheduler: Any, curve: Curve) -> Path:
