@@ -185,7 +185,8 @@ def check_initial_noise(subject: Subject, setting: str, case: Case) -> Iterator[
     """Check the scale of the initial noise: 1 or the first level's sigma (plain, or with unit-variance data added)."""
     got = float(case.scheduler.init_noise_sigma)
     first = case.path.levels[0].sigma
-    allowed = (first, math.hypot(first, 1.0)) if case.rescaled else (1.0,)
+    exploding = case.rescaled or (case.family is not None and case.family.own is not None)
+    allowed = (first, math.hypot(first, 1.0)) if exploding else (1.0,)
     if min(abs(got / wanted - 1) for wanted in allowed) > 16 * FLOAT32:
         words = "Pure noise of this scale differs from what the first timestep expects."
         where = ((f"{case.steps} steps", math.inf),)

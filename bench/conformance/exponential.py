@@ -90,9 +90,9 @@ class ExponentialMethod(PublishedMethod):
         keep = there.b / here.b if self.algorithm.endswith("++") else there.a / here.a
         noise = 0.0
         if self.algorithm == "sde-dpmsolver++":
-            keep, noise = keep * math.exp(-width), there.b * math.sqrt(-math.expm1(-2 * width))
+            keep, noise = keep * math.exp(-width), there.b * math.sqrt(max(0.0, -math.expm1(-2 * width)))
         elif self.algorithm == "sde-dpmsolver":
-            noise = there.b * math.sqrt(math.expm1(2 * width))
+            noise = there.b * math.sqrt(max(0.0, math.expm1(2 * width)))
         terms = [times(scale * weight, value) for weight, value in zip(weights, values, strict=True)]
         step = add_up(noise, of_state(keep, state), *terms)
         if not noise:
