@@ -185,7 +185,8 @@ class PairChecks:
         if "sigmas" in dict(part):  # only the one that is switched on
             overrides = {name: value for name, value in overrides.items() if value or name not in OTHER_SIGMAS}
         shown = [f"{name}={'[…]' if isinstance(value, list) else value}" for name, value in overrides.items()]
-        return ", ".join(shown) or "as configured"
+        dtype = dict(part).get("dtype", self.first["dtype"])
+        return ", ".join([*(shown or ["as configured"]), *([dtype] if dtype != self.first["dtype"] else [])])
 
     def _place(self, row: Row) -> str:
         dtype = "" if row["dtype"] == "float64" else f"{row['dtype']}, "
