@@ -12,7 +12,15 @@ import diffusers
 import pytest
 import yaml
 
-from bench.conformance import checks_sequences, checks_shapes, covering
+from bench.conformance import (
+    checks_forms,
+    checks_noise,
+    checks_rounding,
+    checks_sequences,
+    checks_shapes,
+    checks_use,
+    covering,
+)
 from bench.conformance.checks_pairs import PairChecks
 from bench.conformance.checks_rounding import check_rounding
 from bench.conformance.checks_steps import run_case
@@ -25,6 +33,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "conformance"))
 import mutation_score as mutation  # noqa: E402
 
 KINDS: dict[str, list[dict[str, Any]]] = yaml.safe_load(mutation.KINDS.read_text(encoding="utf-8"))
+OTHERS: dict[str, list[dict[str, Any]]] = yaml.safe_load(mutation.OTHERS.read_text(encoding="utf-8"))
 
 
 def subject(name: str, kind: str | None = None, label: str = "") -> Subject:
@@ -72,6 +81,39 @@ def test_every_fault_has_its_place_and_a_kind() -> None:
 def test_a_fault_of_use_is_found_and_the_right_class_passes(name: str, kind: str, check: str) -> None:
     assert found(subject(name, kind), check)
     assert not found(subject(name), check)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "check"),
+    [
+        ("tcd", "a batch of one", "check_calls"),
+        ("euler", "channels last", "check_forms"),
+        ("euler", "returns float32", "check_precision"),
+        ("ddim", "large states", "check_forms"),
+        ("ddim", "in place of the data", "check_calls"),
+        ("heun", "order of one", "check_self"),
+        ("dpmpp_2m", "lost on the way", "check_self"),
+        ("ddpm", "plain number", "check_forms"),
+        ("euler_ancestral", "same noise", "check_noise"),
+        ("flow_euler", "cuts them off", "check_forms"),
+        ("lcm", "number of steps", "check_self"),
+    ],
+)
+def test_a_fault_of_form_or_interface_is_found_and_the_right_class_passes(name: str, fault: str, check: str) -> None:
+    (mutant,) = [one for one in OTHERS[name] if fault in one["name"]]
+    for checked, right in ((Subject(mutation.maker(name, mutant)), False), (subject(name), True)):
+        eta = 0.3 if checked.has_eta else None
+        arguments: dict[str, tuple[Any, ...]] = {
+            "check_calls": (checks_use, eta),
+            "check_forms": (checks_forms, eta),
+            "check_self": (checks_forms,),
+            "check_precision": (checks_rounding, 8, eta),
+            "check_noise": (checks_noise, 4, eta),
+        }
+        module, *given = arguments[check]
+        with quiet():
+            findings = [one.check for one in getattr(module, check)(checked, "as configured", *given)]
+        assert (set(findings) <= {"last noise"}) == right, findings
 
 
 def test_the_message_of_a_sequence_is_the_shortest_one() -> None:

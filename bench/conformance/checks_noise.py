@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,10 @@ def check_noise(
     if known and runs[0].calls[-1].draws:
         words = "The last step adds no noise, yet draws some, which advances the generator for later uses."
         yield Finding("last noise", setting, "no noise drawn in the last step", "noise drawn", words, where)
+    draws = [draw for call in runs[0].calls for draw in call.draws]
+    if any(np.array_equal(one, other) for one, other in combinations(draws, 2)):
+        words = "The same noise is drawn twice in a run."
+        yield Finding("noise source", setting, "fresh noise", "the same again", words, where)
     shapes = {draw.shape for call in runs[0].calls for draw in call.draws}
     if known and not shapes <= {runs[0].final.shape}:
         words = "Noise of another shape than the state is drawn, so that pixels or images share it."

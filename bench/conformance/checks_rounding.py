@@ -60,7 +60,11 @@ def check_rounding(
     places, history = ((f"{name}, {where}", math.inf),), 0.0
     for call, timestep in zip(exact.calls, case.timesteps, strict=True):
         state, output = (torch.from_numpy(x).to(dtype) for x in (call.state, call.output))
-        scaled_input(case.scheduler, state, timestep)
+        seen = scaled_input(case.scheduler, state, timestep)
+        if seen.dtype != dtype:
+            words = f"scale_model_input changes {name} to another dtype, which the model does not expect."
+            yield Finding("dtype", f"{setting}, model input", name, str(seen.dtype), words, places)
+            return
         with SameNoise(call.draws):
             result = case.scheduler.step(output, timestep, state, **arguments).prev_sample
         if result.dtype != dtype:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,6 +106,14 @@ def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[F
         if not gap <= 1e-6 * max(1.0, float(np.abs(whole).max())):
             words = "An image depends on the other images of its batch."
             yield Finding("batch", setting, "each image as alone", f"{gap:.3g} apart", words, where)
+    case = subject.prepare(_STEPS)
+    state, timestep = torch.from_numpy(case.start(GAUSSIAN)), case.scheduler.timesteps[0]
+    one, other = (copy.deepcopy(case.scheduler), {"return_dict": False}), (case.scheduler, {})
+    kinds = [_first_step(subject, scheduler, state, timestep, {**arguments, **how}) for scheduler, how in (one, other)]
+    said = getattr(kinds[1], "pred_original_sample", None)
+    if said is not None and len(kinds[0]) > 1 and not torch.equal(kinds[0][1], said):
+        words = "The second value of step(return_dict=False) is not the object's pred_original_sample."
+        yield Finding("return value", f"{setting}, second value", "equal data", "other data", words, where)
     runs = [TracedRun(arguments=arguments, pairs=pairs) for pairs in (False, True)]
     results = [subject.prepare(_STEPS).run(GAUSSIAN, run).final for run in runs]
     if not np.array_equal(results[0], results[1]):
@@ -120,6 +129,12 @@ def check_calls(subject: Subject, setting: str, eta: float | None) -> Iterator[F
         if not (torch.equal(state, kept[0]) and torch.equal(output, kept[1])):
             words = "step writes into its input tensors."
             yield Finding("return value", setting, "inputs left alone", "changed inputs", words, where)
+
+
+def _first_step(subject: Subject, scheduler: Any, state: Any, timestep: Any, arguments: dict[str, Any]) -> Any:
+    draw = {"generator": torch.Generator().manual_seed(8)} if "generator" in subject.step_parameters else {}
+    scaled_input(scheduler, state, timestep)
+    return scheduler.step(0.5 * state, timestep, state, **arguments, **draw)
 
 
 def check_device(subject: Subject, setting: str) -> Iterator[Finding]:

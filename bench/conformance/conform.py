@@ -19,6 +19,7 @@ from bench.conformance import (
     checks_consistency,
     checks_convergence,
     checks_flow,
+    checks_forms,
     checks_limits,
     checks_noise,
     checks_noising,
@@ -222,6 +223,8 @@ def _check_more(subject: Subject, tally: _Tally, orders: list[Order]) -> None:
         tally.add("law", checks_consistency.check_law(subject, base, eta, orders), base)
     tally.add("shape", checks_shapes.check_shapes(subject, base, last), base)
     tally.add("batch", checks_shapes.check_one_generator(subject, base, last), base)
+    tally.add("form", checks_forms.check_forms(subject, base, last), base)
+    tally.add("interface", checks_forms.check_self(subject, base), base)
     tally.add("variance_noise", checks_shapes.check_given_noise(subject, base), base)
     tally.add("learned variance", checks_shapes.check_learned_variance(subject, base), base)
     tally.add("round trip", checks_shapes.check_kept_settings(subject, base), base)

@@ -32,6 +32,7 @@ from bench.conformance.baseline import changes, growth, read_baseline
 ROOT = Path(__file__).parents[2]
 MUTANTS = ROOT / "tests" / "mutants" / "mutants.yaml"
 KINDS = ROOT / "tests" / "mutants" / "kinds.yaml"
+OTHERS = ROOT / "tests" / "mutants" / "others.yaml"
 RESULTS = ROOT / "results" / "conformance"
 REWRITINGS = ROOT / "tests" / "mutants" / "rewritings.yaml"
 EQUIVALENT = ROOT / "tests" / "mutants" / "equivalent.yaml"
