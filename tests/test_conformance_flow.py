@@ -134,5 +134,5 @@ def test_an_error_that_no_class_means_to_raise_is_a_breakdown() -> None:
 
 
 def test_a_scheduler_whose_path_is_unknown_is_refused() -> None:
-    with pytest.raises(BenchError, match="EDMEulerScheduler cannot be examined: its config holds no noise schedule"):
-        bench.conform(diffusers.EDMEulerScheduler)
+    with pytest.raises(BenchError, match="IPNDMScheduler cannot be examined: its config holds no noise schedule"):
+        bench.conform(diffusers.IPNDMScheduler)

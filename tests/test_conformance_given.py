@@ -65,7 +65,7 @@ def fails() -> Any:
         (diffusers.CogVideoXDPMScheduler, "its step needs old_pred_original_sample and timestep_back"),
         (NeedsMore, "its step needs mask"),
         (Plain, "it has no config"),
-        (diffusers.EDMEulerScheduler, "its config holds no noise schedule (beta_end, beta_schedule"),
+        (diffusers.IPNDMScheduler, "its config holds no noise schedule (beta_end, beta_schedule"),
         (diffusers.DDIMInverseScheduler, "its timesteps rise"),
         (NeverSet, "its set_timesteps refuses every count tried (4 steps: no such count)"),
         (Uncopied(), "cannot be copied (TypeError: it holds a socket)"),

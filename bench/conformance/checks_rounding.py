@@ -57,7 +57,7 @@ def check_rounding(
     arguments: dict[str, Any] = dict(step_arguments(subject, eta))
     if "generator" in subject.step_parameters:
         arguments["generator"] = torch.Generator().manual_seed(0)
-    places, history = ((f"{name}, {where}", math.inf),), 0.0
+    places, history, changed = ((f"{name}, {where}", math.inf),), 0.0, False
     for call, timestep in zip(exact.calls, case.timesteps, strict=True):
         state, output = (torch.from_numpy(x).to(dtype) for x in (call.state, call.output))
         seen = scaled_input(case.scheduler, state, timestep)
@@ -67,10 +67,10 @@ def check_rounding(
             return
         with SameNoise(call.draws):
             result = case.scheduler.step(output, timestep, state, **arguments).prev_sample
-        if result.dtype != dtype:
+        if result.dtype != dtype and not changed:
             words = f"The state changes from {name} to another dtype, which the next model call does not expect."
             yield Finding("dtype", setting, name, str(result.dtype), words, places)
-            return
+            changed = True  # its values are judged all the same
         size = _size(case, call, method)
         history = max(history, size * reach(case, call.index)) if _remembers(case) else size
         if history > LARGEST.get(name, math.inf) / 16:

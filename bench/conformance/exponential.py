@@ -22,7 +22,7 @@ from bench.conformance.noise import Array
 from bench.conformance.published import Expected, Path, PublishedMethod, Term, add_up, of_state, times
 from bench.conformance.spacing import orders_of_single_steps
 
-ROUNDING = 2.0**-24  # of the float32 tables
+_ROUNDING = 2.0**-24  # of the float32 tables
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 
 
@@ -98,9 +98,9 @@ class ExponentialMethod(PublishedMethod):
         if not noise:
             return step
         # the root of a step without length is that of the rounding of its ends
-        lost = 8 * ROUNDING * (1 + max(abs(here.lam), abs(there.lam)))
+        lost = 8 * _ROUNDING * (1 + max(abs(here.lam), abs(there.lam)))
         spread = there.b * (math.sqrt(2 * (max(width, 0.0) + lost)) - math.sqrt(2 * max(width, 0.0)))
-        return Expected(step.mean, noise, step.size + spread / (64 * ROUNDING))
+        return Expected(step.mean, noise, step.size + spread / (64 * _ROUNDING))
 
 
 class Singlestep(ExponentialMethod):

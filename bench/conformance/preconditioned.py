@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from bench.conformance.flow_spacing import Config
 from bench.conformance.noise import Array
-
-Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class OwnLevels:
     scale: Callable[[Config, float], float]
 
 
-def spaced(config: Config, steps: int) -> Array:
+def edm_sigmas(config: Config, steps: int) -> Array:
     """Return sigmas from the largest to the smallest: Karras et al. 2022, eq. 5, or even in log sigma."""
     high, low, share = float(config["sigma_max"]), float(config["sigma_min"]), np.linspace(0, 1, steps)
     if config["sigma_schedule"] == "exponential":
@@ -37,7 +35,7 @@ def spaced(config: Config, steps: int) -> Array:
     return np.asarray((high ** (1 / rho) + share * (low ** (1 / rho) - high ** (1 / rho))) ** rho)
 
 
-def parts(config: Config, sigma: float) -> tuple[float, float]:
+def edm_parts(config: Config, sigma: float) -> tuple[float, float]:
     """Invert x0 = c_skip x + c_out F, Karras et al. 2022, table 1; a velocity is F with the other sign."""
     data = float(config["sigma_data"])
     spread = math.hypot(sigma, data)
@@ -46,9 +44,9 @@ def parts(config: Config, sigma: float) -> tuple[float, float]:
 
 
 EDM = OwnLevels(
-    spaced,
+    edm_sigmas,
     lambda sigma: np.log(sigma) / 4,
-    parts,
+    edm_parts,
     lambda config, sigma: 1 / math.hypot(sigma, float(config["sigma_data"])),
 )
 """Karras et al. 2022, table 1: c_in = 1 / sqrt(sigma² + sigma_data²) and c_noise = log(sigma) / 4."""
