@@ -148,6 +148,12 @@ def complete(truth: Scene) -> Scene:
     return replace(truth, named=(*of_things, whole, *_GROUND_NAMING_PROBABILITY))
 
 
+def moved(truth: Scene, right: float, down: float) -> Scene:
+    """Return the scene with its things moved by pixels; they may leave the image, as when it is cropped."""
+    things = tuple(replace(thing, x=thing.x + right, y=thing.y + down) for thing in truth.things)
+    return replace(truth, things=things)
+
+
 def counterfactuals(truth: Scene) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield, for each named attribute, the captions in which only that attribute has a different value."""
     for name in truth.named:

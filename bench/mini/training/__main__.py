@@ -13,7 +13,7 @@ from functools import partialmethod
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
@@ -26,10 +26,12 @@ from bench.mini.training import (
     flow_teacher,
     teacher,
     vocabulary,
+    xl_teacher,
 )
-from bench.mini.training.data import render_split
+from bench.mini.training.data import Captioned, render_split
 
-STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export", "flow_teacher", "flow_tcd", "flow_export")
+STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export", "flow_teacher", "flow_tcd", "flow_export",
+          "xl_teacher")  # fmt: skip
 TRAIN_IMAGES = 64_000
 EVALUATOR_IMAGES = 60_000
 
@@ -113,6 +115,29 @@ class Workshop:
             weights = flow_distillation.distill_flow(self.flow_teacher(), data, path.parent)
             halves = {name: tensor.half() for name, tensor in weights.items()}
             StableDiffusion3Pipeline.save_lora_weights(path, transformer_lora_layers=halves, safe_serialization=True)
+
+    def cropped(self) -> xl_teacher.Cropped:
+        """Return the images that were cropped or drawn small as latents, computed once."""
+        path = self.work / "cropped.safetensors"
+        if not path.exists():
+            seeds = range(xl_teacher.CROPPED_FROM, xl_teacher.CROPPED_FROM + xl_teacher.CROPPED_IMAGES)
+            images, time_ids = xl_teacher.render_cropped(seeds)
+            scenes = tuple(world.scene(seed) for seed in seeds)
+            captions = tuple(world.caption(scene) for scene in scenes)
+            latents = autoencoder.encode_images(self.vae(), Captioned(images, scenes, captions))
+            ids = vocabulary.tokenize(self.tokenizer(), list(captions))
+            save_file(
+                {"latents": latents.half().contiguous(), "ids": ids, "time_ids": torch.tensor(time_ids).float()}, path
+            )
+        tensors = load_file(path)
+        return xl_teacher.Cropped(tensors["latents"].float(), tensors["ids"], tensors["time_ids"])
+
+    def xl_teacher(self) -> StableDiffusionXLPipeline:
+        path = self.work / "xl_teacher" / "final"
+        if not path.exists():
+            model = xl_teacher.train_xl_teacher(self.latents(), self.cropped(), self.teacher(), path.parent)
+            xl_teacher.assemble_xl_pipeline(model, self.vae(), self.tokenizer()).save_pretrained(path)
+        return StableDiffusionXLPipeline.from_pretrained(path, dtype=torch.float32)
 
     def flow_export(self) -> None:
         """Copy the finished flow models into the package, weights as float16."""

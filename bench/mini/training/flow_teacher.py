@@ -96,17 +96,7 @@ class FlowTeacher(nn.Module):
         config = first.text_encoder.config
         self.text_encoder = CLIPTextModelWithProjection(copy.deepcopy(config))
         self.text_encoder.text_model.load_state_dict(first.text_encoder.state_dict())
-        kept = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
-        self.text_encoder_2 = CLIPTextModelWithProjection(
-            CLIPTextConfig(
-                hidden_size=SECOND_TEXT_WIDTH,
-                intermediate_size=4 * SECOND_TEXT_WIDTH,
-                projection_dim=SECOND_TEXT_WIDTH,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                **{name: getattr(config, name) for name in kept},
-            )
-        )
+        self.text_encoder_2 = second_text_encoder(config)
         for encoder in (self.text_encoder, self.text_encoder_2):
             nn.init.eye_(encoder.text_projection.weight)
             encoder.requires_grad_(False)
@@ -114,6 +104,23 @@ class FlowTeacher(nn.Module):
 
     def forward(self, noisy: torch.Tensor, times: torch.Tensor, text: Text) -> torch.Tensor:
         return velocity(self.transformer, noisy, times, text)
+
+
+def second_text_encoder(config: CLIPTextConfig) -> CLIPTextModelWithProjection:
+    """Return an untrained encoder for the same tokens as that of `config`, smaller, with an identity as projection."""
+    kept = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+    encoder = CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            hidden_size=SECOND_TEXT_WIDTH,
+            intermediate_size=4 * SECOND_TEXT_WIDTH,
+            projection_dim=SECOND_TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            **{name: getattr(config, name) for name in kept},
+        )
+    )
+    nn.init.eye_(encoder.text_projection.weight)
+    return encoder
 
 
 def build_transformer(text_width: int) -> SD3Transformer2DModel:
