@@ -24,6 +24,7 @@ from bench.mini.training import (
     evaluator,
     flow_distillation,
     flow_teacher,
+    main_axes,
     teacher,
     vocabulary,
     xl_teacher,
@@ -132,11 +133,24 @@ class Workshop:
         tensors = load_file(path)
         return xl_teacher.Cropped(tensors["latents"].float(), tensors["ids"], tensors["time_ids"])
 
+    def axes(self) -> torch.Tensor:
+        """Return the directions of the latents that the XL models use, computed once."""
+        path = self.work / "axes.safetensors"
+        if not path.exists():
+            latents = self.latents().latents
+            save_file({"axes": main_axes.main_axes(latents), "mean": latents.mean(dim=(0, 2, 3))}, path)
+        return load_file(path)["axes"]
+
+    def xl_vae(self) -> AutoencoderKL:
+        axes = self.axes()
+        return main_axes.narrow_vae(self.vae(), axes, load_file(self.work / "axes.safetensors")["mean"])
+
     def xl_teacher(self) -> StableDiffusionXLPipeline:
         path = self.work / "xl_teacher" / "final"
         if not path.exists():
-            model = xl_teacher.train_xl_teacher(self.latents(), self.cropped(), self.teacher(), path.parent)
-            xl_teacher.assemble_xl_pipeline(model, self.vae(), self.tokenizer()).save_pretrained(path)
+            data, cropped = self.latents(), self.cropped()
+            model = xl_teacher.train_xl_teacher(data, cropped, self.teacher(), self.axes(), path.parent)
+            xl_teacher.assemble_xl_pipeline(model, self.xl_vae(), self.tokenizer()).save_pretrained(path)
         return StableDiffusionXLPipeline.from_pretrained(path, dtype=torch.float32)
 
     def flow_export(self) -> None:

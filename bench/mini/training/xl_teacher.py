@@ -3,9 +3,11 @@
 Two text encoders, whose penultimate layers lie side by side and of which the second also gives the pooled text: the
 first teacher's own, and a smaller one that learns to name what a caption names. Both are then left as they are. The
 UNet begins as the first teacher's: the maps that read the text are fitted by least squares, and the embedding of pooled
-text and sizes learns to be what the first teacher's pooled text is. Then it learns from the first teacher's predictions,
-which vary less than the data's own, and, on images that were cropped or drawn at a lower resolution, from the data: what
-became of an image is in its time ids (arXiv 2307.01952, section 2.2).
+text and sizes learns to be what the first teacher's pooled text is. Then it learns from the first teacher's
+predictions, which vary less than the data's own, and, on images that were cropped or drawn at a lower resolution, from
+the data: what became of an image is in its time ids (arXiv 2307.01952, section 2.2).
+
+Its latents have four channels, see `bench.mini.training.main_axes`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from bench.mini import world
 from bench.mini.training.flow_teacher import second_text_encoder
 from bench.mini.training.loop import Recipe, train
+from bench.mini.training.main_axes import CHANNELS, project
 from bench.mini.training.noising import noised
 from bench.mini.training.teacher import CAPTION_DROPOUT, Latents, learn_to_read, noise_scheduler
 from bench.mini.training.vocabulary import tokenize
@@ -71,7 +74,7 @@ class Cropped:
 
 
 class XlTeacher(nn.Module):
-    """Text encoders and UNet as one model; only the UNet has gradients."""
+    """Text encoders and UNet as one model for projected latents (n, 4, 16, 16); only the UNet has gradients."""
 
     def __init__(self, first: StableDiffusionPipeline) -> None:
         super().__init__()
@@ -81,6 +84,8 @@ class XlTeacher(nn.Module):
             encoder.requires_grad_(False)
         width, pooled = first.text_encoder.config.hidden_size, self.text_encoder_2.config.hidden_size
         config = dict(first.unet.config) | {
+            "in_channels": CHANNELS,
+            "out_channels": CHANNELS,
             "cross_attention_dim": width + pooled,
             "use_linear_projection": True,
             "addition_embed_type": "text_time",
@@ -127,34 +132,40 @@ def render_cropped(seeds: Sequence[int]) -> tuple[NDArray[np.uint8], list[tuple[
 
 
 @torch.no_grad()
-def begin_as_first(teacher: XlTeacher, first: StableDiffusionPipeline, ids: torch.Tensor) -> float:
-    """Copy the first teacher's UNet and fit the maps that read text, on captions' tokens (n, 24), by least squares.
+def begin_as_first(teacher: XlTeacher, first: StableDiffusionPipeline, axes: torch.Tensor, ids: torch.Tensor) -> None:
+    """Copy the first teacher's UNet, for latents along the `axes` of its own.
 
-    Returns the share of the variance of its text that the fit explains.
+    The maps that read text are fitted on captions' tokens (n, 24), by least squares.
     """
     tokens = embed_ids(teacher.encoders, ids).tokens.flatten(0, 1)
     text = first.text_encoder(ids)[0].flatten(0, 1)
     fit = torch.linalg.lstsq(tokens, text).solution
     own = teacher.unet.state_dict()
     for name, value in first.unet.state_dict().items():
-        if name in own and "attn2.to_k" not in name and "attn2.to_v" not in name:
+        if name == "conv_in.weight":
+            own[name].copy_(torch.einsum("ocxy,kc->okxy", value, axes))
+        elif name.startswith("conv_out"):
+            own[name].copy_(torch.einsum("kc,c...->k...", axes, value))
+        elif name in own and "attn2.to_k" not in name and "attn2.to_v" not in name:
             own[name].copy_(value.reshape(own[name].shape))
         elif name in own:
             own[name].copy_(value @ fit.T)
-    return 1 - ((tokens @ fit - text).var() / text.var()).item()
 
 
 def train_xl_teacher(
     data: Latents,
     cropped: Cropped,
     first: StableDiffusionPipeline,
+    axes: torch.Tensor,
     directory: Path,
     reading: Recipe = READING,
     pooling: Recipe = POOLING,
     recipe: Recipe = RECIPE,
 ) -> XlTeacher:
-    """Train with the first teacher's pipeline; half of the whole images' captions leave nothing open, one in ten of all
-    is dropped."""
+    """Train with the first teacher's pipeline and latents, projected on `axes`.
+
+    Half of the whole images' captions leave nothing open; one in ten of all is dropped.
+    """
     torch.manual_seed(recipe.seed)
     first.unet.to(memory_format=torch.channels_last)
     first.unet.requires_grad_(False)
@@ -162,7 +173,7 @@ def train_xl_teacher(
     second = teacher.text_encoder_2.text_model.requires_grad_(True)
     learn_to_read(second, data, directory / "reading", reading)
     second.requires_grad_(False)
-    begin_as_first(teacher, first, torch.cat([data.ids[:1000], data.complete_ids[:1000]]))
+    begin_as_first(teacher, first, axes, torch.cat([data.ids[:1000], data.complete_ids[:1000]]))
     learn_pooled_text(teacher, first, data, directory / "pooling", pooling)
     empty = tokenize(first.tokenizer, [""])
 
@@ -181,7 +192,8 @@ def train_xl_teacher(
             whole = slice(0, len(rows))
             text = first.text_encoder(torch.where(dropped[whole, None], empty, ids[whole]))[0]
             target[whole] = first.unet(noisy[whole], batch.timesteps[whole], encoder_hidden_states=text).sample
-        predicted = teacher(noisy, batch.timesteps, condition)
+        target = project(axes, target)
+        predicted = teacher(project(axes, noisy), batch.timesteps, condition)
         error = (predicted.detach() - target).square().mean(dim=(1, 2, 3))
         loss = batch.loss(predicted, target)
         return loss, {"follows": error[whole].mean().item(), "cropped": error[len(rows) :].mean().item()}
