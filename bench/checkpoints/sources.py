@@ -9,6 +9,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from bench.checkpoints import derived
 from bench.checkpoints.manifest import MANIFEST
 from bench.experiment.extractors import INCEPTION
 from bench.records.errors import BenchError, check_path
@@ -30,7 +31,8 @@ def local_path(source: str) -> Path | None:
     A source that looks like a path is treated as a path, whether it exists or not.
     """
     if source.startswith(PACKAGED):
-        return Path(str(resources.files("bench"))) / source.removeprefix(PACKAGED)
+        package = Path(str(resources.files("bench")))
+        return derived.complete(package / source.removeprefix(PACKAGED), package / "mini" / "weights")
     path = Path(source).expanduser()
     is_path = path.is_absolute() or source.startswith(".") or source.endswith((*WEIGHT_FILES, "/"))
     return path if is_path or not _HUB_ID.fullmatch(source) or path.exists() else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,17 +163,47 @@ def counterfactuals(truth: Scene) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield name, tuple(caption(_with_attribute(truth, name, value)) for value in others)
 
 
+class Layers(NamedTuple):
+    """What an image is made of: the ground (64, 64, 3), of each thing the signed distance to its outline in pixels
+    (64, 64) and its paint (64, 64, 3), and noise to add (64, 64, 3); colours in [0, 1]."""
+
+    ground: NDArray[np.float64]
+    things: tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...]
+    noise: NDArray[np.float64]
+
+
 def render(truth: Scene) -> NDArray[np.uint8]:
     """Return the image of a scene, shape (64, 64, 3), RGB, uint8; edges are anti-aliased by signed distances."""
+    ground, things, noise = layers(truth)
+    canvas = ground
+    for distance, paint in things:
+        canvas = over(canvas, paint, distance)
+    return to_uint8(canvas + noise)
+
+
+def layers(truth: Scene, colours: dict[str, tuple[float, float, float]] = COLOURS) -> Layers:
+    """Return what the image of a scene is made of, with other colours under the same names if given."""
     rng = np.random.default_rng((truth.seed, 1))
     y, x = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE].astype(np.float64) + 0.5
-    canvas = _paint_ground(rng, truth, x, y)
+    ground = _paint_ground(rng, truth, x, y, colours)
+    things = []
     for thing in truth.things:
         angle = rng.uniform(-0.17, 0.17)
         u, v = rotate(x - thing.x, y - thing.y, angle)
-        cover = np.clip(0.5 - signed_distance(thing.shape, u, v, thing.radius), 0, 1)[..., None]
-        canvas = canvas * (1 - cover) + _paint_fill(rng, thing, v) * cover
-    canvas = canvas + rng.normal(0, 0.012, canvas.shape)
+        things.append((signed_distance(thing.shape, u, v, thing.radius), _paint_fill(rng, thing, v, colours)))
+    return Layers(ground, tuple(things), rng.normal(0, 0.012, ground.shape))
+
+
+def over(
+    canvas: NDArray[np.float64], paint: NDArray[np.float64], distance: NDArray[np.float64], opacity: float = 1.0
+) -> NDArray[np.float64]:
+    """Return the canvas (h, w, 3) with paint where the distance (h, w) to an outline is negative."""
+    cover = opacity * np.clip(0.5 - distance, 0, 1)[..., None]
+    return canvas * (1 - cover) + paint * cover
+
+
+def to_uint8(canvas: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return colours in [0, 1] as levels of 255."""
     return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
 
 
@@ -238,8 +268,8 @@ def _with_attribute(truth: Scene, name: str, value: str) -> Scene:
     return replace(truth, things=tuple(things))
 
 
-def _tint(rng: np.random.Generator, colour: str) -> NDArray[np.float64]:
-    return np.clip(np.asarray(COLOURS[colour]) + rng.uniform(-0.04, 0.04, 3), 0, 1)
+def _tint(rng: np.random.Generator, colour: tuple[float, float, float]) -> NDArray[np.float64]:
+    return np.clip(np.asarray(colour) + rng.uniform(-0.04, 0.04, 3), 0, 1)
 
 
 def _shade(base: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
@@ -249,9 +279,13 @@ def _shade(base: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
 
 
 def _paint_ground(
-    rng: np.random.Generator, truth: Scene, x: NDArray[np.float64], y: NDArray[np.float64]
+    rng: np.random.Generator,
+    truth: Scene,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    colours: dict[str, tuple[float, float, float]],
 ) -> NDArray[np.float64]:
-    base = _tint(rng, truth.ground_colour)
+    base = _tint(rng, colours[truth.ground_colour])
     other = _shade(base, 0.22)
     turned = rng.uniform(-0.15, 0.15)
     if truth.ground == "striped":
@@ -292,8 +326,10 @@ def _specks(rng: np.random.Generator, x: NDArray[np.float64], y: NDArray[np.floa
     return mix
 
 
-def _paint_fill(rng: np.random.Generator, thing: Thing, v: NDArray[np.float64]) -> NDArray[np.float64]:
-    base = _tint(rng, thing.colour)
+def _paint_fill(
+    rng: np.random.Generator, thing: Thing, v: NDArray[np.float64], colours: dict[str, tuple[float, float, float]]
+) -> NDArray[np.float64]:
+    base = _tint(rng, colours[thing.colour])
     other = _shade(base, 0.55)
     mix = wave(2 * np.pi * v / rng.uniform(6.5, 7.5), 1.2) if thing.fill == "striped" else np.zeros_like(v)
     return base + (other - base) * mix[..., None]

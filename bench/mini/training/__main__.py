@@ -9,6 +9,7 @@ import argparse
 import json
 import shutil
 import time
+from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
@@ -27,12 +28,13 @@ from bench.mini.training import (
     main_axes,
     teacher,
     vocabulary,
+    xl_distillation,
     xl_teacher,
 )
 from bench.mini.training.data import Captioned, render_split
 
 STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export", "flow_teacher", "flow_tcd", "flow_export",
-          "xl_teacher")  # fmt: skip
+          "xl_teacher", "xl_tcd", "xl_lcm")  # fmt: skip
 TRAIN_IMAGES = 64_000
 EVALUATOR_IMAGES = 60_000
 
@@ -152,6 +154,23 @@ class Workshop:
             model = xl_teacher.train_xl_teacher(data, cropped, self.teacher(), self.axes(), path.parent)
             xl_teacher.assemble_xl_pipeline(model, self.xl_vae(), self.tokenizer()).save_pretrained(path)
         return StableDiffusionXLPipeline.from_pretrained(path, dtype=torch.float32)
+
+    def xl_data(self) -> teacher.Latents:
+        """Return the training images as the XL models' latents."""
+        data = self.latents()
+        return replace(data, latents=main_axes.project(self.axes(), data.latents))
+
+    def xl_adapter(self, kind: distillation.Kind) -> None:
+        path = self.work / f"xl_{kind}" / "final"
+        if not path.exists():
+            first = self.work / kind / "final" / "pytorch_lora_weights.safetensors"
+            weights = xl_distillation.distill_xl(
+                kind, self.xl_teacher(), self.xl_data(), self.teacher(), first, path.parent
+            )
+            halves = {name: tensor.half() for name, tensor in weights.items()}
+            StableDiffusionXLPipeline.save_lora_weights(path, unet_lora_layers=halves, safe_serialization=True)
+
+    xl_tcd, xl_lcm = partialmethod(xl_adapter, "tcd"), partialmethod(xl_adapter, "lcm")
 
     def flow_export(self) -> None:
         """Copy the finished flow models into the package, weights as float16."""

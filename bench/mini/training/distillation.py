@@ -12,14 +12,15 @@ which gives the same numbers as running it beside each layer, in half the time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from peft.utils import get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 from torch.func import functional_call
 
@@ -40,6 +41,27 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.
            "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv"]  # fmt: skip
 
 
+class Condition(Protocol):
+    """What a UNet is told of images, as a named tuple of tensors."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the UNet's keyword arguments."""
+        ...
+
+
+class Caption(NamedTuple):
+    """The first teacher's condition: the last layer of its text encoder."""
+
+    tokens: torch.Tensor
+
+    def arguments(self) -> dict[str, Any]:
+        return {"encoder_hidden_states": self.tokens}
+
+
+ConditionOf = Callable[[torch.Tensor], tuple[Condition, Condition]]
+"""Rows of the data → the conditions of their captions, and of as many absent ones."""
+
+
 def distill(
     kind: Kind,
     pipeline: StableDiffusionPipeline,
@@ -47,32 +69,52 @@ def distill(
     directory: Path,
     recipe: Recipe | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the adapter's averaged weights under PEFT's names (without the "unet." prefix)."""
-    recipe = recipe or RECIPES[kind]
+    """Return the first teacher's adapter: its averaged weights under PEFT's names (without the "unet." prefix)."""
+    empty = pipeline.text_encoder(tokenize(pipeline.tokenizer, [""]))[0].detach()
+
+    def condition_of(rows: torch.Tensor) -> tuple[Condition, Condition]:
+        text = pipeline.text_encoder(data.ids[rows])[0]
+        return Caption(text), Caption(empty.expand_as(text))
+
+    return distill_unet(kind, pipeline.unet, data.latents, condition_of, directory, recipe or RECIPES[kind])
+
+
+def distill_unet(
+    kind: Kind,
+    student: UNet2DConditionModel,
+    latents: torch.Tensor,
+    condition_of: ConditionOf,
+    directory: Path,
+    recipe: Recipe,
+    rank: int = RANK,
+    begin: dict[str, torch.Tensor] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return an adapter of a UNet as `distill` does; `begin` holds weights under the same names to start from."""
     torch.manual_seed(recipe.seed)
-    student: UNet2DConditionModel = pipeline.unet.to(memory_format=torch.channels_last)
+    student.to(memory_format=torch.channels_last)
     student.requires_grad_(False)
-    student.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS), adapter_name=kind)
+    student.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), adapter_name=kind)
+    if begin is not None:
+        set_peft_model_state_dict(student, begin, adapter_name=kind)
     student.disable_adapters()
     for name, parameter in student.named_parameters():
         parameter.requires_grad_("lora_" in name)
     alphas = noise_scheduler().alphas_cumprod
-    empty = pipeline.text_encoder(tokenize(pipeline.tokenizer, [""]))[0].detach()
 
     def loss_of(size: int, generator: torch.Generator, average: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
-        rows = torch.randint(len(data.latents), (size,), generator=generator)
+        rows = torch.randint(len(latents), (size,), generator=generator)
         t = SKIP * torch.randint(1, 1000 // SKIP + 1, rows.shape, generator=generator) - 1
         t_before = (t - SKIP).clamp(min=0)
         s = (torch.rand(rows.shape, generator=generator) * (t_before + 1)).long() if kind == "tcd" else 0 * t
-        noise = torch.randn((size, *data.latents.shape[1:]), generator=generator)
-        noisy = _mix(alphas, t, data.latents[rows], noise)
+        noise = torch.randn((size, *latents.shape[1:]), generator=generator)
+        noisy = _mix(alphas, t, latents[rows], noise)
         merged = merge_adapter(student, kind)
         with torch.no_grad():
-            text = pipeline.text_encoder(data.ids[rows])[0]
-            before = _teacher_step(student, alphas, noisy, t, t_before, text, empty.expand_as(text))
+            condition, absent = condition_of(rows)
+            before = _teacher_step(student, alphas, noisy, t, t_before, condition, absent)
             goal = merge_adapter(average, kind) if kind == "lcm" else merged
-            target = _reach(kind, student, goal, alphas, before, t_before, s, text)
-        error = (_reach(kind, student, merged, alphas, noisy, t, s, text) - target).square().mean(dim=(1, 2, 3))
+            target = _reach(kind, student, goal, alphas, before, t_before, s, condition)
+        error = (_reach(kind, student, merged, alphas, noisy, t, s, condition) - target).square().mean(dim=(1, 2, 3))
         loss = ((error + HUBER**2).sqrt() - HUBER).mean()
         return loss, {"error": error.mean().item()}
 
@@ -97,11 +139,12 @@ def _teacher_step(
     noisy: torch.Tensor,
     t: torch.Tensor,
     t_before: torch.Tensor,
-    text: torch.Tensor,
-    empty: torch.Tensor,
+    condition: Condition,
+    absent: Condition,
 ) -> torch.Tensor:
     """Take one guided DDIM step of the teacher, from t to t_before."""
-    both = student(torch.cat([noisy, noisy]), torch.cat([t, t]), encoder_hidden_states=torch.cat([text, empty])).sample
+    joined = type(condition)(*map(torch.cat, zip(condition, absent, strict=True)))  # type: ignore[call-overload]
+    both = student(torch.cat([noisy, noisy]), torch.cat([t, t]), **joined.arguments()).sample
     conditional, unconditional = both.chunk(2)
     guided = unconditional + GUIDANCE_SCALE * (conditional - unconditional)
     return _mix(alphas, t_before, *_clean_and_noise(alphas, t, noisy, guided))
@@ -115,10 +158,10 @@ def _reach(
     noisy: torch.Tensor,
     t: torch.Tensor,
     s: torch.Tensor,
-    text: torch.Tensor,
+    condition: Condition,
 ) -> torch.Tensor:
     """Return the student's point at time s on the trajectory through `noisy` at time t."""
-    v = functional_call(student, merged, (noisy, t), {"encoder_hidden_states": text}).sample
+    v = functional_call(student, merged, (noisy, t), condition.arguments()).sample
     clean, epsilon = _clean_and_noise(alphas, t, noisy, v)
     if kind == "tcd":
         return _mix(alphas, s, clean, epsilon)

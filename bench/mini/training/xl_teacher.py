@@ -132,14 +132,20 @@ def render_cropped(seeds: Sequence[int]) -> tuple[NDArray[np.uint8], list[tuple[
 
 
 @torch.no_grad()
+def text_fit(encoders: Encoders, first: StableDiffusionPipeline, ids: torch.Tensor) -> torch.Tensor:
+    """Return the matrix (96, 144) that maps tokens to the first teacher's, by least squares over captions (n, 24)."""
+    tokens = embed_ids(encoders, ids).tokens.flatten(0, 1)
+    fit: torch.Tensor = torch.linalg.lstsq(tokens, first.text_encoder(ids)[0].flatten(0, 1)).solution.T
+    return fit
+
+
+@torch.no_grad()
 def begin_as_first(teacher: XlTeacher, first: StableDiffusionPipeline, axes: torch.Tensor, ids: torch.Tensor) -> None:
     """Copy the first teacher's UNet, for latents along the `axes` of its own.
 
     The maps that read text are fitted on captions' tokens (n, 24), by least squares.
     """
-    tokens = embed_ids(teacher.encoders, ids).tokens.flatten(0, 1)
-    text = first.text_encoder(ids)[0].flatten(0, 1)
-    fit = torch.linalg.lstsq(tokens, text).solution
+    fit = text_fit(teacher.encoders, first, ids)
     own = teacher.unet.state_dict()
     for name, value in first.unet.state_dict().items():
         if name == "conv_in.weight":
@@ -149,7 +155,7 @@ def begin_as_first(teacher: XlTeacher, first: StableDiffusionPipeline, axes: tor
         elif name in own and "attn2.to_k" not in name and "attn2.to_v" not in name:
             own[name].copy_(value.reshape(own[name].shape))
         elif name in own:
-            own[name].copy_(value @ fit.T)
+            own[name].copy_(value @ fit)
 
 
 def train_xl_teacher(
