@@ -151,7 +151,8 @@ class Workshop:
         path = self.work / "xl_teacher" / "final"
         if not path.exists():
             data, cropped = self.latents(), self.cropped()
-            model = xl_teacher.train_xl_teacher(data, cropped, self.teacher(), self.axes(), path.parent)
+            reading = (self.work / "flow_teacher" / "reading", flow_teacher.SECOND_READING)
+            model = xl_teacher.train_xl_teacher(data, cropped, self.teacher(), self.axes(), path.parent, reading)
             xl_teacher.assemble_xl_pipeline(model, self.xl_vae(), self.tokenizer()).save_pretrained(path)
         return StableDiffusionXLPipeline.from_pretrained(path, dtype=torch.float32)
 
