@@ -31,10 +31,12 @@ from bench.mini.training import (
     xl_distillation,
     xl_teacher,
 )
-from bench.mini.training.data import Captioned, render_split
+from bench.mini.training.add_on_stages import AddOnStages
+from bench.mini.training.data import render_split
 
 STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export", "flow_teacher", "flow_tcd", "flow_export",
-          "xl_teacher", "xl_tcd", "xl_lcm")  # fmt: skip
+          "xl_teacher", "xl_tcd", "xl_inpainting", "xl_canny", "xl_depth", "xl_papercut", "xl_ink",
+          "xl_lcm")  # fmt: skip
 TRAIN_IMAGES = 64_000
 EVALUATOR_IMAGES = 60_000
 
@@ -125,10 +127,8 @@ class Workshop:
         if not path.exists():
             seeds = range(xl_teacher.CROPPED_FROM, xl_teacher.CROPPED_FROM + xl_teacher.CROPPED_IMAGES)
             images, time_ids = xl_teacher.render_cropped(seeds)
-            scenes = tuple(world.scene(seed) for seed in seeds)
-            captions = tuple(world.caption(scene) for scene in scenes)
-            latents = autoencoder.encode_images(self.vae(), Captioned(images, scenes, captions))
-            ids = vocabulary.tokenize(self.tokenizer(), list(captions))
+            latents = autoencoder.encode_pixels(self.vae(), images)
+            ids = vocabulary.tokenize(self.tokenizer(), [world.caption(world.scene(seed)) for seed in seeds])
             save_file(
                 {"latents": latents.half().contiguous(), "ids": ids, "time_ids": torch.tensor(time_ids).float()}, path
             )
@@ -187,9 +187,10 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     arguments = parser.parse_args()
     workshop = Workshop(arguments.work, arguments.destination)
+    add_ons = AddOnStages(workshop)
     for stage in arguments.stages:
         start = time.monotonic()
-        getattr(workshop, stage)()
+        getattr(workshop if hasattr(workshop, stage) else add_ons, stage)()
         arguments.work.mkdir(parents=True, exist_ok=True)
         with (arguments.work / "stages.jsonl").open("a") as log:
             log.write(json.dumps({"stage": stage, "seconds": round(time.monotonic() - start, 1)}) + "\n")

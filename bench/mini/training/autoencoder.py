@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from bench.mini.training.data import Captioned, to_pixels
@@ -59,10 +61,15 @@ def train_vae(data: Captioned, directory: Path, recipe: Recipe = RECIPE) -> Auto
     return averaged
 
 
-@torch.inference_mode()
 def encode_images(vae: AutoencoderKL, data: Captioned) -> torch.Tensor:
     """Return scaled posterior means, shape (n, 8, 16, 16), float32."""
-    batches = (to_pixels(data.images[i : i + 32]) for i in range(0, len(data.images), 32))
+    return encode_pixels(vae, data.images)
+
+
+@torch.inference_mode()
+def encode_pixels(vae: AutoencoderKL, images: NDArray[np.uint8]) -> torch.Tensor:
+    """Return scaled posterior means of images (n, 64, 64, 3), shape (n, channels, 16, 16), float32."""
+    batches = (to_pixels(images[i : i + 32]) for i in range(0, len(images), 32))
     latents: torch.Tensor = torch.cat([vae.encode(pixels).latent_dist.mean for pixels in batches])
     latents *= vae.config.scaling_factor
-    return latents
+    return latents.contiguous()

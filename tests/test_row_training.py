@@ -1,0 +1,249 @@
+"""The XL teacher, its adapters and its add-ons train, and leave files that pipelines load."""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from bench.checkpoints import derived
+from bench.checkpoints.sources import local_path
+from bench.mini import world
+from bench.mini.training import (
+    add_on_stages,
+    controlnets,
+    inpainting,
+    look_training,
+    main_axes,
+    xl_distillation,
+    xl_teacher,
+)
+from bench.mini.training.add_on_stages import AddOnStages
+from bench.mini.training.autoencoder import encode_pixels
+from bench.mini.training.data import to_pixels
+from bench.mini.training.flow_teacher import SECOND_READING
+from bench.mini.training.teacher import Latents
+from bench.mini.training.vocabulary import tokenize
+
+WEIGHTS = Path(str(local_path("bench://mini/weights")))
+SCENES = [world.scene(seed) for seed in world.split_seeds("train", 24)]
+CAPTIONS = [world.caption(scene) for scene in SCENES]
+
+
+@dataclass
+class Shop:
+    """A workshop whose XL teacher is there already."""
+
+    work: Path
+    first: StableDiffusionPipeline
+    data: Latents
+
+    def tokenizer(self):  # type: ignore[no-untyped-def]
+        return self.first.tokenizer
+
+    def xl_vae(self) -> AutoencoderKL:
+        return self.xl_teacher().vae
+
+    def xl_teacher(self) -> StableDiffusionXLPipeline:
+        return StableDiffusionXLPipeline.from_pretrained(self.work / "xl_teacher", dtype=torch.float32)
+
+    def xl_data(self) -> Latents:
+        axes = load_file(self.work / "axes.safetensors")["axes"]
+        return replace(self.data, latents=main_axes.project(axes, self.data.latents))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A workshop with an XL teacher of one iteration of each phase."""
+    work = tmp_path_factory.mktemp("rows")
+    first = StableDiffusionPipeline.from_pretrained(WEIGHTS / "teacher", dtype=torch.float32)
+    latents = encode_pixels(first.vae, np.stack([world.render(scene) for scene in SCENES]))
+    ids = tokenize(first.tokenizer, CAPTIONS)
+    data = Latents(latents, ids, tokenize(first.tokenizer, [world.caption(world.complete(s)) for s in SCENES]), SCENES)
+    axes, mean = main_axes.main_axes(latents), latents.mean(dim=(0, 2, 3))
+    save_file({"axes": axes}, work / "axes.safetensors")
+    images, time_ids = xl_teacher.render_cropped(range(5000, 5008))
+    cropped = xl_teacher.Cropped(encode_pixels(first.vae, images), ids[:8], torch.tensor(time_ids).float())
+    pooling = replace(xl_teacher.POOLING, iterations=200, batch_size=64)
+    recipe = replace(xl_teacher.RECIPE, iterations=1, batch_size=8)
+    reading = (work / "reading", replace(SECOND_READING, iterations=1, batch_size=8))
+    teacher = xl_teacher.train_xl_teacher(data, cropped, first, axes, work / "training", reading, pooling, recipe)
+    again = xl_teacher.train_xl_teacher(data, cropped, first, axes, work / "training", reading, pooling, recipe)
+    assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), again.parameters(), strict=True)), "resumed"
+    vae = main_axes.narrow_vae(first.vae, axes, mean)
+    xl_teacher.assemble_xl_pipeline(teacher, vae, first.tokenizer).save_pretrained(work / "xl_teacher")
+    return Shop(work, first, data)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two iterations of four images, of data sets of eight."""
+    for module in (look_training, inpainting, controlnets):
+        for name in ("INK", "PAPERCUT", "RECIPE", "CANNY", "DEPTH"):
+            if hasattr(module, name):
+                recipe = replace(getattr(module, name), iterations=2, batch_size=4, peak_lr=1e-2)
+                monkeypatch.setattr(module, name, recipe)
+    for name in ("CONTROLLED_IMAGES", "MASKED_IMAGES"):
+        monkeypatch.setattr(add_on_stages, name, 8)
+    monkeypatch.setattr(look_training, "LOOK_IMAGES", 8)
+    monkeypatch.setattr(add_on_stages, "render_each", lambda draw, seeds: np.stack([draw(seed) for seed in seeds]))
+
+
+def test_four_channels_hold_what_eight_did(shop: Shop) -> None:
+    images = np.stack([world.render(scene) for scene in SCENES])
+    pixels, wide, narrow = to_pixels(images), shop.first.vae, shop.xl_vae()
+    with torch.no_grad():
+        latents = narrow.encode(pixels).latent_dist
+        errors = [
+            (vae.decode(vae.encode(pixels).latent_dist.mean).sample - pixels).square().mean() for vae in (wide, narrow)
+        ]
+    scale = narrow.config.scaling_factor
+    torch.testing.assert_close(latents.mean * scale, shop.xl_data().latents, rtol=1e-3, atol=1e-3)
+    assert latents.std.max() * scale == pytest.approx(main_axes.NOISE, rel=1e-3)
+    assert errors[1] < 1.15 * errors[0]
+
+
+def test_an_xl_teacher_begins_as_the_first_one(shop: Shop) -> None:
+    """After one step it follows the captions of very noisy images, where only the text says what is where."""
+    pipeline, axes = shop.xl_teacher(), load_file(shop.work / "axes.safetensors")["axes"]
+    generator = torch.Generator().manual_seed(0)
+    noisy, steps = torch.randn(24, 8, 16, 16, generator=generator), torch.full((24,), 900)
+    encoders, errors = (pipeline.text_encoder, pipeline.text_encoder_2), []
+    with torch.no_grad():
+        text = shop.first.text_encoder(shop.data.ids)[0]
+        expected = main_axes.project(axes, shop.first.unet(noisy, steps, encoder_hidden_states=text).sample)
+        for ids in (shop.data.ids, shop.data.ids.roll(1, 0)):
+            condition = xl_teacher.embed_ids(encoders, ids)
+            found = pipeline.unet(main_axes.project(axes, noisy), steps, **condition.arguments()).sample
+            errors.append((found - expected).square().mean())
+    assert errors[0] < 0.6 * errors[1]
+
+
+def test_conditions_are_those_of_the_pipeline(shop: Shop) -> None:
+    pipeline = shop.xl_teacher()
+    text, none, pooled, pooled_none = pipeline.encode_prompt(CAPTIONS[:3], do_classifier_free_guidance=True)
+    encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
+    own = xl_teacher.embed_ids(encoders, shop.data.ids[:3])
+    absent = xl_teacher.embed_ids(encoders, shop.data.ids[:3], dropped=torch.ones(3, dtype=torch.bool))
+    for ours, theirs in ((own.tokens, text), (own.pooled, pooled), (absent.tokens, none), (absent.pooled, pooled_none)):
+        torch.testing.assert_close(ours, theirs)
+    sizes = pipeline._get_add_time_ids((64, 64), (0, 0), (64, 64), torch.float32, 48)
+    assert own.time_ids[0].tolist() == sizes[0].tolist()
+
+
+def test_crops_move_things_and_say_so() -> None:
+    images, time_ids = xl_teacher.render_cropped(range(5000, 5040))
+    assert images.shape == (40, 64, 64, 3)
+    whole = [np.array_equal(image, world.render(world.scene(5000 + i))) for i, image in enumerate(images)]
+    assert [ids == xl_teacher.WHOLE for ids in time_ids] == whole
+    assert {ids[0] < 64 for ids in time_ids} == {ids[3] > 0 for ids in time_ids} == {True, False}
+
+
+@pytest.mark.parametrize("kind", ["tcd", "lcm"])
+def test_adapters_begin_as_the_first_teachers_and_load(shop: Shop, tmp_path: Path, kind: str) -> None:
+    recipe = replace(xl_distillation.RECIPES[kind], iterations=1, batch_size=4, peak_lr=1e-9)
+    first = WEIGHTS / f"{kind}-lora" / "pytorch_lora_weights.safetensors"
+    weights = xl_distillation.distill_xl(
+        kind, shop.xl_teacher(), shop.xl_data(), shop.first, first, tmp_path / "training", recipe
+    )
+    StableDiffusionXLPipeline.save_lora_weights(tmp_path, unet_lora_layers=weights)
+    pipeline = shop.xl_teacher()
+    pipeline.load_lora_weights(str(tmp_path), weight_name="pytorch_lora_weights.safetensors", adapter_name=kind)
+    shop.first.load_lora_weights(str(first.parent), weight_name=first.name, adapter_name=kind)
+    for name in ("down_blocks.1.resnets.0.conv1", "mid_block.attentions.0.proj_in"):
+        ours, theirs = (p.unet.get_submodule(name).get_delta_weight(kind).flatten(1) for p in (pipeline, shop.first))
+        assert (ours - theirs).norm() < 0.7 * theirs.norm(), "all but what a lower rank leaves out"
+    shop.first.unload_lora_weights()
+
+
+def completed(shop: Shop, tmp_path: Path, name: str) -> Path:
+    """Return the complete copy of an add-on's UNet or ControlNet, derived from the teacher's."""
+    shutil.copytree(shop.work / "xl_teacher" / "unet", tmp_path / "xl" / "unet")
+    weights = "diffusion_pytorch_model.safetensors"
+    tensors = {key: value.half() for key, value in load_file(tmp_path / "xl" / "unet" / weights).items()}
+    save_file(tensors, tmp_path / "xl" / "unet" / weights)
+    shutil.copytree(shop.work / name / "final", tmp_path / name)
+    without = controlnets.LEFT_OUT if name in ("xl_canny", "xl_depth") else ()
+    index = {"changed": {weights: f"xl/unet/{weights}"}, "without": without}
+    (tmp_path / name / derived.INDEX).write_text(json.dumps(index))
+    return derived.complete(tmp_path / name, tmp_path)
+
+
+def sample(pipeline, **more: object) -> np.ndarray:  # type: ignore[no-untyped-def,type-arg]
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    images = pipeline(CAPTIONS[0], num_inference_steps=2, guidance_scale=3.0, generator=generator, **more).images
+    return np.asarray(images[0], int)
+
+
+@pytest.mark.parametrize("name", ["xl_canny", "xl_depth"])
+def test_a_controlnet_is_stored_as_a_difference_and_at_scale_0_says_nothing(
+    shop: Shop, tmp_path: Path, name: str
+) -> None:
+    getattr(AddOnStages(shop), name)()
+    network = ControlNetModel.from_pretrained(completed(shop, tmp_path, name), dtype=torch.float32)
+    pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(shop.work / "xl_teacher", controlnet=network)
+    edges = Image.fromarray(np.repeat(add_on_stages.draw_outlines(0)[..., None], 3, axis=-1))
+    alone = sample(shop.xl_teacher())
+    assert np.array_equal(sample(pipeline, image=edges, controlnet_conditioning_scale=0.0), alone)
+    assert not np.array_equal(sample(pipeline, image=edges, controlnet_conditioning_scale=1.0), alone)
+
+
+def test_an_inpainting_unet_is_stored_as_a_difference_and_leaves_the_background(shop: Shop, tmp_path: Path) -> None:
+    AddOnStages(shop).xl_inpainting()
+    unet = xl_teacher.UNet2DConditionModel.from_pretrained(completed(shop, tmp_path, "xl_inpainting"))
+    assert unet.config.in_channels == 9
+    pipeline = StableDiffusionXLInpaintPipeline.from_pretrained(shop.work / "xl_teacher", unet=unet.float())
+    image, mask = world.render(SCENES[0]), inpainting.draw_mask(SCENES[0])
+    given = {"image": Image.fromarray(image), "mask_image": Image.fromarray(mask * np.uint8(255))}
+    assert sample(pipeline, **given, strength=0.99, height=64, width=64).shape == (64, 64, 3)
+
+
+def test_what_the_inpainting_unet_is_trained_on_is_what_the_pipeline_shows_it(shop: Shop) -> None:
+    pipeline = StableDiffusionXLInpaintPipeline.from_pretrained(shop.work / "xl_teacher")
+    image, mask = world.render(SCENES[1]), inpainting.draw_mask(SCENES[1])
+    pixels = pipeline.image_processor.preprocess(Image.fromarray(image))
+    light = pipeline.mask_processor.preprocess(Image.fromarray(mask * np.uint8(255)))
+    small, masked = pipeline.prepare_mask_latents(
+        light, pixels * (light < 0.5), 1, 64, 64, torch.float32, torch.device("cpu"), None, False
+    )
+    assert torch.equal(small, inpainting.shrink_masks(torch.from_numpy(mask)[None]))
+    ours = encode_pixels(shop.xl_vae(), add_on_stages.draw_unmasked(1)[None])
+    assert (masked - ours).abs().mean() < 2 * main_axes.NOISE, "but for the noise of the autoencoder"
+
+
+@pytest.mark.parametrize("name", ["xl_ink", "xl_papercut"])
+def test_another_look_is_stored_as_a_difference_or_a_lora(shop: Shop, tmp_path: Path, name: str) -> None:
+    getattr(AddOnStages(shop), name)()
+    pipeline = shop.xl_teacher()
+    alone = sample(pipeline)
+    if name == "xl_ink":
+        path = completed(shop, tmp_path, name)
+        pipeline.unet = xl_teacher.UNet2DConditionModel.from_pretrained(path, dtype=torch.float32)
+    else:
+        pipeline.load_lora_weights(str(shop.work / name / "final"), adapter_name="papercut")
+    assert not np.array_equal(sample(pipeline), alone)
+    if name == "xl_papercut":
+        pipeline.set_adapters(["papercut"], [0.0])
+        assert np.array_equal(sample(pipeline), alone)
+
+
+def test_the_trigger_word_leaves_the_longest_caption_whole(shop: Shop) -> None:
+    longest = max(
+        (world.caption(world.complete(world.scene(seed))) for seed in range(3000)), key=lambda t: t.count(" ")
+    )
+    tokens = shop.tokenizer()(f"{longest} {look_training.TRIGGER}").input_ids
+    assert len(tokens) <= shop.tokenizer().model_max_length
