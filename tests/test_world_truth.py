@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from bench.mini import films, looks, truth, world
+from bench.execute.feature_extraction import name_task_inputs
+from bench.experiment.compose import compose_settings
+from bench.experiment.config import check_experiment
+from bench.features.tasks import edge_agreement
+from bench.generate.task_inputs import Inputs, name_inputs
+from bench.mini import films, looks, reading, truth, world
+from bench.records.cell import Task
+from bench.records.errors import BenchError
 
 SEEDS = range(50_000_000, 50_000_060)
 
@@ -99,3 +106,53 @@ def test_a_zoom_enlarges_things_about_the_centre() -> None:
     for near, far in zip(last.things, first.things, strict=True):
         assert near.radius / far.radius == pytest.approx(films.ZOOM)
         assert near.x - 32 == pytest.approx(films.ZOOM * (far.x - 32))
+
+
+def test_depth_and_outlines_are_read_from_an_image_s_colours() -> None:
+    """They are far nearer to those of the image's own scene than to another's."""
+    images = np.stack([world.render(scene) for scene in scenes()])
+    depths = np.stack([truth.depth(scene) for scene in scenes()])
+    found = reading.read_depth(images)
+    assert found.dtype == np.float32
+    assert np.abs(found - depths).mean() < 0.02
+    assert np.abs(np.roll(found, 1, axis=0) - depths).mean() > 0.12
+    edges, outlines = [reading.read_outlines(image) for image in images], [truth.outlines(scene) for scene in scenes()]
+    assert np.mean([edge_agreement(*pair) for pair in zip(edges, outlines, strict=True)]) > 0.95
+    assert np.mean([edge_agreement(*pair) for pair in zip(edges, outlines[1:], strict=False)]) < 0.25
+
+
+def test_scenes_as_inputs_are_the_prompts_own_images_with_their_truths() -> None:
+    for kind in ("inpainting", "canny", "depth"):
+        settings = {"strength": 0.99, "conditioning_scale": 0.5}
+        inputs = Inputs(Task(kind, settings), "scenes", 3, 64, 64)
+        scene = world.scene(world.split_seeds("prompts", 3)[2])
+        assert np.array_equal(inputs.images[2], world.render(scene))
+        if kind == "inpainting":
+            assert np.array_equal(inputs.masks[2], truth.mask(scene))
+            assert set(inputs.shown(2)) == {"image", "mask"}
+            continue
+        control = truth.outlines(scene) * 255 if kind == "canny" else truth.depth(scene) * 255
+        assert np.array_equal(inputs.conditions[2, ..., 1], control.astype(np.uint8))
+        assert np.array_equal(inputs.shown(2)["control"], inputs.conditions[2])
+        assert inputs.find_edges is reading.read_outlines
+        assert name_inputs(inputs, None) != name_inputs(Inputs(Task(kind, settings), "world", 3, 64, 64, flat), None)
+        assert inputs.hash_files() == {}
+
+
+def flat(images: np.ndarray, size: object = None) -> np.ndarray:
+    """A depth estimator that sees nothing."""
+    return np.zeros(images.shape[:3], np.float32)
+
+
+def refuse(*overrides: str) -> str:
+    """Return what a plan of an experiment with scenes as inputs is refused with."""
+    experiment = check_experiment(compose_settings(["experiment=guide_canny", "task.inputs=scenes", *overrides]))
+    with pytest.raises(BenchError) as caught:
+        name_task_inputs(experiment, ())
+    return str(caught.value)
+
+
+def test_scenes_need_the_prompts_and_the_size_of_the_world() -> None:
+    assert "give prompts.source=world" in refuse()
+    message = refuse("prompts.source=world")
+    assert "scenes are 64×64, but the model's size is 1024×1024" in message

@@ -44,9 +44,9 @@ def complete(directory: Path, below: Path) -> Path:
 def _complete(directory: Path, below: Path) -> Path:
     index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
     whole = Path(tempfile.mkdtemp(dir=_folder().name)) / directory.name
-    shutil.copytree(directory, whole, ignore=shutil.ignore_patterns(INDEX, f"*{CHANGES}"))
     for name, original in index.get("copied", {}).items():
         shutil.copytree(_original(below, original), whole / name, dirs_exist_ok=True)
+    shutil.copytree(directory, whole, ignore=shutil.ignore_patterns(INDEX, f"*{CHANGES}"), dirs_exist_ok=True)
     for name, original in index.get("changed", {}).items():
         from safetensors.numpy import load_file, save_file
 

@@ -10,6 +10,7 @@ from bench.checkpoints.preference_models import needed_by, requested_preference_
 from bench.checkpoints.sources import ARCHITECTURE
 from bench.experiment.config import Experiment, Model
 from bench.experiment.extractors import INCEPTION
+from bench.records.reference import WORLD
 
 _Kind = Literal[
     "pipeline",
@@ -51,7 +52,7 @@ def required(experiment: Experiment) -> list[Required]:
     """Return every checkpoint that the experiment reads, models first; nothing is looked up."""
     used = {name for method in experiment.methods.values() for name in method.adapter}
     found = [entry for name, model in experiment.models.items() for entry in _of_model(name, model, used)]
-    if estimator := getattr(experiment.task, "estimator", None):
+    if (estimator := getattr(experiment.task, "estimator", None)) not in (None, WORLD):
         found.append(Required("task.estimator", "depth estimator", "depth_estimator", estimator))
     for name, own in experiment.extractors.items() if experiment.scores else ():
         setting, subject = f"extractors.{name}", f"extractor {name}"

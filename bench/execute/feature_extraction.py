@@ -24,11 +24,12 @@ from bench.experiment.extractors import ExtractorChoice
 from bench.experiment.value_types import OF_CAPTIONS
 from bench.generate.image_folders import MASKS, list_images
 from bench.generate.prompts import Prompts, load_prompts
-from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, DepthEstimator, Inputs, canny_edges, name_inputs
+from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, DepthEstimator, Inputs, name_inputs
 from bench.mini import world
+from bench.mini.reading import read_depth
 from bench.records.cell import Task, content_hash
 from bench.records.errors import BenchError, CellError
-from bench.records.reference import WORLD
+from bench.records.reference import SCENES, WORLD
 from bench.records.score import split_score
 from bench.score.metrics import PIXELS
 from bench.store.sealed import Arrays
@@ -108,16 +109,32 @@ def make_inputs(experiment: Experiment, task: Task, device: str, rows: tuple[int
     size = (PROMPT_IMAGE_SIZE,) * 2 if task.kind == "image_prompt" else (model.height or 0, model.width or 0)
     source, estimator = getattr(experiment.task, "inputs", ""), getattr(experiment.task, "estimator", None)
     count = 1 if task.kind == "image_prompt" else experiment.prompts.count
+    if source == SCENES:
+        _check_scenes(experiment, size)
     chosen = rows if task.kind in PAIRED else ()
     estimate = _Estimator(estimator, device) if estimator else None
     return Inputs(task, source, count, *size, estimate, chosen, experiment.prompts.images_per_prompt)
+
+
+def _check_scenes(experiment: Experiment, size: tuple[int, int]) -> None:
+    """Refuse scenes as inputs where there are none, or their images and truths have another size."""
+    if experiment.prompts.source != WORLD:
+        raise BenchError(
+            f"task.inputs=scenes are those of the prompts of the world, but prompts.source={experiment.prompts.source} "
+            "was given; give prompts.source=world, or other inputs"
+        )
+    if experiment.task.kind != "image_prompt" and size != (world.IMAGE_SIZE,) * 2:
+        raise BenchError(
+            f"task.inputs=scenes are 64×64, but the model's size is {size[1]}×{size[0]}; choose a miniature, or other "
+            "inputs"
+        )
 
 
 def paired_inputs(experiment: Experiment) -> int | None:
     """Return how many input files go with prompts; None where none do."""
     task = experiment.task
     source = getattr(task, "inputs", WORLD)
-    if task.kind not in PAIRED or source == WORLD or not (folder := Path(source).expanduser()).is_dir():
+    if task.kind not in PAIRED or source in (WORLD, SCENES) or not (folder := Path(source).expanduser()).is_dir():
         return None
     return len(list_images(folder, but=[MASKS]).files)
 
@@ -125,7 +142,7 @@ def paired_inputs(experiment: Experiment) -> int | None:
 def name_task_inputs(experiment: Experiment, rows: tuple[int, ...]) -> str | None:
     """Return what names the inputs; raises BenchError where images or the weights of an estimator are missing."""
     estimator = getattr(experiment.task, "estimator", None)
-    weights = name_weights(estimator) if estimator else None
+    weights = name_weights(estimator) if estimator and estimator != WORLD else None
     task = Task(experiment.task.kind, asdict(experiment.task))
     return name_inputs(make_inputs(experiment, task, "cpu", rows), weights)
 
@@ -201,7 +218,7 @@ def make_feature_sets(
     of_task = TaskFeatures(
         kind=experiment.task.kind,
         given=inputs,
-        find_edges=canny_edges,
+        find_edges=inputs.find_edges,
         estimate_depth=inputs.estimate_depth,
         style=getattr(experiment.task, "style", None),
         frames=frames,
@@ -279,6 +296,8 @@ class _Estimator:
         self._loaded: DepthEstimator | None = None
 
     def __call__(self, images: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        if self._loaded is None and self._source == WORLD:
+            self._loaded = read_depth
         if self._loaded is None:
             from bench.generate.depth import load_depth_estimator
 

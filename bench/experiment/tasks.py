@@ -33,7 +33,8 @@ class Inpainting:
     strength: Annotated[float, Field(gt=0, lt=1)]
     """Share of the noise schedule that is run; below 1 sampling starts from the noised input."""
     inputs: Source = "world"
-    """`world`, or a folder with one image per prompt and its masks in `masks/`."""
+    """`world`, `scenes`: the prompts' own in the miniature world, or a folder with one image per prompt and its masks
+    in `masks/`."""
     fit: Fit = "exact"
     """What happens to an input of another aspect ratio."""
 
@@ -49,13 +50,13 @@ class ControlNet:
     conditioning_scale: Scale
     """Weight of the ControlNet."""
     inputs: Source = "world"
-    """`world`, or a folder with one image per prompt."""
+    """`world`, `scenes`: the prompts' own in the miniature world, or a folder with one image per prompt."""
     inputs_are: Literal["photos", "control_images"] = "photos"
     """`control_images`: the folder holds finished edge or depth images, which are used as they are."""
     fit: Fit = "exact"
     """What happens to an input of another aspect ratio."""
     estimator: Source | None = None
-    """Hub id of the depth estimator."""
+    """Hub id of the depth estimator, or `world`: read from the colours of the miniature's images."""
 
 
 @dataclass(config=STRICT)
@@ -66,7 +67,7 @@ class ImagePrompt:
     scale: Scale
     """Weight of the IP-Adapter."""
     inputs: Source = "world"
-    """`world`, or a folder; its first image is the image prompt."""
+    """`world`, `scenes`, or a folder; the first image is the image prompt."""
     fit: Fit = "exact"
     """What happens to an input of another aspect ratio."""
 

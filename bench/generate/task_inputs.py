@@ -1,4 +1,4 @@
-"""Input images of tasks that need them: the package's still lifes, or a folder's images.
+"""Input images of tasks that need them: the package's still lifes, the prompts' own scenes, or a folder's images.
 
 Everything is uint8 and of one size, and inputs are identified by their pixels. A folder may have subfolders; its images
 are paired with the prompts in the order of their paths. Masks are in its subfolder masks/, each named like its image.
@@ -7,7 +7,7 @@ are paired with the prompts in the order of their paths. Masks are in its subfol
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,12 @@ from PIL import Image
 
 from bench.generate.image_files import read_image, read_mask
 from bench.generate.image_folders import MASKS, hash_files, list_images, pair_masks, say_once
-from bench.mini import world
+from bench.mini import truth, world
+from bench.mini.reading import read_outlines
 from bench.mini.shapes import signed_distance
 from bench.records.cell import Task
 from bench.records.errors import BenchError, check_path
-from bench.records.reference import WORLD
+from bench.records.reference import SCENES, WORLD
 
 _Pixels = NDArray[np.uint8]
 CANNY_THRESHOLDS = (100, 200)
@@ -63,7 +64,7 @@ class Inputs:
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
-        """The area to repaint, (n, h, w): the first object of a still life, or the light area of a file in masks/.
+        """The area to repaint, (n, h, w): a scene's first object, or the light area of a file in masks/.
 
         Grey levels from 128 on are light, as in diffusers.
         """
@@ -71,11 +72,14 @@ class Inputs:
 
     @cached_property
     def conditions(self) -> _Pixels:
-        """The condition of a ControlNet, (n, h, w, 3): white edges on black, or depth as grey, near is white."""
+        """The condition of a ControlNet, (n, h, w, 3): white edges on black, or depth as grey, near is white.
+
+        Of scenes it is the truth: outlines of the things alone, and their depth.
+        """
         if self._finished:
             return self.images
         if self.task.kind == "canny":
-            grey = np.stack([canny_edges(image) for image in self.images]).astype(np.uint8) * 255
+            grey = np.stack([self._edges(row) for row in range(self.count)]).astype(np.uint8) * 255
         else:
             grey = (self.depths * 255).astype(np.uint8)  # truncated, as in the guide
         return np.repeat(grey[..., None], 3, axis=-1)
@@ -85,6 +89,8 @@ class Inputs:
         """The depth of the inputs, estimated at their own sizes; of finished depth images their grey levels."""
         if self._finished:
             return np.stack([_grey(image).astype(np.float32) / np.float32(255) for image in self.images])
+        if self.source == SCENES:
+            return np.stack([truth.depth(_prompted(row)) for row in range(self.count)])
         if self.estimate_depth is None:
             raise BenchError("task.estimator: none was loaded; task depth needs one")
         size = (self.height, self.width)
@@ -99,8 +105,10 @@ class Inputs:
         if self.task.kind == "inpainting":
             found["mask"] = _three(_is_light(self._resize(mask)) * np.uint8(255))
         if self.task.kind == "canny":
-            found["control"] = _three(canny_edges(found["image"]) * np.uint8(255))
-        if self.task.kind == "depth" and self.estimate_depth is not None:
+            found["control"] = _three(self._edges(row) * np.uint8(255))
+        if self.task.kind == "depth" and self.source == SCENES:
+            found["control"] = _three((self.depths[row] * 255).astype(np.uint8))
+        elif self.task.kind == "depth" and self.estimate_depth is not None:
             depth = self.estimate_depth(original[None], (self.height, self.width))[0]
             found["control"] = _three((depth * 255).astype(np.uint8))
         return found
@@ -112,7 +120,10 @@ class Inputs:
         """
         if self.source == WORLD:
             image, where = draw_scene(row, self.height, self.width)
-            return image, np.repeat(where[..., None] * np.uint8(255), 3, axis=-1)
+            return image, _three(where * np.uint8(255))
+        if self.source == SCENES:
+            scene = _prompted(row)
+            return world.render(scene), _three(truth.mask(scene) * np.uint8(255))
         folder = Path(self.source).expanduser()
         name, mask_name = self._files[self.rows[row] if self.rows else row]
         image = read_image(folder / name)
@@ -136,8 +147,8 @@ class Inputs:
         return image[box], mask[box]
 
     def hash_files(self) -> dict[str, bytes]:
-        """Return the SHA-256 of the bytes of each used file, by its path below the folder; empty for still lifes."""
-        if self.source == WORLD:
+        """Return the SHA-256 of the bytes of each used file, by its path below the folder; empty without one."""
+        if self.source in (WORLD, SCENES):
             return {}
         pairs = [self._files[self.rows[row] if self.rows else row] for row in range(self.count)]
         names = [name for name, _ in pairs] + [f"{MASKS}/{mask}" for _, mask in pairs if mask is not None]
@@ -167,7 +178,7 @@ class Inputs:
         folder = Path(self.source).expanduser()
         masked = self.task.kind == "inpainting"
         for place in (folder, *([folder / MASKS] if masked else [])):
-            check_path(f"task.inputs={place}", place, "folder", f"give {WORLD!r}, or a folder of images")
+            check_path(f"task.inputs={place}", place, "folder", f"give {WORLD!r}, {SCENES!r}, or a folder of images")
         found = list_images(folder, but=[MASKS])
         needed = max(self.rows, default=self.count - 1) + 1
         if len(found.files) < needed:
@@ -181,6 +192,15 @@ class Inputs:
             return [(name, None) for name in found.files[:needed]]
         pairs: list[tuple[str, str | None]] = [*pair_masks(found.files, list_images(folder / MASKS).files)]
         return pairs[:needed]
+
+    @property
+    def find_edges(self) -> Callable[[_Pixels], NDArray[np.bool_]]:
+        """What finds in an image (h, w, 3) the edges, (h, w), that conditions are to be compared with."""
+        return read_outlines if self.source == SCENES else canny_edges
+
+    def _edges(self, row: int) -> NDArray[np.bool_]:
+        """Return the edges of an input, (h, w): those detected, or of a scene its outlines."""
+        return truth.outlines(_prompted(row)) if self.source == SCENES else canny_edges(self.images[row])
 
     def _box(self, path: Path, height: int, width: int) -> tuple[slice, slice]:
         """Return the part of an image that is used, by `fit`."""
@@ -210,6 +230,8 @@ def name_inputs(inputs: Inputs, estimator_weights: str | None) -> str | None:
     if kind in ("text_to_image", "animation"):
         return None
     digest = hashlib.sha256(str((inputs.count, inputs.height, inputs.width)).encode())
+    if inputs.source == SCENES and kind in ("canny", "depth"):
+        digest.update(inputs.conditions.tobytes())
     failed: dict[str, None] = {}
     for row in range(inputs.count):
         try:
@@ -251,6 +273,11 @@ def draw_scene(row: int, height: int, width: int) -> tuple[_Pixels, NDArray[np.b
         if thing is truth.things[0]:
             mask = np.hypot(x - thing.x, y - thing.y) < 1.15 * thing.radius
     return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8), mask
+
+
+def _prompted(row: int) -> world.Scene:
+    """Return the scene of a prompt of the world."""
+    return world.scene(world.SEEDS["prompts"].start + row)
 
 
 def canny_edges(image: _Pixels) -> NDArray[np.bool_]:

@@ -272,7 +272,7 @@ def _tint(rng: np.random.Generator, colour: tuple[float, float, float]) -> NDArr
     return np.clip(np.asarray(colour) + rng.uniform(-0.04, 0.04, 3), 0, 1)
 
 
-def _shade(base: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
+def shade(base: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
     """Return a darker shade of a light colour, a lighter shade of a dark colour."""
     target = 0.0 if base.mean() > 0.25 else 1.0
     return base + (target - base) * amount
@@ -286,7 +286,7 @@ def _paint_ground(
     colours: dict[str, tuple[float, float, float]],
 ) -> NDArray[np.float64]:
     base = _tint(rng, colours[truth.ground_colour])
-    other = _shade(base, 0.22)
+    other = shade(base, 0.22)
     turned = rng.uniform(-0.15, 0.15)
     if truth.ground == "striped":
         turned += rng.choice((-np.pi / 4, np.pi / 4))
@@ -330,6 +330,6 @@ def _paint_fill(
     rng: np.random.Generator, thing: Thing, v: NDArray[np.float64], colours: dict[str, tuple[float, float, float]]
 ) -> NDArray[np.float64]:
     base = _tint(rng, colours[thing.colour])
-    other = _shade(base, 0.55)
+    other = shade(base, 0.55)
     mix = wave(2 * np.pi * v / rng.uniform(6.5, 7.5), 1.2) if thing.fill == "striped" else np.zeros_like(v)
     return base + (other - base) * mix[..., None]

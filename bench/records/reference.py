@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 WORLD = "world"
-"""The miniature world's name among sources of prompts, task inputs and reference images."""
+"""The miniature world's name among sources of prompts, task inputs and reference images, and depth estimators."""
+SCENES = "scenes"
+"""The task inputs that are each prompt's own image in the miniature world."""
 
 
 def is_statistics(source: str) -> bool:
