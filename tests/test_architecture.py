@@ -20,7 +20,7 @@ PACKAGES = {
     "printable": set(),
     "gc_pause": set(),
     "checksums": set(),
-    "mini": {"parallel"},
+    "mini": {"parallel", "checkpoints"},
     "experiment": {"records"},
     "store": {"records"},
     "pictures": {"records", "store"},

@@ -1,7 +1,7 @@
 """The XL teacher, its adapters and its add-ons train, and leave files that pipelines load."""
 
-import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from bench.mini.training import (
     inpainting,
     look_training,
     main_axes,
+    row_export,
     xl_distillation,
     xl_teacher,
 )
@@ -169,17 +170,18 @@ def test_adapters_begin_as_the_first_teachers_and_load(shop: Shop, tmp_path: Pat
     shop.first.unload_lora_weights()
 
 
-def completed(shop: Shop, tmp_path: Path, name: str) -> Path:
-    """Return the complete copy of an add-on's UNet or ControlNet, derived from the teacher's."""
-    shutil.copytree(shop.work / "xl_teacher" / "unet", tmp_path / "xl" / "unet")
-    weights = "diffusion_pytorch_model.safetensors"
-    tensors = {key: value.half() for key, value in load_file(tmp_path / "xl" / "unet" / weights).items()}
-    save_file(tensors, tmp_path / "xl" / "unet" / weights)
-    shutil.copytree(shop.work / name / "final", tmp_path / name)
-    without = controlnets.LEFT_OUT if name in ("xl_canny", "xl_depth") else ()
-    index = {"changed": {weights: f"xl/unet/{weights}"}, "without": without}
-    (tmp_path / name / derived.INDEX).write_text(json.dumps(index))
-    return derived.complete(tmp_path / name, tmp_path)
+@pytest.fixture
+def export(shop: Shop, tmp_path: Path) -> Callable[[str], Path]:
+    """Run a stage and export what it made; returns the complete copy of the exported directory of a name."""
+
+    def complete(name: str) -> Path:
+        getattr(AddOnStages(shop), name)()
+        shutil.copytree(WEIGHTS / "teacher", tmp_path / "teacher")
+        row_export.export_teacher(shop.xl_teacher(), tmp_path)
+        row_export.export_add_ons(shop.work, tmp_path)
+        return derived.complete(tmp_path / name.replace("_", "-"), tmp_path)
+
+    return complete
 
 
 def sample(pipeline, **more: object) -> np.ndarray:  # type: ignore[no-untyped-def,type-arg]
@@ -191,22 +193,21 @@ def sample(pipeline, **more: object) -> np.ndarray:  # type: ignore[no-untyped-d
 
 @pytest.mark.parametrize("name", ["xl_canny", "xl_depth"])
 def test_a_controlnet_is_stored_as_a_difference_and_at_scale_0_says_nothing(
-    shop: Shop, tmp_path: Path, name: str
+    export: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
-    getattr(AddOnStages(shop), name)()
-    network = ControlNetModel.from_pretrained(completed(shop, tmp_path, name), dtype=torch.float32)
-    pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(shop.work / "xl_teacher", controlnet=network)
+    network = ControlNetModel.from_pretrained(export(name), dtype=torch.float32)
+    base = derived.complete(tmp_path / "xl", tmp_path)
+    options = {"dtype": torch.float32, "local_files_only": True}
+    pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(base, controlnet=network, **options)
     edges = Image.fromarray(np.repeat(add_on_stages.draw_outlines(0)[..., None], 3, axis=-1))
-    alone = sample(shop.xl_teacher())
+    alone = sample(StableDiffusionXLPipeline.from_pretrained(base, **options))
     assert np.array_equal(sample(pipeline, image=edges, controlnet_conditioning_scale=0.0), alone)
     assert not np.array_equal(sample(pipeline, image=edges, controlnet_conditioning_scale=1.0), alone)
 
 
-def test_an_inpainting_unet_is_stored_as_a_difference_and_leaves_the_background(shop: Shop, tmp_path: Path) -> None:
-    AddOnStages(shop).xl_inpainting()
-    unet = xl_teacher.UNet2DConditionModel.from_pretrained(completed(shop, tmp_path, "xl_inpainting"))
-    assert unet.config.in_channels == 9
-    pipeline = StableDiffusionXLInpaintPipeline.from_pretrained(shop.work / "xl_teacher", unet=unet.float())
+def test_an_inpainting_unet_is_stored_as_a_difference(export: Callable[[str], Path]) -> None:
+    pipeline = StableDiffusionXLInpaintPipeline.from_pretrained(export("xl_inpainting"), dtype=torch.float32)
+    assert pipeline.unet.config.in_channels == 9
     image, mask = world.render(SCENES[0]), inpainting.draw_mask(SCENES[0])
     given = {"image": Image.fromarray(image), "mask_image": Image.fromarray(mask * np.uint8(255))}
     assert sample(pipeline, **given, strength=0.99, height=64, width=64).shape == (64, 64, 3)
@@ -225,20 +226,30 @@ def test_what_the_inpainting_unet_is_trained_on_is_what_the_pipeline_shows_it(sh
     assert (masked - ours).abs().mean() < 2 * main_axes.NOISE, "but for the noise of the autoencoder"
 
 
-@pytest.mark.parametrize("name", ["xl_ink", "xl_papercut"])
-def test_another_look_is_stored_as_a_difference_or_a_lora(shop: Shop, tmp_path: Path, name: str) -> None:
-    getattr(AddOnStages(shop), name)()
+def test_a_fine_tune_is_stored_as_a_difference(export: Callable[[str], Path], shop: Shop, tmp_path: Path) -> None:
+    path, base = export("xl_ink"), derived.complete(tmp_path / "xl", tmp_path)
+    tuned, alone = (StableDiffusionXLPipeline.from_pretrained(p, dtype=torch.float32) for p in (path, base))
+    trained = load_file(shop.work / "xl_ink" / "final" / f"{row_export.WEIGHTS}{derived.CHANGES}")
+    assert all(value.dtype == torch.float16 for value in trained.values())
+    ours, theirs = tuned.unet.state_dict(), alone.unet.state_dict()
+    changed = {name for name, value in ours.items() if not torch.equal(value, theirs[name])}
+    assert changed == {name.removesuffix(".up") for name in trained if name.endswith(".up")}
+    name = "mid_block.resnets.0.conv1.weight"
+    difference = trained[f"{name}.up"].float() @ trained[f"{name}.down"].float()
+    torch.testing.assert_close((ours[name] - theirs[name]).flatten(1), difference, rtol=0.01, atol=1e-3)
+    for part in ("text_encoder", "text_encoder_2", "vae"):
+        pairs = zip(getattr(tuned, part).parameters(), getattr(shop.xl_teacher(), part).parameters(), strict=True)
+        assert all(torch.equal(one, other.half()) for one, other in pairs)
+
+
+def test_a_style_is_stored_as_a_lora_and_at_scale_0_says_nothing(shop: Shop) -> None:
+    AddOnStages(shop).xl_papercut()
     pipeline = shop.xl_teacher()
     alone = sample(pipeline)
-    if name == "xl_ink":
-        path = completed(shop, tmp_path, name)
-        pipeline.unet = xl_teacher.UNet2DConditionModel.from_pretrained(path, dtype=torch.float32)
-    else:
-        pipeline.load_lora_weights(str(shop.work / name / "final"), adapter_name="papercut")
+    pipeline.load_lora_weights(str(shop.work / "xl_papercut" / "final"), adapter_name="papercut")
     assert not np.array_equal(sample(pipeline), alone)
-    if name == "xl_papercut":
-        pipeline.set_adapters(["papercut"], [0.0])
-        assert np.array_equal(sample(pipeline), alone)
+    pipeline.set_adapters(["papercut"], [0.0])
+    assert np.array_equal(sample(pipeline), alone)
 
 
 def test_the_trigger_word_leaves_the_longest_caption_whole(shop: Shop) -> None:

@@ -26,6 +26,7 @@ from bench.mini.training import (
     flow_distillation,
     flow_teacher,
     main_axes,
+    row_export,
     teacher,
     vocabulary,
     xl_distillation,
@@ -36,7 +37,7 @@ from bench.mini.training.data import render_split
 
 STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export", "flow_teacher", "flow_tcd", "flow_export",
           "xl_teacher", "xl_tcd", "xl_inpainting", "xl_canny", "xl_depth", "xl_papercut", "xl_ink",
-          "xl_lcm")  # fmt: skip
+          "xl_lcm", "xl_export")  # fmt: skip
 TRAIN_IMAGES = 64_000
 EVALUATOR_IMAGES = 60_000
 
@@ -172,6 +173,11 @@ class Workshop:
             StableDiffusionXLPipeline.save_lora_weights(path, unet_lora_layers=halves, safe_serialization=True)
 
     xl_tcd, xl_lcm = partialmethod(xl_adapter, "tcd"), partialmethod(xl_adapter, "lcm")
+
+    def xl_export(self) -> None:
+        """Copy the finished XL models into the package."""
+        row_export.export_teacher(self.xl_teacher(), self.destination)
+        row_export.export_add_ons(self.work, self.destination)
 
     def flow_export(self) -> None:
         """Copy the finished flow models into the package, weights as float16."""

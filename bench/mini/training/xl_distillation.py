@@ -14,8 +14,8 @@ from bench.mini.training.teacher import Latents
 from bench.mini.training.xl_teacher import embed_ids, text_fit
 
 RECIPES: dict[Kind, Recipe] = {
-    "tcd": Recipe("xl tcd", iterations=1000, batch_size=32, peak_lr=4e-4, ema_decay=0.99, seed=14),
-    "lcm": Recipe("xl lcm", iterations=700, batch_size=32, peak_lr=2e-4, ema_decay=0.95, seed=15),
+    "tcd": Recipe("xl tcd", iterations=250, batch_size=32, peak_lr=4e-4, ema_decay=0.99, seed=14),
+    "lcm": Recipe("xl lcm", iterations=500, batch_size=32, peak_lr=2e-4, ema_decay=0.95, seed=15),
 }
 RANK = 16
 

@@ -1,0 +1,63 @@
+"""The rows' models, from the work directory into the package, as differences where they are derived from others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file, save_file
+
+from bench.checkpoints.derived import CHANGES, INDEX
+from bench.mini.training.controlnets import LEFT_OUT
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+LORAS = {"xl_tcd": "xl-tcd-lora", "xl_lcm": "xl-lcm-lora", "xl_papercut": "xl-papercut-lora"}
+UNETS = {"xl_inpainting": "xl-inpainting", "xl_ink": "xl-ink"}
+CONTROLNETS = {"xl_canny": "xl-canny", "xl_depth": "xl-depth"}
+"""Stages and the directories of what they made."""
+
+
+def export_teacher(pipeline: StableDiffusionXLPipeline, destination: Path) -> None:
+    """Write the XL teacher in half precision, without what it shares with the first one in `destination`/teacher."""
+    path = destination / "xl"
+    shutil.rmtree(path, ignore_errors=True)
+    pipeline.to(dtype=torch.float16).save_pretrained(path)
+    original = load_file(destination / "teacher" / "vae" / WEIGHTS)
+    own = load_file(path / "vae" / WEIGHTS)
+    changes = {name: value for name, value in own.items() if not _equal(value, original.get(name))}
+    save_file(changes, path / "vae" / f"{WEIGHTS}{CHANGES}")
+    (path / "vae" / WEIGHTS).unlink()
+    copied = {"text_encoder": "teacher/text_encoder"}
+    for name in ("tokenizer", "tokenizer_2"):
+        copied[name] = "teacher/tokenizer"
+    for name in copied:
+        shutil.rmtree(path / name)
+    _write_index(path, copied, {f"vae/{WEIGHTS}": f"teacher/vae/{WEIGHTS}"})
+
+
+def export_add_ons(work: Path, destination: Path) -> None:
+    """Copy what was trained of adapters and add-ons; what was not is left out."""
+    for stage, name in LORAS.items():
+        if (made := work / stage / "final").exists():
+            shutil.copytree(made, destination / name, dirs_exist_ok=True)
+    for stage, name in UNETS.items():
+        if (made := work / stage / "final").exists():
+            shutil.copytree(made, destination / name / "unet", dirs_exist_ok=True)
+            _write_index(destination / name, {"": "xl"}, {f"unet/{WEIGHTS}": f"xl/unet/{WEIGHTS}"})
+    for stage, name in CONTROLNETS.items():
+        if (made := work / stage / "final").exists():
+            shutil.copytree(made, destination / name, dirs_exist_ok=True)
+            _write_index(destination / name, {}, {WEIGHTS: f"xl/unet/{WEIGHTS}"}, LEFT_OUT)
+
+
+def _equal(ours: torch.Tensor, theirs: torch.Tensor | None) -> bool:
+    return theirs is not None and torch.equal(ours, theirs)
+
+
+def _write_index(path: Path, copied: dict[str, str], changed: dict[str, str], without: Sequence[str] = ()) -> None:
+    index = {"copied": copied, "changed": changed, "without": list(without)}
+    (path / INDEX).write_text(json.dumps(index, indent=1) + "\n")
