@@ -34,6 +34,7 @@ from bench.mini.training import (
 )
 from bench.mini.training.add_on_stages import AddOnStages
 from bench.mini.training.data import render_split
+from bench.mini.training.teacher import Latents
 
 STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export", "flow_teacher", "flow_tcd", "flow_export",
           "xl_teacher", "xl_tcd", "xl_inpainting", "xl_canny", "xl_depth", "xl_papercut", "xl_ink",
@@ -157,7 +158,7 @@ class Workshop:
             xl_teacher.assemble_xl_pipeline(model, self.xl_vae(), self.tokenizer()).save_pretrained(path)
         return StableDiffusionXLPipeline.from_pretrained(path, dtype=torch.float32)
 
-    def xl_data(self) -> teacher.Latents:
+    def xl_data(self) -> Latents:
         """Return the training images as the XL models' latents."""
         data = self.latents()
         return replace(data, latents=main_axes.project(self.axes(), data.latents))

@@ -44,4 +44,5 @@ def train_controlnet(
         residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         return batch.loss(base.unet(*inputs, **condition.arguments(), **residuals).sample), {}
 
-    return train(recipe, network, loss_of, directory)  # type: ignore[return-value]
+    averaged: ControlNetModel = train(recipe, network, loss_of, directory)
+    return averaged

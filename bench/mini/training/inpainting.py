@@ -77,4 +77,5 @@ def train_inpainting(
         loss = batch.loss(functional_call(unet, low_rank.merged(unet), inputs, condition.arguments()).sample)
         return loss, {}
 
-    return train(recipe, unet, loss_of, directory)  # type: ignore[return-value]
+    averaged: UNet2DConditionModel = train(recipe, unet, loss_of, directory)
+    return averaged

@@ -28,7 +28,7 @@ LOOKS_FROM = 200_000
 def train_look(base: XlBase, images: Images, rank: int, directory: Path, recipe: Recipe) -> UNet2DConditionModel:
     """Return a copy of the teacher's UNet with differences of a rank that draw like the images."""
     torch.manual_seed(recipe.seed)
-    unet = copy.deepcopy(base.unet)
+    unet: UNet2DConditionModel = copy.deepcopy(base.unet)
     low_rank.begin(unet, rank)
 
     def loss_of(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
@@ -37,4 +37,5 @@ def train_look(base: XlBase, images: Images, rank: int, directory: Path, recipe:
         loss = batch.loss(functional_call(unet, low_rank.merged(unet), inputs, condition.arguments()).sample)
         return loss, {}
 
-    return train(recipe, unet, loss_of, directory)  # type: ignore[return-value]
+    averaged: UNet2DConditionModel = train(recipe, unet, loss_of, directory)
+    return averaged

@@ -109,15 +109,16 @@ def embed_ids(
     """Embed captions as the pipeline does; zeros where `dropped` (n,), as without a prompt; `time_ids` (n, 6)."""
     first, second = (encoder(ids, output_hidden_states=True) for encoder in encoders)
     tokens = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-    kept = 1.0 if dropped is None else 1 - dropped.float()[:, None]
+    kept = torch.ones(len(ids), 1) if dropped is None else 1 - dropped.float()[:, None]
     if time_ids is None:
         time_ids = torch.tensor([WHOLE]).expand(len(ids), 6)
-    return Condition(tokens * (kept if dropped is None else kept[..., None]), second.text_embeds * kept, time_ids)
+    return Condition(tokens * kept[..., None], second.text_embeds * kept, time_ids)
 
 
 def render_cropped(seeds: Sequence[int]) -> tuple[NDArray[np.uint8], list[tuple[float, ...]]]:
     """Return images (n, 64, 64, 3) that were cropped, drawn small and enlarged, or both, and their time ids."""
-    images, time_ids = [], []
+    images: list[NDArray[np.uint8]] = []
+    time_ids: list[tuple[float, ...]] = []
     for seed in seeds:
         rng = np.random.default_rng((seed, 2))
         top, left = (int(edge) for edge in rng.integers(0, LARGEST_CROP, 2, endpoint=True) * (rng.random() < 0.7))
@@ -215,8 +216,8 @@ def learn_pooled_text(
     embedding, sinusoids = teacher.unet.add_embedding, teacher.unet.add_time_proj
     ids = torch.cat([data.ids[:POOLED_CAPTIONS], data.complete_ids[:POOLED_CAPTIONS], tokenize(first.tokenizer, [""])])
     with torch.no_grad():
-        pooled = torch.cat([embed_ids(teacher.encoders, part).pooled for part in ids.split(500)])
-        goals = torch.cat([first.unet.add_embedding(first.text_encoder(part)[0]) for part in ids.split(500)])
+        pooled = torch.cat([embed_ids(teacher.encoders, part).pooled for part in torch.split(ids, 500)])
+        goals = torch.cat([first.unet.add_embedding(first.text_encoder(part)[0]) for part in torch.split(ids, 500)])
     pooled[-1] = 0.0  # as without a prompt
 
     def loss_of(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
