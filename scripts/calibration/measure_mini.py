@@ -61,8 +61,8 @@ def main() -> None:
     if arguments.results:
         quality["share_of_real_accuracy"] = shares(arguments.results, quality["real"]["attribute_accuracy"])
     path = WEIGHTS / "quality.json"
-    if "flow" in (before := json.loads(path.read_text())):  # of measure_mini_flow.py
-        quality["flow"] = before["flow"]
+    before = json.loads(path.read_text())
+    quality |= {name: before[name] for name in ("flow", "rows") if name in before}  # of the other scripts beside this
     text = json.dumps(quality, indent=1)
     print(text)
     path.write_text(text + "\n")

@@ -32,7 +32,7 @@ def train_look(base: XlBase, images: Images, rank: int, directory: Path, recipe:
     low_rank.begin(unet, rank)
 
     def loss_of(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
-        _, batch, condition = base.batch(images, size, generator)
+        batch, condition = base.batch(images, size, generator)[1:]
         inputs = (batch.noisy, batch.timesteps)
         loss = batch.loss(functional_call(unet, low_rank.merged(unet), inputs, condition.arguments()).sample)
         return loss, {}
