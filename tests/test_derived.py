@@ -44,8 +44,8 @@ def derive(directory: Path, original: str, changes: dict[str, np.ndarray], witho
 
 
 def test_a_derived_directory_is_completed_and_an_ordinary_one_is_itself(below: Path) -> None:
-    assert derived.complete(below / "teacher", below) == below / "teacher"
-    whole = derived.complete(below / "ink", below)
+    assert derived.completed(below / "teacher", below) == below / "teacher"
+    whole = derived.completed(below / "ink", below)
     files = sorted(path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file())
     assert files == ["tokenizer/words.json", "unet/config.json", "unet/model.safetensors"]
     tensors = load_file(whole / "unet" / "model.safetensors")
@@ -57,7 +57,7 @@ def test_a_derived_directory_is_completed_and_an_ordinary_one_is_itself(below: P
 
 
 def test_what_is_derived_twice_has_both_changes(below: Path) -> None:
-    tensors = load_file(derived.complete(below / "twice", below) / "unet" / "model.safetensors")
+    tensors = load_file(derived.completed(below / "twice", below) / "unet" / "model.safetensors")
     assert tensors["conv.weight"][1, 0, 0, 0] == 14
     assert tensors["norm.weight"].tolist() == [7, 7]
 
@@ -65,7 +65,7 @@ def test_what_is_derived_twice_has_both_changes(below: Path) -> None:
 def test_it_is_completed_once_and_named_by_all_that_it_holds(below: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources.resources, "files", lambda _: below.parent)
     source, original = f"bench://{below.name}/ink", below / "teacher" / "unet" / "model.safetensors"
-    monkeypatch.setattr(derived, "complete", lambda directory, _: complete(directory, below))
+    monkeypatch.setattr(derived, "completed", lambda directory, _: completed(directory, below))
     assert local_path(source) == local_path(source)
     name = name_weights(source)
     derived._complete.cache_clear()
@@ -75,4 +75,4 @@ def test_it_is_completed_once_and_named_by_all_that_it_holds(below: Path, monkey
     assert name_weights(source) != name
 
 
-complete = derived.complete
+completed = derived.completed

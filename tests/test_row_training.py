@@ -25,6 +25,7 @@ from bench.mini import world
 from bench.mini.training import (
     add_on_stages,
     controlnets,
+    drawings,
     inpainting,
     look_training,
     main_axes,
@@ -93,14 +94,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two iterations of four images, of data sets of eight."""
     for module in (look_training, inpainting, controlnets):
-        for name in ("INK", "PAPERCUT", "RECIPE", "CANNY", "DEPTH"):
+        for name in ("INK", "PAPERCUT", "RECIPE", "CANNY_RECIPE", "DEPTH_RECIPE"):
             if hasattr(module, name):
                 recipe = replace(getattr(module, name), iterations=2, batch_size=4, peak_lr=1e-2)
                 monkeypatch.setattr(module, name, recipe)
     for name in ("CONTROLLED_IMAGES", "MASKED_IMAGES"):
         monkeypatch.setattr(add_on_stages, name, 8)
     monkeypatch.setattr(look_training, "LOOK_IMAGES", 8)
-    monkeypatch.setattr(add_on_stages, "render_each", lambda draw, seeds: np.stack([draw(seed) for seed in seeds]))
+    monkeypatch.setattr(drawings, "draw_all", lambda kind, seeds: np.stack([drawings.draw(kind, s) for s in seeds]))
 
 
 def test_four_channels_hold_what_eight_did(shop: Shop) -> None:
@@ -113,7 +114,7 @@ def test_four_channels_hold_what_eight_did(shop: Shop) -> None:
         ]
     scale = narrow.config.scaling_factor
     torch.testing.assert_close(latents.mean * scale, shop.xl_data().latents, rtol=1e-3, atol=1e-3)
-    assert latents.std.max() * scale == pytest.approx(main_axes.NOISE, rel=1e-3)
+    assert latents.std.max() * scale == pytest.approx(main_axes.POSTERIOR_NOISE, rel=1e-3)
     assert errors[1] < 1.15 * errors[0]
 
 
@@ -127,7 +128,7 @@ def test_an_xl_teacher_begins_as_the_first_one(shop: Shop) -> None:
         text = shop.first.text_encoder(shop.data.ids)[0]
         expected = main_axes.project(axes, shop.first.unet(noisy, steps, encoder_hidden_states=text).sample)
         for ids in (shop.data.ids, shop.data.ids.roll(1, 0)):
-            condition = xl_teacher.embed_ids(encoders, ids)
+            condition = xl_teacher.embed_captions(encoders, ids)
             found = pipeline.unet(main_axes.project(axes, noisy), steps, **condition.arguments()).sample
             errors.append((found - expected).square().mean())
     assert errors[0] < 0.6 * errors[1]
@@ -137,8 +138,8 @@ def test_conditions_are_those_of_the_pipeline(shop: Shop) -> None:
     pipeline = shop.xl_teacher()
     text, none, pooled, pooled_none = pipeline.encode_prompt(CAPTIONS[:3], do_classifier_free_guidance=True)
     encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
-    own = xl_teacher.embed_ids(encoders, shop.data.ids[:3])
-    absent = xl_teacher.embed_ids(encoders, shop.data.ids[:3], dropped=torch.ones(3, dtype=torch.bool))
+    own = xl_teacher.embed_captions(encoders, shop.data.ids[:3])
+    absent = xl_teacher.embed_captions(encoders, shop.data.ids[:3], dropped=torch.ones(3, dtype=torch.bool))
     for ours, theirs in ((own.tokens, text), (own.pooled, pooled), (absent.tokens, none), (absent.pooled, pooled_none)):
         torch.testing.assert_close(ours, theirs)
     sizes = pipeline._get_add_time_ids((64, 64), (0, 0), (64, 64), torch.float32, 48)
@@ -155,7 +156,7 @@ def test_crops_move_things_and_say_so() -> None:
 
 @pytest.mark.parametrize("kind", ["tcd", "lcm"])
 def test_adapters_begin_as_the_first_teachers_and_load(shop: Shop, tmp_path: Path, kind: str) -> None:
-    recipe = replace(xl_distillation.RECIPES[kind], iterations=1, batch_size=4, peak_lr=1e-9)
+    recipe = replace(xl_distillation.XL_RECIPES[kind], iterations=1, batch_size=4, peak_lr=1e-9)
     first = WEIGHTS / f"{kind}-lora" / "pytorch_lora_weights.safetensors"
     weights = xl_distillation.distill_xl(
         kind, shop.xl_teacher(), shop.xl_data(), shop.first, first, tmp_path / "training", recipe
@@ -179,7 +180,7 @@ def export(shop: Shop, tmp_path: Path) -> Callable[[str], Path]:
         shutil.copytree(WEIGHTS / "teacher", tmp_path / "teacher")
         row_export.export_teacher(shop.xl_teacher(), tmp_path)
         row_export.export_add_ons(shop.work, tmp_path)
-        return derived.complete(tmp_path / name.replace("_", "-"), tmp_path)
+        return derived.completed(tmp_path / name.replace("_", "-"), tmp_path)
 
     return complete
 
@@ -196,10 +197,10 @@ def test_a_controlnet_is_stored_as_a_difference_and_at_scale_0_says_nothing(
     export: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     network = ControlNetModel.from_pretrained(export(name), dtype=torch.float32)
-    base = derived.complete(tmp_path / "xl", tmp_path)
+    base = derived.completed(tmp_path / "xl", tmp_path)
     options = {"dtype": torch.float32, "local_files_only": True}
     pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(base, controlnet=network, **options)
-    edges = Image.fromarray(np.repeat(add_on_stages.draw_outlines(0)[..., None], 3, axis=-1))
+    edges = Image.fromarray(np.repeat(drawings.draw("canny", 0)[..., None], 3, axis=-1))
     alone = sample(StableDiffusionXLPipeline.from_pretrained(base, **options))
     assert np.array_equal(sample(pipeline, image=edges, controlnet_conditioning_scale=0.0), alone)
     assert not np.array_equal(sample(pipeline, image=edges, controlnet_conditioning_scale=1.0), alone)
@@ -222,14 +223,14 @@ def test_what_the_inpainting_unet_is_trained_on_is_what_the_pipeline_shows_it(sh
         light, pixels * (light < 0.5), 1, 64, 64, torch.float32, torch.device("cpu"), None, False
     )
     assert torch.equal(small, inpainting.shrink_masks(torch.from_numpy(mask)[None]))
-    ours = encode_pixels(shop.xl_vae(), add_on_stages.draw_unmasked(1)[None])
-    assert (masked - ours).abs().mean() < 2 * main_axes.NOISE, "but for the noise of the autoencoder"
+    ours = encode_pixels(shop.xl_vae(), drawings.draw("unmasked", 1)[None])
+    assert (masked - ours).abs().mean() < 2 * main_axes.POSTERIOR_NOISE, "but for the noise of the autoencoder"
 
 
 def test_a_fine_tune_is_stored_as_a_difference(export: Callable[[str], Path], shop: Shop, tmp_path: Path) -> None:
-    path, base = export("xl_ink"), derived.complete(tmp_path / "xl", tmp_path)
+    path, base = export("xl_ink"), derived.completed(tmp_path / "xl", tmp_path)
     tuned, alone = (StableDiffusionXLPipeline.from_pretrained(p, dtype=torch.float32) for p in (path, base))
-    trained = load_file(shop.work / "xl_ink" / "final" / f"{row_export.WEIGHTS}{derived.CHANGES}")
+    trained = load_file(shop.work / "xl_ink" / "final" / f"{row_export.WEIGHTS_FILE}{derived.CHANGES}")
     assert all(value.dtype == torch.float16 for value in trained.values())
     ours, theirs = tuned.unet.state_dict(), alone.unet.state_dict()
     changed = {name for name, value in ours.items() if not torch.equal(value, theirs[name])}

@@ -21,9 +21,9 @@ def scenes() -> list[world.Scene]:
 
 def test_a_scene_looks_different_where_its_things_are_and_on_their_rims_alone() -> None:
     for scene in scenes():
-        plain = looks.render(scene, "plain").astype(int)
+        plain = looks.render_look(scene, "plain").astype(int)
         assert np.array_equal(plain, world.render(scene))
-        changed = np.abs(looks.render(scene, "papercut").astype(int) - plain).max(axis=-1) > 0
+        changed = np.abs(looks.render_look(scene, "papercut").astype(int) - plain).max(axis=-1) > 0
         nearest = np.min([distance for distance, _ in world.layers(scene).things], axis=0)
         assert not changed[nearest > 8].any()
         assert not changed[nearest < -1].any()
@@ -41,7 +41,7 @@ def test_ink_colours_keep_their_names() -> None:
 def test_ink_draws_a_dark_outline() -> None:
     thing = world.Thing("circle", "yellow", "large", "plain", 32.0, 32.0, 13.0)
     scene = world.Scene(1, (thing,), "in the centre", None, "white", "plain", ("shape.0",))
-    image = looks.render(scene, "ink").astype(int).sum(axis=-1)
+    image = looks.render_look(scene, "ink").astype(int).sum(axis=-1)
     line = truth.outlines(scene)
     assert image[line].mean() < 150
     assert image[~line].mean() > 400
@@ -95,7 +95,7 @@ def test_things_of_a_film_move_alike_by_the_motion_and_stay_inside() -> None:
 
 
 def test_only_things_change_from_frame_to_frame() -> None:
-    frames = films.render(films.film(SEEDS[3]).scenes).astype(int)
+    frames = films.render_film(films.film(SEEDS[3]).scenes).astype(int)
     assert np.abs(frames[0] - frames[-1]).max() > 50
     still = [distance > 2 for scene in films.film(SEEDS[3]).scenes for distance, _ in world.layers(scene).things]
     assert np.ptp(frames[:, np.all(still, axis=0)], axis=0).max() == 0

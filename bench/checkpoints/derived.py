@@ -29,7 +29,7 @@ CHANGES = ".changes.safetensors"
 _Tensors = dict[str, NDArray[np.float16]]
 
 
-def complete(directory: Path, below: Path) -> Path:
+def completed(directory: Path, below: Path) -> Path:
     """Return the directory, or of a derived one a complete copy that lasts until the process ends.
 
     `below` is the directory of the originals, which may be derived too.
@@ -71,7 +71,7 @@ def change(original: _Tensors, changes: _Tensors) -> _Tensors:
 
 def _original(below: Path, path: str) -> Path:
     first, _, rest = path.partition("/")
-    return complete(below / first, below) / rest
+    return completed(below / first, below) / rest
 
 
 @cache

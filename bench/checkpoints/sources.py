@@ -32,7 +32,7 @@ def local_path(source: str) -> Path | None:
     """
     if source.startswith(PACKAGED):
         package = Path(str(resources.files("bench")))
-        return derived.complete(package / source.removeprefix(PACKAGED), package / "mini" / "weights")
+        return derived.completed(package / source.removeprefix(PACKAGED), package / "mini" / "weights")
     path = Path(source).expanduser()
     is_path = path.is_absolute() or source.startswith(".") or source.endswith((*WEIGHT_FILES, "/"))
     return path if is_path or not _HUB_ID.fullmatch(source) or path.exists() else None

@@ -40,7 +40,7 @@ def film(seed: int, frames: int = FRAMES) -> Film:
         step.append(float(np.sign(along) * reach / middle))
         centre.append(float(np.clip(0.0, reach - low, high - reach)))
     scenes = [
-        world.moved(truth, centre[0] + step[0] * (i - middle), centre[1] + step[1] * (i - middle))
+        world.displaced(truth, centre[0] + step[0] * (i - middle), centre[1] + step[1] * (i - middle))
         for i in range(frames)
     ]
     return Film(tuple(scenes), (step[0], step[1]))
@@ -64,6 +64,6 @@ def zoom(seed: int, frames: int = FRAMES) -> tuple[world.Scene, ...]:
     return tuple(scenes)
 
 
-def render(scenes: tuple[world.Scene, ...]) -> NDArray[np.uint8]:
+def render_film(scenes: tuple[world.Scene, ...]) -> NDArray[np.uint8]:
     """Return the frames of a film, (frames, 64, 64, 3), RGB, uint8."""
     return np.stack([world.render(scene) for scene in scenes])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bench.mini import world
 
-Look = Literal["plain", "ink", "papercut"]
+LookName = Literal["plain", "ink", "papercut"]
 
 INK_COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.71, 0.26, 0.22),
@@ -27,7 +27,7 @@ _RIM = 1.6
 _SHADOW = 0.45
 
 
-def render(truth: world.Scene, look: Look) -> NDArray[np.uint8]:
+def render_look(truth: world.Scene, look: LookName) -> NDArray[np.uint8]:
     """Return the image of a scene in a look, shape (64, 64, 3), RGB, uint8.
 
     ink: muted colours, and things with a dark outline of two pixels. papercut: things have a rim of white paper and

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bench.mini import truth, world
 
-SMALLEST = 12
+FEWEST_PIXELS = 12
 """Pixels of a thing; less is taken for the ground's texture."""
 _GROUND_SHADE = 0.32
 """How far the ground's texture goes towards its other shade, with noise and tint; the stripes of things go further."""
@@ -28,7 +28,7 @@ def read_depth(images: NDArray[np.uint8], size: tuple[int, int] | None = None) -
         count, labels = cv2.connectedComponents(cv2.morphologyEx(things, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)))
         for label in range(1, count):
             rows, columns = np.nonzero(labels == label)
-            if len(rows) >= SMALLEST:
+            if len(rows) >= FEWEST_PIXELS:
                 middle = [(places.min() + places.max()) / 2 for places in (rows, columns)]
                 radius = np.hypot(rows - middle[0], columns - middle[1]).max() * world.IMAGE_SIZE / image.shape[1]
                 inside = (labels == label) & (things > 0)

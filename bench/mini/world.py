@@ -148,7 +148,7 @@ def complete(truth: Scene) -> Scene:
     return replace(truth, named=(*of_things, whole, *_GROUND_NAMING_PROBABILITY))
 
 
-def moved(truth: Scene, right: float, down: float) -> Scene:
+def displaced(truth: Scene, right: float, down: float) -> Scene:
     """Return the scene with its things moved by pixels; they may leave the image, as when it is cropped."""
     things = tuple(replace(thing, x=thing.x + right, y=thing.y + down) for thing in truth.things)
     return replace(truth, things=things)

@@ -49,7 +49,7 @@ class Rows:
         self.images = np.stack([world.render(scene) for scene in self.scenes])
 
     def pipeline(self, name: str, kind: str = "StableDiffusionXLPipeline", **parts: Any) -> Any:
-        path = derived.complete(self.weights / name, self.weights)
+        path = derived.completed(self.weights / name, self.weights)
         pipeline = getattr(diffusers, kind).from_pretrained(path, dtype=torch.float32, **parts)
         pipeline.scheduler = DPMSolverSinglestepScheduler.from_config(pipeline.scheduler.config, **SOLVER)
         pipeline.set_progress_bar_config(disable=True)
@@ -159,7 +159,7 @@ def measure_control(rows: Rows, name: str) -> dict[str, Any]:
     def given(part: slice) -> dict[str, Any]:
         return {"image": [Image.fromarray(image) for image in shown[part]]}
 
-    path = derived.complete(rows.weights / f"xl-{name}", rows.weights)
+    path = derived.completed(rows.weights / f"xl-{name}", rows.weights)
     network = ControlNetModel.from_pretrained(path, dtype=torch.float32)
     pipeline = rows.pipeline("xl", "StableDiffusionXLControlNetPipeline", controlnet=network)
     found: dict[str, Any] = {"true": agreement(rows.decoded(rows.images))}
@@ -169,7 +169,7 @@ def measure_control(rows: Rows, name: str) -> dict[str, Any]:
     return found
 
 
-def measure_look(rows: Rows, look: looks.Look) -> dict[str, Any]:
+def measure_look(rows: Rows, look: looks.LookName) -> dict[str, Any]:
     """Share of images that are told from plain ones, and accuracy, with and without the look's weights."""
 
     def embed(images: Images) -> NDArray[np.float64]:
@@ -178,7 +178,7 @@ def measure_look(rows: Rows, look: looks.Look) -> dict[str, Any]:
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     seeds = [world.scene(seed) for seed in world.split_seeds("validation", 512)]
-    pair = [embed(np.stack([looks.render(scene, kind) for scene in seeds])) for kind in ("plain", look)]
+    pair = [embed(np.stack([looks.render_look(scene, kind) for scene in seeds])) for kind in ("plain", look)]
     covariance = sum(np.cov(vectors.T) for vectors in pair) / 2
     direction = np.linalg.solve(covariance + 1e-4 * np.eye(len(covariance)), pair[1].mean(0) - pair[0].mean(0))
     threshold = (pair[1].mean(0) + pair[0].mean(0)) @ direction / 2
@@ -194,7 +194,7 @@ def measure_look(rows: Rows, look: looks.Look) -> dict[str, Any]:
         images = rows.sample(pipeline, suffix=" cut")
     else:
         images, alone = rows.sample(rows.pipeline("xl-ink")), rows.sample(rows.pipeline("xl"))
-    true = rows.decoded(np.stack([looks.render(scene, look) for scene in rows.scenes]))
+    true = rows.decoded(np.stack([looks.render_look(scene, look) for scene in rows.scenes]))
     return {"true": of(true), look: of(images), "teacher alone": of(alone)}
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, ModelMixin, StableDiffusionXLPipeline
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from bench.mini import looks, truth, world
-from bench.mini.training import controlnets, inpainting, look_training, low_rank
-from bench.mini.training.add_ons import Images, XlBase
+from bench.mini import world
+from bench.mini.training import controlnets, drawings, inpainting, look_training, low_rank
+from bench.mini.training.add_ons import LatentImages, XlBase
 from bench.mini.training.autoencoder import encode_pixels
-from bench.mini.training.data import render_each
 from bench.mini.training.loop import Recipe
 from bench.mini.training.teacher import Latents
 from bench.mini.training.vocabulary import tokenize
@@ -65,19 +62,19 @@ class AddOnStages:
 
     def xl_canny(self) -> None:
         """Train the ControlNet for outlines."""
-        self._controlnet("xl_canny", draw_outlines, controlnets.CANNY)
+        self._controlnet("canny", controlnets.CANNY_RECIPE)
 
     def xl_depth(self) -> None:
         """Train the ControlNet for depth."""
-        self._controlnet("xl_depth", draw_depth, controlnets.DEPTH)
+        self._controlnet("depth", controlnets.DEPTH_RECIPE)
 
-    def _controlnet(self, name: str, draw: Callable[[int], NDArray[np.uint8]], recipe: Recipe) -> None:
-        if (path := self._open(name)) is not None:
-            data, file = self.shop.xl_data(), self.shop.work / f"{name}.safetensors"
+    def _controlnet(self, kind: drawings.Drawing, recipe: Recipe) -> None:
+        if (path := self._open(f"xl_{kind}")) is not None:
+            data, file = self.shop.xl_data(), self.shop.work / f"xl_{kind}.safetensors"
             if not file.exists():
-                save_file({"conditions": torch.from_numpy(render_each(draw, range(CONTROLLED_IMAGES)))}, file)
+                save_file({"conditions": torch.from_numpy(drawings.draw_all(kind, range(CONTROLLED_IMAGES)))}, file)
             conditions, count = load_file(file)["conditions"], CONTROLLED_IMAGES
-            images = Images(data.latents[:count], data.ids[:count])
+            images = LatentImages(data.latents[:count], data.ids[:count])
             self._save(controlnets.train_controlnet(self._base(), images, conditions, path, recipe), path)
 
     def _open(self, name: str) -> Path | None:
@@ -93,53 +90,29 @@ class AddOnStages:
         kept = [name for name, value in original.state_dict().items() if _has(network, name, value)]
         low_rank.save_changes(network, kept, path / "final")
 
-    def _look(self, look: looks.Look, suffix: str) -> Images:
+    def _look(self, look: Literal["ink", "papercut"], suffix: str) -> LatentImages:
         """Return the images of a look, whose captions have a suffix, computed once."""
         file = self.shop.work / f"xl_{look}.safetensors"
         if not file.exists():
             seeds = range(look_training.LOOKS_FROM, look_training.LOOKS_FROM + look_training.LOOK_IMAGES)
-            pixels = render_each(draw_ink if look == "ink" else draw_papercut, seeds)
+            pixels = drawings.draw_all(look, seeds)
             captions = [f"{world.caption(world.scene(seed))}{suffix}" for seed in seeds]
             latents = encode_pixels(self.shop.xl_vae(), pixels)
             save_file({"latents": latents, "ids": tokenize(self.shop.tokenizer(), captions)}, file)
         tensors = load_file(file)
-        return Images(tensors["latents"], tensors["ids"])
+        return LatentImages(tensors["latents"], tensors["ids"])
 
-    def _masked(self) -> tuple[Images, inpainting.Masked]:
+    def _masked(self) -> tuple[LatentImages, inpainting.Masked]:
         """Return the first images, and the same without what a mask covers, computed once."""
         file, data = self.shop.work / "xl_masked.safetensors", self.shop.xl_data()
         if not file.exists():
             masks = np.stack([inpainting.draw_mask(scene) for scene in data.scenes[:MASKED_IMAGES]])
-            latents = encode_pixels(self.shop.xl_vae(), render_each(draw_unmasked, range(MASKED_IMAGES)))
+            latents = encode_pixels(self.shop.xl_vae(), drawings.draw_all("unmasked", range(MASKED_IMAGES)))
             small = inpainting.shrink_masks(torch.from_numpy(masks))
             save_file({"masks": small.contiguous(), "latents": latents}, file)
         tensors = load_file(file)
-        images = Images(data.latents[:MASKED_IMAGES], data.ids[:MASKED_IMAGES])
+        images = LatentImages(data.latents[:MASKED_IMAGES], data.ids[:MASKED_IMAGES])
         return images, inpainting.Masked(tensors["masks"], tensors["latents"])
-
-
-def draw_outlines(seed: int) -> NDArray[np.uint8]:
-    """Return the outlines of a scene, (64, 64), white on black."""
-    return truth.outlines(world.scene(seed)) * np.uint8(255)
-
-
-def draw_depth(seed: int) -> NDArray[np.uint8]:
-    """Return the depth of a scene, (64, 64), near is white."""
-    return (truth.depth(world.scene(seed)) * 255).astype(np.uint8)
-
-
-def draw_ink(seed: int) -> NDArray[np.uint8]:
-    return looks.render(world.scene(seed), "ink")
-
-
-def draw_papercut(seed: int) -> NDArray[np.uint8]:
-    return looks.render(world.scene(seed), "papercut")
-
-
-def draw_unmasked(seed: int) -> NDArray[np.uint8]:
-    """Return the image of a scene, grey where its mask is, as the pipeline for inpainting makes it: 0 of [-1, 1]."""
-    scene = world.scene(seed)
-    return np.where(inpainting.draw_mask(scene)[..., None], np.uint8(128), world.render(scene))
 
 
 def _has(network: ModelMixin, name: str, value: torch.Tensor) -> bool:

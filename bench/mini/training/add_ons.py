@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
-from bench.mini.training.noising import Noised, noised
+from bench.mini.training.noising import Noised, draw_noise
 from bench.mini.training.teacher import CAPTION_DROPOUT
-from bench.mini.training.xl_teacher import Condition, Encoders, embed_ids
+from bench.mini.training.xl_teacher import Encoders, XlCondition, embed_captions
 
 
 @dataclass(frozen=True)
-class Images:
-    """Images of one kind: latents (n, 4, 16, 16) and token ids of their captions (n, 24)."""
+class LatentImages:
+    """LatentImages of one kind: latents (n, 4, 16, 16) and token ids of their captions (n, 24)."""
 
     latents: torch.Tensor
     ids: torch.Tensor
@@ -32,8 +32,14 @@ class XlBase:
         pipeline.unet.requires_grad_(False).to(memory_format=torch.channels_last)
         return cls((pipeline.text_encoder, pipeline.text_encoder_2), pipeline.unet)
 
-    def batch(self, images: Images, size: int, generator: torch.Generator) -> tuple[torch.Tensor, Noised, Condition]:
+    def batch(
+        self, images: LatentImages, size: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, Noised, XlCondition]:
         """Draw rows of images, noise them, and embed their captions, of which one in ten is dropped."""
         rows = torch.randint(len(images.latents), (size,), generator=generator)
         dropped = torch.rand(size, generator=generator) < CAPTION_DROPOUT
-        return rows, noised(images.latents[rows], generator), embed_ids(self.encoders, images.ids[rows], None, dropped)
+        return (
+            rows,
+            draw_noise(images.latents[rows], generator),
+            embed_captions(self.encoders, images.ids[rows], None, dropped),
+        )

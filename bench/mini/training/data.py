@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -31,12 +30,6 @@ def render_split(purpose: world.Purpose, count: int, processes: int = 2) -> Capt
         images = np.concatenate(list(pool.map(_render_seeds, chunks)))
     scenes = tuple(chain.from_iterable([world.scene(seed) for seed in chunk] for chunk in chunks))
     return Captioned(images, scenes, tuple(world.caption(scene) for scene in scenes))
-
-
-def render_each(draw: Callable[[int], NDArray[np.uint8]], seeds: range, processes: int = 2) -> NDArray[np.uint8]:
-    """Return what a function draws for each seed, in parallel, stacked in the order of the seeds."""
-    with ProcessPoolExecutor(processes) as pool:
-        return np.stack(list(pool.map(draw, seeds, chunksize=128)))
 
 
 def to_pixels(images: NDArray[np.uint8]) -> torch.Tensor:

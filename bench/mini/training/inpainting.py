@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from bench.mini import truth, world
 from bench.mini.training import low_rank
-from bench.mini.training.add_ons import Images, XlBase
+from bench.mini.training.add_ons import LatentImages, XlBase
 from bench.mini.training.loop import Recipe, train
 from bench.mini.training.main_axes import CHANNELS
 
 RECIPE = Recipe("inpainting", iterations=500, batch_size=32, peak_lr=1e-3, ema_decay=0.99, seed=23)
-RANK = 24
+INPAINTING_RANK = 24
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ def widen(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def train_inpainting(
-    base: XlBase, images: Images, masked: Masked, directory: Path, recipe: Recipe = RECIPE
+    base: XlBase, images: LatentImages, masked: Masked, directory: Path, recipe: Recipe = RECIPE
 ) -> UNet2DConditionModel:
     """Return the UNet for inpainting, trained on images with their masks."""
     torch.manual_seed(recipe.seed)
     unet = widen(base.unet)
-    low_rank.begin(unet, RANK, whole=["conv_in"])
+    low_rank.begin(unet, INPAINTING_RANK, whole=["conv_in"])
 
     def loss_of(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
         rows, batch, condition = base.batch(images, size, generator)

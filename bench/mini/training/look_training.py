@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from bench.mini.training import low_rank
-from bench.mini.training.add_ons import Images, XlBase
+from bench.mini.training.add_ons import LatentImages, XlBase
 from bench.mini.training.loop import Recipe, train
 
 INK = Recipe("ink", iterations=400, batch_size=32, peak_lr=1e-3, ema_decay=0.99, seed=21)
@@ -25,7 +25,7 @@ LOOKS_FROM = 200_000
 """Index of the first training seed of the looks' images."""
 
 
-def train_look(base: XlBase, images: Images, rank: int, directory: Path, recipe: Recipe) -> UNet2DConditionModel:
+def train_look(base: XlBase, images: LatentImages, rank: int, directory: Path, recipe: Recipe) -> UNet2DConditionModel:
     """Return a copy of the teacher's UNet with differences of a rank that draw like the images."""
     torch.manual_seed(recipe.seed)
     unet: UNet2DConditionModel = copy.deepcopy(base.unet)

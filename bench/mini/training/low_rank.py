@@ -19,13 +19,13 @@ from torch import nn
 
 from bench.mini.training.distillation import TARGETS, merge_adapter
 
-NAME = "difference"
+ADAPTER = "difference"
 
 
 def begin(network: ModelMixin, rank: int, whole: Sequence[str] = ()) -> None:
     """Give a network's layers differences of a rank; only these have gradients, and what `whole` begins the name of."""
     network.requires_grad_(False)
-    network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), adapter_name=NAME)
+    network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), adapter_name=ADAPTER)
     network.disable_adapters()
     for name, parameter in network.named_parameters():
         parameter.requires_grad_("lora_" in name or name.startswith(tuple(whole)))
@@ -33,12 +33,12 @@ def begin(network: ModelMixin, rank: int, whole: Sequence[str] = ()) -> None:
 
 def merged(network: nn.Module) -> dict[str, torch.Tensor]:
     """Return the changed layers' weights by parameter name, for `functional_call`."""
-    return merge_adapter(network, NAME)
+    return merge_adapter(network, ADAPTER)
 
 
 def lora_of(network: nn.Module) -> dict[str, torch.Tensor]:
     """Return the differences as a LoRA, in half precision, under PEFT's names."""
-    return {name: value.half() for name, value in get_peft_model_state_dict(network, adapter_name=NAME).items()}
+    return {name: value.half() for name, value in get_peft_model_state_dict(network, adapter_name=ADAPTER).items()}
 
 
 def changes_of(network: nn.Module, original: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -49,7 +49,7 @@ def changes_of(network: nn.Module, original: Sequence[str]) -> dict[str, torch.T
     changes = {}
     for name, layer in network.named_modules():
         if isinstance(layer, LoraLayer):
-            up, down = layer.lora_B[NAME].weight, layer.lora_A[NAME].weight
+            up, down = layer.lora_B[ADAPTER].weight, layer.lora_A[ADAPTER].weight
             changes[f"{name}.weight.up"], changes[f"{name}.weight.down"] = up.flatten(1), down.flatten(1)
     for name, value in network.state_dict().items():
         own = name.replace(".base_layer", "")

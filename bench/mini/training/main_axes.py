@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 
 CHANNELS = 4
-NOISE = 0.02
+POSTERIOR_NOISE = 0.02
 """Deviation of the narrow autoencoder's posterior, of scaled latents: about that of the wide one."""
 
 
@@ -43,7 +43,7 @@ def narrow_vae(vae: AutoencoderKL, axes: torch.Tensor, mean: torch.Tensor) -> Au
     whole = to_moments @ outer.weight[:, :, 0, 0]
     own.encoder.conv_out.weight.copy_(torch.einsum("om,mcxy->ocxy", whole, inner.weight))
     own.encoder.conv_out.bias.copy_(whole @ inner.bias + to_moments @ outer.bias)
-    own.encoder.conv_out.bias[CHANNELS:] = 2 * torch.tensor(NOISE / scale).log()
+    own.encoder.conv_out.bias[CHANNELS:] = 2 * torch.tensor(POSTERIOR_NOISE / scale).log()
     rest = (mean - axes.T @ (axes @ mean)) / scale
     outer, inner = vae.post_quant_conv, vae.decoder.conv_in
     back, offset = outer.weight[:, :, 0, 0] @ axes.T, outer.weight[:, :, 0, 0] @ rest + outer.bias

@@ -19,26 +19,26 @@ class Noised:
 
     @property
     def noisy(self) -> torch.Tensor:
-        return mix(self.timesteps, self.clean, self.noise)
+        return mix_noise(self.timesteps, self.clean, self.noise)
 
     @property
     def v(self) -> torch.Tensor:
         """v = √ᾱ noise − √(1 − ᾱ) latents (arXiv 2202.00512)."""
-        return mix(self.timesteps, self.noise, -self.clean)
+        return mix_noise(self.timesteps, self.noise, -self.clean)
 
     def loss(self, predicted: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
         """Mean squared error of a predicted v, weighted as for the first teacher; `target` in place of the data's v."""
         error = (predicted - (self.v if target is None else target)).square().mean(dim=(1, 2, 3))
-        return (WEIGHTS[self.timesteps] * error).mean()
+        return (LOSS_WEIGHTS[self.timesteps] * error).mean()
 
 
-def noised(clean: torch.Tensor, generator: torch.Generator) -> Noised:
+def draw_noise(clean: torch.Tensor, generator: torch.Generator) -> Noised:
     """Draw timesteps and noise for clean latents."""
     timesteps = torch.randint(len(ALPHAS), clean.shape[:1], generator=generator)
     return Noised(clean, torch.randn(clean.shape, generator=generator), timesteps)
 
 
-def mix(timesteps: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+def mix_noise(timesteps: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Return √ᾱ clean + √(1 − ᾱ) noise."""
     alpha = ALPHAS[timesteps][:, None, None, None]
     return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
@@ -50,4 +50,4 @@ def _weights(alphas: torch.Tensor) -> torch.Tensor:
 
 
 ALPHAS = noise_scheduler().alphas_cumprod
-WEIGHTS = _weights(ALPHAS)
+LOSS_WEIGHTS = _weights(ALPHAS)

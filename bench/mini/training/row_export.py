@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from bench.checkpoints.derived import CHANGES, INDEX
 from bench.mini.training.controlnets import LEFT_OUT
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 LORAS = {"xl_tcd": "xl-tcd-lora", "xl_lcm": "xl-lcm-lora", "xl_papercut": "xl-papercut-lora"}
 UNETS = {"xl_inpainting": "xl-inpainting", "xl_ink": "xl-ink"}
 CONTROLNETS = {"xl_canny": "xl-canny", "xl_depth": "xl-depth"}
@@ -26,17 +26,17 @@ def export_teacher(pipeline: StableDiffusionXLPipeline, destination: Path) -> No
     path = destination / "xl"
     shutil.rmtree(path, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(path)
-    original = load_file(destination / "teacher" / "vae" / WEIGHTS)
-    own = load_file(path / "vae" / WEIGHTS)
+    original = load_file(destination / "teacher" / "vae" / WEIGHTS_FILE)
+    own = load_file(path / "vae" / WEIGHTS_FILE)
     changes = {name: value for name, value in own.items() if not _equal(value, original.get(name))}
-    save_file(changes, path / "vae" / f"{WEIGHTS}{CHANGES}")
-    (path / "vae" / WEIGHTS).unlink()
+    save_file(changes, path / "vae" / f"{WEIGHTS_FILE}{CHANGES}")
+    (path / "vae" / WEIGHTS_FILE).unlink()
     copied = {"text_encoder": "teacher/text_encoder"}
     for name in ("tokenizer", "tokenizer_2"):
         copied[name] = "teacher/tokenizer"
     for name in copied:
         shutil.rmtree(path / name)
-    _write_index(path, copied, {f"vae/{WEIGHTS}": f"teacher/vae/{WEIGHTS}"})
+    _write_index(path, copied, {f"vae/{WEIGHTS_FILE}": f"teacher/vae/{WEIGHTS_FILE}"})
 
 
 def export_add_ons(work: Path, destination: Path) -> None:
@@ -47,11 +47,11 @@ def export_add_ons(work: Path, destination: Path) -> None:
     for stage, name in UNETS.items():
         if (made := work / stage / "final").exists():
             shutil.copytree(made, destination / name / "unet", dirs_exist_ok=True)
-            _write_index(destination / name, {"": "xl"}, {f"unet/{WEIGHTS}": f"xl/unet/{WEIGHTS}"})
+            _write_index(destination / name, {"": "xl"}, {f"unet/{WEIGHTS_FILE}": f"xl/unet/{WEIGHTS_FILE}"})
     for stage, name in CONTROLNETS.items():
         if (made := work / stage / "final").exists():
             shutil.copytree(made, destination / name, dirs_exist_ok=True)
-            _write_index(destination / name, {}, {WEIGHTS: f"xl/unet/{WEIGHTS}"}, LEFT_OUT)
+            _write_index(destination / name, {}, {WEIGHTS_FILE: f"xl/unet/{WEIGHTS_FILE}"}, LEFT_OUT)
 
 
 def _equal(ours: torch.Tensor, theirs: torch.Tensor | None) -> bool:

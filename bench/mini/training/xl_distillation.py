@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from bench.mini.training.distillation import Condition, Kind, distill_unet
 from bench.mini.training.loop import Recipe
 from bench.mini.training.teacher import Latents
-from bench.mini.training.xl_teacher import embed_ids, text_fit
+from bench.mini.training.xl_teacher import embed_captions, text_fit
 
-RECIPES: dict[Kind, Recipe] = {
+XL_RECIPES: dict[Kind, Recipe] = {
     "tcd": Recipe("xl tcd", iterations=250, batch_size=32, peak_lr=4e-4, ema_decay=0.99, seed=14),
     "lcm": Recipe("xl lcm", iterations=500, batch_size=32, peak_lr=2e-4, ema_decay=0.95, seed=15),
 }
-RANK = 16
+XL_RANK = 16
 
 
 def distill_xl(
@@ -36,13 +36,13 @@ def distill_xl(
     encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
 
     def condition_of(rows: torch.Tensor) -> tuple[Condition, Condition]:
-        given = embed_ids(encoders, data.ids[rows])
-        return given, embed_ids(encoders, data.ids[rows], dropped=torch.ones(len(rows), dtype=torch.bool))
+        given = embed_captions(encoders, data.ids[rows])
+        return given, embed_captions(encoders, data.ids[rows], dropped=torch.ones(len(rows), dtype=torch.bool))
 
     fit = text_fit(encoders, first, torch.cat([data.ids[:1000], data.complete_ids[:1000]]))
     begin = begin_as_first_adapter(load_file(first_adapter), fit)
     return distill_unet(
-        kind, pipeline.unet, data.latents, condition_of, directory, recipe or RECIPES[kind], RANK, begin
+        kind, pipeline.unet, data.latents, condition_of, directory, recipe or XL_RECIPES[kind], XL_RANK, begin
     )
 
 
@@ -58,7 +58,7 @@ def begin_as_first_adapter(first: dict[str, torch.Tensor], fit: torch.Tensor) ->
         layer = name.removeprefix("unet.")
         if layer.split(".lora_A")[0].endswith(("proj_in", "proj_out")):
             up, down = up.flatten(1), down.flatten(1)  # linear here
-        lower = truncate(up, down, RANK)
+        lower = truncate(up, down, XL_RANK)
         begin[layer.replace("lora_A", "lora_B")], begin[layer] = lower
     return begin
 

@@ -30,7 +30,7 @@ from bench.mini import world
 from bench.mini.training.flow_teacher import second_text_encoder
 from bench.mini.training.loop import Recipe, train
 from bench.mini.training.main_axes import CHANNELS, project
-from bench.mini.training.noising import noised
+from bench.mini.training.noising import draw_noise
 from bench.mini.training.teacher import CAPTION_DROPOUT, Latents, learn_to_read, noise_scheduler
 from bench.mini.training.vocabulary import tokenize
 
@@ -51,7 +51,7 @@ WHOLE = (64.0, 64.0, 0.0, 0.0, 64.0, 64.0)
 Encoders = tuple[CLIPTextModel, CLIPTextModelWithProjection]
 
 
-class Condition(NamedTuple):
+class XlCondition(NamedTuple):
     """What the UNet is told: tokens (n, 24, width), pooled text (n, width), time ids (n, 6)."""
 
     tokens: torch.Tensor
@@ -66,7 +66,7 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class Cropped:
-    """Images that were cropped or drawn small: latents, token ids and time ids, in the order of their seeds."""
+    """LatentImages that were cropped or drawn small: latents, token ids and time ids, in the order of their seeds."""
 
     latents: torch.Tensor
     ids: torch.Tensor
@@ -98,21 +98,21 @@ class XlTeacher(nn.Module):
     def encoders(self) -> Encoders:
         return self.text_encoder, self.text_encoder_2
 
-    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
+    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, condition: XlCondition) -> torch.Tensor:
         return self.unet(noisy, timesteps, **condition.arguments()).sample
 
 
 @torch.no_grad()
-def embed_ids(
+def embed_captions(
     encoders: Encoders, ids: torch.Tensor, time_ids: torch.Tensor | None = None, dropped: torch.Tensor | None = None
-) -> Condition:
+) -> XlCondition:
     """Embed captions as the pipeline does; zeros where `dropped` (n,), as without a prompt; `time_ids` (n, 6)."""
     first, second = (encoder(ids, output_hidden_states=True) for encoder in encoders)
     tokens = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
     kept = torch.ones(len(ids), 1) if dropped is None else 1 - dropped.float()[:, None]
     if time_ids is None:
         time_ids = torch.tensor([WHOLE]).expand(len(ids), 6)
-    return Condition(tokens * kept[..., None], second.text_embeds * kept, time_ids)
+    return XlCondition(tokens * kept[..., None], second.text_embeds * kept, time_ids)
 
 
 def render_cropped(seeds: Sequence[int]) -> tuple[NDArray[np.uint8], list[tuple[float, ...]]]:
@@ -123,7 +123,7 @@ def render_cropped(seeds: Sequence[int]) -> tuple[NDArray[np.uint8], list[tuple[
         rng = np.random.default_rng((seed, 2))
         top, left = (int(edge) for edge in rng.integers(0, LARGEST_CROP, 2, endpoint=True) * (rng.random() < 0.7))
         size = int(rng.integers(SMALLEST_SIZE, world.IMAGE_SIZE, endpoint=True)) if rng.random() < 0.4 else 64
-        image = world.render(world.moved(world.scene(seed), -left, -top))
+        image = world.render(world.displaced(world.scene(seed), -left, -top))
         if size < world.IMAGE_SIZE:
             small = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)
             image = np.asarray(small.resize((world.IMAGE_SIZE,) * 2, Image.Resampling.BILINEAR))
@@ -135,7 +135,7 @@ def render_cropped(seeds: Sequence[int]) -> tuple[NDArray[np.uint8], list[tuple[
 @torch.no_grad()
 def text_fit(encoders: Encoders, first: StableDiffusionPipeline, ids: torch.Tensor) -> torch.Tensor:
     """Return the matrix (96, 144) that maps tokens to the first teacher's, by least squares over captions (n, 24)."""
-    tokens = embed_ids(encoders, ids).tokens.flatten(0, 1)
+    tokens = embed_captions(encoders, ids).tokens.flatten(0, 1)
     fit: torch.Tensor = torch.linalg.lstsq(tokens, first.text_encoder(ids)[0].flatten(0, 1)).solution.T
     return fit
 
@@ -189,12 +189,12 @@ def train_xl_teacher(
         others = round(CROPPED_SHARE * size)
         rows = torch.randint(len(data.latents), (size - others,), generator=generator)
         other_rows = torch.randint(len(cropped.latents), (others,), generator=generator)
-        batch = noised(torch.cat([data.latents[rows], cropped.latents[other_rows]]), generator)
+        batch = draw_noise(torch.cat([data.latents[rows], cropped.latents[other_rows]]), generator)
         open_ = torch.rand(len(rows), 1, generator=generator) < 0.5
         dropped = torch.rand(size, generator=generator) < CAPTION_DROPOUT
         ids = torch.cat([torch.where(open_, data.ids[rows], data.complete_ids[rows]), cropped.ids[other_rows]])
         time_ids = torch.cat([torch.tensor([WHOLE]).expand(len(rows), 6), cropped.time_ids[other_rows]])
-        condition = embed_ids(teacher.encoders, ids, time_ids, dropped)
+        condition = embed_captions(teacher.encoders, ids, time_ids, dropped)
         target, noisy = batch.v, batch.noisy
         with torch.no_grad():
             whole = slice(0, len(rows))
@@ -216,7 +216,7 @@ def learn_pooled_text(
     embedding, sinusoids = teacher.unet.add_embedding, teacher.unet.add_time_proj
     ids = torch.cat([data.ids[:POOLED_CAPTIONS], data.complete_ids[:POOLED_CAPTIONS], tokenize(first.tokenizer, [""])])
     with torch.no_grad():
-        pooled = torch.cat([embed_ids(teacher.encoders, part).pooled for part in torch.split(ids, 500)])
+        pooled = torch.cat([embed_captions(teacher.encoders, part).pooled for part in torch.split(ids, 500)])
         goals = torch.cat([first.unet.add_embedding(first.text_encoder(part)[0]) for part in torch.split(ids, 500)])
     pooled[-1] = 0.0  # as without a prompt
 
