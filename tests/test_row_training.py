@@ -15,6 +15,7 @@ from diffusers import (
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
+    UNetMotionModel,
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -25,11 +26,14 @@ from bench.mini import world
 from bench.mini.training import (
     add_on_stages,
     controlnets,
+    distillation,
     drawings,
+    image_prompts,
     inpainting,
     look_training,
     main_axes,
     row_export,
+    v2_teacher,
     xl_distillation,
     xl_teacher,
 )
@@ -93,12 +97,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two iterations of four images, of data sets of eight."""
-    for module in (look_training, inpainting, controlnets):
-        for name in ("INK", "PAPERCUT", "RECIPE", "CANNY_RECIPE", "DEPTH_RECIPE"):
+    for module in (look_training, inpainting, controlnets, image_prompts):
+        for name in ("INK", "PAPERCUT", "RECIPE", "CANNY_RECIPE", "DEPTH_RECIPE", "SEEING", "PROMPTING"):
             if hasattr(module, name):
                 recipe = replace(getattr(module, name), iterations=2, batch_size=4, peak_lr=1e-2)
                 monkeypatch.setattr(module, name, recipe)
-    for name in ("CONTROLLED_IMAGES", "MASKED_IMAGES"):
+    for name in ("CONTROLLED_IMAGES", "MASKED_IMAGES", "PROMPTING_IMAGES"):
         monkeypatch.setattr(add_on_stages, name, 8)
     monkeypatch.setattr(look_training, "LOOK_IMAGES", 8)
     monkeypatch.setattr(drawings, "draw_all", lambda kind, seeds: np.stack([drawings.draw(kind, s) for s in seeds]))
@@ -251,6 +255,42 @@ def test_a_style_is_stored_as_a_lora_and_at_scale_0_says_nothing(shop: Shop) -> 
     assert not np.array_equal(sample(pipeline), alone)
     pipeline.set_adapters(["papercut"], [0.0])
     assert np.array_equal(sample(pipeline), alone)
+
+
+def test_an_image_adapter_loads_as_its_authors_files_and_at_scale_0_says_nothing(shop: Shop) -> None:
+    shutil.copytree(WEIGHTS / "evaluator", shop.work / "evaluator" / "final")
+    AddOnStages(shop).xl_image_prompt()
+    pipeline = shop.xl_teacher()
+    alone = sample(pipeline)
+    pipeline.load_ip_adapter(
+        str(shop.work / "xl_image_prompt" / "final"), subfolder="", weight_name="ip_adapter.safetensors"
+    )
+    pixels = world.render(SCENES[1])
+    shown = Image.fromarray(pixels).resize((512, 512))
+    ours = image_prompts.to_vision_pixels(torch.from_numpy(np.asarray(shown.resize((64, 64)))[None]))
+    theirs = pipeline.feature_extractor(shown, return_tensors="pt").pixel_values
+    assert (ours - theirs).abs().mean() < 0.1, "but for another way to resize"
+    pipeline.set_ip_adapter_scale(1.0)
+    assert not np.array_equal(sample(pipeline, ip_adapter_image=shown), alone)
+    pipeline.set_ip_adapter_scale(0.0)
+    assert np.array_equal(sample(pipeline, ip_adapter_image=shown), alone)
+
+
+def test_a_second_version_s_teacher_trains_loads_and_can_be_animated(shop: Shop, tmp_path: Path) -> None:
+    axes = load_file(shop.work / "axes.safetensors")["axes"]
+    recipe = replace(v2_teacher.FOLLOWING_FIRST, iterations=2, batch_size=4)
+    teacher = v2_teacher.train_v2_teacher(shop.data, shop.first, axes, tmp_path / "training", recipe)
+    v2_teacher.assemble_v2_pipeline(teacher, shop.xl_vae(), shop.tokenizer()).save_pretrained(tmp_path / "v2")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "v2", dtype=torch.float32)
+    assert sample(pipeline).shape == (64, 64, 3)
+    assert pipeline.unet.config.attention_head_dim == [3, 5, 9]
+    hidden = shop.first.text_encoder(shop.data.ids, output_hidden_states=True).hidden_states[-2]
+    penultimate = shop.first.text_encoder.final_layer_norm(hidden)
+    torch.testing.assert_close(pipeline.text_encoder(shop.data.ids)[0], penultimate)
+    animated = UNetMotionModel.from_unet2d(pipeline.unet)
+    assert animated.config.use_linear_projection
+    weights = distillation.distill("tcd", pipeline, shop.xl_data(), tmp_path / "tcd", recipe)
+    assert all(torch.isfinite(value).all() for value in weights.values())
 
 
 def test_the_trigger_word_leaves_the_longest_caption_whole(shop: Shop) -> None:

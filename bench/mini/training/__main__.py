@@ -28,6 +28,7 @@ from bench.mini.training import (
     main_axes,
     row_export,
     teacher,
+    v2_teacher,
     vocabulary,
     xl_distillation,
     xl_teacher,
@@ -38,7 +39,8 @@ from bench.mini.training.teacher import Latents
 
 STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export", "flow_teacher", "flow_tcd", "flow_export",
           "xl_teacher", "xl_tcd", "xl_inpainting", "xl_canny", "xl_depth", "xl_papercut", "xl_ink",
-          "xl_lcm", "xl_export")  # fmt: skip
+          "xl_image_prompt", "xl_lcm", "v2_teacher", "v2_tcd", "xl_export")  # fmt: skip
+V2_TCD = replace(distillation.RECIPES["tcd"], name="v2 tcd", iterations=800, seed=32)
 TRAIN_IMAGES = 64_000
 EVALUATOR_IMAGES = 60_000
 
@@ -162,6 +164,21 @@ class Workshop:
         """Return the training images as the XL models' latents."""
         data = self.latents()
         return replace(data, latents=main_axes.project(self.axes(), data.latents))
+
+    def v2_teacher(self) -> StableDiffusionPipeline:
+        path = self.work / "v2_teacher" / "final"
+        if not path.exists():
+            recipe = v2_teacher.FOLLOWING_FIRST
+            model = v2_teacher.train_v2_teacher(self.latents(), self.teacher(), self.axes(), path.parent, recipe)
+            v2_teacher.assemble_v2_pipeline(model, self.xl_vae(), self.tokenizer()).save_pretrained(path)
+        return StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32)
+
+    def v2_tcd(self) -> None:
+        path = self.work / "v2_tcd" / "final"
+        if not path.exists():
+            weights = distillation.distill("tcd", self.v2_teacher(), self.xl_data(), path.parent, V2_TCD)
+            halves = {name: tensor.half() for name, tensor in weights.items()}
+            StableDiffusionPipeline.save_lora_weights(path, unet_lora_layers=halves, safe_serialization=True)
 
     def xl_adapter(self, kind: distillation.Kind) -> None:
         path = self.work / f"xl_{kind}" / "final"

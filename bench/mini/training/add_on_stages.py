@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from bench.mini import world
-from bench.mini.training import controlnets, drawings, inpainting, look_training, low_rank
+from bench.mini.training import controlnets, drawings, image_prompts, inpainting, look_training, low_rank
 from bench.mini.training.add_ons import LatentImages, XlBase
 from bench.mini.training.autoencoder import encode_pixels
 from bench.mini.training.loop import Recipe
@@ -21,6 +21,7 @@ from bench.mini.training.vocabulary import tokenize
 
 CONTROLLED_IMAGES = 8192
 MASKED_IMAGES = 4096
+PROMPTING_IMAGES = 8192
 
 
 class Shop(Protocol):
@@ -58,7 +59,7 @@ class AddOnStages:
     def xl_inpainting(self) -> None:
         """Train the inpainting UNet."""
         if (path := self._open("xl_inpainting")) is not None:
-            self._save(inpainting.train_inpainting(self._base(), *self._masked(), path), path)
+            self._save(inpainting.train_inpainting(self._base(), *self._masked(), path, inpainting.RECIPE), path)
 
     def xl_canny(self) -> None:
         """Train the ControlNet for outlines."""
@@ -67,6 +68,26 @@ class AddOnStages:
     def xl_depth(self) -> None:
         """Train the ControlNet for depth."""
         self._controlnet("depth", controlnets.DEPTH_RECIPE)
+
+    def xl_image_prompt(self) -> None:
+        """Train the image encoder and the IP-Adapter."""
+        if (path := self._open("xl_image_prompt")) is not None:
+            data, file = self.shop.xl_data(), self.shop.work / "xl_plain.safetensors"
+            if not file.exists():
+                pixels = torch.from_numpy(drawings.draw_all("plain", range(PROMPTING_IMAGES)))
+                evaluator = self.shop.work / "evaluator" / "final"
+                embeddings = image_prompts.evaluator_embeddings(evaluator, self.shop.tokenizer(), pixels)
+                save_file({"pixels": pixels, "embeddings": embeddings}, file)
+            tensors, count = load_file(file), PROMPTING_IMAGES
+            vision = image_prompts.train_vision(
+                tensors["pixels"], tensors["embeddings"], path / "seeing", image_prompts.SEEING
+            )
+            with torch.no_grad():
+                parts = [image_prompts.to_vision_pixels(part) for part in torch.split(tensors["pixels"], 256)]
+                embeddings = torch.cat([vision(part).image_embeds for part in parts])
+            images = LatentImages(data.latents[:count], data.ids[:count])
+            unet = image_prompts.train_image_prompts(self._base(), images, embeddings, path, image_prompts.PROMPTING)
+            image_prompts.save_image_prompts(unet, vision, path / "final")
 
     def _controlnet(self, kind: drawings.Drawing, recipe: Recipe) -> None:
         if (path := self._open(f"xl_{kind}")) is not None:

@@ -33,11 +33,11 @@ class XlBase:
         return cls((pipeline.text_encoder, pipeline.text_encoder_2), pipeline.unet)
 
     def batch(
-        self, images: LatentImages, size: int, generator: torch.Generator
+        self, images: LatentImages, size: int, generator: torch.Generator, dropout: float = CAPTION_DROPOUT
     ) -> tuple[torch.Tensor, Noised, XlCondition]:
-        """Draw rows of images, noise them, and embed their captions, of which one in ten is dropped."""
+        """Draw rows of images, noise them, and embed their captions, of which a share is dropped."""
         rows = torch.randint(len(images.latents), (size,), generator=generator)
-        dropped = torch.rand(size, generator=generator) < CAPTION_DROPOUT
+        dropped = torch.rand(size, generator=generator) < dropout
         return (
             rows,
             draw_noise(images.latents[rows], generator),

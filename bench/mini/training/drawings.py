@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from bench.mini import looks, truth, world
 from bench.mini.training.inpainting import draw_mask
 
-Drawing = Literal["canny", "depth", "ink", "papercut", "unmasked"]
+Drawing = Literal["canny", "depth", "ink", "papercut", "plain", "unmasked"]
 
 
 def draw(kind: Drawing, seed: int) -> NDArray[np.uint8]:
     """Return a drawing of a seed's scene.
 
-    canny: its outlines, (64, 64), white on black; depth: (64, 64), near is white; ink, papercut: its image in that
-    look, (64, 64, 3); unmasked: its image, grey where its mask is, as the pipeline for inpainting makes it.
+    canny: its outlines, (64, 64), white on black; depth: (64, 64), near is white; ink, papercut, plain: its image in
+    that look, (64, 64, 3); unmasked: its image, grey where its mask is, as the pipeline for inpainting makes it.
     """
     scene = world.scene(seed)
     if kind == "canny":

@@ -63,7 +63,7 @@ def widen(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def train_inpainting(
-    base: XlBase, images: LatentImages, masked: Masked, directory: Path, recipe: Recipe = RECIPE
+    base: XlBase, images: LatentImages, masked: Masked, directory: Path, recipe: Recipe
 ) -> UNet2DConditionModel:
     """Return the UNet for inpainting, trained on images with their masks."""
     torch.manual_seed(recipe.seed)

@@ -16,6 +16,7 @@ from bench.mini.training.controlnets import LEFT_OUT
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 LORAS = {"xl_tcd": "xl-tcd-lora", "xl_lcm": "xl-lcm-lora", "xl_papercut": "xl-papercut-lora"}
+IMAGE_ADAPTERS = {"xl_image_prompt": "xl-image-prompt"}
 UNETS = {"xl_inpainting": "xl-inpainting", "xl_ink": "xl-ink"}
 CONTROLNETS = {"xl_canny": "xl-canny", "xl_depth": "xl-depth"}
 """Stages and the directories of what they made."""
@@ -41,7 +42,7 @@ def export_teacher(pipeline: StableDiffusionXLPipeline, destination: Path) -> No
 
 def export_add_ons(work: Path, destination: Path) -> None:
     """Copy what was trained of adapters and add-ons; what was not is left out."""
-    for stage, name in LORAS.items():
+    for stage, name in (LORAS | IMAGE_ADAPTERS).items():
         if (made := work / stage / "final").exists():
             shutil.copytree(made, destination / name, dirs_exist_ok=True)
     for stage, name in UNETS.items():

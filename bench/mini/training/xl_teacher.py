@@ -27,6 +27,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from bench.mini import world
+from bench.mini.training.first_unet import begin_as_first, fit_to_first
 from bench.mini.training.flow_teacher import second_text_encoder
 from bench.mini.training.loop import Recipe, train
 from bench.mini.training.main_axes import CHANNELS, project
@@ -132,31 +133,9 @@ def render_cropped(seeds: Sequence[int]) -> tuple[NDArray[np.uint8], list[tuple[
     return np.stack(images), time_ids
 
 
-@torch.no_grad()
 def text_fit(encoders: Encoders, first: StableDiffusionPipeline, ids: torch.Tensor) -> torch.Tensor:
-    """Return the matrix (96, 144) that maps tokens to the first teacher's, by least squares over captions (n, 24)."""
-    tokens = embed_captions(encoders, ids).tokens.flatten(0, 1)
-    fit: torch.Tensor = torch.linalg.lstsq(tokens, first.text_encoder(ids)[0].flatten(0, 1)).solution.T
-    return fit
-
-
-@torch.no_grad()
-def begin_as_first(teacher: XlTeacher, first: StableDiffusionPipeline, axes: torch.Tensor, ids: torch.Tensor) -> None:
-    """Copy the first teacher's UNet, for latents along the `axes` of its own.
-
-    The maps that read text are fitted on captions' tokens (n, 24), by least squares.
-    """
-    fit = text_fit(teacher.encoders, first, ids)
-    own = teacher.unet.state_dict()
-    for name, value in first.unet.state_dict().items():
-        if name == "conv_in.weight":
-            own[name].copy_(torch.einsum("ocxy,kc->okxy", value, axes))
-        elif name.startswith("conv_out"):
-            own[name].copy_(torch.einsum("kc,c...->k...", axes, value))
-        elif name in own and "attn2.to_k" not in name and "attn2.to_v" not in name:
-            own[name].copy_(value.reshape(own[name].shape))
-        elif name in own:
-            own[name].copy_(value @ fit)
+    """Return the matrix (96, 144) that maps the tokens of captions (n, 24) to the first teacher's."""
+    return fit_to_first(embed_captions(encoders, ids).tokens, first, ids)
 
 
 def train_xl_teacher(
@@ -181,7 +160,8 @@ def train_xl_teacher(
     second = teacher.text_encoder_2.text_model.requires_grad_(True)
     learn_to_read(second, data, *reading)
     second.requires_grad_(False)
-    begin_as_first(teacher, first, axes, torch.cat([data.ids[:1000], data.complete_ids[:1000]]))
+    fit = text_fit(teacher.encoders, first, torch.cat([data.ids[:1000], data.complete_ids[:1000]]))
+    begin_as_first(teacher.unet, first.unet, axes, fit)
     learn_pooled_text(teacher, first, data, directory / "pooling", pooling)
     empty = tokenize(first.tokenizer, [""])
 
