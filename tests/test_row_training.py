@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AnimateDiffPipeline,
     AutoencoderKL,
     ControlNetModel,
+    MotionAdapter,
     StableDiffusionPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
-    UNetMotionModel,
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -32,6 +33,7 @@ from bench.mini.training import (
     inpainting,
     look_training,
     main_axes,
+    motion,
     row_export,
     v2_teacher,
     xl_distillation,
@@ -276,21 +278,56 @@ def test_an_image_adapter_loads_as_its_authors_files_and_at_scale_0_says_nothing
     assert np.array_equal(sample(pipeline, ip_adapter_image=shown), alone)
 
 
-def test_a_second_version_s_teacher_trains_loads_and_can_be_animated(shop: Shop, tmp_path: Path) -> None:
-    axes = load_file(shop.work / "axes.safetensors")["axes"]
+@pytest.fixture(scope="module")
+def second(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second version's teacher of two iterations, on disk."""
+    axes, path = load_file(shop.work / "axes.safetensors")["axes"], tmp_path_factory.mktemp("v2")
     recipe = replace(v2_teacher.FOLLOWING_FIRST, iterations=2, batch_size=4)
-    teacher = v2_teacher.train_v2_teacher(shop.data, shop.first, axes, tmp_path / "training", recipe)
-    v2_teacher.assemble_v2_pipeline(teacher, shop.xl_vae(), shop.tokenizer()).save_pretrained(tmp_path / "v2")
-    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "v2", dtype=torch.float32)
+    teacher = v2_teacher.train_v2_teacher(shop.data, shop.first, axes, path / "training", recipe)
+    v2_teacher.assemble_v2_pipeline(teacher, shop.xl_vae(), shop.tokenizer()).save_pretrained(path / "final")
+    return path / "final"
+
+
+def test_a_second_version_s_teacher_trains_and_loads(shop: Shop, second: Path, tmp_path: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(second, dtype=torch.float32)
     assert sample(pipeline).shape == (64, 64, 3)
     assert pipeline.unet.config.attention_head_dim == [3, 5, 9]
     hidden = shop.first.text_encoder(shop.data.ids, output_hidden_states=True).hidden_states[-2]
     penultimate = shop.first.text_encoder.final_layer_norm(hidden)
     torch.testing.assert_close(pipeline.text_encoder(shop.data.ids)[0], penultimate)
-    animated = UNetMotionModel.from_unet2d(pipeline.unet)
-    assert animated.config.use_linear_projection
-    weights = distillation.distill("tcd", pipeline, shop.xl_data(), tmp_path / "tcd", recipe)
+    recipe = replace(distillation.RECIPES["tcd"], iterations=1, batch_size=4)
+    weights = distillation.distill("tcd", pipeline, shop.xl_data(), tmp_path, recipe)
     assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_motion_trains_without_touching_the_teacher_and_loads(second: Path, tmp_path: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(second, dtype=torch.float32)
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    moving = motion.Films(torch.randn(4, 3, 4, 16, 16), tokenize(pipeline.tokenizer, CAPTIONS[:4]))
+    recipe = replace(motion.MOVING, iterations=2, batch_size=2, peak_lr=1e-2)
+    noisy, text = torch.randn(1, 4, 3, 16, 16), pipeline.text_encoder(moving.ids[:1])[0].repeat(3, 1, 1)
+    with torch.no_grad():
+        new = motion.animated(pipeline)(noisy, 500, encoder_hidden_states=text).sample
+        frames = pipeline.unet(noisy[0].transpose(0, 1), 500, encoder_hidden_states=text).sample
+    torch.testing.assert_close(new[0].transpose(0, 1), frames, msg="a new adapter says nothing")
+    unet = motion.train_motion(pipeline, moving, tmp_path / "motion", recipe)
+    assert all(torch.equal(value, before[name]) for name, value in pipeline.unet.state_dict().items())
+    unet.save_motion_modules(str(tmp_path / "final"))
+    adapter = MotionAdapter.from_pretrained(tmp_path / "final")
+    weights = motion.train_motion_lora(pipeline, adapter, moving, tmp_path / "zoom", recipe)
+    save_file(weights, tmp_path / "pytorch_lora_weights.safetensors")
+    films = AnimateDiffPipeline.from_pretrained(second, motion_adapter=adapter, dtype=torch.float32)
+    options = {"num_inference_steps": 2, "guidance_scale": 1.0, "num_frames": 3, "output_type": "np"}
+    found = {}
+    for scale in (None, 0.0, 1.0):
+        if scale is not None:
+            films.load_lora_weights(str(tmp_path), weight_name="pytorch_lora_weights.safetensors", adapter_name="zoom")
+            films.set_adapters(["zoom"], [scale])
+        found[scale] = films(CAPTIONS[0], generator=torch.Generator().manual_seed(0), **options).frames
+        films.unload_lora_weights()
+    assert found[None].shape == (1, 3, 64, 64, 3)
+    assert np.array_equal(found[None], found[0.0])
+    assert not np.array_equal(found[None], found[1.0])
 
 
 def test_the_trigger_word_leaves_the_longest_caption_whole(shop: Shop) -> None:

@@ -39,7 +39,7 @@ from bench.mini.training.teacher import Latents
 
 STAGES = ("tokenizer", "vae", "evaluator", "teacher", "tcd", "lcm", "export", "flow_teacher", "flow_tcd", "flow_export",
           "xl_teacher", "xl_tcd", "xl_inpainting", "xl_canny", "xl_depth", "xl_papercut", "xl_ink",
-          "xl_image_prompt", "xl_lcm", "v2_teacher", "v2_tcd", "xl_export")  # fmt: skip
+          "xl_image_prompt", "xl_lcm", "v2_teacher", "v2_tcd", "v2_motion", "v2_zoom", "xl_export")  # fmt: skip
 V2_TCD = replace(distillation.RECIPES["tcd"], name="v2 tcd", iterations=800, seed=32)
 TRAIN_IMAGES = 64_000
 EVALUATOR_IMAGES = 60_000

@@ -7,12 +7,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, ModelMixin, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, ModelMixin, MotionAdapter, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from bench.mini import world
-from bench.mini.training import controlnets, drawings, image_prompts, inpainting, look_training, low_rank
+from bench.mini.training import controlnets, drawings, image_prompts, inpainting, look_training, low_rank, motion
 from bench.mini.training.add_ons import LatentImages, XlBase
 from bench.mini.training.autoencoder import encode_pixels
 from bench.mini.training.loop import Recipe
@@ -32,6 +32,7 @@ class Shop(Protocol):
     def tokenizer(self) -> CLIPTokenizer: ...
     def xl_vae(self) -> AutoencoderKL: ...
     def xl_teacher(self) -> StableDiffusionXLPipeline: ...
+    def v2_teacher(self) -> StableDiffusionPipeline: ...
     def xl_data(self) -> Latents: ...
 
 
@@ -88,6 +89,40 @@ class AddOnStages:
             images = LatentImages(data.latents[:count], data.ids[:count])
             unet = image_prompts.train_image_prompts(self._base(), images, embeddings, path, image_prompts.PROMPTING)
             image_prompts.save_image_prompts(unet, vision, path / "final")
+
+    def v2_motion(self) -> None:
+        """Train the motion adapter of the second version's teacher."""
+        if (path := self._open("v2_motion")) is not None:
+            moving = self._films("film", motion.FILMS)
+            unet = motion.train_motion(self.shop.v2_teacher(), moving, path, motion.MOVING)
+            unet.save_motion_modules(str(path / "float32"))
+            adapter = MotionAdapter.from_pretrained(path / "float32")
+            adapter.half().save_pretrained(path / "final")
+
+    def v2_zoom(self) -> None:
+        """Train the LoRA of the motion adapter that zooms in."""
+        if (path := self._open("v2_zoom")) is not None:
+            adapter = MotionAdapter.from_pretrained(self.shop.work / "v2_motion" / "float32")
+            coming = self._films("zoom", motion.ZOOMS)
+            weights = motion.train_motion_lora(self.shop.v2_teacher(), adapter, coming, path, motion.ZOOMING)
+            (path / "final").mkdir()
+            save_file(weights, path / "final" / "pytorch_lora_weights.safetensors")
+
+    def _films(self, kind: Literal["film", "zoom"], count: int) -> motion.Films:
+        """Return films as latents, computed once."""
+        file = self.shop.work / f"v2_{kind}.safetensors"
+        seeds = range(motion.FILMS_FROM, motion.FILMS_FROM + count)
+        if not file.exists():
+            frames = drawings.draw_all(kind, seeds)
+            latents = encode_pixels(self.shop.xl_vae(), frames.reshape(-1, *frames.shape[2:]))
+            captions = [world.caption(world.scene(seed)) for seed in seeds]
+            tensors = {
+                "latents": latents.unflatten(0, frames.shape[:2]),
+                "ids": tokenize(self.shop.tokenizer(), captions),
+            }
+            save_file(tensors, file)
+        tensors = load_file(file)
+        return motion.Films(tensors["latents"], tensors["ids"])
 
     def _controlnet(self, kind: drawings.Drawing, recipe: Recipe) -> None:
         if (path := self._open(f"xl_{kind}")) is not None:

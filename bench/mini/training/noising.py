@@ -11,7 +11,7 @@ from bench.mini.training.teacher import SNR_LIMIT, noise_scheduler
 
 @dataclass(frozen=True)
 class Noised:
-    """A batch of images at random timesteps: clean, noise and noisy latents (n, 8, 16, 16), timesteps (n,)."""
+    """A batch of images or films at random timesteps (n,): clean, noise and noisy latents (n, …, 16, 16)."""
 
     clean: torch.Tensor
     noise: torch.Tensor
@@ -28,7 +28,7 @@ class Noised:
 
     def loss(self, predicted: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
         """Mean squared error of a predicted v, weighted as for the first teacher; `target` in place of the data's v."""
-        error = (predicted - (self.v if target is None else target)).square().mean(dim=(1, 2, 3))
+        error = (predicted - (self.v if target is None else target)).square().flatten(1).mean(dim=1)
         return (LOSS_WEIGHTS[self.timesteps] * error).mean()
 
 
@@ -40,7 +40,7 @@ def draw_noise(clean: torch.Tensor, generator: torch.Generator) -> Noised:
 
 def mix_noise(timesteps: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Return √ᾱ clean + √(1 − ᾱ) noise."""
-    alpha = ALPHAS[timesteps][:, None, None, None]
+    alpha = ALPHAS[timesteps].reshape(-1, *[1] * (clean.dim() - 1))
     return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
 
 
