@@ -117,7 +117,7 @@ class AddOnStages:
             latents = encode_pixels(self.shop.xl_vae(), frames.reshape(-1, *frames.shape[2:]))
             captions = [world.caption(world.scene(seed)) for seed in seeds]
             tensors = {
-                "latents": latents.unflatten(0, frames.shape[:2]),
+                "latents": latents.reshape(*frames.shape[:2], *latents.shape[1:]),
                 "ids": tokenize(self.shop.tokenizer(), captions),
             }
             save_file(tensors, file)
