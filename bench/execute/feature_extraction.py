@@ -142,7 +142,7 @@ def paired_inputs(experiment: Experiment) -> int | None:
 def name_task_inputs(experiment: Experiment, rows: tuple[int, ...]) -> str | None:
     """Return what names the inputs; raises BenchError where images or the weights of an estimator are missing."""
     estimator = getattr(experiment.task, "estimator", None)
-    weights = name_weights(estimator) if estimator and estimator != WORLD else None
+    weights = name_weights(estimator) if estimator and estimator != WORLD else estimator
     task = Task(experiment.task.kind, asdict(experiment.task))
     return name_inputs(make_inputs(experiment, task, "cpu", rows), weights)
 
