@@ -327,8 +327,8 @@ def test_motion_trains_without_touching_the_teacher_and_loads(second: Path, tmp_
         found[scale] = np.round(255 * frames)
         films.unload_lora_weights()
     assert found[None].shape == (1, 3, 64, 64, 3)
-    assert np.array_equal(found[None], found[0.0])
-    assert not np.array_equal(found[None], found[1.0])
+    assert np.abs(found[0.0] - found[None]).max() <= 1, "but for rounding"
+    assert np.abs(found[1.0] - found[None]).max() > 2
 
 
 def test_the_trigger_word_leaves_the_longest_caption_whole(shop: Shop) -> None:
