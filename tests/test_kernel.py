@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bench.score import kernel
-from bench.score.estimate import paired_difference
+from bench.score.estimate import Estimate, paired_difference
 from bench.score.groups import Groups
 from bench.score.kernel import KernelReference, cmmd_estimate, kernel_estimate
 
@@ -118,6 +118,42 @@ def test_with_clusters_the_distance_is_over_pairs_of_different_prompts_and_its_e
     single = kernel_estimate(ours, KernelReference(real), groups=Groups(np.arange(90), 90))
     assert single.standard_error == pytest.approx(each.standard_error, rel=1e-9)
     assert single.variance_slope == pytest.approx(each.variance_slope, rel=1e-9)
+
+
+def test_the_variance_of_pairs_is_that_of_its_definition() -> None:
+    rng = np.random.default_rng(12)
+    ours, real = draw(rng, 7, 3, shift=0.3), draw(rng, 9, 3)
+    kernels = (ours @ ours.T / 3 + 1) ** 3
+
+    def over(places: tuple[int, int, int, int]) -> float:
+        a, b, c, d = places
+        return float(np.mean([kernels[i[a], i[b]] * kernels[i[c], i[d]] for i in itertools.permutations(range(7), 4)]))
+
+    eta = over((0, 1, 0, 1)) - 2 * over((0, 1, 0, 2)) + over((0, 1, 2, 3))
+    found = kernel_estimate(ours, KernelReference(real))
+    twice_counted = 4 / (7 * 5) - 2 / (7 * 6)
+    assert np.mean(np.square(found.interactions["images"])) == pytest.approx(twice_counted * eta, rel=1e-9)
+    across = ((ours @ real.T / 3 + 1) ** 3).mean(axis=1)
+    own = (kernels.sum(axis=1) - np.diag(kernels)) / (7 - 2)
+    first = float(np.var(2 * (own - across), ddof=1)) / 7
+    assert found.whole_variance == pytest.approx(first, rel=1e-9)
+
+
+@pytest.mark.parametrize("prompts", [None, 60])
+def test_near_the_reference_a_distance_has_no_interval_but_a_difference_has_one(prompts: int | None) -> None:
+    rng = np.random.default_rng(13)
+    real = KernelReference(draw(rng, 400, 4))
+    groups = None if prompts is None else Groups.of(np.repeat(np.arange(prompts), 2), 2 * prompts)
+
+    def found(shift: float) -> Estimate:
+        return kernel_estimate(draw(rng, 120, 4, shift), real, groups=groups)
+
+    near, far = [found(0.0) for _ in range(30)], [found(0.8) for _ in range(30)]
+    withheld = [estimate.caveat for estimate in near if estimate.caveat]
+    assert len(withheld) > 15
+    assert all("so the distance is too small, or the images too few" in why for why in withheld)
+    assert [estimate.caveat for estimate in far] == [None] * 30
+    assert all(paired_difference(a, b).caveat is None for a, b in itertools.pairwise(near))
 
 
 @pytest.mark.parametrize("noise", [False, True])

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bench.gate.quality import exceeds
+from bench.score.estimate import paired_difference
 from bench.score.groups import Groups
 from bench.score.neighbours import (
     Neighbourhood,
@@ -95,6 +97,20 @@ def test_with_clusters_the_influence_of_a_prompt_is_the_change_without_all_its_i
     found = ESTIMATES[name](ours, Neighbourhood(real), groups)
     assert groups.units(found.influence) == pytest.approx(19 * (without.mean() - without), abs=1e-9)
     assert found.value == pytest.approx(plain(ours, real)[name])
+
+
+@pytest.mark.parametrize("name", ["recall", "coverage"])
+@pytest.mark.parametrize("per_prompt", [1, 2])
+def test_scores_whose_error_is_too_large_have_bounds_but_no_interval(name: str, per_prompt: int) -> None:
+    real, groups = Neighbourhood(draw(4, 50)), Groups.of(np.arange(60) // per_prompt, 60)
+    near, far = (ESTIMATES[name](draw(3, 60, shift), real, groups) for shift in (0.0, 2.5))
+    change = paired_difference(near, far)
+    for found in (near, far, change):
+        assert found.caveat is not None
+        assert found.to_score().interval is None
+    bounded = name == "coverage" or per_prompt == 1
+    assert (change.problem is None) == bounded
+    assert (exceeds(change, 0.1) < 0.3) == bounded
 
 
 def test_recall_of_clusters_has_no_interval() -> None:

@@ -88,15 +88,18 @@ def kernel_distance(
 ) -> Score:
     """Kernel distance (KID) between features (n, d) and a reference (m, d): unbiased MMD² with a cubic kernel.
 
-    Over all pairs of images (Bińkowski et al. 2018, arXiv 1801.01401). With `groups` as in `frechet_distance`,
+    Over all pairs of images (Bińkowski et al. 2018, arXiv 1801.01401). There is no interval where the distance is too
+    small for this many images; a difference has one all the same. With `groups` as in `frechet_distance`,
     `debiased` is over pairs of different prompts. Raises ValueError for fewer than two images, NaN, or different
     dimensions.
 
     >>> import numpy as np
     >>> draw = np.random.default_rng(0).normal
-    >>> low, high = kernel_distance(draw(size=(500, 4)), draw(size=(5000, 4))).interval
-    >>> bool(low < 0 < high)
+    >>> low, high = kernel_distance(draw(0.5, size=(500, 4)), draw(size=(5000, 4))).interval
+    >>> bool(0 < low < high)
     True
+    >>> print(kernel_distance(draw(size=(500, 4)), draw(size=(5000, 4))).interval)  # too close to the reference
+    None
     """
     return _kernel(features, reference, reference_noise, groups).to_score()
 
