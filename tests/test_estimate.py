@@ -210,6 +210,17 @@ def test_values_that_are_nearly_all_the_same_have_no_interval(shares: bool) -> N
     assert bench.mean_difference(perfect, np.repeat([1.0, 0.0], [190, 10])).interval is not None
 
 
+@pytest.mark.parametrize(("count", "apart"), [(32, 10), (32, 17), (49, 24), (50, 24), (20, 10), (20, 9)])
+def test_mostly_equal_pairs_of_few_images_have_no_interval_unless_they_are_shares(count: int, apart: int) -> None:
+    ours = np.random.default_rng(14).random(count)
+    theirs = ours + np.append(np.linspace(0.1, 0.2, apart), np.zeros(count - apart))
+    found = bench.mean_difference(ours, theirs)
+    assert (found.interval is not None) == (count >= 50 or 2 * apart >= count)
+    if found.interval is None:
+        assert f"most of {count} images are equal in both; an interval then needs 50" in str(found.fallback)
+    assert bench.mean_difference(ours / 2, theirs / 2, shares=True).interval is not None
+
+
 def test_near_ties_of_shares_give_false_verdicts_in_five_percent_at_most() -> None:
     rng, wrong = np.random.default_rng(11), 0
     for _ in range(2000):
@@ -310,7 +321,7 @@ def draw_difference(rng: np.random.Generator, change: Callable[[int], np.ndarray
     return paired_difference(mean_estimate(ours), mean_estimate(theirs))
 
 
-@pytest.mark.parametrize("count", [32, 100])
+@pytest.mark.parametrize("count", [50, 100])
 @pytest.mark.parametrize("side", [1.0, -1.0])
 @pytest.mark.parametrize("kind", ["both sides", "one side"])
 def test_sparse_skewed_and_heavy_tailed_differences_are_covered(kind: str, side: float, count: int) -> None:

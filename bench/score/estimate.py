@@ -50,6 +50,9 @@ FEWEST = 20
 """Fewer images (prompts, where they repeat) have no interval of a mean: with log-normal values 20 cover 93%."""
 FEWEST_APART = 5
 """With fewer images (or prompts) off the most common value, no interval: 5 of 64 or of 1,000 cover 94%."""
+FEWEST_OF_TIES = 50
+"""With fewer images (or prompts), no interval of a mean difference where most of them are equal in both methods, but
+for shares: of 20 or 32 of which one in three differs, by skewed amounts, it covers 98%."""
 FEWEST_APART_OF_PROMPTS = 10
 """The same for shares where prompts repeat, whose error is itself estimated from few prompts: 5 of 32 cover 90%."""
 LARGEST_INTERACTION = 0.35
@@ -80,10 +83,10 @@ class Estimate:
     nothing is known but a variance that is never too small on average. `variance_slope` is
     by how much the variance is larger where the true value is, per unit. `resolution` is the size below which
     influences are rounding errors. `reference_bias` is what the reference's own number of images adds, where `debiased`
-    is without it. `mean_of` says of what it is a mean: "values", "differences", or "shares" from 0 to 1 on the scale of
-    `unit` (slope, offset); None of other scores. `strata` counts the prompts of an estimate for fixed prompts.
-    `problem` says why there is no interval, whatever the numbers. `fallback`, of the score `fallback_name`, replaces an
-    estimate with a caveat; it is computed by what has the features, once there is one.
+    is without it. `mean_of` says of what it is a mean: "values", "shares" from 0 to 1 on the scale of `unit` (slope,
+    offset), "differences", or "differences of shares"; None of other scores. `strata` counts the prompts of an estimate
+    for fixed prompts. `problem` says why there is no interval, whatever the numbers. `fallback`, of the score
+    `fallback_name`, replaces an estimate with a caveat; it is computed by what has the features, once there is one.
     """
 
     value: float
@@ -182,9 +185,12 @@ class Estimate:
             return self.problem
         if self.is_constant:
             return f"all of {self.sample} have the same value, which says nothing about others"
+        units = "prompts" if self.groups else "images"
         if self.mean_of and self._apart < FEWEST_APART:
-            units = "prompts" if self.groups else "images"
             return f"{self._apart} of {self.sample} differ from all others; an interval needs {FEWEST_APART} {units}"
+        count = sum(map(len, self._sets))
+        if self.mean_of == "differences" and count < FEWEST_OF_TIES and 2 * self._apart < count:
+            return f"most of {self.sample} are equal in both; an interval then needs {FEWEST_OF_TIES} {units}"
         fewest = FEWEST_APART if self.groups is None else FEWEST_APART_OF_PROMPTS
         if self.mean_of == "shares" and (count := self._away_from_bound) < fewest - 0.5:
             return (
@@ -403,6 +409,12 @@ def mean_estimate(values: NDArray[np.floating], groups: Groups | None = None, sh
     )
 
 
+def _mean_of_difference(ours: str | None, theirs: str | None) -> str | None:
+    if not ours or not theirs:
+        return None
+    return "differences of shares" if ours.endswith("shares") and theirs.endswith("shares") else "differences"
+
+
 def _freedom(rows: _Floats, strata: int = 0) -> float:
     """Degrees of freedom of the variance of one set of influences, of which each stratum's mean took one."""
     squares = np.square(rows - rows.mean())
@@ -425,7 +437,7 @@ def _difference(ours: Estimate, theirs: Estimate) -> Estimate:
         reference=ours.reference - theirs.reference,
         resolution=max(ours.resolution, theirs.resolution),
         strata=ours.strata,
-        mean_of="differences" if ours.mean_of and theirs.mean_of else None,
+        mean_of=_mean_of_difference(ours.mean_of, theirs.mean_of),
         exact=ours.exact and theirs.exact,
         only_bounds=ours.only_bounds or theirs.only_bounds,
         problem=ours.problem or theirs.problem,

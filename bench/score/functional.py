@@ -143,13 +143,15 @@ def mean_difference(
     groups: ArrayLike | None = None,
     groups_b: ArrayLike | None = None,
     fixed_prompts: bool = False,
+    shares: bool = False,
 ) -> Score:
     """Mean of values_a (n,) minus that of values_b; `paired` and groups as in `frechet_difference`.
 
-    With `fixed_prompts` as in `mean_score`, only differences within prompts count.
+    With `fixed_prompts` as in `mean_score`, only differences within prompts count. Where most of fewer than 50 pairs
+    are equal there is no interval, unless both are `shares` as in `mean_score`.
     """
-    ours = _mean(values_a, groups, fixed_prompts)
-    return _subtract(ours, _mean(values_b, groups if paired else groups_b, fixed_prompts), paired).to_score()
+    ours = _mean(values_a, groups, fixed_prompts, shares)
+    return _subtract(ours, _mean(values_b, groups if paired else groups_b, fixed_prompts, shares), paired).to_score()
 
 
 def _mean(values: ArrayLike, groups: ArrayLike | None, fixed_prompts: bool, shares: bool = False) -> Estimate:

@@ -1,6 +1,6 @@
 """How often a run says of some claim what is false, judged as a run is judged, and whether "images needed" are enough.
 
-    python scripts/calibration/claims.py                       # all designs, 2,000 runs each (features: 1,000)
+    python scripts/calibration/claims.py                       # all designs, 1,000 to 8,000 runs each
     python scripts/calibration/claims.py --designs growing,forgetful --runs 500
 
 Every run is drawn so that the truth of each claim is known; a run counts when a claim is supported that is false, or
@@ -243,7 +243,7 @@ DESIGNS = {
     "naive": Design(looked(((0.0,),), remembers=False), warns=True),
     "shuffled": Design(topics(order=True)),
     "sorted": Design(topics(order=False), 1000, warns=True),
-    "growing": Design(grown(remembers=True)),
+    "growing": Design(grown(remembers=True), 8000),
     "forgetful": Design(grown(remembers=False), warns=True),
     **{f"features, {family}": Design(features(family, (1.0,)), 1000) for family in FAMILIES},
     **{f"features decided, {f}": Design(features(f, (0.2, 0.4, 0.6, 0.8, 1.0)), 1000) for f in ("gaussian", "skewed")},
@@ -316,7 +316,7 @@ def _wilson(hits: int, n: int) -> tuple[float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=2000, help="of a design, at most; some have fewer")
+    parser.add_argument("--runs", type=int, default=10_000, help="of a design, at most; each has its own number")
     parser.add_argument("--designs", default=";".join(DESIGNS), help="separated by semicolons")
     parser.add_argument("--needed", type=int, default=1000, help="runs for each number of images; 0 leaves it out")
     parser.add_argument("--out", type=Path, default=Path("results/calibration"))
