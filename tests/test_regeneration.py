@@ -74,6 +74,7 @@ def test_lost_or_damaged_files_of_a_finished_run_are_regenerated(
     assert main(["report", f"results={results}"]) == 0, "no number depends on a picture"
     assert "00002.png is damaged (it is not the image that was sampled)" in capsys.readouterr().err
     assert main(command) == 0
+    assert "lack the features" not in capsys.readouterr().err, "only a picture is missing"
     assert contents(results).keys() == before.keys()
     assert picture.read_bytes() == before[picture.relative_to(results).as_posix()]
 

@@ -188,8 +188,9 @@ class Estimate:
         units = "prompts" if self.groups else "images"
         if self.mean_of and self._apart < FEWEST_APART:
             return f"{self._apart} of {self.sample} differ from all others; an interval needs {FEWEST_APART} {units}"
-        count = sum(map(len, self._sets))
-        if self.mean_of == "differences" and count < FEWEST_OF_TIES and 2 * self._apart < count:
+        independent_units = sum(map(len, self._sets))
+        ties = 2 * self._apart < independent_units
+        if self.mean_of == "differences" and ties and independent_units < FEWEST_OF_TIES:
             return f"most of {self.sample} are equal in both; an interval then needs {FEWEST_OF_TIES} {units}"
         fewest = FEWEST_APART if self.groups is None else FEWEST_APART_OF_PROMPTS
         if self.mean_of == "shares" and (count := self._away_from_bound) < fewest - 0.5:
