@@ -11,10 +11,11 @@ from scipy.linalg import sqrtm
 
 import bench
 from bench.score import frechet
+from bench.score.eigen import between_lower, eigenvectors, is_lower_triangular, lower_times
 from bench.score.estimate import paired_difference
 from bench.score.frechet import Reference, bare_distance, frechet_estimate
 from bench.score.groups import Groups
-from bench.score.jackknife import Spectrum
+from bench.score.jackknife import Spectrum, Whitened
 from bench.score.kernel import kernel_estimate
 from bench.score.moments import features_to_moments
 
@@ -403,3 +404,69 @@ def test_methods_that_differ_by_rounding_alone_have_no_verdict() -> None:
         difference = paired_difference(*pair)
         assert difference.p_value() == 1.0
         assert difference.caveat is not None
+
+
+@pytest.mark.parametrize("kept", ["triangular", "general"])
+@pytest.mark.parametrize(("decay", "most_loss"), [(0.0, 1e-3), (3.0, 1e-3), (7.0, 1e-3), (3.0, 1e-7)])
+def test_many_dimensions_take_a_faster_way_to_the_same_estimate(
+    monkeypatch: pytest.MonkeyPatch, kept: str, decay: float, most_loss: float
+) -> None:
+    rng = np.random.default_rng(31)
+    n, d = 400, 24
+    spectrum = np.exp(-decay * np.linspace(0, 1, d))
+    ours, real = draw(rng, n, d, shift=0.1, scale=1.2) * spectrum, draw(rng, 600, d) * spectrum
+    usual = Reference.of(real)
+    expected, seen = frechet_estimate(ours, usual), list[int]()
+    monkeypatch.setattr(frechet, "LARGE", 16)
+    monkeypatch.setattr(frechet, "MOST_LOSS", most_loss)
+    reference = Reference.of(real, usual.to_parts() if kept == "general" else None)
+    assert reference.is_triangular is (kept == "triangular")
+    forms = Whitened.forms
+    monkeypatch.setattr(Whitened, "forms", lambda *given: seen.append(1) or forms(*given))
+    found = frechet_estimate(ours, reference)
+    assert bool(seen) is (most_loss == 1e-3), "where images cancel too much, double precision is kept"
+    assert found.plug_in == pytest.approx(expected.plug_in, rel=1e-8)
+    assert found.debiased_value == pytest.approx(expected.debiased_value, rel=1e-6)
+    assert found.standard_error == pytest.approx(expected.standard_error, rel=1e-5)
+    assert found.interval() == pytest.approx(expected.interval(), rel=1e-5)
+    near = 1e-3 * expected.influence.std()
+    np.testing.assert_allclose(found.influence, expected.influence, rtol=0, atol=near)
+    pairs = expected.interactions["images"]
+    np.testing.assert_allclose(found.interactions["images"], pairs, rtol=0, atol=1e-3 * pairs.std())
+
+
+def test_sums_over_all_rows_in_single_precision_are_those_of_the_eigenvalues() -> None:
+    rng = np.random.default_rng(32)
+    rows = rng.standard_normal((500, 8)) * np.geomspace(0.01, 3, 8)
+    rows -= rows.mean(axis=0)
+    values, vectors = np.linalg.eigh(np.cov(rows, rowvar=False))
+    exact, single = Spectrum.of(values), Whitened.of(values)
+    theirs = exact.forms(np.square(rows @ vectors), 500)
+    white = (rows @ (vectors / np.sqrt(values))).astype(np.float32)
+    ours = single.forms(np.square(white * np.float32(1.001)), 500)  # a common error of all
+    np.testing.assert_allclose(single.with_totals(ours), theirs, rtol=1e-5)
+    np.testing.assert_allclose(single.with_totals(ours).sum(axis=0), theirs.sum(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("d", [3, 40])
+@pytest.mark.parametrize("kind", ["spread", "equal"])
+def test_eigenvectors_of_a_symmetric_matrix(d: int, kind: str) -> None:
+    rng = np.random.default_rng(33)
+    turned = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    spectrum = np.geomspace(1e-6, 5, d) if kind == "spread" else np.ones(d)
+    matrix = (turned * spectrum) @ turned.T
+    values, vectors = eigenvectors(matrix.copy())
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(matrix), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(d), atol=1e-12)
+    np.testing.assert_allclose(matrix @ vectors, vectors * values, atol=1e-13)
+
+
+def test_products_with_a_triangular_matrix() -> None:
+    rng = np.random.default_rng(34)
+    lower, other = np.tril(rng.standard_normal((6, 6))), rng.standard_normal((6, 6))
+    assert is_lower_triangular(lower)
+    assert not any(map(is_lower_triangular, (other, lower.T, lower[:, :4])))
+    np.testing.assert_allclose(lower_times(lower, other), lower @ other)
+    symmetric = other @ other.T
+    np.testing.assert_allclose(between_lower(lower, symmetric), lower.T @ symmetric @ lower)
+    np.testing.assert_array_equal(symmetric, other @ other.T)

@@ -133,6 +133,7 @@ CHANGES_IMAGES: dict[str, Cell] = {
     "PromptSet.count": replace(CELL, prompts=replace(CELL.prompts, count=7)),
     "PromptSet.text_hash": replace(CELL, prompts=replace(CELL.prompts, text_hash="other")),
     "Cell.seed": replace(CELL, seed=4),
+    "Cell.noise": replace(CELL, noise="device"),
     "Cell.batch_size": replace(CELL, batch_size=8),
     "Cell.device": replace(CELL, device="cuda"),
     "Cell.versions": replace(CELL, versions={**CELL.versions, "torch": "2.12"}),
@@ -229,6 +230,7 @@ def test_fields_that_came_later_are_in_no_file_and_no_hash_at_their_default() ->
     written = json.loads(record.to_json())
     assert not {"guidance", "arguments"} & written["cell"]["base"].keys()
     assert not {"load_s", "warmup_s"} & (written.keys() | written["latency"].keys())
+    assert "noise" not in written["cell"]
     later = replace(record, load_s=2.0, latency=replace(LATENCY, warmup_s=(1.0,)))
     assert Record.from_json(later.to_json()) == later
     assert later.reproducible() == record.reproducible()

@@ -22,9 +22,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bench.score.eigen import between_lower, eigenvectors, is_lower_triangular, lower_times
 from bench.score.estimate import ROUNDING, Estimate
 from bench.score.groups import Groups, describe_sample, independent
-from bench.score.jackknife import Deletions, Spectrum
+from bench.score.jackknife import Deletions, Spectrum, Whitened
 from bench.score.kernel import KernelReference, kernel_estimate, random_pairs
 from bench.score.moments import (
     BLOCK,
@@ -45,6 +46,10 @@ images lack the rare ones that make up the variance."""
 NEEDS_FEATURES = "needs the features of reference images, of which only mean and covariance are known"
 _PAIRS = 2048
 """The number of pairs of images that sample the interactions."""
+LARGE = 512
+"""The number of dimensions from which on products of triangular matrices and single precision save time."""
+MOST_LOSS = 1e-3
+"""The most that single precision may take of a coordinate; what it does to a sum over all images is corrected."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +106,28 @@ class Reference:
 
     @cached_property
     def factor(self) -> _Floats:
-        """L (d, r) with L Lᵀ the covariance and r its rank; for m < d from the m × m Gram matrix."""
+        """L (d, r) with L Lᵀ the covariance and r its rank; for m < d from the m × m Gram matrix.
+
+        Lower triangular for a large covariance of full rank.
+        """
         if "factor" in self.parts:
             return self.parts["factor"]
         m = len(self.features)
         if m > self.d or not self.has_images:
-            values, vectors = np.linalg.eigh(self.moments.covariance)
+            covariance = self.moments.covariance
+            if self.d >= LARGE and _positive(np.linalg.eigvalsh(covariance)).all():
+                return np.linalg.cholesky(covariance)
+            values, vectors = np.linalg.eigh(covariance)
             kept = _positive(values)
             return vectors[:, kept] * np.sqrt(values[kept])
         rows = (self.features.astype(np.float64) - self.moments.mean) / np.sqrt(m - 1)
         values, vectors = np.linalg.eigh(rows @ rows.T)
         return rows.T @ vectors[:, _positive(values)]
+
+    @cached_property
+    def is_triangular(self) -> bool:
+        """Whether the factor is lower triangular."""
+        return is_lower_triangular(self.factor)
 
     def to_parts(self) -> dict[str, _Floats]:
         """Return all parts that can be stored: `Reference.of(features, parts)` computes nothing again."""
@@ -218,26 +234,29 @@ def _leave_out(
     features: _Images, moments: Moments, reference: Reference, groups: Groups | None = None
 ) -> Estimate | int:
     """Return the distance without one or two images or groups; or the number of the reference's missing dimensions."""
-    n, factor = len(features), reference.factor
-    values, vectors = np.linalg.eigh(factor.T @ moments.covariance @ factor)
+    n = len(features)
+    values, basis = _decompose(moments, reference)
     if not (kept := _positive(values)).all():
         return int((~kept).sum())
-    spectrum, basis = Spectrum.of(values), factor @ vectors
+    spectrum: Spectrum = Spectrum.of(values)
     shift, trace = moments.mean - reference.mean, float(np.trace(moments.covariance))
     fixed = reference.trace
     value = _squared_shift(moments, reference) + trace + fixed - 2 * spectrum.root_trace
     if groups is not None:
         return _leave_out_groups(features, moments, spectrum, basis, shift, fixed, groups)
+    if len(values) >= LARGE and _loss(basis, values, trace) < MOST_LOSS:
+        spectrum, basis = Whitened.of(values), (basis / np.sqrt(values)).astype(np.float32)
     forms, norms, along, pairs = [], [], [], []
     for block in float64_blocks(features):
         block -= moments.mean
-        coordinates = block @ basis
+        coordinates = block.astype(basis.dtype, copy=False) @ basis
         forms.append(spectrum.forms(np.square(coordinates), n))
         norms.append(np.square(block).sum(axis=1))
         along.append(block @ shift)
         first, second = random_pairs(len(block), len(block), round(_PAIRS * len(block) / n))
         pairs.append(spectrum.interactions(coordinates, first, second))
-    without = _without_one_and_two(spectrum.deletions(np.concatenate(forms)), *map(np.concatenate, (norms, along)))
+    of_all = spectrum.with_totals(np.concatenate(forms))
+    without = _without_one_and_two(spectrum.deletions(of_all), *map(np.concatenate, (norms, along)))
     one, two = (rest + fixed + _squared_shift(moments, reference) for rest in without)
     first_step = value - (n - 1) * float((one - value).mean())
     pseudo = n * first_step - (n - 1) * ((n - 1) * one - (n - 2) * two)
@@ -252,6 +271,25 @@ def _leave_out(
         resolution=_resolution(n, trace + fixed),
         interactions={"images": np.concatenate(pairs) / (np.sqrt(2) * n)},
     )
+
+
+def _decompose(moments: Moments, reference: Reference) -> tuple[_Floats, _Floats]:
+    """Return the eigenvalues (r,) of Lᵀ S L, and L times its eigenvectors (d, r)."""
+    factor = reference.factor
+    if factor.shape[1] < LARGE:
+        values, vectors = np.linalg.eigh(factor.T @ moments.covariance @ factor)
+        return values, factor @ vectors
+    if reference.is_triangular:
+        values, vectors = eigenvectors(between_lower(factor, moments.covariance))
+        return values, lower_times(factor, vectors)
+    values, vectors = eigenvectors(factor.T @ moments.covariance @ factor)
+    return values, factor @ vectors
+
+
+def _loss(basis: _Floats, values: _Floats, trace: float) -> float:
+    """Return how much of a coordinate of unit variance is lost in single precision, where images cancel in it."""
+    lengths = np.linalg.norm(basis, axis=0) / np.sqrt(values)
+    return float(np.finfo(np.float32).eps * np.sqrt(trace) * lengths.max())
 
 
 def _leave_out_groups(

@@ -82,6 +82,10 @@ class Spectrum:
         """
         return squares @ self._products / (n - 1)
 
+    def with_totals(self, forms: _Floats) -> _Floats:
+        """Return the forms of all rows with their exact sums, where these are not exact by themselves."""
+        return forms
+
     def deletions(self, forms: _Floats) -> Deletions:
         """tr √ of the covariance of the rows that are left, from the forms (n, 2 nodes) of all rows."""
         n = len(forms)
@@ -182,3 +186,40 @@ class Spectrum:
         table -= np.outer(own, sizes) + np.outer(sizes, own)
         table += 0.5 * float(roots.sum()) * np.outer(sizes, sizes)
         return table[np.triu_indices(len(chosen), 1)]
+
+
+class Whitened(Spectrum):
+    """The same of coordinates over √λ, in single precision: all that is added is then near 1 or below."""
+
+    @cached_property
+    def _shares(self) -> _Floats:
+        """λ/(λ + t²), then its square, side by side."""
+        own = self.values[:, None] * self.resolvents
+        return np.hstack([own, np.square(own)])
+
+    @cached_property
+    def _single_shares(self) -> NDArray[np.float32]:
+        return self._shares.astype(np.float32)
+
+    @cached_property
+    def _means(self) -> NDArray[np.float32]:
+        """√λ_a √λ_b/(√λ_a + √λ_b), (r, r), over the largest √λ."""
+        roots = np.sqrt(self.values / self.values.max())
+        return (np.outer(roots, roots) / np.add.outer(roots, roots)).astype(np.float32)
+
+    def forms(self, squares: NDArray[np.floating], n: int) -> _Floats:
+        """As of a `Spectrum`."""
+        return (squares @ self._single_shares).astype(np.float64) / (n - 1)
+
+    def with_totals(self, forms: _Floats) -> _Floats:
+        """Return the forms with sums over all rows that follow from the eigenvalues: each direction has variance λ."""
+        return forms * (self._shares.sum(axis=0) / forms.sum(axis=0))
+
+    def interactions(self, rows: NDArray[np.floating], first: Indices, second: Indices) -> _Floats:
+        """As of a `Spectrum`."""
+        roots, largest = np.sqrt(self.values), float(np.sqrt(self.values.max()))
+        products = rows.take(first, axis=0) * rows.take(second, axis=0)
+        own = np.square(rows).astype(np.float64) @ (0.5 * roots)
+        twice = np.einsum("pa,pa->p", products @ self._means, products, dtype=np.float64)
+        pairs: _Floats = 2 * products.astype(np.float64) @ roots + largest * twice
+        return pairs - own.take(first) - own.take(second) + 0.5 * float(roots.sum())
