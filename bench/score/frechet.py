@@ -115,8 +115,8 @@ class Reference:
         m = len(self.features)
         if m > self.d or not self.has_images:
             covariance = self.moments.covariance
-            if self.d >= LARGE and _positive(np.linalg.eigvalsh(covariance)).all():
-                return np.linalg.cholesky(covariance)
+            if self.d >= LARGE and _positive(np.asarray(np.linalg.eigvalsh(covariance), np.float64)).all():
+                return np.asarray(np.linalg.cholesky(covariance), np.float64)
             values, vectors = np.linalg.eigh(covariance)
             kept = _positive(values)
             return vectors[:, kept] * np.sqrt(values[kept])
