@@ -417,7 +417,7 @@ def test_many_dimensions_take_a_faster_way_to_the_same_estimate(
     ours, real = draw(rng, n, d, shift=0.1, scale=1.2) * spectrum, draw(rng, 600, d) * spectrum
     usual = Reference.of(real)
     expected, seen = frechet_estimate(ours, usual), list[int]()
-    monkeypatch.setattr(frechet, "LARGE", 16)
+    monkeypatch.setattr(frechet, "MANY_DIMENSIONS", 16)
     monkeypatch.setattr(frechet, "MOST_LOSS", most_loss)
     reference = Reference.of(real, usual.to_parts() if kept == "general" else None)
     assert reference.is_triangular is (kept == "triangular")

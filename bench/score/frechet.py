@@ -46,7 +46,7 @@ images lack the rare ones that make up the variance."""
 NEEDS_FEATURES = "needs the features of reference images, of which only mean and covariance are known"
 _PAIRS = 2048
 """The number of pairs of images that sample the interactions."""
-LARGE = 512
+MANY_DIMENSIONS = 512
 """The number of dimensions from which on products of triangular matrices and single precision save time."""
 MOST_LOSS = 1e-3
 """The most that single precision may take of a coordinate; what it does to a sum over all images is corrected."""
@@ -115,7 +115,7 @@ class Reference:
         m = len(self.features)
         if m > self.d or not self.has_images:
             covariance = self.moments.covariance
-            if self.d >= LARGE and _positive(np.asarray(np.linalg.eigvalsh(covariance), np.float64)).all():
+            if self.d >= MANY_DIMENSIONS and _positive(np.asarray(np.linalg.eigvalsh(covariance), np.float64)).all():
                 return np.asarray(np.linalg.cholesky(covariance), np.float64)
             values, vectors = np.linalg.eigh(covariance)
             kept = _positive(values)
@@ -244,7 +244,7 @@ def _leave_out(
     value = _squared_shift(moments, reference) + trace + fixed - 2 * spectrum.root_trace
     if groups is not None:
         return _leave_out_groups(features, moments, spectrum, basis, shift, fixed, groups)
-    if len(values) >= LARGE and _loss(basis, values, trace) < MOST_LOSS:
+    if len(values) >= MANY_DIMENSIONS and _loss(basis, values, trace) < MOST_LOSS:
         spectrum, basis = Whitened.of(values), (basis / np.sqrt(values)).astype(np.float32)
     forms, norms, along, pairs = [], [], [], []
     for block in float64_blocks(features):
@@ -276,7 +276,7 @@ def _leave_out(
 def _decompose(moments: Moments, reference: Reference) -> tuple[_Floats, _Floats]:
     """Return the eigenvalues (r,) of Lᵀ S L, and L times its eigenvectors (d, r)."""
     factor = reference.factor
-    if factor.shape[1] < LARGE:
+    if factor.shape[1] < MANY_DIMENSIONS:
         values, vectors = np.linalg.eigh(factor.T @ moments.covariance @ factor)
         return values, factor @ vectors
     if reference.is_triangular:
