@@ -14,6 +14,7 @@ from bench.records.errors import BenchError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "benchmarks"))
 
+from breakdown import busy_share
 from compare import Ratio, compare_ratios, main, read_ratios
 
 LIMIT = 0.1
@@ -89,3 +90,19 @@ def test_a_directory_without_ratios_is_reported(tmp_path: Path) -> None:
     (tmp_path / "growth.json").write_text("[]", encoding="utf-8")
     with pytest.raises(BenchError, match="holds no ratios; a benchmark writes them with --out"):
         read_ratios(tmp_path)
+
+
+class Event:
+    """A moment of a device, seconds after the beginning."""
+
+    def __init__(self, at_s: float) -> None:
+        self.at_s = at_s
+
+    def elapsed_time(self, later: Event) -> float:
+        return 1000 * (later.at_s - self.at_s)
+
+
+def test_the_busy_share_is_that_between_the_first_and_the_last_model() -> None:
+    spans = [("VAE", 4.0, 6.0), ("UNet", 1.0, 3.0), ("UNet", 2.0, 3.5), ("extractor", 8.0, 9.0)]
+    events = [(name, Event(begun), Event(ended)) for name, begun, ended in spans]
+    assert busy_share(Event(0.0), events) == pytest.approx((2.5 + 2.0 + 1.0) / 8.0)

@@ -38,11 +38,11 @@ PARTS = {
     "extractor": ["open_clip.CLIP.encode_image"],
     "text encoders": ["transformers.CLIPTextModel.forward", "bench.features.extractor.Extractor.text_features"],
     "pipeline, scheduler": ["diffusers.StableDiffusionPipeline.__call__"],
-    "pixels": ["bench.features.openclip.complexity"],
+    "pixels": ["bench.features.pixels.complexity"],
     "loading models": ["bench.generate.loaded_pipeline.Loaded", "bench.features.openclip.load_open_clip"],
     "store, PNG": ["bench.store.cell_folder.CellFolder.save_batch", "bench.store.store.Store.commit"],
     "latency and memory, beside the models": ["bench.execute.cell_runner.measured"],
-    "real images": ["bench.execute.job.make_reference"],
+    "real images": ["bench.execute.job.make_references"],
     "report": ["bench.report.build.make_report"],
 }
 WAITING = "bench.parallel.ThreadedCalls.call", "bench.parallel.ThreadedCalls.rest"
@@ -189,6 +189,9 @@ def main() -> int:
     print(f"inside the models: {share:.1%} of {wall:.1f} s (at least {least:.0%}); "
           f"unaccounted {wall - seconds.total():.2f} s")  # fmt: skip
     found = {"wall_s": wall, "share_of_models": share, "seconds": dict(seconds.most_common())}
+    if on_gpu:
+        found["busy_share"] = busy_share(base, clocks.on_device)
+        print(f"device busy with models between the first and the last batch: {found['busy_share']:.1%}")
     save_benchmark(options.out.with_suffix(".json"), {"whole / inside the models": [1 / share]}, found, device)
     draw(seconds, wall, options.out.with_suffix(".png"))
     return code or int(share < least)
@@ -202,6 +205,12 @@ def busy_seconds(base: Any, events: list[tuple[str, Any, Any]]) -> Counter[str]:
         seconds[name] += max(0.0, ended - max(begun, until))
         until = max(until, ended)
     return seconds
+
+
+def busy_share(base: Any, events: list[tuple[str, Any, Any]]) -> float:
+    """The share of the time from the first model's beginning to the last one's end in which a model is at work."""
+    times = [base.elapsed_time(event) / 1e3 for _, *both in events for event in both]
+    return busy_seconds(base, events).total() / (max(times) - min(times))
 
 
 def draw(seconds: Counter[str], wall: float, path: Path) -> None:
