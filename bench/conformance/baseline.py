@@ -187,7 +187,7 @@ def changes(report: ConformanceReport, baseline: Mapping[str, Any]) -> Iterator[
     found = [
         change
         for name, states in baseline["fingerprints"].items()
-        if (change := _change(name, states, report.fingerprints.get(name), _consequence(report, baseline)))
+        if (change := _change(name, states, report, _consequence(report, baseline)))
     ]
     whole = [change for change in found if not _mentioned(change.name)]
     single = [change for change in found if change not in whole]
@@ -197,7 +197,8 @@ def changes(report: ConformanceReport, baseline: Mapping[str, Any]) -> Iterator[
         yield replace(whole[-1], consequence=whole[-1].consequence + more)
 
 
-def _change(name: str, before: Any, now: Any, consequence: str) -> Change | None:
+def _change(name: str, before: Any, report: ConformanceReport, consequence: str) -> Change | None:
+    now = report.fingerprints.get(name)
     if now is None:
         return Change(name, None, math.inf, "it can no longer be run")
     old, new = np.array(before), np.array(now)
@@ -205,7 +206,7 @@ def _change(name: str, before: Any, now: Any, consequence: str) -> Change | None
         return Change(name, None, math.inf, f"it has {len(new) - 1} calls instead of {len(old) - 1}")
     with np.errstate(invalid="ignore"):
         gap = np.abs(new - old).max(axis=1)
-    allowed = SAME * (1 + np.abs(old).max(axis=1)) * len(old)
+    allowed = report.looser.get(name, 1.0) * SAME * (1 + np.abs(old).max(axis=1)) * len(old)
     alike = np.isclose(new, old, rtol=0, atol=0, equal_nan=True).all(axis=1)  # NaN and infinity included
     apart = ~(alike | ((gap <= allowed) & np.isfinite(allowed)))
     first = int(np.argmax(apart))

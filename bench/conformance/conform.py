@@ -139,7 +139,7 @@ def conform(scheduler: Any, family: str | None = None, baseline: str | Path | No
         tally, orders = _Tally(subject), list[Order]()
         _check_all(subject, tally, orders)
         errors = checks_convergence.global_errors(subject)
-        prints = fingerprints(subject)
+        prints, looser = fingerprints(subject)
     report = ConformanceReport(
         scheduler=f"{subject.cls.__module__}.{subject.cls.__qualname__}",
         family=subject.family.name if subject.family else None,
@@ -150,6 +150,7 @@ def conform(scheduler: Any, family: str | None = None, baseline: str | Path | No
         orders=tuple(orders),
         errors=errors,
         fingerprints=prints,
+        looser=looser,
         parameters=tuple(sorted(subject.parameters)),
         duration_s=time.perf_counter() - begun,
         settings=_settings_of(subject),

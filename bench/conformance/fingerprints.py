@@ -9,10 +9,11 @@ from typing import Any
 
 from bench.conformance.checks_steps import place, run_case
 from bench.conformance.settings import variations
-from bench.conformance.subject import Subject
+from bench.conformance.subject import Case, Subject
 
 States = tuple[tuple[float, ...], ...]
 _STEPS = 5
+_USUAL = 128  # the allowance of a trajectory covers 1 / a = 15, at the first timestep of Stable Diffusion's schedule
 _LOG = logging.getLogger(__name__)
 
 
@@ -26,9 +27,14 @@ class _Print:
     step: Mapping[str, Any] = field(default_factory=dict)  # and of step
 
 
-def fingerprints(subject: Subject) -> dict[str, States]:
-    """Return the trajectory of one image by name: the start and the state after every call."""
+def fingerprints(subject: Subject) -> tuple[dict[str, States], dict[str, float]]:
+    """Return the trajectory of one image by name: the start and the state after every call.
+
+    Beside them: how much more than usual equal code may differ, for trajectories that begin so near pure noise that
+    reading the data divides roundings by it.
+    """
     kept: dict[str, States] = {}
+    looser: dict[str, float] = {}
     for chosen in _chosen(subject):
         try:
             case = subject.prepare(chosen.steps, chosen.overrides, **chosen.schedule)
@@ -38,7 +44,18 @@ def fingerprints(subject: Subject) -> dict[str, States]:
             continue
         states = [trace.calls[0].state, *(call.next_state for call in trace.calls)]
         kept[chosen.name] = tuple(tuple(float(value) for value in state[0].ravel()) for state in states)
-    return kept
+        if (growth := _growth(case) / _USUAL) > 1:
+            looser[chosen.name] = float(f"{growth:.3g}")
+    return kept, looser
+
+
+def _growth(case: Case) -> float:
+    """Return the largest amplification of a rounding by a step that reads the data from a state and its noise."""
+    if case.path.curve is not None or case.rescaled or case.config["prediction_type"] != "epsilon":
+        return 1.0
+    levels = case.path.levels
+    ratios = [there.a / max(min(level.a for level in levels[: n + 1]), 1e-6) for n, there in enumerate(levels[1:])]
+    return max(ratios, default=1.0)
 
 
 def _chosen(subject: Subject) -> Iterator[_Print]:

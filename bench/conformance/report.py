@@ -137,8 +137,9 @@ class ConformanceReport:
     an unknown one. `findings` are all deviations. `checked` counts checks by name; `refused` lists settings that the
     class refuses; `unfinished` checks that an error of tcd-bench itself ended, which say nothing about the scheduler.
     `orders` holds fitted convergence orders, `errors` the global error by target and number of steps, root mean square
-    against the exact solution; `fingerprints` the trajectories that a baseline keeps; `parameters` the settings that
-    the class takes, `settings` those that were examined. `origins` names the check of each finding, by its key.
+    against the exact solution; `fingerprints` the trajectories that a baseline keeps, and `looser` how much more than
+    usual some of them may differ by rounding; `parameters` the settings that the class takes, `settings` those that were
+    examined. `origins` names the check of each finding, by its key.
 
     With a baseline, `verdicts` compares every finding with it, and `changes` are the trajectories that differ from
     it; both are None without one. Without a baseline `explained` holds the cause of each finding, by its key, that
@@ -154,6 +155,7 @@ class ConformanceReport:
     orders: tuple[Order, ...] = ()
     errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     fingerprints: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    looser: Mapping[str, float] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
     duration_s: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
