@@ -138,8 +138,8 @@ class ConformanceReport:
     class refuses; `unfinished` checks that an error of tcd-bench itself ended, which say nothing about the scheduler.
     `orders` holds fitted convergence orders, `errors` the global error by target and number of steps, root mean square
     against the exact solution; `fingerprints` the trajectories that a baseline keeps, and `looser` how much more than
-    usual some of them may differ by rounding; `parameters` the settings that the class takes, `settings` those that were
-    examined. `origins` names the check of each finding, by its key.
+    usual some of them may differ by rounding; `parameters` the settings that the class takes, `settings` those that
+    were examined. `origins` names the check of each finding, by its key.
 
     With a baseline, `verdicts` compares every finding with it, and `changes` are the trajectories that differ from
     it; both are None without one. Without a baseline `explained` holds the cause of each finding, by its key, that
