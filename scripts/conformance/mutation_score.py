@@ -1,7 +1,7 @@
 """How many single faults conform finds: tests/mutants/*.yaml, put into diffusers' own source one by one.
 
     .venv/bin/python scripts/conformance/mutation_score.py [--only tcd lcm] [--match TEXT] [--processes 2]
-        [--file tests/mutants/kinds.yaml] [--every 5] [--kept ANSWERS.jsonl] [--into results/conformance/mutants.md]
+        [--file tests/mutants/kinds.yaml] [--every 5] [--kept ANSWERS.jsonl] [--into results/mutants/kinds.md]
 
 With `--kept` the answers are appended to a file as they come, and those that it holds are not asked for again.
 
@@ -130,7 +130,7 @@ def main() -> int:
     summary = f"{len(tasks) - counts['missed']} of {len(tasks)} flagged ({counts['theory']} by theory alone)"
     print(f"{summary} in {time.perf_counter() - begun:.0f} s")
     if arguments.into:
-        arguments.into.write_text(page(answers, summary), encoding="utf-8")
+        arguments.into.write_text(page(arguments.file, answers, summary), encoding="utf-8")
     if arguments.file.name == REWRITINGS.name:
         return 1 if counts["missed"] < len(tasks) else 0
     return 1 if any(how == "missed" and not by for _, _, how, by in answers) else 0
@@ -141,10 +141,17 @@ def _read(kept: Path | None) -> dict[tuple[str, str], tuple[str, str]]:
     return {(name, fault): (how, by) for name, fault, how, by in map(json.loads, lines)}
 
 
-def page(answers: list[tuple[str, str, str, str]], summary: str) -> str:
+def page(file: Path, answers: list[tuple[str, str, str, str]], summary: str) -> str:
     """A Markdown table of results by kind, and the faults that were missed."""
+    from bench.conformance.conform import tested_versions
+
+    versions = ", ".join(f"{name} {version}" for name, version in tested_versions().items())
+    families = len({name.partition(":")[0] for _, name, _, _ in answers})
     lines = [
-        f"{summary}.",
+        f"# tests/mutants/{file.name}",
+        "",
+        f"Made by `scripts/conformance/mutation_score.py` with {versions}.",
+        f"{summary}; {families} schedulers.",
         "",
         "| kind | faults | by theory | by trajectory | missed |",
         "| --- | ---: | ---: | ---: | ---: |",
