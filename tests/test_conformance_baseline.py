@@ -94,6 +94,9 @@ def test_a_deviation_that_is_gone_is_reported_as_fixed_and_a_cause_once(stored: 
     assert not any(verdict.fails for verdict in after.verdicts or ())
     assert not after.passed, "a strict expected failure"
     assert str(after).count("halved-term") == 1
+    part = compared(report(finding("step", "solver_order=1", two=10.0)), baseline, [cause])
+    assert str(part).count("The term is halved.") == 1, "one cause is printed once"
+    assert "fixed: 2 of one cause, as step (solver_order=2): halved-term\n" in str(part)
     assert "fixed: 3 of one cause, as step (solver_order=1): halved-term: The term is halved." in str(after)
 
 

@@ -51,7 +51,9 @@ def axes_of(subject: Subject) -> dict[str, Axis]:
         chosen = {name: {**off, name: True} for name in spacings if not subject.config.get(name)}
         configured = next((name for name in spacings if subject.config.get(name)), "none")
         axes["sigmas"] = Axis("sigmas", {configured: {}, **({} if configured == "none" else {"none": off}), **chosen})
-    axes["steps"] = Axis("steps", values=STEPS)
+    family = subject.family
+    bare = family is not None and family.timesteps is None and family.calls_per_step > 1  # nothing defines its schedule
+    axes["steps"] = Axis("steps", values=tuple(n for n in STEPS if n <= LARGE or not bare))
     axes["dtype"] = Axis("dtype", values=PRECISIONS)
     if subject.has_eta:
         axes["eta"] = Axis("eta", values=ETAS)

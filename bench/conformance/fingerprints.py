@@ -51,9 +51,14 @@ def fingerprints(subject: Subject) -> tuple[dict[str, States], dict[str, float]]
 
 def _growth(case: Case) -> float:
     """Return the largest amplification of a rounding by a step that reads the data from a state and its noise."""
-    if case.path.curve is not None or case.rescaled or case.config["prediction_type"] != "epsilon":
+    if case.path.curve is not None:
         return 1.0
     levels = case.path.levels
+    if case.rescaled:  # x - sigma noise, of which the largest sigma so far was rounded
+        sigmas = [level.sigma for level in levels]
+        return max((max(sigmas[:n]) / (1 + sigmas[n]) for n in range(1, len(sigmas))), default=1.0)
+    if case.config["prediction_type"] != "epsilon":
+        return 1.0
     ratios = [there.a / max(min(level.a for level in levels[: n + 1]), 1e-6) for n, there in enumerate(levels[1:])]
     return max(ratios, default=1.0)
 

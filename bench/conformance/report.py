@@ -199,8 +199,12 @@ class ConformanceReport:
             shown = [
                 str(verdict) for verdict in self.verdicts if verdict.status not in grouped or not verdict.explanation
             ]
+            still = {one.explanation for one in self.verdicts if one.status == "known"}
             for status in grouped:
-                shown += _by_cause(status, [(v.finding, v.explanation) for v in self.verdicts if v.status == status])
+                found = [(v.finding, v.explanation) for v in self.verdicts if v.status == status]
+                if status == "fixed":  # what is left of a cause has explained it
+                    found = [(one, why.partition(": ")[0] if why in still else why) for one, why in found]
+                shown += _by_cause(status, found)
         rest = [*map(str, self.changes or ()), *(f"unfinished: {text}" for text in self.unfinished)]
         return "\n".join([*shown, *rest, self.summary])
 
