@@ -86,10 +86,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     images, time_ids = xl_teacher.render_cropped(range(5000, 5008))
     cropped = xl_teacher.Cropped(encode_pixels(first.vae, images), ids[:8], torch.tensor(time_ids).float())
     pooling = replace(xl_teacher.POOLING, iterations=200, batch_size=64)
-    recipe = replace(xl_teacher.RECIPE, iterations=1, batch_size=8)
+    recipes = [
+        replace(r, iterations=1, batch_size=8) for r in (xl_teacher.AS_FIRST, xl_teacher.CROPPING, xl_teacher.RECIPE)
+    ]
     reading = (work / "reading", replace(SECOND_READING, iterations=1, batch_size=8))
-    teacher = xl_teacher.train_xl_teacher(data, cropped, first, axes, work / "training", reading, pooling, recipe)
-    again = xl_teacher.train_xl_teacher(data, cropped, first, axes, work / "training", reading, pooling, recipe)
+    teacher = xl_teacher.train_xl_teacher(
+        data, cropped, first, axes, work / "training", reading, pooling, tuple(recipes)
+    )
+    again = xl_teacher.train_xl_teacher(data, cropped, first, axes, work / "training", reading, pooling, tuple(recipes))
     assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), again.parameters(), strict=True)), "resumed"
     vae = main_axes.narrow_vae(first.vae, axes, mean)
     xl_teacher.assemble_xl_pipeline(teacher, vae, first.tokenizer).save_pretrained(work / "xl_teacher")

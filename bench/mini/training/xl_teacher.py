@@ -5,7 +5,8 @@ first teacher's own, and a smaller one that learns to name what a caption names.
 UNet begins as the first teacher's: the maps that read the text are fitted by least squares, and the embedding of pooled
 text and sizes learns to be what the first teacher's pooled text is. Then it learns from the first teacher's
 predictions, which vary less than the data's own, and, on images that were cropped or drawn at a lower resolution, from
-the data: what became of an image is in its time ids (arXiv 2307.01952, section 2.2).
+the data: what became of an image is in its time ids (arXiv 2307.01952, section 2.2). That a crop moves things shows in
+very noisy images alone, which for some time are all that it sees of cropped ones.
 
 Its latents have four channels, see `bench.mini.training.main_axes`.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +38,14 @@ from bench.mini.training.teacher import CAPTION_DROPOUT, Latents, learn_to_read,
 from bench.mini.training.vocabulary import tokenize
 
 POOLING = Recipe("xl pooling", iterations=1500, batch_size=256, peak_lr=3e-3, ema_decay=0.98, seed=12)
-RECIPE = Recipe("xl teacher", iterations=500, batch_size=32, peak_lr=7e-4, ema_decay=0.99, seed=13)
+AS_FIRST = Recipe("xl following", iterations=500, batch_size=32, peak_lr=7e-4, ema_decay=0.99, seed=13)
+CROPPING = Recipe("xl cropping", iterations=2000, batch_size=32, peak_lr=1.5e-3, ema_decay=0.995, seed=16)
+RECIPE = Recipe("xl teacher", iterations=400, batch_size=32, peak_lr=4e-4, ema_decay=0.99, seed=17)
+CROPPING_FROM = 400
+"""The first timestep of the cropped images while the teacher learns where a crop moves things."""
 POOLED_CAPTIONS = 4000
 CROPPED_SHARE = 0.5
+LARGE_CROPPED_SHARE = 0.75
 """Of each batch. The rest is whole and follows the first teacher."""
 CROPPED_IMAGES = 4096
 CROPPED_FROM = 100_000
@@ -146,14 +153,14 @@ def train_xl_teacher(
     directory: Path,
     reading: tuple[Path, Recipe],
     pooling: Recipe = POOLING,
-    recipe: Recipe = RECIPE,
+    recipes: tuple[Recipe, Recipe, Recipe] = (AS_FIRST, CROPPING, RECIPE),
 ) -> XlTeacher:
     """Train with the first teacher's pipeline and latents, projected on `axes`.
 
     Half of the whole images' captions leave nothing open; one in ten of all is dropped. `reading` is where and how the
-    second text encoder learns to read.
+    second text encoder learns to read; `recipes` are those of three phases: above all to follow, to crop, and both.
     """
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipes[0].seed)
     first.unet.to(memory_format=torch.channels_last)
     first.unet.requires_grad_(False)
     teacher = XlTeacher(first)
@@ -165,11 +172,14 @@ def train_xl_teacher(
     learn_pooled_text(teacher, first, data, directory / "pooling", pooling)
     empty = tokenize(first.tokenizer, [""])
 
-    def loss_of(size: int, generator: torch.Generator, _: nn.Module) -> tuple[torch.Tensor, dict[str, float]]:
-        others = round(CROPPED_SHARE * size)
+    def loss_of(
+        share: float, first_timestep: int, size: int, generator: torch.Generator, _: nn.Module
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        others = round(share * size)
         rows = torch.randint(len(data.latents), (size - others,), generator=generator)
         other_rows = torch.randint(len(cropped.latents), (others,), generator=generator)
         batch = draw_noise(torch.cat([data.latents[rows], cropped.latents[other_rows]]), generator)
+        batch.timesteps[len(rows) :] = first_timestep + batch.timesteps[len(rows) :] * (1000 - first_timestep) // 1000
         open_ = torch.rand(len(rows), 1, generator=generator) < 0.5
         dropped = torch.rand(size, generator=generator) < CAPTION_DROPOUT
         ids = torch.cat([torch.where(open_, data.ids[rows], data.complete_ids[rows]), cropped.ids[other_rows]])
@@ -186,7 +196,11 @@ def train_xl_teacher(
         loss = batch.loss(predicted, target)
         return loss, {"follows": error[whole].mean().item(), "cropped": error[len(rows) :].mean().item()}
 
-    return train(recipe, teacher, loss_of, directory)  # type: ignore[return-value]
+    phases = [(CROPPED_SHARE, 0), (LARGE_CROPPED_SHARE, CROPPING_FROM), (CROPPED_SHARE, 0)]
+    for recipe, phase, name in zip(recipes, phases, ("following", "cropping", "."), strict=True):
+        averaged = train(recipe, teacher, partial(loss_of, *phase), directory / name)
+        teacher.load_state_dict(averaged.state_dict())
+    return teacher.eval()
 
 
 def learn_pooled_text(
