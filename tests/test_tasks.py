@@ -316,6 +316,8 @@ def test_similarities_are_cosines(extractor: Extractor) -> None:
     assert same["image_similarity"] == pytest.approx([100])
     style = features(extractor, "text_to_image", inputs, np.concatenate([red, grey]), style="red")
     assert style["style_similarity"] == pytest.approx([100, 100 / np.sqrt(3)], rel=1e-4)
+    style = features(extractor, "text_to_image", inputs, np.concatenate([red, grey]), style="x", style_images=red)
+    assert style["style_similarity"] == pytest.approx([100, 100 / np.sqrt(3)], rel=1e-4)
     assert features(extractor, "text_to_image", inputs, red) == {}
 
 

@@ -7,10 +7,12 @@ from bench.execute.feature_extraction import name_task_inputs
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
 from bench.features.tasks import edge_agreement
+from bench.generate.reference_images import load_real_images, name_real_images
 from bench.generate.task_inputs import Inputs, name_inputs
 from bench.mini import films, looks, reading, truth, world
 from bench.records.cell import Task
 from bench.records.errors import BenchError
+from bench.records.reference import LOOKS
 
 SEEDS = range(50_000_000, 50_000_060)
 
@@ -106,6 +108,17 @@ def test_a_zoom_enlarges_things_about_the_centre() -> None:
     for near, far in zip(last.things, first.things, strict=True):
         assert near.radius / far.radius == pytest.approx(films.ZOOM)
         assert near.x - 32 == pytest.approx(films.ZOOM * (far.x - 32))
+
+
+def test_reference_images_can_have_another_look() -> None:
+    scene = world.scene(world.split_seeds("reference", 2)[1])
+    names = set()
+    for source, look in LOOKS.items():
+        (images,) = load_real_images(source, 2)
+        assert np.array_equal(images[1], looks.render_look(scene, look))
+        names.add(name_real_images(source, 2))
+    assert len(names) == 3
+    assert name_real_images("world", 2).startswith("world-range(")
 
 
 def test_depth_and_outlines_are_read_from_an_image_s_colours() -> None:

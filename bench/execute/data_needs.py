@@ -8,7 +8,7 @@ from dataclasses import asdict
 from bench.checkpoints.data_sets import advice
 from bench.experiment.config import Experiment
 from bench.records.errors import BenchError
-from bench.records.reference import WORLD, is_statistics, reference_in_words
+from bench.records.reference import LOOKS, WORLD, is_statistics, reference_in_words
 
 
 def data_needs(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
@@ -17,7 +17,7 @@ def data_needs(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
     needed = {}
     if prompts.source != WORLD:
         needed["prompts"] = prompts.source, f"{prompts.count} of {prompts.source}"
-    if reference.source != WORLD and _needs_reference(experiment):
+    if reference.source not in LOOKS and _needs_reference(experiment):
         needed["reference images"] = reference.source, reference_in_words(asdict(reference))
     for subject, (source, state) in needed.items():
         try:

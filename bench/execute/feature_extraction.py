@@ -24,12 +24,13 @@ from bench.experiment.extractors import ExtractorChoice
 from bench.experiment.value_types import OF_CAPTIONS
 from bench.generate.image_folders import MASKS, list_images
 from bench.generate.prompts import Prompts, load_prompts
+from bench.generate.reference_images import load_real_images
 from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, DepthEstimator, Inputs, name_inputs
 from bench.mini import world
 from bench.mini.reading import read_depth
 from bench.records.cell import Task, content_hash
 from bench.records.errors import BenchError, CellError
-from bench.records.reference import SCENES, WORLD
+from bench.records.reference import LOOKS, SCENES, WORLD
 from bench.records.score import split_score
 from bench.score.metrics import PIXELS
 from bench.store.sealed import Arrays
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 PAIRED = ("inpainting", "canny", "depth")
 """Tasks with an input for each prompt."""
+STYLE_IMAGES = 256
+"""Images that stand for a look of the world."""
 _Images = NDArray[np.uint8]
 Compute = Callable[[_Images, int, dict[str, Any]], Arrays]
 """A batch's images (n, h, w, 3), the number of its first one, and what extractors share of these images → features by
@@ -220,7 +223,8 @@ def make_feature_sets(
         given=inputs,
         find_edges=inputs.find_edges,
         estimate_depth=inputs.estimate_depth,
-        style=getattr(experiment.task, "style", None),
+        style=(style := getattr(experiment.task, "style", None)),
+        style_images=_images_of(style) if style in LOOKS else None,
         frames=frames,
         images_per_prompt=inputs.images_per_prompt,
     )
@@ -234,6 +238,11 @@ def make_feature_sets(
     if "pairwise_lpips" in experiment.scores:
         sets["pairwise_lpips"] = lambda images, *_: of_task.pairwise_lpips(images)
     return FeatureSets({identity: sets[name] for name, identity in identities.items()}, inputs.images_per_prompt)
+
+
+def _images_of(style: str) -> NDArray[np.uint8]:
+    """Return images of the world in a look, which stand for it."""
+    return next(load_real_images(style, STYLE_IMAGES, STYLE_IMAGES))
 
 
 def _of_extractor(extractor: Extractor, prompts: Prompts, of_task: TaskFeatures, frames: int) -> Compute:

@@ -47,7 +47,7 @@ from bench.measure.environment import cuda_devices, library_versions
 from bench.pictures import save_pictures
 from bench.records.cell import Cell, content_hash
 from bench.records.errors import BenchError
-from bench.records.reference import WORLD, is_statistics
+from bench.records.reference import LOOKS, is_statistics
 from bench.records.run import Run
 from bench.records.score import split_score
 from bench.redact import settings_without_secrets, without_secrets
@@ -284,7 +284,7 @@ def describe_protocols(experiment: Experiment) -> Mapping[str, Mapping[str, str]
     if not experiment.scores:
         return {}
     source = experiment.reference.source
-    pictures = {} if source == WORLD or is_statistics(source) else {"pictures": READER}
+    pictures = {} if source in LOOKS or is_statistics(source) else {"pictures": READER}
     return {name: {**describe_preparation(name, own), **pictures} for name, own in experiment.extractors.items()}
 
 
@@ -325,7 +325,7 @@ def make_references(experiment: Experiment, run: Run, store: Store, extractors: 
             f"models' {wanted}; both are resized for the extractors, which alters distances",
             file=sys.stderr,
         )
-    names = [f"image {i + 1}" for i in range(count)] if source == WORLD else real_image_files(source, count)[1]
+    names = [f"image {i + 1}" for i in range(count)] if source in LOOKS else real_image_files(source, count)[1]
     shown = {name: shrunk(image) for name, image in zip(names, first, strict=False)}
     save_pictures(store.files, "reference", str(run.real_images), shown)
     for name, identity in lacking.items():

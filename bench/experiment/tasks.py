@@ -22,7 +22,8 @@ class TextToImage:
 
     kind: Literal["text_to_image"]
     style: str | None = None
-    """Name of the style that a style adapter is expected to produce; `style_similarity` needs it."""
+    """Name of the style that a style adapter is expected to produce, or of the miniature world `world-ink` or
+    `world-papercut`; `style_similarity` needs it."""
 
 
 @dataclass(config=STRICT)
@@ -30,8 +31,8 @@ class Inpainting:
     """A masked part of an input image is repainted; at `strength` below 1 sampling begins from the noised input."""
 
     kind: Literal["inpainting"]
-    strength: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the noise schedule that is run; below 1 sampling starts from the noised input."""
+    strength: Annotated[float, Field(gt=0, le=1)]
+    """Share of the noise schedule that is run; below 1 sampling starts from the noised input, at 1 from noise alone."""
     inputs: Source = "world"
     """`world`, `scenes`: the prompts' own in the miniature world, or a folder with one image per prompt and its masks
     in `masks/`."""

@@ -44,6 +44,8 @@ class TaskFeatures:
     find_edges: Callable[[_Pixels], NDArray[np.bool_]]
     estimate_depth: Callable[[_Pixels], NDArray[np.float32]] | None = None
     style: str | None = None
+    style_images: _Pixels | None = None
+    """Images of a style that has them, in place of its name."""
     frames: int = 1
     images_per_prompt: int = 1
     """How many consecutive images have the same input."""
@@ -91,6 +93,9 @@ class TaskFeatures:
             embeddings = extractor.image_features(frames.reshape(-1, *frames.shape[2:]))
             unit = _unit(embeddings).reshape(len(images), self.frames, -1)
             return {"temporal_consistency": 100 * (unit[:, 1:] * unit[:, :-1]).sum(axis=-1).mean(axis=1)}
+        if self.style_images is not None:
+            style = _unit(extractor.image_features(self.style_images)).mean(axis=0, keepdims=True)
+            return {"style_similarity": _similarity(extractor.image_features(images), style)}
         if self.style is not None and extractor.tokenize is not None:
             style = extractor.text_features([self.style])
             return {"style_similarity": _similarity(extractor.image_features(images), style)}

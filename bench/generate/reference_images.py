@@ -16,9 +16,9 @@ from PIL import Image
 
 from bench.generate.image_files import READER, read_image
 from bench.generate.image_folders import check_readable, hash_files, list_images, say_once
-from bench.mini import world
+from bench.mini import looks, world
 from bench.records.errors import BenchError, check_path
-from bench.records.reference import WORLD, is_statistics
+from bench.records.reference import LOOKS, WORLD, is_statistics
 
 
 def name_real_images(source: str, count: int) -> str:
@@ -29,8 +29,8 @@ def name_real_images(source: str, count: int) -> str:
     Raises BenchError for a folder that does not exist or holds fewer images. Prints once which files were left out, and
     how many of the images are duplicates.
     """
-    if source == WORLD:
-        return f"{WORLD}-{world.split_seeds('reference', count)}"
+    if source in LOOKS:
+        return f"{source}-{world.split_seeds('reference', count)}"
     if is_statistics(source):
         (content,) = hash_real_images(source, count).values()
         return f"statistics-{content.hex()[:16]}"
@@ -42,7 +42,7 @@ def name_real_images(source: str, count: int) -> str:
 
 def hash_real_images(source: str, count: int) -> dict[str, bytes]:
     """Return the SHA-256 of each file's bytes by its path below the folder; empty for the procedural world."""
-    if source == WORLD:
+    if source in LOOKS:
         return {}
     if is_statistics(source):
         file = Path(source).expanduser()
@@ -61,7 +61,7 @@ def check_real_images(source: str, count: int, name: str) -> None:
     The contents decoded by each version of Pillow are noted in the user's cache, so that they are decoded once. Images
     are decoded again when their features are computed, independently of these notes.
     """
-    if source == WORLD or is_statistics(source):
+    if source in LOOKS or is_statistics(source):
         return
     try:
         mark = cache_directory() / "decoded" / hashlib.sha256(f"{name} Pillow {PIL.__version__}".encode()).hexdigest()
@@ -95,9 +95,9 @@ def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator
     A folder's images come sorted by their path below it, and are read as `bench.generate.image_files` says. The images
     of a batch have one size. Raises BenchError for a file that cannot be read as a picture.
     """
-    if source == WORLD:
+    if source in LOOKS:
         seeds = world.split_seeds("reference", count)
-        images = (world.render(world.scene(seed)) for seed in seeds)
+        images = (looks.render_look(world.scene(seed), LOOKS[source]) for seed in seeds)
     else:
         folder, names = real_image_files(source, count)
         images = (read_image(folder / name) for name in names)
@@ -114,7 +114,7 @@ def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator
 
 def real_image_files(source: str, count: int) -> tuple[Path, tuple[str, ...]]:
     """Return a folder, and the paths below it of its first `count` images; raises BenchError where it holds fewer."""
-    remedy = f"give {WORLD!r} or a folder of images"
+    remedy = f"give {WORLD!r}, another of {', '.join(LOOKS)}, or a folder of images"
     folder = check_path(f"reference.source={source}", Path(source).expanduser(), "folder", remedy)
     found = list_images(folder)
     if len(found.files) < count:

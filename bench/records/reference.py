@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 WORLD = "world"
 """The miniature world's name among sources of prompts, task inputs and reference images, and depth estimators."""
+_Look = Literal["plain", "ink", "papercut"]
+LOOKS: dict[str, _Look] = {
+    WORLD: "plain",
+    "world-ink": "ink",
+    "world-papercut": "papercut",
+}
+"""Reference images and styles of the miniature world, and the looks of their images."""
 SCENES = "scenes"
 """The task inputs that are each prompt's own image in the miniature world."""
 
