@@ -190,6 +190,7 @@ def export(shop: Shop, tmp_path: Path) -> Callable[[str], Path]:
         shutil.copytree(WEIGHTS / "teacher", tmp_path / "teacher")
         row_export.export_teacher(shop.xl_teacher(), tmp_path)
         row_export.export_add_ons(shop.work, tmp_path)
+        assert not any(str(shop.work) in path.read_text() for path in tmp_path.rglob("*.json"))
         return derived.completed(tmp_path / name.replace("_", "-"), tmp_path)
 
     return complete
@@ -299,6 +300,13 @@ def test_a_second_version_s_teacher_trains_and_loads(shop: Shop, second: Path, t
     hidden = shop.first.text_encoder(shop.data.ids, output_hidden_states=True).hidden_states[-2]
     penultimate = shop.first.text_encoder.final_layer_norm(hidden)
     torch.testing.assert_close(pipeline.text_encoder(shop.data.ids)[0], penultimate)
+    shutil.copytree(WEIGHTS / "teacher", tmp_path / "teacher")
+    row_export.export_teacher(shop.xl_teacher(), tmp_path)
+    row_export.export_second(StableDiffusionPipeline.from_pretrained(second), tmp_path)
+    whole = StableDiffusionPipeline.from_pretrained(derived.completed(tmp_path / "v2", tmp_path))
+    for part in ("text_encoder", "vae", "unet"):
+        pairs = zip(getattr(whole, part).parameters(), getattr(pipeline, part).parameters(), strict=True)
+        assert all(torch.equal(one.half(), other.half()) for one, other in pairs)
     recipe = replace(distillation.RECIPES["tcd"], iterations=1, batch_size=4)
     weights = distillation.distill("tcd", pipeline, shop.xl_data(), tmp_path, recipe)
     assert all(torch.isfinite(value).all() for value in weights.values())

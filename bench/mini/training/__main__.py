@@ -195,6 +195,8 @@ class Workshop:
     def xl_export(self) -> None:
         """Copy the finished XL models into the package."""
         row_export.export_teacher(self.xl_teacher(), self.destination)
+        if (self.work / "v2_teacher" / "final").exists():
+            row_export.export_second(self.v2_teacher(), self.destination)
         row_export.export_add_ons(self.work, self.destination)
 
     def flow_export(self) -> None:

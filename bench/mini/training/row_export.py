@@ -8,15 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from bench.checkpoints.derived import CHANGES, INDEX
 from bench.mini.training.controlnets import LEFT_OUT
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-LORAS = {"xl_tcd": "xl-tcd-lora", "xl_lcm": "xl-lcm-lora", "xl_papercut": "xl-papercut-lora"}
-IMAGE_ADAPTERS = {"xl_image_prompt": "xl-image-prompt"}
+TEXT_FILE = "model.safetensors"
+COPIES = {
+    "xl_tcd": "xl-tcd-lora",
+    "xl_lcm": "xl-lcm-lora",
+    "xl_papercut": "xl-papercut-lora",
+    "xl_image_prompt": "xl-image-prompt",
+    "v2_tcd": "v2-tcd-lora",
+    "v2_motion": "v2-motion",
+    "v2_zoom": "v2-zoom-lora",
+}
 UNETS = {"xl_inpainting": "xl-inpainting", "xl_ink": "xl-ink"}
 CONTROLNETS = {"xl_canny": "xl-canny", "xl_depth": "xl-depth"}
 """Stages and the directories of what they made."""
@@ -27,6 +35,7 @@ def export_teacher(pipeline: StableDiffusionXLPipeline, destination: Path) -> No
     path = destination / "xl"
     shutil.rmtree(path, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(path)
+    _forget_where_it_was(path)
     original = load_file(destination / "teacher" / "vae" / WEIGHTS_FILE)
     own = load_file(path / "vae" / WEIGHTS_FILE)
     changes = {name: value for name, value in own.items() if not _equal(value, original.get(name))}
@@ -40,18 +49,36 @@ def export_teacher(pipeline: StableDiffusionXLPipeline, destination: Path) -> No
     _write_index(path, copied, {f"vae/{WEIGHTS_FILE}": f"teacher/vae/{WEIGHTS_FILE}"})
 
 
+def export_second(pipeline: StableDiffusionPipeline, destination: Path) -> None:
+    """Write the second version's teacher in half precision, without what it shares with the other two."""
+    path = destination / "v2"
+    shutil.rmtree(path, ignore_errors=True)
+    pipeline.to(dtype=torch.float16).save_pretrained(path)
+    _forget_where_it_was(path)
+    copied = {"vae": "xl/vae", "tokenizer": "teacher/tokenizer"}
+    for name in copied:
+        shutil.rmtree(path / name)
+    (path / "text_encoder" / TEXT_FILE).unlink()
+    save_file({}, path / "text_encoder" / f"{TEXT_FILE}{CHANGES}")
+    last = f"encoder.layers.{pipeline.text_encoder.config.num_hidden_layers}."
+    _write_index(path, copied, {f"text_encoder/{TEXT_FILE}": f"teacher/text_encoder/{TEXT_FILE}"}, [last])
+
+
 def export_add_ons(work: Path, destination: Path) -> None:
     """Copy what was trained of adapters and add-ons; what was not is left out."""
-    for stage, name in (LORAS | IMAGE_ADAPTERS).items():
+    for stage, name in COPIES.items():
         if (made := work / stage / "final").exists():
             shutil.copytree(made, destination / name, dirs_exist_ok=True)
+            _forget_where_it_was(destination / name)
     for stage, name in UNETS.items():
         if (made := work / stage / "final").exists():
             shutil.copytree(made, destination / name / "unet", dirs_exist_ok=True)
+            _forget_where_it_was(destination / name)
             _write_index(destination / name, {"": "xl"}, {f"unet/{WEIGHTS_FILE}": f"xl/unet/{WEIGHTS_FILE}"})
     for stage, name in CONTROLNETS.items():
         if (made := work / stage / "final").exists():
             shutil.copytree(made, destination / name, dirs_exist_ok=True)
+            _forget_where_it_was(destination / name)
             _write_index(destination / name, {}, {WEIGHTS_FILE: f"xl/unet/{WEIGHTS_FILE}"}, LEFT_OUT)
 
 
@@ -62,3 +89,11 @@ def _equal(ours: torch.Tensor, theirs: torch.Tensor | None) -> bool:
 def _write_index(path: Path, copied: dict[str, str], changed: dict[str, str], without: Sequence[str] = ()) -> None:
     index = {"copied": copied, "changed": changed, "without": list(without)}
     (path / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+
+
+def _forget_where_it_was(path: Path) -> None:
+    """Remove from configurations the directory that a model was loaded from."""
+    for file in path.rglob("*.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
