@@ -114,7 +114,7 @@ def load_real_images(source: str, count: int, batch_size: int = 128) -> Iterator
 
 def real_image_files(source: str, count: int) -> tuple[Path, tuple[str, ...]]:
     """Return a folder, and the paths below it of its first `count` images; raises BenchError where it holds fewer."""
-    remedy = f"give {WORLD!r}, another of {', '.join(LOOKS)}, or a folder of images"
+    remedy = f"give {', '.join(LOOKS)}, or a folder of images"
     folder = check_path(f"reference.source={source}", Path(source).expanduser(), "folder", remedy)
     found = list_images(folder)
     if len(found.files) < count:
