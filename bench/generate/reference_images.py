@@ -18,7 +18,7 @@ from bench.generate.image_files import READER, read_image
 from bench.generate.image_folders import check_readable, hash_files, list_images, say_once
 from bench.mini import looks, world
 from bench.records.errors import BenchError, check_path
-from bench.records.reference import LOOKS, WORLD, is_statistics
+from bench.records.reference import LOOKS, is_statistics
 
 
 def name_real_images(source: str, count: int) -> str:
