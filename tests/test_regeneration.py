@@ -54,7 +54,8 @@ def test_lost_or_damaged_files_of_a_finished_run_are_regenerated(
         for name in ("report.html", "report.json"):
             (results / name).unlink()  # so that features are read
         for pattern in patterns:
-            CAUSES[kind](sorted(results.glob(pattern))[0])
+            for path in sorted(results.glob(pattern))[: None if kind == "cut" else 1]:
+                CAUSES[kind](path)
         assert main(command) == 0
         assert {**contents(results), "report.html": b""} == {**before, "report.html": b""}, kind
         said = capsys.readouterr().err
@@ -135,6 +136,29 @@ def test_deleted_features_are_reported_missing_and_regenerated_by_the_run(
     assert {**contents(results), "report.html": b""} == {**before, "report.html": b""}
     assert main(command) == 0
     assert "lack the features" not in capsys.readouterr().err
+
+
+def test_a_damaged_picture_of_an_unfinished_cell_is_sampled_again(
+    overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(name: str) -> list[str]:
+        return ["run", *overrides(*FEW, f"results={tmp_path / name}", "prompts.count=6")]
+
+    bit_flips.stop_after(3, lambda: bit_flips.quietly(*command("stopped")))
+    unfinished = {path.parents[1] for path in (tmp_path / "stopped").glob("cells/*/batches-*/*.npz")}
+    assert unfinished
+    for cell in unfinished:
+        picture = cell / "images" / "00001.png"
+        picture.write_bytes(picture.with_name("00002.png").read_bytes())
+    capsys.readouterr()
+    assert main(command("stopped")) == 0
+    assert "images from 0 on are damaged and are sampled again" in capsys.readouterr().err
+    assert main(command("whole")) == 0
+    pictures = [p for p in contents(tmp_path / "whole") if p.endswith(".png") and "images/" in p]
+    assert len(pictures) == 2 * 6
+    stopped, whole = (contents(tmp_path / name) for name in ("stopped", "whole"))
+    assert {name: stopped[name] for name in pictures} == {name: whole[name] for name in pictures}
+    assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
 
 
 @pytest.fixture

@@ -290,6 +290,7 @@ def to_markdown(known: dict[tuple[str, int], bool], needed: Sequence[str], comma
     """A line for each design, then what was needed."""
     yield "# Runs with a false verdict\n"
     yield f"`{command}`\n"
+    yield "A design holds where its rate is not above 5% by more than chance (binomial, one-sided 2.5%).\n"
     yield "| design | runs | with a false verdict | 95% interval | |"
     yield "| --- | ---: | ---: | --- | --- |"
     for name, design in DESIGNS.items():
