@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import open_clip
 import torch
 import torchvision
 import transformers
+import yaml
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
@@ -56,9 +58,18 @@ SMALL: dict[str, Any] = {
 """A UNet of two levels, the upper one without attention to the text."""
 
 
+@cache
+def pinned() -> dict[str, str]:
+    """Return the commit that `conf/model` pins of each repository that it pins."""
+    presets = (Path(__file__).parents[1] / "conf" / "model").glob("*.yaml")
+    entries = [yaml.safe_load(path.read_text()) for path in presets]
+    entries += [adapter for entry in entries for adapter in entry.get("adapters", {}).values()]
+    return {entry["source"]: entry["revision"] for entry in entries if entry.get("revision")}
+
+
 def commit_of(repository: str) -> str:
-    """Return the commit of a substitute, different for each repository."""
-    return hashlib.sha1(repository.encode(), usedforsecurity=False).hexdigest()
+    """Return the commit of a substitute: the one that `conf/model` pins, or else one made up for the repository."""
+    return pinned().get(repository) or hashlib.sha1(repository.encode(), usedforsecurity=False).hexdigest()
 
 
 def build_hub(

@@ -336,3 +336,15 @@ def test_a_method_samples_the_models_that_it_names(capsys: pytest.CaptureFixture
     assert "mini_bf16 ddim" not in shown
     assert main(["plan", *own, "method=[dpmpp_2m,ddim]", "methods.ddim.models=[sdxl]"]) == 0
     assert "ddim: it samples sdxl, of which the run has none" in capsys.readouterr().out
+
+
+def test_models_are_pinned_to_a_commit_of_their_own_repository() -> None:
+    """One that inherits another's settings must not inherit its commit."""
+    models = check_experiment(compose_settings(["experiment=few_step_flow"])).models.values()
+    entries = [entry for model in models for entry in (model, *model.adapters.values())]
+    pins = {(entry.source, entry.revision) for entry in entries}
+    unpinned = "Efficient-Large-Model/Sana_Sprint_1.6B_1024px_diffusers"
+    assert (unpinned, None) in pins
+    pinned = pins - {(unpinned, None)}
+    assert all(re.fullmatch("[0-9a-f]{40}", str(commit)) for _, commit in pinned)
+    assert len({source for source, _ in pinned}) == len({commit for _, commit in pinned}) == len(pinned) == 11
