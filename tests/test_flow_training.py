@@ -40,8 +40,9 @@ def trained(first: StableDiffusionPipeline, data: Latents, tmp_path_factory: pyt
     """A pipeline of one iteration of each phase, on disk; its transformer's last layer is not zero."""
     directory = tmp_path_factory.mktemp("flow")
     latents, vae = flow_teacher.standardize(data, first.vae)
-    recipes = (flow_teacher.SECOND_READING, flow_teacher.FOLLOWING, flow_teacher.RECIPE)
-    short = [replace(recipe, iterations=1, batch_size=4) for recipe in recipes]
+    recipes = (flow_teacher.SECOND_READING, flow_teacher.FOLLOWING, flow_teacher.FOLLOWING_ON, flow_teacher.RECIPE)
+    reading, *following, last = (replace(recipe, iterations=1, batch_size=4) for recipe in recipes)
+    short = (reading, following, last)
     teacher = flow_teacher.train_flow_teacher(latents, vae, first, directory, *short)
     again = flow_teacher.train_flow_teacher(latents, vae, first, directory, *short)
     assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), again.parameters(), strict=True)), "resumed"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,9 @@ from bench.mini.training.vocabulary import tokenize
 
 SECOND_READING = Recipe("flow reading", iterations=400, batch_size=64, peak_lr=3e-3, ema_decay=0.95, warmup=0.1, seed=8)
 FOLLOWING = Recipe("flow following", iterations=24000, batch_size=16, peak_lr=4e-3, ema_decay=0.999, seed=9)
+FOLLOWING_ON = Recipe(
+    "flow following on", iterations=36000, batch_size=16, peak_lr=3e-3, ema_decay=0.9995, warmup=0.02, seed=11
+)
 RECIPE = Recipe("flow teacher", iterations=4000, batch_size=16, peak_lr=1e-3, ema_decay=0.999, seed=10)
 WIDTH = 96
 SECOND_TEXT_WIDTH = 48
@@ -242,7 +246,7 @@ def train_flow_teacher(
     pipeline: StableDiffusionPipeline,
     directory: Path,
     reading: Recipe = SECOND_READING,
-    following: Recipe = FOLLOWING,
+    following: Sequence[Recipe] = (FOLLOWING, FOLLOWING_ON),
     recipe: Recipe = RECIPE,
 ) -> FlowTeacher:
     """Train on standardized latents, of which `vae` is the scaling, with the first teacher's `pipeline`.
@@ -281,8 +285,9 @@ def train_flow_teacher(
         error = (teacher(mix(times, latents, noise), times, text) - target).square().mean(dim=(1, 2, 3))
         return error.mean(), {"median": error.median().item()}
 
-    followed = train(following, teacher, partial(loss_of, True), directory / "following")
-    teacher.load_state_dict(followed.state_dict())
+    for part in following:
+        followed = train(part, teacher, partial(loss_of, True), directory / part.name.replace(" ", "_"))
+        teacher.load_state_dict(followed.state_dict())
     return train(recipe, teacher, partial(loss_of, False), directory)  # type: ignore[return-value]
 
 
