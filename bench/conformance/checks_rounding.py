@@ -18,6 +18,7 @@ from bench.conformance.trace import RANDOM, Call, Trace, scaled_input, to_numpy
 
 UNITS = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 LARGEST = {"float16": 65504.0}
+_MEMORY = 4  # calls whose values a multistep method uses
 OPERATIONS = 32  # casts of the inputs and of the result, and a handful of terms between them
 
 
@@ -57,7 +58,7 @@ def check_rounding(
     arguments: dict[str, Any] = dict(step_arguments(subject, eta))
     if "generator" in subject.step_parameters:
         arguments["generator"] = torch.Generator().manual_seed(0)
-    places, history, changed = ((f"{name}, {where}", math.inf),), 0.0, False
+    places, sizes, changed = ((f"{name}, {where}", math.inf),), list[float](), False
     for call, timestep in zip(exact.calls, case.timesteps, strict=True):
         state, output = (torch.from_numpy(x).to(dtype) for x in (call.state, call.output))
         seen = scaled_input(case.scheduler, state, timestep)
@@ -72,7 +73,8 @@ def check_rounding(
             yield Finding("dtype", setting, name, str(result.dtype), words, places)
             changed = True  # its values are judged all the same
         size = _size(case, call, method)
-        history = max(history, size * reach(case, call.index)) if _remembers(case) else size
+        sizes.append(size * reach(case, call.index))
+        history = max(sizes[-_MEMORY:]) if _remembers(case) else size
         if history > LARGEST.get(name, math.inf) / 16:
             return  # the values themselves are beyond the range of the dtype
         gap = float(np.abs(to_numpy(result) - call.next_state).max())

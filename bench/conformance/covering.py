@@ -15,7 +15,7 @@ STEPS = (5, *(n for n in range(1, 21) if n != 5), 64, 199, 201, 999, 1000)
 PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 ETAS = (0.3, 0.0, 1.0)
 LAST = ("steps", "dtype", "eta")
-"""What is no setting of the class."""
+"""Axes beside the settings of the class."""
 LARGE = 64
 """Rows of more steps than this are judged in float64, whatever their dtype."""
 

@@ -156,7 +156,7 @@ class Subject:
         return copy.deepcopy(self._untouched[key])
 
     def made(self, overrides: Mapping[str, Any] | None = None) -> Any:
-        """Return a new object that is no copy of another; raises Refusal where the class does not take the settings."""
+        """Return an object that was created, not copied; raises Refusal where the class does not take the settings."""
         if not overrides:
             return self.make()
         given = {name: value for name, value in self.config.items() if name in self.parameters} | dict(overrides)
@@ -249,7 +249,7 @@ def path_of_own(scheduler: Any, config: Mapping[str, Any], family: Family) -> Pa
     """Return the levels at the sigmas of a class without a noise table."""
     own, table = family.own, NoiseTable(np.empty(0))
     if own is None:
-        raise ValueError("levels of its own belong to a family that describes them")
+        raise ValueError("a class without a noise table belongs to a family that describes its levels")
     timesteps = [float(t) for t in scheduler.timesteps]
     sigmas = [float(sigma) for sigma in scheduler.sigmas[: len(timesteps)]]
     levels = [Level(1.0, sigma, own.parts(config, sigma)) for sigma in sigmas]
