@@ -103,10 +103,60 @@ def test_without_a_scheduler_it_has_to_converge(tmp_path: Path) -> None:
     }
 
 
+STOCHASTIC = DDIM.replace(
+    "data = (x", "width = WIDTH * math.sqrt((1 - then) / (1 - now) * (1 - now / then))\n        data = (x"
+).replace(
+    "x = math.sqrt(then) * data + math.sqrt(1 - then) * noise",
+    "x = math.sqrt(then) * data + math.sqrt(1 - then - width**2) * noise\n"
+    "        if width > 0: x = x + width * np.array(ask({'noise': True})['noise'])",
+)
+"""DDIM with eta, which asks for its noise."""
+
+
+def stochastic(width: str = "run['eta']", change: str = "", after: str = "") -> str:
+    return STOCHASTIC.replace("WIDTH", width).replace("CHANGE", change).replace("AFTER", after)
+
+
+def test_a_stochastic_sampler_gets_its_noise_and_agrees_with_its_scheduler(tmp_path: Path) -> None:
+    for name, code in (("ddim", stochastic()), ("ddpm", stochastic("1.0", after="pass"))):
+        more = ["engine.eta=1"] if name == "ddim" else []
+        outcomes = judged(tmp_path, code, f"engine.scheduler={name}", "engine.steps=[4,20]", *more)
+        assert {o.verdict for o in outcomes if o.level == "conformance"} <= {"unchanged", "improved"}, outcomes
+        if name == "ddim":
+            assert {o.verdict for o in outcomes} == {"unchanged"}
+            assert "distance of the law from the data's, +0.0%" in outcomes[1].note
+
+
+def test_a_wrong_width_of_the_noise_is_found_with_and_without_a_scheduler(tmp_path: Path) -> None:
+    wrong = stochastic("run['eta']", after="x = x * (1.01 if i else 1)")
+    outcomes = judged(tmp_path, wrong, "engine.scheduler=ddim", "engine.eta=0.5", "engine.steps=[4]")
+    assert [o.verdict for o in outcomes if o.quantity == "displacement"] == ["changed"]
+    assert answer(outcomes) == 1
+    doubled = stochastic().replace("x = x + width *", "x = x + 2 * width *")
+    (lone,) = judged(tmp_path, doubled, "engine.eta=1")
+    assert (lone.quantity, lone.verdict) == ("convergence", "regressed")
+    (right,) = judged(tmp_path, stochastic(), "engine.eta=1")
+    assert right.verdict == "unchanged", right
+
+
+def test_noise_that_the_scheduler_does_not_draw_is_named(tmp_path: Path) -> None:
+    outcomes = judged(tmp_path, stochastic("0.5"), "engine.scheduler=ddim", "engine.eta=0", "engine.steps=[4]")
+    (noise,) = [o for o in outcomes if o.quantity == "noise"]
+    assert (noise.verdict, answer(outcomes)) == ("regressed", 1)
+    assert noise.note == "the process draws noise, the scheduler none; engine.eta is sent as eta"
+
+
+def test_a_sampler_that_clips_is_compared_but_its_law_is_not_known(tmp_path: Path) -> None:
+    code = stochastic(after="x = np.clip(x, -1, 1)")
+    (outcome,) = judged(tmp_path, code, "engine.eta=1", "engine.steps=[4,10]")
+    assert outcome.verdict == "undecided"
+    assert "not linear in its noise" in outcome.note
+
+
 NONSENSE = {
     "no JSON": ("print('hello', flush=True)", "said what is not JSON: hello"),
     "no object": ("print('[1]', flush=True)", "said what is not an object: [1]"),
-    "neither": ("print('{\"x\": 1}', flush=True)", "said neither denoise nor latents"),
+    "neither": ("print('{\"x\": 1}', flush=True)", "said neither denoise nor noise nor latents"),
     "its own error": ('print(\'{"error": "no such path"}\', flush=True)', "gave up: no such path"),
     "no denoiser": ('print(json.dumps({"latents": run["latents"]}), flush=True)', "made latents without the denoiser"),
     "another shape": (
@@ -124,6 +174,7 @@ NONSENSE = {
         'while True: ask({"denoise": {"latents": run["latents"], "timestep": 1}})',
         "asked for the denoiser 256 times",
     ),
+    "noise without an end": ('while True: ask({"noise": True})', "asked for noise 256 times"),
     "an exit": ("sys.exit('out of memory')", "ended with exit code 1: out of memory"),
     "a signal": ("import os; os.abort()", "ended with signal 6"),
     "a closed output": ("import os; os.close(1); import time; time.sleep(100)", "closed its output"),
@@ -158,10 +209,15 @@ def test_a_program_that_does_not_exist_is_an_outcome(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
-def test_the_example_in_javascript_agrees_with_ddim(tmp_path: Path) -> None:
-    command = f"engine.command=[node,'{ROOT}/scripts/engine/ddim.js']"
-    assert main(["gate", command, "engine.scheduler=ddim", f"output={tmp_path}/report"]) == 0
-    assert len((ROOT / "scripts" / "engine" / "ddim.js").read_text().splitlines()) <= 40
+@pytest.mark.parametrize(("name", "eta"), [("ddim", "null"), ("ddim", "1"), ("tcd", "0.3")])
+def test_the_examples_in_javascript_agree_with_their_schedulers(name: str, eta: str, tmp_path: Path) -> None:
+    example = ROOT / "scripts" / "engine" / f"{name}.js"
+    command = f"engine.command=[node,'{example}']"
+    settings = [f"engine.scheduler={name}", f"engine.eta={eta}", "engine.steps=[2,4,8]", f"output={tmp_path}/report"]
+    assert main(["gate", command, *settings]) == 0
+    outcomes = json.loads((tmp_path / "report" / "gate.json").read_text())["outcomes"]
+    assert {outcome["verdict"] for outcome in outcomes} == {"unchanged"}
+    assert len(example.read_text().splitlines()) <= 40
 
 
 def test_the_exact_flow_is_that_of_its_denoiser() -> None:

@@ -72,6 +72,32 @@ def check_noising(subject: Subject, setting: str, overrides: Mapping[str, Any] |
             yield from _check_velocity(case, setting, x0, noise, rows)
 
 
+def check_training_timesteps(subject: Subject, setting: str) -> Iterator[Finding]:
+    """Check that noise can be added at every whole timestep of the training schedule, as training draws them."""
+    name, scheduler = noising_of(subject.base), subject.fresh()
+    own = getattr(scheduler, "timesteps", None)
+    if name is None or not isinstance(own, torch.Tensor):
+        return
+    whole = torch.unique(own.double().round()[(own.double() - own.double().round()).abs() < 1e-3])
+    whole = whole.to(own.dtype if name == "scale_noise" else torch.int64)
+    lost = list[float]()
+    for some in (whole, *whole.split(1)):
+        data = torch.ones(len(some), 1)
+        try:
+            noised(scheduler, data, data, some)
+        except ValueError:  # the class refuses to add noise before a run
+            return
+        except (IndexError, RuntimeError):
+            lost += some.tolist() if len(some) == 1 else []
+        else:
+            if len(some) == len(whole):
+                return
+    if lost:
+        found = f"IndexError at {len(lost)}, the first of them {lost[0]:g}"
+        words = f"{name} does not find whole timesteps, as training draws them, in its rounded schedule."
+        yield Finding(f"{name} of whole timesteps", setting, f"{len(whole)} noise levels", found, words)
+
+
 def _check_shapes(case: Case, name: str, label: str, rows: list[int]) -> Iterator[Finding]:
     """Check packed latents of transformers (three dimensions) and videos (five)."""
     rng = np.random.default_rng(8)

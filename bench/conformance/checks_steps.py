@@ -70,6 +70,30 @@ def run_case(
         raise Refusal(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
+def check_finite(
+    subject: Subject, setting: str, eta: float | None, overrides: Mapping[str, Any] | None = None
+) -> Iterator[Finding]:
+    """Check that a run of every number of steps up to 20 holds finite numbers: schedules that end near pure noise
+    break down at single ones.
+    """
+    for steps in range(1, 21):
+        try:
+            case = subject.prepare(steps, overrides)
+            trace = run_case(subject, case, eta)
+        except Refusal:
+            continue
+        yield from _not_finite(trace, setting, place(steps, eta))
+
+
+def _not_finite(trace: Trace, setting: str, where: str) -> Iterator[Finding]:
+    for call in trace.calls:
+        if not np.isfinite(call.next_state).all():
+            words = f"The run breaks down at timestep {call.timestep:g}."
+            got = f"NaN or infinity after call {call.index}"
+            yield Finding("finite", setting, "finite numbers", got, words, ((where, np.inf),))
+            return
+
+
 def compare_steps(
     case: Case, trace: Trace, setting: str, where: str, eta: float | None, begin: int = 0
 ) -> Iterator[Finding]:
@@ -81,9 +105,7 @@ def compare_steps(
             yield Finding("step", setting, *shapes, words, ((where, np.inf),))
             return
     if not np.isfinite(trace.final).all():
-        call = next(call for call in trace.calls if not np.isfinite(call.next_state).all())
-        got, words = f"NaN or infinity after call {call.index}", f"The run breaks down at timestep {call.timestep:g}."
-        yield Finding("finite", setting, "finite numbers", got, words, ((where, np.inf),))
+        yield from _not_finite(trace, setting, where)
         return
     method = case.method(eta, begin)
     if method is None:

@@ -149,6 +149,31 @@ def check_device(subject: Subject, setting: str) -> Iterator[Finding]:
         yield Finding("device", setting, "timesteps on the device", str(scheduler.timesteps.device), words)
 
 
+def check_offloading(subject: Subject, setting: str) -> Iterator[Finding]:
+    """Check that a run works whose state is on another device than the schedule, as pipelines with offloading make it.
+
+    Tensors of the meta device stand for those of a GPU: operations between both devices fail with them as well. What a
+    device has to take is not float64.
+    """
+    try:
+        case = subject.prepare(_STEPS)
+    except Refusal:
+        return
+    scheduler, state = case.scheduler, torch.empty(1, 3, 2, 2, device="meta")
+    for name in ("timesteps", "sigmas"):
+        if getattr(getattr(scheduler, name, None), "dtype", None) == torch.float64:
+            words = f"set_timesteps makes {name} that an MPS device, which has no float64, cannot take."
+            yield Finding("device", f"{setting}, {name}", "float32 or integers", "torch.float64", words)
+    try:
+        for timestep in case.timesteps:
+            given = scaled_input(scheduler, state, timestep)
+            state = scheduler.step(torch.empty_like(given), timestep, state, return_dict=False)[0]
+    except RuntimeError as error:
+        if "expected device" in str(error) or "same device" in str(error):
+            words = "A step fails where the schedule is on the CPU and the state elsewhere, as with offloading."
+            yield Finding("device", f"{setting}, schedule on the CPU", "a step", str(error), words)
+
+
 def check_slices(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:
     """Check image-to-image use: the pipeline sets a begin index and runs the rest of the schedule (strength below 1).
 

@@ -32,7 +32,7 @@ from bench.conformance import (
 )
 from bench.conformance.baseline import causes_of_diffusers, compared, explained, load_causes, read_baseline
 from bench.conformance.breakdown import passed_through, sources_of
-from bench.conformance.checks_steps import check_landing, check_steps
+from bench.conformance.checks_steps import check_finite, check_landing, check_steps
 from bench.conformance.families import family_of
 from bench.conformance.fingerprints import fingerprints
 from bench.conformance.given import check_examinable, check_family, maker_of
@@ -260,7 +260,9 @@ def _check_base(subject: Subject, tally: _Tally) -> None:
     tally.add("schedule arguments", checks_use.check_schedule_arguments(subject, base, last), base)
     tally.add("arguments", checks_arguments.check_arguments(subject, base), base)
     tally.add("device", checks_use.check_device(subject, base), base)
+    tally.add("device", checks_use.check_offloading(subject, base), base)
     tally.add("add_noise", checks_noising.check_noising(subject, base), base)
+    tally.add("add_noise", checks_noising.check_training_timesteps(subject, base), base)
     tally.add("refusals", checks_limits.check_refusals(subject, base), base)
     tally.add("round trip", checks_limits.check_round_trip(subject, base, some[0]), base)
     tally.add("precision", checks_rounding.check_precision(subject, base, 8, last), base)
@@ -307,6 +309,8 @@ def _check_variation(subject: Subject, tally: _Tally, variation: Variation) -> N
     few = COMBINED if len(variation.changed) > 1 else FEW
     for steps in (*few, 14, 15) if "lower_order_final" in overrides else few:
         tally.add("step", check_steps(subject, label, steps, eta, overrides), label)
+    if set(variation.changed) == {"beta_schedule"} and subject.curve() is None:
+        tally.add("step", check_finite(subject, label, eta, overrides), label)
     if len(variation.changed) == 1 and not {"clip_sample", "thresholding"} & set(overrides):
         tally.add("landing", check_landing(subject, label, 5, eta, overrides), label)
     if _draws(subject, overrides) and not _draws(subject, {}) and f"{label}: " not in "\n".join(tally.refused):

@@ -66,6 +66,23 @@ class DrawRecorder(TorchFunctionMode):
         return result
 
 
+class GivenDraws(TorchFunctionMode):
+    """Replaces the normal numbers that torch draws inside the context by given ones: `noise(k)` is the k-th draw."""
+
+    def __init__(self, noise: Callable[[int], Array]) -> None:
+        super().__init__()
+        self.noise, self.count = noise, 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.randn, torch.randn_like, torch.normal):
+            self.count += 1
+            return torch.from_numpy(self.noise(self.count - 1)).to(result.dtype).reshape(result.shape)
+        return result
+
+
 @dataclass
 class TracedRun:
     """Options of a run: dtype, the seed of its generator, and further arguments of `step` such as eta."""

@@ -22,6 +22,7 @@ from bench.experiment.value_types import (
     Count,
     Day,
     Distinct,
+    Eta,
     ExtractorName,
     ImageCount,
     MetricName,
@@ -168,6 +169,8 @@ class EngineChoice:
     """Scheduler of conf/scheduler that the process should agree with; without one it only has to converge."""
     path: Literal["diffusion", "flow"]
     """The path from data to noise: `diffusion` with the schedule of Stable Diffusion, or `flow`."""
+    eta: Eta | None
+    """How stochastic the sampler is, which it is told, and so is the scheduler; null: neither is told."""
     steps: Annotated[list[Count], AnyNumber]
     """Step counts to run."""
     timeout_s: Seconds

@@ -28,6 +28,8 @@ _CALLS = {
 """What a label of a setting says about the call."""
 _CHECKS = {
     "add_noise": "add_noise",
+    "add_noise of whole timesteps": "training with whole timesteps",
+    "scale_noise of whole timesteps": "training with whole timesteps",
     "state": "a second run on one object, or a begin index",
     "batch": "lists of generators",
     "slices": "several images in a batch",

@@ -3,6 +3,10 @@
 The denoiser is exact: independent Gaussians of 16 means and widths, for which the probability flow has a closed form.
 With x = a x₀ + s ε, x₀ ~ N(m, v): E[ε | x] = s (x − a m) / (a² v + s²), and along the flow (x − a m) / √(a² v + s²) is
 constant (Song et al. 2021, arXiv 2011.13456, section 4.3, for Gaussian data).
+
+A stochastic sampler is given its noise. Its states are then linear in the initial noise and in each draw, so that one
+run with a row for each of them says mean and width of its law without chance: the widths are the root of the sum of
+the squared responses. The error is the distance of that law from the data's (Wasserstein, of order 2).
 """
 
 from __future__ import annotations
@@ -10,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.gate.engine_process import Engine, EngineError
+from bench.gate.engine_process import Engine, EngineError, EngineRun
 from bench.gate.latents import Trajectory, compare_trajectories
 from bench.gate.outcome import Outcome
 from bench.records.errors import BenchError
@@ -32,6 +37,9 @@ EQUAL, WORSE = 1e-4, 0.02
 """Relative differences of errors that are rounding of float32, and those that count."""
 SMALL_ERROR = 0.01
 """Error at the largest number of steps below which the order is not asked for."""
+LEAST_ORDER = 0.5
+NOT_LINEAR = 1e-3
+"""Relative difference from a linear response that is not rounding of float32."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,19 @@ def sd_schedule() -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class _Sampled:
-    """A run of a sampler: states, the outputs that it got, timesteps, and its error against the exact solution."""
+    """A run of a sampler: states, the outputs that it got, timesteps, and its error against the exact solution.
+
+    `law` says that the error is that of the law of a stochastic sampler; None as an error, that it cannot be measured.
+    """
 
     trajectory: Trajectory
     timesteps: Sequence[float]
-    error: float
+    error: float | None
+    law: bool
+
+
+_Noise = Callable[[int], _Floats]
+_Sampler = Callable[[int, _Floats, _Noise], EngineRun]
 
 
 def judge_engine(choice: EngineChoice, limit: Movement) -> list[Outcome]:
@@ -83,66 +99,95 @@ def judge_engine(choice: EngineChoice, limit: Movement) -> list[Outcome]:
         return _judge_files(Path(str(choice.baseline)), Path(choice.latents), limit)
     exact = ExactDenoiser(choice.path, sd_schedule() if choice.path == "diffusion" else ())
     name = " ".join(choice.command)
-    outcomes, errors = list[Outcome](), dict[int, float]()
+    outcomes, ours, theirs = list[Outcome](), dict[int, _Sampled](), dict[int, _Sampled]()
     try:
         with Engine.started(choice.command, choice.timeout_s) as engine:
             for steps in sorted(set(choice.steps)):
-                ours = _run(steps, exact, _of_engine(engine, exact))
-                errors[steps] = ours.error
+                ours[steps] = _run(steps, exact, _of_engine(engine, exact, choice.eta))
                 if choice.scheduler is not None:
-                    theirs = _run(steps, exact, _of_scheduler(choice.scheduler, exact))
-                    outcomes += _compare(name, steps, theirs, ours, limit)
+                    theirs[steps] = _run(steps, exact, _of_scheduler(choice.scheduler, exact, choice.eta))
+                    outcomes += _compare(name, steps, theirs[steps], ours[steps], limit)
     except EngineError as error:
         outcomes.append(Outcome("conformance", name, "protocol", "failed", note=f"the process {error}"))
     else:
-        outcomes.append(_convergence(name, errors))
+        outcomes.append(_convergence(name, ours, theirs))
     return outcomes
 
 
-_Sampler = Callable[[int, _Floats], tuple[list[_Floats], list[_Floats], list[float]]]
-
-
 def _run(steps: int, exact: ExactDenoiser, sample: _Sampler) -> _Sampled:
-    noise = np.random.default_rng(0).normal(size=(ROWS, len(MEANS)))
-    states, outputs, timesteps = sample(steps, noise)
+    shape = ROWS, len(MEANS)
+    run = sample(steps, np.random.default_rng(0).normal(size=shape), lambda k: _draw(k, shape))
+    trajectory = {"states": np.stack(run.states, axis=1), "outputs": np.stack(run.outputs, axis=1)}
     with np.errstate(invalid="ignore", over="ignore"):
-        error = np.sqrt(np.mean((states[-1] - exact.end(states[0], timesteps[0])) ** 2))
-    trajectory = {"states": np.stack(states, axis=1), "outputs": np.stack(outputs, axis=1)}
-    return _Sampled(trajectory, timesteps, float(error) if math.isfinite(error) else math.inf)
+        if run.draws:
+            error = _error_of_law(steps, exact, sample, run.draws)
+        else:
+            error = float(np.sqrt(np.mean((run.states[-1] - exact.end(run.states[0], run.timesteps[0])) ** 2)))
+    error = math.inf if error is not None and not math.isfinite(error) else error
+    return _Sampled(trajectory, run.timesteps, error, run.draws > 0)
 
 
-def _of_engine(engine: Engine, exact: ExactDenoiser) -> _Sampler:
-    def sample(steps: int, noise: _Floats) -> tuple[list[_Floats], list[_Floats], list[float]]:
+def _draw(number: int, shape: tuple[int, int]) -> _Floats:
+    return np.random.default_rng((1, number)).normal(size=shape)
+
+
+def _error_of_law(steps: int, exact: ExactDenoiser, sample: _Sampler, draws: int) -> float | None:
+    """Distance of a stochastic sampler's law from the data's; None where it is not linear in its noise.
+
+    A row without noise, one for the initial noise and for each draw alone, and one for all of them at random.
+    """
+    rows = np.concatenate([np.zeros((1, draws + 1)), np.eye(draws + 1), _draw(draws, (1, draws + 1))])
+    a, s = exact.levels(len(exact.alphas_cumprod) - 1 if exact.path == "diffusion" else 1000)
+    width = np.sqrt(a**2 * WIDTHS**2 + s**2)
+    run = sample(
+        steps, a * MEANS + width * rows[:, :1], lambda k: np.repeat(rows[:, k + 1 : k + 2], len(MEANS), axis=1)
+    )
+    if run.draws != draws:
+        raise EngineError(f"drew noise {draws} times in one run of {steps} steps and {run.draws} times in another")
+    mean, responses, last = run.states[-1][0], run.states[-1][1:-1] - run.states[-1][0], run.states[-1][-1]
+    apart = np.abs(mean + rows[-1] @ responses - last).max()
+    if math.isfinite(apart) and apart > NOT_LINEAR * (1 + np.abs(last).max()):
+        return None
+    return float(np.sqrt(np.mean((mean - MEANS) ** 2 + (np.sqrt((responses**2).sum(axis=0)) - WIDTHS) ** 2)))
+
+
+def _of_engine(engine: Engine, exact: ExactDenoiser, eta: float | None) -> _Sampler:
+    def sample(steps: int, latents: _Floats, noise: _Noise) -> EngineRun:
         request: dict[str, Any] = {"steps": steps, "path": exact.path}
         request |= {"alphas_cumprod": exact.alphas_cumprod} if exact.path == "diffusion" else {}
-        return engine.sample(request, noise, exact.output)
+        request |= {} if eta is None else {"eta": eta}
+        return engine.sample(request, latents, exact.output, noise)
 
     return sample
 
 
-def _of_scheduler(name: str, exact: ExactDenoiser) -> _Sampler:
-    """A scheduler of conf/scheduler in the loop of a pipeline."""
+def _of_scheduler(name: str, exact: ExactDenoiser, eta: float | None) -> _Sampler:
+    """A scheduler of conf/scheduler in the loop of a pipeline, with the same noise."""
 
-    def sample(steps: int, noise: _Floats) -> tuple[list[_Floats], list[_Floats], list[float]]:
+    def sample(steps: int, latents: _Floats, noise: _Noise) -> EngineRun:
         import torch
 
+        from bench.conformance.trace import GivenDraws, scaled_input
         from bench.conformance.verb import spec_of
         from bench.experiment.verbs import chosen_schedulers
-        from bench.generate.schedulers import try_scheduler
+        from bench.generate.schedulers import has_eta, make_scheduler, try_scheduler
 
         spec = spec_of(chosen_schedulers([name])[name])
-        scheduler: Any = try_scheduler(spec, steps, 0.0 if name in ("ddim", "tcd") else None)
-        states, outputs, timesteps = list[_Floats](), list[_Floats](), list[float]()
-        latents = torch.from_numpy(noise).double() * float(getattr(scheduler, "init_noise_sigma", 1.0))
-        for timestep in scheduler.timesteps:
-            given = (
-                scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
-            )
-            states.append(given.numpy().astype(np.float64))
-            timesteps.append(float(timestep))
-            outputs.append(exact.output(states[-1], timesteps[-1]))
-            latents = scheduler.step(torch.from_numpy(outputs[-1]), timestep, latents, return_dict=False)[0]
-        return [*states, latents.numpy().astype(np.float64)], outputs, timesteps
+        used = (eta or 0.0) if has_eta(make_scheduler(spec)) else eta
+        scheduler: Any = try_scheduler(spec, steps, used)
+        arguments = {} if used is None else {"eta": used}
+        run = EngineRun()
+        state = torch.from_numpy(latents).double() * float(getattr(scheduler, "init_noise_sigma", 1.0))
+        with GivenDraws(noise) as drawn:
+            for timestep in scheduler.timesteps:
+                run.states.append(scaled_input(scheduler, state, timestep).numpy().astype(np.float64))
+                run.timesteps.append(float(timestep))
+                run.outputs.append(exact.output(run.states[-1], run.timesteps[-1]))
+                output = torch.from_numpy(run.outputs[-1])
+                state = scheduler.step(output, timestep, state, return_dict=False, **arguments)[0]
+        run.states.append(state.numpy().astype(np.float64))
+        run.draws = drawn.count
+        return run
 
     return sample
 
@@ -156,27 +201,58 @@ def _compare(name: str, steps: int, before: _Sampled, after: _Sampled, limit: Mo
         times = f"{after.timesteps[apart[0]]:g} instead of {before.timesteps[apart[0]]:g}"
         moved = replace(moved, note=f"timesteps differ from call {apart[0] + 1} on, {times}; {moved.note}")
     yield moved
+    if before.law != after.law:
+        note = (
+            "the process draws noise, the scheduler none"
+            if after.law
+            else "the scheduler draws noise, the process none"
+        )
+        yield Outcome("conformance", label, "noise", "regressed", note=f"{note}; engine.eta is sent as eta")
+    if before.error is None or after.error is None:
+        yield Outcome("conformance", label, "error", "undecided", note=_NONLINEAR)
+        return
     change = after.error / before.error - 1 if before.error > 0 else math.inf
     verdict = "regressed" if not change <= WORSE else "improved" if change < -WORSE else "unchanged"
-    note = f"root mean square error against the exact solution, {change:+.1%}"
+    what = "distance of the law from the data's" if after.law else "root mean square error against the exact solution"
     numbers = before.error, min(after.error, 1e300)
-    yield Outcome("conformance", label, "error", verdict, *numbers, None, WORSE * before.error, note)
+    yield Outcome(
+        "conformance", label, "error", verdict, *numbers, None, WORSE * before.error, f"{what}, {change:+.1%}"
+    )
 
 
-def _convergence(name: str, errors: Mapping[int, float]) -> Outcome:
-    """Whether errors fall with the number of steps, at half an order at least, or are small."""
-    steps = sorted(errors)
-    said = ", ".join(f"{errors[count]:.3g} at {count}" for count in steps)
-    last = errors[steps[-1]]
-    if last <= SMALL_ERROR:
-        return Outcome("conformance", name, "convergence", "unchanged", note=f"errors {said} steps")
+_NONLINEAR = "the sampler is not linear in its noise (does it clip?), so that its law is not known from single draws"
+
+
+def _convergence(name: str, ours: Mapping[int, _Sampled], theirs: Mapping[int, _Sampled]) -> Outcome:
+    """Whether errors fall with the number of steps, at half an order at least, or are small.
+
+    Those of consistency samplers (LCM, TCD with an eta) do not, for the exact denoiser is not a consistency function:
+    the errors of the scheduler that is compared with say so.
+    """
+    outcome = partial(Outcome, "conformance", name, "convergence")
+    steps = sorted(ours)
+    errors = [one.error for one in (ours[count] for count in steps) if one.error is not None]
+    if len(errors) < len(steps):
+        return outcome("undecided", note=_NONLINEAR)
+    said = ", ".join(f"{error:.3g} at {count}" for count, error in zip(steps, errors, strict=True))
+    if errors[-1] <= SMALL_ERROR:
+        return outcome("unchanged", note=f"errors {said} steps")
     if len(steps) < 2:
-        return Outcome("conformance", name, "convergence", "undecided", note=f"error {said} steps; give more steps")
-    order = math.log(errors[steps[0]] / last) / math.log(steps[-1] / steps[0]) if math.isfinite(last) else -math.inf
-    if order >= 0.5:
-        return Outcome("conformance", name, "convergence", "unchanged", note=f"errors {said} steps, order {order:.2f}")
-    note = f"errors {said} steps: they do not fall to 0 as the exact solution demands"
-    return Outcome("conformance", name, "convergence", "regressed", note=note)
+        return outcome("undecided", note=f"error {said} steps; give more steps")
+    ends = [_order(steps, errors)]
+    if theirs and all(one.error is not None for one in theirs.values()):
+        ends.append(_order(steps, [float(theirs[count].error or 0.0) for count in steps]))
+    if ends[0] >= LEAST_ORDER:
+        return outcome("unchanged", note=f"errors {said} steps, order {ends[0]:.2f}")
+    if len(ends) > 1 and ends[1] < LEAST_ORDER:
+        return outcome("measured", note=f"errors {said} steps: they do not fall to 0, as the scheduler's do not")
+    return outcome("regressed", note=f"errors {said} steps: they do not fall to 0 as the exact solution demands")
+
+
+def _order(steps: Sequence[int], errors: Sequence[float]) -> float:
+    if not math.isfinite(errors[-1]) or errors[-1] <= 0:
+        return -math.inf if errors[-1] > 0 else math.inf
+    return math.log(errors[0] / errors[-1]) / math.log(steps[-1] / steps[0])
 
 
 def _judge_files(baseline: Path, candidate: Path, limit: Movement) -> list[Outcome]:

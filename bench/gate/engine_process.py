@@ -2,8 +2,9 @@
 
 One line asks for a run, `{"sample": {"steps": 4, "latents": [[…], …], "path": "diffusion", "alphas_cumprod": […]}}`.
 The process asks as often as it needs for the denoiser, `{"denoise": {"latents": [[…], …], "timestep": 999}}`, which is
-answered by `{"output": [[…], …]}`, and ends the run with `{"latents": [[…], …]}`, or with `{"error": "…"}`. It then
-waits for the next line, and ends when its input does.
+answered by `{"output": [[…], …]}`, and for each random number of a stochastic step, `{"noise": true}`, which is
+answered by `{"noise": [[…], …]}`, standard normal rows. It ends the run with `{"latents": [[…], …]}`, or with
+`{"error": "…"}`, waits for the next line, and ends when its input does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,17 @@ _Floats = NDArray[np.float64]
 LONGEST_LINE = 16 * 2**20
 """Characters of a line; a longer one is refused."""
 MOST_CALLS = 64
-"""Calls of the denoiser for each step; a sampler that needs more is taken to be lost."""
+"""Calls of the denoiser, and draws of noise, for each step; a sampler that needs more is taken to be lost."""
+
+
+@dataclass
+class EngineRun:
+    """States that a sampler asked about and its last one, the outputs it got, timesteps, and how much noise it drew."""
+
+    states: list[_Floats] = field(default_factory=list)
+    outputs: list[_Floats] = field(default_factory=list)
+    timesteps: list[float] = field(default_factory=list)
+    draws: int = 0
 
 
 class EngineError(Exception):
@@ -69,32 +81,38 @@ class Engine:
                 process.wait()
 
     def sample(
-        self, request: Mapping[str, Any], latents: _Floats, denoise: Callable[[_Floats, float], _Floats]
-    ) -> tuple[list[_Floats], list[_Floats], list[float]]:
-        """Run it once; returns the states it asked about and the last one, the outputs it got, and the timesteps.
-
-        Raises EngineError.
-        """
-        states, outputs, timesteps = list[_Floats](), list[_Floats](), list[float]()
+        self,
+        request: Mapping[str, Any],
+        latents: _Floats,
+        denoise: Callable[[_Floats, float], _Floats],
+        noise: Callable[[int], _Floats],
+    ) -> EngineRun:
+        """Run it once; `noise` returns the draw of a number. Raises EngineError."""
+        run, most = EngineRun(), MOST_CALLS * int(request["steps"])
         answer = self._ask({"sample": {**request, "latents": latents.tolist()}})
-        while "denoise" in answer:
+        while "denoise" in answer or "noise" in answer:
+            if max(len(run.states), run.draws) >= most:
+                what = "the denoiser" if len(run.states) >= most else "noise"
+                raise EngineError(f"asked for {what} {most} times in {request['steps']} steps")
+            if "noise" in answer:
+                run.draws += 1
+                answer = self._ask({"noise": noise(run.draws - 1).tolist()})
+                continue
             asked = answer["denoise"]
             if not isinstance(asked, Mapping):
                 raise EngineError("asked for the denoiser without an object of latents and a timestep")
-            if len(states) >= MOST_CALLS * int(request["steps"]):
-                raise EngineError(f"asked for the denoiser {len(states)} times in {request['steps']} steps")
             state = _array(asked.get("latents"), latents.shape, "the latents it asked about")
             timestep = asked.get("timestep")
             if isinstance(timestep, bool) or not isinstance(timestep, int | float) or not 0 <= timestep <= 1000:
                 raise EngineError(f"asked for timestep {_short(timestep)}; give a number from 0 to 1000")
-            states.append(state)
-            timesteps.append(float(timestep))
-            outputs.append(denoise(state, float(timestep)))
-            answer = self._ask({"output": outputs[-1].tolist()})
-        if not states:
+            run.states.append(state)
+            run.timesteps.append(float(timestep))
+            run.outputs.append(denoise(state, float(timestep)))
+            answer = self._ask({"output": run.outputs[-1].tolist()})
+        if not run.states:
             raise EngineError("made latents without the denoiser")
-        states.append(_array(answer.get("latents"), latents.shape, "its last latents"))
-        return states, outputs, timesteps
+        run.states.append(_array(answer.get("latents"), latents.shape, "its last latents"))
+        return run
 
     def _ask(self, line: Mapping[str, Any]) -> Mapping[str, Any]:
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -122,8 +140,8 @@ class Engine:
             raise EngineError(f"said what is not an object: {_short(answer)}")
         if "error" in answer:
             raise EngineError(f"gave up: {_short(answer['error'])}")
-        if not {"denoise", "latents"} & answer.keys():
-            raise EngineError(f"said neither denoise nor latents: {_short(answer)}")
+        if not {"denoise", "noise", "latents"} & answer.keys():
+            raise EngineError(f"said neither denoise nor noise nor latents: {_short(answer)}")
         return answer
 
     def _why_ended(self) -> str:
