@@ -29,6 +29,8 @@ def _write(directory: Path, known: Mapping[str, str]) -> None:
 
 def listed(directory: Path) -> dict[str, str]:
     """Return the hashes by name; empty where there is no list, and without lines that are damaged."""
+    if not (directory / SUMS).is_file():  # a pipe would be read without an end
+        return {}
     try:
         text = (directory / SUMS).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -55,6 +57,8 @@ def damage_in(directory: Path, names: Iterable[str] | None = None) -> dict[str, 
 def _why_damaged(file: Path, known: str | None) -> str:
     if known is None:
         return f"{SUMS} does not list it: it belongs to something else, or was written by hand"
+    if file.exists() and not file.is_file():
+        return "it is not a file"
     try:
         return "" if _hash(file) == known else f"its content is not what {SUMS} lists"
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -45,6 +46,8 @@ DAMAGES: dict[str, Damage] = {
     "a bit in the middle": lambda file, _: flip(file, 0.5),
     "last bit": lambda file, _: flip(file, 1.0),
     "another baseline's": lambda file, other: shutil.copyfile(other, file),
+    "a pipe": lambda file, _: (file.unlink(), os.mkfifo(file)),
+    "a device": lambda file, _: (file.unlink(), file.symlink_to("/dev/zero")),
     "a folder": lambda file, _: (file.unlink(), file.mkdir()),
     "a foreign file beside it": lambda file, _: (file.parent / "features-x.npz").write_bytes(b"x"),
     "a foreign baseline beside it": lambda file, _: (file.parent / "foreign.json").write_text('{"schema": 1}'),

@@ -149,21 +149,19 @@ def check_device(subject: Subject, setting: str) -> Iterator[Finding]:
         yield Finding("device", setting, "timesteps on the device", str(scheduler.timesteps.device), words)
 
 
+_SPACINGS = "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"
+
+
 def check_offloading(subject: Subject, setting: str) -> Iterator[Finding]:
     """Check that a run works whose state is on another device than the schedule, as pipelines with offloading make it.
 
-    Tensors of the meta device stand for those of a GPU: operations between both devices fail with them as well. What a
-    device has to take is not float64.
+    Tensors of the meta device stand for those of a GPU: operations between both devices fail with them as well.
     """
     try:
         case = subject.prepare(_STEPS)
     except Refusal:
         return
     scheduler, state = case.scheduler, torch.empty(1, 3, 2, 2, device="meta")
-    for name in ("timesteps", "sigmas"):
-        if getattr(getattr(scheduler, name, None), "dtype", None) == torch.float64:
-            words = f"set_timesteps makes {name} that an MPS device, which has no float64, cannot take."
-            yield Finding("device", f"{setting}, {name}", "float32 or integers", "torch.float64", words)
     try:
         for timestep in case.timesteps:
             given = scaled_input(scheduler, state, timestep)
@@ -172,6 +170,21 @@ def check_offloading(subject: Subject, setting: str) -> Iterator[Finding]:
         if "expected device" in str(error) or "same device" in str(error):
             words = "A step fails where the schedule is on the CPU and the state elsewhere, as with offloading."
             yield Finding("device", f"{setting}, schedule on the CPU", "a step", str(error), words)
+
+
+def check_double(subject: Subject, setting: str) -> Iterator[Finding]:
+    """Check that no spacing makes timesteps or sigmas of float64, which MPS devices do not have."""
+    spacings = [{}, *({name: True} for name in _SPACINGS if name in subject.config)]
+    for overrides in spacings:
+        try:
+            scheduler = subject.prepare(_STEPS, overrides).scheduler
+        except Refusal:
+            continue
+        for name in ("timesteps", "sigmas"):
+            if getattr(getattr(scheduler, name, None), "dtype", None) == torch.float64:
+                label = next(iter([f"{key}=True" for key in overrides]), setting)
+                words = f"set_timesteps makes {name} that an MPS device, which has no float64, cannot take."
+                yield Finding("device", f"{label}, {name}", "float32 or integers", "torch.float64", words)
 
 
 def check_slices(subject: Subject, setting: str, eta: float | None) -> Iterator[Finding]:

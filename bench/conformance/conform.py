@@ -261,6 +261,7 @@ def _check_base(subject: Subject, tally: _Tally) -> None:
     tally.add("arguments", checks_arguments.check_arguments(subject, base), base)
     tally.add("device", checks_use.check_device(subject, base), base)
     tally.add("device", checks_use.check_offloading(subject, base), base)
+    tally.add("device", checks_use.check_double(subject, base), base)
     tally.add("add_noise", checks_noising.check_noising(subject, base), base)
     tally.add("add_noise", checks_noising.check_training_timesteps(subject, base), base)
     tally.add("refusals", checks_limits.check_refusals(subject, base), base)

@@ -1,120 +1,247 @@
-"""False alarms of the gate: the same code again, with different seeds and numbers of threads and concurrent_batches.
+"""A/A: how often a gate raises an alarm where both sides are the same code, on a busy machine; and a slower UNet.
 
-    .venv/bin/python scripts/benchmarks/false_alarms.py [--repeats 100] [--log FILE] [overrides …]
+    .venv/bin/python scripts/benchmarks/false_alarms.py [--runs 8] [--examinations 3] [--sessions 90] [--work DIRECTORY]
+        [--repeats 100] [--only-draw] [overrides …]
 
-Every repetition samples experiment=gate again and is compared with a baseline at the gate's default limits. Seeds
-are 0, 0, 1, 2, 3, 0, 0, 4, …: two of five repetitions share the baseline's noise, so that images are compared one by
-one, the others have other noise. Latencies and memory are comparable with equal threads and concurrent_batches only,
-compared with the first repetition that had the same. Each repetition is a line of the log; the same command
-goes on after the last. Writes a table; exits with 1 when anything regressed, changed or failed.
+A whole gate takes many minutes on a busy machine. What it is made of is therefore collected once, and gates are drawn
+from it; each has every level: schedulers (an examination of all of them against their baselines), latents, pictures,
+scores, latency and memory of two runs of experiment=gate (a pair of runs), and the family of interleaved latencies (as
+many sessions as `gate ref=…` has, of scripts/benchmarks/busy_latency.py, whose sides are exchanged at random). Runs
+have the seeds and numbers of threads of RUNS; examinations have other hash seeds and threads. What was collected stays
+in the directory, and the same command goes on. A slower UNet is drawn as often as `--found`, by the real clock and by
+processor time. Writes false_alarms.md; exits with 1 when more than 2 in 100 gates alarm, or a slow-down is found in
+fewer than 19 of 20 by both clocks.
 """
 
 import argparse
+import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from ratios import add_to_log, name_machine, name_machines, read_log
+import numpy as np
+from busy_latency import CELLS
+from ratios import name_machine, read_log
 
 from bench.experiment.compose import compose_settings
-from bench.experiment.verbs import check_gate
+from bench.experiment.verbs import GateChoice, check_gate
 from bench.gate.compare import compare_stores
+from bench.gate.latency import compare_interleaved
 from bench.gate.outcome import GateReport, Outcome
+from bench.records.record import InterleavedLatency
 from bench.store.store import Store
 
+ROOT = Path(__file__).parents[2]
 BAD = ("regressed", "changed", "failed", "missing")
+RUNS = ((0, 1), (1, 1), (0, 1), (2, 1), (0, 2), (3, 1), (0, 1), (4, 1), (0, 1), (0, 2), (5, 1), (0, 1), (6, 1), (0, 1))
+"""Seed and threads of each run."""
+RUN_CELLS = ("method=[tcd,lcm]", "methods.tcd.steps=[2]", "methods.lcm.steps=[1]")
+CLOCKS = {"real_s": "real clock", "cpu_s": "processor time"}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--examinations", type=int, default=3)
+    parser.add_argument("--sessions", type=int, default=90)
+    parser.add_argument("--work", type=Path, default=Path("results/gate_benchmark"))
     parser.add_argument("--repeats", type=int, default=100)
-    parser.add_argument("--log", type=Path, default=Path("results/gate_benchmark/false_alarms.jsonl"))
-    parser.add_argument("--out", type=Path, default=Path("results/performance/false_alarms.md"))
+    parser.add_argument("--found", type=int, default=20)
+    parser.add_argument("--only-draw", action="store_true")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance" / "false_alarms.md")
     arguments, overrides = parser.parse_known_args()
-    kept = arguments.log.parent / "false_alarms_baselines"
-    baseline = kept / "all"
-    lines = read_log(arguments.log)
-    if len(lines) < arguments.repeats:
-        sample(baseline, overrides, seed=0, threads=os.cpu_count() or 1, concurrent_batches=2)
-    for repeat in range(len(lines), arguments.repeats):
-        begun = time.perf_counter()
-        seed = (0, 0, 1, 2, 3)[repeat % 5] + (3 * (repeat // 5) if repeat % 5 > 1 else 0)
-        threads, concurrent_batches = (1, 2, 4)[repeat % 3], 1 + repeat % 2
-        scratch = Path(tempfile.mkdtemp(prefix="tcd-bench-again-")) / "run"
-        sample(scratch, overrides, seed, threads, concurrent_batches)
-        same = kept / f"threads-{threads}-concurrent_batches-{concurrent_batches}"
-        line = {"repeat": repeat, "seed": seed, "threads": threads, "concurrent_batches": concurrent_batches}
-        line |= {**judge(baseline, same, scratch), "machine": name_machine()}
-        if same.is_dir():
-            shutil.rmtree(scratch.parent)
-        else:
-            shutil.move(scratch, same)
-        add_to_log(arguments.log, line)
-        lines.append(line)
-        where = f"seed {seed}, {threads} threads, {concurrent_batches} concurrent_batches"
-        print(f"{repeat:3d} {where}: {line['counts']}, {time.perf_counter() - begun:.0f} s", flush=True)
-    alarms = [line for line in lines if line["alarms"]]
-    for line in alarms:
-        print(f"false alarm in repetition {line['repeat']}: {'; '.join(line['alarms'])}")
-    said = f"{len(alarms)} of {len(lines)} repetitions gave a false alarm"
-    print(said)
-    arguments.out.write_text("\n".join(to_markdown(said, lines)) + "\n", encoding="utf-8")
-    return 1 if alarms else 0
-
-
-def to_markdown(said: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What came out, and how many outcomes of each verdict, by what the repetitions shared with the baseline."""
-    yield "# False alarms of the gate"
-    yield f"\n`{shlex.join(['scripts/benchmarks/false_alarms.py', *sys.argv[1:]])}`: {said}.\n"
-    yield name_machines(lines)
-    yield "| repetitions | | outcomes |"
-    yield "| ---: | --- | --- |"
-    same = [line for line in lines if line["seed"] == 0]
-    timed = [line for line in lines if line.get("latencies")]
-    for what, found, counts in (
-        ("with the baseline's seed", same, "counts"),
-        ("with other seeds", [line for line in lines if line["seed"] != 0], "counts"),
-        ("of them, latencies beside a run of as many threads and concurrent_batches", timed, "latencies"),
-    ):
-        total = sum((Counter(line[counts]) for line in found), Counter[str]())
-        if found:
-            yield f"| {len(found)} | {what} | {', '.join(f'{n} {verdict}' for verdict, n in total.most_common())} |"
-
-
-def sample(results: Path, overrides: list[str], seed: int, threads: int, concurrent_batches: int) -> None:
-    """Run the gate's experiment; a run that is there already is not repeated."""
-    command = [
-        *(sys.executable, "-m", "bench", "run", "experiment=gate", f"results='{results.absolute()}'"),
-        *(f"seed={seed}", f"concurrent_batches={concurrent_batches}", *overrides),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-
-
-def judge(baseline: Path, same: Path, candidate: Path) -> dict[str, Any]:
-    """Counts of the gate's verdicts, and its alarms in words; costs are compared with the run in `same`."""
-    outcomes = [outcome for outcome in compare(baseline, candidate) if outcome.level != "cost"]
-    costs = [outcome for outcome in compare(same, candidate) if outcome.level == "cost"] if same.is_dir() else []
-    report = GateReport("baseline", "again", [*outcomes, *costs])
-    alarms = [f"{o.verdict}: {o.subject}: {o.quantity} {o.note}" for o in report.outcomes if o.verdict in BAD]
-    return {
-        **{"exit_code": report.exit_code, "counts": dict(report.counts), "alarms": alarms},
-        "latencies": dict(Counter(outcome.verdict for outcome in costs if outcome.quantity == "latency_s")),
+    work = arguments.work.absolute()
+    if not arguments.only_draw:
+        collect(work, arguments, overrides)
+    gate = check_gate(compose_settings(["conformance.directory=x"], "gate"))
+    pairs = list(compare_pairs(work, gate))
+    examined = [outcomes_of(path) for path in sorted(work.glob("exam*/gate.json"))]
+    sessions = read_log(work / "sessions.jsonl")
+    rng = np.random.default_rng(0)
+    gates = [draw_gate(rng, gate, pairs, examined, sessions) for _ in range(arguments.repeats)]
+    alarms = [[said(outcome) for outcome in drawn if outcome.verdict in BAD] for drawn in gates]
+    slower = {
+        clock: [draw_latency(rng, gate, sessions, "slower", clock) for _ in range(arguments.found)] for clock in CLOCKS
     }
+    again = {
+        clock: [draw_latency(rng, gate, sessions, "same", clock) for _ in range(arguments.repeats)] for clock in CLOCKS
+    }
+    count = sum(map(bool, alarms))
+    found = {clock: sum(map(regressed, drawn)) for clock, drawn in slower.items()}
+    lines = page(arguments, work, pairs, examined, sessions, gates, alarms, slower, again)
+    arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+    missed = max(found.values()) < 0.95 * arguments.found
+    return int(count > 0.02 * arguments.repeats or missed)
 
 
-def compare(before: Path, after: Path) -> list[Outcome]:
-    limits = check_gate(compose_settings([f"baseline='{before}'", f"candidate='{after}'"], "gate"))
-    stores = (Store(path, writable=False) for path in (before, after))
-    return compare_stores(*stores, limits.images, limits.quality, limits.cost, limits.latents).outcomes
+def collect(work: Path, arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Sample, examine and time what is not there yet."""
+    latency = ["--sessions", str(arguments.sessions), "--log", str(work / "sessions.jsonl")]
+    run([str(ROOT / "scripts" / "benchmarks" / "busy_latency.py"), *latency], 1)
+    for number, (seed, threads) in enumerate(RUNS[: arguments.runs]):
+        results = work / "runs" / f"{number:02d}-seed{seed}-threads{threads}"
+        if not (results / "run.json").is_file():
+            chosen = [f"results='{results}'", f"seed={seed}", *(overrides or RUN_CELLS)]
+            run(["-m", "bench", "run", "experiment=gate", *chosen], threads)
+    for number in range(1, arguments.examinations + 1):
+        output = work / f"exam{number}"
+        if not (output / "gate.json").is_file():
+            directory = ROOT / "results" / "conformance"
+            command = ["-m", "bench", "gate", f"conformance.directory='{directory}'", f"output='{output}'"]
+            run(command, 1 if number == 1 else 2, PYTHONHASHSEED=str(number))
+
+
+def run(command: Sequence[str], threads: int, **more: str) -> None:
+    environment = {**os.environ, **more, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
+    subprocess.run([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, cwd=ROOT, check=False)
+
+
+def compare_pairs(work: Path, gate: GateChoice) -> Iterator[tuple[str, list[Outcome]]]:
+    """Every two runs, the earlier one as the baseline."""
+    runs = [path for path in sorted((work / "runs").iterdir()) if (path / "report.html").is_file()]
+    for before, after in combinations(runs, 2):
+        stores = (Store(path, writable=False) for path in (before, after))
+        compared = compare_stores(*stores, gate.images, gate.limits(), gate.cost, gate.latents)
+        yield f"{before.name}, {after.name}", list(compared.outcomes)
+
+
+def outcomes_of(path: Path) -> list[Outcome]:
+    """The outcomes of a report's JSON."""
+    return [Outcome(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["outcomes"]]
+
+
+def draw_gate(
+    rng: np.random.Generator,
+    gate: GateChoice,
+    pairs: Sequence[tuple[str, list[Outcome]]],
+    examined: Sequence[list[Outcome]],
+    sessions: Sequence[Mapping[str, Any]],
+) -> tuple[Outcome, ...]:
+    """All outcomes of one gate, of every level."""
+    schedulers = examined[rng.integers(len(examined))]
+    _, runs = pairs[rng.integers(len(pairs))]
+    latencies = draw_latency(rng, gate, sessions, "same", "real_s")
+    return GateReport("baseline", "again", (*schedulers, *runs, *latencies)).outcomes
+
+
+def draw_latency(
+    rng: np.random.Generator, gate: GateChoice, sessions: Sequence[Mapping[str, Any]], kind: str, clock: str
+) -> list[Outcome]:
+    """The outcomes of one interleaved comparison; `before` is first in even sessions, as the analysis needs it."""
+    count = gate.both_sides.sessions
+    of_kind = [session for session in sessions if session["kind"] == kind]
+    if kind == "same":  # which side is which does not matter: the one that was first is made the right one
+        drawn = [of_kind[i] for i in rng.choice(len(of_kind), count, replace=False)]
+        swap = [(session["first"] == "before") != (place % 2 == 0) for place, session in enumerate(drawn)]
+    else:
+        orders = [[one for one in of_kind if one["first"] == first] for first in ("before", "after")]
+        picked = [[order[i] for i in rng.choice(len(order), count // 2, replace=False)] for order in orders]
+        drawn = [session for both in zip(*picked, strict=True) for session in both]
+        swap = [False] * count
+    turns = []
+    for cell in drawn[0]["cells"]:
+        found = [one["cells"][cell] for one in drawn]
+        sides = [
+            [entry[what][side != swapped] for entry, swapped in zip(found, swap, strict=True)]
+            for what in (clock, "first_s")
+            for side in (0, 1)
+        ]
+        turns.append(
+            InterleavedLatency(cell, 1, *(tuple(map(tuple, side)) for side in sides[:2]), *map(tuple, sides[2:]))
+        )
+    return compare_interleaved(turns, gate.cost)
+
+
+def regressed(outcomes: Sequence[Outcome]) -> bool:
+    return any(outcome.verdict == "regressed" for outcome in outcomes)
+
+
+def said(outcome: Outcome) -> str:
+    return f"{outcome.level}: {outcome.subject}: {outcome.quantity}: {outcome.verdict}; {outcome.note}"
+
+
+def page(
+    arguments: argparse.Namespace,
+    work: Path,
+    pairs: Sequence[tuple[str, list[Outcome]]],
+    examined: Sequence[list[Outcome]],
+    sessions: Sequence[Mapping[str, Any]],
+    gates: Sequence[tuple[Outcome, ...]],
+    alarms: Sequence[Sequence[str]],
+    slower: Mapping[str, Sequence[list[Outcome]]],
+    again: Mapping[str, Sequence[list[Outcome]]],
+) -> list[str]:
+    """What came out, and what exactly was varied."""
+    kinds = Counter(session["kind"] for session in sessions)
+    loads = [session["load"] for session in sessions]
+    runs = sorted({name for both, _ in pairs for name in both.split(", ")})
+    command = shlex.join(["scripts/benchmarks/false_alarms.py", f"--repeats={arguments.repeats}"])
+    lines = [
+        "# False alarms of the gate on a busy machine, and a slower UNet",
+        "",
+        f"`{command}`: {sum(map(bool, alarms))} of {len(gates)} gates of the same code gave an alarm.",
+        "",
+        f"On {name_machine()}; load {min(loads):.0f} to {max(loads):.0f} (median {median(loads):.0f}).",
+        "",
+        f"Collected: {len(runs)} runs of experiment=gate ({', '.join(runs)};",
+        f"{shlex.join(RUN_CELLS)}; all 256 prompts and 40 timed calls), {len(examined)} examinations of all schedulers",
+        f"against their baselines with other hash seeds and threads, and {kinds['same']} sessions of latencies",
+        f"({shlex.join(CELLS)}; rounds of conf/gate.yaml, the processes of a pool in place of two fresh",
+        f"ones). Each gate is drawn from them: one of {len(pairs)} pairs of runs, one examination, 6 sessions, without",
+        "repetition with sides at random. Cells are fewer than in the default gate; prompts, calls, sessions, tests",
+        "and limits are its own. Gates share material, so they are not independent.",
+        "",
+        "| level and quantity | outcomes |",
+        "| --- | --- |",
+    ]
+    counts: dict[str, Counter[str]] = {}
+    for drawn in gates:
+        for outcome in drawn:
+            what = outcome.quantity if outcome.level not in ("conformance",) else "all"
+            counts.setdefault(f"{outcome.level}: {what}", Counter())[outcome.verdict] += 1
+    lines += [
+        f"| {what} | {', '.join(f'{n} {verdict}' for verdict, n in found.most_common())} |"
+        for what, found in sorted(counts.items())
+    ]
+    lines += ["", *(f"- {words}" for one in alarms for words in one)]
+    lines += [
+        "",
+        f"## A UNet slower by {sessions[0]['slow_down']:.0%}",
+        "",
+        f"{kinds['slower']} sessions of the same pool, in turn with the others. The spread is the standard deviation",
+        "of log(after / before) of a session, over all cells together; the limit is 1.5%.",
+        "",
+        "| clock | found | alarms, same code | spread of a session, same code | slower: after / before | all cells |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for clock, drawn_all in slower.items():
+        same, slow = (ratios(sessions, kind, clock) for kind in ("same", "slower"))
+        together = Counter(o.verdict for drawn in drawn_all for o in drawn if o.subject == "all cells")
+        words = ", ".join(f"{n} {verdict}" for verdict, n in together.most_common())
+        hits = sum(map(regressed, drawn_all))
+        false = f"{sum(map(regressed, again[clock]))} of {len(again[clock])}"
+        cells = f"{hits} of {len(drawn_all)} | {false} | {np.std(same):.1%} | {np.exp(np.mean(slow)):.3f} | {words}"
+        lines.append(f"| {CLOCKS[clock]} | {cells} |")
+    return lines
+
+
+def ratios(sessions: Sequence[Mapping[str, Any]], kind: str, clock: str) -> np.ndarray:
+    """log(after / before) of each session, mean over cells of medians over calls."""
+    return np.array(
+        [
+            np.mean([np.log(median(cell[clock][1]) / median(cell[clock][0])) for cell in session["cells"].values()])
+            for session in sessions
+            if session["kind"] == kind
+        ]
+    )
 
 
 if __name__ == "__main__":
