@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib import metadata
 
-TRIED = ("0.30.3", "0.42.1")
+TRIED = ("0.30.3", "0.36.0", "0.42.1")
 """From the oldest to the newest; any other is taken as well."""
 
 
