@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,13 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 ZERO_SNR_FLOOR = 2.0**-24  # what sigma-based schedulers use in place of alpha_bar = 0, so that sigma stays finite
+
+
+class Draws(Protocol):
+    """The random numbers of a run, by the number of the draw."""
+
+    def draw(self, number: int) -> Array:
+        """Return standard normal numbers in the shape of the state."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bench.conformance.noise import Array
+from bench.conformance.noise import Array, Draws
 from bench.generate.schedulers import parameters_of
 
 _Model = Callable[[Array, int, float], Array]
@@ -67,9 +67,9 @@ class DrawRecorder(TorchFunctionMode):
 
 
 class GivenDraws(TorchFunctionMode):
-    """Replaces the normal numbers that torch draws inside the context by given ones: `noise(k)` is the k-th draw."""
+    """Replaces the normal numbers that torch draws inside the context by given ones."""
 
-    def __init__(self, noise: Callable[[int], Array]) -> None:
+    def __init__(self, noise: Draws) -> None:
         super().__init__()
         self.noise, self.count = noise, 0
 
@@ -79,7 +79,7 @@ class GivenDraws(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func in (torch.randn, torch.randn_like, torch.normal):
             self.count += 1
-            return torch.from_numpy(self.noise(self.count - 1)).to(result.dtype).reshape(result.shape)
+            return torch.from_numpy(self.noise.draw(self.count - 1)).to(result.dtype).reshape(result.shape)
         return result
 
 

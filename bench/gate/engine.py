@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.conformance.noise import Draws
 from bench.gate.engine_process import Engine, EngineError, EngineRun
 from bench.gate.latents import Trajectory, compare_trajectories
 from bench.gate.outcome import Outcome
@@ -89,8 +90,25 @@ class _Sampled:
     law: bool
 
 
-_Noise = Callable[[int], _Floats]
-_Sampler = Callable[[int, _Floats, _Noise], EngineRun]
+@dataclass(frozen=True)
+class _RandomDraws:
+    shape: tuple[int, int]
+
+    def draw(self, number: int) -> _Floats:
+        return np.random.default_rng((1, number)).normal(size=self.shape)
+
+
+@dataclass(frozen=True)
+class _GivenRows:
+    """The same number in all columns of a row: `rows` has a column for the initial noise and one for each draw."""
+
+    rows: _Floats
+
+    def draw(self, number: int) -> _Floats:
+        return np.repeat(self.rows[:, number + 1 : number + 2], len(MEANS), axis=1)
+
+
+_Sampler = Callable[[int, _Floats, Draws], EngineRun]
 
 
 def judge_engine(choice: EngineChoice, limit: Movement) -> list[Outcome]:
@@ -116,7 +134,7 @@ def judge_engine(choice: EngineChoice, limit: Movement) -> list[Outcome]:
 
 def _run(steps: int, exact: ExactDenoiser, sample: _Sampler) -> _Sampled:
     shape = ROWS, len(MEANS)
-    run = sample(steps, np.random.default_rng(0).normal(size=shape), lambda k: _draw(k, shape))
+    run = sample(steps, np.random.default_rng(0).normal(size=shape), _RandomDraws(shape))
     trajectory = {"states": np.stack(run.states, axis=1), "outputs": np.stack(run.outputs, axis=1)}
     with np.errstate(invalid="ignore", over="ignore"):
         if run.draws:
@@ -127,21 +145,15 @@ def _run(steps: int, exact: ExactDenoiser, sample: _Sampler) -> _Sampled:
     return _Sampled(trajectory, run.timesteps, error, run.draws > 0)
 
 
-def _draw(number: int, shape: tuple[int, int]) -> _Floats:
-    return np.random.default_rng((1, number)).normal(size=shape)
-
-
 def _error_of_law(steps: int, exact: ExactDenoiser, sample: _Sampler, draws: int) -> float | None:
     """Distance of a stochastic sampler's law from the data's; None where it is not linear in its noise.
 
     A row without noise, one for the initial noise and for each draw alone, and one for all of them at random.
     """
-    rows = np.concatenate([np.zeros((1, draws + 1)), np.eye(draws + 1), _draw(draws, (1, draws + 1))])
+    rows = np.concatenate([np.zeros((1, draws + 1)), np.eye(draws + 1), _RandomDraws((1, draws + 1)).draw(draws)])
     a, s = exact.levels(len(exact.alphas_cumprod) - 1 if exact.path == "diffusion" else 1000)
     width = np.sqrt(a**2 * WIDTHS**2 + s**2)
-    run = sample(
-        steps, a * MEANS + width * rows[:, :1], lambda k: np.repeat(rows[:, k + 1 : k + 2], len(MEANS), axis=1)
-    )
+    run = sample(steps, a * MEANS + width * rows[:, :1], _GivenRows(rows))
     if run.draws != draws:
         raise EngineError(f"drew noise {draws} times in one run of {steps} steps and {run.draws} times in another")
     mean, responses, last = run.states[-1][0], run.states[-1][1:-1] - run.states[-1][0], run.states[-1][-1]
@@ -152,7 +164,7 @@ def _error_of_law(steps: int, exact: ExactDenoiser, sample: _Sampler, draws: int
 
 
 def _of_engine(engine: Engine, exact: ExactDenoiser, eta: float | None) -> _Sampler:
-    def sample(steps: int, latents: _Floats, noise: _Noise) -> EngineRun:
+    def sample(steps: int, latents: _Floats, noise: Draws) -> EngineRun:
         request: dict[str, Any] = {"steps": steps, "path": exact.path}
         request |= {"alphas_cumprod": exact.alphas_cumprod} if exact.path == "diffusion" else {}
         request |= {} if eta is None else {"eta": eta}
@@ -164,7 +176,7 @@ def _of_engine(engine: Engine, exact: ExactDenoiser, eta: float | None) -> _Samp
 def _of_scheduler(name: str, exact: ExactDenoiser, eta: float | None) -> _Sampler:
     """A scheduler of conf/scheduler in the loop of a pipeline, with the same noise."""
 
-    def sample(steps: int, latents: _Floats, noise: _Noise) -> EngineRun:
+    def sample(steps: int, latents: _Floats, noise: Draws) -> EngineRun:
         import torch
 
         from bench.conformance.trace import GivenDraws, scaled_input

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.conformance.noise import Draws
+
 _Floats = NDArray[np.float64]
 LONGEST_LINE = 16 * 2**20
 """Characters of a line; a longer one is refused."""
@@ -85,9 +87,9 @@ class Engine:
         request: Mapping[str, Any],
         latents: _Floats,
         denoise: Callable[[_Floats, float], _Floats],
-        noise: Callable[[int], _Floats],
+        noise: Draws,
     ) -> EngineRun:
-        """Run it once; `noise` returns the draw of a number. Raises EngineError."""
+        """Run it once, with the noise that it asks for. Raises EngineError."""
         run, most = EngineRun(), MOST_CALLS * int(request["steps"])
         answer = self._ask({"sample": {**request, "latents": latents.tolist()}})
         while "denoise" in answer or "noise" in answer:
@@ -96,7 +98,7 @@ class Engine:
                 raise EngineError(f"asked for {what} {most} times in {request['steps']} steps")
             if "noise" in answer:
                 run.draws += 1
-                answer = self._ask({"noise": noise(run.draws - 1).tolist()})
+                answer = self._ask({"noise": noise.draw(run.draws - 1).tolist()})
                 continue
             asked = answer["denoise"]
             if not isinstance(asked, Mapping):
