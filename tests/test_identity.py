@@ -13,7 +13,8 @@ from bench.report.data_frame import scores_to_frame
 from bench.report.identity import further_traits, traits
 from bench.report.plots import plan_figures
 from bench.report.series import eta_panels, to_series
-from bench.report.tables import cost_table, score_table, to_csv, to_latex, to_markdown
+from bench.report.table_forms import to_csv, to_latex, to_markdown
+from bench.report.tables import cost_table, score_table
 from bench.report.terminal import summarise
 
 TCD = Adapter("tcd", "h1t/TCD", "a.safetensors", "w1")

@@ -13,7 +13,8 @@ from bench.analysis.scoring import ScoredCell
 from bench.records.record import Record
 from bench.records.run import Claim, Side
 from bench.report.plots import plan_figures
-from bench.report.tables import cost_table, to_latex
+from bench.report.table_forms import to_latex
+from bench.report.tables import cost_table
 from bench.report.terminal import summarise
 from bench.score.estimate import mean_estimate
 from bench.store.store import Store

@@ -14,7 +14,8 @@ from bench.gate.outcome import GateReport, Outcome
 from bench.gate.report import COMMENT_CHARACTERS, to_comment, to_junit, to_page
 from bench.printable import printable, spreadsheet_text
 from bench.report.page import templates
-from bench.report.tables import Table, to_csv
+from bench.report.table_forms import to_csv
+from bench.report.tables import Table
 
 NASTY = "a\x1b[31m\x00\x0b\x9b1mb\u202e\ufffe c"
 

@@ -32,7 +32,7 @@ from bench.records.errors import BenchError, Damaged
 from bench.records.record import Calls, Failure, Images, Latency, Memory, Record
 from bench.records.run import Claim, Side
 from bench.report.axes import legend_below, log_axis
-from bench.report.embedded_images import Picture, open_picture, to_data_uri
+from bench.report.embedded_images import Picture, embedded, open_picture, to_gif
 from bench.report.image_grid import PromptGrid, draw_grid, films, prompt_grids
 from bench.report.per_prompt import HEIGHT, prompt_differences
 from bench.report.plots import STYLE
@@ -59,7 +59,12 @@ def record_of(method: str, steps: int, eta: float | None, failure: Failure | Non
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "run")
+    return make_store(tmp_path / "run")
+
+
+def make_store(directory: Path) -> Store:
+    """A small run with a failed cell, a missing one, and hostile names."""
+    store = Store(directory)
     rng = np.random.default_rng(0)
     records = [record_of("tcd", n, eta) for n in (2, 4) for eta in (0.0, 1.0)] + [record_of("<b>ddim</b>", 4, None)]
     records.append(record_of("tcd", 8, 0.0, Failure("CellError", "image 3 is <i>black</i>", "Traceback <u>")))
@@ -98,8 +103,10 @@ def test_every_text_is_escaped_and_nothing_is_fetched(store: Store) -> None:
     for markup in ("<script>x", "<em>run", "<b>ddim", "<i>black", "<u>", "<do>", "<friends>"):
         assert markup not in page, markup
     assert "&lt;em&gt;run&lt;/em&gt;" in page
-    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page), "one self-contained file"
-    assert "://" not in re.sub(r"data:image/png;base64,[^\"]*", "", page)
+    text = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.findall(r"""src=["'](?!data:)""", text), "one self-contained file"
+    assert all(re.fullmatch(r"#[\w-]+|[\w./]+", link) for link in re.findall(r"""href=["'](.*?)["']""", text))
+    assert "://" not in re.sub(r"data:image/\w+;base64,[^\"]*", "", text)
 
 
 def test_failed_and_waiting_cells_are_reported(store: Store) -> None:
@@ -109,12 +116,17 @@ def test_failed_and_waiting_cells_are_reported(store: Store) -> None:
     assert "60 steps &lt;do&gt; not fit" in page
 
 
-def test_plots_are_png_and_svg_of_each_kind(store: Store) -> None:
+def test_plots_are_png_svg_and_pdf_of_each_kind(store: Store) -> None:
     write_report(store)
     stems = {path.stem for path in (Path(store.location) / "plots").iterdir()}
     kinds = ("quality-evaluations", "quality-latency", "eta", "eta-steps", "latency-parts", "memory")
     assert stems == {f"mini-{kind}" for kind in kinds}
     assert all((Path(store.location) / "plots" / f"{stem}.svg").read_text().startswith("<?xml") for stem in stems)
+    for stem in stems:
+        content = (Path(store.location) / "plots" / f"{stem}.pdf").read_bytes()
+        assert content.startswith(b"%PDF"), stem
+        assert b"/FontFile2" in content, "fonts are embedded as TrueType, which journals ask for"
+        assert b"/CreationDate" not in content, "the same run makes the same file"
 
 
 def test_the_page_is_regenerated_only_when_its_inputs_changed(store: Store) -> None:
@@ -250,13 +262,6 @@ def test_scores_missing_in_all_cells_are_reported_once(store: Store) -> None:
     assert "(no interval)" in page
 
 
-def test_the_slider_starts_where_most_methods_have_an_image() -> None:
-    here: Any = "an image"
-    rows = (("ddim", (here, here, here)), ("tcd", (None, here, here)), ("lcm", (None, None, here)))
-    assert PromptGrid("mini", "x", (1, 2, 4), rows).start == 2
-    assert PromptGrid("mini", "x", (1, 2, 4), rows[:2]).start == 1
-
-
 def test_etas_that_differ_between_methods_only_make_no_curve(store: Store) -> None:
     chosen = [record_of("tcd", 2, 1.0), record_of("<b>ddim</b>", 4, 0.0)]
     for record in chosen:
@@ -296,16 +301,18 @@ def stored(tmp_path: Path, image: Image.Image) -> Picture:
 def test_a_video_becomes_an_animation_and_its_middle_frame_a_picture(tmp_path: Path) -> None:
     strip = np.concatenate([np.full((8, 8, 3), level, np.uint8) for level in (0, 100, 200)])
     picture = stored(tmp_path, Image.fromarray(strip))
-    kind, _, text = to_data_uri(picture, frames=3).partition(";base64,")
-    assert kind == "data:image/gif"
+    kind, _, text = embedded(picture, frames=3).partition(";base64,")
+    assert kind == "data:image/webp"
     film = Image.open(io.BytesIO(base64.b64decode(text)))
     assert (film.n_frames, film.size) == (3, (8, 8))
+    gif = Image.open(io.BytesIO(to_gif(picture, 3)))
+    assert (gif.format, gif.n_frames) == ("GIF", 3)
     assert np.asarray(open_picture(picture, frames=3)).tolist() == strip[8:16].tolist()
 
 
 @pytest.mark.parametrize(("side", "kind"), [(64, "png"), (1024, "webp")])
 def test_a_large_picture_is_shrunk_for_the_page(tmp_path: Path, side: int, kind: str) -> None:
-    head, _, text = to_data_uri(stored(tmp_path, Image.new("RGB", (side, side // 2)))).partition(";base64,")
+    head, _, text = embedded(stored(tmp_path, Image.new("RGB", (side, side // 2)))).partition(";base64,")
     assert head == f"data:image/{kind}"
     assert max(Image.open(io.BytesIO(base64.b64decode(text))).size) == min(side, 512)
 
@@ -324,12 +331,13 @@ def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) 
     store.save_run(replace(store.run(), claims=(CLAIM,)))
     run = store.run()
     scored = ScoredRun.load(store, run)
-    (found,) = prompt_differences(scored, judge_claims(run, scored.cells))
+    found = prompt_differences(scored, judge_claims(run, scored.cells))["few"]
     assert [pair.gain for pair in found.gains] == [39, 37, 35]
     assert [pair.gain for pair in found.losses] == [-39, -37, -35]
     assert found.gains[0].subject == (Picture(store, cells[1.0], 39),)
     assert found.losses[0].object == (Picture(store, cells[0.0], 0),)
     assert found.share == 0.5
+    assert (found.kept, found.prompts) == (40, 40)
     assert found.zero == HEIGHT / 2
     page = Path(write_report(store)).read_text(encoding="utf-8")
     assert "Prompt by prompt" in page
@@ -420,6 +428,23 @@ def inpainted(store: Store) -> Store:
     settings = {**run.settings, "task": {"kind": "inpainting"}}
     store.save_run(replace(run, cells=tuple(r.key for r in records), settings=settings))
     return store
+
+
+def test_of_few_kept_images_those_with_the_largest_differences_are_shown(store: Store) -> None:
+    for record in list(store.records()):
+        if record.cell.label.startswith("mini tcd 4"):
+            scores = np.arange(40.0) if record.cell.eta else np.arange(40.0)[::-1]
+            store.cell(record.key).save_features("e", {**store.cell(record.key).features("e"), "clip_score": scores})
+            keep(store, record, [Image.new("RGB", (8, 8), (6 * row, 0, 0)) for row in range(8)])
+    store.save_run(replace(store.run(), claims=(CLAIM,)))
+    scored = ScoredRun.load(store, store.run())
+    found = prompt_differences(scored, judge_claims(store.run(), scored.cells))["few"]
+    assert [pair.gain for pair in found.losses] == [-39, -37, -35]
+    assert found.gains == (), "no prompt with a kept image is better"
+    assert (found.kept, found.prompts) == (8, 40)
+    page = Path(write_report(store)).read_text(encoding="utf-8")
+    assert "No prompt with kept images is better." in page
+    assert "Of the 8 prompts whose images were kept (of 40; keep=all keeps all)." in page
 
 
 def test_inputs_and_masks_are_shown_with_their_outputs(inpainted: Store) -> None:

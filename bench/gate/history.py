@@ -12,7 +12,7 @@ from typing import Any
 from bench.gate.change_points import CHANGE_LEVEL, FEWEST_GATES, SeriesChange, find_changes
 from bench.gate.outcome import FAILS, GateReport
 from bench.records.errors import BenchError
-from bench.report.page import templates
+from bench.report.page import render
 
 HISTORY_FORMAT = 1
 """Version of the lines; written and checked."""
@@ -149,19 +149,19 @@ def _points_of(path: Path, number: int, line: str, place: int) -> Iterator[tuple
 def to_trend_page(series: Sequence[Trend], name: str) -> str:
     """One self-contained HTML file, every text escaped."""
     drawn = [one for one in series if len(one.points) > 1]
-    return (
-        templates(Path(__file__).parent)
-        .get_template("history.html.j2")
-        .render(
-            name=name,
-            series=drawn,
-            changed=[one for one in drawn if one.changes],
-            gates=max((point.place for one in series for point in one.points), default=-1) + 1,
-            level=CHANGE_LEVEL,
-            fewest=FEWEST_GATES,
-            width=_WIDTH,
-            height=_HEIGHT,
-        )
+    return render(
+        "history.html.j2",
+        ("base.js",),
+        Path(__file__).parent,
+        name=name,
+        series=drawn,
+        changed=[one for one in drawn if one.changes],
+        gates=max((point.place for one in series for point in one.points), default=-1) + 1,
+        level=CHANGE_LEVEL,
+        fewest=FEWEST_GATES,
+        width=_WIDTH,
+        height=_HEIGHT,
+        contents=[("changes", "Changes"), ("series", "Every quantity")][not any(one.changes for one in drawn) :],
     )
 
 

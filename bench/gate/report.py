@@ -27,8 +27,9 @@ from bench.printable import printable
 from bench.records.errors import BenchError
 from bench.report.embedded_images import Picture
 from bench.report.identity import NO_VALUE
-from bench.report.page import templates
-from bench.report.tables import Table, to_markdown
+from bench.report.page import render
+from bench.report.table_forms import to_markdown
+from bench.report.tables import Table
 
 ANSWERS = {
     PASS: "passed",
@@ -226,21 +227,24 @@ def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
         }
         bad = any(outcome.verdict in FAILS for outcome in outcomes)
         levels.append({"name": level, "count": _count(outcomes), "bad": bad, "quiet_count": _count(quiet), **shown})
-    return (
-        templates(Path(__file__).parent)
-        .get_template("gate.html.j2")
-        .render(
-            report=report,
-            answer=answer_of(report),
-            passed=report.answer == PASS,
-            about=_named(report),
-            summary=[re.sub(r"[*`]", "", text) for text in report.summary],
-            accepting=report.accepting if report.answer != PASS else (),
-            levels=levels,
-            images=images,
-            bad_words=FAILS,
-            good_words=("improved", "unchanged", "equal", "fixed"),
-        )
+    return render(
+        "gate.html.j2",
+        ("base.js", "viewer.js"),
+        Path(__file__).parent,
+        report=report,
+        answer=answer_of(report),
+        passed=report.answer == PASS,
+        about=_named(report),
+        summary=[re.sub(r"[*`]", "", text) for text in report.summary],
+        accepting=report.accepting if report.answer != PASS else (),
+        levels=levels,
+        images=images,
+        contents=[
+            *([("images", "Images")] if images else []),
+            *((f"level-{name}", name.capitalize()) for name in report.levels),
+        ],
+        bad_words=FAILS,
+        good_words=("improved", "unchanged", "equal", "fixed"),
     )
 
 

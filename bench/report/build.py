@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,15 @@ from bench.parallel import map_forked
 from bench.pictures import load_pictures
 from bench.printable import printable, spreadsheet_text
 from bench.records.run import Run
-from bench.report.image_grid import draw_grid, films, prompt_grids
+from bench.report.album import make_album
+from bench.report.embedded_images import InputPicture, Picture
+from bench.report.image_grid import PromptGrid, draw_grid, films, prompt_grids
 from bench.report.joint import join_runs
-from bench.report.page import Plot, render_page
-from bench.report.per_prompt import prompt_differences
+from bench.report.page import render_page
+from bench.report.per_prompt import Difference, prompt_differences
 from bench.report.published import beside_table, draw_beside
-from bench.report.tables import cost_table, score_table, settings_table, to_csv, to_latex, to_markdown, verdict_table
+from bench.report.table_forms import FORMS
+from bench.report.tables import cost_table, score_table, settings_table, verdict_table
 from bench.report.terminal import SUMMARY, summarise
 from bench.store.store import Store
 
@@ -62,11 +65,9 @@ def make_report(store: Store, inputs: str, runs: Sequence[Store] = ()) -> Made:
     files = {"scores.csv": frame.to_csv(index=False, lineterminator="\n").encode()}
     files[SUMMARY] = summarise(run, cells, judgements).encode()
     for table in tables.values():
-        for suffix, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
-            files[f"tables/{table.name}.{suffix}"] = write(table).encode()
-    plots = _draw_plots(run, cells, judgements, pairs)
-    for plot in plots:
-        files |= {f"plots/{plot.name}.png": plot.png, f"plots/{plot.name}.svg": plot.svg}
+        for suffix, write in FORMS.items():
+            files[f"tables/{table.name}.{suffix}"] = str(write(table)).encode()
+    files |= _draw_plots(run, cells, judgements, pairs)
     grids = prompt_grids(scored)
     if grids:
         picture = io.BytesIO()
@@ -74,9 +75,11 @@ def make_report(store: Store, inputs: str, runs: Sequence[Store] = ()) -> Made:
         files["grid.png"] = picture.getvalue()
     files |= films(grids)
     behind = prompt_differences(scored, judgements)
+    album = make_album(_pictures(grids, behind.values()))
+    files |= album.files
     homes = {part.run.real_images: part.store for part in scored.parts if part.run.real_images}
     real = [shown for name, home in homes.items() for shown in load_pictures(home.files, "reference", name)]
-    page = render_page(scored, judgements, tables, plots, grids, behind, inputs, real)
+    page = render_page(scored, judgements, tables, grids, behind, album, inputs, real)
     lacks = [] if runs else [*_missing_images(scored), *_missing_features(scored)]
     return Made({**files, "report.html": page.encode()}, lacks)
 
@@ -110,33 +113,49 @@ def _missing_features(scored: ScoredRun) -> list[str]:
     return [folder.features_name(gone) for folder in folders for gone in folder.missing_features(sets)][:100]
 
 
+def _pictures(
+    grids: Sequence[PromptGrid], differences: Iterable[Difference]
+) -> Iterator[tuple[Picture | InputPicture, int]]:
+    """Yield every picture that the page shows, with its number of frames."""
+    for grid in grids:
+        yield from ((picture, grid.frames) for _, row in grid.rows for picture in row if picture)
+        yield from ((picture, 1) for _, picture in grid.inputs)
+    for difference in differences:
+        for pair in (*difference.losses, *difference.gains):
+            yield from ((picture, difference.frames) for picture in (*pair.subject, *pair.object))
+
+
 def _draw_plots(
     run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement], pairs: Sequence[Beside]
-) -> list[Plot]:
+) -> dict[str, bytes]:
+    """Return plots as files."""
     import matplotlib as mpl
 
     from bench.report.plots import STYLE, plan_figures
     from bench.report.power import draw_power
 
     with mpl.rc_context(STYLE):
-        planned = plan_figures(run, cells)
+        planned = [(name, draw) for name, _, draw in plan_figures(run, cells)]
         if (chances := draw_power(judgements)) is not None:
-            title = "How many images a claim needs, if the measured gain is the true one"
-            planned.append(("power", title, lambda: chances))
+            planned.append(("power", lambda: chances))
         if pairs:
-            planned.append(("published", "Measured and published", lambda: draw_beside(run, pairs)))
-        pictures = map_forked(_to_pictures, [draw for _, _, draw in planned], fewest=4)
-    return [Plot(name, caption, *both) for (name, caption, _), both in zip(planned, pictures, strict=True)]
+            planned.append(("published", lambda: draw_beside(run, pairs)))
+        pictures = map_forked(_to_pictures, [draw for _, draw in planned], fewest=4)
+    named = zip((name for name, _ in planned), pictures, strict=True)
+    return {f"plots/{name}.{kind}": content for name, found in named for kind, content in found.items()}
 
 
-def _to_pictures(draw: Callable[[], Figure]) -> tuple[bytes, bytes]:
-    """The figure as PNG and as SVG, neither with the moment or the program that made it."""
+def _to_pictures(draw: Callable[[], Figure]) -> dict[str, bytes]:
+    """The figure as PNG, SVG and PDF, none with the moment or the program that made it; fonts are embedded."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    figure, png, svg = draw(), io.BytesIO(), io.BytesIO()
+    figure, png, svg, pdf = draw(), io.BytesIO(), io.BytesIO(), io.BytesIO()
     figure.set_dpi(150)
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # type: ignore[no-untyped-call]
     figure.set_layout_engine("none")  # the layout is found once
     FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
-    return png.getvalue(), printable(svg.getvalue().decode()).encode()
+    nothing = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+    FigureCanvasPdf(figure).print_pdf(pdf, metadata=nothing)  # type: ignore[no-untyped-call]
+    return {"png": png.getvalue(), "svg": printable(svg.getvalue().decode()).encode(), "pdf": pdf.getvalue()}

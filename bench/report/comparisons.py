@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.analysis.claims import Comparison
+from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.power import CHANCES
 from bench.records.run import Run
 from bench.score.metrics import metric_of
 
 MOSTLY_DIFFERENT = 0.95
 """The share of images with distinct prompts from which on repeated prompts are not mentioned."""
+
+
+def decisive(judgement: Judgement) -> Comparison | None:
+    """Return the comparison that decides: the strongest refutation, or else the weakest support."""
+    choose = min if judgement.verdict == "refuted" else max
+    wanted = [c for c in judgement.comparisons if judgement.verdict != "refuted" or c.verdict == "refuted"]
+    return choose(wanted or judgement.comparisons, key=lambda c: c.p_value, default=None)
+
+
+def gain_in_words(comparison: Comparison) -> str:
+    """Return gain and adjusted interval, by which the verdict goes: `+3.13 [+2.21, +4.05]`."""
+    digits = digits_of(comparison)
+    interval = interval_in_words(comparison.adjusted_interval or comparison.interval, digits)
+    return f"{comparison.gain:+.{digits}f} {interval}"
+
+
+def threshold_in_words(comparison: Comparison) -> str:
+    """Return what the gain must do: `within ±0.5`, `+0.3`; empty where it must only exceed 0."""
+    if comparison.expect == "equivalent":
+        return f"within ±{comparison.threshold:g}"
+    return f"{comparison.threshold:+g}" if comparison.threshold else ""
 
 
 def metric_in_words(comparison: Comparison) -> str:

@@ -1,4 +1,4 @@
-"""Pictures embedded in the page; a video becomes an animation."""
+"""Pictures of the store in the forms that pages embed; a video becomes an animation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from bench.records.record import Record
 from bench.store.store import Store
 
 LONGEST_SIDE = 512
+SMALL = 128
+"""Up to this side a picture is embedded as it was stored."""
 FRAMES_PER_SECOND = 8
 
 
@@ -25,10 +27,14 @@ class Picture:
     record: Record
     row: int
 
-    def exists(self) -> bool:
-        """Whether it was kept."""
+    def was_kept(self) -> bool:
+        """Whether the record says so; the file may be gone."""
         known = () if self.record.images is None else self.record.images.hashes
-        return self.row < len(known) and known[self.row] != "" and self.store.cell(self.record.key).has_image(self.row)
+        return self.row < len(known) and known[self.row] != ""
+
+    def exists(self) -> bool:
+        """Whether it was kept and is there."""
+        return self.was_kept() and self.store.cell(self.record.key).has_image(self.row)
 
     def is_whole(self) -> bool:
         """Whether it was kept and is the image that was sampled."""
@@ -40,6 +46,11 @@ class Picture:
     def read(self) -> bytes:
         """Return the PNG; raises Damaged where it is not the image that was sampled."""
         return kept_image(self.store, self.record, self.row)
+
+    @property
+    def place(self) -> str:
+        """Its file in the directory of its run."""
+        return self.store.cell(self.record.key).image_name(self.row)
 
 
 @dataclass(frozen=True)
@@ -53,8 +64,13 @@ class InputPicture:
         """Return the PNG; raises Damaged where it was changed."""
         content = input_picture(self.store, self.name)
         if content is None:
-            raise Damaged(self.store.location, f"inputs/{self.name}.png", "it is not the picture that was written")
+            raise Damaged(self.store.location, self.place, "it is not the picture that was written")
         return content
+
+    @property
+    def place(self) -> str:
+        """Its file in the directory of its run."""
+        return f"inputs/{self.name}.png"
 
 
 def input_pictures(store: Store, task: str, row: int) -> list[tuple[str, InputPicture]]:
@@ -74,26 +90,42 @@ def open_picture(picture: Picture | InputPicture, frames: int = 1) -> Image.Imag
 
 def to_gif(picture: Picture, frames: int) -> bytes:
     """Return a video, whose frames are stacked vertically, as an endless animation."""
-    content = io.BytesIO()
-    strip = Image.open(io.BytesIO(picture.read())).convert("RGB")
-    first, *others = (_shrink(_frame(strip, frames, i)) for i in range(frames))
-    pace = 1000 // FRAMES_PER_SECOND
-    first.save(content, "GIF", save_all=True, append_images=others, duration=pace, loop=0)
-    return content.getvalue()
+    return _animation(picture.read(), frames, "GIF", LONGEST_SIDE)
 
 
-def to_data_uri(picture: bytes | Picture | InputPicture, frames: int = 1) -> str:
-    """PNG bytes as they are; a stored image as PNG, or WebP where it is large and shrunk; a video as GIF."""
-    if isinstance(picture, bytes):
-        return _encode(picture, "png")
-    if frames > 1 and isinstance(picture, Picture):
-        return _encode(to_gif(picture, frames), "gif")
-    content, stored = io.BytesIO(), picture.read()
+def encode_picture(stored: bytes, frames: int = 1, side: int = LONGEST_SIDE, quality: int = 88) -> tuple[bytes, str]:
+    """Return stored PNG bytes in the form that a page shows, and its kind: `png` or `webp`.
+
+    A small picture stays as it is, a larger one becomes WebP with a longest side of at most `side` pixels, a video an
+    endless animation.
+    """
+    if frames > 1:
+        return _animation(stored, frames, "WEBP", side, quality=quality), "webp"
     image = Image.open(io.BytesIO(stored))
-    if max(image.size) <= LONGEST_SIDE:
-        return _encode(stored, "png")
-    _shrink(image.convert("RGB")).save(content, "WEBP", quality=90)
-    return _encode(content.getvalue(), "webp")
+    if max(image.size) <= min(side, SMALL) and quality >= 85:
+        return stored, "png"
+    content = io.BytesIO()
+    _shrink(image.convert("RGB"), side).save(content, "WEBP", quality=quality)
+    return content.getvalue(), "webp"
+
+
+def to_data_uri(content: bytes, kind: str) -> str:
+    """Return the content of an image file as a data URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def embedded(picture: bytes | Picture | InputPicture, frames: int = 1) -> str:
+    """Return a picture as a data URI, as `encode_picture` makes it."""
+    return to_data_uri(*encode_picture(picture if isinstance(picture, bytes) else picture.read(), frames))
+
+
+def _animation(stored: bytes, frames: int, kind: str, side: int, **options: int) -> bytes:
+    content = io.BytesIO()
+    strip = Image.open(io.BytesIO(stored)).convert("RGB")
+    first, *others = (_shrink(_frame(strip, frames, i), side) for i in range(frames))
+    pace = 1000 // FRAMES_PER_SECOND
+    first.save(content, kind, save_all=True, append_images=others, duration=pace, loop=0, **options)
+    return content.getvalue()
 
 
 def _frame(strip: Image.Image, frames: int, index: int) -> Image.Image:
@@ -101,10 +133,6 @@ def _frame(strip: Image.Image, frames: int, index: int) -> Image.Image:
     return strip.crop((0, index * height, strip.width, (index + 1) * height))
 
 
-def _shrink(image: Image.Image) -> Image.Image:
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+def _shrink(image: Image.Image, side: int) -> Image.Image:
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image
-
-
-def _encode(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

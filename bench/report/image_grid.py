@@ -13,7 +13,9 @@ from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.report.embedded_images import InputPicture, Picture, input_pictures, open_picture, to_gif
 from bench.report.series import to_series
 
-PROMPTS = 6
+PROMPTS = 8
+MOST_IMAGES = 1000
+"""Of all prompts on a page; of many cells fewer prompts are shown."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,17 @@ class PromptGrid:
     frames: int = 1
     inputs: tuple[tuple[str, InputPicture], ...] = ()
     """The inputs of the prompt's images: the kind of each picture, and the picture."""
-
-    @property
-    def start(self) -> int:
-        """The column that most lines have an image in, the first such."""
-        counts = [sum(paths[i] is not None for _, paths in self.rows) for i in range(len(self.steps))]
-        return counts.index(max(counts))
+    place: int = 0
+    """The prompt's number in its run."""
 
 
-def prompt_grids(scored: ScoredRun, count: int = PROMPTS) -> list[PromptGrid]:
+def prompt_grids(scored: ScoredRun) -> list[PromptGrid]:
     """Grids of the first prompts, by base model and prompts; a grid without any image is left out.
 
-    Of several images of a prompt the first is shown.
+    So many prompts that MOST_IMAGES are shown, and at least one, at most PROMPTS. Of several images of a prompt the
+    first is shown.
     """
-    grids = []
+    grids, count = [], max(1, min(PROMPTS, MOST_IMAGES // max(1, len(scored.images))))
     groups: dict[tuple[str, str], list[ScoredCell]] = {}
     for scored_cell in scored.images:
         cell = scored_cell.record.cell
@@ -58,7 +57,7 @@ def prompt_grids(scored: ScoredRun, count: int = PROMPTS) -> list[PromptGrid]:
             if any(path for _, paths in rows for path in paths):
                 task = own[0].record.cell.task
                 inputs = tuple(input_pictures(store, task.kind, row))
-                grids.append(PromptGrid(model, prompt, steps, tuple(rows), task.settings.get("frames", 1), inputs))
+                grids.append(PromptGrid(model, prompt, steps, tuple(rows), task.settings.get("frames", 1), inputs, row))
     return grids
 
 

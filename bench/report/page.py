@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -16,89 +17,138 @@ from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.printable import printable
 from bench.records.reference import reference_in_words
 from bench.records.run import Run
-from bench.report.comparisons import looks_in_words, metric_in_words, opponent_in_words, would_decide
-from bench.report.embedded_images import to_data_uri
+from bench.report import comparisons
+from bench.report.album import Album
+from bench.report.claim_views import answer, claim_views
+from bench.report.embedded_images import embedded
 from bench.report.image_grid import PromptGrid
+from bench.report.page_data import page_data
 from bench.report.per_prompt import HEIGHT, WIDTH, Difference
+from bench.report.table_forms import FORMS
 from bench.report.tables import Table
 
-
-@dataclass(frozen=True)
-class Plot:
-    """A drawn plot: its file stem, caption, and PNG and SVG bytes."""
-
-    name: str
-    caption: str
-    png: bytes
-    svg: bytes
+WEB = Path(__file__).parent / "web"
+SCRIPTS = ("base.js", "tables.js", "viewer.js", "pictures.js", "charts.js")
+_VEGA = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+_WORDS = (
+    *("metric_in_words", "would_decide", "looks_in_words", "opponent_in_words", "gain_in_words", "digits_of"),
+    *("interval_in_words", "threshold_in_words"),
+)
+"""Functions of bench.report.comparisons that templates use as filters."""
 
 
 def render_page(
     scored: ScoredRun,
     judgements: Sequence[Judgement],
     tables: Mapping[str, Table],
-    plots: Sequence[Plot],
     grids: Sequence[PromptGrid],
-    pairs: Sequence[Difference],
+    differences: Mapping[str, Difference],
+    album: Album,
     inputs: str,
     real: Sequence[tuple[str, bytes]] = (),
 ) -> str:
     """Return the HTML; `inputs` is the fingerprint of what it was made from, and is kept in its head.
 
-    `real` are some of the reference images, each with its caption, as PNG.
+    `album` has the pictures of `grids` and `differences`. `real` are some of the reference images, each with its
+    caption, as PNG.
     """
     run, cells = scored.run, scored.cells
-    return (
-        templates()
-        .get_template("page.html.j2")
-        .render(
-            inputs=inputs,
-            run=run,
-            joined={name: part.store.location for name, part in scored.joined.items()},
-            images=_image_counts(scored),
-            cells=cells,
-            failed=[cell for cell in cells if cell.record.failure],
-            unscored=_unscored(cells),
-            waiting=len(run.cells) - len(cells),
-            overridden=_overridden(cells),
-            judgements=judgements,
-            tables=tables,
-            plots=plots,
-            grids=grids,
-            real=real,
-            differences=pairs,
-            curve_width=WIDTH,
-            curve_height=HEIGHT,
-            machines=list({str(cell.record.environment): cell.record.environment for cell in cells}.values()),
-            facts=_joint_facts(scored),
-        )
+    claims = claim_views(judgements, differences)
+    shown = {
+        **page_data(scored, grids, album),
+        "tables": {name: _forms(table) for name, table in tables.items()},
+        "gains": {view.anchor: view.difference.of_prompts for view in claims if view.difference},
+    }
+    return render(
+        "page.html.j2",
+        [*_VEGA, *SCRIPTS] if cells else SCRIPTS,
+        inputs=inputs,
+        run=run,
+        joined={name: part.store.location for name, part in scored.joined.items()},
+        images=_image_counts(scored),
+        cells=cells,
+        failed=[cell for cell in cells if cell.record.failure],
+        unscored=_unscored(cells),
+        waiting=len(run.cells) - len(cells),
+        overridden=_overridden(cells),
+        sentence=answer(run, judgements),
+        claims=claims,
+        tables=tables,
+        grids=grids,
+        album=album,
+        picture_note=album.note,
+        real=real,
+        curve_width=WIDTH,
+        curve_height=HEIGHT,
+        machines=list({str(cell.record.environment): cell.record.environment for cell in cells}.values()),
+        facts=_joint_facts(scored),
+        contents=_contents(cells, grids, real),
+        data=_as_json(shown),
     )
 
 
-def templates(*folders: Path) -> jinja2.Environment:
-    """Templates of this package and of `folders`: every text is escaped, a missing name is an error."""
+def render(template: str, scripts: Sequence[str], folder: Path = WEB, **values: Any) -> str:
+    """Render a page from a template of this package or of `folder`: every text is escaped, a missing name is an error.
+
+    `scripts` are names of files of this package; the content security policy lets the page run these and load nothing.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, *folders]),
+        loader=jinja2.FileSystemLoader([WEB, folder]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters.update(picture=to_data_uri, metric_in_words=metric_in_words, would_decide=would_decide)
-    environment.filters.update(looks_in_words=looks_in_words, opponent_in_words=opponent_in_words)
-    script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
-    environment.globals.update(script=Markup(script), policy=_policy(script))  # noqa: S704
-    return environment
-
-
-def _policy(script: str) -> str:
-    """Return the content security policy of all pages: embedded content only, and this script only."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-        f"script-src 'sha256-{digest}'"
+    environment.filters.update({name: getattr(comparisons, name) for name in _WORDS}, embedded=embedded)
+    environment.filters.update(
+        fixed=lambda value, digits: f"{value:.{digits}f}", signed=lambda value, digits: f"{value:+.{digits}f}"
     )
+    texts = [_script(name) for name in scripts]
+    environment.globals.update(scripts=[Markup(text) for text in texts], policy=_policy(texts))  # noqa: S704
+    return environment.get_template(template).render(**values)
+
+
+def _script(name: str) -> str:
+    """Return a script's text; the released files of Vega without the names of their source maps, and as scripts."""
+    if name not in _VEGA:
+        return (WEB / name).read_text(encoding="utf-8")
+    text = (WEB / "vega" / name).read_text(encoding="utf-8")
+    text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("//# sourceMappingURL="))
+    if name == "vega-interpreter.js":  # published as a module only
+        text = text.replace("from 'vega-util';", "= vega;").replace("import {", "const {", 1)
+        text = text.replace("export { expression as expressionInterpreter };", "vega.interpreter = expression;")
+        text = f"{{\n{text}}}"
+    return text
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Return the content security policy: embedded pictures or those in the page's folder, and these scripts only."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f"{_POLICY}img-src data: 'self' file:; script-src {allowed}"
+
+
+def _as_json(values: Mapping[str, Any]) -> Markup:
+    """Return JSON that cannot end the element it stands in."""
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(printable(text).replace("<", "\\u003c"))  # noqa: S704
+
+
+def _forms(table: Table) -> dict[str, Any]:
+    """Return a table in the forms in which it can be copied: lines before the rows, rows, lines after them."""
+    written = {form: write(table) for form, write in FORMS.items()}
+    return {form: [text.head, text.rows, text.foot] for form, text in written.items()}
+
+
+def _contents(
+    cells: Sequence[ScoredCell], grids: Sequence[PromptGrid], real: Sequence[object]
+) -> list[tuple[str, str]]:
+    """Return the anchors and titles of the sections that the page has."""
+    links = {"answer": ("Answer", True), "charts": ("Charts", bool(cells)), "pictures": ("Pictures", grids or real)}
+    shown = [(anchor, title) for anchor, (title, there) in links.items() if there]
+    return [*shown, ("tables", "Tables"), ("run", "Run")]
 
 
 def _overridden(cells: Sequence[ScoredCell]) -> list[str]:

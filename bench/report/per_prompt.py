@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.records.score import split_score
-from bench.report.comparisons import digits_of, interval_in_words, metric_in_words, opponent_in_words
 from bench.report.embedded_images import Picture
 from bench.score.metrics import metric_of
 
@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 640, 96
 
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
     """One prompt with the images of both sides; `gain` is the advantage of the subject's."""
 
     prompt: str
@@ -34,37 +34,38 @@ class _Pair:
 class Difference:
     """One comparison of a claim prompt by prompt.
 
-    `curve` are the points of a polyline, gains in growing order in a box of WIDTH × HEIGHT, `zero` where 0 is in it.
+    `gains` and `losses` are of the prompts whose images were kept, `kept` of `prompts`. `curve` are the points of a
+    polyline, gains of all prompts in growing order in a box of WIDTH × HEIGHT, `zero` where 0 is in it.
     """
 
-    claim: str
     subject: str
     object: str
     metric: str
     share: float
-    gains: tuple[_Pair, ...]
-    losses: tuple[_Pair, ...]
+    gains: tuple[Pair, ...]
+    losses: tuple[Pair, ...]
+    kept: int
+    prompts: int
     curve: str
     zero: float
     frames: int
-    verdict: str
+    of_prompts: Sequence[float]
+    """The gain of each prompt, in their order."""
 
 
-def prompt_differences(scored: ScoredRun, judgements: Sequence[Judgement]) -> list[Difference]:
-    """One for each claim whose first comparison, or first with a strongest opponent, has images of its differences."""
-    found = []
+def prompt_differences(scored: ScoredRun, judgements: Sequence[Judgement]) -> dict[str, Difference]:
+    """Return by claim its first comparison, or first with a strongest opponent, where images of it were kept."""
+    found = {}
     for judgement in judgements:
         by_label = {cell.label: cell for cell in scored.compared_by(judgement.claim)}
         for comparison in [*(c for c in judgement.comparisons if c.strongest), *judgement.comparisons][:1]:
             mine, yours = by_label[comparison.subject], by_label[comparison.object]
-            if entry := _difference(scored, judgement.claim.text, comparison, mine, yours):
-                found.append(entry)
+            if entry := _difference(scored, comparison, mine, yours):
+                found[judgement.claim.name] = entry
     return found
 
 
-def _difference(
-    scored: ScoredRun, claim: str, comparison: Comparison, mine: ScoredCell, yours: ScoredCell
-) -> Difference | None:
+def _difference(scored: ScoredRun, comparison: Comparison, mine: ScoredCell, yours: ScoredCell) -> Difference | None:
     metric = next(
         (m for m in mine.estimates if split_score(m)[0] == "clip_score" and m in yours.estimates),
         comparison.metric,
@@ -80,17 +81,17 @@ def _difference(
     each = run.images_per_prompt
     of_images = sign * (ours.value + ours.influence - theirs.value - theirs.influence)
     gains = of_images.reshape(-1, each).mean(axis=1)
-    order = np.argsort(gains)
+    order = np.argsort(gains, kind="stable")
 
-    def pair(prompt: int) -> _Pair:
+    def pair(prompt: int) -> Pair:
         rows = range(prompt * each, prompt * each + min(each, MOST_SHOWN))
         pictures = (tuple(Picture(scored.home_of(cell)[0], cell.record, row) for row in rows) for cell in (mine, yours))
-        return _Pair(run.prompts[rows[0]], float(gains[prompt]), *pictures)
+        return Pair(run.prompts[rows[0]], float(gains[prompt]), *pictures)
 
-    largest, smallest = (
-        tuple(p for p in map(pair, prompts.tolist()) if all(picture.exists() for picture in (*p.subject, *p.object)))
-        for prompts in (order[::-1][:PER_SIDE], order[:PER_SIDE])
-    )
+    found = map(pair, order.tolist())
+    pairs = [one for one in found if all(picture.was_kept() for picture in (*one.subject, *one.object))]
+    largest = _whole(entry for entry in reversed(pairs) if entry.gain > 0)
+    smallest = _whole(entry for entry in pairs if entry.gain < 0)
     if not largest and not smallest:
         return None
     low, high = min(0.0, float(gains.min())), max(0.0, float(gains.max()))
@@ -98,24 +99,22 @@ def _difference(
     sorted_gains = gains[order]
     points = zip(np.linspace(0, WIDTH, len(gains)), HEIGHT * (high - sorted_gains) / span, strict=True)
     return Difference(
-        claim=claim,
         subject=comparison.subject,
         object=comparison.object,
         metric=metric_of(metric).name(ours.n),
         share=float(np.mean(gains > 0)),
         gains=largest,
         losses=smallest,
+        kept=len(pairs),
+        prompts=len(gains),
         curve=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
         zero=HEIGHT * high / span,
-        verdict=_verdict(comparison),
         frames=int(mine.record.cell.task.settings.get("frames", 1)),
+        of_prompts=gains.tolist(),
     )
 
 
-def _verdict(c: Comparison) -> str:
-    digits, adjusted = digits_of(c), "" if c.adjusted_interval is None else ", adjusted interval"
-    interval = interval_in_words(c.adjusted_interval, digits)
-    opponent = opponent_in_words(c)
-    return f"{c.verdict} by {metric_in_words(c)}: gain {c.gain:+.{digits}f}{adjusted} {interval}" + (
-        f" ({opponent})" if opponent else ""
-    )
+def _whole(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
+    """Return the first pairs whose files are there."""
+    there = (pair for pair in pairs if all(picture.exists() for picture in (*pair.subject, *pair.object)))
+    return tuple(islice(there, PER_SIDE))

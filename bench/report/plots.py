@@ -27,6 +27,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.hashsalt": "tcd-bench",
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
     "text.parse_math": False,  # labels are plain text
 }
 _PEAKS = (("allocated_bytes", "GPU, allocated"), ("device_bytes", "GPU, whole device"))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median, quantiles
 
 from bench.analysis.claims import Judgement
 from bench.analysis.scoring import ScoredCell
-from bench.printable import spreadsheet_text
 from bench.records.run import Run
 from bench.report.comparisons import (
     digits_of,
@@ -23,13 +20,18 @@ from bench.report.comparisons import (
     would_decide,
 )
 from bench.report.identity import NO_VALUE, adapters_in_words, scheduler_in_words, task_in_words, traits
+from bench.report.ties import best_and_tied
 from bench.score.estimate import Estimate
 from bench.score.metrics import Metric, metric_of
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Text cells under column heads; `numeric` marks the columns that are set flush right."""
+    """Text cells under column heads; `numeric` marks the columns that are set flush right.
+
+    `keys` are those of the records that rows are about, empty where rows are about something else. `marks` says of row
+    and column that the value is the best one, or may be as good (bench.report.ties).
+    """
 
     name: str
     title: str
@@ -37,6 +39,8 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     numeric: tuple[bool, ...]
     note: str = ""
+    keys: tuple[str, ...] = ()
+    marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
@@ -62,8 +66,21 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
     samples = " or ".join(dict.fromkeys(estimate.sample for estimate in estimates)) or "images"
     note = f"Value ± standard error over {samples}.{_without_intervals(run, cells)}{_protocols(run)}{_cut(cells)}"
     note += experimental_in_words(run.metrics)
-    numeric = *identity.numeric, *[True] * len(heads)
-    return Table("scores", "Scores", (*identity.heads, *heads), tuple(rows), numeric, note)
+    numeric, keys = (*identity.numeric, *[True] * len(heads)), tuple(cell.record.key for cell in cells)
+    marks = _marks(metrics, biased, cells, len(identity.heads))
+    return Table("scores", "Scores", (*identity.heads, *heads), tuple(rows), numeric, note, keys, marks)
+
+
+def _marks(
+    metrics: Sequence[Metric], biased: Collection[str], cells: Sequence[ScoredCell], column: int
+) -> dict[tuple[int, int], str]:
+    """Return the marks of the best cells in the columns from `column` on; of a biased score, in that without bias."""
+    found: dict[tuple[int, int], str] = {}
+    for metric in metrics:
+        column += metric.score in biased
+        found |= {(row, column): mark for row, mark in best_and_tied(metric, cells).items()}
+        column += 1
+    return found
 
 
 def _without_intervals(run: Run, cells: Sequence[ScoredCell]) -> str:
@@ -142,20 +159,22 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
             times = [*(text + mark for text in seconds), waits, f"{latency.batch_size / p50:.2f}{mark}"]
         peaks = [getattr(memory, name, None) for name in ("allocated_bytes", "device_bytes")]
         mebibytes = [NO_VALUE if peak is None else f"{peak / 2**20:.0f}" for peak in peaks]
-        rows.append((*identity.of(cell), *times, *mebibytes))
+        rows.append((*identity.of(cell), cell.record.cell.device, *times, *mebibytes))
     return Table(
         "costs",
         "Latency and memory",
         (
             *identity.heads,
+            "Device",
             *("call p50 ms", "call p95 ms", "text encoder ms", "denoiser ms", "VAE ms", "scheduler syncs", "images/s"),
             *("GPU allocated MiB", "GPU device MiB"),
         ),
         tuple(rows),
-        (*identity.numeric, *[True] * 9),
+        (*identity.numeric, False, *[True] * 9),
         f"{NO_VALUE} means that the machine cannot tell; on a processor, the memory of a call. Parts are sums over "
         "one call, by module hooks; scheduler syncs count operations of its steps that make the host wait for the GPU."
         + disturbed_in_words(cells),
+        tuple(cell.record.key for cell in cells),
     )
 
 
@@ -223,31 +242,6 @@ def _choices_in_words(judgements: Sequence[Judgement]) -> str:
     )
 
 
-def to_markdown(table: Table) -> str:
-    """A pipe table with its title and note."""
-    head = "| " + " | ".join(map(_escape_markdown, table.columns)) + " |"
-    rule = "|" + "|".join(" ---: " if numeric else " --- " for numeric in table.numeric) + "|"
-    body = ["| " + " | ".join(map(_escape_markdown, row)) + " |" for row in table.rows]
-    return "\n".join([f"## {table.title}", "", head, rule, *body, "", table.note, ""])
-
-
-def to_latex(table: Table) -> str:
-    """A tabular environment (packages booktabs and, for a page's width, graphicx)."""
-    spec = "".join("r" if numeric else "l" for numeric in table.numeric)
-    head, *rows = (_guard(" & ".join(map(_escape_latex, row))) + r" \\" for row in (table.columns, *table.rows))
-    title = f"% {_escape_latex(f'{table.title}: {table.note}')}"
-    begin, end = rf"\begin{{tabular}}{{{spec}}}", r"\end{tabular}"
-    return "\n".join([title, begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", end, ""])
-
-
-def to_csv(table: Table) -> str:
-    """The same texts as in the other forms, with Unix line ends."""
-    text = io.StringIO()
-    rows = ([*map(spreadsheet_text, row)] for row in (table.columns, *table.rows))
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
 class Identity:
     """The first columns of tables about cells, which tell them apart."""
 
@@ -285,31 +279,3 @@ def _score(estimate: Estimate | None, digits: int, biased: bool, instead: Metric
 
 def _plus_minus(value: float, error: float, digits: int) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}" if math.isfinite(error) else f"{value:.{digits}f}"
-
-
-def _escape_markdown(text: str) -> str:
-    for character in "\\`*_{}[]<>|#~$":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.replace("&", "&amp;").split())
-
-
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "η": r"$\eta$"},
-    **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "×": r"$\times$"},
-    **{"−": "$-$", "∞": r"$\infty$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$", "…": r"\ldots{}"},
-    **{"‘": "`", "’": "'", "“": "``", "”": "''", "—": "---", "²": r"$^2$", "·": r"$\cdot$"},
-}
-
-
-def _guard(line: str) -> str:
-    """A row that begins with a bracket or a star would be read as an argument of the row end before it."""
-    return "{}" + line if line[:1] in ("[", "*") else line
-
-
-def _escape_latex(text: str) -> str:
-    """As text that pdflatex sets in any of the usual fonts; what those lack is named by its code point."""
-    letters = " ".join(text.split())
-    known = {letter: letter for letter in letters if letter < "\u0180" and letter.isprintable()} | _LATEX
-    return "".join(known.get(letter, f"[U+{ord(letter):04X}]") for letter in letters)

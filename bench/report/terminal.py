@@ -7,11 +7,11 @@ from dataclasses import replace
 from statistics import median
 from textwrap import wrap
 
-from bench.analysis.claims import Comparison, Judgement
+from bench.analysis.claims import Judgement
 from bench.analysis.scoring import ScoredCell
 from bench.printable import printable
 from bench.records.run import Run
-from bench.report.comparisons import digits_of, experimental_in_words, interval_in_words, metric_in_words
+from bench.report.comparisons import decisive, experimental_in_words, gain_in_words, metric_in_words
 from bench.report.identity import NO_VALUE, Trait, traits
 from bench.score.metrics import Metric, metric_of
 
@@ -116,23 +116,14 @@ def _latency(cell: ScoredCell) -> str:
 
 def _verdict(judgement: Judgement) -> str:
     """The verdict, the comparison that it hangs on with its interval, and the claim."""
-    hangs_on = _decisive(judgement)
+    hangs_on = decisive(judgement)
     if hangs_on is None:
         reason = f"needs {judgement.missing[0]}" if judgement.missing else "nothing to compare"
     else:
-        digits = digits_of(hangs_on)
-        interval = interval_in_words(hangs_on.adjusted_interval or hangs_on.interval, digits)
         against = f" against {hangs_on.opponent}" if hangs_on.opponent else ""
-        reason = f"{metric_in_words(hangs_on)}{against} {hangs_on.gain:+.{digits}f} {interval}"
+        reason = f"{metric_in_words(hangs_on)}{against} {gain_in_words(hangs_on)}"
         if (others := len(judgement.comparisons) - 1) > 0:
             reason += f" and {others} more"
     room = WIDTH - len(reason) - 14
     text = judgement.claim.text if len(judgement.claim.text) <= room else f"{judgement.claim.text[: room - 1]}…"
     return f"{judgement.verdict:<10}  {text}: {reason}"[:WIDTH]
-
-
-def _decisive(judgement: Judgement) -> Comparison | None:
-    """The comparison that decides: the strongest refutation, or else the weakest support."""
-    choose = min if judgement.verdict == "refuted" else max
-    wanted = [c for c in judgement.comparisons if judgement.verdict != "refuted" or c.verdict == "refuted"]
-    return choose(wanted or judgement.comparisons, key=lambda c: c.p_value, default=None)

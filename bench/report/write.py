@@ -73,9 +73,8 @@ def _read_note(store: Store) -> Mapping[str, Any]:
 def _fingerprint(stores: Sequence[Store]) -> str:
     """A hash over what is asked for, all records, and the code that turns them into the report."""
     package = Path(__file__).parents[1]
-    code = sorted(
-        path for name in ("score", "analysis", "report") for path in (package / name).iterdir() if path.is_file()
-    )
+    own = (path for name in ("score", "analysis", "report") for path in (package / name).rglob("*") if path.is_file())
+    code = sorted(path for path in own if "__pycache__" not in path.parts)
     contents: list[bytes | None] = [] if len(stores) == 1 else [store.location.encode() for store in stores]
     for store in stores:
         said = [f"cells/{key}/{name}" for key in store.cell_keys() for name in (GOOD, FAILED)]

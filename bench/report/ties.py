@@ -1,0 +1,58 @@
+"""The best cell of a score, and the cells that may be as good.
+
+A cell may be as good as the best one unless it is worse in a paired test at level 5% divided by the number of the other
+cells (Bonferroni; the comparisons with the best of Hsu 1981, Ann. Statist. 9:1026). So the marked cells contain the
+truly best one in at least 95% of the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.analysis.scoring import ScoredCell
+from bench.score.estimate import Estimate, paired_difference
+from bench.score.metrics import Metric
+
+BEST, TIED = "best", "tied"
+_LEVEL = 0.05
+_SURELY_WORSE, _SURELY_TIED = 12.0, 1.0
+"""Differences in standard errors that need no test, whatever the distribution."""
+
+
+def best_and_tied(metric: Metric, cells: Sequence[ScoredCell]) -> dict[int, str]:
+    """Return by position the best cell of each base model and those that may be as good; a single cell has no mark."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, scored in enumerate(cells):
+        if metric.score in scored.estimates:
+            cell = scored.record.cell
+            groups.setdefault((cell.base.name, cell.prompts.text_hash), []).append(i)
+    marks: dict[int, str] = {}
+    for rows in groups.values():
+        if len(rows) > 1:
+            marks |= _marks_of(metric, {i: cells[i].estimates[metric.score] for i in rows})
+    return marks
+
+
+def _marks_of(metric: Metric, estimates: dict[int, Estimate]) -> dict[int, str]:
+    sign = 1.0 if metric.higher_is_better else -1.0
+    best = max(estimates, key=lambda i: sign * estimates[i].debiased_value)
+    marks = {best: BEST}
+    level = _LEVEL / (len(estimates) - 1)
+    for i, other in estimates.items():
+        if i != best and _may_be_as_good(estimates[best], other, sign, level):
+            marks[i] = TIED
+    return marks
+
+
+def _may_be_as_good(best: Estimate, other: Estimate, sign: float, level: float) -> bool:
+    """Whether a test cannot tell that `other` is worse; without a pairing or an interval nothing can."""
+    try:
+        gain = paired_difference(best, other).scaled(sign)
+    except ValueError:  # other prompts, or another number of images
+        return True
+    error = gain.standard_error
+    if gain.debiased_value <= _SURELY_TIED * error:
+        return True
+    if gain.debiased_value > _SURELY_WORSE * error:
+        return False
+    return gain.caveat is not None or gain.p_value("greater") >= level

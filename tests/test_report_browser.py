@@ -1,0 +1,228 @@
+"""The page in a real browser: the five questions of docs/explanation/report.md, every control by mouse and keyboard, at
+three widths, light and dark, without a request and without violations of accessibility rules.
+
+Needs Chromium on the path; playwright drives it.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from test_report import CLAIM, PROMPTS, keep, make_store
+
+from bench.records.run import Claim, Side
+from bench.report.write import write_report
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on the path")
+WIDTHS = (390, 820, 1440)
+HOSTILE = ("<img src=x onerror=alert(1)> </script>", "$x_1$", "long " * 400, "مرحبا \u202e", "🙂" * 60, "w" * 2000)
+WORSE = Claim(
+    "worse", "TCD at 2 steps is <not> worse than at 4", Side("tcd", (2,), 0.0), Side("tcd", (4,), 0.0),
+    ("clip_score@mini", "fid@mini"), "not_worse", margins={"clip_score@mini": 0.1, "fid@mini": 0.1},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = make_store(tmp_path_factory.mktemp("run"))
+    for record in list(made.records()):
+        if record.status == "ok":
+            shade = 40 * record.cell.steps
+            keep(made, record, [Image.new("RGB", (8, 8), (min(255, shade), 20 * row, 0)) for row in range(8)])
+    run = made.run()
+    prompts = (PROMPTS[0], *HOSTILE, *run.prompts[len(HOSTILE) + 1 :])
+    made.save_run(replace(run, prompts=prompts, claims=(CLAIM, WORSE)))
+    return Path(write_report(made))
+
+
+class Opened:
+    """A page in a window, with what it asked for and complained about."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1440, scheme: str = "light") -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page = self.context.new_page()
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(path.as_uri())
+
+    def __enter__(self) -> Any:
+        return self.page
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+    def draw_everything(self) -> None:
+        """Open all that is folded, and bring every chart into the window."""
+        self.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        for chart in self.page.locator(".chart > div").all():
+            chart.scroll_into_view_if_needed()
+        self.page.wait_for_function(
+            "[...document.querySelectorAll('.chart > div')].every(one => one.querySelector('svg'))"
+        )
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_overflows_leaves_the_page_or_breaks_rules_of_accessibility(
+    browser: Any, page_path: Path, width: int, scheme: str
+) -> None:
+    opened = Opened(browser, page_path, width, scheme)
+    with opened as page:
+        opened.draw_everything()
+        sizes = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert sizes[0] <= sizes[1]
+        found = axe.Axe().run(page)
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found.response["violations"]] == []
+        assert [url for url in opened.requests if not url.startswith("data:")] == [page_path.as_uri()]
+        assert opened.complaints == []
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_is_tcd_better_and_by_how_much_is_on_the_first_screen(browser: Any, page_path: Path) -> None:
+    with Opened(browser, page_path) as page:
+        claim = page.locator(".claim").first
+        assert claim.bounding_box()["y"] < 900
+        text = claim.locator("summary").inner_text()
+        assert "TCD <beats> itself" in text
+        assert "[" in text, "the adjusted interval"
+        claim.locator("summary").click()
+        assert claim.locator("table").first.is_visible()
+
+
+def test_at_equal_latency_takes_two_actions(browser: Any, page_path: Path) -> None:
+    with Opened(browser, page_path) as page:
+        page.locator("#equal-kind").select_option("latency")
+        page.locator("#equal-budget").fill("0")
+        assert page.locator("#equal-said").inner_text() == "up to 200 ms per image"
+        rows = page.locator("#equal-rows tbody tr").all_inner_texts()
+        assert rows
+        assert all("2 steps" in row for row in rows), "4 steps take 400 ms"
+        page.locator("#equal-budget").press("End")
+        assert len(page.locator("#equal-rows tbody tr").all()) > len(rows)
+
+
+def test_what_eta_does_is_a_link_away(browser: Any, page_path: Path) -> None:
+    with Opened(browser, page_path) as page:
+        page.locator(".contents a", has_text="Charts").click()
+        panels = page.locator("#charts-by-eta + p + .charts .chart h4")
+        assert panels.all_inner_texts() == ["fid_mini_n40", "clip_score_mini_n40"]
+        panels.first.scroll_into_view_if_needed()
+        page.wait_for_selector("#charts-by-eta + p + .charts svg path")
+
+
+def test_where_it_fails_worst_is_behind_the_claim(browser: Any, page_path: Path) -> None:
+    with Opened(browser, page_path) as page:
+        claim = page.locator(".claim").first
+        claim.locator("summary").first.press("Enter")
+        losses = claim.locator(".losses .pair")
+        assert losses.count() > 0
+        page.wait_for_function("document.querySelector('.losses .pair img').naturalWidth > 0")
+        losses.first.locator(".shot").first.press("Enter")
+        assert page.locator("#viewer").is_visible()
+        assert "against" in page.locator("#viewer-said").inner_text()
+
+
+def test_what_was_run_is_a_link_away(browser: Any, page_path: Path) -> None:
+    with Opened(browser, page_path) as page:
+        page.locator(".contents a", has_text="Run").press("Enter")
+        page.wait_for_function("scrollY > 100")
+        assert "Extractors" in page.locator("#run").inner_text()
+
+
+def test_pictures_are_walked_by_arrow_keys_and_compared_by_slider_and_flicker(browser: Any, page_path: Path) -> None:
+    with Opened(browser, page_path) as page:
+        page.locator("#wall .shot").first.focus()
+        page.keyboard.press("Enter")
+        said = page.locator("#viewer-said")
+        first, prompt = said.inner_text(), page.locator("#viewer-prompt").inner_text()
+        page.keyboard.press("ArrowRight")
+        assert said.inner_text() != first
+        page.keyboard.press("ArrowLeft")
+        assert said.inner_text() == first
+        page.keyboard.press("ArrowDown")
+        assert page.locator("#viewer-prompt").inner_text() != prompt
+        page.locator("#viewer-against").select_option(index=2)
+        page.locator("#viewer-mode").select_option("slider")
+        page.locator("#viewer-divide").fill("25")
+        second = page.locator("#viewer-second")
+        assert second.evaluate("one => one.style.clipPath") == "inset(0px 0px 0px 25%)"
+        page.locator("#viewer-mode").select_option("flicker")
+        page.wait_for_function("document.getElementById('viewer-second').style.visibility === 'hidden'")
+        page.wait_for_function("document.getElementById('viewer-second').style.visibility === ''")
+        page.keyboard.press("Escape")
+        assert not page.locator("#viewer").is_visible()
+
+
+def test_tables_sort_search_follow_the_filters_and_are_copied(browser: Any, page_path: Path) -> None:
+    with Opened(browser, page_path) as page:
+        table = page.locator("#table-scores")
+        rows = "[...document.querySelectorAll('#table-scores tbody tr:not([hidden])')]"
+        steps = f"{rows}.map(row => row.cells[4].textContent)"
+        head = table.locator("th button", has_text="Steps")
+        head.click()
+        up = page.evaluate(steps)
+        assert up == sorted(up, key=int)
+        head.press("Enter")
+        assert page.evaluate(steps) == sorted(up, key=int, reverse=True)
+        table.locator(".search").fill("ddim")
+        assert len(page.evaluate(steps)) == 1
+        table.locator(".search").fill("")
+        page.locator("#filters button", has_text="2").first.scroll_into_view_if_needed()
+        page.locator("#filters fieldset", has_text="Steps").get_by_role("button", name="2", exact=True).press("Enter")
+        assert set(page.evaluate(steps)) == {"2"}
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        table.locator(".copy").select_option("csv")
+        page.wait_for_function("document.querySelector('#table-scores .count').textContent.startsWith('copied')")
+        lines = page.evaluate("navigator.clipboard.readText()").splitlines()
+        written = (page_path.parent / "tables" / "scores.csv").read_text(encoding="utf-8").splitlines()
+        assert lines[0] == written[0]
+        assert len(lines) == 3
+        assert {*lines} < {*written}
+        page.get_by_role("button", name="show all").press("Enter")
+        assert len(page.evaluate(steps)) == len(written) - 1
+
+
+def test_a_row_lights_up_its_points_and_a_point_its_row(browser: Any, page_path: Path) -> None:
+    opened = Opened(browser, page_path)
+    with opened as page:
+        opened.draw_everything()
+        page.locator("#charts .chart").first.scroll_into_view_if_needed()
+        page.evaluate("page.light(page.data.cells[0].key)")
+        assert page.evaluate("document.querySelector('tr.hot').dataset.key === page.data.cells[0].key")
+        box = page.locator("#charts .chart").first.locator("path[d]").last.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_selector(".tip:not([hidden])")
+        tip = page.locator(".tip").inner_text()
+        assert "protocol" in tip
+        assert "40 images" in tip
+
+
+def test_the_colours_can_be_switched_and_print_shows_every_picture(browser: Any, page_path: Path) -> None:
+    with Opened(browser, page_path) as page:
+        page.locator("#theme").press("Enter")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate("[...document.querySelectorAll('img[data-picture]')].every(one => one.src)")
+        page.emulate_media(media="print")
+        assert not page.locator(".contents").is_visible()
