@@ -166,7 +166,7 @@
     views.set(holder, [chart, view]);
     holder.dataset.drawn = "";
     new ResizeObserver(() => { if (Math.abs(view.width() - holder.clientWidth) > 2) view.width(holder.clientWidth).runAsync(); }).observe(holder);
-    return view.runAsync();
+    return view.runAsync().then(() => holder.querySelector("svg").setAttribute("aria-hidden", "true"));  // the holder is the picture
   };
 
   if (section && cells.length) {
