@@ -147,13 +147,13 @@ def report(settings: _Settings) -> int:
     from bench.experiment.verbs import check_report
     from bench.store.store import Store
 
-    results, output = check_report(settings)
+    results, output, form = check_report(settings)
     runs = [Store(location, writable=False) for location in results]
     if output is None:
-        return _report_of(runs[0])
+        return _report_of(runs[0], form=form)
     if Store.of_run(output):
         raise BenchError(f"output={output} holds a run; give a separate directory, as in output=results/joint")
-    return _report_of(Store(output), runs)
+    return _report_of(Store(output), runs, form)
 
 
 def _finished_store(settings: _Settings) -> Store:
@@ -164,10 +164,10 @@ def _finished_store(settings: _Settings) -> Store:
     return Store(check_settings(Experiment, settings).results, writable=False)
 
 
-def _report_of(store: Store, runs: Sequence[Store] = ()) -> int:
+def _report_of(store: Store, runs: Sequence[Store] = (), form: str | None = None) -> int:
     while True:
         try:
-            return _show_report(store, runs)
+            return _show_report(store, runs, form)
         except Damaged as error:
             if not error.name.endswith(".png"):
                 raise
@@ -175,11 +175,11 @@ def _report_of(store: Store, runs: Sequence[Store] = ()) -> int:
             home.quarantine(error.name, error.why)  # only a picture: no number depends on it
 
 
-def _show_report(store: Store, runs: Sequence[Store] = ()) -> int:
+def _show_report(store: Store, runs: Sequence[Store] = (), form: str | None = None) -> int:
     """Write the report where it is out of date, and print its summary; returns 0. Raises Damaged."""
     from bench.report.write import write_report
 
-    page = write_report(store, runs)
+    page = write_report(store, runs, form)
     found = (store.read_bytes("summary.txt") or b"").decode(errors="replace")
     encoding = sys.stdout.encoding or "utf-8"
     print(found.encode(encoding, "replace").decode(encoding))

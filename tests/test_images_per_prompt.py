@@ -74,7 +74,7 @@ def test_image_i_is_of_prompt_i_over_k_with_noise_of_its_own(
     assert [*scores["prompts"]] == [2] * 3
     page = written(results, "report.html")
     assert page.count("6 images of 2 prompts") >= 3  # the heading, what was run, the note of the scores
-    assert all(page.count(f"<h3>{text}</h3>") == 1 for text in two), "the grid shows each prompt once"
+    assert all(page.count(f'<h3 class="prompt">{text}</h3>') == 1 for text in two), "the grid shows each prompt once"
     assert "6 images of 2 prompts" in written(results, "summary.txt")
     capsys.readouterr()
     assert main(["status", f"results={results}"]) == 0

@@ -1,5 +1,6 @@
 """What stands on the page before any script runs: the answer, the forest plot, claims, marked tables, the album."""
 
+import html
 import io
 import json
 import re
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from factories import make_cell, make_record, make_run
@@ -173,3 +175,45 @@ def test_hostile_texts_cannot_end_the_data(store: Store) -> None:
     assert "\u202e" not in page, "it would turn the text around it as well"
     assert "\\u202e" not in page
     assert page.count("<script>x</script>") == 0
+
+
+def test_pictures_are_beside_the_page_where_that_is_asked_for_and_stay_there(store: Store) -> None:
+    record = next(r for r in store.records() if r.status == "ok")
+    keep(store, record, [Image.new("RGB", (8, 8), (9 * row, 0, 0)) for row in range(8)])
+    root = Path(store.location)
+    write_report(store, form="folder")
+    page = (root / "report.html").read_text(encoding="utf-8")
+    assert "data:image" not in page
+    pictures = {f"images/{path.name}" for path in (root / "images").iterdir()}
+    assert len(pictures) == 8
+    assert all(f'"{name}"' in page for name in pictures)
+    write_report(store)
+    assert (root / "report.html").read_text(encoding="utf-8") == page, "without a choice it stays as it was"
+    write_report(store, form="page")
+    assert "data:image" in (root / "report.html").read_text(encoding="utf-8")
+    assert not [*(root / "images").iterdir()]
+
+
+def test_page_csv_terminal_and_latex_have_the_same_numbers(store: Store) -> None:
+    root = Path(write_report(store)).parent
+    page = (root / "report.html").read_text(encoding="utf-8")
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    cells = {cell["key"]: cell for cell in json.loads(text)["cells"]}
+    rows = pd.read_csv(root / "scores.csv").dropna(subset=["score"])
+    latex, terminal = ((root / name).read_text(encoding="utf-8") for name in ("tables/scores.tex", "summary.txt"))
+    table = html.unescape(re.findall(r'<table class="sortable" data-table="scores">.*?</table>', page, re.DOTALL)[0])
+    assert len(rows) == 2 * 5
+    for row in rows.itertuples():
+        score = f"{row.score.rsplit('_', 2)[0]}@mini"
+        digits = metric_of(score).digits
+        shown = cells[row.key]["scores"][score]["text"]
+        if np.isnan(row.standard_error):
+            assert "no interval" in shown
+            assert all(f"{row.value:.{digits}f}" in form for form in (table, latex))
+            continue
+        value, error = f"{row.debiased:.{digits}f}", f"{row.standard_error:.{digits}f}"
+        assert shown == f"{value} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
+        assert f"{value} ± {error}" in table
+        assert f"{value} ± {error}" in terminal
+        assert f"{value} $\\pm$ {error}" in latex
+    assert rows["standard_error"].notna().sum() == 5

@@ -72,10 +72,13 @@ class ReportChoice(Experiment):
     """Directory or URL of the run, or several in brackets, which `output` joins in one report."""
     output: Source | None = None
     """Directory or URL of one report of several runs."""
+    report: Literal["page", "folder"] | None = None
+    """`page` embeds all pictures in report.html, `folder` writes them beside it, in images/, for large runs; null keeps
+    what the last report was."""
 
 
-def check_report(settings: Mapping[str, Any]) -> tuple[list[str], str | None]:
-    """Return the directories of the runs, and that of their joint report; None for the report of a single run.
+def check_report(settings: Mapping[str, Any]) -> tuple[list[str], str | None, str | None]:
+    """Return the directories of the runs, that of their joint report (None for a single run), and the report's form.
 
     Raises BenchError for several directories without an output, an output for one, or one in a run.
     """
@@ -87,7 +90,7 @@ def check_report(settings: Mapping[str, Any]) -> tuple[list[str], str | None]:
                 f"output={choice.output} was given with one run; the report of a single run is written into its own "
                 "directory, so leave output out, or give several runs, as in 'results=[results/a,results/b]'"
             )
-        return results, None
+        return results, None, choice.report
     if choice.output is None:
         raise BenchError(
             f"results={written(results)} was given without an output; name the directory of the joint report, as in "
@@ -103,7 +106,7 @@ def check_report(settings: Mapping[str, Any]) -> tuple[list[str], str | None]:
                 f"output={choice.output} is in the run {location}; give a separate directory, as in "
                 "output=results/joint"
             )
-    return results, choice.output
+    return results, choice.output, choice.report
 
 
 def _place(location: str) -> tuple[str, ...]:

@@ -41,8 +41,10 @@ class Made:
 
 
 @collector_paused()
-def make_report(store: Store, inputs: str, runs: Sequence[Store] = ()) -> Made:
+def make_report(store: Store, inputs: str, runs: Sequence[Store] = (), beside: bool = False) -> Made:
     """Make everything, of the run in `store` or of several `runs`; the page carries the hash of its `inputs`.
+
+    Pictures are in the page, or `beside` it.
 
     Raises Damaged for a feature file or an image, and BenchError for runs that cannot be joined.
     """
@@ -75,7 +77,7 @@ def make_report(store: Store, inputs: str, runs: Sequence[Store] = ()) -> Made:
         files["grid.png"] = picture.getvalue()
     files |= films(grids)
     behind = prompt_differences(scored, judgements)
-    album = make_album(_pictures(grids, behind.values()))
+    album = make_album(_pictures(grids, behind.values()), beside)
     files |= album.files
     homes = {part.run.real_images: part.store for part in scored.parts if part.run.real_images}
     real = [shown for name, home in homes.items() for shown in load_pictures(home.files, "reference", name)]

@@ -19,24 +19,28 @@ from bench.store.store import RUN, Store
 _NOTE = "report.json"
 """Says what the report was made of, the hash of each of its files, and which stored files it lacks."""
 PAGE = "report.html"
+FORMS = "page", "folder"
+"""Where the pictures of a report are: in the page, or in a folder beside it."""
 
 
-def write_report(store: Store, runs: Sequence[Store] = ()) -> str:
+def write_report(store: Store, runs: Sequence[Store] = (), form: str | None = None) -> str:
     """Write scores.csv, tables/, plots/, grid.png and report.html into the run; returns the location of the page.
 
-    With `runs` it is one report of all of them, in a separate store. The files are replaced together, or none where
-    one cannot be written. A report that was made from the same inputs by the same code is left as it is, unless one of
-    its files was changed or lost since. Raises Damaged, StoreError where the report cannot be written, and BenchError
+    With `runs` it is one report of all of them, in a separate store. `form` is `page`, with all pictures in the page,
+    or `folder`, with pictures in images/; None keeps what the last report was. The files are replaced together, or none
+    where one cannot be written. A report that was made from the same inputs by the same code is left as it is, unless
+    one of its files was changed or lost since. Raises Damaged, StoreError where it cannot be written, and BenchError
     for runs that cannot be joined.
     """
-    inputs = _fingerprint(runs or [store])
     before = _read_note(store)
+    form = form or str(before.get("form", FORMS[0]))
+    inputs = _fingerprint(runs or [store], form)
     if not _is_whole(store, inputs, before):
         from bench.report.build import make_report  # scipy and matplotlib are slow to import
 
-        made = make_report(store, inputs, runs)
+        made = make_report(store, inputs, runs, beside=form == FORMS[1])
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in made.files.items()}
-        note = {"inputs": inputs, "files": hashes, "lacks": made.lacks}
+        note = {"inputs": inputs, "form": form, "files": hashes, "lacks": made.lacks}
         store.files.write_all({**made.files, _NOTE: seal(_NOTE, json.dumps(note, indent=1).encode())})
         for name in before.get("files", {}).keys() - hashes.keys():
             if _has(store, name, before["files"][name]):
@@ -46,7 +50,8 @@ def write_report(store: Store, runs: Sequence[Store] = ()) -> str:
 
 def is_current(store: Store) -> bool:
     """Whether `write_report` would leave the report as it is."""
-    return _is_whole(store, _fingerprint([store]), _read_note(store))
+    note = _read_note(store)
+    return _is_whole(store, _fingerprint([store], str(note.get("form", FORMS[0]))), note)
 
 
 def _is_whole(store: Store, inputs: str, note: Mapping[str, Any]) -> bool:
@@ -70,12 +75,13 @@ def _read_note(store: Store) -> Mapping[str, Any]:
     return {}
 
 
-def _fingerprint(stores: Sequence[Store]) -> str:
+def _fingerprint(stores: Sequence[Store], form: str) -> str:
     """A hash over what is asked for, all records, and the code that turns them into the report."""
     package = Path(__file__).parents[1]
     own = (path for name in ("score", "analysis", "report") for path in (package / name).rglob("*") if path.is_file())
     code = sorted(path for path in own if "__pycache__" not in path.parts)
-    contents: list[bytes | None] = [] if len(stores) == 1 else [store.location.encode() for store in stores]
+    contents: list[bytes | None] = [form.encode()]
+    contents += [] if len(stores) == 1 else [store.location.encode() for store in stores]
     for store in stores:
         said = [f"cells/{key}/{name}" for key in store.cell_keys() for name in (GOOD, FAILED)]
         contents += [_read(store, name) for name in (RUN, INPUTS, captions_of("reference"), *said)]
