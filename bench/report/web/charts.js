@@ -61,7 +61,7 @@
           layer: [
             { mark: { type: "line", strokeWidth: 1.4 }, encoding: { opacity: { condition: { test: "hot === '' || datum.series === line", value: 1 }, value: 0.25 }, ...(several ? { strokeDash: { field: "model", type: "nominal", legend: null } } : {}) } },
             bars,
-            { mark: { type: "point", opacity: 1, strokeWidth: 1.4 }, encoding: { shape: { field: "series", type: "nominal", scale: { domain: labels, range: labels.map((_, i) => SHAPES[i % SHAPES.length]) }, legend: null }, size: big(220, 45), fillOpacity: { condition: { test: "datum.invalid", value: 0 }, value: 1 }, fill: { field: "series", type: "nominal", scale: { domain: labels, range: labels.map((_, i) => colour(i)) }, legend: null } } },
+            { mark: { type: "point", opacity: 1, strokeWidth: 1.4 }, encoding: { tooltip: { field: "key" }, shape: { field: "series", type: "nominal", scale: { domain: labels, range: labels.map((_, i) => SHAPES[i % SHAPES.length]) }, legend: null }, size: big(220, 45), fillOpacity: { condition: { test: "datum.invalid", value: 0 }, value: 1 }, fill: { field: "series", type: "nominal", scale: { domain: labels, range: labels.map((_, i) => colour(i)) }, legend: null } } },
           ] },
       ],
     }),
@@ -85,7 +85,7 @@
       layer: [
         { params: [zoom], data: { name: "points" }, mark: { type: "line", strokeWidth: 1.4 } },
         { data: { name: "points" }, ...bars },
-        { data: { name: "points" }, mark: { type: "point", filled: true, opacity: 1 }, encoding: { size: big(220, 45) } },
+        { data: { name: "points" }, mark: { type: "point", filled: true, opacity: 1 }, encoding: { tooltip: { field: "key" }, size: big(220, 45) } },
         { data: { name: "ends" }, mark: { type: "text", align: "left", dx: 7 }, encoding: { text: { field: "said" } } },
       ],
     }),
@@ -161,6 +161,7 @@
     const datasets = chart.rows();
     const spec = { width: holder.clientWidth, height: chart.height ?? undefined, autosize: { type: "fit-x", contains: "padding" }, padding: 2, config, datasets, params: [{ name: "hot", value: "" }, { name: "line", value: "" }], ...chart.spec() };
     const view = new vega.View(vega.parse(vegaLite.compile(spec, { logger: vega.logger(vega.Error) }).spec, null, { ast: true }), { expr: vega.interpreter, renderer: "svg", container: holder, hover: false, logLevel: vega.Error });
+    view.tooltip(() => {});  // `tell` has more; without a tooltip beside the zoom, points would not see the mouse
     view.addEventListener("mousemove", (event, item) => { tell(event, item?.datum); page.light(item?.datum?.key ?? ""); });
     view.addEventListener("mouseout", () => { tip.hidden = true; page.light(""); });
     views.set(holder, [chart, view]);
