@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".cff", ".j2", ".css", ".js", ""}
 NOT_SEARCHED = re.compile(
-    rf"(results|bench/mini/weights)/|CHANGELOG\.md|LICENSE|constraints\.txt|tests/{Path(__file__).name}"
+    rf"(results|bench/mini/weights|bench/report/web/vega)/|CHANGELOG\.md|LICENSE|constraints\.txt|tests/{Path(__file__).name}"
 )
 
 OLD_NAMES = {
