@@ -34,7 +34,7 @@ from bench.records.run import Claim, Side
 from bench.report.axes import legend_below, log_axis
 from bench.report.embedded_images import Picture, embedded, open_picture, to_gif
 from bench.report.image_grid import PromptGrid, draw_grid, films, prompt_grids
-from bench.report.per_prompt import HEIGHT, prompt_differences
+from bench.report.per_prompt import CURVE_HEIGHT, prompt_differences
 from bench.report.plots import STYLE
 from bench.report.power import draw_power, power, power_of_claim
 from bench.report.write import write_report
@@ -338,7 +338,7 @@ def test_behind_a_verdict_are_the_prompts_that_gain_and_lose_most(store: Store) 
     assert found.losses[0].object == (Picture(store, cells[0.0], 0),)
     assert found.share == 0.5
     assert (found.kept, found.prompts) == (40, 40)
-    assert found.zero == HEIGHT / 2
+    assert found.zero == CURVE_HEIGHT / 2
     page = Path(write_report(store)).read_text(encoding="utf-8")
     assert "Prompt by prompt" in page
     assert "TCD &lt;beats&gt; itself" in page

@@ -72,7 +72,7 @@ def test_bars_of_one_score_share_a_scale_and_have_zero_in_the_middle() -> None:
     assert first.gain == pytest.approx(100 + 4 * scale, abs=0.06)
     assert first.interval == pytest.approx((100 + 3 * scale, 192), abs=0.06)
     assert second.interval == pytest.approx((100 - scale, 100), abs=0.06)
-    assert third.interval == pytest.approx((100 + 23, 192), abs=0.06), "another score has a scale of its own"
+    assert third.interval == pytest.approx((100 + 23, 192), abs=0.06), "another score has a separate scale"
     assert fourth.limits == pytest.approx((100 - scale, 100 + scale), abs=0.06)
     assert fifth.interval is None
     assert "no interval" in fifth.words

@@ -16,7 +16,7 @@ from bench.__main__ import main
 from bench.analysis.claims import Comparison, Judgement, judge_claims
 from bench.analysis.scoring import ScoredRun
 from bench.records.run import Claim, Side
-from bench.report.terminal import MOST_CELLS, WIDTH, summarise
+from bench.report.terminal import MOST_CELLS, LINE_WIDTH, summarise
 from bench.store.store import Store
 
 assert store  # a fixture
@@ -59,7 +59,7 @@ def test_no_line_is_longer_than_a_terminal_and_many_cells_are_cut(store: Store) 
     text = replace(CLAIM, text="very " * 50)
     judged = [Judgement(text, "supported", (compared(3.0, 0.01, "supported"),), ())]
     shown = summarise(wide, cells, judged).splitlines()
-    assert max(map(len, shown)) <= WIDTH
+    assert max(map(len, shown)) <= LINE_WIDTH
     assert f"… and {60 - MOST_CELLS} more in the report" in shown
     assert shown[-1].startswith("supported   very very")
     assert shown[-1].endswith("…: fid@mini +3.00 [+1.00, +5.00]")
@@ -106,7 +106,7 @@ def test_a_disturbed_latency_has_a_mark_that_is_explained(store: Store) -> None:
 
 def test_long_requirements_of_a_claim_are_cut(store: Store) -> None:
     judged = Judgement(CLAIM, "not tested", (), (f"mini {'x' * 300}",))
-    assert len(summarise(store.run(), [], [judged]).splitlines()[-1]) == WIDTH
+    assert len(summarise(store.run(), [], [judged]).splitlines()[-1]) == LINE_WIDTH
 
 
 def test_control_characters_of_labels_and_claims_do_not_reach_the_terminal(store: Store) -> None:

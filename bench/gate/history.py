@@ -12,7 +12,7 @@ from typing import Any
 from bench.gate.change_points import CHANGE_LEVEL, FEWEST_GATES, SeriesChange, find_changes
 from bench.gate.outcome import FAILS, GateReport
 from bench.records.errors import BenchError
-from bench.report.page import render
+from bench.report.page import render_template
 
 HISTORY_FORMAT = 1
 """Version of the lines; written and checked."""
@@ -149,7 +149,7 @@ def _points_of(path: Path, number: int, line: str, place: int) -> Iterator[tuple
 def to_trend_page(series: Sequence[Trend], name: str) -> str:
     """One self-contained HTML file, every text escaped."""
     drawn = [one for one in series if len(one.points) > 1]
-    return render(
+    return render_template(
         "history.html.j2",
         ("base.js",),
         Path(__file__).parent,

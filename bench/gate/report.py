@@ -27,7 +27,7 @@ from bench.printable import printable
 from bench.records.errors import BenchError
 from bench.report.embedded_images import Picture
 from bench.report.identity import NO_VALUE
-from bench.report.page import render
+from bench.report.page import render_template
 from bench.report.table_forms import to_markdown
 from bench.report.tables import Table
 
@@ -227,7 +227,7 @@ def to_page(report: GateReport, images: Sequence[BeforeAfter]) -> str:
         }
         bad = any(outcome.verdict in FAILS for outcome in outcomes)
         levels.append({"name": level, "count": _count(outcomes), "bad": bad, "quiet_count": _count(quiet), **shown})
-    return render(
+    return render_template(
         "gate.html.j2",
         ("base.js", "viewer.js"),
         Path(__file__).parent,

@@ -16,7 +16,7 @@ from bench.report.comparisons import decisive, gain_in_words, metric_in_words, t
 from bench.report.per_prompt import Difference
 from bench.report.power import power_of_claim
 
-VERDICTS = ("supported", "refuted", "undecided", "not tested")
+_VERDICTS = ("supported", "refuted", "undecided", "not tested")
 _CENTRE, _REACH = 100.0, 92.0
 """Of a bar's box, 200 units wide: where 0 is, and how far the largest value is from it."""
 _MORE_IMAGES = (1, 2, 4, 8, 16, 32)
@@ -78,13 +78,13 @@ def answer(run: Run, judgements: Sequence[Judgement]) -> str:
     """
     if not judgements:
         return ""
-    counts = {verdict: sum(j.verdict == verdict for j in judgements) for verdict in VERDICTS}
+    counts = {verdict: sum(j.verdict == verdict for j in judgements) for verdict in _VERDICTS}
     parts = [f"{count} {verdict}" for verdict, count in counts.items() if count or verdict != "not tested"]
     first = next(iter(run.settings.get("methods", {})), "")
     ordered = sorted(judgements, key=lambda j: j.claim.subject.method != first)
     found = [
         f"{verdict.capitalize()}: {next(j.claim.text for j in ordered if j.verdict == verdict).rstrip('.')}."
-        for verdict in VERDICTS
+        for verdict in _VERDICTS
         if counts[verdict]
     ]
     claims = "claim" if len(judgements) == 1 else "claims"

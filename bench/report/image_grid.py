@@ -14,7 +14,7 @@ from bench.report.embedded_images import InputPicture, Picture, input_pictures, 
 from bench.report.series import to_series
 
 PROMPTS = 8
-MOST_IMAGES = 1000
+MOST_EMBEDDED = 1000
 """Of all prompts on a page; of many cells fewer prompts are shown."""
 
 
@@ -36,10 +36,10 @@ class PromptGrid:
 def prompt_grids(scored: ScoredRun) -> list[PromptGrid]:
     """Grids of the first prompts, by base model and prompts; a grid without any image is left out.
 
-    So many prompts that MOST_IMAGES are shown, and at least one, at most PROMPTS. Of several images of a prompt the
+    So many prompts that MOST_EMBEDDED are shown, and at least one, at most PROMPTS. Of several images of a prompt the
     first is shown.
     """
-    grids, count = [], max(1, min(PROMPTS, MOST_IMAGES // max(1, len(scored.images))))
+    grids, count = [], max(1, min(PROMPTS, MOST_EMBEDDED // max(1, len(scored.images))))
     groups: dict[tuple[str, str], list[ScoredCell]] = {}
     for scored_cell in scored.images:
         cell = scored_cell.record.cell

@@ -23,7 +23,7 @@ from bench.report.claim_views import answer, claim_views
 from bench.report.embedded_images import embedded
 from bench.report.image_grid import PromptGrid
 from bench.report.page_data import page_data
-from bench.report.per_prompt import HEIGHT, WIDTH, Difference
+from bench.report.per_prompt import CURVE_HEIGHT, CURVE_WIDTH, Difference
 from bench.report.table_forms import FORMS
 from bench.report.tables import Table
 
@@ -60,7 +60,7 @@ def render_page(
         "tables": {name: _forms(table) for name, table in tables.items()},
         "gains": {view.anchor: view.difference.of_prompts for view in claims if view.difference},
     }
-    return render(
+    return render_template(
         "page.html.j2",
         [*_VEGA, *SCRIPTS] if cells else SCRIPTS,
         inputs=inputs,
@@ -79,8 +79,8 @@ def render_page(
         album=album,
         picture_note=album.note,
         real=real,
-        curve_width=WIDTH,
-        curve_height=HEIGHT,
+        curve_width=CURVE_WIDTH,
+        curve_height=CURVE_HEIGHT,
         machines=list({str(cell.record.environment): cell.record.environment for cell in cells}.values()),
         facts=_joint_facts(scored),
         contents=_contents(cells, grids, real),
@@ -88,7 +88,7 @@ def render_page(
     )
 
 
-def render(template: str, scripts: Sequence[str], folder: Path = WEB, **values: Any) -> str:
+def render_template(template: str, scripts: Sequence[str], folder: Path = WEB, **values: Any) -> str:
     """Render a page from a template of this package or of `folder`: every text is escaped, a missing name is an error.
 
     `scripts` are names of files of this package; the content security policy lets the page run these and load nothing.

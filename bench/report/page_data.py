@@ -16,8 +16,8 @@ from bench.report.image_grid import PromptGrid
 from bench.report.series import to_series
 from bench.score.metrics import Metric, metric_of
 
-PARTS = (("text_encoder_s", "text encoder"), ("denoiser_s", "denoiser"), ("vae_s", "VAE"))
-REST = "scheduler and the rest"
+_PARTS = (("text_encoder_s", "text encoder"), ("denoiser_s", "denoiser"), ("vae_s", "VAE"))
+_REST = "scheduler and the rest"
 
 
 def page_data(scored: ScoredRun, grids: Sequence[PromptGrid], album: Album) -> dict[str, Any]:
@@ -104,10 +104,10 @@ def _parts(scored: ScoredCell) -> dict[str, Any] | None:
     latency = scored.record.latency
     if latency is None:
         return None
-    seconds = {name: median(getattr(latency, field)) / latency.batch_size for field, name in PARTS}
+    seconds = {name: median(getattr(latency, field)) / latency.batch_size for field, name in _PARTS}
     whole = median(latency.call_s) / latency.batch_size
     ends = min(latency.call_s) / latency.batch_size, max(latency.call_s) / latency.batch_size
-    return {"parts": {**seconds, REST: max(0.0, whole - sum(seconds.values()))}, "whole": whole, "range": ends}
+    return {"parts": {**seconds, _REST: max(0.0, whole - sum(seconds.values()))}, "whole": whole, "range": ends}
 
 
 def _estimate(run: Run, scored: ScoredCell, metric: Metric) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from bench.score.metrics import metric_of
 PER_SIDE = 3
 MOST_SHOWN = 4
 """Images of a prompt that are shown."""
-WIDTH, HEIGHT = 640, 96
+CURVE_WIDTH, CURVE_HEIGHT = 640, 96
 
 
 @dataclass(frozen=True)
-class Pair:
+class PromptPair:
     """One prompt with the images of both sides; `gain` is the advantage of the subject's."""
 
     prompt: str
@@ -35,15 +35,15 @@ class Difference:
     """One comparison of a claim prompt by prompt.
 
     `gains` and `losses` are of the prompts whose images were kept, `kept` of `prompts`. `curve` are the points of a
-    polyline, gains of all prompts in growing order in a box of WIDTH × HEIGHT, `zero` where 0 is in it.
+    polyline, gains of all prompts in growing order in a box of CURVE_WIDTH × CURVE_HEIGHT, `zero` where 0 is in it.
     """
 
     subject: str
     object: str
     metric: str
     share: float
-    gains: tuple[Pair, ...]
-    losses: tuple[Pair, ...]
+    gains: tuple[PromptPair, ...]
+    losses: tuple[PromptPair, ...]
     kept: int
     prompts: int
     curve: str
@@ -83,10 +83,10 @@ def _difference(scored: ScoredRun, comparison: Comparison, mine: ScoredCell, you
     gains = of_images.reshape(-1, each).mean(axis=1)
     order = np.argsort(gains, kind="stable")
 
-    def pair(prompt: int) -> Pair:
+    def pair(prompt: int) -> PromptPair:
         rows = range(prompt * each, prompt * each + min(each, MOST_SHOWN))
         pictures = (tuple(Picture(scored.home_of(cell)[0], cell.record, row) for row in rows) for cell in (mine, yours))
-        return Pair(run.prompts[rows[0]], float(gains[prompt]), *pictures)
+        return PromptPair(run.prompts[rows[0]], float(gains[prompt]), *pictures)
 
     found = map(pair, order.tolist())
     pairs = [one for one in found if all(picture.was_kept() for picture in (*one.subject, *one.object))]
@@ -97,7 +97,7 @@ def _difference(scored: ScoredRun, comparison: Comparison, mine: ScoredCell, you
     low, high = min(0.0, float(gains.min())), max(0.0, float(gains.max()))
     span = (high - low) or 1.0
     sorted_gains = gains[order]
-    points = zip(np.linspace(0, WIDTH, len(gains)), HEIGHT * (high - sorted_gains) / span, strict=True)
+    points = zip(np.linspace(0, CURVE_WIDTH, len(gains)), CURVE_HEIGHT * (high - sorted_gains) / span, strict=True)
     return Difference(
         subject=comparison.subject,
         object=comparison.object,
@@ -108,13 +108,13 @@ def _difference(scored: ScoredRun, comparison: Comparison, mine: ScoredCell, you
         kept=len(pairs),
         prompts=len(gains),
         curve=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
-        zero=HEIGHT * high / span,
+        zero=CURVE_HEIGHT * high / span,
         frames=int(mine.record.cell.task.settings.get("frames", 1)),
         of_prompts=gains.tolist(),
     )
 
 
-def _whole(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
+def _whole(pairs: Iterable[PromptPair]) -> tuple[PromptPair, ...]:
     """Return the first pairs whose files are there."""
     there = (pair for pair in pairs if all(picture.exists() for picture in (*pair.subject, *pair.object)))
     return tuple(islice(there, PER_SIDE))

@@ -16,12 +16,12 @@ from bench.report.identity import NO_VALUE, Trait, traits
 from bench.score.metrics import Metric, metric_of
 
 SUMMARY = "summary.txt"
-WIDTH = 100
+LINE_WIDTH = 100
 MOST_CELLS = 25
 
 
 def summarise(run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement]) -> str:
-    """Scores ± standard error and latency of the first `MOST_CELLS` cells, and all verdicts; lines of at most `WIDTH`.
+    """Scores ± standard error and latency of the first `MOST_CELLS` cells, and all verdicts; lines of at most `LINE_WIDTH`.
 
     Biased scores are shown without their bias, as verdicts take them.
     """
@@ -39,7 +39,7 @@ def _table(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
     if any(cell.record.latency for cell in cells):
         more.insert(min(3, len(more)), ("latency", [_latency(cell) for cell in cells[:MOST_CELLS]]))
     for head, column in more:
-        if sum(_width(*both) + 2 for both in zip([*heads, head], [*columns, column], strict=True)) <= WIDTH:
+        if sum(_width(*both) + 2 for both in zip([*heads, head], [*columns, column], strict=True)) <= LINE_WIDTH:
             heads.append(head)
             columns.append(column)
     padded = []
@@ -54,7 +54,7 @@ def _table(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
     if run.images_per_prompt > 1:
         lines.append(f"{run.sample} per cell")
     if said := experimental_in_words(run.metrics):
-        lines += wrap(said.strip(), WIDTH)
+        lines += wrap(said.strip(), LINE_WIDTH)
     if waiting := len(run.cells) - len(cells):
         lines.append(f"{waiting} cells have not been run yet")
     return lines
@@ -124,6 +124,6 @@ def _verdict(judgement: Judgement) -> str:
         reason = f"{metric_in_words(hangs_on)}{against} {gain_in_words(hangs_on)}"
         if (others := len(judgement.comparisons) - 1) > 0:
             reason += f" and {others} more"
-    room = WIDTH - len(reason) - 14
+    room = LINE_WIDTH - len(reason) - 14
     text = judgement.claim.text if len(judgement.claim.text) <= room else f"{judgement.claim.text[: room - 1]}…"
-    return f"{judgement.verdict:<10}  {text}: {reason}"[:WIDTH]
+    return f"{judgement.verdict:<10}  {text}: {reason}"[:LINE_WIDTH]

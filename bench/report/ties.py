@@ -13,7 +13,7 @@ from bench.analysis.scoring import ScoredCell
 from bench.score.estimate import Estimate, paired_difference
 from bench.score.metrics import Metric
 
-BEST, TIED = "best", "tied"
+_BEST, _TIED = "best", "tied"
 _LEVEL = 0.05
 _SURELY_WORSE, _SURELY_TIED = 12.0, 1.0
 """Differences in standard errors that need no test, whatever the distribution."""
@@ -36,11 +36,11 @@ def best_and_tied(metric: Metric, cells: Sequence[ScoredCell]) -> dict[int, str]
 def _marks_of(metric: Metric, estimates: dict[int, Estimate]) -> dict[int, str]:
     sign = 1.0 if metric.higher_is_better else -1.0
     best = max(estimates, key=lambda i: sign * estimates[i].debiased_value)
-    marks = {best: BEST}
+    marks = {best: _BEST}
     level = _LEVEL / (len(estimates) - 1)
     for i, other in estimates.items():
         if i != best and _may_be_as_good(estimates[best], other, sign, level):
-            marks[i] = TIED
+            marks[i] = _TIED
     return marks
 
 
