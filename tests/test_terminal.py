@@ -16,7 +16,7 @@ from bench.__main__ import main
 from bench.analysis.claims import Comparison, Judgement, judge_claims
 from bench.analysis.scoring import ScoredRun
 from bench.records.run import Claim, Side
-from bench.report.terminal import MOST_CELLS, LINE_WIDTH, summarise
+from bench.report.terminal import LINE_WIDTH, MOST_CELLS, summarise
 from bench.store.store import Store
 
 assert store  # a fixture

@@ -21,7 +21,7 @@ MOST_CELLS = 25
 
 
 def summarise(run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement]) -> str:
-    """Scores ± standard error and latency of the first `MOST_CELLS` cells, and all verdicts; lines of at most `LINE_WIDTH`.
+    """Scores ± standard error and latency of the first `MOST_CELLS` cells, and all verdicts, at most `LINE_WIDTH` wide.
 
     Biased scores are shown without their bias, as verdicts take them.
     """
