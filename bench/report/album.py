@@ -13,7 +13,7 @@ Shown = Picture | InputPicture
 MOST_BYTES = 16_000_000
 """Of all pictures of a page, as text."""
 MOST_PICTURES = 1000
-SIZES = ((LONGEST_SIDE, 88), (384, 84), (256, 82), (192, 80), (128, 78), (96, 75))
+_SIZES = ((LONGEST_SIDE, 88), (384, 84), (256, 82), (192, 80), (128, 78), (96, 75))
 """Longest sides and qualities, of which the first that fits is taken."""
 _TRIED = 8
 _AS_TEXT = 4 / 3
@@ -43,10 +43,10 @@ def make_album(shown: Iterable[tuple[Shown, int]], beside: bool = False) -> Albu
     """
     distinct = {_identity(picture): (picture, frames) for picture, frames in shown}
     wanted = [*distinct.values()]
-    size = SIZES[0] if beside else _fitting(wanted)
+    size = _SIZES[0] if beside else _fitting(wanted)
     encoded = map_forked(lambda item: encode_picture(item[0].read(), item[1], *size), wanted, fewest=40)
     names = {identity: f"p{i}" for i, identity in enumerate(distinct)}
-    note = "" if size == SIZES[0] else f"Pictures are reduced to {size[0]} pixels to keep the page small."
+    note = "" if size == _SIZES[0] else f"Pictures are reduced to {size[0]} pixels to keep the page small."
     if beside:
         files = {f"{FOLDER}/p{i}.{kind}": content for i, (content, kind) in enumerate(encoded)}
         return Album(names, {f"p{i}": path for i, path in enumerate(files)}, files, note)
@@ -56,11 +56,11 @@ def make_album(shown: Iterable[tuple[Shown, int]], beside: bool = False) -> Albu
 def _fitting(wanted: Sequence[tuple[Shown, int]]) -> tuple[int, int]:
     """Return the largest size at which all pictures fit, judged by a few of them."""
     tried = [(picture.read(), frames) for picture, frames in wanted[:: max(1, len(wanted) // _TRIED)][:_TRIED]]
-    for size in SIZES[:-1]:
+    for size in _SIZES[:-1]:
         mean = sum(len(encode_picture(stored, frames, *size)[0]) for stored, frames in tried) / max(1, len(tried))
         if mean * len(wanted) * _AS_TEXT <= MOST_BYTES:
             return size
-    return SIZES[-1]
+    return _SIZES[-1]
 
 
 def _identity(picture: Shown) -> tuple[str, str]:

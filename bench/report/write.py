@@ -19,7 +19,7 @@ from bench.store.store import RUN, Store
 _NOTE = "report.json"
 """Says what the report was made of, the hash of each of its files, and which stored files it lacks."""
 PAGE = "report.html"
-FORMS = "page", "folder"
+_FORMS = "page", "folder"
 """Where the pictures of a report are: in the page, or in a folder beside it."""
 
 
@@ -33,12 +33,12 @@ def write_report(store: Store, runs: Sequence[Store] = (), form: str | None = No
     for runs that cannot be joined.
     """
     before = _read_note(store)
-    form = form or str(before.get("form", FORMS[0]))
+    form = form or str(before.get("form", _FORMS[0]))
     inputs = _fingerprint(runs or [store], form)
     if not _is_whole(store, inputs, before):
         from bench.report.build import make_report  # scipy and matplotlib are slow to import
 
-        made = make_report(store, inputs, runs, beside=form == FORMS[1])
+        made = make_report(store, inputs, runs, beside=form == _FORMS[1])
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in made.files.items()}
         note = {"inputs": inputs, "form": form, "files": hashes, "lacks": made.lacks}
         store.files.write_all({**made.files, _NOTE: seal(_NOTE, json.dumps(note, indent=1).encode())})
@@ -51,7 +51,7 @@ def write_report(store: Store, runs: Sequence[Store] = (), form: str | None = No
 def is_current(store: Store) -> bool:
     """Whether `write_report` would leave the report as it is."""
     note = _read_note(store)
-    return _is_whole(store, _fingerprint([store], str(note.get("form", FORMS[0]))), note)
+    return _is_whole(store, _fingerprint([store], str(note.get("form", _FORMS[0]))), note)
 
 
 def _is_whole(store: Store, inputs: str, note: Mapping[str, Any]) -> bool:
