@@ -40,7 +40,7 @@ from bench.mini.training.vocabulary import tokenize
 POOLING = Recipe("xl pooling", iterations=1500, batch_size=256, peak_lr=3e-3, ema_decay=0.98, seed=12)
 AS_FIRST = Recipe("xl following", iterations=500, batch_size=32, peak_lr=7e-4, ema_decay=0.99, seed=13)
 CROPPING = Recipe("xl cropping", iterations=2000, batch_size=32, peak_lr=1.5e-3, ema_decay=0.995, seed=16)
-RECIPE = Recipe("xl teacher", iterations=400, batch_size=32, peak_lr=4e-4, ema_decay=0.99, seed=17)
+RECIPE = Recipe("xl teacher", iterations=1000, batch_size=32, peak_lr=5e-4, ema_decay=0.99, seed=17)
 CROPPING_FROM = 400
 """The first timestep of the cropped images while the teacher learns where a crop moves things."""
 POOLED_CAPTIONS = 4000
