@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.conformance.checks_steps import allowance
+from bench.conformance.checks_steps import allowance, run_case
 from bench.conformance.noise import Array
 from bench.conformance.published import Euler
 from bench.conformance.report import Finding
@@ -33,6 +33,8 @@ def check_arguments(subject: Subject, setting: str) -> Iterator[Finding]:
         by_euler = subject.family is not None and subject.family.method is Euler and not subject.family.own
         if by_euler and "s_churn" in subject.step_parameters and subject.config["prediction_type"] == "epsilon":
             yield from _check_churn(subject, setting)
+        if "order" in subject.step_parameters:
+            yield from _check_order(subject, setting)
         return
     yield from _check_plain_timestep(subject, setting)
     if "s_churn" in subject.step_parameters:
@@ -103,6 +105,21 @@ def _check_churn(subject: Subject, setting: str) -> Iterator[Finding]:
                 place = ((f"call {index}", gap / limit),)
                 yield Finding("churn", label, f"{wanted.flat[0]:.8g}", f"{after.flat[0]:.8g}", words, place)
                 return
+
+
+def _check_order(subject: Subject, setting: str) -> Iterator[Finding]:
+    """Check that a multistep method which is told to be of order 1 makes the steps of Euler's method."""
+    case = subject.prepare(_STEPS)
+    euler = Euler(case.config, case.path, None)
+    for call in run_case(subject, case, None, arguments={"order": 1}).calls:
+        wanted = euler.advance(call.index, call.state, call.output)
+        gap, limit = float(np.abs(call.next_state - wanted.mean).max()), allowance(wanted.size)
+        if not gap <= limit:
+            words = f"Call {call.index} with order=1 is not a step of Euler's method."
+            place = ((f"call {call.index}", gap / limit),)
+            got = f"{call.next_state.flat[0]:.8g}"
+            yield Finding("argument ignored", f"{setting}, order", f"{wanted.mean.flat[0]:.8g}", got, words, place)
+            return
 
 
 def _check_tokens(subject: Subject, setting: str) -> Iterator[Finding]:

@@ -38,6 +38,7 @@ class PairChecks:
         self.meaningless = list(_meaningless(subject, self.axes))
         self.parts: list[Values] = list(self.meaningless)
         self.judged: list[Row] = []
+        self.scheduled: list[Row] = []  # rows of so many steps that none was made
         self.outcomes: dict[Values, Finding | str | None] = {}
         self.cures: dict[str, set[str]] = defaultdict(set)
         self.labels: dict[tuple[str, str], list[Values]] = defaultdict(list)
@@ -49,7 +50,7 @@ class PairChecks:
         for _ in range(_ROUNDS):
             for row in rows:
                 yield from self._judge(row)
-            rows = covering.missing(self.axes, self.judged, self.parts)
+            rows = covering.missing(self.axes, self.judged, self.parts, self.scheduled)
 
     def _judge(self, row: Row) -> Iterator[Finding]:
         for _ in range(_AGAIN):
@@ -62,7 +63,7 @@ class PairChecks:
                 self.parts.append(part)
                 self.refused[part] = found
             elif found is None:
-                self.judged.append(row)
+                (self.scheduled if row["steps"] > _RUN else self.judged).append(row)
                 return
             else:
                 yield from self._reduced(row, found)
@@ -169,7 +170,7 @@ class PairChecks:
             yield from _check_fall(case, where)
             yield from check_initial_noise(subject, "", case)
         elif not all(case.path.curve.holds(u) for u in case.path.positions):
-            return  # reported as a level off the curve, by another check
+            raise Refusal("its levels leave the curve")  # reported by another check
         if steps > _RUN:
             return
         trace = run_case(subject, case, eta)

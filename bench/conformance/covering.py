@@ -131,10 +131,18 @@ def without(
     return None
 
 
-def missing(axes: Mapping[str, Axis], judged: Iterable[Row], parts: Collection[Values]) -> list[dict[str, Any]]:
-    """Return rows that hold the pairs which no judged row has, as far as the parts leave them possible."""
+def missing(
+    axes: Mapping[str, Axis], judged: Iterable[Row], parts: Collection[Values], scheduled: Iterable[Row] = ()
+) -> list[dict[str, Any]]:
+    """Return rows that hold the pairs which no judged row has, as far as the parts leave them possible.
+
+    Of `scheduled` rows the schedule alone was judged, which counts for the pairs of a value with the number of steps.
+    """
     names = list(axes)
     done = {pair for row in judged for pair in combinations([(name, row[name]) for name in names], 2)}
+    for row in scheduled:
+        steps = ("steps", row["steps"])
+        done |= {tuple(sorted([(name, row[name]), steps], key=lambda one: names.index(one[0]))) for name in names}
     packed: list[tuple[dict[str, Any], list[Values]]] = []
     for one, other in combinations(names, 2):
         for pair in ((a, b) for a in [(one, v) for v in axes[one].all] for b in [(other, v) for v in axes[other].all]):
