@@ -139,7 +139,7 @@ def missing(
     Of `scheduled` rows the schedule alone was judged, which counts for the pairs of a value with the number of steps.
     """
     names = list(axes)
-    done = {pair for row in judged for pair in combinations([(name, row[name]) for name in names], 2)}
+    done: set[Values] = {pair for row in judged for pair in combinations([(name, row[name]) for name in names], 2)}
     for row in scheduled:
         steps = ("steps", row["steps"])
         done |= {tuple(sorted([(name, row[name]), steps], key=lambda one: names.index(one[0]))) for name in names}
