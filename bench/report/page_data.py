@@ -18,6 +18,8 @@ from bench.score.metrics import Metric, metric_of
 
 _PARTS = (("text_encoder_s", "text encoder"), ("denoiser_s", "denoiser"), ("vae_s", "VAE"))
 _REST = "scheduler and the rest"
+_DEVICE = "Device kind"
+"""Not `Device`, by which joined runs tell their machines apart."""
 
 
 def page_data(scored: ScoredRun, grids: Sequence[PromptGrid], album: Album) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _cell(
         "steps": cell.steps,
         "eta": cell.eta,
         "method": cell.method,
-        "traits": {**{trait.head: trait.of(scored) for trait in columns}, "Device": cell.device},
+        "traits": {**{trait.head: trait.of(scored) for trait in columns}, _DEVICE: cell.device},
         "evaluations": cost_of(record, "evaluations"),
         "latency": cost_of(record, "latency"),
         "disturbed": scored.disturbed or "",
@@ -147,4 +149,4 @@ def _filters(columns: Sequence[Trait], cells: Sequence[ScoredCell]) -> list[dict
         if len(values) > 1:
             found.append({"head": trait.head, "values": values})
     devices = dict.fromkeys(scored.record.cell.device for scored in cells)
-    return found if len(devices) < 2 else [*found, {"head": "Device", "values": list(devices)}]
+    return found if len(devices) < 2 else [*found, {"head": _DEVICE, "values": list(devices)}]

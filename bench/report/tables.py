@@ -165,7 +165,7 @@ def cost_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         "Latency and memory",
         (
             *identity.heads,
-            "Device",
+            "Device kind",
             *("call p50 ms", "call p95 ms", "text encoder ms", "denoiser ms", "VAE ms", "scheduler syncs", "images/s"),
             *("GPU allocated MiB", "GPU device MiB"),
         ),
