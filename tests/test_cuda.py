@@ -282,7 +282,7 @@ def test_a_device_is_lost_where_it_cannot_even_be_waited_for(monkeypatch: pytest
     assert runner.lost_device("cuda") == "CUDA error: device-side assert triggered"
 
 
-def test_noise_of_the_device_is_an_axis_of_its_own_and_changes_stochastic_steps_alone(
+def test_noise_of_the_device_is_a_separate_axis_and_changes_stochastic_steps_alone(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def planned(device: str, *more: str) -> Any:

@@ -338,7 +338,7 @@ def test_a_method_samples_the_models_that_it_names(capsys: pytest.CaptureFixture
     assert "ddim: it samples sdxl, of which the run has none" in capsys.readouterr().out
 
 
-def test_models_are_pinned_to_a_commit_of_their_own_repository() -> None:
+def test_models_are_pinned_to_a_commit_of_the_right_repository() -> None:
     """One that inherits another's settings must not inherit its commit."""
     models = check_experiment(compose_settings(["experiment=few_step_flow"])).models.values()
     entries = [entry for model in models for entry in (model, *model.adapters.values())]

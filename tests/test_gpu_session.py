@@ -44,19 +44,19 @@ def test_a_dry_run_on_a_processor_does_every_step(tmp_path: Path, capsys: pytest
 
 
 class Simulated(session.Session):
-    """A session on a clock of its own, whose steps take given seconds."""
+    """A session on an injected clock, whose steps take given seconds."""
 
     def __init__(self, results: Path, minutes: float, takes: Mapping[str, float]) -> None:
         super().__init__(results, "cuda", minutes, now_s=lambda: self.time_s)
         self.time_s, self.takes, self.limits = 0.0, takes, dict[str, float]()
 
-    def start(self, step: plan.Step, part: Path, log: Path, limit_s: float) -> str:
-        self.limits[step.name] = limit_s
-        self.time_s += min(self.takes[step.name], limit_s)
+    def start(self, step: plan.Step, part: Path, log: Path, step_timeout_s: float) -> str:
+        self.limits[step.name] = step_timeout_s
+        self.time_s += min(self.takes[step.name], step_timeout_s)
         before = json.loads(part.read_text()) if part.is_file() else {"rows": []}
         part.write_text(json.dumps({"rows": [*before["rows"], step.name], "device": "H", "summary": "fine"}))
-        log.write_text("first\nlast words of it\n\n")
-        return "measured" if self.takes[step.name] <= limit_s else "too slow"
+        log.write_text("first\nlast line of it\n\n")
+        return "measured" if self.takes[step.name] <= step_timeout_s else "too slow"
 
 
 def some(*names: str) -> list[plan.Step]:
@@ -71,7 +71,7 @@ def test_each_step_has_its_limit_and_all_of_them_have_the_time_of_the_session(tm
     assert next(step.name for step in plan.missing(simulated.folder)) == "noise"
     found = plan.read_found(simulated.folder, "noise")
     assert found is not None
-    assert (found["status"], found["summary"], found["seconds"]) == ("too slow", "last words of it", 40.0)
+    assert (found["status"], found["summary"], found["seconds"]) == ("too slow", "last line of it", 40.0)
     assert (simulated.folder / "noise.log").is_file()
     assert not (simulated.folder / "tests.log").exists()
 
@@ -129,7 +129,7 @@ def test_steps_are_those_of_the_module_that_does_them() -> None:
     source = (ROOT / "scripts" / "gpu_session" / "steps.py").read_text(encoding="utf-8")
     for step in plan.STEPS:
         assert f"\ndef {step.name}(work: Work) -> str:" in source
-    assert sum(step.limit_s for step in plan.STEPS[:6]) <= 9 * 60, "what is worth most fits into one session"
+    assert sum(step.step_timeout_s for step in plan.STEPS[:6]) <= 9 * 60, "what is worth most fits into one session"
 
 
 def test_an_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -242,7 +242,7 @@ class Experiment:
     """Seed of initial latents, noise and prompt order; each image has its own generator."""
     noise: Literal["host", "device"] = "host"
     """Where the noise of stochastic steps is drawn: on the `host`, which gives the same images on every machine, or on
-    the GPU (`device`), as most scripts do, which saves a copy in each step and makes images of their own."""
+    the GPU (`device`), as most scripts do, which saves a copy in each step and changes the images."""
     batch_size: Count = 64
     """Images per batch when sampling for quality."""
     concurrent_batches: ConcurrentBatches = "auto"

@@ -4,7 +4,7 @@ Image i depends only on the cell's seed and on i: every image has its own genera
 initial latents and then the noise of stochastic steps. All methods see the same latents for the same prompt. Latents of
 a UNet are drawn here, in float32 for every precision; those of a transformer, whose shape each pipeline knows, by the
 pipeline, in its own precision. With `noise=device` a second generator, on the GPU, draws the noise of steps (and the
-latents where the pipeline draws them): no copy from the host in each step, but images of their own.
+latents where the pipeline draws them): no copy from the host in each step, but other images.
 """
 
 from __future__ import annotations

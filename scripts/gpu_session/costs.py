@@ -35,7 +35,7 @@ THROTTLED = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of one model in one precision, eager or compiled, at one number of images a call."""
+    """Cells of one model in one precision, eager or compiled, at one batch size."""
 
     model: str
     dtype: str

@@ -18,20 +18,20 @@ class Step:
 
     name: str
     tells: str
-    limit_s: float
+    step_timeout_s: float
 
 
 STEPS = (
     Step("tests", "suspected faults of CUDA paths, each as a test (`pytest -m gpu`)", 110),
     Step("noise", "latency of TCD with its noise drawn on the host against noise of the device", 40),
     Step("by_hand", "harness against the pipeline by hand, each round's own ratio (at most 1.01)", 50),
-    Step("costs", "costs of full-size pipelines, eager, one image a call: clocks, power, energy, memory", 110),
+    Step("costs", "costs of full-size pipelines, eager, one image per call: clocks, power, energy, memory", 110),
     Step("conformance", "every scheduler's steps on the device in float64 and bfloat16 against the CPU's", 30),
     Step("frechet", "Fréchet distance with its error against the value on the device (at most 1.0)", 45),
     Step("miniature", "the default experiment on a GPU: `mini_cuda`, and its distance to [mini](mini)", 120),
     Step("gate", "the baseline for GPU runners: `gate_cuda`", 45),
     Step("whole_job", "whole job at SD 1.5 size against the plain script (at most 0.55), busy share (0.95)", 280),
-    Step("costs_batches", "the same costs with eight images a call, and in the other half precision", 150),
+    Step("costs_batches", "the same costs with eight images per call, and in the other half precision", 150),
     Step("costs_compiled", "the same costs compiled", 240),
     Step("workers", "two workers on one GPU against one, in images per second", 100),
     Step("precision", "the miniature in float16 and bfloat16 (`experiment=mini_precision`)", 120),

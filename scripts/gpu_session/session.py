@@ -54,27 +54,27 @@ class Session:
             if left < FEWEST_S:
                 print(f"{step.name}: no time is left", flush=True)
                 continue
-            print(f"{step.name}: at most {min(left, step.limit_s):.0f} s …", flush=True)
-            record = self.measure(step, min(left, step.limit_s))
+            print(f"{step.name}: at most {min(left, step.step_timeout_s):.0f} s …", flush=True)
+            record = self.measure(step, min(left, step.step_timeout_s))
             done.append(record["status"])
             print(f"{step.name}: {record['status']} in {record['seconds']:.1f} s: {record['summary']}", flush=True)
         return int(done != ["measured"] * len(steps))
 
-    def measure(self, step: Step, limit_s: float) -> dict[str, Any]:
+    def measure(self, step: Step, step_timeout_s: float) -> dict[str, Any]:
         """Run a step and write what it found, to its end or not."""
         begun = self.now_s()
         part, log = self.folder / f"{step.name}.part.json", self.folder / f"{step.name}.log"
         before = read_found(self.folder, step.name)
         if before is not None and before["found"] and not part.exists():
             part.write_text(json.dumps(before["found"]), encoding="utf-8")
-        status = self.start(step, part, log, limit_s)
+        status = self.start(step, part, log, step_timeout_s)
         found = json.loads(part.read_text(encoding="utf-8")) if part.is_file() else {}
         record = {
             "status": status,
             "date": datetime.now(UTC).date().isoformat(),
             "command": f"scripts/gpu-session {step.name}",
             "seconds": self.now_s() - begun,
-            "limit_s": limit_s,
+            "step_timeout_s": step_timeout_s,
             "device": found.get("device", self.device),
             "summary": found.pop("summary", "") if status == "measured" else last_line(log),
             "found": found,
@@ -91,8 +91,8 @@ class Session:
             pack(self.results, self.pack)
         return record
 
-    def start(self, step: Step, part: Path, log: Path, limit_s: float) -> str:
-        """Run a step in a process of its own and end it with its children at its limit; returns its status."""
+    def start(self, step: Step, part: Path, log: Path, step_timeout_s: float) -> str:
+        """Run a step in a separate process and end it with its children at its limit; returns its status."""
         path = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "scripts" / "benchmarks"), str(ROOT / "tests")]
         python_path = os.pathsep.join([*path, self.environment.get("PYTHONPATH", "")])
         command = [sys.executable, "-m", "gpu_session.steps", step.name, self.device, str(self.results), str(part)]
@@ -106,7 +106,7 @@ class Session:
                 start_new_session=True,
             )
             try:
-                code = process.wait(limit_s)
+                code = process.wait(step_timeout_s)
             except subprocess.TimeoutExpired:
                 return "too slow"
             finally:
@@ -119,7 +119,7 @@ class Session:
 class DryRun(Session):
     """Runs steps at tiny sizes in this process, without limits."""
 
-    def start(self, step: Step, part: Path, log: Path, limit_s: float) -> str:
+    def start(self, step: Step, part: Path, log: Path, step_timeout_s: float) -> str:
         """Run a step here; an error is the caller's."""
         from gpu_session.steps import run_step
 

@@ -159,12 +159,12 @@ def by_hand(work: Work) -> str:
 
 
 def costs(work: Work) -> str:
-    """Measure costs, eager, one image a call."""
+    """Measure costs, eager, one image per call."""
     return tables.measure(work, tables.EAGER)
 
 
 def costs_batches(work: Work) -> str:
-    """Measure costs of eight images a call, and in the other half precision."""
+    """Measure costs of eight images per call, and in the other half precision."""
     return tables.measure(work, tables.BATCHES)
 
 
