@@ -76,7 +76,8 @@ def check_training_timesteps(subject: Subject, setting: str) -> Iterator[Finding
     """Check that noise can be added at every whole timestep of the training schedule, as training draws them."""
     name, scheduler = noising_of(subject.base), subject.fresh()
     own = getattr(scheduler, "timesteps", None)
-    if name is None or not isinstance(own, torch.Tensor):
+    by_sigma = subject.family is not None and subject.family.own is not None  # its timesteps are logarithms
+    if name is None or not isinstance(own, torch.Tensor) or by_sigma:
         return
     whole = torch.unique(own.double().round()[(own.double() - own.double().round()).abs() < 1e-3])
     whole = whole.to(own.dtype if name == "scale_noise" else torch.int64)
