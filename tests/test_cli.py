@@ -54,13 +54,10 @@ def test_the_package_lists_its_public_names() -> None:
         assert getattr(bench, name).__module__.startswith("bench.")
 
 
-@pytest.mark.parametrize(
-    "command", [["plan", "experiment=smoke", "results={}"], ["conform", "scheduler=tcd", "baseline=null"]]
-)
-def test_commands_that_only_try_schedulers_do_not_load_the_compiler(command: list[str], tmp_path: Path) -> None:
+def test_a_plan_does_not_load_the_compiler(tmp_path: Path) -> None:
     code = "import sys; from bench.__main__ import main; main(sys.argv[1:]); print('torch._dynamo' in sys.modules)"
-    arguments = [word.format(tmp_path) for word in command]
-    ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    command = ["plan", "experiment=smoke", f"results={tmp_path}"]
+    ran = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "False", ran.stdout + ran.stderr
 
 

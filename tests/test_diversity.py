@@ -199,7 +199,8 @@ def test_less_noise_is_found_less_diverse_and_other_noise_is_not(
     assert [c.prompts for c in found["half"].comparisons] == [24, 24]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "72 images of 24 prompts" in page
-    own = page.split("<summary>half</summary>")[1].split("</details>")[0]
-    assert own.count("<figure>") == 6
+    own = page.split('<span class="text">half</span>')[1].split("</details>")[0]
+    assert own.count('<figure class="pair">') == 6
     assert own.count("<img") == 6 * 2 * 3, "each prompt with all of its images"
-    assert len({figure.split("</figcaption>")[0].split(": ")[-1] for figure in own.split("<figcaption>")[1:]}) == 6
+    captions = [figure.split("</figcaption>")[0] for figure in own.split("<figcaption>")[1:]]
+    assert len({caption.split(": ")[-1] for caption in captions}) == 6

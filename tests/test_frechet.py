@@ -234,7 +234,7 @@ def test_images_like_the_reference_itself_have_no_interval() -> None:
     rng = np.random.default_rng(21)
     reference = Reference.of(draw(rng, 30000, 64))
     doubts = [frechet_estimate(draw(rng, 640, 64), reference).caveat for _ in range(20)]
-    assert sum(caveat is not None and "too close" in caveat for caveat in doubts) >= 14
+    assert sum(caveat is not None and "pairs of images make" in caveat for caveat in doubts) >= 14
 
 
 def test_the_standard_error_is_the_spread_over_draws() -> None:
@@ -358,7 +358,7 @@ def test_the_paired_difference_of_close_generators_near_the_reference_has_an_int
 
 def test_a_set_against_itself_or_with_many_of_its_images_has_no_interval() -> None:
     rng = np.random.default_rng(28)
-    real, other = draw(rng, 400, 8), draw(rng, 400, 8)
+    real, other = draw(rng, 400, 8), draw(rng, 400, 8, scale=2.0)
     same = bench.kernel_distance(real.astype(np.float32), real)
     assert same.interval is None
     assert "400 different images of 400 are among the reference images too" in str(same.fallback)

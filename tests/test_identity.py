@@ -48,6 +48,7 @@ CHANGES: Mapping[str, Any] = {
     "weights of an adapter": {"adapters": (replace(TCD, weights="w2"),)},
     "no adapter": {"adapters": ()},
     "fused": {"fused": True},
+    "noise": {"noise": "device"},
     "steps": {"steps": 5},
     "eta": {"eta": 1.0},
     "eta, a little": {"eta": 0.3000001},
@@ -63,7 +64,7 @@ CHANGES: Mapping[str, Any] = {
 
 NOT_IN_SCORES = {
     *("prompts", "seed", "batch_size", "versions", "weights", "pipeline", "noise_schedule", "checkpoint_schedule"),
-    *("variant", "channels_last", "parts", "memory_options", "guidance", "arguments"),
+    *("variant", "channels_last", "parts", "memory_options", "guidance", "arguments", "noise"),
 }
 """Fields that scores.csv tells by the cell's key alone."""
 

@@ -27,14 +27,14 @@ def test_cells_share_caches_whose_bytes_are_counted(models: Path) -> None:
     cells = [make_cell(models, eta=eta) for eta in (0.0, 1.0)]
     plain = load_pipeline(cells[0])
     loaded = Loaded(cells[0])
-    assert loaded.excluded_bytes == 0
+    assert loaded._shared.used == 0
     for cell in cells:
         images = loaded.sampler(cell, PROMPTS, INPUTS).sample(0).images
         assert np.array_equal(images, Sampler(plain, cell, PROMPTS).sample(0).images)
     assert loaded._shared.used == 1
-    text = 7 * 24 * 96 * 4  # once as a prompt's embedding, once as the evaluation's input
+    text = 7 * 24 * 96 * 4
     latents, timestep = 7 * 8 * 16 * 16 * 4, 8
-    assert loaded.excluded_bytes == 2 * text + 3 * (2 * latents + timestep)
+    assert loaded._shared.used_bytes == text + 3 * (2 * latents + timestep)
 
 
 def test_the_last_pipeline_is_gone_before_the_next_one_is_loaded(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
