@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -41,9 +42,13 @@ Everything is set by overrides:
   tcd-bench gate baseline=results/main candidate=results/mine
 
 `tcd-bench VERB --help` lists all settings, `--cfg job` shows their values; `tcd-bench --version` prints the version.
+`--no-color`, or NO_COLOR=1 in the environment, leaves out colours.
 Exit codes: 0 done, 1 a cell failed, something is missing, deviates or got worse, 2 bad input (nothing was run),
 3 the gate lacks records.
 """
+
+
+_NO_COLOR = "--no-color"
 
 
 def run(settings: _Settings) -> int:
@@ -177,12 +182,11 @@ def _report_of(store: Store, runs: Sequence[Store] = (), form: str | None = None
 
 def _show_report(store: Store, runs: Sequence[Store] = (), form: str | None = None) -> int:
     """Write the report where it is out of date, and print its summary; returns 0. Raises Damaged."""
+    from bench.report.terminal_tables import show_summary
     from bench.report.write import write_report
 
     page = write_report(store, runs, form)
-    found = (store.read_bytes("summary.txt") or b"").decode(errors="replace")
-    encoding = sys.stdout.encoding or "utf-8"
-    print(found.encode(encoding, "replace").decode(encoding))
+    show_summary(store)
     print(f"Report: {page}")
     return 0
 
@@ -320,6 +324,9 @@ def _conform_without_hydra(arguments: list[str]) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """The console script; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if _NO_COLOR in arguments:
+        os.environ["NO_COLOR"] = "1"  # which further processes inherit
+        arguments = [argument for argument in arguments if argument != _NO_COLOR]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
         return 0 if arguments else 2

@@ -108,7 +108,7 @@ class Sleeper:
         self.context.check_stop()
         batch = StoredBatch(chunk.start, {"e": {"image": np.full((1, 2), number)}}, CALLS, 0.1, ("s",))
         self.store.cell(cell.key).save_batch(batch)
-        self.context.progress(1)
+        self.context.progress(cell, 1)
 
     def _is_first(self, what: str, number: int) -> bool:
         mark = Path(self.settings["log"]).with_name(f"{what}-{number}")

@@ -18,6 +18,7 @@ from sleeping import WORK, make_cell, make_launch, make_runner_for, oversee, ray
 import bench.workers.local
 import bench.workers.loop
 import bench.workers.worker
+from bench.records.cell import Cell
 from bench.records.errors import BenchError, StoreError
 from bench.store.store import Store
 from bench.workers.launch import Launch, Reporter, WorkerState
@@ -122,7 +123,7 @@ def test_a_worker_that_is_asked_to_stop_releases_its_leases(store: Store, tmp_pa
     class StoppedAtTheSecondImage(WorkerContext):
         sampled = 0
 
-        def progress(self, images: int) -> None:
+        def progress(self, cell: Cell, images: int) -> None:
             self.sampled += images
             if self.sampled == 2:
                 self.stop.set()
@@ -141,7 +142,7 @@ def test_two_runs_at_the_same_time_share_the_work(store: Store, tmp_path: Path) 
     class Meeting(WorkerContext):
         sampled = 0
 
-        def progress(self, images: int) -> None:
+        def progress(self, cell: Cell, images: int) -> None:
             self.sampled += images
             if self.sampled <= 6:
                 meeting.wait()  # for the other loop's chunk: both are sampled at once

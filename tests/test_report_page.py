@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml
 from factories import make_cell, make_record, make_run
 from PIL import Image
 from test_report import CLAIM, keep, store
+from test_terminal import Terminal
 
 from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.scoring import ScoredCell
@@ -26,6 +28,7 @@ from bench.report.claim_views import answer, claim_in_yaml, claim_views
 from bench.report.embedded_images import Picture
 from bench.report.table_forms import FORMS
 from bench.report.tables import Table
+from bench.report.terminal_tables import show_summary
 from bench.report.ties import best_and_tied
 from bench.report.write import write_report
 from bench.score.estimate import mean_estimate
@@ -194,14 +197,18 @@ def test_pictures_are_beside_the_page_where_that_is_asked_for_and_stay_there(sto
     assert not [*(root / "images").iterdir()]
 
 
-def test_page_csv_terminal_and_latex_have_the_same_numbers(store: Store) -> None:
+def test_page_csv_terminal_and_latex_have_the_same_numbers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save_run(replace(store.run(), claims=(CLAIM, replace(CLAIM, name="fid", metrics=("fid@mini",)))))
     root = Path(write_report(store)).parent
     page = (root / "report.html").read_text(encoding="utf-8")
     (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     cells = {cell["key"]: cell for cell in json.loads(text)["cells"]}
     rows = pd.read_csv(root / "scores.csv").dropna(subset=["score"])
-    latex, terminal = ((root / name).read_text(encoding="utf-8") for name in ("tables/scores.tex", "summary.txt"))
-    table = html.unescape(re.findall(r'<table class="sortable" data-table="scores">.*?</table>', page, re.DOTALL)[0])
+    read = {path.name: path.read_text(encoding="utf-8") for path in (root / "tables").glob("*.*")}
+    terminals = (root / "summary.txt").read_text(encoding="utf-8"), drawn_summary(store, monkeypatch)
+    tables = {
+        name: html.unescape(body) for name, body in re.findall(r'data-table="(\w+)">(.*?)</table>', page, re.DOTALL)
+    }
     assert len(rows) == 2 * 5
     for row in rows.itertuples():
         score = f"{row.score.rsplit('_', 2)[0]}@mini"
@@ -209,11 +216,41 @@ def test_page_csv_terminal_and_latex_have_the_same_numbers(store: Store) -> None
         shown = cells[row.key]["scores"][score]["text"]
         if np.isnan(row.standard_error):
             assert "no interval" in shown
-            assert all(f"{row.value:.{digits}f}" in form for form in (table, latex))
+            assert all(f"{row.value:.{digits}f}" in form for form in (tables["scores"], read["scores.tex"]))
+            assert all(f"{shown.partition(',')[0]} (no ±)" in terminal for terminal in terminals)
             continue
         value, error = f"{row.debiased:.{digits}f}", f"{row.standard_error:.{digits}f}"
         assert shown == f"{value} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
-        assert f"{value} ± {error}" in table
-        assert f"{value} ± {error}" in terminal
-        assert f"{value} $\\pm$ {error}" in latex
+        assert f"{value} ± {error}" in tables["scores"]
+        assert all(f"{value} ± {error}" in terminal for terminal in terminals)
+        assert f"{value} $\\pm$ {error}" in read["scores.tex"]
     assert rows["standard_error"].notna().sum() == 5
+
+    claims = html.unescape(page[page.index('<div class="forest">') : page.index('<section id="charts">')])
+    verdicts = pd.read_csv(root / "tables" / "verdicts.csv", dtype=str)
+    assert len(verdicts) == 2
+    for _, row in verdicts.iterrows():
+        whole, adjusted = (row[name].lstrip("'") for name in ("Gain [95% interval]", "adjusted interval"))
+        gain = f"{whole.split()[0]} {adjusted}"
+        assert all(row["Verdict"] in terminal and gain in terminal for terminal in terminals)
+        assert all(number in claims for number in (whole, adjusted, gain))
+        for number in (row["Gain [95% interval]"], row["adjusted interval"], row["p (adjusted)"], row["its value"]):
+            assert number.lstrip("'") in tables["verdicts"]
+            assert number.lstrip("'") in read["verdicts.tex"]
+    costs = pd.read_csv(root / "tables" / "costs.csv", dtype=str)
+    costs = costs[costs["call p50 ms"] != "–"]
+    latencies = [cells[key]["latency"] for key in rows["key"].unique()]
+    assert sorted(costs["call p50 ms"]) == sorted(f"{1000 * latency:.1f}" for latency in latencies)
+    for text in costs["call p50 ms"]:
+        assert all(f" {float(text):.0f} ms" in terminal for terminal in terminals)
+        assert all(text in form for form in (tables["costs"], read["costs.tex"]))
+
+
+def drawn_summary(store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what a wide terminal shows, without its colours."""
+    monkeypatch.setenv("COLUMNS", "240")
+    monkeypatch.setenv("TERM", "xterm")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", shown := Terminal())
+        show_summary(store)
+    return re.sub("\x1b\\[[0-9;]*m", "", shown.getvalue())

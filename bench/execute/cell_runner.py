@@ -151,7 +151,7 @@ class Runner(Work):
         cell, chunk = work.cell, work.chunk
         if images:
             self._verified.add((cell.key, start))
-            self.context.progress(images)
+            self.context.progress(cell, images)
         if chunk is not None and start + cell.batch_size >= chunk.rows.stop:
             yield chunk, work.failed[min(work.failed)] if work.failed else None  # not the one that failed first
         self.context.check_stop()

@@ -10,8 +10,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from bench.execute.feature_extraction import make_inputs
 from bench.execute.job import Job, make_runner, restore_references
 from bench.execute.kept_inputs import restore_inputs
@@ -27,6 +25,7 @@ from bench.workers.launch import Launch, new_launch_name
 from bench.workers.leases import new_worker_name
 from bench.workers.loop import DeviceLost, Stopped
 from bench.workers.pool import Executor, WorkerPool
+from bench.workers.progress import Bars
 from bench.workers.status import ENDED, read_status
 from bench.workers.worker import Worker, signals_stop
 
@@ -54,18 +53,16 @@ def execute(job: Job, store: Store) -> Iterator[Record]:
     here = isinstance(executor, Local) and executor.workers == 1 and executor.cell_timeout_s is None
     launch = _make_launch(job, store, todo, here)
     ended: set[str] = set()
-    with tqdm(total=total * launch.images, unit=" images", disable=not sys.stderr.isatty(), smoothing=0.05) as bar:
+    with Bars(todo, launch.images) as bars:
         if not here:
-            yield from _oversee(find_executor(job, store, launch, device), store, launch, bar)
+            yield from _oversee(find_executor(job, store, launch, device), store, launch, bars)
             return
-        bar.set_description(f"0/{total} cells")
-        worker = Worker(store=store, launch=launch, common=executor, name=new_worker_name(), device=device, bar=bar)
+        worker = Worker(store=store, launch=launch, common=executor, name=new_worker_name(), device=device, bars=bars)
         try:
             with signals_stop(worker.stop), worker.records(partial(make_runner, job)) as records:
                 for record in records:
                     ended.add(record.key)
-                    bar.set_description(f"{len(ended)}/{total} cells")
-                    _announce(record, len(ended), total, bar)
+                    _announce(record, len(ended), total, bars)
                     yield record
         except Stopped as error:
             raise KeyboardInterrupt from error
@@ -142,28 +139,29 @@ def find_executor(job: Job, store: Store, launch: Launch, device: str) -> Execut
     return JobArray(store.location, launch.name, executor)
 
 
-def _oversee(executor: Executor, store: Store, launch: Launch, bar: tqdm[None]) -> Iterator[Record]:
+def _oversee(executor: Executor, store: Store, launch: Launch, bars: Bars) -> Iterator[Record]:
     """Keep workers running until nothing is left; show their progress, and yield each cell's record at its end."""
     total, ended = len(launch.cells), set[str]()
     with closing(WorkerPool(executor, store, launch.name)) as pool:
         while True:
             are_left = pool.reconcile(total)
             status = read_status(store, launch, int(launch.settings["batch_size"]))
-            bar.n = status.images
             busy = sum(worker.state not in (*ENDED, "waiting") for worker in status.workers)
-            bar.set_description(f"{total - status.left}/{total} cells, {busy} workers")
+            bars.show(status.images_of, status.begun)
+            bars.ended(total - status.left, busy)
             for key in [*status.done, *(record.key for record in status.failed)]:
                 if key not in ended and (record := store.cell(key).record()) is not None:
                     ended.add(key)
-                    _announce(record, len(ended), total, bar)
+                    _announce(record, len(ended), total, bars)
                     yield record
             if not are_left:
                 return
             time.sleep(STATUS_EVERY_S)
 
 
-def _announce(record: Record, number: int, total: int, bar: tqdm[None]) -> None:
+def _announce(record: Record, number: int, total: int, bars: Bars) -> None:
+    bars.ended(number, key=record.key)
     if record.failure:
-        tqdm.write(printable(f"failed: {record.cell.label}: {record.failure.message}"), file=sys.stderr)
-    elif bar.disable:
-        print(f"[{number}/{total}] {record.cell.label}: {record.sampling_s:.1f} s", file=sys.stderr, flush=True)
+        bars.say(printable(f"failed: {record.cell.label}: {record.failure.message}"))
+    elif not bars.shown:
+        bars.say(printable(f"[{number}/{total}] {record.cell.label}: {record.sampling_s:.1f} s"))

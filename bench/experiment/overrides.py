@@ -18,7 +18,7 @@ from bench.experiment.yaml_reader import unquoted
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError
 
-FLAGS = "--help, --cfg job (shows the composed settings) and -m (one run for each of several values)"
+FLAGS = "--help, --cfg job (shows the composed settings), -m (one run for each of several values) and --no-color"
 MOST_JOBS = 1000
 _DIRECTORIES = ("results", "output")
 """Settings that name a job's output."""

@@ -25,7 +25,7 @@ from bench.report.per_prompt import Difference, prompt_differences
 from bench.report.published import beside_table, draw_beside
 from bench.report.table_forms import FORMS
 from bench.report.tables import cost_table, score_table, settings_table, verdict_table
-from bench.report.terminal import SUMMARY, summarise
+from bench.report.terminal import SUMMARY, SUMMARY_DATA, summarise
 from bench.store.store import Store
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def make_report(store: Store, inputs: str, runs: Sequence[Store] = (), beside: b
     texts: list[str] = list(frame.select_dtypes("str").columns)
     frame[texts] = frame[texts].map(spreadsheet_text, na_action="ignore")
     files = {"scores.csv": frame.to_csv(index=False, lineterminator="\n").encode()}
-    files[SUMMARY] = summarise(run, cells, judgements).encode()
+    summary = summarise(run, cells, judgements)
+    files |= {SUMMARY: summary.to_text().encode(), SUMMARY_DATA: summary.to_json().encode()}
     for table in tables.values():
         for suffix, write in FORMS.items():
             files[f"tables/{table.name}.{suffix}"] = str(write(table)).encode()

@@ -1,11 +1,15 @@
-"""What a run found, in a few lines of plain text for a terminal: a table of cells and one line for each claim."""
+"""What a run found, for a terminal: a table of cells and one line for each claim, as data and as plain text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from textwrap import wrap
+from typing import Self
+
+from pydantic import TypeAdapter
 
 from bench.analysis.claims import Judgement
 from bench.analysis.scoring import ScoredCell
@@ -13,51 +17,127 @@ from bench.printable import printable
 from bench.records.run import Run
 from bench.report.comparisons import decisive, experimental_in_words, gain_in_words, metric_in_words
 from bench.report.identity import NO_VALUE, Trait, traits
+from bench.report.ties import best_and_tied
 from bench.score.metrics import Metric, metric_of
 
 SUMMARY = "summary.txt"
+SUMMARY_DATA = "summary.json"
 LINE_WIDTH = 100
 MOST_CELLS = 25
 
 
-def summarise(run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement]) -> str:
-    """Scores ± standard error and latency of the first `MOST_CELLS` cells, and all verdicts, at most `LINE_WIDTH` wide.
+@dataclass(frozen=True)
+class Column:
+    """One column of the table: its head, a text for each cell, and the marks of the best cells by row."""
+
+    head: str
+    texts: Sequence[str]
+    numeric: bool = True
+    needed: bool = False
+    """Whether it is shown however narrow the terminal is."""
+    marks: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Of the longest text."""
+        return max(map(len, [self.head, *self.texts]))
+
+
+@dataclass(frozen=True)
+class VerdictLine:
+    """A claim with its verdict, the score and the gain that it hangs on, and the number of further comparisons."""
+
+    verdict: str
+    claim: str
+    score: str
+    gain: str
+    more: int = 0
+
+    @property
+    def reason(self) -> str:
+        """Score, gain and number as one text."""
+        more = f" and {self.more} more" if self.more else ""
+        return f"{self.score} {self.gain}".strip() + more
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a terminal shows of a run: columns in the order of their worth, notes, verdicts."""
+
+    columns: Sequence[Column] = ()
+    notes: Sequence[str] = ()
+    verdicts: Sequence[VerdictLine] = ()
+
+    def fitting(self, width: int, gap: int = 2) -> list[Column]:
+        """Return the columns that fit beside each other, the needed ones in any case."""
+        chosen: list[Column] = []
+        for column in self.columns:
+            if column.needed or sum(one.width + gap for one in (*chosen, column)) <= width:
+                chosen.append(column)
+        return chosen
+
+    def to_text(self) -> str:
+        """Return it as plain text, at most `LINE_WIDTH` wide."""
+        padded = []
+        for column in self.fitting(LINE_WIDTH):
+            pad = str.rjust if column.numeric else str.ljust
+            padded.append([pad(text, column.width) for text in (column.head, *column.texts)])
+        lines = ["  ".join(row) for row in zip(*padded, strict=True)]
+        lines += [part for note in self.notes for part in wrap(note, LINE_WIDTH)]
+        lines += [*([""] if self.verdicts else []), *map(_one_line, self.verdicts)]
+        return "".join(f"{printable(line).rstrip()}\n" for line in lines)
+
+    def to_json(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Return what `to_json` wrote; raises ValueError for any other text."""
+        return TypeAdapter(cls).validate_json(text)
+
+
+def summarise(run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement]) -> Summary:
+    """Return scores ± standard error and latency of the first `MOST_CELLS` cells, and all verdicts.
 
     Biased scores are shown without their bias, as verdicts take them.
     """
-    lines = [*_table(run, cells), *([""] if judgements else []), *map(_verdict, judgements)]
-    return "".join(f"{printable(line).rstrip()}\n" for line in lines)
+    return Summary(_columns(run, cells) if cells else (), _notes(run, cells), tuple(map(_verdict, judgements)))
 
 
-def _table(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
+def _columns(run: Run, cells: Sequence[ScoredCell]) -> list[Column]:
+    first = cells[:MOST_CELLS]
+    names = [
+        Column(trait.head, [_name(trait, cell) for cell in first], trait.numeric, needed=True)
+        for trait in _telling(run, cells)
+    ]
+    scores = [
+        Column(_head(run, metric_of(name)), _scores(name, first), marks=_marks(name, cells)) for name in run.metrics
+    ]
+    if any(cell.record.latency for cell in cells):
+        scores.insert(min(3, len(scores)), Column("latency", [_latency(cell) for cell in first]))
+    return [*names, *scores]
+
+
+def _marks(name: str, cells: Sequence[ScoredCell]) -> dict[int, str]:
+    return {row: mark for row, mark in best_and_tied(metric_of(name), cells).items() if row < MOST_CELLS}
+
+
+def _notes(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
     if not cells:
         return []
-    names = _columns(run, cells)
-    heads = [trait.head for trait in names]
-    columns = [[_name(trait, cell) for cell in cells[:MOST_CELLS]] for trait in names]
-    more = [(_head(run, metric_of(name)), _scores(name, cells)) for name in run.metrics]
-    if any(cell.record.latency for cell in cells):
-        more.insert(min(3, len(more)), ("latency", [_latency(cell) for cell in cells[:MOST_CELLS]]))
-    for head, column in more:
-        if sum(_width(*both) + 2 for both in zip([*heads, head], [*columns, column], strict=True)) <= LINE_WIDTH:
-            heads.append(head)
-            columns.append(column)
-    padded = []
-    for i, (head, column) in enumerate(zip(heads, columns, strict=True)):
-        pad = str.ljust if i < len(names) and not names[i].numeric else str.rjust
-        padded.append([pad(text, _width(head, column)) for text in (head, *column)])
-    lines = ["  ".join(row) for row in zip(*padded, strict=True)]
+    notes = []
     if len(cells) > MOST_CELLS:
-        lines.append(f"… and {len(cells) - MOST_CELLS} more in the report")
+        notes.append(f"… and {len(cells) - MOST_CELLS} more in the report")
     if any(cell.disturbed for cell in cells):
-        lines.append("* disturbed by load: measure again on an idle machine (measure.again=true)")
+        notes.append("* disturbed by load: measure again on an idle machine (measure.again=true)")
     if run.images_per_prompt > 1:
-        lines.append(f"{run.sample} per cell")
+        notes.append(f"{run.sample} per cell")
     if said := experimental_in_words(run.metrics):
-        lines += wrap(said.strip(), LINE_WIDTH)
+        notes.append(said.strip())
     if waiting := len(run.cells) - len(cells):
-        lines.append(f"{waiting} cells have not been run yet")
-    return lines
+        notes.append(f"{waiting} cells have not been run yet")
+    return notes
 
 
 def _head(run: Run, metric: Metric) -> str:
@@ -66,11 +146,7 @@ def _head(run: Run, metric: Metric) -> str:
     return f"{metric.score if several else metric.short} {'↑' if metric.higher_is_better else '↓'}"
 
 
-def _width(head: str, column: Sequence[str]) -> int:
-    return max(map(len, [head, *column]))
-
-
-def _columns(run: Run, cells: Sequence[ScoredCell]) -> list[Trait]:
+def _telling(run: Run, cells: Sequence[ScoredCell]) -> list[Trait]:
     """The columns that tell cells apart, methods and steps in any case."""
     usual = {"Base": "model", "Method": "method", "η": "eta", "Guidance": "guidance", "Steps": "steps"}
     columns = []
@@ -98,7 +174,7 @@ def _name(trait: Trait, scored: ScoredCell) -> str:
 
 def _scores(name: str, cells: Sequence[ScoredCell]) -> list[str]:
     texts = []
-    for cell in cells[:MOST_CELLS]:
+    for cell in cells:
         estimate, digits = cell.estimates.get(name), metric_of(name).digits
         if estimate is None:
             texts.append("")
@@ -114,16 +190,18 @@ def _latency(cell: ScoredCell) -> str:
     return f"{1000 * median(latency.call_s):.0f} ms{'*' if cell.disturbed else ''}" if latency else ""
 
 
-def _verdict(judgement: Judgement) -> str:
-    """The verdict, the comparison that it hangs on with its interval, and the claim."""
-    hangs_on = decisive(judgement)
+def _verdict(judgement: Judgement) -> VerdictLine:
+    """Return the verdict, the claim, and the comparison that it hangs on with its interval."""
+    hangs_on, text = decisive(judgement), judgement.claim.text
     if hangs_on is None:
         reason = f"needs {judgement.missing[0]}" if judgement.missing else "nothing to compare"
-    else:
-        against = f" against {hangs_on.opponent}" if hangs_on.opponent else ""
-        reason = f"{metric_in_words(hangs_on)}{against} {gain_in_words(hangs_on)}"
-        if (others := len(judgement.comparisons) - 1) > 0:
-            reason += f" and {others} more"
-    room = LINE_WIDTH - len(reason) - 14
-    text = judgement.claim.text if len(judgement.claim.text) <= room else f"{judgement.claim.text[: room - 1]}…"
-    return f"{judgement.verdict:<10}  {text}: {reason}"[:LINE_WIDTH]
+        return VerdictLine(judgement.verdict, text, "", reason)
+    against = f" against {hangs_on.opponent}" if hangs_on.opponent else ""
+    score, more = f"{metric_in_words(hangs_on)}{against}", len(judgement.comparisons) - 1
+    return VerdictLine(judgement.verdict, text, score, gain_in_words(hangs_on), more)
+
+
+def _one_line(line: VerdictLine) -> str:
+    room = LINE_WIDTH - len(line.reason) - 14
+    text = line.claim if len(line.claim) <= room else f"{line.claim[: room - 1]}…"
+    return f"{line.verdict:<10}  {text}: {line.reason}"[:LINE_WIDTH]

@@ -55,8 +55,8 @@ class WorkerContext:
 
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def progress(self, images: int) -> None:
-        """Count images that were saved."""
+    def progress(self, cell: Cell, images: int) -> None:
+        """Count images of a cell that were saved."""
 
     def entering(self, state: str, cell: Cell | None) -> None:
         """Note what the worker begins: "sampling", "finishing" or "waiting", and the cell that it is about."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.printable import printable
@@ -19,14 +19,20 @@ SILENT_S = 60.0
 
 @dataclass(frozen=True)
 class LaunchStatus:
-    """Cells done, failed and begun; images in the store; the states of the workers."""
+    """Cells done, failed and begun, by key; the images of each; the states of the workers."""
 
     launch: Launch
     done: tuple[str, ...]
     failed: tuple[Record, ...]
     begun: tuple[str, ...]
-    images: int
+    images_of: Mapping[str, int]
+    """By cell, those that are in the store."""
     workers: tuple[WorkerState, ...]
+
+    @property
+    def images(self) -> int:
+        """The number of images in the store."""
+        return sum(self.images_of.values())
 
     @property
     def left(self) -> int:
@@ -51,10 +57,11 @@ def read_status(store: Store, launch: Launch, batch_size: int) -> LaunchStatus:
     done = tuple(key for key, found in names.items() if GOOD in found)
     failures = [store.cell(key).record() for key, found in names.items() if FAILED in found and GOOD not in found]
     failed = tuple(f for f in failures if f is not None and f.environment.get("launch") == launch.name)
-    images = sum(launch.images if GOOD in names[key] else batches[key] * batch_size for key in launch.cells)
+    most = launch.images
+    images = {key: most if GOOD in names[key] else min(most, batches[key] * batch_size) for key in launch.cells}
     begun = tuple(key for key, found in names.items() if batches[key] and GOOD not in found)
     workers = tuple(WorkerState.all_of(store.files, launch.name))
-    return LaunchStatus(launch, done, failed, begun, min(images, len(launch.cells) * launch.images), workers)
+    return LaunchStatus(launch, done, failed, begun, images, workers)
 
 
 def describe(status: LaunchStatus, now: float | None = None) -> str:

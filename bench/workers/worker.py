@@ -32,7 +32,7 @@ from bench.workers.leases import Leases
 from bench.workers.loop import DeviceLost, Loop, Stopped, Work, WorkerContext
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from bench.workers.progress import Bars
 
 DONE, BAD, STOPPED, HUNG, LOST = 0, 2, 75, 76, 77
 """Exit codes: nothing is left, it cannot work here, it was asked to stop, a cell took too long, the GPU is
@@ -53,7 +53,7 @@ class Worker(WorkerContext):
     device: str
     may_exit: bool = False
     """Whether this process may be ended when a cell takes too long, which is impossible for a thread."""
-    bar: tqdm[None] | None = None
+    bars: Bars | None = None
     """Shows progress where there is one."""
     _work: Work | None = None
     _timer: threading.Timer | None = None
@@ -77,15 +77,17 @@ class Worker(WorkerContext):
             finally:
                 self._time(None)
 
-    def progress(self, images: int) -> None:
+    def progress(self, cell: Cell, images: int) -> None:
         """See `WorkerContext`; `status` shows it."""
         self._reporter.images += images
-        if self.bar is not None:
-            self.bar.update(images)
+        if self.bars is not None:
+            self.bars.advance(cell, images)
 
     def entering(self, state: str, cell: Cell | None) -> None:
         """See `WorkerContext`; `status` shows it, and the time limit `cell_timeout_s` of a cell starts."""
         self._reporter.enter(state, cell)
+        if self.bars is not None:
+            self.bars.enter(state, cell)
         self._time(cell)
 
     def _time(self, cell: Cell | None) -> None:
