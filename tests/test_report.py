@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import norm
+from test_tables import compile_latex
 
 from bench.analysis.claims import Comparison, Judgement, judge_claims
 from bench.analysis.scoring import ScoredRun
@@ -31,7 +32,7 @@ from bench.records.cell import SchedulerSpec, Task
 from bench.records.errors import BenchError, Damaged
 from bench.records.record import Calls, Failure, Images, Latency, Memory, Record
 from bench.records.run import Claim, Side
-from bench.report.axes import legend_below, log_axis
+from bench.report.axes import PAGE_INCHES, legend_below, log_axis
 from bench.report.embedded_images import Picture, embedded, open_picture, to_gif
 from bench.report.image_grid import PromptGrid, draw_grid, films, prompt_grids
 from bench.report.per_prompt import CURVE_HEIGHT, prompt_differences
@@ -127,6 +128,30 @@ def test_plots_are_png_svg_and_pdf_of_each_kind(store: Store) -> None:
         assert content.startswith(b"%PDF"), stem
         assert b"/FontFile2" in content, "fonts are embedded as TrueType, which journals ask for"
         assert b"/CreationDate" not in content, "the same run makes the same file"
+
+
+def test_plots_are_as_wide_as_a_column_or_a_page_of_a_paper(store: Store) -> None:
+    write_report(store)
+    widths = set()
+    for path in (Path(store.location) / "plots").glob("*.pdf"):
+        (box,) = re.findall(rb"/MediaBox \[ ?0 0 ([\d.]+) ", path.read_bytes())
+        widths.add(float(box) / 72)
+    assert widths == {PAGE_INCHES}, "two scores"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex here")
+def test_plots_and_tables_are_in_a_latex_document_that_compiles(store: Store) -> None:
+    store.save_run(replace(store.run(), claims=(CLAIM,), metrics=("clip_score@mini",)))
+    folder = Path(write_report(store)).parent
+    compile_latex(folder, "paper")
+    text = (folder / "paper.tex").read_text(encoding="utf-8")
+    for path in (folder / "plots").glob("*.pdf"):
+        assert rf"\includegraphics{{plots/{path.name}}}" in text
+    assert r"\begin{figure}[tp]\centering" in text, "a single score takes one column"
+    assert r"\input{tables/scores}" in text
+    log = (folder / "paper.log").read_text(encoding="utf-8", errors="replace")
+    wide = [float(points) for points in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)]
+    assert max(wide, default=0) < 1, "no plot is wider than its column"
 
 
 def test_the_page_is_regenerated_only_when_its_inputs_changed(store: Store) -> None:

@@ -137,6 +137,17 @@ def test_rows_of_a_table_can_be_copied_one_by_one() -> None:
         assert whole.count("\n") == len(text.head) + 2 + len(text.foot)
 
 
+def test_the_best_cells_are_marked_in_markdown_and_latex_and_the_csv_stays_plain() -> None:
+    marks = {(0, 1): "best", (1, 1): "tied"}
+    table = Table("t", "T", ("a", "b"), (("x", "1"), ("y", "2"), ("z", "3")), (False, True), "note", marks=marks)
+    texts = {form: str(write(table)) for form, write in FORMS.items()}
+    assert all(row in texts["md"] for row in ("| x | 1 ● |", "| y | 2 ○ |", "| z | 3 |"))
+    assert all(row in texts["tex"] for row in (r"x & 1 $\bullet$ \\", r"y & 2 $\circ$ \\", r"z & 3 \\"))
+    assert texts["csv"] == "a,b\nx,1\ny,2\nz,3\n"
+    assert "may be as good" in texts["md"]
+    assert "may be as good" in texts["tex"]
+
+
 def test_an_album_embeds_each_picture_once_and_shrinks_what_is_too_much(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

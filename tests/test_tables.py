@@ -411,13 +411,17 @@ def test_no_line_of_latex_has_characters_missing_from_its_fonts() -> None:
     assert len(text.splitlines()) == 9
 
 
+def compile_latex(folder: Path, name: str) -> None:
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-1500:]
+    assert (folder / f"{name}.pdf").stat().st_size > 1000
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex here")
 def test_pdflatex_compiles_a_table_of_all_special_characters(tmp_path: Path) -> None:
     (tmp_path / "t.tex").write_text(DOCUMENT % (RULES, to_latex(SPECIAL)), encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-1500:]
-    assert (tmp_path / "t.pdf").stat().st_size > 1000
+    compile_latex(tmp_path, "t")
 
 
 def test_scores_whose_numbers_were_not_seen_on_published_weights_are_called_experimental() -> None:

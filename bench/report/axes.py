@@ -10,10 +10,31 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 MOST_TICKS, MOST_COLUMNS = 10, 4
-LETTERS_AN_INCH, LINE_INCHES, HANDLE_LETTERS = 14.0, 0.2, 8
+COLUMN_INCHES, PAGE_INCHES = 3.25, 6.875
+"""Widths of a column and of the text of a two-column paper. Figures have one of them, and text of 6 to 8 points, so
+that they are embedded without being scaled."""
+MOST_ACROSS = 3
+"""Panels beside each other."""
+LETTERS_AN_INCH, LINE_INCHES, HANDLE_LETTERS = 15.5, 0.17, 8
 """Of text at the size of legends, of its lines, and how many letters a line's sample and its margins take."""
+
+
+def panels(count: int, height: float, most: int = MOST_ACROSS, rows: int = 1) -> tuple[Figure, NDArray[Any]]:
+    """Return a figure and its axes (rows, count): `count` panels in each of `rows`, at most `most` beside each other.
+
+    A single panel is as wide as a column, several are as wide as a page. Axes that stay empty are not shown.
+    """
+    across = min(count, most)
+    lines = -(-count // across)
+    size = COLUMN_INCHES if across == 1 else PAGE_INCHES, height * lines * rows
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(lines * rows, across, squeeze=False).reshape(rows, lines * across)
+    for axes in grid[:, count:].flat:
+        axes.set_visible(False)
+    return figure, grid[:, :count]
 
 
 def log_axis(axes: Axes, values: Iterable[float], marked: bool = False) -> None:

@@ -17,10 +17,12 @@ from bench.pictures import load_pictures
 from bench.printable import printable, spreadsheet_text
 from bench.records.run import Run
 from bench.report.album import make_album
+from bench.report.claim_views import answer
 from bench.report.embedded_images import InputPicture, Picture
 from bench.report.image_grid import PromptGrid, draw_grid, films, prompt_grids
 from bench.report.joint import join_runs
 from bench.report.page import render_page
+from bench.report.paper import PAPER, Plot, make_paper
 from bench.report.per_prompt import Difference, prompt_differences
 from bench.report.published import beside_table, draw_beside
 from bench.report.table_forms import FORMS
@@ -70,7 +72,9 @@ def make_report(store: Store, inputs: str, runs: Sequence[Store] = (), beside: b
     for table in tables.values():
         for suffix, write in FORMS.items():
             files[f"tables/{table.name}.{suffix}"] = str(write(table)).encode()
-    files |= _draw_plots(run, cells, judgements, pairs)
+    plots = _draw_plots(run, cells, judgements, pairs)
+    files |= {f"plots/{plot.stem}.{kind}": content for plot in plots for kind, content in plot.files.items()}
+    files[PAPER] = make_paper(run.name, answer(run, judgements), plots, tables.values()).encode()
     grids = prompt_grids(scored)
     if grids:
         picture = io.BytesIO()
@@ -130,35 +134,40 @@ def _pictures(
 
 def _draw_plots(
     run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement], pairs: Sequence[Beside]
-) -> dict[str, bytes]:
-    """Return plots as files."""
+) -> list[Plot]:
+    """Draw the plots for papers."""
     import matplotlib as mpl
 
     from bench.report.plots import STYLE, plan_figures
     from bench.report.power import draw_power
 
     with mpl.rc_context(STYLE):
-        planned = [(name, draw) for name, _, draw in plan_figures(run, cells)]
+        planned = list(plan_figures(run, cells))
         if (chances := draw_power(judgements)) is not None:
-            planned.append(("power", lambda: chances))
+            planned.append(
+                ("power", "Chance of a verdict, should the measured gains be the true ones", lambda: chances)
+            )
         if pairs:
-            planned.append(("published", lambda: draw_beside(run, pairs)))
-        pictures = map_forked(_to_pictures, [draw for _, draw in planned], fewest=4)
-    named = zip((name for name, _ in planned), pictures, strict=True)
-    return {f"plots/{name}.{kind}": content for name, found in named for kind, content in found.items()}
+            planned.append(("published", "Measured and published numbers", lambda: draw_beside(run, pairs)))
+        drawn = map_forked(_to_pictures, [draw for *_, draw in planned], fewest=4)
+    return [Plot(name, caption, *found) for (name, caption, _), found in zip(planned, drawn, strict=True)]
 
 
-def _to_pictures(draw: Callable[[], Figure]) -> dict[str, bytes]:
-    """The figure as PNG, SVG and PDF, none with the moment or the program that made it; fonts are embedded."""
+def _to_pictures(draw: Callable[[], Figure]) -> tuple[float, dict[str, bytes]]:
+    """Return the figure's width in inches, and the figure as PNG, SVG and PDF.
+
+    None has the moment or the program that made it; fonts are embedded.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     figure, png, svg, pdf = draw(), io.BytesIO(), io.BytesIO(), io.BytesIO()
-    figure.set_dpi(150)
+    figure.set_dpi(200)
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # type: ignore[no-untyped-call]
     figure.set_layout_engine("none")  # the layout is found once
     FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     nothing = dict.fromkeys(("CreationDate", "Creator", "Producer"))
     FigureCanvasPdf(figure).print_pdf(pdf, metadata=nothing)  # type: ignore[no-untyped-call]
-    return {"png": png.getvalue(), "svg": printable(svg.getvalue().decode()).encode(), "pdf": pdf.getvalue()}
+    files = {"png": png.getvalue(), "svg": printable(svg.getvalue().decode()).encode(), "pdf": pdf.getvalue()}
+    return figure.get_figwidth(), files

@@ -26,6 +26,7 @@ from bench.report.page_data import page_data
 from bench.report.per_prompt import CURVE_HEIGHT, CURVE_WIDTH, Difference
 from bench.report.table_forms import FORMS
 from bench.report.tables import Table
+from bench.report.ties import MARKS, MARKS_IN_WORDS
 
 WEB = Path(__file__).parent / "web"
 SCRIPTS = ("base.js", "tables.js", "viewer.js", "pictures.js", "charts.js")
@@ -75,6 +76,8 @@ def render_page(
         sentence=answer(run, judgements),
         claims=claims,
         tables=tables,
+        marks=MARKS,
+        marks_in_words=MARKS_IN_WORDS,
         grids=grids,
         album=album,
         picture_note=album.note,

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from bench.analysis.scoring import ScoredCell, cost_of
 from bench.records.cell import plain_number
 from bench.records.run import Run
-from bench.report.axes import legend_below, log_axis
+from bench.report.axes import PAGE_INCHES, legend_below, log_axis, panels
 from bench.report.series import EtaPanel, Series, eta_panels, line_style, to_series
 from bench.score.metrics import Metric, metric_of
 
 STYLE: dict[Any, Any] = {
-    "font.size": 9,
+    "font.size": 8,
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.hashsalt": "tcd-bench",
@@ -81,10 +84,10 @@ def _figures_of(run: Run, own: Sequence[ScoredCell]) -> Iterator[tuple[int, str,
             hollow = "; hollow: disturbed by load, on no front" if any(scored.disturbed for scored in own) else ""
             caption = f"Quality against measured latency, seconds per image{rest}{hollow}"
             yield 1, "quality-latency", caption, partial(_quality, run, named, others, metrics, "latency")
-        if panels := eta_panels(run, own):
+        if found := eta_panels(run, own):
             most = max(1, MOST_PANELS // len(metrics))
-            rest = f" (the first {most} of {len(panels)} panels)" if len(panels) > most else ""
-            given = panels[:most], metrics
+            rest = f" (the first {most} of {len(found)} panels)" if len(found) > most else ""
+            given = found[:most], metrics
             yield 3, "eta", f"Quality against eta, one line per step count{rest}", partial(_eta_curves, *given)
             yield 2, "eta-steps", f"Quality by eta and steps; darker is better{rest}", partial(_eta_map, *given)
     cells = [(line.label, s) for line in series for s in line.cells]
@@ -136,13 +139,10 @@ def _points_of(
 def _quality(
     run: Run, named: Sequence[Series], others: Sequence[Series], metrics: Sequence[Metric], kind: str
 ) -> Figure:
-    columns = min(2, len(metrics))
-    rows = -(-len(metrics) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.5 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, metric in zip(grid.flat, metrics, strict=False):
+    figure, grid = panels(len(metrics), 2.5, most=2)
+    for axes, metric in zip(grid[0], metrics, strict=True):
         for line in named:
-            style = {**line.style, "markersize": 4.5}
+            style = {**line.style, "markersize": 3.5}
             if known := _points_of(line, metric, kind):
                 costs, values, errors = zip(*known, strict=True)
                 bars = np.transpose(errors)
@@ -166,17 +166,14 @@ def _quality(
         estimates = [s.estimates.get(metric.score) for line in (*named, *others) for s in line.cells]
         counts = {estimate.n for estimate in estimates if estimate}
         axes.set_ylabel(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}")
-        axes.set_title(metric.name_over(counts), fontsize=9, loc="left")
-    for axes in list(grid.flat)[len(metrics) :]:
-        axes.set_visible(False)
+        axes.set_title(metric.name_over(counts), fontsize=8, loc="left")
     legend_below(figure)
     return figure
 
 
-def _eta_curves(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure:
-    figure = Figure(figsize=(3.4 * len(metrics), 3.2 * len(panels)), layout="constrained")
-    grid = figure.subplots(len(panels), len(metrics), squeeze=False)
-    for row, panel in zip(grid, panels, strict=True):
+def _eta_curves(shown: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure:
+    figure, grid = panels(len(metrics), 2.2, rows=len(shown))
+    for row, panel in zip(grid, shown, strict=True):
         steps = sorted({s.record.cell.steps for s in panel.cells})
         for axes, metric in zip(row, metrics, strict=True):
             for i, count in enumerate(steps):
@@ -190,17 +187,16 @@ def _eta_curves(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure
                     style = {**line_style(i), "label": f"{count} steps", "capsize": 2}
                     axes.errorbar(etas, values, np.transpose(bars), **style)
             axes.set_xlabel("η")
-            axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=9, loc="left")
+            axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=8, loc="left")
         row[0].set_ylabel(panel.label)
-        row[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        row[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def _eta_map(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure:
-    figure = Figure(figsize=(3.0 * len(metrics), 2.6 * len(panels)), layout="constrained")
-    grid = figure.subplots(len(panels), len(metrics), squeeze=False)
-    crowded = len(metrics) * sum(len(panel.cells) for panel in panels) > MOST_VALUES
-    for row, panel in zip(grid, panels, strict=True):
+def _eta_map(shown: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure:
+    figure, grid = panels(len(metrics), 1.9, rows=len(shown))
+    crowded = len(metrics) * sum(len(panel.cells) for panel in shown) > MOST_VALUES
+    for row, panel in zip(grid, shown, strict=True):
         steps = sorted({s.record.cell.steps for s in panel.cells})
         etas = sorted({s.record.cell.eta or 0.0 for s in panel.cells})
         for axes, metric in zip(row, metrics, strict=True):
@@ -213,7 +209,7 @@ def _eta_map(panels: Sequence[EtaPanel], metrics: Sequence[Metric]) -> Figure:
             axes.set_xticks(range(len(steps)), [str(count) for count in steps])
             axes.set_yticks(range(len(etas)), [plain_number(eta) for eta in etas])
             axes.set_xlabel("steps")
-            axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=9, loc="left")
+            axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=8, loc="left")
         row[0].set_ylabel(f"{panel.label}, η")
     return figure
 
@@ -231,12 +227,12 @@ def _draw_map(axes: Axes, values: NDArray[np.float64], metric: Metric, crowded: 
     for (i, j), value in np.ndenumerate(values):
         if not np.isnan(value):
             colour = "white" if shade[i, j] > middle else "black"
-            axes.text(j, i, f"{value:.{metric.digits}f}", ha="center", va="center", fontsize=7, color=colour)
+            axes.text(j, i, f"{value:.{metric.digits}f}", ha="center", va="center", fontsize=6, color=colour)
 
 
 def _latency_parts(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
     bars = [(label, scored.record.latency) for label, scored in cells if scored.record.latency]
-    figure = Figure(figsize=(8, 0.24 * len(bars) + 1.2), layout="constrained")
+    figure = Figure(figsize=(PAGE_INCHES, 0.19 * len(bars) + 1.0), layout="constrained")
     axes = figure.subplots()
     left = [0.0] * len(bars)
     parts = {
@@ -259,7 +255,7 @@ def _latency_parts(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
 def _memory(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
     bars = [(label, scored.record.memory) for label, scored in cells if scored.record.memory]
     shown = [(key, name) for key, name in _PEAKS if any(getattr(memory, key) is not None for _, memory in bars)]
-    figure = Figure(figsize=(8, 0.24 * len(bars) * max(1, len(shown)) ** 0.5 + 1.2), layout="constrained")
+    figure = Figure(figsize=(PAGE_INCHES, 0.19 * len(bars) * max(1, len(shown)) ** 0.5 + 1.0), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / max(1, len(shown))
     for i, ((key, name), colour) in enumerate(zip(shown, ("#0072B2", "#56B4E9"), strict=False)):
@@ -271,8 +267,9 @@ def _memory(cells: Sequence[tuple[str, ScoredCell]]) -> Figure:
 
 
 def _name_bars(axes: Axes, labels: Sequence[str], unit: str) -> None:
-    axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
+    axes.set_yticks(range(len(labels)), labels, fontsize=7)
     axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
-    axes.figure.legend(loc="outside upper right", ncols=5, frameon=False, fontsize=8, columnspacing=1.2)
+    style = {"frameon": False, "fontsize": 7, "columnspacing": 1.0, "handlelength": 1.4}
+    axes.figure.legend(loc="outside upper right", ncols=5, **style)

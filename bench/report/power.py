@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.sequential import OF_WHAT_IS_LEFT
-from bench.report.axes import legend_below, log_axis
+from bench.report.axes import PAGE_INCHES, legend_below, log_axis
 from bench.report.series import LINE_COLOURS
 
 
@@ -46,7 +46,7 @@ def draw_power(judgements: Sequence[Judgement]) -> Figure | None:
         return None
     most = max(c.n for c in comparisons)
     counts = np.geomspace(16, 32 * most, 120)
-    figure = Figure(figsize=(10.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(PAGE_INCHES, 2.6), layout="constrained")
     axes = figure.subplots()
     for i, judgement in enumerate(judgements):
         line = power_of_claim(judgement, counts)

@@ -53,14 +53,12 @@ def beside_table(run: Run, pairs: Sequence[Beside]) -> Table:
 
 def draw_beside(run: Run, pairs: Sequence[Beside]) -> Figure:
     """Published (hollow) and measured (filled, with 95% intervals) against steps, one panel per score."""
-    from matplotlib.figure import Figure
-
-    from bench.report.axes import legend_below
+    from bench.report.axes import legend_below, panels
 
     metrics = list(dict.fromkeys(pair.published.metric for pair in pairs))
-    figure = Figure(figsize=(4.4 * len(metrics), 3.2), layout="constrained")
+    figure, grid = panels(len(metrics), 2.6, most=2)
     methods = list(dict.fromkeys(pair.published.method for pair in pairs))
-    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+    for axes, metric in zip(grid[0], metrics, strict=True):
         for i, method in enumerate(methods):
             own = [p for p in pairs if (p.published.method, p.published.metric) == (method, metric)]
             style = {**line_style(i), "linestyle": "none"}
@@ -74,7 +72,7 @@ def draw_beside(run: Run, pairs: Sequence[Beside]) -> Figure:
                 steps = [p.published.steps + aside for p in found]
                 axes.errorbar(steps, values, errors, **style, capsize=2, label=f"{label}{name}, measured")
         axes.set_xlabel("steps")
-        axes.set_title(_title(metric), fontsize=9, loc="left")
+        axes.set_title(_title(metric), fontsize=8, loc="left")
     legend_below(figure)
     return figure
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.printable import spreadsheet_text
 from bench.report.tables import Table
+from bench.report.ties import MARKS, MARKS_IN_WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +40,31 @@ def to_csv(table: Table) -> str:
 
 
 def _markdown(table: Table) -> Written:
-    head, *rows = ("| " + " | ".join(map(_escape_markdown, row)) + " |" for row in (table.columns, *table.rows))
+    head, *rows = (
+        "| " + " | ".join(_escape_markdown(text) for text in row) + " |" for row in (table.columns, *_marked(table))
+    )
     rule = "|" + "|".join(" ---: " if numeric else " --- " for numeric in table.numeric) + "|"
-    return Written((f"## {table.title}", "", head, rule), tuple(rows), ("", table.note))
+    return Written((f"## {table.title}", "", head, rule), tuple(rows), ("", _note(table)))
 
 
 def _latex(table: Table) -> Written:
     spec = "".join("r" if numeric else "l" for numeric in table.numeric)
-    head, *rows = (_guard(" & ".join(map(_escape_latex, row))) + r" \\" for row in (table.columns, *table.rows))
-    title = f"% {_escape_latex(f'{table.title}: {table.note}')}"
+    head, *rows = (_guard(" & ".join(map(escape_latex, row))) + r" \\" for row in (table.columns, *_marked(table)))
+    title = f"% {escape_latex(f'{table.title}: {_note(table)}')}"
     begin, end = rf"\begin{{tabular}}{{{spec}}}", r"\end{tabular}"
     return Written((title, begin, r"\toprule", head, r"\midrule"), tuple(rows), (r"\bottomrule", end))
+
+
+def _marked(table: Table) -> Iterator[tuple[str, ...]]:
+    """Yield the rows with the marks of the best cells behind their values."""
+    for i, row in enumerate(table.rows):
+        yield tuple(
+            f"{text} {MARKS[mark]}" if (mark := table.marks.get((i, j))) else text for j, text in enumerate(row)
+        )
+
+
+def _note(table: Table) -> str:
+    return f"{table.note} {MARKS_IN_WORDS}" if table.marks else table.note
 
 
 def _comma_separated(table: Table) -> Written:
@@ -79,6 +94,7 @@ _LATEX = {
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "η": r"$\eta$"},
     **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "×": r"$\times$"},
     **{"−": "$-$", "∞": r"$\infty$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$", "…": r"\ldots{}"},
+    **{"●": r"$\bullet$", "○": r"$\circ$"},
     **{"‘": "`", "’": "'", "“": "``", "”": "''", "—": "---", "²": r"$^2$", "·": r"$\cdot$"},
 }
 
@@ -88,7 +104,7 @@ def _guard(line: str) -> str:
     return "{}" + line if line[:1] in ("[", "*") else line
 
 
-def _escape_latex(text: str) -> str:
+def escape_latex(text: str) -> str:
     """As text that pdflatex sets in any of the usual fonts; what those lack is named by its code point."""
     letters = " ".join(text.split())
     known = {letter: letter for letter in letters if letter < "\u0180" and letter.isprintable()} | _LATEX

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from bench.printable import is_plain, printable
 from bench.report.terminal import SUMMARY, SUMMARY_DATA, Column, Summary, VerdictLine
+from bench.report.ties import MARKS
 from bench.store.store import Store
 
 _STYLES = {"supported": "bold green", "refuted": "bold red", "undecided": "bold yellow", "not tested": "bold"}
-_MARKS = {"best": ("●", "bold"), "tied": ("○", "")}
 
 
 def show_summary(store: Store) -> None:
@@ -54,8 +54,9 @@ def _of_cells(columns: Sequence[Column]) -> object:
     for row in range(len(columns[0].texts)):
         texts = []
         for column in columns:
-            sign, style = _MARKS.get(column.marks.get(row, ""), (" " if column.marks else "", ""))
-            texts.append(Text(f"{printable(column.texts[row])}{f' {sign}' if sign else ''}", style=style))
+            mark = column.marks.get(row, "")
+            sign = f" {MARKS.get(mark, ' ')}" if column.marks else ""
+            texts.append(Text(f"{printable(column.texts[row])}{sign}", style="bold" if mark == "best" else ""))
         table.add_row(*texts)
     return table
 

@@ -14,6 +14,11 @@ from bench.score.estimate import Estimate, paired_difference
 from bench.score.metrics import Metric
 
 _BEST, _TIED = "best", "tied"
+MARKS = {_BEST: "●", _TIED: "○"}
+MARKS_IN_WORDS = (
+    "● marks the best cell of a base model, ○ every cell that may be as good: paired tests at 5% divided by their "
+    "number, so that the truly best one is among the marked with 95%."
+)
 _LEVEL = 0.05
 _SURELY_WORSE, _SURELY_TIED = 12.0, 1.0
 """Differences in standard errors that need no test, whatever the distribution."""
