@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from bench.score import kernel
 from bench.score.estimate import Estimate, paired_difference
+from bench.score.frechet import Reference, frechet_estimate, kernel_fallback
 from bench.score.groups import Groups
 from bench.score.kernel import KernelReference, cmmd_estimate, kernel_estimate
+from bench.score.kernel_in_parts import InParts, part_count
 
 Floats = NDArray[np.float64]
 
@@ -171,3 +173,54 @@ def test_the_standard_error_of_clusters_is_the_spread_over_draws(noise: bool) ->
     assert (
         np.mean([estimate.value - estimate.debiased_value for estimate in found]) > 0.1 * spread
     )  # of pairs within prompts
+
+
+def test_parts_in_single_precision_give_the_distance_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(11)
+    ours, real = draw(rng, 1200, 24, shift=0.1), draw(rng, 1300, 24)
+    exact, in_parts = kernel_estimate(ours, KernelReference(real)), InParts.of(real)
+    for parts, error in ((1, 1e-3), (3, 1.0)):
+        monkeypatch.setattr("bench.score.kernel_in_parts.part_count", lambda *_, parts=parts: parts)
+        found = in_parts.estimate(ours, frozenset())
+        assert found.value == pytest.approx(exact.value, abs=error * exact.standard_error)
+        assert found.standard_error == pytest.approx(exact.standard_error, rel=0.2 * error)
+        assert found.interval() == pytest.approx(exact.interval(), abs=error * exact.standard_error)
+        assert np.corrcoef(found.influence, exact.influence)[0, 1] > 0.85
+
+
+def test_parts_have_the_standard_error_of_their_values_over_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.score.kernel_in_parts.part_count", lambda *_: 3)
+    rng = np.random.default_rng(12)
+    in_parts = InParts.of(draw(rng, 180, 4))
+    ours = [draw(rng, 180, 4, shift=0.15) for _ in range(150)]
+    found = [in_parts.estimate(x, frozenset()) for x in ours]
+    error = np.mean([one.standard_error for one in found])
+    assert error == pytest.approx(np.std([one.value for one in found]), rel=0.18)
+    exact = np.array([kernel_estimate(x, KernelReference(in_parts.whole.features)).value for x in ours])
+    apart = np.array([one.value for one in found]) - exact
+    assert abs(apart.mean()) < 4 * apart.std() / np.sqrt(150)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(10_000, 10_000, 2048), (50_000, 50_000, 2048), (5_000, 40_000, 1024)])
+def test_a_fallback_multiplies_no_more_than_the_distance_it_replaces(n: int, m: int, d: int) -> None:
+    of_kernels = (n * n + 2 * n * m) * d / part_count(n, m, d) / 2  # a product in single precision is half of one
+    of_covariance_and_coordinates = 4 * n * d * d
+    assert of_kernels <= of_covariance_and_coordinates
+
+
+def test_many_images_of_many_dimensions_fall_back_to_parts_and_pair_with_each_other() -> None:
+    rng = np.random.default_rng(13)
+    reference = Reference.of(draw(rng, 1100, 512).astype(np.float32))
+    ours, theirs = (draw(rng, 1000, 512, shift).astype(np.float32) for shift in (0.05, 0.1))
+    assert part_count(1000, 1100, 512) == 2
+    distance = frechet_estimate(ours, reference)
+    assert distance.caveat is not None
+    assert distance.fallback is not None
+    assert distance.fallback.value == kernel_fallback(ours, reference).value
+    gain = paired_difference(distance.fallback, kernel_fallback(theirs, reference))
+    whole = kernel_estimate(ours, reference.kernel), kernel_estimate(theirs, reference.kernel)
+    assert gain.value == pytest.approx(whole[0].value - whole[1].value, abs=2 * gain.standard_error)
+    few = kernel_fallback(ours[:200], reference)
+    assert few.value == kernel_estimate(ours[:200], reference.kernel).value
+    overlapping = kernel_fallback(np.asarray(reference.features[:1000]), reference)
+    assert "are among the reference images too" in str(overlapping.caveat)

@@ -27,6 +27,7 @@ from bench.score.estimate import ROUNDING, Estimate
 from bench.score.groups import Groups, describe_sample, independent
 from bench.score.jackknife import Deletions, Spectrum, Whitened
 from bench.score.kernel import KernelReference, kernel_estimate, random_pairs
+from bench.score.kernel_in_parts import InParts, part_count
 from bench.score.moments import (
     BLOCK,
     Moments,
@@ -140,6 +141,11 @@ class Reference:
             raise ValueError(f"the kernel distance {NEEDS_FEATURES}")
         return KernelReference(self.features)
 
+    @cached_property
+    def in_parts(self) -> InParts:
+        """The same for kernel distances from parts of the images."""
+        return InParts.of(self.kernel.features)
+
 
 def frechet_estimate(
     features: _Images, reference: Reference, reference_noise: bool = False, groups: Groups | None = None
@@ -149,9 +155,8 @@ def frechet_estimate(
     The reference is held fixed unless `reference_noise`: then its images are left out in turn as well. tr((S S_r)^½) is
     taken from the eigenvalues of Lᵀ S L, L Lᵀ = S_r: symmetric, no general matrix square root; for fewer images than
     dimensions from those of an n × n Gram matrix, without an interval. Where there is a caveat, the kernel distance is
-    its fallback. Raises ValueError for fewer than two images,
-    values not finite, another dimension than the reference's, or reference noise of a reference without features; such
-    a one gives no fallback.
+    its fallback (`kernel_fallback`). Raises ValueError for fewer than two images, values not finite, another dimension
+    than the reference's, or reference noise of a reference without features; such a one gives no fallback.
     """
     check_features(features, d=reference.d)
     if reference_noise and not reference.has_images:
@@ -159,7 +164,22 @@ def frechet_estimate(
     estimate = _estimate(features, reference, reference_noise, groups)
     if estimate.caveat is None or not reference.has_images:
         return estimate
-    return replace(estimate, fallback=kernel_estimate(features, reference.kernel, reference_noise, groups))
+    return replace(estimate, fallback=kernel_fallback(features, reference, reference_noise, groups))
+
+
+def kernel_fallback(
+    features: _Images, reference: Reference, reference_noise: bool = False, groups: Groups | None = None
+) -> Estimate:
+    """Return the kernel distance that replaces a Fréchet distance without an interval, and costs no more than it.
+
+    From parts of the images (bench.score.kernel_in_parts) where there are many images of many dimensions; else, where
+    prompts repeat, and with `reference_noise`, from all pairs. Raises as `kernel_estimate` does.
+    """
+    n, m, d = len(features), len(reference.features), reference.d
+    if d < MANY_DIMENSIONS or groups is not None or reference_noise or part_count(n, m, d) == 1:
+        return kernel_estimate(features, reference.kernel, reference_noise, groups)
+    check_features(features, d=d)
+    return reference.in_parts.estimate(features, reference.kernel.keys)
 
 
 def _estimate(features: _Images, reference: Reference, reference_noise: bool, groups: Groups | None) -> Estimate:

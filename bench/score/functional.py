@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from bench.records.score import Score
 from bench.score.estimate import Estimate, mean_estimate, paired_difference, unpaired_difference
-from bench.score.frechet import Reference, frechet_estimate
+from bench.score.frechet import Reference, frechet_estimate, kernel_fallback
 from bench.score.groups import Groups
 from bench.score.kernel import kernel_estimate
 from bench.score.moments import as_floats
@@ -74,8 +74,8 @@ def frechet_difference(
     theirs = _frechet(features_b, reference, reference_noise, of_b)
     difference = _subtract(ours, theirs, paired)
     if difference.caveat and reference.has_images:
-        our_kernel = ours.fallback or _kernel(features_a, reference, reference_noise, groups)
-        their_kernel = theirs.fallback or _kernel(features_b, reference, reference_noise, of_b)
+        our_kernel = ours.fallback or _fallback(features_a, reference, reference_noise, groups)
+        their_kernel = theirs.fallback or _fallback(features_b, reference, reference_noise, of_b)
         difference = replace(difference, fallback=_subtract(our_kernel, their_kernel, paired))
     return difference.to_score()
 
@@ -172,6 +172,11 @@ def _kernel(
 ) -> Estimate:
     rows = as_floats(features)
     return kernel_estimate(rows, _reference(reference).kernel, reference_noise, Groups.of(groups, len(rows)))
+
+
+def _fallback(features: ArrayLike, reference: Reference, reference_noise: bool, groups: ArrayLike | None) -> Estimate:
+    rows = as_floats(features)
+    return kernel_fallback(rows, reference, reference_noise, Groups.of(groups, len(rows)))
 
 
 def _subtract(ours: Estimate, theirs: Estimate, paired: bool) -> Estimate:

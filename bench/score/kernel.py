@@ -64,10 +64,14 @@ def gaussian(products: _Floats, d: int) -> _Floats:
 
 @dataclass(frozen=True)
 class KernelReference:
-    """Reference features (m, d), and their contribution to every kernel distance, computed once."""
+    """Reference features (m, d), and their contribution to every kernel distance, computed once.
+
+    Kernels are computed in the precision `dtype`; what is summed over tiles of images is float64 in either.
+    """
 
     features: _Images
     kernel: Kernel = cubic
+    dtype: type[np.floating] = np.float64
 
     @cached_property
     def keys(self) -> frozenset[int]:
@@ -77,7 +81,7 @@ class KernelReference:
     @cached_property
     def among(self) -> Among:
         """Kernels of the reference with itself."""
-        return _among(self.features, self.kernel)
+        return among(self.features, self.kernel, dtype=self.dtype)
 
     @classmethod
     def of_directions(cls, features: _Images) -> KernelReference:
@@ -93,7 +97,7 @@ def cmmd_estimate(features: _Images, reference: KernelReference, groups: Groups 
     """
     _check(features, reference)
     unit = to_unit_length(features)
-    own = _among(unit, gaussian, groups)
+    own = among(unit, gaussian, groups)
     found = _estimate(unit, own, reference, False, groups)
     value = found.value + own.lift + reference.among.lift
     return replace(found, value=value, debiased=found.debiased_value).scaled(CMMD_SCALE)
@@ -117,7 +121,8 @@ def kernel_estimate(
     ValueError for fewer than two images, values not finite, or another dimension than the reference's.
     """
     _check(features, reference)
-    return _estimate(features, _among(features, reference.kernel, groups), reference, reference_noise, groups)
+    own = among(features, reference.kernel, groups, reference.dtype)
+    return _estimate(features, own, reference, reference_noise, groups)
 
 
 def _check(features: _Images, reference: KernelReference) -> None:
@@ -129,8 +134,8 @@ def _estimate(
     features: _Images, own: Among, reference: KernelReference, reference_noise: bool, groups: Groups | None
 ) -> Estimate:
     n, m = len(features), len(reference.features)
-    theirs, across = reference.among, _across(features, reference, groups)
-    level = theirs.mean - 2 * float(across.by_image.mean())
+    theirs, apart = reference.among, across(features, reference, groups)
+    level = theirs.mean - 2 * float(apart.by_image.mean())
     problem = overlap(row_keys(features), reference.keys)
     if min(independent(groups, n), m if reference_noise else n) < _FEWEST:
         problem = (
@@ -139,18 +144,16 @@ def _estimate(
         )
     interactions = {"images": own.pairs}
     if reference_noise:
-        interactions |= {"reference": theirs.pairs, "cross": across.pairs}
-    influence = 2 * (own.influence - across.by_image + across.by_image.mean())
+        interactions |= {"reference": theirs.pairs, "cross": apart.pairs}
+    influence = 2 * (own.influence - apart.by_image + apart.by_image.mean())
     return Estimate(
         own.mean + level,
         influence,
         groups=groups,
         debiased=None if groups is None else own.apart + level,
-        reference=2 * (theirs.influence - across.by_reference + across.by_reference.mean())
-        if reference_noise
-        else NONE,
+        reference=2 * (theirs.influence - apart.by_reference + apart.by_reference.mean()) if reference_noise else NONE,
         interactions=interactions,
-        variance_slope=_variance_slope(influence, own, groups) * (1 + n / m if reference_noise else 1),
+        variance_slope=slope_of_variance(influence, own, groups) * (1 + n / m if reference_noise else 1),
         resolution=ROUNDING**2 * float(np.finfo(np.float64).eps) * (abs(own.mean) + abs(theirs.mean)),
         exact=True,
         problem=problem,
@@ -194,12 +197,15 @@ class Across:
     pairs: _Floats
 
 
-def _among(features: _Images, kernel_of: Kernel, groups: Groups | None = None) -> Among:
+def among(
+    features: _Images, kernel_of: Kernel, groups: Groups | None = None, dtype: type[np.floating] = np.float64
+) -> Among:
+    """Return the kernels of features (n, d) with themselves, in the precision `dtype` where there are no groups."""
     if groups is not None:
         return _among_groups(np.asarray(features, np.float64)[groups.order], kernel_of, groups)
     n, d = features.shape
     rows, squares, own = np.zeros(n), 0.0, 0.0
-    whole = np.asarray(features, np.float64)
+    whole = np.asarray(features, dtype)
     for i in _tiles(n):
         for j in _tiles(n, i.start):
             kernel = kernel_of(whole[i] @ whole[j].T, d)
@@ -232,7 +238,7 @@ def _hoeffding(mean: float, rows: _Floats, squares: float, apart: _Floats, lift:
 
 
 def _among_groups(ordered: _Floats, kernel_of: Kernel, groups: Groups) -> Among:
-    """As `_among` of features sorted by group, with the sums of kernels over two groups as the kernel of the two.
+    """As `among` of features sorted by group, with the sums of kernels over two groups as the kernel of the two.
 
     On the scale of one pair of images, and less the mean over pairs of different groups, so that sizes may differ.
     """
@@ -273,17 +279,18 @@ def _among_groups(ordered: _Floats, kernel_of: Kernel, groups: Groups) -> Among:
     return replace(units, apart=found, influence=groups.spread(units.influence))
 
 
-def _across(features: _Images, reference: KernelReference, groups: Groups | None = None) -> Across:
+def across(features: _Images, reference: KernelReference, groups: Groups | None = None) -> Across:
+    """Return the kernels of features (n, d) with a reference."""
     n, m, d = len(features), len(reference.features), features.shape[1]
     by_image, by_reference, squares = np.zeros(n), np.zeros(m), 0.0
-    whole = np.asarray(reference.features, np.float64)
+    whole = np.asarray(reference.features, reference.dtype)
     count = n if groups is None else groups.count
     first, second = random_pairs(count, m, _PAIRS)
     apart = np.zeros(_PAIRS)
     order = None if groups is None else groups.order
     for i, units in [(i, i) for i in _tiles(n)] if groups is None else groups.tiles(TILE):
         rows = i if order is None else order[i]
-        ours = np.asarray(features[rows], np.float64)
+        ours = np.asarray(features[rows], reference.dtype)
         for j in _tiles(m):
             kernel = reference.kernel(ours @ whole[j].T, d)
             by_image[rows] += kernel.sum(axis=1) / m
@@ -296,7 +303,7 @@ def _across(features: _Images, reference: KernelReference, groups: Groups | None
     mean = float(by_image.mean())
     by_unit = by_image
     if groups is None:
-        apart = reference.kernel(_products(np.asarray(features[first], np.float64), whole[second]), d)
+        apart = reference.kernel(_products(np.asarray(features[first], reference.dtype), whole[second]), d)
     else:
         by_unit = groups.units(by_image)
     n = count
@@ -305,7 +312,7 @@ def _across(features: _Images, reference: KernelReference, groups: Groups | None
     return Across(by_image, by_reference, _scaled(pairs, 4 / (n * m) * centred / max(1, (n - 1) * (m - 1))))
 
 
-def _variance_slope(influence: _Floats, own: Among, groups: Groups | None) -> float:
+def slope_of_variance(influence: _Floats, own: Among, groups: Groups | None) -> float:
     """Return the slope of the variance in the true value (see above), at least 0."""
     units = influence if groups is None else groups.units(influence)
     n, variance = len(units), float(np.var(units))

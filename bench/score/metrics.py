@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.records.score import split_score
 from bench.score.diversity import mean_of_prompts, pairwise_distance_estimate, vendi_estimate
 from bench.score.estimate import Estimate, mean_estimate
-from bench.score.frechet import Reference, frechet_estimate
+from bench.score.frechet import Reference, frechet_estimate, kernel_fallback
 from bench.score.groups import Groups
 from bench.score.kernel import KernelReference, cmmd_estimate, kernel_estimate
 from bench.score.neighbours import (
@@ -124,6 +124,10 @@ def _kid(features: _Features, real: RealImages | None, groups: Groups | None) ->
     return kernel_estimate(features["image"], _given(real).reference.kernel, groups=groups)
 
 
+def _kid_instead(features: _Features, real: RealImages | None, groups: Groups | None) -> Estimate:
+    return kernel_fallback(features["image"], _given(real).reference, groups=groups)
+
+
 def _cmmd(features: _Features, real: RealImages | None, groups: Groups | None) -> Estimate:
     return cmmd_estimate(features["image"], _given(real).directions, groups)
 
@@ -133,7 +137,7 @@ def _masked_fid(features: _Features, _: RealImages | None, groups: Groups | None
 
 
 def _masked_kid(features: _Features, _: RealImages | None, groups: Groups | None) -> Estimate:
-    return kernel_estimate(features["image_masked"], Reference.of(features["real_masked"]).kernel, groups=groups)
+    return kernel_fallback(features["image_masked"], Reference.of(features["real_masked"]), groups=groups)
 
 
 def _mean_of(
@@ -188,11 +192,12 @@ def _given(real: RealImages | None) -> RealImages:
 
 
 _KID = Metric("kid", "Kernel distance", False, ("image",), _kid, 3, needs_reference=True)
+_KID_INSTEAD = replace(_KID, estimate=_kid_instead)
 _MASK = ("image_masked", "real_masked")
 _MASKED_KID = Metric("kid", "Kernel distance, mask", False, _MASK, _masked_kid, 3)
 
 METRICS: dict[str, Metric] = {
-    "fid": Metric("fid", "Fréchet distance", False, ("image",), _fid, 2, needs_reference=True, fallback=_KID),
+    "fid": Metric("fid", "Fréchet distance", False, ("image",), _fid, 2, needs_reference=True, fallback=_KID_INSTEAD),
     "kid": _KID,
     "cmmd": Metric("cmmd", "CMMD", False, ("image",), _cmmd, 3, needs_reference=True),
     "attribute_accuracy": Metric(
