@@ -111,13 +111,17 @@ def _most_looked_at(results: str, claims: Iterable[str]) -> int:
 
 
 def _all_decided(store: Store, run: Run, where: str) -> bool:
-    """Judge the claims at a look, record that it was made, and report how many are decided."""
+    """Judge the claims at a look, record that it was made, and report how many are decided, and each one's price."""
     from bench.analysis.claims import judge_run
     from bench.analysis.scoring import ScoredRun
 
     judgements = judge_run(ScoredRun.load(store, run))
     open_ = sum(judgement.verdict == "undecided" for judgement in judgements)
     print(f"{where}: {len(judgements) - open_} of {len(judgements)} claims decided", file=sys.stderr)
+    for judgement in judgements:
+        if judgement.verdict in ("supported", "refuted"):
+            text = printable(judgement.claim.text)
+            print(f"  {judgement.verdict} by {judgement.sampling_s:,.1f} s of sampling: {text}", file=sys.stderr)
     return not open_
 
 

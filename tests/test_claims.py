@@ -69,6 +69,14 @@ def the_comparison(claim: Claim, *cells: ScoredCell) -> Comparison:
     return comparison
 
 
+def test_the_price_of_a_claim_counts_the_sampling_of_each_cell_once() -> None:
+    cells = [ours(9.0), ours(9.0, steps=2), theirs(), theirs(steps=8)]
+    claim = make_claim(subject=Side("tcd", (2, 4)))
+    (judgement,) = judge(claim, *cells)
+    assert len(judgement.comparisons) == 2
+    assert judgement.sampling_s == pytest.approx(sum(cell.record.sampling_s for cell in cells[:3]))
+
+
 @pytest.mark.parametrize(
     ("p_values", "adjusted"),
     [

@@ -4,6 +4,7 @@ import functools
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -338,7 +339,9 @@ def test_a_run_until_decided_ends_when_all_claims_are(
     margins = "+claims.tcd_few_steps.margins={clip_score: 100}"
     more = ("prompts.count=90", "batch_size=30")  # fewer than 20 different prompts have no interval
     assert main(["run", *overrides(*UNTIL_DECIDED, *easy, margins, *more)]) == 0
-    assert "look 1 of 3, 30 images per cell: 1 of 1 claims decided" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "look 1 of 3, 30 images per cell: 1 of 1 claims decided" in said
+    assert re.search(r"\n  (supported|refuted) by \d+\.\d s of sampling: \S", said)
     assert len(Store(tmp_path / "run", writable=False).run().prompts) == 30
 
 

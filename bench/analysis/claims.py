@@ -106,21 +106,26 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A claim with its verdict and adjusted p-value; `missing` names the cells that it needs and that are not found."""
+    """A claim with its verdict and adjusted p-value; `missing` names the cells that it needs and that are not found.
+
+    `sampling_s` is its price so far: the seconds that sampling of the cells that it compares took, each once.
+    """
 
     claim: Claim
     verdict: str
     comparisons: tuple[Comparison, ...]
     missing: tuple[str, ...]
     p_value: float = 1.0
+    sampling_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Tested:
-    """A comparison with the p-values of both answers, over all looks; `gains` is None where nothing can be tested."""
+    """A comparison of cells with the p-values of both answers, over all looks; `gains` is None where none is tested."""
 
     comparison: Comparison
     gains: Gains | None
+    cells: tuple[ScoredCell, ...] = ()
     supports: float = 1.0
     refutes: float = 1.0
 
@@ -198,7 +203,8 @@ def _judge(tried: _Tried, claims: int, history: Sequence[LookSizes]) -> Judgemen
         verdict = "refuted" if tried.refutes < tried.supports else "supported"
     shared = claims * (1 if verdict == "supported" else tried.corrections)
     decided = tuple(_decide(test, shared, claims, history) for test in tried.tests)
-    return Judgement(tried.claim, verdict, decided, tried.missing, p_value)
+    seconds = {cell.record.key: cell.record.sampling_s for test in tried.tests for cell in test.cells}
+    return Judgement(tried.claim, verdict, decided, tried.missing, p_value, sum(seconds.values()))
 
 
 def _decide(test: _Tested, shared: int, claims: int, history: Sequence[LookSizes]) -> Comparison:
@@ -418,4 +424,4 @@ def _comparison(
         choices=gains.choices(mine.record.cell.method, yours.record.cell.method) or _only_scale(claim, mine, yours),
         opponent=yours.record.cell.method if len(claim.object.members) > 1 else "",
     )
-    return _Tested(comparison, None if problem else gains)
+    return _Tested(comparison, None if problem else gains, (*ours, *theirs))

@@ -42,7 +42,7 @@ class InParts:
         mean = features.mean(axis=0, dtype=np.float64)
         level = float(cubic(np.array([mean @ mean]), features.shape[1])[0])
 
-        def shifted(products: NDArray[np.floating], d: int) -> NDArray[np.floating]:
+        def shifted(products: _Floats, d: int) -> _Floats:
             kernels = cubic(products, d)
             kernels -= level
             return kernels

@@ -1,17 +1,20 @@
-"""How costs grow with images, feature width, cells and workers: measured, fitted and drawn.
+"""How costs grow with images, feature width, cells, workers and extractors: measured, fitted and drawn.
 
-    .venv/bin/python scripts/benchmarks/growth.py [--only images width plan report workers]
+    .venv/bin/python scripts/benchmarks/growth.py [--tiny] [--only images width plan report workers extractors]
 
 Each question is measured at sizes that double or so, the best of three, and a power law is fitted to its upper half
 (cost ∝ sizeᵏ); k is set against what it may be: 1 where growth should be linear, 3 for the factor of a feature's
-covariance. Moments' memory must not grow with the number of images at all. Writes growth.json and growth.png; exits
-with 1 where something grows faster than it may.
+covariance. Moments' memory must not grow with the number of images at all. Costs are seconds of processors, which a
+busy machine changes less than seconds, but for workers, whose cells sleep in place of a GPU's time. With --tiny the two
+largest sizes of each question are left out. Writes growth.json and growth.png; exits with 1 where something grows
+faster than it may.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import resource
 import subprocess
 import sys
 import tempfile
@@ -27,16 +30,17 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from executors import time_workers  # noqa: E402
 from many_records import write  # noqa: E402
-from ratios import peak_bytes, save_benchmark, seconds_of  # noqa: E402
+from ratios import peak_bytes, save_benchmark  # noqa: E402
 
 from bench.analysis.scoring import ScoredRun  # noqa: E402
 from bench.execute.job import prepare  # noqa: E402
 from bench.experiment.compose import compose_settings  # noqa: E402
 from bench.experiment.config import check_experiment  # noqa: E402
-from bench.score.frechet import Reference, frechet_estimate  # noqa: E402
+from bench.score.frechet import Reference, frechet_estimate, kernel_fallback  # noqa: E402
 from bench.score.moments import features_to_moments  # noqa: E402
 from bench.store.store import Store  # noqa: E402
 
+TINY = "--tiny" in sys.argv
 LEEWAY = 0.15
 """How far a fitted exponent may lie above the one that is allowed."""
 
@@ -65,8 +69,23 @@ class Growth:
 
 
 def best(work: Callable[[], object], times: int = 3) -> float:
-    """Seconds, the least of a few."""
-    return min(seconds_of(work) for _ in range(times))
+    """Seconds of processors, of this process and those that it starts, the least of a few."""
+    return min(processor_seconds_of(work) for _ in range(times))
+
+
+def processor_seconds_of(work: Callable[[], object]) -> float:
+    def used() -> float:
+        found = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(one.ru_utime + one.ru_stime for one in found)
+
+    begun = used()
+    work()
+    return used() - begun
+
+
+def sizes_of(*sizes: int) -> tuple[int, ...]:
+    """The sizes of a question; fewer with --tiny."""
+    return sizes[:-2] if TINY else sizes
 
 
 def features(n: int, d: int) -> NDArray[np.float32]:
@@ -74,17 +93,23 @@ def features(n: int, d: int) -> NDArray[np.float32]:
 
 
 def images() -> Iterator[Growth]:
-    sizes, d = (2_000, 4_000, 8_000, 16_000, 32_000), 256
+    sizes, d = sizes_of(2_000, 4_000, 8_000, 16_000, 32_000), 256
     reference = Reference.of(features(4 * d, d))
     drawn = {n: features(n, d) for n in sizes}
     costs = tuple(best(lambda n=n: frechet_estimate(drawn[n], reference).interval()) for n in sizes)  # type: ignore[misc]
     yield Growth(f"Fréchet distance with interval, d = {d}", "images", "s", 1, sizes, costs)
     peaks = tuple(peak_bytes(lambda n=n: features_to_moments(drawn[n])) for n in sizes)  # type: ignore[misc]
     yield Growth("moments: memory", "images", "bytes", 0, sizes, peaks)
+    d = 512
+    near = Reference.of(features(4 * d, d))
+    _ = near.in_parts.mean
+    drawn = {n: features(n, d) for n in sizes}
+    costs = tuple(best(lambda n=n: kernel_fallback(drawn[n], near).interval()) for n in sizes)  # type: ignore[misc]
+    yield Growth(f"its fallback with interval, d = {d}", "images", "s", 1, sizes, costs)
 
 
 def width() -> Iterator[Growth]:
-    sizes, n = (128, 256, 512, 1024, 2048), 4096
+    sizes, n = sizes_of(128, 256, 512, 1024, 2048), 4096
     costs = []
     for d in sizes:
         ours, real = features(n, d), features(n + 1, d)
@@ -93,7 +118,7 @@ def width() -> Iterator[Growth]:
 
 
 def plan() -> Iterator[Growth]:
-    sizes = (1_000, 4_000, 16_000, 64_000)
+    sizes = sizes_of(1_000, 2_000, 4_000, 16_000, 64_000)
     yield Growth("plan", "cells", "s", 1, sizes, tuple(best(lambda n=n: plan_cells(n), 2) for n in sizes))  # type: ignore[misc]
 
 
@@ -108,15 +133,15 @@ def plan_cells(count: int) -> None:
 
 
 def report() -> Iterator[Growth]:
-    sizes = (500, 1_000, 2_000, 4_000, 8_000)
+    sizes = sizes_of(500, 1_000, 2_000, 4_000, 8_000)
     reports, scores = [], []
     for count in sizes:
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder), count)
             command = [sys.executable, "-m", "bench", "report", f"results='{folder}'"]
-            reports.append(seconds_of(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)))  # noqa: B023
+            reports.append(processor_seconds_of(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)))  # noqa: B023
             store = Store(folder, writable=False)
-            scores.append(best(lambda: ScoredRun.load(store).cells))  # noqa: B023
+            scores.append(best(lambda: ScoredRun.load(store).cells, 1 if TINY else 3))  # noqa: B023
     yield Growth("report", "cells", "s", 1, sizes, tuple(reports))
     yield Growth("reading and scoring a store", "cells", "s", 1, sizes, tuple(scores))
 
@@ -128,11 +153,39 @@ def workers() -> Iterator[Growth]:
     yield Growth("160 cells of 0.2 s", "workers", "seconds × workers", 0, sizes, costs)
 
 
-QUESTIONS = {"images": images, "width": width, "plan": plan, "report": report, "workers": workers}
+def extractors() -> Iterator[Growth]:
+    """Features of a batch of 64 images by so many extractors."""
+    from bench.checkpoints.sources import weights_directory
+    from bench.execute.feature_extraction import make_feature_sets, make_inputs
+    from bench.experiment.extractors import MINI
+    from bench.features.openclip import load_open_clip
+    from bench.generate.prompts import load_prompts
+    from bench.mini import world
+    from bench.records.cell import Task
+    from bench.records.reference import WORLD
+
+    experiment = check_experiment(compose_settings(["experiment=smoke", "results=x"]))
+    task = Task(experiment.task.kind, {"kind": experiment.task.kind})
+    inputs, prompts = make_inputs(experiment, task, "cpu"), load_prompts(WORLD, 64)
+    pictures = np.stack([world.render(world.scene(seed)) for seed in range(64)])
+    costs = []
+    for count in (sizes := (1, 2, 4, 8)):
+        loaded = {f"e{i}": load_open_clip(f"e{i}", weights_directory(MINI), "cpu") for i in range(count)}
+        sets = make_feature_sets(experiment, prompts, loaded, inputs, {name: name for name in loaded}, "cpu")
+        sets.extract(pictures, 0, list(loaded))  # warm
+        costs.append(best(lambda: sets.extract(pictures, 0, list(loaded))))  # noqa: B023
+    yield Growth("features of 64 images", "extractors", "s", 1, sizes, tuple(costs))
+
+
+QUESTIONS = {
+    **{"images": images, "width": width, "plan": plan, "report": report, "workers": workers},
+    "extractors": extractors,
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="without the two largest sizes")
     parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS))
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance")
     options = parser.parse_args()
