@@ -16,6 +16,7 @@ import yaml
 
 import bench
 from bench.__main__ import main
+from bench.conformance import checks_noise
 from bench.conformance.baseline import changes, compare_with_baseline, read_baseline
 from bench.conformance.subject import Subject
 
@@ -92,6 +93,17 @@ def test_a_fork_is_recognised_by_its_base() -> None:
 
     found = first_deviation(Fork, lambda finding: finding.check == "step")
     assert "Call 0" in found.sentence
+
+
+def test_noise_of_numpys_global_generator_is_found() -> None:
+    class Fork(diffusers.TCDScheduler):  # type: ignore[misc]
+        def step(self, *arguments: Any, **named: Any) -> Any:
+            result = super().step(*arguments, **named)
+            np.random.randn()  # noqa: NPY002
+            return result
+
+    (found,) = checks_noise.check_noise(Subject(Fork), "as configured", 4, 0.0)
+    assert (found.check, found.got) == ("noise source", "another, in calls [0, 1, 2, 3]")
 
 
 EPSILON = {"prediction_type": "epsilon", "original_inference_steps": 50, "timestep_scaling": 10.0}

@@ -92,7 +92,7 @@ class TracedRun:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     begin: int | None = None
     told: bool = True  # set the begin index; otherwise the scheduler has to find it by the timestep
-    record: bool = True  # record random draws, which slows every torch call down
+    record: bool = True  # record random draws and look for stray ones, which slows every torch call down
     pairs: bool = False  # let `step` return a tuple rather than an object
 
     def sample(self, scheduler: Any, model: _Model, start: Array, count: int | None = None) -> Trace:
@@ -109,13 +109,13 @@ class TracedRun:
             scheduler.set_begin_index(self.begin)
         state = torch.from_numpy(start.copy()).to(self.dtype)
         calls: list[Call] = []
+        numpy_state = _global_numpy_state() if self.record else b""
         for index, timestep in enumerate(scheduler.timesteps[:count]):
             if index < (self.begin or 0):
                 continue
             seen = scaled_input(scheduler, state, timestep)
             output = torch.from_numpy(np.array(model(to_numpy(seen), index, float(timestep)))).to(self.dtype)
             before = to_numpy(state)
-            numpy_state = _global_numpy_state()
             recorder = DrawRecorder(generator)
             with recorder if self.record else nullcontext():
                 if self.pairs:
@@ -123,7 +123,8 @@ class TracedRun:
                 else:
                     result = scheduler.step(output, timestep, state, **arguments)
                     state, data = result.prev_sample, getattr(result, "pred_original_sample", None)
-            stray = recorder.stray + int(numpy_state != _global_numpy_state())
+            numpy_before, numpy_state = numpy_state, _global_numpy_state() if self.record else b""
+            stray = recorder.stray + int(numpy_before != numpy_state)
             calls.append(
                 Call(
                     *(index, float(timestep), before, to_numpy(seen), to_numpy(output), to_numpy(state)),
