@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.experiment.value_types import (
     STRICT,
+    WITHOUT_INTERVAL,
     AnyNumber,
     Distinct,
     Eta,
@@ -21,6 +22,7 @@ from bench.experiment.value_types import (
     Steps,
 )
 from bench.records.run import BEST, Claim, Side
+from bench.records.score import split_score
 
 
 @dataclass(config=STRICT)
@@ -114,6 +116,11 @@ def claim_problems(name: str, claim: ClaimChoice) -> Iterator[str]:
         yield (
             f"claims.{name}: {len(claim.subject.steps)} and {len(claim.object.steps)} step counts were given; "
             "they go pairwise, so give as many on either side, or one"
+        )
+    if vague := [metric for metric in claim.metrics if split_score(metric)[0] in WITHOUT_INTERVAL]:
+        yield (
+            f"claims.{name}.metrics={' and '.join(vague)} was given, but such a score has no interval, so that it "
+            "decides no claim; name it in scores alone, and claim precision or density instead"
         )
     if claim.expect == "equivalent" and (open_ := [m for m in claim.metrics if not claim.margins.get(m)]):
         yield (

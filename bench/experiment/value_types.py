@@ -126,6 +126,8 @@ OF_EXTRACTORS = (
     *OF_CAPTIONS,
 )
 """Scores by any extractor, written `fid@mini`."""
+WITHOUT_INTERVAL = ("recall", "coverage")
+"""Scores whose error is not known well enough for an interval, which claims need."""
 OF_PROMPTS = ("pairwise_distance", "vendi_score", "pairwise_lpips")
 """Scores of the images of each prompt together, which need several."""
 
