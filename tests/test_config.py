@@ -163,7 +163,9 @@ def test_a_claim_about_no_step_count_is_refused(side: str) -> None:
 
 def test_a_claim_about_a_score_without_an_interval_is_refused() -> None:
     settings = changed("claims/few/metrics", ["kid", "recall", "coverage@mini"])
-    assert "claims.few.metrics=recall and coverage@mini was given, but such a score has no interval" in refusal_of(settings)
+    assert "claims.few.metrics=recall and coverage@mini was given, but such a score has no interval" in refusal_of(
+        settings
+    )
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [([2, 4], [8, 16]), ([2], [4, 8]), ([4, 8], [2]), ([2], [4])])
