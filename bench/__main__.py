@@ -67,6 +67,8 @@ def run(settings: _Settings) -> int:
     from bench.experiment.plan import counts_of_looks
     from bench.trackers import Trackers
 
+    if settings.get("rows") and not settings.get("models"):
+        return _report_of_rows(settings)
     experiment = join(check_experiment(settings))
     trackers = Trackers(experiment.trackers, experiment.name, settings)
     counts, most = counts_of_looks(experiment), _most_looked_at(experiment.results, experiment.claims)
@@ -148,21 +150,42 @@ def plan(settings: _Settings) -> int:
 def report(settings: _Settings) -> int:
     """Write tables, plots and report.html of the run in `results` from its records, and print the summary.
 
-    Several runs, as in 'results=[results/a,results/b]' output=results/joint, make one report in `output`.
+    Several runs, as in 'results=[results/a,results/b]' output=results/joint, make one report in `output`. In the
+    directory of an experiment of rows it is that of all of them.
 
     Exit codes: 0 done; 2 refused: there is no run, a setting is wrong, runs contradict each other, or a stored file is
     damaged.
     """
     from bench.experiment.verbs import check_report
-    from bench.store.store import Store
+    from bench.report.rows import ROWS, read_rows, stores_of
+    from bench.store.store import Store, open_files
 
     results, output, form = check_report(settings)
+    if output is None and open_files(results[0]).exists(ROWS):
+        store = Store(results[0])
+        rows = read_rows(store)
+        return _report_of(store, stores_of(store, rows) if rows else (), form)
     runs = [Store(location, writable=False) for location in results]
     if output is None:
         return _report_of(runs[0], form=form)
     if Store.of_run(output):
         raise BenchError(f"output={output} holds a run; give a separate directory, as in output=results/joint")
     return _report_of(Store(output), runs, form)
+
+
+def _report_of_rows(settings: _Settings) -> int:
+    """Write one report of the runs of an experiment's rows; raises BenchError where one is missing."""
+    from bench.experiment.config import ROWS, Experiment, check_settings, name_scores
+    from bench.report.rows import Rows, save_rows, stores_of
+    from bench.store.store import Store
+
+    experiment = name_scores(check_settings(Experiment, {"models": {}, "methods": {}, **settings}))
+    if Store.of_run(experiment.results):
+        raise BenchError(f"results={experiment.results} holds a run; give a separate directory to rows")
+    claims = tuple(choice.to_claim(name) for name, choice in experiment.claims.items())
+    rows, store = Rows(tuple(f"{ROWS}/{row}" for row in experiment.rows), claims), Store(experiment.results)
+    save_rows(store, rows)
+    return _report_of(store, stores_of(store, rows))
 
 
 def _finished_store(settings: _Settings) -> Store:

@@ -70,7 +70,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     tokenizer = vocabulary.build_tokenizer(world.caption(world.scene(seed)) for seed in range(200))
     vae = autoencoder.build_vae()
-    pipeline = teacher.assemble_pipeline(teacher.Teacher(tokenizer), vae, tokenizer)
+    model = teacher.Teacher(tokenizer)
+    pipeline = teacher.assemble_pipeline(model.text_encoder, model.unet, vae, tokenizer)
     pipeline.save_pretrained(directory / "teacher")
     for name in ("tcd", "lcm"):
         config = LoraConfig(r=2, lora_alpha=2, target_modules=distillation.TARGETS, init_lora_weights=False)

@@ -249,6 +249,11 @@ OF_A_TASK = {
     "sdxl_depth": "depth",
     "sdxl_ip_adapter": "image_prompt",
     "toonyou_animated": "animation",
+    "mini_xl_inpainting": "inpainting",
+    "mini_xl_inpainting_full": "inpainting",
+    "mini_xl_canny": "canny",
+    "mini_xl_depth": "depth",
+    "mini_xl_image_prompt": "image_prompt",
 }
 """Models that are for one task alone."""
 
@@ -259,7 +264,7 @@ def offered(kind: str) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
 def test_every_experiment_of_conf_is_accepted(name: str) -> None:
-    if name not in ("guide", "paper"):  # what others have in common, no experiments by themselves
+    if name not in ("guide", "paper", "mini_row", "mini_guide"):  # what others have in common, and rows
         assert check_experiment(compose_settings([f"experiment={name}"])).name == name
 
 
@@ -278,7 +283,7 @@ def test_a_model_of_one_task_does_no_other(model: str, task: str) -> None:
 @pytest.fixture(scope="module")
 def everything() -> Experiment:
     """Return an experiment that chooses everything that conf/ offers for text-to-image, on a grid of all claims."""
-    others = ("guide_beside", "guide_inpaints")  # of other tasks
+    others = ("guide_beside", "guide_inpaints", "mini_")  # of other tasks
     every = [claim for claim in offered("claim") if not claim.startswith(others)]
     chosen = [f"{kind}=[{','.join(offered(kind))}]" for kind in ("model", "method", "extractor")]
     chosen.append(f"claim=[{','.join(every)}]")
@@ -299,6 +304,7 @@ def test_every_choice_of_conf_is_accepted(everything: Experiment) -> None:
 OF_REAL_MODELS = [
     *("paper_coco5k", "paper_coco10k", "paper_coco30k", "paper_partiprompts", "paper_hyper_sd", "better_than_teacher"),
     *(name for name in offered("experiment") if name.startswith("guide_")),
+    *compose_settings(["experiment=mini_guide"])["rows"],
 ]
 
 

@@ -43,7 +43,7 @@ from bench.mini.training.add_on_stages import AddOnStages
 from bench.mini.training.autoencoder import encode_pixels
 from bench.mini.training.data import to_pixels
 from bench.mini.training.flow_teacher import SECOND_READING
-from bench.mini.training.teacher import Latents
+from bench.mini.training.teacher import Latents, assemble_pipeline
 from bench.mini.training.vocabulary import tokenize
 
 WEIGHTS = Path(str(local_path("bench://mini/weights")))
@@ -288,8 +288,9 @@ def second(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second version's teacher of two iterations, on disk."""
     axes, path = load_file(shop.work / "axes.safetensors")["axes"], tmp_path_factory.mktemp("v2")
     recipe = replace(v2_teacher.FOLLOWING_FIRST, iterations=2, batch_size=4)
-    teacher = v2_teacher.train_v2_teacher(shop.data, shop.first, axes, path / "training", recipe)
-    v2_teacher.assemble_v2_pipeline(teacher, shop.xl_vae(), shop.tokenizer()).save_pretrained(path / "final")
+    model = v2_teacher.train_v2_teacher(shop.data, shop.first, axes, path / "training", recipe)
+    parts = model.text_encoder, model.unet, shop.xl_vae(), shop.tokenizer()
+    assemble_pipeline(*parts).save_pretrained(path / "final")
     return path / "final"
 
 

@@ -58,7 +58,8 @@ def test_teacher_and_adapter_train_and_load(
     recipes = (teacher.READING, teacher.COMPOSING, teacher.RECIPE)
     short = [replace(recipe, iterations=2, batch_size=4) for recipe in recipes]
     model = teacher.train_teacher(latents, tokenizer, tmp_path / "teacher", *short)
-    teacher.assemble_pipeline(model, autoencoder.build_vae(), tokenizer).save_pretrained(tmp_path / "pipeline")
+    parts = model.text_encoder, model.unet, autoencoder.build_vae(), tokenizer
+    teacher.assemble_pipeline(*parts).save_pretrained(tmp_path / "pipeline")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
     weights = distillation.distill(
         kind, pipeline, latents, tmp_path / kind, replace(distillation.RECIPES[kind], iterations=2, batch_size=4)

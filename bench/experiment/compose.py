@@ -31,7 +31,7 @@ from bench.experiment.conf_files import (
     package_of,
     read_config,
 )
-from bench.experiment.config import Experiment
+from bench.experiment.config import ROWS, Experiment
 from bench.experiment.hydra_errors import explain_composition, in_one_message, unknown_setting
 from bench.experiment.overrides import (
     Override,
@@ -145,6 +145,10 @@ def run_application(
     labels = label_jobs(given)
     jobs = [_compose(overrides, config_name, whole=not asked.show) for overrides in given]
     jobs = give_directories(jobs, labels) if len(jobs) > 1 else jobs
+    if config_name == "config" and not asked.show:
+        with_rows = [_with_rows(*job, keep_report=verb == "run") for job in zip(labels, jobs, given, strict=True)]
+        labels = [label for found in with_rows for label, _ in found]
+        jobs = [settings for found in with_rows for _, settings in found]
     codes = [0]
     refusals: list[BenchError] = []
     outcomes: list[str] = []
@@ -163,6 +167,26 @@ def run_application(
     if refusals:
         raise BenchError("\n".join(dict.fromkeys(map(str, refusals)))) from refusals[0]
     return max(codes)
+
+
+def _with_rows(
+    label: str, settings: _Settings, overrides: Sequence[Override], *, keep_report: bool
+) -> list[tuple[str, _Settings]]:
+    """Return labels and settings of an experiment's rows, and then its own, unless it only has a report to make.
+
+    A row is another experiment with the same overrides, in a directory below that of the experiment.
+    """
+    found = []
+    own_names = ("experiment", "name", "results", "rows", "row_overrides")
+    given = read_arguments("run", settings.get("row_overrides") or ()).overrides
+    shared = [*given, *(override for override in overrides if override.name not in own_names)]
+    for row in settings.get("rows") or ():
+        own = _compose([Override("", "experiment", row), *shared], "config", whole=True)
+        if own.get("rows"):
+            raise BenchError(f"rows: {row} has rows of its own; give these in its place")
+        found.append((",".join(filter(None, (label, row))), {**own, "results": f"{settings['results']}/{ROWS}/{row}"}))
+    own_cells = bool(settings.get("models")) or not found
+    return [*found, *([(label or str(settings.get("name")), settings)] if own_cells or keep_report else [])]
 
 
 def compose_settings(overrides: Sequence[str], config_name: str = "config") -> _Settings:

@@ -41,6 +41,8 @@ from bench.experiment.value_types import (
 from bench.records.errors import BenchError
 from bench.records.score import split_score
 
+ROWS = "rows"
+"""The folder of the directories of an experiment's rows, in its own."""
 MOST_PIXELS = 8192
 """Of a side of an image; current base models do not generate larger images in one piece."""
 
@@ -265,6 +267,12 @@ class Experiment:
     """Number of image counts at which `until=decided` judges the claims."""
     claims: dict[str, ClaimChoice] = Field(default_factory=dict)
     """Claims by name; `claim=[…]` chooses the files of conf/claim that are put here."""
+    rows: Annotated[list[str], AnyNumber, Distinct] = Field(default_factory=list)
+    """Further experiments, by the names of their files, that are run before it with the same overrides, each in a
+    directory below `results`. An experiment of rows alone, without models, is one report of them all, which judges its
+    claims as well."""
+    row_overrides: Annotated[list[str], AnyNumber] = Field(default_factory=list)
+    """Overrides for every row, written as on the command line, which has the last word: `prompts.count=64`."""
     executor: ExecutorChoice = Field(default_factory=Local)
     """Where cells run; `executor=…` chooses a file of conf/executor."""
     trackers: dict[str, TrackerChoice] = Field(default_factory=dict)

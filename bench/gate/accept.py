@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.checksums import SUMS, write_checksums
-from bench.gate.completeness import NOTE, read_whole
+from bench.experiment.config import ROWS
+from bench.gate.completeness import NOTE, read_whole, rows_of
 from bench.records.errors import BenchError
 from bench.records.record import Record
 from bench.records.run import Run
@@ -20,7 +21,7 @@ from bench.store.cell_folder import LATENTS
 from bench.store.store import Store
 
 KEPT_IMAGES = 8
-OWN = ("cells", "run.json", "reference-", NOTE, SUMS)
+OWN = ("cells", "run.json", "reference-", ROWS, NOTE, SUMS)
 """Prefixes of the names of a baseline's files."""
 
 
@@ -30,19 +31,18 @@ def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
     A baseline is complete: raises BenchError where a file of the candidate is missing or damaged, or a cell failed, and
     where `directory` holds anything that a baseline does not.
     """
-    run = read_whole(candidate)
-    records = [record for record in candidate.records(run.cells) if record.status == "ok"]
-    if len(records) < len(run.cells):
-        raise BenchError(
-            f"candidate={candidate.location} has {len(run.cells) - len(records)} cells that failed; run it whole"
-        )
+    sides = {Path(): candidate}
+    for name, path in rows_of(Path(candidate.location)).items():
+        sides[Path(ROWS) / name] = Store(path, writable=False)
+    runs = {place: _read_good(store) for place, store in sides.items()}
     before = _note_of(directory)
     try:
         with _beside(directory) as fresh:
-            _copy(candidate, run, records, fresh)
+            for place, (run, records) in runs.items():
+                _copy(sides[place], run, records, fresh / place)
             note = {
                 **{"author": author, "reason": reason, "accepted": datetime.now(UTC).date().isoformat()},
-                "cells": {record.cell.label: record.key for record in records},
+                "cells": {record.cell.label: record.key for _, records in runs.values() for record in records},
                 "replaces": before and before["cells"],
             }
             (fresh / NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -52,6 +52,17 @@ def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
         refusal = f"baseline={directory} cannot be written ({error.strerror}); choose another directory"
         raise BenchError(refusal) from error
     return directory / NOTE
+
+
+def _read_good(store: Store) -> tuple[Run, list[Record]]:
+    """Return a run that is whole, and the records of its cells; raises BenchError where one failed."""
+    run = read_whole(store)
+    records = store.good_records(run.cells)
+    if len(records) < len(run.cells):
+        raise BenchError(
+            f"candidate={store.location} has {len(run.cells) - len(records)} cells that failed; run it whole"
+        )
+    return run, records
 
 
 def _note_of(directory: Path) -> dict[str, Any] | None:

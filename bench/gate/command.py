@@ -133,6 +133,22 @@ def _compare_with_accepted(choice: GateChoice, found: _Found, candidate: Path) -
 
 
 def _compare_runs(choice: GateChoice, found: _Found, *directories: Path) -> None:
+    """Two runs and those of their rows, added to what was found."""
+    from bench.gate.completeness import rows_of
+    from bench.gate.outcome import Outcome
+
+    _compare_pair(choice, found, *directories)
+    rows = [rows_of(directory) for directory in directories]
+    for name in dict.fromkeys((*rows[0], *rows[1])):
+        if name not in rows[1]:
+            found.outcomes.append(Outcome("cells", name, "row", "missing", note="the candidate does not have it"))
+        elif name not in rows[0]:
+            found.outcomes.append(Outcome("cells", name, "row", "new", note="the baseline does not have it"))
+        else:
+            _compare_pair(choice, found, *(own[name] for own in rows))
+
+
+def _compare_pair(choice: GateChoice, found: _Found, *directories: Path) -> None:
     """Two runs, added to what was found; one that cannot be read costs nothing of the rest."""
     from bench.gate.compare import compare_stores
     from bench.gate.outcome import Outcome
@@ -151,7 +167,8 @@ def _compare_runs(choice: GateChoice, found: _Found, *directories: Path) -> None
     if compared.runs:
         found.images += worst_images(compared.pairs, *compared.runs)
         for side, run in zip(("baseline", "candidate"), compared.runs, strict=True):
-            found.about[side] = about_run(run.store, [cell.record for cell in run.cells])
+            if side not in found.about:
+                found.about[side] = about_run(run.store, [cell.record for cell in run.cells])
 
 
 def _compare_installations(choice: GateChoice, found: _Found) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.checksums import SUMS, damage_in
+from bench.experiment.config import ROWS
 from bench.records.errors import BenchError, Corrupt, Damaged
 from bench.records.record import Record
 from bench.records.run import Run
@@ -27,6 +28,13 @@ class DamagedRunError(BenchError):
         more = f" (and {len(others)} more files)" if others else ""
         super().__init__(f"{location} is not whole: {first}{more}; {REMEDY}")
         self.location, self.damage = location, damage
+
+
+def rows_of(directory: Path) -> dict[str, Path]:
+    """Return the directories of the runs of an experiment's rows, by name."""
+    folder = directory / ROWS
+    found = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return {path.name: path for path in found if not path.name.startswith(".")}
 
 
 def read_whole(store: Store) -> Run:

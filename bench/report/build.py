@@ -25,6 +25,7 @@ from bench.report.page import render_page
 from bench.report.paper import PAPER, Plot, make_paper
 from bench.report.per_prompt import Difference, prompt_differences
 from bench.report.published import beside_table, draw_beside
+from bench.report.rows import read_rows
 from bench.report.table_forms import FORMS
 from bench.report.tables import cost_table, score_table, settings_table, verdict_table
 from bench.report.terminal import SUMMARY, SUMMARY_DATA, summarise
@@ -52,7 +53,8 @@ def make_report(store: Store, inputs: str, runs: Sequence[Store] = (), beside: b
     """
     from bench.report.data_frame import joined_scores_to_frame  # pandas is slow to import
 
-    scored = join_runs(store, runs) if runs else ScoredRun.load(store)
+    together = read_rows(store)
+    scored = join_runs(store, runs, together.claims if together else ()) if runs else ScoredRun.load(store)
     run, cells, judgements = scored.run, scored.cells, judge_run(scored)
     pairs = _set_beside(scored)
     tables = {

@@ -59,8 +59,8 @@ class _Entry:
         return (*self.group, self.scored.record.cell.method, self.scored.record.key)
 
 
-def join_runs(output: Store, stores: Sequence[Store]) -> ScoredRun:
-    """Load and score several runs as one, whose report is written to `output`.
+def join_runs(output: Store, stores: Sequence[Store], more_claims: Sequence[Claim] = ()) -> ScoredRun:
+    """Load and score several runs as one, whose report is written to `output`; all of them make `more_claims`.
 
     Raises BenchError where a directory holds no run of this version, or runs contradict each other; Damaged.
     """
@@ -89,6 +89,7 @@ def join_runs(output: Store, stores: Sequence[Store]) -> ScoredRun:
     )
     distinct = _distinct(entries, told, shared, words)
     claims = _claims({name: part.run for name, part in joined.items()})
+    claims += [(claim, tuple(joined)) for claim in more_claims]
     compared = {
         claim.name: _compared(claim, makers, entries, cells, distinct, words, places) for claim, makers in claims
     }

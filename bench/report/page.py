@@ -24,6 +24,7 @@ from bench.report.embedded_images import embedded
 from bench.report.image_grid import PromptGrid
 from bench.report.page_data import page_data
 from bench.report.per_prompt import CURVE_HEIGHT, CURVE_WIDTH, Difference
+from bench.report.sentences import Sentence, sentences
 from bench.report.table_forms import FORMS
 from bench.report.tables import Table
 from bench.report.ties import MARKS, MARKS_IN_WORDS
@@ -56,6 +57,7 @@ def render_page(
     """
     run, cells = scored.run, scored.cells
     claims = claim_views(judgements, differences)
+    said = sentences(claims, scored.images, grids)
     shown = {
         **page_data(scored, grids, album),
         "tables": {name: _forms(table) for name, table in tables.items()},
@@ -75,6 +77,7 @@ def render_page(
         overridden=_overridden(cells),
         sentence=answer(run, judgements),
         claims=claims,
+        sentences=said,
         tables=tables,
         marks=MARKS,
         marks_in_words=MARKS_IN_WORDS,
@@ -86,7 +89,7 @@ def render_page(
         curve_height=CURVE_HEIGHT,
         machines=list({str(cell.record.environment): cell.record.environment for cell in cells}.values()),
         facts=_joint_facts(scored),
-        contents=_contents(cells, grids, real),
+        contents=_contents(cells, grids, real, said),
         data=_as_json(shown),
     )
 
@@ -146,10 +149,13 @@ def _forms(table: Table) -> dict[str, Any]:
 
 
 def _contents(
-    cells: Sequence[ScoredCell], grids: Sequence[PromptGrid], real: Sequence[object]
+    cells: Sequence[ScoredCell], grids: Sequence[PromptGrid], real: Sequence[object], said: Sequence[Sentence]
 ) -> list[tuple[str, str]]:
     """Return the anchors and titles of the sections that the page has."""
-    links = {"answer": ("Answer", True), "charts": ("Charts", bool(cells)), "pictures": ("Pictures", grids or real)}
+    links = {
+        **{"answer": ("Answer", True), "guide": ("The guide", bool(said)), "charts": ("Charts", bool(cells))},
+        "pictures": ("Pictures", bool(grids or real)),
+    }
     shown = [(anchor, title) for anchor, (title, there) in links.items() if there]
     return [*shown, ("tables", "Tables"), ("run", "Run")]
 

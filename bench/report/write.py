@@ -12,6 +12,7 @@ from typing import Any
 from bench.pictures import INPUTS, captions_of
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError, Corrupt
+from bench.report.rows import ROWS
 from bench.store.cell_folder import FAILED, GOOD
 from bench.store.sealed import read_sealed, seal
 from bench.store.store import RUN, Store
@@ -34,7 +35,7 @@ def write_report(store: Store, runs: Sequence[Store] = (), form: str | None = No
     """
     before = _read_note(store)
     form = form or str(before.get("form", _FORMS[0]))
-    inputs = _fingerprint(runs or [store], form)
+    inputs = _fingerprint(runs or [store], form, _read(store, ROWS))
     if not _is_whole(store, inputs, before):
         from bench.report.build import make_report  # scipy and matplotlib are slow to import
 
@@ -75,12 +76,12 @@ def _read_note(store: Store) -> Mapping[str, Any]:
     return {}
 
 
-def _fingerprint(stores: Sequence[Store], form: str) -> str:
+def _fingerprint(stores: Sequence[Store], form: str, rows: bytes | None = None) -> str:
     """A hash over what is asked for, all records, and the code that turns them into the report."""
     package = Path(__file__).parents[1]
     own = (path for name in ("score", "analysis", "report") for path in (package / name).rglob("*") if path.is_file())
     code = sorted(path for path in own if "__pycache__" not in path.parts)
-    contents: list[bytes | None] = [form.encode()]
+    contents: list[bytes | None] = [form.encode(), rows]
     contents += [] if len(stores) == 1 else [store.location.encode() for store in stores]
     for store in stores:
         said = [f"cells/{key}/{name}" for key in store.cell_keys() for name in (GOOD, FAILED)]

@@ -91,7 +91,7 @@ def collect(work: Path, arguments: argparse.Namespace, overrides: Sequence[str])
         results = work / "runs" / f"{number:02d}-seed{seed}-threads{threads}"
         if not (results / "run.json").is_file():
             chosen = [f"results='{results}'", f"seed={seed}", *(overrides or RUN_CELLS)]
-            run(["-m", "bench", "run", "experiment=gate", *chosen], threads)
+            run(["-m", "bench", "run", "experiment=gate", "rows=[]", *chosen], threads)
     for number in range(1, arguments.examinations + 1):
         output = work / f"exam{number}"
         if not (output / "gate.json").is_file():

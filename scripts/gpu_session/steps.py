@@ -231,7 +231,7 @@ def miniature(work: Work) -> str:
 def gate(work: Work) -> str:
     """Run the experiment of the gate and make it the baseline of this GPU."""
     run, baseline = ROOT / "results" / "gate_cuda_run", work.results / "gate_cuda"
-    cells = work.run("experiment=gate", f"results='{run}'")
+    cells = work.run("experiment=gate", "rows=[]", f"results='{run}'")
     if work.tiny:
         return f"{cells} cells planned"
     given = [f"candidate='{run}'", f"baseline='{baseline}'"]
@@ -267,7 +267,7 @@ def workers(work: Work) -> str:
     """Run the same cells with one worker and with two."""
     seconds = {}
     for count in (1, 2):
-        given = ["experiment=gate", "measure.latency=false", "measure.memory=false", "prompts.count=2048"]
+        given = ["experiment=gate", "rows=[]", "measure.latency=false", "measure.memory=false", "prompts.count=2048"]
         folder = work.file.parent / f"workers-{count}"
         begun = time.perf_counter()
         work.run(*given, "executor=local", f"executor.workers={count}", f"results='{folder}'")

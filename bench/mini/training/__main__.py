@@ -88,7 +88,8 @@ class Workshop:
         path = self.work / "teacher" / "final"
         if not path.exists():
             model = teacher.train_teacher(self.latents(), self.tokenizer(), path.parent)
-            teacher.assemble_pipeline(model, self.vae(), self.tokenizer()).save_pretrained(path)
+            parts = model.text_encoder, model.unet, self.vae(), self.tokenizer()
+            teacher.assemble_pipeline(*parts).save_pretrained(path)
         return StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32)
 
     def adapter(self, kind: distillation.Kind) -> None:
@@ -170,7 +171,8 @@ class Workshop:
         if not path.exists():
             recipe = v2_teacher.FOLLOWING_FIRST
             model = v2_teacher.train_v2_teacher(self.latents(), self.teacher(), self.axes(), path.parent, recipe)
-            v2_teacher.assemble_v2_pipeline(model, self.xl_vae(), self.tokenizer()).save_pretrained(path)
+            parts = model.text_encoder, model.unet, self.xl_vae(), self.tokenizer()
+            teacher.assemble_pipeline(*parts).save_pretrained(path)
         return StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32)
 
     def v2_tcd(self) -> None:

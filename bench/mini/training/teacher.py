@@ -159,13 +159,15 @@ def train_teacher(
     return train(recipe, teacher, partial(loss_of, 0), directory)  # type: ignore[return-value]
 
 
-def assemble_pipeline(teacher: Teacher, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+def assemble_pipeline(
+    text_encoder: CLIPTextModel, unet: UNet2DConditionModel, vae: AutoencoderKL, tokenizer: CLIPTokenizer
+) -> StableDiffusionPipeline:
     """Return the pipeline in the form that `StableDiffusionPipeline.from_pretrained` loads."""
     return StableDiffusionPipeline(
         vae=vae,
-        text_encoder=teacher.text_encoder,
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=teacher.unet,
+        unet=unet,
         scheduler=noise_scheduler(),
         safety_checker=None,
         feature_extractor=None,

@@ -12,16 +12,16 @@ import copy
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 from bench.mini.training.distillation import Caption
 from bench.mini.training.first_unet import begin_as_first, fit_to_first
 from bench.mini.training.loop import Recipe, train
 from bench.mini.training.main_axes import CHANNELS, project
 from bench.mini.training.noising import draw_noise
-from bench.mini.training.teacher import CAPTION_DROPOUT, Latents, noise_scheduler
+from bench.mini.training.teacher import CAPTION_DROPOUT, Latents
 from bench.mini.training.vocabulary import tokenize
 
 FOLLOWING_FIRST = Recipe("v2 teacher", iterations=4000, batch_size=32, peak_lr=1.5e-3, ema_decay=0.998, seed=31)
@@ -85,17 +85,3 @@ def train_v2_teacher(
         return batch.loss(predicted, target), {"follows": (predicted.detach() - target).square().mean().item()}
 
     return train(recipe, teacher, loss_of, directory)  # type: ignore[return-value]
-
-
-def assemble_v2_pipeline(teacher: V2Teacher, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
-    """Return the pipeline in the form that `StableDiffusionPipeline.from_pretrained` loads."""
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=teacher.text_encoder,
-        tokenizer=tokenizer,
-        unet=teacher.unet,
-        scheduler=noise_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )

@@ -1,0 +1,47 @@
+"""An experiment of rows: several runs below one directory, whose report is one, with claims about them together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from bench.records.cell import plain
+from bench.records.errors import Corrupt, Damaged
+from bench.records.run import Claim
+from bench.store.sealed import read_sealed, seal
+from bench.store.store import Store
+
+ROWS = "rows.json"
+"""Says which runs a directory's report joins."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The directories of the runs below that of the report, and the claims beside theirs."""
+
+    directories: tuple[str, ...]
+    claims: tuple[Claim, ...] = ()
+
+
+def save_rows(store: Store, rows: Rows) -> None:
+    """Write what a directory's report joins."""
+    store.write_bytes(ROWS, seal(ROWS, (json.dumps(plain(rows), indent=1, ensure_ascii=False) + "\n").encode()))
+
+
+def read_rows(store: Store) -> Rows | None:
+    """Return what a directory's report joins; None where it is that of a run. Raises Damaged."""
+    try:
+        with suppress(FileNotFoundError):
+            data: Mapping[str, Any] = json.loads(read_sealed(store.files, ROWS))
+            return Rows(tuple(data["directories"]), tuple(map(Claim.from_dict, data["claims"])))
+    except (Corrupt, ValueError, KeyError, TypeError) as error:
+        raise Damaged(store.location, ROWS, error) from error
+    return None
+
+
+def stores_of(store: Store, rows: Rows) -> list[Store]:
+    """Return the runs, for reading; raises BenchError where one is missing."""
+    return [Store(f"{store.location}/{directory}", writable=False) for directory in rows.directories]

@@ -1,0 +1,224 @@
+"""The rows on trained miniatures: images are, bit for bit, those of the guide's own calls, and add-ons do their job.
+
+A row whose add-on is left out, is another one, or is half applied gives other images, so that the first test fails.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoPipelineForInpainting,
+    ControlNetModel,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLPipeline,
+    TCDScheduler,
+)
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.checkpoints.sources import local_path
+from bench.execute.feature_extraction import load_extractors, make_feature_sets, make_inputs
+from bench.execute.job import plan_job
+from bench.experiment.compose import compose_settings
+from bench.experiment.config import check_experiment
+from bench.generate.pipelines import load_pipeline
+from bench.generate.sampling import Sampler, image_generator
+from bench.generate.task_inputs import Inputs
+
+COUNT, STEPS = 8, 4
+WEIGHTS = "bench://mini/weights"
+LORA = "pytorch_lora_weights.safetensors"
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Images of a row, their features, and what they were made from."""
+
+    images: Images
+    features: dict[str, NDArray[Any]]
+    inputs: Inputs
+    prompts: list[str]
+
+    def score(self, name: str) -> float:
+        """Return the mean of a score."""
+        if name == "attribute_accuracy":
+            return float((self.features["attributes_right"] / self.features["attributes_named"]).mean())
+        return float(self.features[name].mean())
+
+
+@cache
+def of_row(row: str, *overrides: str, score: str = "attribute_accuracy") -> Made:
+    """Return a row's images by TCD, with their features."""
+    given = [f"experiment={row}", "method=[tcd]", "claim=[]", f"methods.tcd.steps=[{STEPS}]", f"scores=[{score}]"]
+    given += [f"prompts.count={COUNT}", "device=cpu", f"models.{MODELS[row]}.channels_last=false", *overrides]
+    job = plan_job(check_experiment(compose_settings(given)))
+    (cell,) = job.plan.cells
+    inputs = make_inputs(job.experiment, cell.task, "cpu", job.prompts.rows)
+    images = Sampler(load_pipeline(cell), cell, job.prompts.texts, inputs=inputs).sample(0).images
+    sets = make_feature_sets(job.experiment, job.prompts, evaluator(), inputs, job.run.features, "cpu")
+    features = {name: rows for one in sets.extract(images, 0, sets.identities).values() for name, rows in one.items()}
+    return Made(images, features, inputs, list(job.prompts.texts))
+
+
+@cache
+def evaluator() -> Any:
+    settings = compose_settings(["experiment=mini_xl", "claim=[]"])
+    return load_extractors(check_experiment(settings), "cpu")
+
+
+def at(name: str) -> str:
+    """Return the directory of packaged weights."""
+    return str(local_path(f"{WEIGHTS}/{name}"))
+
+
+def with_tcd(pipeline: Any) -> Any:
+    """The guide's lines after the pipeline is loaded."""
+    pipeline.scheduler = TCDScheduler.from_config(pipeline.scheduler.config)
+    pipeline.load_lora_weights(at("xl-tcd-lora"), weight_name=LORA)
+    pipeline.fuse_lora()
+    return pipeline
+
+
+def call(pipeline: Any, prompts: Sequence[str], own_noise: bool = False, **more: Any) -> Images:
+    """The guide's call, on the benchmark's noise."""
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [image_generator(0, row) for row in range(COUNT)]
+    if not own_noise:
+        more["latents"] = torch.stack([torch.randn(4, 16, 16, generator=generator) for generator in generators])
+    output = pipeline(
+        prompt=list(prompts), num_inference_steps=STEPS, guidance_scale=0, eta=0.3, generator=generators,
+        height=64, width=64, output_type="pil", **more,
+    )  # fmt: skip
+    return np.stack([np.asarray(image) for image in output.images])
+
+
+def text_to_image(made: Made, base: str) -> Images:
+    return call(with_tcd(StableDiffusionXLPipeline.from_pretrained(at(base), dtype=torch.float32)), made.prompts)
+
+
+def inpainting(made: Made) -> Images:
+    pipeline = with_tcd(AutoPipelineForInpainting.from_pretrained(at("xl-inpainting"), dtype=torch.float32))
+    images = [Image.fromarray(image) for image in made.inputs.images]
+    masks = [Image.fromarray(mask * np.uint8(255)) for mask in made.inputs.masks]
+    return call(pipeline, made.prompts, own_noise=True, image=images, mask_image=masks, strength=0.99)
+
+
+def controlled(made: Made, kind: str) -> Images:
+    network = ControlNetModel.from_pretrained(at(f"xl-{kind}"), dtype=torch.float32)
+    base = StableDiffusionXLControlNetPipeline.from_pretrained(at("xl"), controlnet=network, dtype=torch.float32)
+    images = [Image.fromarray(condition) for condition in made.inputs.conditions]
+    return call(with_tcd(base), made.prompts, image=images, controlnet_conditioning_scale=0.5)
+
+
+def prompted(made: Made) -> Images:
+    pipeline = with_tcd(StableDiffusionXLPipeline.from_pretrained(at("xl"), dtype=torch.float32))
+    folder = at("xl-image-prompt")
+    pipeline.load_ip_adapter(folder, subfolder="", weight_name="ip_adapter.safetensors", local_files_only=True)
+    pipeline.set_ip_adapter_scale(0.5)
+    return call(pipeline, made.prompts, ip_adapter_image=Image.fromarray(made.inputs.images[0]))
+
+
+def styled(made: Made) -> Images:
+    pipeline = StableDiffusionXLPipeline.from_pretrained(at("xl"), dtype=torch.float32)
+    pipeline.scheduler = TCDScheduler.from_config(pipeline.scheduler.config)
+    pipeline.load_lora_weights(at("xl-tcd-lora"), weight_name=LORA, adapter_name="tcd")
+    pipeline.load_lora_weights(at("xl-papercut-lora"), weight_name=LORA, adapter_name="style")
+    pipeline.set_adapters(["tcd", "style"], adapter_weights=[1.0, 1.0])
+    return call(pipeline, made.prompts)
+
+
+MODELS = {
+    "mini_xl": "mini_xl",
+    "mini_community": "mini_xl_ink",
+    "mini_style": "mini_xl_papercut",
+    "mini_inpainting": "mini_xl_inpainting",
+    "mini_canny": "mini_xl_canny",
+    "mini_depth": "mini_xl_depth",
+    "mini_image_prompt": "mini_xl_image_prompt",
+}
+BY_HAND: dict[str, Callable[[Made], Images]] = {
+    "mini_xl": partial(text_to_image, base="xl"),
+    "mini_community": partial(text_to_image, base="xl-ink"),
+    "mini_style": styled,
+    "mini_inpainting": inpainting,
+    "mini_canny": partial(controlled, kind="canny"),
+    "mini_depth": partial(controlled, kind="depth"),
+    "mini_image_prompt": prompted,
+}
+PAPERCUT = "models.mini_xl_papercut.adapters.papercut"
+LEFT_OUT = {
+    "mini_xl": ("methods.tcd.adapter=[]",),
+    "mini_community": (f"models.mini_xl_ink.source={WEIGHTS}/xl",),
+    "mini_style": ("methods.tcd.adapter=[tcd]",),
+    "mini_inpainting": (f"models.mini_xl_inpainting.source={WEIGHTS}/xl",),
+    "mini_canny": ("task.conditioning_scale=0",),
+    "mini_depth": ("task.conditioning_scale=0",),
+    "mini_image_prompt": ("task.scale=0",),
+}
+"""Settings without a row's add-on: the adapter, the other weights, the ControlNet."""
+OTHERWISE = {
+    "mini_xl": ("models.mini_xl.adapters.tcd.scale=0.5",),
+    "mini_style": (f"{PAPERCUT}.scale=0.5", f"{PAPERCUT}.source={WEIGHTS}/xl-tcd-lora"),
+    "mini_inpainting": ("task.strength=0.75",),
+    "mini_canny": ("task.conditioning_scale=0.25", f"models.mini_xl_canny.parts.controlnet.source={WEIGHTS}/xl-depth"),
+    "mini_depth": ("task.conditioning_scale=0.25", f"models.mini_xl_depth.parts.controlnet.source={WEIGHTS}/xl-canny"),
+    "mini_image_prompt": ("task.scale=0.25", "task.inputs=world"),
+}
+"""Single settings that apply it by half, or another one in its place."""
+
+
+@pytest.mark.parametrize("row", BY_HAND)
+def test_a_row_s_images_are_those_of_the_guide_s_calls(row: str) -> None:
+    made = of_row(row)
+    assert np.array_equal(made.images, BY_HAND[row](made))
+
+
+@pytest.mark.parametrize("row", BY_HAND)
+def test_a_row_without_its_add_on_or_with_half_of_it_has_other_images(row: str) -> None:
+    whole = of_row(row).images.astype(int)
+    for overrides in (LEFT_OUT[row], *((setting,) for setting in OTHERWISE.get(row, ()))):
+        broken = of_row(row, *(f"++{setting}" if ".scale=" in setting else setting for setting in overrides)).images
+        differing = (np.abs(broken - whole).max(axis=(1, 2, 3)) > 8).mean()
+        assert differing == 1, overrides
+
+
+@pytest.mark.parametrize(
+    ("row", "score", "gain"),
+    [
+        ("mini_xl", "attribute_accuracy", 0.2),
+        ("mini_style", "style_similarity", 2.0),
+        ("mini_inpainting", "background_psnr", 4.0),
+        ("mini_canny", "edge_agreement", 0.15),
+        ("mini_depth", "depth_error", -0.03),
+        ("mini_image_prompt", "image_similarity", 2.0),
+    ],
+)
+def test_an_add_on_does_its_job(row: str, score: str, gain: float) -> None:
+    """At 4 steps of TCD; the model card has its quality at the teacher's 50."""
+    whole, without = (of_row(row, *overrides, score=score).score(score) for overrides in ((), LEFT_OUT[row]))
+    assert (whole - without) / gain > 1, (whole, without)
+
+
+def test_a_fine_tune_looks_otherwise() -> None:
+    look = ("task.style=world-ink",)
+    whole, without = (
+        of_row("mini_community", *look, *overrides, score="style_similarity").score("style_similarity")
+        for overrides in ((), LEFT_OUT["mini_community"])
+    )
+    assert whole > without + 2, (whole, without)
+
+
+@pytest.mark.parametrize("row", ["mini_canny", "mini_depth", "mini_image_prompt"])
+def test_an_add_on_at_scale_0_leaves_the_base_as_it_is_bit_for_bit(row: str) -> None:
+    assert np.array_equal(of_row(row, *LEFT_OUT[row]).images, of_row("mini_xl").images)
+
+
+def test_a_style_at_scale_0_leaves_the_base_as_it_is_bit_for_bit() -> None:
+    nothing = of_row("mini_style", f"++{PAPERCUT}.scale=0")
+    assert np.array_equal(nothing.images, of_row("mini_style", *LEFT_OUT["mini_style"]).images)
