@@ -304,7 +304,7 @@ def test_every_choice_of_conf_is_accepted(everything: Experiment) -> None:
 OF_REAL_MODELS = [
     *("paper_coco5k", "paper_coco10k", "paper_coco30k", "paper_partiprompts", "paper_hyper_sd", "better_than_teacher"),
     *(name for name in offered("experiment") if name.startswith("guide_")),
-    *compose_settings(["experiment=mini_guide"])["rows"],
+    *(row for row in compose_settings(["experiment=mini_guide"])["rows"] if row != "mini_inpainting_full"),
 ]
 
 

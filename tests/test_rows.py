@@ -73,9 +73,10 @@ def test_one_report_judges_claims_about_two_rows(make: Any, tmp_path: Path) -> N
     base = replace(record.cell.base, name="other", weights="another")
     cell = replace(record.cell, base=base)
     other = replace(record, key=cell.key, cell=cell)
-    shutil.move(tmp_path / "guide/rows/b/cells" / record.key, tmp_path / "guide/rows/b/cells" / other.key)
-    (tmp_path / "guide/rows/b/cells" / other.key / "record.json").unlink()
     second.commit(other)
+    for identity in ("e", "p"):
+        known = second.features_of(record, identity)
+        second.cell(cell.key).save_features(identity, known, record.images_hash)
     second.save_run(replace(second.run(), cells=(other.key,)))
     store = Store(tmp_path / "guide")
     save_rows(store, Rows(("rows/a", "rows/b"), (BETTER,)))
