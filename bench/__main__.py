@@ -157,11 +157,11 @@ def report(settings: _Settings) -> int:
     damaged.
     """
     from bench.experiment.verbs import check_report
-    from bench.report.rows import ROWS, read_rows, stores_of
+    from bench.report.rows import ROWS_FILE, read_rows, stores_of
     from bench.store.store import Store, open_files
 
     results, output, form = check_report(settings)
-    if output is None and open_files(results[0]).exists(ROWS):
+    if output is None and open_files(results[0]).exists(ROWS_FILE):
         store = Store(results[0])
         rows = read_rows(store)
         return _report_of(store, stores_of(store, rows) if rows else (), form)
@@ -175,15 +175,15 @@ def report(settings: _Settings) -> int:
 
 def _report_of_rows(settings: _Settings) -> int:
     """Write one report of the runs of an experiment's rows; raises BenchError where one is missing."""
-    from bench.experiment.config import ROWS, Experiment, check_settings, name_scores
-    from bench.report.rows import Rows, save_rows, stores_of
+    from bench.experiment.config import ROWS_FOLDER, Experiment, check_settings, name_scores
+    from bench.report.rows import RowRuns, save_rows, stores_of
     from bench.store.store import Store
 
     experiment = name_scores(check_settings(Experiment, {"models": {}, "methods": {}, **settings}))
     if Store.of_run(experiment.results):
         raise BenchError(f"results={experiment.results} holds a run; give a separate directory to rows")
     claims = tuple(choice.to_claim(name) for name, choice in experiment.claims.items())
-    rows, store = Rows(tuple(f"{ROWS}/{row}" for row in experiment.rows), claims), Store(experiment.results)
+    rows, store = RowRuns(tuple(f"{ROWS_FOLDER}/{row}" for row in experiment.rows), claims), Store(experiment.results)
     save_rows(store, rows)
     return _report_of(store, stores_of(store, rows))
 

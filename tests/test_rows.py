@@ -17,7 +17,7 @@ from bench.experiment.compose import compose_settings, run_application
 from bench.records.errors import BenchError
 from bench.records.run import Claim, Side
 from bench.report.joint import join_runs
-from bench.report.rows import Rows, read_rows, save_rows, stores_of
+from bench.report.rows import RowRuns, read_rows, save_rows, stores_of
 from bench.report.sentences import GUIDE
 from bench.store.store import Store
 
@@ -79,10 +79,10 @@ def test_one_report_judges_claims_about_two_rows(make: Any, tmp_path: Path) -> N
         second.cell(cell.key).save_features(identity, known, record.images_hash)
     second.save_run(replace(second.run(), cells=(other.key,)))
     store = Store(tmp_path / "guide")
-    save_rows(store, Rows(("rows/a", "rows/b"), (BETTER,)))
-    assert read_rows(store) == Rows(("rows/a", "rows/b"), (BETTER,))
+    save_rows(store, RowRuns(("rows/a", "rows/b"), (BETTER,)))
+    assert read_rows(store) == RowRuns(("rows/a", "rows/b"), (BETTER,))
     assert read_rows(first) is None
-    (judgement,) = judge_run(join_runs(store, stores_of(store, Rows(("rows/a", "rows/b"))), (BETTER,)))
+    (judgement,) = judge_run(join_runs(store, stores_of(store, RowRuns(("rows/a", "rows/b"))), (BETTER,)))
     assert len(judgement.comparisons) == 1
     assert main(["report", f"results={store.location}"]) == 0
     page = (tmp_path / "guide" / "report.html").read_text()
@@ -91,7 +91,7 @@ def test_one_report_judges_claims_about_two_rows(make: Any, tmp_path: Path) -> N
 
 
 def test_a_row_that_was_not_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_rows(Store(tmp_path), Rows(("rows/a",)))
+    save_rows(Store(tmp_path), RowRuns(("rows/a",)))
     assert main(["report", f"results={tmp_path}"]) == 2
     assert "rows/a holds no run" in capsys.readouterr().err
 

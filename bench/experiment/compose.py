@@ -31,7 +31,7 @@ from bench.experiment.conf_files import (
     package_of,
     read_config,
 )
-from bench.experiment.config import ROWS, Experiment
+from bench.experiment.config import ROWS_FOLDER, Experiment
 from bench.experiment.hydra_errors import explain_composition, in_one_message, unknown_setting
 from bench.experiment.overrides import (
     Override,
@@ -184,7 +184,9 @@ def _with_rows(
         own = _compose([Override("", "experiment", row), *shared], "config", whole=True)
         if own.get("rows"):
             raise BenchError(f"rows: {row} has rows of its own; give these in its place")
-        found.append((",".join(filter(None, (label, row))), {**own, "results": f"{settings['results']}/{ROWS}/{row}"}))
+        found.append(
+            (",".join(filter(None, (label, row))), {**own, "results": f"{settings['results']}/{ROWS_FOLDER}/{row}"})
+        )
     own_cells = bool(settings.get("models")) or not found
     return [*found, *([(label or str(settings.get("name")), settings)] if own_cells or keep_report else [])]
 

@@ -41,7 +41,7 @@ from bench.experiment.value_types import (
 from bench.records.errors import BenchError
 from bench.records.score import split_score
 
-ROWS = "rows"
+ROWS_FOLDER = "rows"
 """The folder of the directories of an experiment's rows, in its own."""
 MOST_PIXELS = 8192
 """Of a side of an image; current base models do not generate larger images in one piece."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.checksums import SUMS, write_checksums
-from bench.experiment.config import ROWS
-from bench.gate.completeness import NOTE, read_whole, rows_of
+from bench.experiment.config import ROWS_FOLDER
+from bench.gate.completeness import NOTE, read_whole, row_directories
 from bench.records.errors import BenchError
 from bench.records.record import Record
 from bench.records.run import Run
@@ -21,7 +21,7 @@ from bench.store.cell_folder import LATENTS
 from bench.store.store import Store
 
 KEPT_IMAGES = 8
-OWN = ("cells", "run.json", "reference-", ROWS, NOTE, SUMS)
+OWN = ("cells", "run.json", "reference-", ROWS_FOLDER, NOTE, SUMS)
 """Prefixes of the names of a baseline's files."""
 
 
@@ -32,8 +32,8 @@ def accept(candidate: Store, directory: Path, author: str, reason: str) -> Path:
     where `directory` holds anything that a baseline does not.
     """
     sides = {Path(): candidate}
-    for name, path in rows_of(Path(candidate.location)).items():
-        sides[Path(ROWS) / name] = Store(path, writable=False)
+    for name, path in row_directories(Path(candidate.location)).items():
+        sides[Path(ROWS_FOLDER) / name] = Store(path, writable=False)
     runs = {place: _read_good(store) for place, store in sides.items()}
     before = _note_of(directory)
     try:

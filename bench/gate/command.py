@@ -134,11 +134,11 @@ def _compare_with_accepted(choice: GateChoice, found: _Found, candidate: Path) -
 
 def _compare_runs(choice: GateChoice, found: _Found, *directories: Path) -> None:
     """Two runs and those of their rows, added to what was found."""
-    from bench.gate.completeness import rows_of
+    from bench.gate.completeness import row_directories
     from bench.gate.outcome import Outcome
 
     _compare_pair(choice, found, *directories)
-    rows = [rows_of(directory) for directory in directories]
+    rows = [row_directories(directory) for directory in directories]
     for name in dict.fromkeys((*rows[0], *rows[1])):
         if name not in rows[1]:
             found.outcomes.append(Outcome("cells", name, "row", "missing", note="the candidate does not have it"))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.checksums import SUMS, damage_in
-from bench.experiment.config import ROWS
+from bench.experiment.config import ROWS_FOLDER
 from bench.records.errors import BenchError, Corrupt, Damaged
 from bench.records.record import Record
 from bench.records.run import Run
@@ -30,9 +30,9 @@ class DamagedRunError(BenchError):
         self.location, self.damage = location, damage
 
 
-def rows_of(directory: Path) -> dict[str, Path]:
+def row_directories(directory: Path) -> dict[str, Path]:
     """Return the directories of the runs of an experiment's rows, by name."""
-    folder = directory / ROWS
+    folder = directory / ROWS_FOLDER
     found = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     return {path.name: path for path in found if not path.name.startswith(".")}
 

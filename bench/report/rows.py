@@ -14,34 +14,36 @@ from bench.records.run import Claim
 from bench.store.sealed import read_sealed, seal
 from bench.store.store import Store
 
-ROWS = "rows.json"
+ROWS_FILE = "rows.json"
 """Says which runs a directory's report joins."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowRuns:
     """The directories of the runs below that of the report, and the claims beside theirs."""
 
     directories: tuple[str, ...]
     claims: tuple[Claim, ...] = ()
 
 
-def save_rows(store: Store, rows: Rows) -> None:
+def save_rows(store: Store, rows: RowRuns) -> None:
     """Write what a directory's report joins."""
-    store.write_bytes(ROWS, seal(ROWS, (json.dumps(plain(rows), indent=1, ensure_ascii=False) + "\n").encode()))
+    store.write_bytes(
+        ROWS_FILE, seal(ROWS_FILE, (json.dumps(plain(rows), indent=1, ensure_ascii=False) + "\n").encode())
+    )
 
 
-def read_rows(store: Store) -> Rows | None:
+def read_rows(store: Store) -> RowRuns | None:
     """Return what a directory's report joins; None where it is that of a run. Raises Damaged."""
     try:
         with suppress(FileNotFoundError):
-            data: Mapping[str, Any] = json.loads(read_sealed(store.files, ROWS))
-            return Rows(tuple(data["directories"]), tuple(map(Claim.from_dict, data["claims"])))
+            data: Mapping[str, Any] = json.loads(read_sealed(store.files, ROWS_FILE))
+            return RowRuns(tuple(data["directories"]), tuple(map(Claim.from_dict, data["claims"])))
     except (Corrupt, ValueError, KeyError, TypeError) as error:
-        raise Damaged(store.location, ROWS, error) from error
+        raise Damaged(store.location, ROWS_FILE, error) from error
     return None
 
 
-def stores_of(store: Store, rows: Rows) -> list[Store]:
+def stores_of(store: Store, rows: RowRuns) -> list[Store]:
     """Return the runs, for reading; raises BenchError where one is missing."""
     return [Store(f"{store.location}/{directory}", writable=False) for directory in rows.directories]

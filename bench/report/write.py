@@ -12,7 +12,7 @@ from typing import Any
 from bench.pictures import INPUTS, captions_of
 from bench.records.cell import content_hash
 from bench.records.errors import BenchError, Corrupt
-from bench.report.rows import ROWS
+from bench.report.rows import ROWS_FILE
 from bench.store.cell_folder import FAILED, GOOD
 from bench.store.sealed import read_sealed, seal
 from bench.store.store import RUN, Store
@@ -35,7 +35,7 @@ def write_report(store: Store, runs: Sequence[Store] = (), form: str | None = No
     """
     before = _read_note(store)
     form = form or str(before.get("form", _FORMS[0]))
-    inputs = _fingerprint(runs or [store], form, _read(store, ROWS))
+    inputs = _fingerprint(runs or [store], form, _read(store, ROWS_FILE))
     if not _is_whole(store, inputs, before):
         from bench.report.build import make_report  # scipy and matplotlib are slow to import
 
