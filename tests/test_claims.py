@@ -70,7 +70,7 @@ def the_comparison(claim: Claim, *cells: ScoredCell) -> Comparison:
 
 
 def test_the_price_of_a_claim_counts_the_sampling_of_each_cell_once() -> None:
-    cells = [ours(9.0), ours(9.0, steps=2), theirs(), theirs(steps=8)]
+    cells = [ours(9.0), ours(9.0, steps=2), theirs(guidance_scale=3.0), theirs(guidance_scale=3.0, steps=8)]
     claim = make_claim(subject=Side("tcd", (2, 4)))
     (judgement,) = judge(claim, *cells)
     assert len(judgement.comparisons) == 2

@@ -6,20 +6,22 @@ Each question is measured at sizes that double or so, the best of three, and a p
 (cost ∝ sizeᵏ); k is set against what it may be: 1 where growth should be linear, 3 for the factor of a feature's
 covariance. Moments' memory must not grow with the number of images at all. Costs are seconds of processors, which a
 busy machine changes less than seconds, but for workers, whose cells sleep in place of a GPU's time. With --tiny the two
-largest sizes of each question are left out. Writes growth.json and growth.png; exits with 1 where something grows
-faster than it may.
+largest sizes of each question are left out. Questions that are not asked keep what growth.json has, and each has its
+date. Writes growth.json and growth.png; exits with 1 where something grows faster than it may.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,7 @@ class Growth:
     allowed: float
     sizes: tuple[float, ...]
     costs: tuple[float, ...]
+    measured: str = field(default_factory=lambda: date.today().isoformat())
 
     @property
     def exponent(self) -> float:
@@ -197,10 +200,19 @@ def main() -> int:
             mark = "" if growth.holds else "  FASTER THAN IT MAY"
             print(f"{growth.question}, {growth.unit} by {growth.size}: {costs}", flush=True)
             print(f"    exponent {growth.exponent:.2f}, allowed {growth.allowed:g}{mark}", flush=True)
+    found = [*earlier(options.out / "growth.json", {growth.question for growth in found}), *found]
     lines = [{**asdict(growth), "exponent": growth.exponent} for growth in found]
     save_benchmark(options.out / "growth.json", {}, {"growth": lines})
     draw(found, options.out / "growth.png")
     return 0 if all(growth.holds for growth in found) else 1
+
+
+def earlier(path: Path, but: set[str]) -> Iterator[Growth]:
+    """What a file has of other questions."""
+    names = {one.name for one in fields(Growth)}
+    for line in json.loads(path.read_text(encoding="utf-8"))["growth"] if path.is_file() else ():
+        if line["question"] not in but:
+            yield Growth(**{name: value for name, value in line.items() if name in names})
 
 
 def draw(found: Sequence[Growth], path: Path) -> None:

@@ -99,7 +99,6 @@ def main() -> None:
     for batch in torch.stack(real).permute(0, 3, 1, 2).split(128):
         fid.update(batch.to(options.device), real=True)
     prompts = [world.caption(world.scene(seed)) for seed in world.split_seeds("prompts", options.images)]
-    print("start", flush=True)
 
     rows = []
     for name, scheduler, settings, adapter, steps, eta, guidance in GRID:
@@ -116,7 +115,6 @@ def main() -> None:
         pipeline.unet.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
         pipeline.set_progress_bar_config(disable=True)
-        print(f"loaded {cell_name(name, steps, eta)}", flush=True)
         folder = options.out / cell_name(name, steps, eta)
         folder.mkdir(parents=True, exist_ok=True)
         fid.reset()

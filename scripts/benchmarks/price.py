@@ -1,14 +1,17 @@
 """The price of a verdict: seconds until a claim is decided, against the plain script at a fixed number of images.
 
-    .venv/bin/python scripts/benchmarks/cell_seconds.py        # seconds of both sides, in one run
-    .venv/bin/python scripts/benchmarks/price.py               # half a minute
+    .venv/bin/python scripts/benchmarks/price.py [--results results/reference/mini] [--out results/performance]
 
 For each claim that a finished run of the miniature decided, taking its measured gains as the true ones. `by hand`: the
 plain script on the claim's cells, with as many images, fixed beforehand, as two-sided tests of unpaired differences
 need (the standard errors that a bootstrap of each cell gives). `ours`: the same cells sampled here, judged at five
 looks (`until=decided`) by paired one-sided tests. Both keep the error of all claims of the run together at 5%, with the
-same share for each claim, and both are planned for a chance of a verdict of 90%: only the price differs. Seconds are
-those of processors in cell_seconds.json, with the start of either side.
+same share for each claim, and both are planned for a chance of a verdict of 90%: only the price differs.
+
+Seconds are those of whole_job.json, where both sides took turns on the default run (`fast`: without latencies, which
+the other side does not measure). They are divided over its cells in proportion to the run's own seconds of sampling;
+for the plain script, which shares no evaluations between cells, in proportion to what these would be without sharing.
+The start (imports, real images) is that of breakdown.json, for both sides.
 
 Claims are simulated as sums of normal noise with the measured correlations of their comparisons. Error rates come from
 comparisons at their threshold (scripts/calibration/claims.py judges whole runs of such). A table shows what each lever
@@ -37,14 +40,16 @@ from scipy.special import ndtri
 from bench.analysis.claims import LEVEL, Comparison, judge_claims
 from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.analysis.sequential import nominal_level, path_of
-from bench.records.cell import Cell
 from bench.score.estimate import Estimate
 from bench.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 SHARES, CHANCE, MOST, PATHS = (0.2, 0.4, 0.6, 0.8, 1.0), 0.9, 0.15, 5_000
 MORE_SHARES = tuple((i + 1) / 20 for i in range(20))
-TRIALS = 400_000
+TRIALS, IMAGES = 400_000, 512
+UNSHARED = ("dpmpp_2s", "ddim", "teacher")
+"""Methods whose cells share no evaluations with others."""
+TWENTY = "twenty looks in place of five"
 LEVERS = ("pairing", "looks", "one-sided tests", "seconds per image")
 Floats = NDArray[np.float64]
 
@@ -70,7 +75,7 @@ class Design:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A decided claim: how far its gains (k,) are on the side of the verdict, either design, and its cells' names."""
+    """A decided claim: how far its gains (k,) are on the side of the verdict, either design, and its cells' labels."""
 
     text: str
     excess: Floats
@@ -114,9 +119,27 @@ def bounds_of(level: float, shares: tuple[float, ...]) -> Floats:
     return np.array([-float(ndtri(nominal_level(level, path_of(history[: i + 1])))) for i in range(len(shares))])
 
 
-def name_of(cell: Cell) -> str:
-    """A cell's name in cell_seconds.json."""
-    return f"{cell.method}-{cell.steps}{'' if cell.eta is None else f'-{cell.eta:g}'}"
+def measured_seconds(scored: ScoredRun, folder: Path) -> dict[str, dict[str, float]]:
+    """By side the seconds of one image of each cell, by the cell's label, and of the `start`."""
+    job, parts = (
+        json.loads((folder / name).read_text(encoding="utf-8"))["seconds"]
+        for name in ("whole_job.json", "breakdown.json")
+    )
+    start = parts["imports"] + parts["real images"]
+    cells = {cell.label: cell.record for cell in scored.cells}
+    evaluations = {label: record.calls.denoiser_evaluations for label, record in cells.items() if record.calls}
+    alone = [label for label, record in cells.items() if record.cell.method in UNSHARED]
+    slope, same = np.polyfit([evaluations[label] for label in alone], [cells[label].sampling_s for label in alone], 1)
+    weights = {
+        "ours": {label: record.sampling_s for label, record in cells.items()},
+        "plain": {label: float(slope * count + same) for label, count in evaluations.items()},
+    }
+    found = {}
+    for side, of_cells in weights.items():
+        left = median(job["fast" if side == "ours" else side]) - start
+        scale = left / sum(of_cells.values()) / IMAGES
+        found[side] = {"start": start, **{label: scale * weight for label, weight in of_cells.items()}}
+    return found
 
 
 def decided_claims(scored: ScoredRun) -> Iterator[Asked]:
@@ -139,7 +162,7 @@ def decided_claims(scored: ScoredRun) -> Iterator[Asked]:
         unpaired = np.array([np.hypot(*(e.standard_error for e in both)) for both in estimates])
         unpaired *= np.sqrt([c.n for c in found])
         gains = np.array([a.influence - b.influence for a, b in estimates])
-        cells = dict.fromkeys(name_of(cell.record.cell) for cell in chain(*sides))
+        cells = dict.fromkeys(cell.label for cell in chain(*sides))
         yield Asked(
             judgement.claim.text,
             excess,
@@ -177,11 +200,10 @@ def apart(sides: Sequence[tuple[ScoredCell, ScoredCell]], estimates: Sequence[tu
 def price(
     asked: Asked, on: tuple[str, ...], seconds: Mapping[str, Mapping[str, float]], with_start: bool = True
 ) -> float:
-    """Seconds of processors until the claim is decided, with these levers."""
+    """Seconds until the claim is decided, with these levers."""
     used = seconds["ours" if "seconds per image" in on else "plain"]
     per_image = sum(used[name] for name in asked.cells)
-    loaded = sum(used.get(f"loaded {name}", 0.0) for name in asked.cells)
-    return (used["start"] + loaded) * with_start + asked.plan(on)[1] * per_image
+    return used["start"] * with_start + asked.plan(on)[1] * per_image
 
 
 def whole_run(claims: Sequence[Asked], looks_at: Sequence[float], seconds: Mapping[str, float]) -> dict[str, float]:
@@ -194,7 +216,7 @@ def whole_run(claims: Sequence[Asked], looks_at: Sequence[float], seconds: Mappi
     for asked in claims:
         so_far = np.cumsum(asked.paired.chance(asked.excess, np.array(looks_at), bounds[asked.text]))
         needed[asked.text] = int(np.argmax(so_far >= 0.5)) if so_far[-1] >= 0.5 else len(looks_at)
-    everything = [name for name in seconds if not name.startswith(("start", "loaded"))]
+    everything = [name for name in seconds if name != "start"]
 
     def elapsed(only_open: bool, ordered: bool) -> float:
         ends: dict[str, float] = {}
@@ -232,18 +254,10 @@ def whole_run(claims: Sequence[Asked], looks_at: Sequence[float], seconds: Mappi
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "reference" / "mini")
-    parser.add_argument("--seconds", type=Path, default=ROOT / "results" / "performance" / "cell_seconds.json")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "performance")
     options = parser.parse_args()
-    measured = json.loads(options.seconds.read_text(encoding="utf-8"))
-    seconds = {
-        side: {
-            name: used if name.startswith(("start", "loaded")) else used / measured["images"]
-            for name, used in cells.items()
-        }
-        for side, cells in measured["processor_seconds"].items()
-    }
     scored = ScoredRun.load(Store(options.results, writable=False))
+    seconds = measured_seconds(scored, ROOT / "results" / "performance")
     claims = list(decided_claims(scored))
     planned = len(scored.run.prompts)
     rows = {asked.text: (price(asked, LEVERS, seconds), price(asked, (), seconds)) for asked in claims}
@@ -257,16 +271,16 @@ def main() -> int:
         for lever in LEVERS
     }
     more = ("twenty looks", *LEVERS)
-    levers["twenty looks (all others: with it, in place of five)"] = [
+    levers[TWENTY] = [
         median(price(asked, on, seconds) / rows[asked.text][1] for asked in claims) for on in (more[:1], more)
     ]
     bare = {asked.text: price(asked, LEVERS, seconds, False) / price(asked, (), seconds, False) for asked in claims}
     of_run = whole_run(claims, [share * planned for share in SHARES], seconds["ours"])
     promised = sum(asked.share for asked in claims)
-    lines = to_markdown(claims, rows, bare, levers, of_run, errors, promised, planned, measured["machine"]["processor"])
+    lines = to_markdown(claims, rows, bare, levers, of_run, errors, promised, planned)
     (options.out / "price.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     found = {
-        "processor_seconds": {text: {"ours": a, "by hand": b} for text, (a, b) in rows.items()},
+        "seconds": {text: {"ours": a, "by hand": b} for text, (a, b) in rows.items()},
         "levers": {lever: {"alone": alone, "without": without} for lever, (alone, without) in levers.items()},
         "without_start": bare,
         "run": of_run,
@@ -288,12 +302,11 @@ def to_markdown(
     errors: Mapping[str, float],
     promised: float,
     planned: int,
-    processor: str,
 ) -> Iterator[str]:
     """The tables."""
     yield "# The price of a verdict\n"
     yield (
-        f"Seconds of processors until a claim is decided ({processor}), by `scripts/benchmarks/price.py`: with the "
+        "Seconds on two cores until a claim is decided, by `scripts/benchmarks/price.py`: with the "
         "start of either side (imports, models, reference images), planned for a chance of 90%, the measured gains "
         "taken as true, images per cell in brackets.\n"
     )
@@ -312,8 +325,10 @@ def to_markdown(
     )
     yield "| lever | median ratio with it alone | with all but it |"
     yield "| --- | ---: | ---: |"
-    for lever, (alone, without) in levers.items():
-        yield f"| {lever} | {alone:.3f} | {without:.3f} |"
+    for lever in LEVERS:
+        yield f"| {lever} | {levers[lever][0]:.3f} | {levers[lever][1]:.3f} |"
+    alone, together = levers[TWENTY]
+    yield f"\nWith {TWENTY}: alone {alone:.3f}, with all other levers {together:.3f}."
     yield f"\nOne run for all of these claims, {planned} images planned, five looks:\n"
     yield "| | mean seconds until a claim is decided |"
     yield "| --- | ---: |"
