@@ -1,4 +1,4 @@
-"""The verbs of `tcd-bench`: run, plan, status, score, report, fetch, doctor, conform, gate. Hydra over conf/."""
+"""The verbs of `tcd-bench`: run, plan, status, score, report, view, fetch, doctor, conform, gate. Hydra over conf/."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ tcd-bench measures few-step diffusion samplers (TCD) against the teacher's own, 
   tcd-bench score    add scores to a run from stored features and kept images; sample nothing
   tcd-bench fetch    fetch the weights that an experiment needs
   tcd-bench report   rewrite tables, plots and report.html from existing records
+  tcd-bench view     serve a page of all runs below a directory, with live progress and their reports
   tcd-bench doctor   show what this machine has and what an experiment lacks
   tcd-bench conform  check a scheduler against exact solutions: seconds, CPU, no model
   tcd-bench gate     compare a run with a baseline: did a change alter images, quality or cost?
@@ -270,6 +271,24 @@ def status(settings: _Settings) -> int:
     return 0
 
 
+def view(settings: _Settings) -> int:
+    """Serve a page of the runs below `results` until Ctrl-C: a list with filters, live progress, reports.
+
+    Only this machine can reach it, and only with the printed address, which holds a random token. Nothing is written.
+
+    Exit codes: 0 done; 2 refused: there is no run, or the port is in use.
+    """
+    from pathlib import Path
+
+    from bench.experiment.config import check_settings
+    from bench.experiment.verbs import ViewChoice
+    from bench.view.server import serve
+
+    choice = check_settings(ViewChoice, settings)
+    serve(Path(choice.results), choice.port)
+    return 0
+
+
 def doctor(settings: _Settings) -> int:
     """Show what this machine has and what the experiment lacks.
 
@@ -305,6 +324,7 @@ VERBS: dict[str, Callable[[_Settings], int]] = {
     "report": report,
     "score": score,
     "status": status,
+    "view": view,
     "fetch": fetch,
     "doctor": doctor,
     "conform": conform,
@@ -313,7 +333,7 @@ VERBS: dict[str, Callable[[_Settings], int]] = {
     "gate history": draw_history,
 }
 CONFIGS = {
-    **{"report": "report", "conform": "conform", "score": "score"},
+    **{"report": "report", "view": "view", "conform": "conform", "score": "score"},
     **dict.fromkeys(("gate", "gate accept", "gate history"), "gate"),
 }
 """The configuration of the remaining verbs, which work on an experiment, is conf/config.yaml."""

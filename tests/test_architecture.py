@@ -41,6 +41,7 @@ PACKAGES = {
         *("records", "parallel", "redact", "printable", "gc_pause", "experiment", "store", "pictures", "score"),
         "analysis",
     },
+    "view": {"records", "report", "store", "workers"},
     "gate": {
         *("records", "printable", "checksums", "experiment", "store", "generate", "measure", "features"),
         *("score", "workers", "execute", "analysis", "conformance", "report"),
@@ -55,6 +56,7 @@ LIGHT = (
     *("bench.analysis.claims", "bench.report.build", "bench.report.write", "bench.store.store"),
     *("bench.conformance.report", "bench.conformance.baseline"),
     *("bench.gate.compare", "bench.gate.schedulers", "bench.gate.report", "bench.gate.pytest_plugin"),
+    "bench.view.server",
 )
 """Modules that start without any heavy library."""
 

@@ -43,7 +43,7 @@ from bench.experiment.overrides import (
     summarise_sweep,
 )
 from bench.experiment.schema import Types, narrow, references, types_at, value_at
-from bench.experiment.verbs import ConformChoice, GateChoice, ReportChoice, ScoreChoice
+from bench.experiment.verbs import ConformChoice, GateChoice, ReportChoice, ScoreChoice, ViewChoice
 from bench.experiment.yaml_reader import read_value
 from bench.records.errors import BenchError
 
@@ -64,8 +64,14 @@ in most shells. {flags}
 
 
 def schema_of(config_name: str) -> type[Any]:
-    """Return the typed settings of a file of conf/: config, report, conform, gate or score."""
-    own = {"gate": GateChoice, "score": ScoreChoice, "conform": ConformChoice, "report": ReportChoice}
+    """Return the typed settings of a file of conf/: config, report, view, conform, gate or score."""
+    own = {
+        "gate": GateChoice,
+        "score": ScoreChoice,
+        "conform": ConformChoice,
+        "report": ReportChoice,
+        "view": ViewChoice,
+    }
     return own.get(config_name, Experiment)
 
 
@@ -339,11 +345,13 @@ _EXAMPLES = {
     "conform": ("scheduler=ddim", "scheduler._target_=my_fork.TCDScheduler"),
     "gate": ("", "images.share=0.05"),
     "score": ("extractor=[dinov2]", "'scores=[cmmd,fid@dinov2]'"),
+    "view": ("", "results=results"),
 }
 _NOTES = {
     "config": "\nWith -m a comma separates values; quote a text that holds one.",
     "report": "\nSeveral runs make one report: 'results=[results/a,results/b]' output=results/joint.",
     "conform": "",
+    "view": "",
     "gate": "\ntcd-bench gate accept candidate=… baseline=… author=… reason=… makes the candidate the baseline.",
     "score": "\nMissing features are computed from kept images (keep=all); without kept images nothing is changed.",
 }

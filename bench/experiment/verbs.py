@@ -77,6 +77,16 @@ class ReportChoice(Experiment):
     what the last report was."""
 
 
+@dataclass(config=STRICT)
+class ViewChoice:
+    """The settings of `tcd-bench view`."""
+
+    results: Annotated[str, Field(min_length=1)] = "results"
+    """Directory of runs, or of one run."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of this machine; 0 takes any that is free."""
+
+
 def check_report(settings: Mapping[str, Any]) -> tuple[list[str], str | None, str | None]:
     """Return the directories of the runs, that of their joint report (None for a single run), and the report's form.
 

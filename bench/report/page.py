@@ -90,14 +90,17 @@ def render_page(
         machines=list({str(cell.record.environment): cell.record.environment for cell in cells}.values()),
         facts=_joint_facts(scored),
         contents=_contents(cells, grids, real, said),
-        data=_as_json(shown),
+        data=as_json(shown),
     )
 
 
-def render_template(template: str, scripts: Sequence[str], folder: Path = WEB, **values: Any) -> str:
+def render_template(
+    template: str, scripts: Sequence[str], folder: Path = WEB, live: bool = False, **values: Any
+) -> str:
     """Render a page from a template of this package or of `folder`: every text is escaped, a missing name is an error.
 
-    `scripts` are names of files of this package; the content security policy lets the page run these and load nothing.
+    `scripts` are names of files of either; the content security policy lets the page run these and load nothing, but
+    for a `live` page, which may ask its own server.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([WEB, folder]),
@@ -111,15 +114,16 @@ def render_template(template: str, scripts: Sequence[str], folder: Path = WEB, *
     environment.filters.update(
         fixed=lambda value, digits: f"{value:.{digits}f}", signed=lambda value, digits: f"{value:+.{digits}f}"
     )
-    texts = [_script(name) for name in scripts]
-    environment.globals.update(scripts=[Markup(text) for text in texts], policy=_policy(texts))  # noqa: S704
+    texts = [_script(name, folder) for name in scripts]
+    policy = _policy(texts) + ("; connect-src 'self'" if live else "")
+    environment.globals.update(scripts=[Markup(text) for text in texts], policy=policy)  # noqa: S704
     return environment.get_template(template).render(**values)
 
 
-def _script(name: str) -> str:
+def _script(name: str, folder: Path) -> str:
     """Return a script's text; the released files of Vega without the names of their source maps, and as scripts."""
     if name not in _VEGA:
-        return (WEB / name).read_text(encoding="utf-8")
+        return next(path for path in (WEB / name, folder / name) if path.exists()).read_text(encoding="utf-8")
     text = (WEB / "vega" / name).read_text(encoding="utf-8")
     text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("//# sourceMappingURL="))
     if name == "vega-interpreter.js":  # published as a module only
@@ -136,7 +140,7 @@ def _policy(scripts: Sequence[str]) -> str:
     return f"{_POLICY}img-src data: 'self' file:; script-src {allowed}"
 
 
-def _as_json(values: Mapping[str, Any]) -> Markup:
+def as_json(values: Mapping[str, Any]) -> Markup:
     """Return JSON that cannot end the element it stands in."""
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(printable(text).replace("<", "\\u003c"))  # noqa: S704

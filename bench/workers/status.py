@@ -44,6 +44,15 @@ class LaunchStatus:
         """The number of images that were to be done at the start of the launch."""
         return len(self.launch.cells) * self.launch.images
 
+    def alive(self, now: float) -> list[WorkerState]:
+        """Return the workers that have not ended and were heard of in the last `SILENT_S`."""
+        return [worker for worker in self.workers if worker.state not in ENDED and now - worker.said < SILENT_S]
+
+    def left_s(self, now: float) -> float | None:
+        """Return the time left in seconds at the pace so far; None while no image was made."""
+        made, spent = sum(worker.images for worker in self.workers), now - self.launch.began
+        return None if not made or spent <= 0 else (self.total_images - self.images) * spent / made
+
 
 def read_status(store: Store, launch: Launch, batch_size: int) -> LaunchStatus:
     """Read the store once: one listing, and the failures."""
@@ -72,7 +81,7 @@ def describe(status: LaunchStatus, now: float | None = None) -> str:
         f"{launch.settings.get('name', 'run')}: {len(status.done)} of {len(launch.cells)} cells done, "
         f"{len(status.begun)} begun, {len(status.failed)} failed; "
         f"{status.images:,} of {status.total_images:,} images{_per_cell(launch)}",
-        f"begun {_duration(now - launch.began)} ago{_rest(status, now)}",
+        f"begun {duration(now - launch.began)} ago{_rest(status, now)}",
     ]
     if status.workers:
         lines += ["", *_table(_worker_rows(status.workers, now))]
@@ -94,28 +103,23 @@ def _per_cell(launch: Launch) -> str:
 def _rest(status: LaunchStatus, now: float) -> str:
     if not status.left:
         return ", finished"
-    alive = [worker for worker in status.workers if worker.state not in ENDED and now - worker.said < SILENT_S]
-    if not alive:
+    if not status.alive(now):
         return ", no worker is running; start the same command again"
-    made = sum(worker.images for worker in status.workers)
-    spent = now - status.launch.began
-    if not made or spent <= 0:
-        return ""
-    missing = status.total_images - status.images
-    return f", about {_duration(missing * spent / made)} left"
+    seconds = status.left_s(now)
+    return "" if seconds is None else f", about {duration(seconds)} left"
 
 
 def _worker_rows(workers: Iterable[WorkerState], now: float) -> Iterable[Sequence[str]]:
     yield "worker", "host", "device", "state", "for", "images", "cell"
     for worker in sorted(workers, key=lambda w: w.worker):
         silent = worker.state not in ENDED and now - worker.said > SILENT_S
-        state = f"silent for {_duration(now - worker.said)}" if silent else worker.state
+        state = f"silent for {duration(now - worker.said)}" if silent else worker.state
         yield (
             worker.worker,
             worker.host,
             worker.device,
             state,
-            _duration(max(0.0, now - worker.since)),
+            duration(max(0.0, now - worker.since)),
             f"{worker.images:,}",
             worker.cell or "",
         )
@@ -127,7 +131,8 @@ def _table(rows: Iterable[Sequence[str]]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds in words: `45 s`, `12 min`, `2.5 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

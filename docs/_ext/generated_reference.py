@@ -246,7 +246,10 @@ def describe_commands(_: str = "") -> Iterator[str]:
     """Every verb as Markdown: what it does, its exit codes, where its settings are."""
     from bench.__main__ import CONFIGS, VERBS
 
-    pages = {"config": "settings", **{name: f"settings-{name}" for name in ("report", "score", "conform", "gate")}}
+    pages = {
+        "config": "settings",
+        **{name: f"settings-{name}" for name in ("report", "view", "score", "conform", "gate")},
+    }
     for verb, function in VERBS.items():
         summary, _, codes = (getdoc(function) or "").partition("Exit codes: ")
         yield f"## `tcd-bench {verb}`\n\n{summary.strip()}\n"

@@ -43,7 +43,7 @@
     };
     search.addEventListener("input", filter);
     page.listeners.push(filter);
-    copy.addEventListener("change", async () => {
+    copy?.addEventListener("change", async () => {
       const [head, lines, foot] = page.data.tables[table.dataset.table][copy.value];
       const chosen = [...body.rows].filter(row => !row.hidden).map(row => lines[row.dataset.at]);
       const text = [...head, ...chosen, ...foot, ""].join("\n");
