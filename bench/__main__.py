@@ -282,10 +282,10 @@ def view(settings: _Settings) -> int:
 
     from bench.experiment.config import check_settings
     from bench.experiment.verbs import ViewChoice
-    from bench.view.server import serve
+    from bench.view.server import serve_runs
 
     choice = check_settings(ViewChoice, settings)
-    serve(Path(choice.results), choice.port)
+    serve_runs(Path(choice.results), choice.port)
     return 0
 
 

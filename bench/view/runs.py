@@ -21,7 +21,7 @@ from bench.store.store import RUN, Store
 from bench.workers.launch import Launch
 from bench.workers.status import LaunchStatus, describe, duration, read_status
 
-DEPTH = 4
+_DEPTH = 4
 """Levels of directories in which runs are looked for."""
 RUNNING, FINISHED, STOPPED, JOINT, DAMAGED = "running", "finished", "stopped", "joint report", "unreadable"
 
@@ -89,7 +89,7 @@ class Runs:
 
     def places(self) -> dict[str, Place]:
         """Return by key the directories with runs and reports, in the order of their names."""
-        found = sorted(_search(self.root, DEPTH))
+        found = sorted(_search(self.root, _DEPTH))
         named = (Place(os.path.relpath(path, self.root).replace(os.sep, "/"), path) for path in found)
         return {place.key: place for place in named}
 

@@ -101,7 +101,7 @@ def make_app(runs: Runs, token: str) -> ASGIApp:
 
     def file(request: Request) -> Response:
         place = _place(runs, request)
-        path = None if place is None else find_file(place, request.path_params["name"])
+        path = None if place is None else file_of_run(place, request.path_params["name"])
         if path is None:
             return _missing()
         kind = "text/plain; charset=utf-8" if path.suffix in _TEXTS else None
@@ -123,7 +123,7 @@ def make_app(runs: Runs, token: str) -> ASGIApp:
 _FILES = ("scores.csv", "summary.txt", "paper.tex", "records.jsonl", "run.json", "experiment.json")
 
 
-def find_file(place: Place, name: str) -> Path | None:
+def file_of_run(place: Place, name: str) -> Path | None:
     """Return a file of a run; None for anything outside it, behind a link, hidden, or of another kind."""
     parts = name.split("/")
     if any(part in ("", ".", "..") or part.startswith(".") or "\\" in part or "\0" in part for part in parts):
@@ -180,7 +180,7 @@ def listen(port: int) -> socket.socket:
     return listening
 
 
-def serve(root: Path, port: int) -> None:
+def serve_runs(root: Path, port: int) -> None:
     """Serve the runs below a directory until it is interrupted; prints the address."""
     runs, listening, token = Runs(root), listen(port), secrets.token_urlsafe(24)
     address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"

@@ -13,7 +13,7 @@ from bench.records.cell import Cell
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-MOST_SHOWN = 8
+MOST_CELL_BARS = 8
 """Cells with a bar of their own."""
 _REDRAW_S = 0.1
 _PACE_S = 900.0
@@ -101,7 +101,7 @@ class Bars:
     def _begin(self, key: str) -> None:
         if self._bars is None or key in self._rows or key not in self._cells:
             return
-        if len(self._rows) >= MOST_SHOWN:
+        if len(self._rows) >= MOST_CELL_BARS:
             self._bars.remove_task(self._rows.pop(next(iter(self._rows))))
         count = self._done.get(key, 0)
         name, said = _named(self._cells[key], ""), self._count(count, self._images)
