@@ -390,7 +390,7 @@ def _comparison(
     scores = [[cell.estimates[metric] for cell in side] for side in (ours, theirs)]
     gains = gains_of(compared, ours, theirs, *scores)
     if gains.caveat and compared.fallback and not margin:  # a margin is in the metric's unit
-        instead = compared.fallback.score  # what has a column of its own is what is compared
+        instead = compared.fallback.score  # what has a column is what is compared
         shown = all(instead in cell.estimates for side in (ours, theirs) for cell in side)
         fallbacks = [
             [found for cell in side if (found := cell.estimates[instead] if shown else cell.fallback(metric))]

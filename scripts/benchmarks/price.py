@@ -14,8 +14,8 @@ for the plain script, which shares no evaluations between cells, in proportion t
 The start (imports, real images) is that of breakdown.json, for both sides.
 
 Claims are simulated as sums of normal noise with the measured correlations of their comparisons. Error rates come from
-comparisons at their threshold (scripts/calibration/claims.py judges whole runs of such). A table shows what each lever
-does alone, what the price would be without it, and what would come from levers of the whole run: sampling only what
+comparisons at their threshold (scripts/calibration/claims.py judges whole runs of such). A table shows what each saving
+does alone, what the price would be without it, and what would come from savings of the whole run: sampling only what
 open claims need, and claims in the order of their price. Writes price.json and price.md; exits with 1 where the median
 ratio of the price is above 0.15, or an error rate above what is promised.
 """
@@ -50,7 +50,7 @@ TRIALS, IMAGES = 400_000, 512
 UNSHARED = ("dpmpp_2s", "ddim", "teacher")
 """Methods whose cells share no evaluations with others."""
 TWENTY = "twenty looks in place of five"
-LEVERS = ("pairing", "looks", "one-sided tests", "seconds per image")
+SAVINGS = ("pairing", "looks", "one-sided tests", "seconds per image")
 Floats = NDArray[np.float64]
 
 
@@ -200,7 +200,7 @@ def apart(sides: Sequence[tuple[ScoredCell, ScoredCell]], estimates: Sequence[tu
 def price(
     asked: Asked, on: tuple[str, ...], seconds: Mapping[str, Mapping[str, float]], with_start: bool = True
 ) -> float:
-    """Seconds until the claim is decided, with these levers."""
+    """Seconds until the claim is decided, with these savings."""
     used = seconds["ours" if "seconds per image" in on else "plain"]
     per_image = sum(used[name] for name in asked.cells)
     return used["start"] * with_start + asked.plan(on)[1] * per_image
@@ -260,28 +260,28 @@ def main() -> int:
     seconds = measured_seconds(scored, ROOT / "results" / "performance")
     claims = list(decided_claims(scored))
     planned = len(scored.run.prompts)
-    rows = {asked.text: (price(asked, LEVERS, seconds), price(asked, (), seconds)) for asked in claims}
+    rows = {asked.text: (price(asked, SAVINGS, seconds), price(asked, (), seconds)) for asked in claims}
     ratios = {text: ours / by_hand for text, (ours, by_hand) in rows.items()}
-    errors = {side: sum(asked.plan(on)[2] for asked in claims) for side, on in (("ours", LEVERS), ("by hand", ()))}
-    levers = {
-        lever: [
+    errors = {side: sum(asked.plan(on)[2] for asked in claims) for side, on in (("ours", SAVINGS), ("by hand", ()))}
+    savings = {
+        saving: [
             median(price(asked, on, seconds) / rows[asked.text][1] for asked in claims)
-            for on in ((lever,), tuple(other for other in LEVERS if other != lever))
+            for on in ((saving,), tuple(other for other in SAVINGS if other != saving))
         ]
-        for lever in LEVERS
+        for saving in SAVINGS
     }
-    more = ("twenty looks", *LEVERS)
-    levers[TWENTY] = [
+    more = ("twenty looks", *SAVINGS)
+    savings[TWENTY] = [
         median(price(asked, on, seconds) / rows[asked.text][1] for asked in claims) for on in (more[:1], more)
     ]
-    bare = {asked.text: price(asked, LEVERS, seconds, False) / price(asked, (), seconds, False) for asked in claims}
+    bare = {asked.text: price(asked, SAVINGS, seconds, False) / price(asked, (), seconds, False) for asked in claims}
     of_run = whole_run(claims, [share * planned for share in SHARES], seconds["ours"])
     promised = sum(asked.share for asked in claims)
-    lines = to_markdown(claims, rows, bare, levers, of_run, errors, promised, planned)
+    lines = to_markdown(claims, rows, bare, savings, of_run, errors, promised, planned)
     (options.out / "price.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     found = {
         "seconds": {text: {"ours": a, "by hand": b} for text, (a, b) in rows.items()},
-        "levers": {lever: {"alone": alone, "without": without} for lever, (alone, without) in levers.items()},
+        "savings": {saving: {"alone": alone, "without": without} for saving, (alone, without) in savings.items()},
         "without_start": bare,
         "run": of_run,
         "false_verdicts": errors,
@@ -297,7 +297,7 @@ def to_markdown(
     claims: Sequence[Asked],
     rows: Mapping[str, tuple[float, float]],
     bare: Mapping[str, float],
-    levers: Mapping[str, Sequence[float]],
+    savings: Mapping[str, Sequence[float]],
     of_run: Mapping[str, float],
     errors: Mapping[str, float],
     promised: float,
@@ -314,7 +314,7 @@ def to_markdown(
     yield "| --- | ---: | ---: | ---: | ---: |"
     for asked in claims:
         ours, by_hand = rows[asked.text]
-        images = [f"{asked.plan(on)[1]:,.0f}" for on in (LEVERS, ())]
+        images = [f"{asked.plan(on)[1]:,.0f}" for on in (SAVINGS, ())]
         numbers = f"{ours:,.0f} ({images[0]}) | {by_hand:,.0f} ({images[1]}) | {ours / by_hand:.3f}"
         yield f"| {asked.text} | {numbers} | {bare[asked.text]:.3f} |"
     with_start = median(ours / by_hand for ours, by_hand in rows.values())
@@ -323,12 +323,12 @@ def to_markdown(
         f"False verdicts where each claim has a comparison at its threshold, all claims together at most "
         f"{errors['ours']:.2%} of runs, by hand {errors['by hand']:.2%}; promised for these claims: {promised:.2%}.\n"
     )
-    yield "| lever | median ratio with it alone | with all but it |"
+    yield "| saving | median ratio with it alone | with all but it |"
     yield "| --- | ---: | ---: |"
-    for lever in LEVERS:
-        yield f"| {lever} | {levers[lever][0]:.3f} | {levers[lever][1]:.3f} |"
-    alone, together = levers[TWENTY]
-    yield f"\nWith {TWENTY}: alone {alone:.3f}, with all other levers {together:.3f}."
+    for saving in SAVINGS:
+        yield f"| {saving} | {savings[saving][0]:.3f} | {savings[saving][1]:.3f} |"
+    alone, together = savings[TWENTY]
+    yield f"\nWith {TWENTY}: alone {alone:.3f}, with all other savings {together:.3f}."
     yield f"\nOne run for all of these claims, {planned} images planned, five looks:\n"
     yield "| | mean seconds until a claim is decided |"
     yield "| --- | ---: |"
