@@ -1,6 +1,7 @@
 "use strict";
-// Charts as Vega-Lite specifications. They are drawn when they come near the window, follow the filters, and light up
-// the points of one cell together with its rows in tables.
+// Charts as Vega-Lite specifications. They are drawn one by one while the browser is idle, those near the window first,
+// so that no scrolling waits for them; they follow the filters, and light up the points of one cell together with its rows
+// in tables.
 {
   const { cells, scores } = page.data, { element } = page;
   const section = document.getElementById("charts");
@@ -170,13 +171,40 @@
     return view.runAsync().then(() => holder.querySelector("svg").setAttribute("aria-hidden", "true"));  // the holder is the picture
   };
 
+  const undrawn = [];
+  let drawing = false;
+  const drawNext = () => {
+    const holder = undrawn.shift();
+    drawing = Boolean(holder);
+    if (!holder) return;
+    if (!views.has(holder) && holder.clientWidth) draw(holder.chart, holder);  // without a width it is filtered out
+    whenIdle();
+  };
+  const whenIdle = () => (window.requestIdleCallback ? requestIdleCallback(drawNext, { timeout: visible.size ? 100 : 2000 }) : setTimeout(drawNext, 30));
+  const drawSoon = (...holders) => { undrawn.unshift(...holders); if (!drawing) { drawing = true; whenIdle(); } };
+
+  const KEYS = { "+": [0.8], "=": [0.8], "-": [1.25], ArrowLeft: [1, -0.1], ArrowRight: [1, 0.1], ArrowUp: [1, 0, 0.1], ArrowDown: [1, 0, -0.1], 0: [] };
+  const move = (view, axis, factor, shift = 0) => {
+    const scale = view.scale(axis), [to, back] = scale.type === "log" ? [Math.log, Math.exp] : [value => value, value => value];
+    const [low, high] = scale.domain().map(to), middle = (low + high) / 2 + shift * (high - low), half = ((high - low) / 2) * factor;
+    view.signal(`zoom_${axis}`, [back(middle - half), back(middle + half)]);
+  };
+  const zoomByKey = event => {
+    const view = views.get(event.currentTarget)?.[1], asked = KEYS[event.key];
+    if (!view || !asked || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    const [factor, right, up] = asked;
+    if (factor) { move(view, "x", factor, right); move(view, "y", factor, up); } else view.signal("zoom_x", null).signal("zoom_y", null);
+    view.runAsync();
+  };
+
   if (section && cells.length) {
     const near = new IntersectionObserver(entries => {
       for (const { target, isIntersecting } of entries) {
         visible[isIntersecting ? "add" : "delete"](target);
         if (!isIntersecting) continue;
         const known = views.get(target);
-        if (!known) draw(target.chart, target);
+        if (!known) drawSoon(target);
         else if (target.stale) refresh(...known);
         target.stale = false;
       }
@@ -187,11 +215,14 @@
       section.append(element("h3", { textContent: title, id: `charts-${anchor}` }), ...(note ? [element("p", { className: "note", textContent: note })] : []), grid);
       if (charts[0].wide) grid.style.gridTemplateColumns = "100%";
       for (const chart of charts) {
-        const holder = element("div", { role: "img", "aria-label": `${chart.said}. The numbers are in the tables.`, chart });
+        const keys = chart.wide ? "" : " Plus and minus zoom, arrows move, 0 resets.";
+        const holder = element("div", { role: "img", "aria-label": `${chart.said}. The numbers are in the tables.${keys}`, chart });
+        if (!chart.wide) { holder.tabIndex = 0; holder.addEventListener("keydown", zoomByKey); }
         grid.append(element("figure", { className: "chart" }, element("h4", { textContent: chart.title }), holder));
         near.observe(holder);
       }
     }
+    addEventListener("load", () => drawSoon(...section.querySelectorAll(".chart > div")));
     page.listeners.push(() => {
       for (const holder of section.querySelectorAll(".chart > div")) holder.parentElement.hidden = Boolean(holder.chart.score && !page.showsScore(holder.chart.score));
       for (const [holder, known] of views) if (visible.has(holder)) refresh(...known); else holder.stale = true;
