@@ -189,12 +189,15 @@
     const [low, high] = scale.domain().map(to), middle = (low + high) / 2 + shift * (high - low), half = ((high - low) / 2) * factor;
     view.signal(`zoom_${axis}`, [back(middle - half), back(middle + half)]);
   };
+  const homes = new WeakMap();  // the domains before the first key
   const zoomByKey = event => {
     const view = views.get(event.currentTarget)?.[1], asked = KEYS[event.key];
     if (!view || !asked || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     const [factor, right, up] = asked;
-    if (factor) { move(view, "x", factor, right); move(view, "y", factor, up); } else view.signal("zoom_x", null).signal("zoom_y", null);
+    const home = homes.get(view) ?? { x: view.scale("x").domain(), y: view.scale("y").domain() };
+    homes.set(view, home);
+    if (factor) { move(view, "x", factor, right); move(view, "y", factor, up); } else view.signal("zoom_x", home.x).signal("zoom_y", home.y);
     view.runAsync();
   };
 
