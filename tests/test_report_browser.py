@@ -240,7 +240,8 @@ def test_charts_answer_to_the_mouse_and_to_keys(browser: Any, page_path: Path) -
         tip = page.locator(".tip").inner_text()
         assert "protocol" in tip
         assert "40 images" in tip
-        said = "document.querySelector('#charts .chart svg').textContent"
+        texts = "document.querySelector('#charts .chart svg').querySelectorAll('text')"
+        said = f"[...{texts}].map(one => one.textContent).sort().join()"
         whole = page.evaluate(said)
         page.locator("#charts .chart > div").first.focus()
         page.keyboard.press("+")
