@@ -103,7 +103,10 @@ def _array() -> list[dict[str, int]]:
 
 def holds(row: Row, part: Values) -> bool:
     """Whether a row has all values of a part."""
-    return all(row[name] == value for name, value in part)
+    for name, value in part:  # noqa: SIM110, a third of the time: it is asked for hundreds of thousands of times
+        if row[name] != value:
+            return False
+    return True
 
 
 def without(
