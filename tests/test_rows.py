@@ -37,7 +37,7 @@ def test_rows_run_first_with_the_same_overrides_each_in_its_own_directory() -> N
     assert [row["name"] for row in rows] == ["mini_canny", "mini_style"]
     assert [row["prompts"]["count"] for row in rows] == [8, 8]
     assert report["rows"] == ["mini_canny", "mini_style"]
-    assert not report.get("models"), "it has no cells of its own"
+    assert not report.get("models"), "it has no cells"
     assert len(jobs("plan", "experiment=mini_guide")) == len(compose_settings(["experiment=mini_guide"])["rows"])
 
 

@@ -513,7 +513,7 @@ def test_reports_name_the_strongest_member_and_the_chosen_scales() -> None:
         "at every scale"
         not in verdict_table(run, [replace(judgement, comparisons=(replace(second, choices=""),))]).note
     )
-    assert "against ddim +" in summarise(run, cells, [judgement])
+    assert "against ddim +" in summarise(run, cells, [judgement]).to_text()
     line = power_of_claim(judgement, np.array([100.0, 1e6]))
     assert line is not None
     assert line[1] > 0.99

@@ -208,7 +208,9 @@ def test_progress_shows_the_time_left_of_the_run_and_of_each_cell(monkeypatch: p
     assert "a line above" in shown.getvalue()
 
 
-def test_what_is_no_terminal_gets_no_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_a_terminal_gets_no_bars(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     cell = make_cell(10)
     with Bars([cell], 10) as bars:
         bars.enter("sampling", cell)

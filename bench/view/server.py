@@ -1,7 +1,7 @@
 """The server of `tcd-bench view`: loopback only, a random token in every address, read only.
 
 The token is a part of the path and not a cookie: cookies of one machine are shared by all its ports, and pictures of a
-report that is shown without an origin of its own would be asked for without them.
+report that is shown with no origin would be asked for without them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 MOST_CELL_BARS = 8
-"""Cells with a bar of their own."""
+"""Cells that have a bar each."""
 _REDRAW_S = 0.1
 _PACE_S = 900.0
 """Seconds over which the pace is measured, from which the time left follows."""
@@ -23,7 +23,7 @@ _PACE_S = 900.0
 class Bars:
     """Bars on stderr where that is a terminal, and nothing elsewhere.
 
-    They are drawn by the calls of the work and by no thread of their own, which would disturb what is being measured.
+    They are drawn by the calls of the work, without another thread, which would disturb what is being measured.
     A cell counts by its images times its denoiser evaluations, since these take the time.
     """
 
