@@ -14,6 +14,7 @@ from bench.report.image_grid import PromptGrid
 
 GUIDE = "the guide of diffusers on TCD"
 """The source of claims that are sentences of the guide."""
+_OF_INPUTS = ("kind", "fit", "inputs_are")
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ def sentences(
 
 def row_in_words(cell: Cell) -> str:
     """Return what a row sets besides its methods: strength, scales, weights of adapters, precision and size."""
-    task = [f"{name.replace('_', ' ')} {value}" for name, value in cell.task.settings.items() if value is not None]
+    settings = {name: value for name, value in cell.task.settings.items() if name not in _OF_INPUTS}
+    task = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if value is not None]
     adapters = [f"{adapter.name} × {plain_number(adapter.scale)}" for adapter in cell.adapters]
     size = f"{cell.base.width}×{cell.base.height}"
     kind = cell.task.kind.replace("_", " ")
-    return ", ".join([kind, *(said for said in task if not said.startswith("kind ")), *adapters, cell.base.dtype, size])
+    return ", ".join([kind, *task, *adapters, cell.base.dtype, size])
 
 
 def _on_row(view: ClaimView, cells: Sequence[ScoredCell], grids: Sequence[PromptGrid]) -> OnRow:

@@ -3,8 +3,8 @@
     .venv/bin/python scripts/calibration/adapter_faults.py [--images 16] [--only mask …]
 
 Runs the gate's rows, once as they are and once with each fault put into diffusers, and compares the two as the gate
-does. Writes results/calibration/adapter_faults.md, with the rows that each fault concerns and those that the gate
-reports, and ends with exit code 1 where these are not the same. Takes about ten minutes on two idle cores.
+does. Writes results/calibration/adapter_faults.md after each fault, with the rows that each concerns and those that the
+gate reports, and ends with exit code 1 where these are not the same. Takes about ten minutes on two idle cores.
 """
 
 import argparse
@@ -243,8 +243,8 @@ def main() -> int:
             said = "; ".join(f"{row} ({', '.join(levels)})" for row, levels in found.items()) or "nothing"
             lines.append(f"| {fault.name} | {', '.join(fault.rows)} | {said} | {'yes' if right else '**no**'} |")
             print(lines[-1], flush=True)
-    if not arguments.only:
-        RESULT.write_text(f"{HEAD.format(arguments.images)}{chr(10).join(lines)}\n", encoding="utf-8")
+            if not arguments.only:  # after each, so that a run that is stopped leaves what it found
+                RESULT.write_text(f"{HEAD.format(arguments.images)}{chr(10).join(lines)}\n", encoding="utf-8")
     return 1 if wrong else 0
 
 
