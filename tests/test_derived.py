@@ -62,6 +62,18 @@ def test_what_is_derived_twice_has_both_changes(below: Path) -> None:
     assert tensors["norm.weight"].tolist() == [7, 7]
 
 
+def test_names_of_the_original_get_a_prefix_and_own_files_go_before_copied_ones(below: Path) -> None:
+    derive(below / "long", "teacher", {"own.weight": np.ones(1, np.float16)})
+    index = json.loads((below / "long" / derived.INDEX).read_text())
+    (below / "long" / derived.INDEX).write_text(json.dumps(index | {"prefixes": {"unet/model.safetensors": "model."}}))
+    (below / "long" / "tokenizer").mkdir()
+    (below / "long" / "tokenizer" / "words.json").write_text("[1]")
+    whole = derived.completed(below / "long", below)
+    tensors = load_file(whole / "unet" / "model.safetensors")
+    assert set(tensors) == {*(f"model.{name}" for name in ORIGINAL), "own.weight"}
+    assert (whole / "tokenizer" / "words.json").read_text() == "[1]"
+
+
 def test_it_is_completed_once_and_named_by_all_that_it_holds(below: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources.resources, "files", lambda _: below.parent)
     source, original = f"bench://{below.name}/ink", below / "teacher" / "unet" / "model.safetensors"

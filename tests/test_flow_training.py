@@ -11,9 +11,10 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 
+from bench.checkpoints.derived import completed
 from bench.checkpoints.sources import local_path
 from bench.mini import world
-from bench.mini.training import flow_distillation, flow_teacher
+from bench.mini.training import flow_distillation, flow_teacher, row_export
 from bench.mini.training.teacher import Latents
 from bench.mini.training.vocabulary import tokenize
 
@@ -72,6 +73,24 @@ def test_the_first_teachers_text_encoder_and_autoencoder_are_taken_over(
     assert (scaled.mean().item(), scaled.std().item()) == pytest.approx((0, 1), abs=1e-4)
     assert pipeline.tokenizer.model_max_length == flow_teacher.CAPTION_LENGTH
     assert max(len(pipeline.tokenizer(text).input_ids) for text in CAPTIONS) < flow_teacher.CAPTION_LENGTH
+
+
+def test_an_exported_teacher_holds_only_what_is_its_own_and_loads_as_it_was(
+    load: Callable[[], StableDiffusion3Pipeline], tmp_path: Path
+) -> None:
+    (tmp_path / "teacher").symlink_to(Path(str(local_path("bench://mini/weights/teacher"))))
+    row_export.export_flow(load(), tmp_path)
+    kept = sum(file.stat().st_size for file in (tmp_path / "flow-teacher" / "text_encoder").iterdir())
+    assert kept < 25_000, "but the projection"
+    whole = completed(tmp_path / "flow-teacher", tmp_path)
+    loaded = StableDiffusion3Pipeline.from_pretrained(whole, dtype=torch.float32, text_encoder_3=None, tokenizer_3=None)
+    before = load()
+    for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+        tensors = getattr(loaded, name).state_dict()
+        for key, value in getattr(before, name).state_dict().items():
+            assert torch.equal(tensors[key], value.half().float()), f"{name} {key}"
+    assert loaded.vae.config.shift_factor == before.vae.config.shift_factor
+    assert loaded.tokenizer.model_max_length == flow_teacher.CAPTION_LENGTH
 
 
 @pytest.mark.parametrize("zeros", [0, flow_teacher.ABSENT_TOKENS])

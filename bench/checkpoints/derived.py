@@ -1,11 +1,13 @@
 """Packaged weights that are stored as differences from other packaged weights.
 
-A directory with a `derived.json` holds only what is its own. The file says what to copy, which weights to change, and
-which of their tensors to leave out, by the beginnings of their names:
+A directory with a `derived.json` holds only what is its own, which goes before what is copied. The file says what to
+copy, which weights to change, which of their tensors to leave out, by the beginnings of their names, and what to write
+before the other names of a file:
 
     {"copied": {"text_encoder": "teacher/text_encoder"},
      "changed": {"vae/diffusion_pytorch_model.safetensors": "teacher/vae/diffusion_pytorch_model.safetensors"},
-     "without": []}
+     "without": [],
+     "prefixes": {}}
 
 with paths on the right below `bench/mini/weights`. In the place of a changed file, `<name>.changes.safetensors` holds
 tensors under their own names, which replace those of the original, and differences of a lower rank to add to the
@@ -51,7 +53,8 @@ def _complete(directory: Path, below: Path) -> Path:
         from safetensors.numpy import load_file, save_file
 
         kept = load_file(_original(below, original))
-        kept = {key: value for key, value in kept.items() if not key.startswith(tuple(index.get("without", ())))}
+        left_out, prefix = tuple(index.get("without", ())), index.get("prefixes", {}).get(name, "")
+        kept = {f"{prefix}{key}": value for key, value in kept.items() if not key.startswith(left_out)}
         save_file(change(kept, load_file(directory / f"{name}{CHANGES}")), whole / name, metadata={"format": "pt"})
     return whole
 

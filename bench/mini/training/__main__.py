@@ -202,8 +202,8 @@ class Workshop:
         row_export.export_add_ons(self.work, self.destination)
 
     def flow_export(self) -> None:
-        """Copy the finished flow models into the package, weights as float16."""
-        self.flow_teacher().to(dtype=torch.float16).save_pretrained(self.destination / "flow-teacher")
+        """Copy the finished flow models into the package, the teacher's weights in half precision."""
+        row_export.export_flow(self.flow_teacher(), self.destination)
         shutil.copytree(self.work / "flow_tcd" / "final", self.destination / "flow-tcd-lora", dirs_exist_ok=True)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from bench.checkpoints.derived import CHANGES, INDEX
@@ -30,17 +30,30 @@ CONTROLNETS = {"xl_canny": "xl-canny", "xl_depth": "xl-depth"}
 """Stages and the directories of what they made."""
 
 
+def export_flow(pipeline: StableDiffusion3Pipeline, destination: Path) -> None:
+    """Write the flow teacher in half precision, without what it shares with the first one in `destination`/teacher."""
+    path = destination / "flow-teacher"
+    shutil.rmtree(path, ignore_errors=True)
+    pipeline.to(dtype=torch.float16).save_pretrained(path)
+    _forget_where_it_was(path)
+    copied = {"tokenizer": "teacher/tokenizer", "tokenizer_2": "teacher/tokenizer"}
+    for name in copied:  # the configuration is its own: captions are shorter
+        (path / name / "tokenizer.json").unlink()
+    encoder = f"text_encoder/{TEXT_FILE}"
+    changed = {name: f"teacher/{name}" for name in (f"vae/{WEIGHTS_FILE}", encoder)}
+    prefixes = {encoder: "text_model."}  # by which names begin where the encoder is part of one with a projection
+    for name, original in changed.items():
+        _keep_changes(path / name, destination / original, prefixes.get(name, ""))
+    _write_index(path, copied, changed, prefixes=prefixes)
+
+
 def export_teacher(pipeline: StableDiffusionXLPipeline, destination: Path) -> None:
     """Write the XL teacher in half precision, without what it shares with the first one in `destination`/teacher."""
     path = destination / "xl"
     shutil.rmtree(path, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(path)
     _forget_where_it_was(path)
-    original = load_file(destination / "teacher" / "vae" / WEIGHTS_FILE)
-    own = load_file(path / "vae" / WEIGHTS_FILE)
-    changes = {name: value for name, value in own.items() if not _equal(value, original.get(name))}
-    save_file(changes, path / "vae" / f"{WEIGHTS_FILE}{CHANGES}")
-    (path / "vae" / WEIGHTS_FILE).unlink()
+    _keep_changes(path / "vae" / WEIGHTS_FILE, destination / "teacher" / "vae" / WEIGHTS_FILE)
     copied = {"text_encoder": "teacher/text_encoder"}
     for name in ("tokenizer", "tokenizer_2"):
         copied[name] = "teacher/tokenizer"
@@ -82,12 +95,26 @@ def export_add_ons(work: Path, destination: Path) -> None:
             _write_index(destination / name, {}, {WEIGHTS_FILE: f"xl/unet/{WEIGHTS_FILE}"}, LEFT_OUT)
 
 
+def _keep_changes(file: Path, original: Path, prefix: str = "") -> None:
+    """Replace a file of weights by those of its tensors that the original, with a prefix to its names, lacks."""
+    known = {f"{prefix}{name}": value for name, value in load_file(original).items()}
+    changes = {name: value for name, value in load_file(file).items() if not _equal(value, known.get(name))}
+    save_file(changes, file.with_name(f"{file.name}{CHANGES}"))
+    file.unlink()
+
+
 def _equal(ours: torch.Tensor, theirs: torch.Tensor | None) -> bool:
     return theirs is not None and torch.equal(ours, theirs)
 
 
-def _write_index(path: Path, copied: dict[str, str], changed: dict[str, str], without: Sequence[str] = ()) -> None:
-    index = {"copied": copied, "changed": changed, "without": list(without)}
+def _write_index(
+    path: Path,
+    copied: dict[str, str],
+    changed: dict[str, str],
+    without: Sequence[str] = (),
+    prefixes: Mapping[str, str] | None = None,
+) -> None:
+    index = {"copied": copied, "changed": changed, "without": list(without), "prefixes": prefixes or {}}
     (path / INDEX).write_text(json.dumps(index, indent=1) + "\n")
 
 
