@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def pipeline() -> StableDiffusion3Pipeline:
     loaded = StableDiffusion3Pipeline.from_pretrained(
-        FOLDERS[0], dtype=torch.float32, text_encoder_3=None, tokenizer_3=None
+        str(local_path("bench://mini/weights/flow-teacher")), dtype=torch.float32, text_encoder_3=None, tokenizer_3=None
     )
     loaded.set_progress_bar_config(disable=True)
     return loaded
