@@ -101,7 +101,7 @@ def test_cells_that_differ_in_one_field_have_separate_rows_and_lines(change: Map
         for write in (to_csv, to_markdown, to_latex):
             lines = write(table).splitlines()
             assert len(set(lines) - {""}) == len([line for line in lines if line])
-    shown = summarise(replace(RUN, cells=("a", "b")), cells, []).splitlines()
+    shown = summarise(replace(RUN, cells=("a", "b")), cells, []).to_text().splitlines()
     assert len({line.partition(" 12.35")[0] for line in shown}) == 3
     frame = scores_to_frame(RUN, cells)
     assert not frame.duplicated(subset=["key", "base", "method", "score"]).any()

@@ -93,7 +93,7 @@ def test_tables_mark_them_and_say_what_to_do() -> None:
     assert "measure.again=true" in table.note
     assert "*" not in cost_table(RUN, [cells[0]]).note
     assert "255.0*" in to_latex(table)
-    assert "255 ms*" in summarise(RUN, cells, [])
+    assert "255 ms*" in summarise(RUN, cells, []).to_text()
 
 
 def test_plots_show_them_hollow_and_the_front_leaves_them_out() -> None:

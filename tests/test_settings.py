@@ -314,7 +314,7 @@ NO_PATHS = {
     "ClaimChoice": {"metrics", "models", "published", "source", "text"},
     "ConformChoice": {"family"},
     "ConformanceChoice": {"only"},
-    "Experiment": {"device", "name", "scores"},
+    "Experiment": {"device", "name", "row_overrides", "rows", "scores"},
     "ExtractorChoice": {"own"},
     "EngineChoice": {"command", "scheduler"},
     "GateChoice": {"author", "quarantine", "reason"},

@@ -432,7 +432,7 @@ def test_scores_whose_numbers_were_not_seen_on_published_weights_are_called_expe
     features = {"mini": "e1", "pick_score": "e2", "hps_v2": "e3"}
     frame = scores_to_frame(replace(run, features=features), cells)
     assert list(frame["experimental"]) == [False, True, True]
-    assert said in " ".join(summarise(run, cells, []).split())
+    assert said in " ".join(summarise(run, cells, []).to_text().split())
     assert "experimental" not in score_table(replace(run, metrics=("clip_score@mini",)), cells).note
     for metric, marked in (("vqa_score", True), ("fid@mini", False)):
         judged = Judgement(CLAIM, "undecided", (replace(COMPARISON, metric=metric),), ())
