@@ -103,7 +103,7 @@ def _array() -> list[dict[str, int]]:
 
 def holds(row: Row, part: Values) -> bool:
     """Whether a row has all values of a part."""
-    for name, value in part:  # noqa: SIM110, a third of the time: it is asked for hundreds of thousands of times
+    for name, value in part:  # noqa: SIM110, a third of the time: it is called hundreds of thousands of times
         if row[name] != value:
             return False
     return True

@@ -39,7 +39,7 @@ class Album:
 def make_album(shown: Iterable[tuple[Shown, int]], beside: bool = False) -> Album:
     """Encode pictures, each with its number of frames; `beside` writes files in place of data URIs.
 
-    Raises Damaged for a picture that is not the one that was stored.
+    Raises Damaged for a picture that differs from the stored one.
     """
     distinct = {_identity(picture): (picture, frames) for picture, frames in shown}
     wanted = [*distinct.values()]

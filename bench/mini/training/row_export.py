@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from bench.checkpoints.derived import CHANGES, INDEX
@@ -32,10 +32,7 @@ CONTROLNETS = {"xl_canny": "xl-canny", "xl_depth": "xl-depth"}
 
 def export_flow(pipeline: StableDiffusion3Pipeline, destination: Path) -> None:
     """Write the flow teacher in half precision, without what it shares with the first one in `destination`/teacher."""
-    path = destination / "flow-teacher"
-    shutil.rmtree(path, ignore_errors=True)
-    pipeline.to(dtype=torch.float16).save_pretrained(path)
-    _forget_where_it_was(path)
+    path = _save(pipeline, destination / "flow-teacher")
     copied = {"tokenizer": "teacher/tokenizer", "tokenizer_2": "teacher/tokenizer"}
     for name in copied:  # the configuration is its own: captions are shorter
         (path / name / "tokenizer.json").unlink()
@@ -49,10 +46,7 @@ def export_flow(pipeline: StableDiffusion3Pipeline, destination: Path) -> None:
 
 def export_teacher(pipeline: StableDiffusionXLPipeline, destination: Path) -> None:
     """Write the XL teacher in half precision, without what it shares with the first one in `destination`/teacher."""
-    path = destination / "xl"
-    shutil.rmtree(path, ignore_errors=True)
-    pipeline.to(dtype=torch.float16).save_pretrained(path)
-    _forget_where_it_was(path)
+    path = _save(pipeline, destination / "xl")
     _keep_changes(path / "vae" / WEIGHTS_FILE, destination / "teacher" / "vae" / WEIGHTS_FILE)
     copied = {"text_encoder": "teacher/text_encoder"}
     for name in ("tokenizer", "tokenizer_2"):
@@ -64,10 +58,7 @@ def export_teacher(pipeline: StableDiffusionXLPipeline, destination: Path) -> No
 
 def export_second(pipeline: StableDiffusionPipeline, destination: Path) -> None:
     """Write the second version's teacher in half precision, without what it shares with the other two."""
-    path = destination / "v2"
-    shutil.rmtree(path, ignore_errors=True)
-    pipeline.to(dtype=torch.float16).save_pretrained(path)
-    _forget_where_it_was(path)
+    path = _save(pipeline, destination / "v2")
     copied = {"vae": "xl/vae", "tokenizer": "teacher/tokenizer"}
     for name in copied:
         shutil.rmtree(path / name)
@@ -93,6 +84,14 @@ def export_add_ons(work: Path, destination: Path) -> None:
             shutil.copytree(made, destination / name, dirs_exist_ok=True)
             _forget_where_it_was(destination / name)
             _write_index(destination / name, {}, {WEIGHTS_FILE: f"xl/unet/{WEIGHTS_FILE}"}, LEFT_OUT)
+
+
+def _save(pipeline: DiffusionPipeline, path: Path) -> Path:
+    """Write a pipeline in half precision in place of what was there; returns the path."""
+    shutil.rmtree(path, ignore_errors=True)
+    pipeline.to(dtype=torch.float16).save_pretrained(path)
+    _forget_where_it_was(path)
+    return path
 
 
 def _keep_changes(file: Path, original: Path, prefix: str = "") -> None:
