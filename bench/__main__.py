@@ -175,16 +175,24 @@ def report(settings: _Settings) -> int:
 
 
 def _report_of_rows(settings: _Settings) -> int:
-    """Write one report of the runs of an experiment's rows; raises BenchError where one is missing."""
-    from bench.experiment.config import ROWS_FOLDER, Experiment, check_settings, name_scores
+    """Write one report of the runs of an experiment's rows, without those that were refused, which it names.
+
+    Raises BenchError where one is missing or all were refused.
+    """
+    from bench.experiment.config import REFUSED_ROWS, ROWS_FOLDER, Experiment, check_settings, name_scores
     from bench.report.rows import RowRuns, save_rows, stores_of
     from bench.store.store import Store
 
-    experiment = name_scores(check_settings(Experiment, {"models": {}, "methods": {}, **settings}))
+    refused = settings.get(REFUSED_ROWS, {})
+    own = {name: value for name, value in settings.items() if name != REFUSED_ROWS}
+    experiment = name_scores(check_settings(Experiment, {"models": {}, "methods": {}, **own}))
     if Store.of_run(experiment.results):
         raise BenchError(f"results={experiment.results} holds a run; give a separate directory to rows")
+    directories = tuple(f"{ROWS_FOLDER}/{row}" for row in experiment.rows if row not in refused)
+    if not directories:
+        raise BenchError(f"results={experiment.results}: every row was refused, so there is no report to make")
     claims = tuple(choice.to_claim(name) for name, choice in experiment.claims.items())
-    rows, store = RowRuns(tuple(f"{ROWS_FOLDER}/{row}" for row in experiment.rows), claims), Store(experiment.results)
+    rows, store = RowRuns(directories, claims, refused), Store(experiment.results)
     save_rows(store, rows)
     return _report_of(store, stores_of(store, rows))
 

@@ -1,17 +1,19 @@
 """An experiment of rows: further experiments below its directory, one report, and a gate that compares each."""
 
+import html
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from test_gate import WORDS, run_gate
 from test_gate import make as make_gate_run
 from test_joint import make
 
-from bench.__main__ import main
+from bench.__main__ import main, run
 from bench.analysis.claims import judge_run
 from bench.experiment.compose import compose_settings, run_application
 from bench.records.errors import BenchError
@@ -94,6 +96,40 @@ def test_a_row_that_was_not_run_is_refused(tmp_path: Path, capsys: pytest.Captur
     save_rows(Store(tmp_path), RowRuns(("rows/a",)))
     assert main(["report", f"results={tmp_path}"]) == 2
     assert "rows/a holds no run" in capsys.readouterr().err
+
+
+def test_a_refused_row_is_left_out_of_the_report_which_says_so(
+    make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row, seed in (("mini_canny", 0), ("mini_style", 1)):  # of an earlier run
+        make(f"guide/rows/{row}", ("tcd", "ddim"), seed=seed)
+    refused = ["mini_canny"]
+
+    def task(settings: dict[str, Any]) -> int:
+        if not settings.get("models"):
+            return run(settings)
+        if settings["name"] in refused:
+            raise BenchError("results=<x> holds another experiment; give a separate directory")
+        return 0
+
+    arguments = ["experiment=mini_guide", "rows=[mini_canny,mini_style]", f"results={tmp_path}/guide"]
+    with pytest.raises(BenchError, match="another experiment"):
+        run_application("run", "", arguments, task)
+    sentence = "Row mini_canny is left out; it was refused when the rows were last run: results=<x> holds another"
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    page = (tmp_path / "guide" / "report.html").read_text()
+    assert html.escape(sentence) in page
+    scores = tmp_path / "guide" / "scores.csv"
+    assert set(pd.read_csv(scores)["run"]) == {"guide/rows/mini_style"}, "nothing of the older run"
+    assert main(["report", f"results={tmp_path}/guide"]) == 0
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    refused[:] = []
+    assert run_application("run", "", arguments, task) == 0
+    assert "left out" not in capsys.readouterr().out
+    assert pd.read_csv(scores)["run"].nunique() == 2
+    refused[:] = ["mini_canny", "mini_style"]
+    with pytest.raises(BenchError, match="every row was refused, so there is no report to make"):
+        run_application("run", "", arguments, task)
 
 
 def test_the_gate_compares_each_row(make_gate_run: Any, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from bench.experiment.conf_files import (
     package_of,
     read_config,
 )
-from bench.experiment.config import ROWS_FOLDER, Experiment
+from bench.experiment.config import REFUSED_ROWS, ROWS_FOLDER, Experiment
 from bench.experiment.hydra_errors import explain_composition, in_one_message, unknown_setting
 from bench.experiment.overrides import (
     Override,
@@ -158,16 +158,18 @@ def run_application(
     codes = [0]
     refusals: list[BenchError] = []
     outcomes: list[str] = []
+    refused: dict[str, str] = {}
     for settings in jobs:
         if asked.show:
             print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
             continue
         try:
-            codes.append(task(settings))
+            codes.append(task(_with_refused_rows(settings, refused)))
             outcomes.append("done" if codes[-1] == 0 else f"exit code {codes[-1]}")
         except BenchError as error:  # the remaining jobs still run
             refusals.append(error)
             outcomes.append("refused")
+            refused[str(settings.get("results"))] = " ".join(str(error).split())
     if len(outcomes) > 1:
         print(summarise_sweep(labels, jobs, outcomes))
     if refusals:
@@ -195,6 +197,13 @@ def _with_rows(
         )
     own_cells = bool(settings.get("models")) or not found
     return [*found, *([(label or str(settings.get("name")), settings)] if own_cells or keep_report else [])]
+
+
+def _with_refused_rows(settings: _Settings, refused: Mapping[str, str]) -> _Settings:
+    """Return settings that name the rows that were refused, each with the reason; `refused` has them by directory."""
+    places = {row: f"{settings.get('results')}/{ROWS_FOLDER}/{row}" for row in settings.get("rows") or ()}
+    found = {row: refused[place] for row, place in places.items() if place in refused}
+    return {**settings, REFUSED_ROWS: found} if found and not settings.get("models") else settings
 
 
 def compose_settings(overrides: Sequence[str], config_name: str = "config") -> _Settings:

@@ -42,6 +42,8 @@ from bench.records.errors import BenchError
 from bench.records.score import split_score
 
 ROWS_FOLDER = "rows"
+REFUSED_ROWS = "refused_rows"
+"""The name, among the settings of a report of rows, of those that were refused, each with the reason."""
 """The folder of the directories of an experiment's rows, in its own."""
 MOST_PIXELS = 8192
 """Of a side of an image; current base models do not generate larger images in one piece."""

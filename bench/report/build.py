@@ -69,7 +69,8 @@ def make_report(store: Store, inputs: str, runs: Sequence[Store] = (), beside: b
     texts: list[str] = list(frame.select_dtypes("str").columns)
     frame[texts] = frame[texts].map(spreadsheet_text, na_action="ignore")
     files = {"scores.csv": frame.to_csv(index=False, lineterminator="\n").encode()}
-    summary = summarise(run, cells, judgements)
+    left_out = together.notes if together else []
+    summary = summarise(run, cells, judgements, left_out)
     files |= {SUMMARY: summary.to_text().encode(), SUMMARY_DATA: summary.to_json().encode()}
     for table in tables.values():
         for suffix, write in FORMS.items():
@@ -88,7 +89,7 @@ def make_report(store: Store, inputs: str, runs: Sequence[Store] = (), beside: b
     files |= album.files
     homes = {part.run.real_images: part.store for part in scored.parts if part.run.real_images}
     real = [shown for name, home in homes.items() for shown in load_pictures(home.files, "reference", name)]
-    page = render_page(scored, judgements, tables, grids, behind, album, inputs, real)
+    page = render_page(scored, judgements, tables, grids, behind, album, inputs, real, left_out)
     lacks = [] if runs else [*_missing_images(scored), *_missing_features(scored)]
     return Made({**files, "report.html": page.encode()}, lacks)
 

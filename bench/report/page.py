@@ -49,11 +49,12 @@ def render_page(
     album: Album,
     inputs: str,
     real: Sequence[tuple[str, bytes]] = (),
+    left_out: Sequence[str] = (),
 ) -> str:
     """Return the HTML; `inputs` is the fingerprint of what it was made from, and is kept in its head.
 
     `album` has the pictures of `grids` and `differences`. `real` are some of the reference images, each with its
-    caption, as PNG.
+    caption, as PNG. `left_out` are sentences on the rows that are not in it.
     """
     run, cells = scored.run, scored.cells
     claims = claim_views(judgements, differences)
@@ -75,6 +76,7 @@ def render_page(
         unscored=_unscored(cells),
         waiting=len(run.cells) - len(cells),
         overridden=_overridden(cells),
+        left_out=left_out,
         sentence=answer(run, judgements),
         claims=claims,
         sentences=said,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.records.cell import plain
@@ -20,10 +20,22 @@ ROWS_FILE = "rows.json"
 
 @dataclass(frozen=True)
 class RowRuns:
-    """The directories of the runs below that of the report, and the claims beside theirs."""
+    """The directories of the runs below that of the report, the claims beside theirs, and the rows that are left out.
+
+    `refused` has these, each with the reason; what an earlier run left in their directories may be of other settings.
+    """
 
     directories: tuple[str, ...]
     claims: tuple[Claim, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each row that is left out."""
+        return [
+            f"Row {row} is left out; it was refused when the rows were last run: {reason}"
+            for row, reason in self.refused.items()
+        ]
 
 
 def save_rows(store: Store, rows: RowRuns) -> None:
@@ -38,7 +50,8 @@ def read_rows(store: Store) -> RowRuns | None:
     try:
         with suppress(FileNotFoundError):
             data: Mapping[str, Any] = json.loads(read_sealed(store.files, ROWS_FILE))
-            return RowRuns(tuple(data["directories"]), tuple(map(Claim.from_dict, data["claims"])))
+            claims = tuple(map(Claim.from_dict, data["claims"]))
+            return RowRuns(tuple(data["directories"]), claims, dict(data.get("refused", {})))
     except (Corrupt, ValueError, KeyError, TypeError) as error:
         raise Damaged(store.location, ROWS_FILE, error) from error
     return None

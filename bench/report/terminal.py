@@ -97,12 +97,15 @@ class Summary:
         return TypeAdapter(cls).validate_json(text)
 
 
-def summarise(run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement]) -> Summary:
-    """Return scores ± standard error and latency of the first `MOST_CELLS` cells, and all verdicts.
+def summarise(
+    run: Run, cells: Sequence[ScoredCell], judgements: Sequence[Judgement], notes: Sequence[str] = ()
+) -> Summary:
+    """Return scores ± standard error and latency of the first `MOST_CELLS` cells, all verdicts, and further `notes`.
 
     Biased scores are shown without their bias, as verdicts take them.
     """
-    return Summary(_columns(run, cells) if cells else (), _notes(run, cells), tuple(map(_verdict, judgements)))
+    found = [*notes, *_notes(run, cells)]
+    return Summary(_columns(run, cells) if cells else (), found, tuple(map(_verdict, judgements)))
 
 
 def _columns(run: Run, cells: Sequence[ScoredCell]) -> list[Column]:
