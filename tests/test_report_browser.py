@@ -66,7 +66,7 @@ class Opened:
         self.context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
         )
-        self.context.set_default_timeout(300_000)  # of a busy machine
+        self.context.set_default_timeout(60_000)  # of a busy machine
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self.page = self.context.new_page()
@@ -225,6 +225,22 @@ def test_tables_sort_search_follow_the_filters_and_are_copied(browser: Any, page
         assert {*lines} < {*written}
         page.get_by_role("button", name="show all").press("Enter")
         assert len(page.evaluate(steps)) == len(written) - 1
+
+
+def test_long_tables_and_walls_show_their_first_rows_until_all_are_asked_for(browser: Any, page_path: Path) -> None:
+    with Opened(browser, page_path) as page:
+        rows = "[...document.querySelectorAll('#table-scores tbody tr')]"
+        add = "document.querySelector('#table-scores .scroll').after(more)"
+        page.evaluate(f"{{ const [more] = page.beyond(() => {rows}, 2, 'rows'); {add} }}")
+        shown = f"{rows}.filter(row => row.checkVisibility()).length"
+        count = page.evaluate(f"{rows}.length")
+        assert page.evaluate(shown) == 2 < count
+        page.emulate_media(media="print")
+        assert page.evaluate(shown) == count
+        page.emulate_media(media="screen")
+        page.get_by_role("button", name=f"Show all {count} rows").press("Enter")
+        assert page.evaluate(shown) == count
+        assert page.locator("#table-scores .more:visible").count() == 0
 
 
 def test_charts_answer_to_the_mouse_and_to_keys(browser: Any, page_path: Path) -> None:

@@ -44,7 +44,7 @@ LIMITS = {
     "peak_bytes": 1.5e9,
     "page_bytes": 25e6,
     "opened_cpu_s": 3.0,
-    "longest_task_cpu_ms": 200.0,
+    "longest_task_cpu_ms": 50.0,
 }
 CATEGORIES = ["toplevel", "blink.user_timing", "devtools.timeline", "disabled-by-default-devtools.timeline"]
 

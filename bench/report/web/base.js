@@ -13,7 +13,8 @@ const page = {
     return !page.off.get("Score")?.has(score.score) && !page.off.get("Extractor")?.has(score.extractor);
   },
   changed() { for (const tell of page.listeners) tell(); },
-  light(key) { for (const tell of page.lights) tell(key); },
+  lit: "",
+  light(key) { if (key !== page.lit) for (const tell of page.lights) tell(page.lit = key); },
   element(tag, properties = {}, ...children) {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(properties)) {
@@ -21,6 +22,18 @@ const page = {
     }
     made.append(...children);
     return made;
+  },
+  beyond(rows, most, what) {  // a button that shows the rows that a long table leaves out at first, so that scrolling does not stall
+    const more = page.element("button", { type: "button", className: "more" });
+    const cut = () => {
+      const found = rows().filter(row => !row.hidden);
+      found.forEach((row, i) => row.classList.toggle("beyond", i >= most));
+      more.hidden = found.length <= most;
+      more.textContent = `Show all ${found.length} ${what}`;
+    };
+    more.addEventListener("click", () => { most = Infinity; cut(); });
+    cut();
+    return [more, cut];
   },
   source(image) { return image.dataset.picture ? page.data.pictures[image.dataset.picture] : image.currentSrc || image.src; },
 };
@@ -47,6 +60,11 @@ const page = {
     theme.hidden = false;
     say();
   }
+
+  // Rows that pass below a resting pointer while the page scrolls are not lit up.
+  let scrolled = -1000;
+  addEventListener("scroll", () => { scrolled = performance.now(); page.light(""); }, { passive: true });
+  page.scrolls = () => performance.now() - scrolled < 200;
 
   // A link to a folded claim opens it.
   const open = () => { const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1))); if (target?.tagName === "DETAILS") target.open = true; };

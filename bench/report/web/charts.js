@@ -46,7 +46,7 @@
     const values = [...new Set(cells.map(cell => cell[axis]))].filter(value => value > 0);
     return axis === "evaluations" && values.length <= 10 ? { values } : { tickCount: 6 };
   };
-  const zoom = { name: "zoom", bind: "scales", select: { type: "interval", zoom: "wheel![event.altKey]", translate: "[mousedown, window:mouseup] > window:mousemove!" } };
+  const zoom = { name: "zoom", bind: "scales", select: { type: "interval", zoom: "wheel![event.altKey]", translate: "[mousedown, window:mouseup] > mousemove!" } };
   const big = (large, small) => ({ condition: { test: "datum.key === hot", value: large }, value: small });
   const y = { field: "y", type: "quantitative", scale: { zero: false }, title: null };
   const bars = { mark: { type: "rule", strokeWidth: 1.2 }, encoding: { y: { field: "low", type: "quantitative" }, y2: { field: "high" } } };
@@ -158,30 +158,39 @@
     for (const [dataset, rows] of Object.entries(chart.rows())) view.change(dataset, vega.changeset().remove(() => true).insert(rows));
     return view.runAsync();
   };
-  const draw = (chart, holder) => {
-    const datasets = chart.rows();
-    const spec = { width: holder.clientWidth, height: chart.height ?? undefined, autosize: { type: "fit-x", contains: "padding" }, padding: 2, config, datasets, params: [{ name: "hot", value: "" }, { name: "line", value: "" }], ...chart.spec() };
-    const view = new vega.View(vega.parse(vegaLite.compile(spec, { logger: vega.logger(vega.Error) }).spec, null, { ast: true }), { expr: vega.interpreter, renderer: "svg", container: holder, hover: false, logLevel: vega.Error });
+  function* drawing(holder) {  // in parts, between which the browser may do something else
+    const { chart } = holder;
+    let width = holder.clientWidth;
+    if (views.has(holder) || !width) return;  // without a width it is filtered out
+    const datasets = Object.fromEntries(Object.keys(chart.rows()).map(name => [name, []]));  // compiled without their data
+    const spec = { width, height: chart.height ?? undefined, autosize: { type: "fit-x", contains: "padding" }, padding: 2, config, datasets, params: [{ name: "hot", value: "" }, { name: "line", value: "" }], ...chart.spec() };
+    const compiled = vegaLite.compile(spec, { logger: vega.logger(vega.Error) }).spec;
+    yield;
+    const program = vega.parse(compiled, null, { ast: true });
+    yield;
+    const view = new vega.View(program, { expr: vega.interpreter, renderer: "svg", container: holder, hover: false, logLevel: vega.Error });
     view.tooltip(() => {});  // `tell` has more; without a tooltip beside the zoom, points would not see the mouse
     view.addEventListener("mousemove", (event, item) => { tell(event, item?.datum); page.light(item?.datum?.key ?? ""); });
     view.addEventListener("mouseout", () => { tip.hidden = true; page.light(""); });
     views.set(holder, [chart, view]);
     holder.dataset.drawn = "";
-    new ResizeObserver(() => { if (Math.abs(view.width() - holder.clientWidth) > 2) view.width(holder.clientWidth).runAsync(); }).observe(holder);
-    return view.runAsync().then(() => holder.querySelector("svg").setAttribute("aria-hidden", "true"));  // the holder is the picture
-  };
+    new ResizeObserver(() => { if (Math.abs(width - holder.clientWidth) > 2) view.width(width = holder.clientWidth).runAsync(); }).observe(holder);
+    for (const [dataset, rows] of Object.entries(chart.rows())) view.data(dataset, rows);
+    yield;
+    view.runAsync().then(() => holder.querySelector("svg").setAttribute("aria-hidden", "true"));  // the holder is the picture
+  }
 
   const undrawn = [];
-  let drawing = false;
+  let begun = null, waits = false;
   const drawNext = () => {
-    const holder = undrawn.shift();
-    drawing = Boolean(holder);
-    if (!holder) return;
-    if (!views.has(holder) && holder.clientWidth) draw(holder.chart, holder);  // without a width it is filtered out
+    begun ??= undrawn.length ? drawing(undrawn.shift()) : null;
+    waits = Boolean(begun);
+    if (!begun) return;
+    if (begun.next().done) begun = null;
     whenIdle();
   };
   const whenIdle = () => (window.requestIdleCallback ? requestIdleCallback(drawNext, { timeout: visible.size ? 100 : 2000 }) : setTimeout(drawNext, 30));
-  const drawSoon = (...holders) => { undrawn.unshift(...holders); if (!drawing) { drawing = true; whenIdle(); } };
+  const drawSoon = (...holders) => { undrawn.unshift(...holders); if (!waits) { waits = true; whenIdle(); } };
 
   const KEYS = { "+": [0.8], "=": [0.8], "-": [1.25], ArrowLeft: [1, -0.1], ArrowRight: [1, 0.1], ArrowUp: [1, 0, 0.1], ArrowDown: [1, 0, -0.1], 0: [] };
   const move = (view, axis, factor, shift = 0) => {
@@ -225,23 +234,30 @@
         near.observe(holder);
       }
     }
-    addEventListener("load", () => drawSoon(...section.querySelectorAll(".chart > div")));
+    addEventListener("load", () => {
+      const [first, ...others] = section.querySelectorAll(".chart > div");
+      for (const _ of drawing(first));  // the first time is slow, and no task of scrolling
+      drawSoon(...others);
+    });
     page.listeners.push(() => {
       for (const holder of section.querySelectorAll(".chart > div")) holder.parentElement.hidden = Boolean(holder.chart.score && !page.showsScore(holder.chart.score));
       for (const [holder, known] of views) if (visible.has(holder)) refresh(...known); else holder.stale = true;
     });
     let wanted = "", waiting = false;
     const series = new Map(cells.map(cell => [cell.key, cell.series]));
+    const lightNext = () => {  // one chart a frame
+      const view = [...visible].map(holder => views.get(holder)?.[1]).find(view => view && view.signal("hot") !== wanted);
+      waiting = Boolean(view);
+      if (!view) return;
+      view.signal("hot", wanted).signal("line", series.get(wanted) ?? "").runAsync();
+      requestAnimationFrame(lightNext);
+    };
     page.lights.push(key => {
       wanted = key;
-      if (waiting) return;
+      if (!waiting) requestAnimationFrame(lightNext);
       waiting = true;
-      requestAnimationFrame(() => {
-        waiting = false;
-        for (const holder of visible) views.get(holder)?.[1].signal("hot", wanted).signal("line", series.get(wanted) ?? "").runAsync();
-      });
     });
-    addEventListener("beforeprint", () => { for (const holder of section.querySelectorAll(".chart > div")) if (!views.has(holder)) draw(holder.chart, holder); });
+    addEventListener("beforeprint", () => { for (const holder of section.querySelectorAll(".chart > div")) for (const _ of drawing(holder)); });
 
     const legend = document.getElementById("legend");
     const sign = (label, i) => {

@@ -2,6 +2,7 @@
 // The same prompts at equal cost, and the wall of all pictures: order and filters.
 {
   const { cells, prompts } = page.data, { element } = page;
+  const MOST_LINES = 24;
   const shot = (name, said, group) => element("button", { type: "button", className: "shot", "data-group": group },
     element("img", { alt: said, decoding: "async", "data-picture": name }));
 
@@ -16,6 +17,8 @@
     const own = () => cells.filter(cell => cell.model === (model?.value ?? cell.model) && Object.keys(cell.pictures).length && cell[kind.value]);
     const costs = () => [...new Set(own().map(cell => cell[kind.value]))].sort((a, b) => a - b);
     for (const option of [...kind.options]) if (!cells.some(cell => cell[option.value])) option.remove();
+    const [more, cut] = page.beyond(() => [...rows.querySelectorAll("tbody tr")], MOST_LINES, "lines");
+    rows.parentElement.after(more);
     const draw = () => {
       const limit = costs()[budget.value], lines = new Map();
       for (const cell of own()) {
@@ -33,6 +36,7 @@
             ...columns.map(([prompt, i]) => element("td", { "data-said": prompt.text }, ...(i in cell.pictures ? [shot(cell.pictures[i], name, `equal-${i}`)] : []))));
         })),
       );
+      cut();
       page.watch(rows);
     };
     const restart = () => {
@@ -62,10 +66,16 @@
       }
     });
     document.getElementById("wall-controls").hidden = order.options.length < 2;
+    const cuts = grids.map(grid => {
+      const [more, cut] = page.beyond(() => [...grid.querySelectorAll("tbody tr")], MOST_LINES, "lines");
+      grid.append(more);
+      return cut;
+    });
     page.listeners.push(() => {
       for (const row of wall.querySelectorAll("tr[data-series]")) {
         row.hidden = !cells.some(cell => cell.series === row.dataset.series && cell.model === row.dataset.model && page.shows(cell));
       }
+      for (const cut of cuts) cut();
     });
   }
 }

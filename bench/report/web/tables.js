@@ -26,11 +26,13 @@
           return up ? order : -order;
         });
         body.append(...known.map(([, row]) => row));
+        table.dispatchEvent(new Event("sorted"));
       });
     }
 
     if (!box) continue;
     const search = box.querySelector(".search"), copy = box.querySelector(".copy"), count = box.querySelector(".count");
+    const [more, cut] = page.beyond(() => [...body.rows], 60, "rows");
     const filter = () => {
       const words = search.value.toLowerCase();
       let left = 0;
@@ -40,7 +42,10 @@
         left += !row.hidden;
       }
       count.textContent = left < rows.length ? `${left} of ${rows.length} rows` : "";
+      cut();
     };
+    table.addEventListener("sorted", cut);
+    table.parentElement.after(more);
     search.addEventListener("input", filter);
     page.listeners.push(filter);
     copy?.addEventListener("change", async () => {
@@ -66,7 +71,7 @@
   const lit = new Map();
   for (const row of document.querySelectorAll("tr[data-key]")) {
     lit.set(row.dataset.key, [...(lit.get(row.dataset.key) ?? []), row]);
-    row.addEventListener("pointerenter", () => page.light(row.dataset.key));
+    row.addEventListener("pointerenter", () => { if (!page.scrolls()) page.light(row.dataset.key); });
     row.addEventListener("pointerleave", () => page.light(""));
   }
   let last = "";
