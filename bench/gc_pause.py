@@ -6,6 +6,7 @@ import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 
 @contextmanager
@@ -21,7 +22,11 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if was_on:
-            if not gc.get_freeze_count():
-                gc.freeze()
-                atexit.register(gc.unfreeze)  # else libraries report the remaining objects as leaks at exit
+            _exempt()
             gc.enable()
+
+
+@cache
+def _exempt() -> None:
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # else libraries report the remaining objects as leaks at exit

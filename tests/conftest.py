@@ -1,15 +1,19 @@
 """Small untrained models on disk, in the layouts of the real ones, so that no test depends on trained weights."""
 
+import io
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch and numpy look; child processes inherit it
@@ -41,6 +45,28 @@ def own_temporary_directory() -> Iterator[None]:
         patch.setenv("TMPDIR", directory)
         patch.setattr(tempfile, "tempdir", directory)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw() -> Iterator[Callable[..., object]]:
+    """Leave the figures for papers empty: drawing them takes longer than most runs of tests. Yields what draws them."""
+    from bench.report import build
+
+    drawn = build._to_pictures
+    png = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(png, "png")
+    empty = {"png": png.getvalue(), "svg": b"<?xml?>", "pdf": b"%PDF"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_to_pictures", lambda _: (3.25, empty))
+        yield drawn
+
+
+@pytest.fixture
+def drawn_figures(draw: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the figures for papers in this test."""
+    from bench.report import build
+
+    monkeypatch.setattr(build, "_to_pictures", draw)
 
 
 @pytest.fixture(autouse=True)
@@ -142,3 +168,26 @@ def flow_hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "flow-hub"
     with FileLock(f"{shared}.lock"):
         return build_flow_hub(shared)
+
+
+class Ended(NamedTuple):
+    """How verbs ended: the largest exit code, and what they wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_offline(hub: Path, directory: Path, *commands: list[str]) -> Ended:
+    """Run verbs one after another in a directory, with a hub cache and without the network."""
+    import huggingface_hub.constants as constants
+
+    from bench.__main__ import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(directory)
+        patch.setattr(constants, "HF_HUB_CACHE", str(hub))
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        code = max(main(command) for command in commands)
+    return Ended(code, out.getvalue(), err.getvalue())

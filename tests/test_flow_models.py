@@ -5,9 +5,6 @@ Each repository holds what `fetch` takes of it and nothing else.
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from conftest import run_offline
 from numpy.typing import NDArray
 from PIL import Image
 from standins import build_hub
@@ -26,7 +24,6 @@ from bench.generate.sampling import image_generator
 from bench.records.record import Record
 
 pytestmark = pytest.mark.slow
-MAIN = "import json, sys; from bench.__main__ import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
 SOURCES = {
     "sd35_medium": "stabilityai/stable-diffusion-3.5-medium",
     "sd35_large": "stabilityai/stable-diffusion-3.5-large",
@@ -76,13 +73,6 @@ def hub(flow_hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run_verbs(hub: Path, directory: Path, *commands: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run verbs, one after another in a separate process, with the hub offline."""
-    environment = {**os.environ, "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
-    python = [sys.executable, "-c", MAIN, json.dumps(commands)]
-    return subprocess.run(python, env=environment, capture_output=True, text=True, cwd=directory, check=False)
-
-
 def small(*more: str, models: Iterable[str] = SOURCES) -> list[str]:
     """The experiment of few-step models; only sizes and numbers of images are overridden, and latency is left out."""
     sizes = [f"models.{name}.{side}=64" for name in models if name != "sd35_medium" for side in ("height", "width")]
@@ -106,7 +96,7 @@ def results(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("methods={qwen_lightning_4:{adapter:[],models:[]}}",),
         models=["qwen_image"],
     )
-    done = run_verbs(hub, directory, small(), medium(), alone)
+    done = run_offline(hub, directory, small(), medium(), alone)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
     return directory / "results"

@@ -1,24 +1,24 @@
 """The guide's rows, with the configurations of users, offline, on substitutes under the real hub ids."""
 
+import dataclasses
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Ended, run_offline
 from numpy.typing import NDArray
 from PIL import Image
 from standins import REPOSITORIES, build_hub
 
+from bench.checkpoints.manifest import MANIFEST
 from bench.execute.job import try_schedulers
 from bench.records.record import Record
 
 pytestmark = pytest.mark.slow
-Bench = Callable[..., subprocess.CompletedProcess[str]]
+Bench = Callable[..., Ended]
 ROWS = {
     "guide_sdxl_t2i": ("sdxl", "tcd"),
     "guide_sd15_t2i": ("sd15", "tcd"),
@@ -32,13 +32,6 @@ ROWS = {
     "guide_animatediff": ("toonyou_animated", "zoom_in"),
 }
 """Experiment → its base model, and the adapter whose effect is looked at."""
-MAIN = """
-import dataclasses, json, sys
-from bench.__main__ import main
-from bench.checkpoints.manifest import MANIFEST
-MANIFEST["background_lpips"] = dataclasses.replace(MANIFEST["background_lpips"], sha256=None)  # the stand-in is another
-sys.exit(max(map(main, json.loads(sys.argv[1]))))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +41,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bench(hub: Path) -> Bench:
-    """Run verbs, one after another in a separate process, with the hub offline."""
+    """Run verbs, one after another, with the hub offline."""
 
-    def call(directory: Path, *commands: list[str], cache: Path = hub) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "TORCH_HOME": str(hub)}
-        python = [sys.executable, "-c", MAIN, json.dumps(commands)]
-        return subprocess.run(python, env=environment, capture_output=True, text=True, cwd=directory, check=False)
+    def call(directory: Path, *commands: list[str], cache: Path = hub) -> Ended:
+        lpips = dataclasses.replace(MANIFEST["background_lpips"], sha256=None)  # the stand-in is another
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TORCH_HOME", str(hub))
+            patch.setitem(MANIFEST, "background_lpips", lpips)
+            return run_offline(cache, directory, *commands)
 
     return call
 
@@ -64,6 +59,10 @@ def small(row: str, *more: str, verb: str = "run") -> list[str]:
     return [verb, f"experiment={row}", *size, "prompts.count=3", "measure.repeats=1", "measure.warmup=0", *more]
 
 
+BARE = ("method=[tcd]", "methods.tcd.fused=false", "measure.latency=false", "scores=[]", "claim=[]")
+"""Neither scored nor measured."""
+
+
 @pytest.fixture(scope="module")
 def results(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the results of all rows: unchanged, without adapter, and with the adapter at scale 0, both unscored."""
@@ -71,14 +70,13 @@ def results(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     commands = []
     for row, (model, adapter) in ROWS.items():
         rest = "" if adapter == "tcd" else "tcd"
-        bare = ["method=[tcd]", "methods.tcd.fused=false", "measure.latency=false", "scores=[]", "claim=[]"]
         commands += [
             small(row, "method=[tcd,dpmpp_2s]", "methods.dpmpp_2s.steps=[4]"),
-            small(row, *bare, f"name={row}_without", f"methods.tcd.adapter=[{rest}]"),
-            small(row, *bare, f"name={row}_nothing", f"++models.{model}.adapters.{adapter}.scale=0"),
+            small(row, *BARE, f"name={row}_without", f"methods.tcd.adapter=[{rest}]"),
+            small(row, *BARE, f"name={row}_nothing", f"++models.{model}.adapters.{adapter}.scale=0"),
         ]
     for row, setting in PARTS.items():
-        commands += [small(row, *bare, f"name={row}_unguided", f"{setting}=0")]
+        commands += [small(row, *BARE, f"name={row}_unguided", f"{setting}=0")]
     run = bench(directory, *commands)
     assert run.returncode == 0, run.stderr
     return directory / "results"

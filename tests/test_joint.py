@@ -117,6 +117,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *stores: Store | str, output: ob
     return line
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_latencies_of_two_gpus_stand_side_by_side_and_scores_once(make: Make) -> None:
     output = report(make("a", seconds=0.1), make("b", gpu="H100", seconds=0.05))
     costs = table(output, "costs")

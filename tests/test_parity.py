@@ -105,7 +105,7 @@ def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_fid_and_kid_of_a_run_by_stored_weights_are_torch_fidelitys_of_its_images(
     inception: Path, overrides: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    real, count = tmp_path / "real", 8
+    real, count = tmp_path / "real", 4
     real.mkdir()
     for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3)).astype(np.uint8)):
         Image.fromarray(image // 2).save(real / f"{i}.png")

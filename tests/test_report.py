@@ -117,6 +117,7 @@ def test_failed_and_waiting_cells_are_reported(store: Store) -> None:
     assert "60 steps &lt;do&gt; not fit" in page
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_plots_are_png_svg_and_pdf_of_each_kind(store: Store) -> None:
     write_report(store)
     stems = {path.stem for path in (Path(store.location) / "plots").iterdir()}
@@ -130,6 +131,7 @@ def test_plots_are_png_svg_and_pdf_of_each_kind(store: Store) -> None:
         assert b"/CreationDate" not in content, "the same run makes the same file"
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_plots_are_as_wide_as_a_column_or_a_page_of_a_paper(store: Store) -> None:
     write_report(store)
     widths = set()
@@ -139,6 +141,7 @@ def test_plots_are_as_wide_as_a_column_or_a_page_of_a_paper(store: Store) -> Non
     assert widths == {PAGE_INCHES}, "two scores"
 
 
+@pytest.mark.usefixtures("drawn_figures")
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex here")
 def test_plots_and_tables_are_in_a_latex_document_that_compiles(store: Store) -> None:
     store.save_run(replace(store.run(), claims=(CLAIM,), metrics=("clip_score@mini",)))

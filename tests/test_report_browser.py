@@ -5,7 +5,7 @@ Needs Chromium on the path; playwright drives it.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from PIL import Image
 from test_report import CLAIM, PROMPTS, keep, make_store
 
 from bench.records.run import Claim, Side
+from bench.report import build
 from bench.report.write import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -38,7 +39,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_path(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., object]) -> Path:
     made = make_store(tmp_path_factory.mktemp("run"))
     for record in list(made.records()):
         if record.status == "ok":
@@ -47,7 +48,9 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = made.run()
     prompts = (PROMPTS[0], *HOSTILE, *run.prompts[len(HOSTILE) + 1 :])
     made.save_run(replace(run, prompts=prompts, claims=(CLAIM, WORSE)))
-    return Path(write_report(made))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_to_pictures", draw)
+        return Path(write_report(made))
 
 
 def until(page: Any, expression: str) -> None:
