@@ -1,4 +1,4 @@
-"""The paper's and the guide's experiments, verbatim but for size, counts and some settings left out, on substitutes of two base models.
+"""The experiments of the paper and the guide on substitutes of two base models, but for size, counts and some steps.
 
 Half precision is slow on a processor, so that the substitutes run in float32. The paper's whole table takes longer:
 scripts/robustness/paper_on_substitutes.py.
@@ -88,7 +88,7 @@ def verdict_rows(run: Run) -> list[dict[str, str]]:
 def test_better_than_teacher_judges_each_base_model_and_all_of_them(
     offline: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    steps = {"tcd": "2,4,20", "dpmpp_2s": "2,4,20", "lcm": "20", "dpmpp_2s_diffusers": "20"}
+    steps = {"tcd": "2,4,8,20", "dpmpp_2s": "2,4,8,20", "lcm": "20", "dpmpp_2s_diffusers": "20"}
     fewer = [f"methods.{name}.steps=[{some}]" for name, some in steps.items()] + ["methods.tcd.eta=[0.0,0.3,1.0]"]
     command = ["run", "experiment=better_than_teacher", *small(["sd21", "sdxl"]), "measure.latency=false", *fewer]
     assert main(command) == 0, capsys.readouterr().err
