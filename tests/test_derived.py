@@ -74,6 +74,31 @@ def test_names_of_the_original_get_a_prefix_and_own_files_go_before_copied_ones(
     assert (whole / "tokenizer" / "words.json").read_text() == "[1]"
 
 
+def test_a_file_without_an_original_is_stored_in_8_bits(below: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.logspace(-3, 1, 80)[:, None, None, None]  # each row has a size of its own
+    given = {
+        "conv.weight": (sizes * rng.normal(size=(80, 3, 3, 3))).astype(np.float16),
+        "empty.weight": np.zeros((64, 64), np.float16),
+        "first.weight": rng.normal(size=(24, 36)).astype(np.float16),
+        "layer.lora_A.weight": np.ones((8, 40), np.float16),
+        "norm.weight": rng.normal(size=300).astype(np.float16),
+    }
+    derive(below / "own", "teacher", {})
+    index = json.loads((below / "own" / derived.INDEX).read_text())
+    (below / "own" / derived.INDEX).write_text(json.dumps(index | {"changed": {"model.safetensors": ""}}))
+    stored = derived.pack(given)
+    in_8_bits = {name for name, value in stored.items() if value.dtype == np.int8}
+    assert in_8_bits == {"conv.weight", "empty.weight", "layer.lora_A.weight"}
+    save_file(stored, below / "own" / f"model.safetensors{derived.CHANGES}")
+    found = load_file(derived.completed(below / "own", below) / "model.safetensors")
+    assert set(found) == set(given)
+    assert all(np.array_equal(found[name], given[name]) for name in ("norm.weight", "first.weight"))
+    assert not found["empty.weight"].any()
+    ours, theirs = (tensors["conv.weight"].astype(float).reshape(80, -1) for tensors in (found, given))
+    assert (np.abs(ours - theirs).max(axis=1) < np.abs(theirs).max(axis=1) / 200).all()
+
+
 def test_it_is_completed_once_and_named_by_all_that_it_holds(below: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources.resources, "files", lambda _: below.parent)
     source, original = f"bench://{below.name}/ink", below / "teacher" / "unet" / "model.safetensors"

@@ -203,6 +203,14 @@ def sample(pipeline, **more: object) -> np.ndarray:  # type: ignore[no-untyped-d
     return np.asarray(images[0], int)
 
 
+def as_stored(loaded: torch.Tensor, trained: torch.Tensor) -> bool:
+    """Whether weights are as near as half precision or 8 bits with a scale for each row can be."""
+    if torch.equal(loaded.half(), trained.half()):
+        return True
+    rows, apart = (value.detach().flatten(1).abs().amax(dim=1) for value in (trained, loaded.float() - trained))
+    return bool((apart <= rows / 200).all())
+
+
 @pytest.mark.parametrize("name", ["xl_canny", "xl_depth"])
 def test_a_controlnet_is_stored_as_a_difference_and_at_scale_0_says_nothing(
     export: Callable[[str], Path], tmp_path: Path, name: str
@@ -248,10 +256,10 @@ def test_a_fine_tune_is_stored_as_a_difference(export: Callable[[str], Path], sh
     assert changed == {name.removesuffix(".up") for name in trained if name.endswith(".up")}
     name = "mid_block.resnets.0.conv1.weight"
     difference = trained[f"{name}.up"].float() @ trained[f"{name}.down"].float()
-    torch.testing.assert_close((ours[name] - theirs[name]).flatten(1), difference, rtol=0.01, atol=1e-3)
+    torch.testing.assert_close((ours[name] - theirs[name]).flatten(1), difference, rtol=0.02, atol=2e-3)
     for part in ("text_encoder", "text_encoder_2", "vae"):
         pairs = zip(getattr(tuned, part).parameters(), getattr(shop.xl_teacher(), part).parameters(), strict=True)
-        assert all(torch.equal(one, other.half()) for one, other in pairs)
+        assert all(as_stored(one, other) for one, other in pairs)
 
 
 def test_a_style_is_stored_as_a_lora_and_at_scale_0_says_nothing(shop: Shop) -> None:
@@ -307,7 +315,7 @@ def test_a_second_version_s_teacher_trains_and_loads(shop: Shop, second: Path, t
     whole = StableDiffusionPipeline.from_pretrained(derived.completed(tmp_path / "v2", tmp_path))
     for part in ("text_encoder", "vae", "unet"):
         pairs = zip(getattr(whole, part).parameters(), getattr(pipeline, part).parameters(), strict=True)
-        assert all(torch.equal(one.half(), other.half()) for one, other in pairs)
+        assert all(as_stored(one, other) for one, other in pairs)
     recipe = replace(distillation.RECIPES["tcd"], iterations=1, batch_size=4)
     weights = distillation.distill("tcd", pipeline, shop.xl_data(), tmp_path, recipe)
     assert all(torch.isfinite(value).all() for value in weights.values())

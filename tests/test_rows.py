@@ -2,11 +2,13 @@
 
 import html
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_gate import WORDS, run_gate
@@ -68,18 +70,48 @@ BETTER = Claim(
 )
 
 
+def of_another_model(store: Store) -> Store:
+    """Make a run's cells those of another base model."""
+    keys = []
+    for record in [*store.records()]:
+        cell = replace(record.cell, base=replace(record.cell.base, name="other", weights="another"))
+        store.commit(replace(record, key=cell.key, cell=cell))
+        for identity in ("e", "p"):
+            known = store.features_of(record, identity)
+            store.cell(cell.key).save_features(identity, known, record.images_hash)
+        keys.append(cell.key)
+    store.save_run(replace(store.run(), cells=tuple(keys)))
+    return store
+
+
+def test_a_sentence_says_what_share_of_the_first_row_s_gain_is_kept(make: Any, tmp_path: Path) -> None:
+    claim = Claim(
+        *("reuse", "TCD wins there too", Side("tcd", (4,)), Side("ddim", (4,)), ("sharpness",), "better"),
+        **{"models": ("other",), "source": GUIDE, "published": "in words: it can be reused"},
+    )
+    rng = np.random.default_rng(0)
+    for name, gain in (("a", 2.0), ("b", 1.0)):
+        run = make(f"guide/rows/{name}", claims=() if name == "a" else (claim,), images=name)
+        for record in run.records():
+            sharpness = rng.normal(8 + gain * (record.cell.method == "tcd"), 0.1, record.images.count)
+            run.cell(record.key).save_features("p", {"sharpness": sharpness}, record.images_hash)
+    of_another_model(run)
+    store = Store(tmp_path / "guide")
+    save_rows(store, RowRuns(("rows/a", "rows/b")))
+    assert main(["report", f"results={store.location}"]) == 0
+    said = re.findall(r"kept: (\d+)% \[(\d+)%, (\d+)%\] of the gain on mini, sharpness at 4 steps", page_of(store))
+    ((share, low, high),) = [tuple(map(int, numbers)) for numbers in said]
+    assert 49 <= low <= 50 <= high <= 51
+    assert low <= share <= high
+
+
+def page_of(store: Store) -> str:
+    return Path(store.location, "report.html").read_text()
+
+
 def test_one_report_judges_claims_about_two_rows(make: Any, tmp_path: Path) -> None:
     first = make("guide/rows/a", ("tcd",), claims=())
-    second = make("guide/rows/b", ("tcd",), claims=(), images="t")
-    record = next(second.records())
-    base = replace(record.cell.base, name="other", weights="another")
-    cell = replace(record.cell, base=base)
-    other = replace(record, key=cell.key, cell=cell)
-    second.commit(other)
-    for identity in ("e", "p"):
-        known = second.features_of(record, identity)
-        second.cell(cell.key).save_features(identity, known, record.images_hash)
-    second.save_run(replace(second.run(), cells=(other.key,)))
+    of_another_model(make("guide/rows/b", ("tcd",), claims=(), images="t"))
     store = Store(tmp_path / "guide")
     save_rows(store, RowRuns(("rows/a", "rows/b"), (BETTER,)))
     assert read_rows(store) == RowRuns(("rows/a", "rows/b"), (BETTER,))
@@ -87,9 +119,9 @@ def test_one_report_judges_claims_about_two_rows(make: Any, tmp_path: Path) -> N
     (judgement,) = judge_run(join_runs(store, stores_of(store, RowRuns(("rows/a", "rows/b"))), (BETTER,)))
     assert len(judgement.comparisons) == 1
     assert main(["report", f"results={store.location}"]) == 0
-    page = (tmp_path / "guide" / "report.html").read_text()
-    assert "The guide, sentence by sentence" in page
-    assert "One is better" in page
+    assert "The guide, sentence by sentence" in page_of(store)
+    assert "One is better" in page_of(store)
+    assert "kept: " not in page_of(store), "there is no second gain"
 
 
 def test_a_row_that_was_not_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

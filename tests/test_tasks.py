@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import DPTForDepthEstimation, DPTImageProcessor
 
 from bench.features.extractor import Extractor, encode_captions, images_to_features
-from bench.features.tasks import TaskFeatures, edge_agreement, flicker, psnr
+from bench.features.tasks import FURTHEST, TaskFeatures, edge_agreement, flicker, psnr, straight_path
 from bench.generate.depth import load_depth_estimator
 from bench.generate.task_inputs import Inputs, canny_edges, draw_scene, name_inputs
 from bench.records.cell import Task
@@ -333,6 +333,36 @@ def test_a_video_is_scored_frame_by_frame(extractor: Extractor) -> None:
     own = features(extractor, "animation", None, film, frames=4)
     assert own["temporal_consistency"] == pytest.approx([100 * (2 / np.sqrt(3) + 1) / 3], rel=1e-4)
     assert own["flicker"] > 0
+
+
+def test_a_film_of_the_world_moves_on_straight_paths(extractor: Extractor) -> None:
+    film = np.zeros((1, 4 * 5, 6, 3), np.uint8)
+    assert "path_error" not in features(extractor, "animation", None, film, frames=4), "no one can say where things are"
+    seen: list[NDArray[np.uint8]] = []
+
+    def find(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        seen.append(images)
+        return np.array([[0, 1], [2, 1], [4, 1], [6, 1.0]])
+
+    found = features(extractor, "animation", None, film, frames=4, find_places=find)
+    assert seen[0].shape == (4, 5, 6, 3)
+    assert (found["path_error"], found["speed"]) == (pytest.approx([0]), pytest.approx([2]))
+
+
+def test_what_leaves_its_path_or_is_not_found_is_apart_from_it() -> None:
+    uniform = np.array([[3.0 * i, 4.0 * i] for i in range(8)])
+    assert straight_path(uniform) == pytest.approx((0, 5))
+    bent = uniform + np.array([[1, 0], [-1, 0]] * 4)
+    error, speed = straight_path(bent)
+    assert 0.9 < error < 1
+    assert speed == pytest.approx(5, abs=0.2)
+    lost = uniform.copy()
+    lost[2] = np.nan
+    assert straight_path(lost) == pytest.approx((FURTHEST / 8, 5))
+    assert straight_path(np.where(np.arange(8)[:, None] < 2, uniform, np.nan)) == (FURTHEST, 0)
+    far = uniform.copy()
+    far[::2] += 100
+    assert straight_path(far)[0] == FURTHEST
 
 
 def test_flicker_ignores_a_uniform_fade_and_detects_a_jump() -> None:

@@ -6,7 +6,7 @@ import pytest
 from bench.execute.feature_extraction import name_task_inputs
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import check_experiment
-from bench.features.tasks import edge_agreement
+from bench.features.tasks import edge_agreement, straight_path
 from bench.generate.reference_images import load_real_images, name_real_images
 from bench.generate.task_inputs import Inputs, name_inputs
 from bench.mini import films, looks, reading, truth, world
@@ -94,6 +94,21 @@ def test_things_of_a_film_move_alike_by_the_motion_and_stay_inside() -> None:
                     assert thing.radius - 1e-9 <= place <= world.IMAGE_SIZE - thing.radius + 1e-9
         moving += np.hypot(*film.motion) > 0.3
     assert moving > 50, "of 60"
+
+
+def test_the_motion_of_a_film_is_read_from_its_frames() -> None:
+    errors, apart = [], []
+    for seed in SEEDS[:30]:
+        film = films.film(seed)
+        places = reading.read_places(films.render_film(film.scenes))
+        error, speed = straight_path(places)
+        errors.append(error)
+        apart.append(abs(speed - np.hypot(*film.motion)))
+    assert np.median(errors) < 0.2
+    assert np.median(apart) < 0.05
+    large = np.kron(films.render_film(film.scenes), np.ones((1, 2, 2, 1), np.uint8))
+    np.testing.assert_allclose(reading.read_places(large), places, atol=1)
+    assert np.isnan(reading.read_places(np.zeros((1, 64, 64, 3), np.uint8))).all()
 
 
 def test_only_things_change_from_frame_to_frame() -> None:

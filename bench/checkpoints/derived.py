@@ -9,9 +9,10 @@ before the other names of a file:
      "without": [],
      "prefixes": {}}
 
-with paths on the right below `bench/mini/weights`. In the place of a changed file, `<name>.changes.safetensors` holds
-tensors under their own names, which replace those of the original, and differences of a lower rank to add to the
-original, as `<tensor>.up` (out, rank) and `<tensor>.down` (rank, rest).
+with paths on the right below `bench/mini/weights`, empty where a file has no original. In the place of a changed file,
+`<name>.changes.safetensors` holds tensors under their own names, which replace those of the original, and differences
+of a lower rank to add to the original, as `<tensor>.up` (out, rank) and `<tensor>.down` (rank, rest). A tensor of 8
+bits has `<tensor>.scale`, by which each of its rows is multiplied.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ from numpy.typing import NDArray
 
 INDEX = "derived.json"
 CHANGES = ".changes.safetensors"
+SCALE = ".scale"
+FACTORS = (".up", ".down", ".lora_A.weight", ".lora_B.weight")
+FEWEST_VALUES, FEWEST_OF_FACTORS = 2048, 256
+"""Smaller tensors stay in half precision: first and last layers are among them, and 8 bits of these cost the most. Of
+factors, which make a difference alone, only those that are not worth their scales."""
 _Tensors = dict[str, NDArray[np.float16]]
+_Stored = dict[str, NDArray[np.float16 | np.int8]]
 
 
 def completed(directory: Path, below: Path) -> Path:
@@ -52,11 +59,41 @@ def _complete(directory: Path, below: Path) -> Path:
     for name, original in index.get("changed", {}).items():
         from safetensors.numpy import load_file, save_file
 
-        kept = load_file(_original(below, original))
+        kept = load_file(_original(below, original)) if original else {}
         left_out, prefix = tuple(index.get("without", ())), index.get("prefixes", {}).get(name, "")
         kept = {f"{prefix}{key}": value for key, value in kept.items() if not key.startswith(left_out)}
-        save_file(change(kept, load_file(directory / f"{name}{CHANGES}")), whole / name, metadata={"format": "pt"})
+        changes = unpack(load_file(directory / f"{name}{CHANGES}"))
+        (whole / name).parent.mkdir(parents=True, exist_ok=True)
+        save_file(change(kept, changes), whole / name, metadata={"format": "pt"})
     return whole
+
+
+def pack(tensors: _Tensors) -> _Stored:
+    """Return large tensors of at least two dimensions in 8 bits, each of their rows with a scale of its own."""
+    stored: _Stored = {}
+    for name, value in tensors.items():
+        fewest = FEWEST_OF_FACTORS if name.endswith(FACTORS) else FEWEST_VALUES
+        if value.ndim < 2 or value.size < fewest:
+            stored[name] = value
+            continue
+        rows = value.reshape(len(value), -1).astype(np.float64)
+        scale = (np.abs(rows).max(axis=1) / 127).astype(np.float16)
+        steps = np.rint(rows / np.where(scale > 0, scale, 1)[:, None])
+        stored[name] = np.clip(steps, -127, 127).astype(np.int8).reshape(value.shape)
+        stored[f"{name}{SCALE}"] = scale
+    return stored
+
+
+def unpack(stored: _Stored) -> _Tensors:
+    """Return tensors in half precision: those of 8 bits times the scales of their rows."""
+    tensors: _Tensors = {}
+    for name, value in stored.items():
+        if value.dtype == np.int8:
+            scale = stored[f"{name}{SCALE}"].reshape(-1, *[1] * (value.ndim - 1))
+            tensors[name] = (value * scale.astype(np.float64)).astype(np.float16)
+        elif not name.endswith(SCALE):
+            tensors[name] = value.astype(np.float16)
+    return tensors
 
 
 def change(original: _Tensors, changes: _Tensors) -> _Tensors:

@@ -27,7 +27,7 @@ from bench.generate.prompts import Prompts, load_prompts
 from bench.generate.reference_images import load_real_images
 from bench.generate.task_inputs import PROMPT_IMAGE_SIZE, DepthEstimator, Inputs, name_inputs
 from bench.mini import world
-from bench.mini.reading import read_depth
+from bench.mini.reading import read_depth, read_places
 from bench.records.cell import Task, content_hash
 from bench.records.errors import BenchError, CellError
 from bench.records.reference import LOOKS, SCENES, WORLD
@@ -225,6 +225,7 @@ def make_feature_sets(
         estimate_depth=inputs.estimate_depth,
         style=(style := getattr(experiment.task, "style", None)),
         style_images=_images_of(style) if style in LOOKS else None,
+        find_places=None if prompts.scenes is None else read_places,
         frames=frames,
         images_per_prompt=inputs.images_per_prompt,
     )

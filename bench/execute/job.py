@@ -33,6 +33,7 @@ from bench.execute.reference_statistics import check_extractor, check_statistics
 from bench.experiment.config import Experiment, Model, check_experiment
 from bench.experiment.plan import Plan, Surroundings, plan_experiment
 from bench.experiment.tasks import task_problems
+from bench.experiment.value_types import OF_WORLD
 from bench.gc_pause import collector_paused
 from bench.generate.image_files import READER
 from bench.generate.prompts import Prompts
@@ -101,9 +102,10 @@ def plan_job(
     """
     experiment = resolve_sources(experiment)
     real_images, prompts, device, seen = _look(experiment, decode, weights_needed)
-    if prompts.scenes is None and any(split_score(score)[0] == "attribute_accuracy" for score in experiment.scores):
+    unknown = [short for score in experiment.scores if (short := split_score(score)[0]) in OF_WORLD]
+    if prompts.scenes is None and unknown:
         raise BenchError(
-            "scores: attribute_accuracy needs prompts whose truth is known; use prompts.source=world, or leave it out"
+            f"scores: {unknown[0]} needs prompts whose truth is known; use prompts.source=world, or leave it out"
         )
     settled = settle_models(experiment, seen)
     experiment = settled.experiment

@@ -99,6 +99,8 @@ SCORES_OF_TASK = {
     "image_similarity": "image_prompt",
     "temporal_consistency": "animation",
     "flicker": "animation",
+    "path_error": "animation",
+    "speed": "animation",
 }
 """Scores that belong to a single task."""
 

@@ -114,6 +114,8 @@ MetricName = Literal[
     "depth_error",
     "temporal_consistency",
     "flicker",
+    "path_error",
+    "speed",
     "pairwise_distance",
     "vendi_score",
     "pairwise_lpips",
@@ -128,6 +130,8 @@ OF_EXTRACTORS = (
 """Scores by any extractor, written `fid@mini`."""
 WITHOUT_INTERVAL = ("recall", "coverage")
 """Scores whose error is not known well enough for an interval, which claims need."""
+OF_WORLD = ("attribute_accuracy", "path_error", "speed")
+"""Scores by what is known of the world, whose prompts they need."""
 OF_PROMPTS = ("pairwise_distance", "vendi_score", "pairwise_lpips")
 """Scores of the images of each prompt together, which need several."""
 

@@ -43,6 +43,8 @@ class TaskFeatures:
     given: Given
     find_edges: Callable[[_Pixels], NDArray[np.bool_]]
     estimate_depth: Callable[[_Pixels], NDArray[np.float32]] | None = None
+    find_places: Callable[[_Pixels], NDArray[np.float64]] | None = None
+    """Where things are in each of n images, (n, 2), NaN where there are none; None where no one can say."""
     style: str | None = None
     style_images: _Pixels | None = None
     """Images of a style that has them, in place of its name."""
@@ -54,7 +56,8 @@ class TaskFeatures:
         """Return features of a cell's images `start` …, uint8 (n, h, w, 3), that need no extractor.
 
         inpainting: `background_psnr` in dB, outside the mask. canny: `edge_agreement` in [0, 1]. depth: `depth_error`,
-        mean absolute, in [0, 1]. animation: `flicker`, in levels of 255.
+        mean absolute, in [0, 1]. animation: `flicker`, in levels of 255, and of films of the world `path_error`, in
+        pixels, and `speed`, in pixels per frame.
         """
         rows = self._rows(images, start)
         if self.kind == "inpainting":
@@ -68,7 +71,13 @@ class TaskFeatures:
             distance = np.abs(self.estimate_depth(images) - self.given.depths[rows])
             return {"depth_error": distance.mean(axis=(1, 2), dtype=np.float64)}
         if self.kind == "animation":
-            return {"flicker": np.array([flicker(film) for film in self._films(images)])}
+            scores = {"flicker": np.array([flicker(film) for film in self._films(images)])}
+            if self.find_places is not None:
+                frames = self._films(images)
+                places = self.find_places(frames.reshape(-1, *frames.shape[2:])).reshape(len(images), self.frames, 2)
+                paths = np.array([straight_path(path) for path in places])
+                scores |= {"path_error": paths[:, 0], "speed": paths[:, 1]}
+            return scores
         return {}
 
     def of_extractor(self, extractor: Extractor, images: _Pixels, start: int) -> _Rows:
@@ -172,6 +181,26 @@ def flicker(frames: _Pixels) -> float:
     values = frames.astype(np.float32)
     bend = np.abs(values[2:] - 2 * values[1:-1] + values[:-2]) / 2
     return float(bend.mean(dtype=np.float64))
+
+
+FURTHEST = 8.0
+"""Pixels off its path from which on it does not matter where a thing is; it is there where it is not found."""
+
+
+def straight_path(places: NDArray[np.float64]) -> tuple[float, float]:
+    """How far things are from a straight path on which they move uniformly, and how fast they are on it.
+
+    `places` (f, 2) are those of one frame after another, in pixels, NaN where there is none. The path is the one of
+    least squares; the first number is the mean distance from it, at most `FURTHEST`, which also counts for frames
+    without a place. With fewer than three places it is `FURTHEST`, and the speed 0.
+    """
+    time = np.flatnonzero(np.isfinite(places).all(axis=1))
+    if len(time) < 3:
+        return FURTHEST, 0.0
+    design = np.stack([np.ones(len(time)), time], axis=1)
+    path = np.linalg.lstsq(design, places[time], rcond=None)[0]
+    apart = np.minimum(np.hypot(*(places[time] - design @ path).T), FURTHEST)
+    return float((apart.sum() + FURTHEST * (len(places) - len(time))) / len(places)), float(np.hypot(*path[1]))
 
 
 def lpips(images: _Pixels, inputs: _Pixels) -> NDArray[np.float64]:

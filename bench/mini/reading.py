@@ -50,6 +50,19 @@ def _ground(image: NDArray[np.float64]) -> NDArray[np.bool_]:
     return best
 
 
+def read_places(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the middle of the things in each image (n, h, w, 3), (n, 2) as x and y in pixels; NaN where there is none.
+
+    Pixels are those of the world's images, whatever the size of these.
+    """
+    places = np.full((len(images), 2), np.nan)
+    for place, depth in zip(places, read_depth(images), strict=True):
+        if (depth > 0).any():
+            rows, columns = np.nonzero(depth)
+            place[:] = np.array([columns.mean(), rows.mean()]) * world.IMAGE_SIZE / images.shape[2]
+    return places
+
+
 def read_outlines(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return the outlines of an image's things, (h, w), as `truth.outlines` gives them of its scene."""
     import cv2

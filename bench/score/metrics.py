@@ -241,6 +241,8 @@ METRICS: dict[str, Metric] = {
             _mean_of("depth_error", "Error of depth", False, 4, PIXELS, "dpt"),
             _mean_of("temporal_consistency", "Consistency in time", True, 2),
             _mean_of("flicker", "Flicker [levels]", False, 3, PIXELS),
+            _mean_of("path_error", "Distance from a straight path [pixels]", False, 3, PIXELS),
+            _mean_of("speed", "Speed [pixels per frame]", True, 3, PIXELS),
         )
     },
 }

@@ -27,7 +27,7 @@ from bench.checkpoints import derived
 from bench.checkpoints.sources import local_path
 from bench.features.extractor import Extractor, encode_captions, images_to_features
 from bench.features.openclip import load_open_clip
-from bench.features.tasks import edge_agreement, psnr
+from bench.features.tasks import edge_agreement, psnr, straight_path
 from bench.mini import films, looks, reading, truth, world
 
 PACKAGED = Path(str(local_path("bench://mini/weights")))
@@ -126,7 +126,7 @@ def measure_xl(rows: Rows) -> dict[str, Any]:
         "true": rows.accuracy(rows.decoded(rows.images)),
         "teacher": rows.accuracy(whole),
         "teacher at 4 steps": rows.accuracy(rows.sample(pipeline, num_inference_steps=4)),
-        f"moved by a crop of {CROP}": float(np.nanmedian(middles(whole) - middles(cropped))),
+        f"moved by a crop of {CROP}": float(np.nanmedian(reading.read_places(whole) - reading.read_places(cropped))),
     }
     found["TCD at 4 steps"] = rows.accuracy(rows.sample(with_tcd(pipeline, rows.weights / "xl-tcd-lora"), **FEW))
     if (lora := rows.weights / "xl-lcm-lora").exists():
@@ -140,22 +140,14 @@ FEW = {"num_inference_steps": 4, "guidance_scale": 0.0, "eta": 0.3}
 
 
 def load_lora(pipeline: Any, lora: Path) -> Any:
-    pipeline.load_lora_weights(str(lora), weight_name="pytorch_lora_weights.safetensors", adapter_name=lora.name)
+    whole = derived.completed(lora, lora.parent)
+    pipeline.load_lora_weights(str(whole), weight_name="pytorch_lora_weights.safetensors", adapter_name=lora.name)
     return pipeline
 
 
 def with_tcd(pipeline: Any, lora: Path) -> Any:
     load_lora(pipeline, lora).scheduler = TCDScheduler.from_config(pipeline.scheduler.config)
     return pipeline
-
-
-def middles(images: Images) -> NDArray[np.float64]:
-    """Return the middles of things in images, (n, 2), in pixels; NaN where there are none."""
-    found = np.full((len(images), 2), np.nan)
-    for row, depth in enumerate(reading.read_depth(images)):
-        if (depth > 0).any():
-            found[row] = np.mean(np.nonzero(depth), axis=1)
-    return found
 
 
 def measure_inpainting(rows: Rows) -> dict[str, Any]:
@@ -235,7 +227,7 @@ def measure_look(rows: Rows, look: looks.LookName) -> dict[str, Any]:
 def measure_image_prompt(rows: Rows) -> dict[str, Any]:
     """Cosine of the evaluator's embeddings with those of the image prompts, of images without words."""
     pipeline = rows.pipeline("xl")
-    folder = str(rows.weights / "xl-image-prompt")
+    folder = str(derived.completed(rows.weights / "xl-image-prompt", rows.weights))
     pipeline.load_ip_adapter(folder, subfolder="", weight_name="ip_adapter.safetensors")
 
     def given(part: slice) -> dict[str, Any]:
@@ -277,11 +269,12 @@ def measure_motion(rows: Rows) -> dict[str, Any]:
     zooms = [films.zoom(seed) for seed in world.split_seeds("prompts", FILMS)]
     pictures = [np.stack([films.render_film(scenes) for scenes in kind]) for kind in ([f.scenes for f in true], zooms)]
     decoded = [rows.decoded(shown.reshape(-1, *shown.shape[2:])).reshape(shown.shape) for shown in pictures]
-    still = MotionAdapter.from_pretrained(rows.weights / "v2-motion", dtype=torch.float32)
+    path = derived.completed(rows.weights / "v2-motion", rows.weights)
+    still = MotionAdapter.from_pretrained(path, dtype=torch.float32)
     for name, parameter in still.named_parameters():
         if "proj_out" in name:
             torch.nn.init.zeros_(parameter)
-    moving = MotionAdapter.from_pretrained(rows.weights / "v2-motion", dtype=torch.float32)
+    moving = MotionAdapter.from_pretrained(path, dtype=torch.float32)
     animated = rows.pipeline("v2", "AnimateDiffPipeline", motion_adapter=moving)
     found = {
         "true": of_films(rows, decoded[0]),
@@ -300,19 +293,14 @@ def of_films(rows: Rows, shown: Images) -> Numbers:
     frames = shown.shape[1]
     flat = shown.reshape(-1, *shown.shape[2:])
     unit = rows.embed(flat).reshape(len(shown), frames, -1)
-    places = middles(flat).reshape(len(shown), frames, 2)
+    paths = np.array([straight_path(path) for path in reading.read_places(flat).reshape(len(shown), frames, 2)])
     area = (reading.read_depth(flat) > 0).mean(axis=(1, 2)).reshape(len(shown), frames)
-    whole = np.isfinite(places).all(axis=(1, 2))
-    time = np.arange(frames)
-    off = []
-    for path in places[whole]:
-        fitted = np.stack([np.polyval(np.polyfit(time, path[:, axis], 1), time) for axis in (0, 1)], axis=-1)
-        off.append(np.hypot(*(path - fitted).T).mean())
-    grown = np.sqrt(area[whole][:, -1] / area[whole][:, 0])
+    whole = (area > 0).all(axis=1)
     return {
         "neighbours": float((unit[:, 1:] * unit[:, :-1]).sum(axis=-1).mean()),
-        "pixels from a straight path": float(np.median(off)) if off else float("nan"),
-        "growth": float(np.median(grown)) if off else float("nan"),
+        "pixels from a straight path": float(np.median(paths[:, 0])),
+        "pixels per frame": float(np.median(paths[:, 1])),
+        "growth": float(np.median(np.sqrt(area[whole, -1] / area[whole, 0]))),
         "films with things in all frames": float(whole.mean()),
     }
 

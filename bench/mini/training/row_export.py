@@ -1,4 +1,7 @@
-"""The rows' models, from the work directory into the package, as differences where they are derived from others."""
+"""The rows' models, from the work directory into the package, as differences where they are derived from others.
+
+Their weights are in 8 bits, which costs no measurable quality (see the model card).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors import numpy as arrays
 from safetensors.torch import load_file, save_file
 
-from bench.checkpoints.derived import CHANGES, INDEX
+from bench.checkpoints.derived import CHANGES, INDEX, pack
 from bench.mini.training.controlnets import LEFT_OUT
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -53,7 +57,7 @@ def export_teacher(pipeline: StableDiffusionXLPipeline, destination: Path) -> No
         copied[name] = "teacher/tokenizer"
     for name in copied:
         shutil.rmtree(path / name)
-    _write_index(path, copied, {f"vae/{WEIGHTS_FILE}": f"teacher/vae/{WEIGHTS_FILE}"})
+    _write_index(path, copied, {f"vae/{WEIGHTS_FILE}": f"teacher/vae/{WEIGHTS_FILE}"} | _pack(path))
 
 
 def export_second(pipeline: StableDiffusionPipeline, destination: Path) -> None:
@@ -65,25 +69,42 @@ def export_second(pipeline: StableDiffusionPipeline, destination: Path) -> None:
     (path / "text_encoder" / TEXT_FILE).unlink()
     save_file({}, path / "text_encoder" / f"{TEXT_FILE}{CHANGES}")
     last = f"encoder.layers.{pipeline.text_encoder.config.num_hidden_layers}."
-    _write_index(path, copied, {f"text_encoder/{TEXT_FILE}": f"teacher/text_encoder/{TEXT_FILE}"}, [last])
+    _write_index(path, copied, {f"text_encoder/{TEXT_FILE}": f"teacher/text_encoder/{TEXT_FILE}"} | _pack(path), [last])
 
 
 def export_add_ons(work: Path, destination: Path) -> None:
     """Copy what was trained of adapters and add-ons; what was not is left out."""
     for stage, name in COPIES.items():
         if (made := work / stage / "final").exists():
-            shutil.copytree(made, destination / name, dirs_exist_ok=True)
-            _forget_where_it_was(destination / name)
+            path = _copy(made, destination / name)
+            _write_index(path, {}, _pack(path))
     for stage, name in UNETS.items():
         if (made := work / stage / "final").exists():
-            shutil.copytree(made, destination / name / "unet", dirs_exist_ok=True)
-            _forget_where_it_was(destination / name)
-            _write_index(destination / name, {"": "xl"}, {f"unet/{WEIGHTS_FILE}": f"xl/unet/{WEIGHTS_FILE}"})
+            path = _copy(made, destination / name, "unet")
+            _write_index(path, {"": "xl"}, {f"unet/{WEIGHTS_FILE}": f"xl/unet/{WEIGHTS_FILE}"} | _pack(path))
     for stage, name in CONTROLNETS.items():
         if (made := work / stage / "final").exists():
-            shutil.copytree(made, destination / name, dirs_exist_ok=True)
-            _forget_where_it_was(destination / name)
-            _write_index(destination / name, {}, {WEIGHTS_FILE: f"xl/unet/{WEIGHTS_FILE}"}, LEFT_OUT)
+            path = _copy(made, destination / name)
+            _write_index(path, {}, {WEIGHTS_FILE: f"xl/unet/{WEIGHTS_FILE}"} | _pack(path), LEFT_OUT)
+
+
+def _copy(made: Path, path: Path, part: str = "") -> Path:
+    """Copy what a stage made in place of what was there; returns the path."""
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(made, path / part)
+    _forget_where_it_was(path)
+    return path
+
+
+def _pack(path: Path) -> dict[str, str]:
+    """Store all weights below a path in 8 bits; returns, for the index, those that are no changes of an original."""
+    for file in path.rglob(f"*{CHANGES}"):
+        arrays.save_file(pack(arrays.load_file(file)), file)
+    whole = [file for file in path.rglob("*.safetensors") if not file.name.endswith(CHANGES)]
+    for file in whole:
+        arrays.save_file(pack(arrays.load_file(file)), file.with_name(f"{file.name}{CHANGES}"))
+        file.unlink()
+    return {file.relative_to(path).as_posix(): "" for file in sorted(whole)}
 
 
 def _save(pipeline: DiffusionPipeline, path: Path) -> Path:
