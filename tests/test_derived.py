@@ -76,7 +76,7 @@ def test_names_of_the_original_get_a_prefix_and_own_files_go_before_copied_ones(
 
 def test_a_file_without_an_original_is_stored_in_8_bits(below: Path) -> None:
     rng = np.random.default_rng(0)
-    sizes = np.logspace(-3, 1, 80)[:, None, None, None]  # each row has a size of its own
+    sizes = np.logspace(-3, 1, 80)[:, None, None, None]  # rows differ in size
     given = {
         "conv.weight": (sizes * rng.normal(size=(80, 3, 3, 3))).astype(np.float16),
         "empty.weight": np.zeros((64, 64), np.float16),

@@ -69,7 +69,7 @@ def _complete(directory: Path, below: Path) -> Path:
 
 
 def pack(tensors: _Tensors) -> _Stored:
-    """Return large tensors of at least two dimensions in 8 bits, each of their rows with a scale of its own."""
+    """Return large tensors of at least two dimensions in 8 bits, with one scale per row."""
     stored: _Stored = {}
     for name, value in tensors.items():
         fewest = FEWEST_OF_FACTORS if name.endswith(FACTORS) else FEWEST_VALUES

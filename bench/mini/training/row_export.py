@@ -97,7 +97,7 @@ def _copy(made: Path, path: Path, part: str = "") -> Path:
 
 
 def _pack(path: Path) -> dict[str, str]:
-    """Store all weights below a path in 8 bits; returns, for the index, those that are no changes of an original."""
+    """Store all weights below a path in 8 bits; returns, for the index, those without an original."""
     for file in path.rglob(f"*{CHANGES}"):
         arrays.save_file(pack(arrays.load_file(file)), file)
     whole = [file for file in path.rglob("*.safetensors") if not file.name.endswith(CHANGES)]
