@@ -82,7 +82,7 @@
       return { points: shown, ends: [...last.values()] };
     },
     spec: () => ({
-      encoding: { x: { field: "x", type: "quantitative", title: "η", scale: { padding: 14 } }, y: { ...y, title: score.title }, color: { field: "steps", type: "nominal", scale: { domain: counts, range: counts.map((_, i) => colour(i)) }, legend: null }, detail: { field: "group" } },
+      encoding: { x: { field: "x", type: "quantitative", title: "η", scale: { padding: 50 } }, y: { ...y, title: score.title }, color: { field: "steps", type: "nominal", scale: { domain: counts, range: counts.map((_, i) => colour(i)) }, legend: null }, detail: { field: "group" } },
       layer: [
         { params: [zoom], data: { name: "points" }, mark: { type: "line", strokeWidth: 1.4 } },
         { data: { name: "points" }, ...bars },
