@@ -4,13 +4,13 @@ three widths, light and dark, without a request and without violations of access
 Needs Chromium on the path; playwright drives it.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import NEEDS_CHROMIUM, WIDTHS, Opened, browser, until
 from PIL import Image
 from test_report import CLAIM, PROMPTS, keep, make_store
 
@@ -18,24 +18,13 @@ from bench.records.run import Claim, Side
 from bench.report import build
 from bench.report.write import write_report
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on the path")
-WIDTHS = (390, 820, 1440)
+pytestmark = NEEDS_CHROMIUM
+__all__ = ["browser"]
 HOSTILE = ("<img src=x onerror=alert(1)> </script>", "$x_1$", "long " * 400, "مرحبا \u202e", "🙂" * 60, "w" * 2000)
 WORSE = Claim(
     "worse", "TCD at 2 steps is <not> worse than at 4", Side("tcd", (2,), 0.0), Side("tcd", (4,), 0.0),
     ("clip_score@mini", "fid@mini"), "not_worse", margins={"clip_score@mini": 0.1, "fid@mini": 0.1},
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -53,48 +42,9 @@ def page_path(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., obje
         return Path(write_report(made))
 
 
-def until(page: Any, expression: str) -> None:
-    """Wait until an expression holds; playwright's own waiting needs eval, which the page forbids."""
-    for _ in range(3000):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(expression)
-
-
-class Opened:
-    """A page in a window, with what it asked for and complained about."""
-
-    def __init__(self, browser: Any, path: Path, width: int = 1440, scheme: str = "light") -> None:
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        self.context.set_default_timeout(60_000)  # of a busy machine
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page = self.context.new_page()
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(path.as_uri())
-
-    def __enter__(self) -> Any:
-        return self.page
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
-
-    def draw_everything(self) -> None:
-        """Open all that is folded, and bring every chart into the window."""
-        self.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-        for chart in self.page.locator(".chart > div").all():
-            chart.scroll_into_view_if_needed()
-        until(self.page, "[...document.querySelectorAll('.chart > div')].every(one => one.querySelector('svg'))")
-
-
 @pytest.fixture(scope="module")
 def opened(browser: Any, page_path: Path) -> Iterator[Any]:
-    with Opened(browser, page_path) as page:
+    with Opened(browser, page_path.as_uri()) as page:
         yield page
 
 
@@ -113,15 +63,11 @@ def first_screen(opened: Any) -> Any:
 def test_nothing_overflows_leaves_the_page_or_breaks_rules_of_accessibility(
     browser: Any, page_path: Path, width: int, scheme: str
 ) -> None:
-    opened = Opened(browser, page_path, width, scheme)
+    opened = Opened(browser, page_path.as_uri(), width, scheme)
     with opened as page:
         opened.draw_everything()
-        sizes = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-        assert sizes[0] <= sizes[1]
-        found = axe.Axe().run(page)
-        assert [(one["id"], one["nodes"][0]["html"]) for one in found.response["violations"]] == []
+        opened.check()
         assert [url for url in opened.requests if not url.startswith("data:")] == [page_path.as_uri()]
-        assert opened.complaints == []
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
 
@@ -178,7 +124,7 @@ def test_what_was_run_is_a_link_away(first_screen: Any) -> None:
 
 
 def test_pictures_are_walked_by_arrow_keys_and_compared_by_slider_and_flicker(browser: Any, page_path: Path) -> None:
-    with Opened(browser, page_path) as page:
+    with Opened(browser, page_path.as_uri()) as page:
         page.locator("#wall .shot").first.focus()
         page.keyboard.press("Enter")
         said = page.locator("#viewer-said")
@@ -202,7 +148,7 @@ def test_pictures_are_walked_by_arrow_keys_and_compared_by_slider_and_flicker(br
 
 
 def test_tables_sort_search_follow_the_filters_and_are_copied(browser: Any, page_path: Path) -> None:
-    with Opened(browser, page_path) as page:
+    with Opened(browser, page_path.as_uri()) as page:
         table = page.locator("#table-scores")
         rows = "[...document.querySelectorAll('#table-scores tbody tr:not([hidden])')]"
         steps = f"{rows}.map(row => row.cells[4].textContent)"
@@ -231,7 +177,7 @@ def test_tables_sort_search_follow_the_filters_and_are_copied(browser: Any, page
 
 
 def test_long_tables_and_walls_show_their_first_rows_until_all_are_asked_for(browser: Any, page_path: Path) -> None:
-    with Opened(browser, page_path) as page:
+    with Opened(browser, page_path.as_uri()) as page:
         rows = "[...document.querySelectorAll('#table-scores tbody tr')]"
         add = "document.querySelector('#table-scores .scroll').after(more)"
         page.evaluate(f"{{ const [more] = page.beyond(() => {rows}, 2, 'rows'); {add} }}")
@@ -247,7 +193,7 @@ def test_long_tables_and_walls_show_their_first_rows_until_all_are_asked_for(bro
 
 
 def test_charts_answer_to_the_mouse_and_to_keys(browser: Any, page_path: Path) -> None:
-    opened = Opened(browser, page_path)
+    opened = Opened(browser, page_path.as_uri())
     with opened as page:
         opened.draw_everything()
         page.locator("#charts .chart").first.scroll_into_view_if_needed()
@@ -270,7 +216,7 @@ def test_charts_answer_to_the_mouse_and_to_keys(browser: Any, page_path: Path) -
 
 
 def test_the_colours_can_be_switched_and_print_shows_every_picture(browser: Any, page_path: Path) -> None:
-    with Opened(browser, page_path) as page:
+    with Opened(browser, page_path.as_uri()) as page:
         page.locator("#theme").press("Enter")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
