@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import getdoc
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bench.gate.command import accept_baseline, draw_history, gate
@@ -14,7 +15,6 @@ from bench.printable import printable
 from bench.records.errors import BenchError, Damaged
 
 if TYPE_CHECKING:
-    from bench.records.run import Run
     from bench.store.store import Store
 
 _Settings = dict[str, Any]
@@ -57,75 +57,46 @@ def run(settings: _Settings) -> int:
 
     Exit codes: 0 done; 1 a cell failed; 2 refused, nothing was run; 130 interrupted, the same command continues.
     """
-    from dataclasses import replace
-
     from bench.analysis.pace import forget_disturbed
-    from bench.execute.job import prepare
-    from bench.execute.ownership import close_run, join, open_store, whole_run
+    from bench.execute.ownership import close_run, join, open_store
     from bench.execute.plan_summary import lacking_cells
     from bench.execute.run import execute, healed
+    from bench.execute.until_decided import Rounds, Verdicts
     from bench.experiment.config import check_experiment
-    from bench.experiment.plan import counts_of_looks
     from bench.trackers import Trackers
 
     if settings.get("rows") and not settings.get("models"):
         return _report_of_rows(settings)
     experiment = join(check_experiment(settings))
     trackers = Trackers(experiment.trackers, experiment.name, settings)
-    counts, most = counts_of_looks(experiment), _most_looked_at(experiment.results, experiment.claims)
-    each = experiment.prompts.images_per_prompt
-    todo = [count for count in counts if count * each >= most or count == counts[-1]]  # a verdict is never revoked
-    for count in todo:
-        fewer = replace(experiment, prompts=replace(experiment.prompts, count=count))
-        job = prepare(fewer, (count / counts[-1],))
-        for claim in job.run.claims if count == todo[0] else ():
-            for lacking in lacking_cells(claim, job.plan.cells):
-                print(f"claims.{claim.name} cannot be supported: {lacking}", file=sys.stderr)
-        store = open_store(job)
-        if experiment.measure.again and count == todo[0]:
+    until_decided, rounds, verdicts = experiment.until == "decided", Rounds(experiment), Verdicts()
+    job, store = rounds.whole(), None
+    for claim in job.run.claims:
+        for lacking in lacking_cells(claim, rounds.cells):
+            print(f"claims.{claim.name} cannot be supported: {lacking}", file=sys.stderr)
+    while True:
+        is_first, store = store is None, open_store(job)
+        if is_first and experiment.measure.again:
             for label in forget_disturbed(store):
                 print(f"{label}: its latency was disturbed and is measured again", file=sys.stderr)
-        failed = []
-        for record in execute(job, store):
+        parts, done, failed = rounds.parts(), {r.key for r in store.good_records(job.run.cells)}, []
+        for record in chain.from_iterable(execute(part, store) for part in parts):
             trackers.cell(record)
             failed += [record] if record.status != "ok" else []
-        where = f"look {counts.index(count) + 1} of {len(counts)}, {job.run.sample} per cell"
-        judge = partial(_all_decided, store, whole_run(store, job), where)
-        decided = len(counts) > 1 and not failed and healed(job, store, judge)
-        is_last = bool(failed) or decided or count == counts[-1]
+            if until_decided and not failed:
+                verdicts.judge_early(store, job, done := {*done, record.key})
+        is_last = bool(failed) or not until_decided
+        if not is_last:
+            is_last = not rounds.enlarge(healed(parts, store, partial(verdicts.judge, store, job, rounds.where)))
         close_run(job, store, is_last)
         if is_last:
             break
-    healed(job, store, partial(_show_report, store))
+        job = rounds.whole()
+    healed(parts, store, partial(_show_report, store))
     trackers.end(store)
     for record in failed:
         print(printable(f"failed: {record.cell.label}: {record.failure and record.failure.message}"), file=sys.stderr)
     return 1 if failed else 0
-
-
-def _most_looked_at(results: str, claims: Iterable[str]) -> int:
-    """Return the largest number of images per cell at which these claims were judged before; 0 if they were not."""
-    from bench.store.interim_looks import looks_of
-    from bench.store.store import Store
-
-    store = Store.of_run(results)
-    names = [*claims]
-    return max((look.images for look in looks_of(store) if look.concerns(names)), default=0) if store else 0
-
-
-def _all_decided(store: Store, run: Run, where: str) -> bool:
-    """Judge the claims at a look, record that it was made, and report how many are decided, and each one's price."""
-    from bench.analysis.claims import judge_run
-    from bench.analysis.scoring import ScoredRun
-
-    judgements = judge_run(ScoredRun.load(store, run))
-    open_ = sum(judgement.verdict == "undecided" for judgement in judgements)
-    print(f"{where}: {len(judgements) - open_} of {len(judgements)} claims decided", file=sys.stderr)
-    for judgement in judgements:
-        if judgement.verdict in ("supported", "refuted"):
-            text = printable(judgement.claim.text)
-            print(f"  {judgement.verdict} by {judgement.sampling_s:,.1f} s of sampling: {text}", file=sys.stderr)
-    return not open_
 
 
 def plan(settings: _Settings) -> int:

@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri
 
 from bench.analysis.sequential import OF_WHAT_IS_LEFT, LookSizes, nominal_level, overall_p_value, path_of
 from bench.records.run import Claim, Side
-from bench.store.interim_looks import note_look, with_looks
+from bench.store.interim_looks import note_looks, with_looks
 from bench.store.store import Store
 
 FIVE = [(n, 500) for n in (100, 200, 300, 400, 500)]
@@ -96,7 +96,7 @@ def test_a_directory_records_the_image_counts_of_its_looks(tmp_path: Path) -> No
 
     def look(count: int, share: float) -> tuple[tuple[int, int], ...]:
         found = with_looks(store, replace(run, prompts=("p",) * count, looks=(share,)))
-        note_look(store, found, found.claims)
+        note_looks(store, found, [(claim, count) for claim in found.claims])
         return found.history(count)
 
     assert look(64, 1.0) == look(64, 1.0) == ((64, 64),), "the same look"

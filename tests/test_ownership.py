@@ -17,13 +17,13 @@ from PIL import Image as Pictures
 
 from bench.checkpoints.manifest import MANIFEST
 from bench.execute.job import Job, plan_job
-from bench.execute.ownership import OWNER, PICTURES, _place_in_grid, close_run, join, open_store, whole_run
+from bench.execute.ownership import OWNER, PICTURES, close_run, join, open_store, place_in_grid, whole_run
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Experiment, check_experiment
 from bench.generate.image_files import read_image
 from bench.records.errors import BenchError
 from bench.records.record import Images, Record
-from bench.store.interim_looks import Look, define, looks_of, note_look
+from bench.store.interim_looks import Look, define, looks_of, note_looks
 from bench.store.store import Store
 
 Overrides = Callable[..., list[str]]
@@ -309,7 +309,7 @@ def test_cells_that_a_larger_run_has_no_place_for_are_named_as_they_leave_the_re
 def test_a_cell_whose_task_has_more_inputs_by_now_does_not_leave_the_grid(ask: Ask) -> None:
     cell = plan_job(ask()).plan.cells[0]
     more = replace(cell, prompts=replace(cell.prompts, count=12), task=replace(cell.task, inputs="of 12 images"))
-    assert _place_in_grid(cell) == _place_in_grid(more) != _place_in_grid(replace(cell, steps=99))
+    assert place_in_grid(cell) == place_in_grid(more) != place_in_grid(replace(cell, steps=99))
 
 
 def test_claims_that_were_judged_stay_and_do_not_change(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,7 +317,7 @@ def test_claims_that_were_judged_stay_and_do_not_change(ask: Ask, capsys: pytest
     both = ("claim=[tcd_few_steps,tcd_8_steps]", "scores=[fid,attribute_accuracy]", *steps)
     job, store = begin(ask(*both), done=True)
     seen, unseen = job.run.claims
-    note_look(store, job.run, [seen])
+    note_looks(store, job.run, [(seen, 6)])
     again, _ = begin(ask("claim=[]", "scores=[fid]"))
     assert whole_run(store, again).claims == store.run().claims == (seen,), "one that was never judged need not stay"
     assert f"has these claims already, they stay: {seen.name}" in capsys.readouterr().err
@@ -333,11 +333,11 @@ def test_looks_are_remembered_with_their_claims(ask: Ask) -> None:
     job, store = begin(ask())
     (claim,) = job.run.claims
     assert looks_of(store) == []
-    note_look(store, job.run, [])
+    note_looks(store, job.run, [])
     assert looks_of(store) == [], "nothing was judged"
     for _ in range(2):
-        note_look(store, replace(job.run, looks=(0.25, 0.5)), [claim])
-    note_look(store, replace(job.run, prompts=job.run.prompts * 3), [replace(claim, name="more")])
+        note_looks(store, replace(job.run, looks=(0.25, 0.5)), [(claim, 6)])
+    note_looks(store, replace(job.run, prompts=job.run.prompts * 3), [(replace(claim, name="more"), 18)])
     known = {claim.name: define(claim)}
     assert looks_of(store)[0] == Look(6, 12, 1, known)
     assert [(look.images, look.concerns([claim.name])) for look in looks_of(store)] == [(6, True), (18, False)]

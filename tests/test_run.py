@@ -4,7 +4,6 @@ import functools
 import inspect
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ import bench.generate.loaded_pipeline
 from bench.__main__ import main
 from bench.execute.job import load_job
 from bench.generate import sampling
-from bench.generate.sampling import Sampler
 from bench.records.errors import BenchError, CellError
 from bench.records.record import Record
 from bench.store.store import Store
@@ -308,46 +306,6 @@ def test_the_report_is_made_from_records_alone(overrides: Overrides, tmp_path: P
     ran = subprocess.run([sys.executable, "-c", "import json\n" + code], capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout.splitlines()[-1]) == []
     assert (run / "report.html").read_bytes() == page, "the same records give the same page, byte for byte"
-
-
-UNTIL_DECIDED = (*QUICK, "prompts.count=20", "until=decided", "looks=3")
-
-
-def test_images_of_an_earlier_look_are_not_sampled_again(
-    overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sampled: list[int] = []
-    begin = Sampler.begin
-    monkeypatch.setattr(Sampler, "begin", lambda self, start: sampled.append(start) or begin(self, start))
-    judge = bench.__main__._all_decided
-    monkeypatch.setattr(bench.__main__, "_all_decided", lambda *asked: judge(*asked) and False)
-    assert main(["run", *overrides(*UNTIL_DECIDED)]) == 0
-    run = Store(tmp_path / "run", writable=False).run()
-    assert run.looks == (0.4, 0.6, 1.0)
-    assert len(sampled) == 4 * 5, "four cells of five batches"
-    straight = tmp_path / "straight"
-    assert main(["run", *overrides(*QUICK, "prompts.count=20", f"results={straight}")]) == 0
-    store = Store(tmp_path / "run", writable=False)
-    for record in Store(straight, writable=False).records():
-        assert store.cell(record.key).record().reproducible() == record.reproducible(), "bit for bit"
-
-
-def test_a_run_until_decided_ends_when_all_claims_are(
-    overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    easy = ["claims.tcd_few_steps.metrics=[clip_score]", "claims.tcd_few_steps.expect=not_worse"]
-    margins = "+claims.tcd_few_steps.margins={clip_score: 100}"
-    more = ("prompts.count=90", "batch_size=30")  # fewer than 20 different prompts have no interval
-    assert main(["run", *overrides(*UNTIL_DECIDED, *easy, margins, *more)]) == 0
-    said = capsys.readouterr().err
-    assert "look 1 of 3, 30 images per cell: 1 of 1 claims decided" in said
-    assert re.search(r"\n  (supported|refuted) by \d+\.\d s of sampling: \S", said)
-    assert len(Store(tmp_path / "run", writable=False).run().prompts) == 30
-
-
-def test_until_decided_needs_a_claim(overrides: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", *overrides("until=decided", "claim=[]")]) == 2
-    assert "without a claim to decide" in capsys.readouterr().err
 
 
 @pytest.mark.slow

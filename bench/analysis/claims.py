@@ -37,7 +37,7 @@ from bench.analysis.strongest import Gains, gains_of
 from bench.records.cell import plain_number
 from bench.records.run import Claim, Run, Side
 from bench.score.metrics import metric_of
-from bench.store.interim_looks import note_look
+from bench.store.interim_looks import note_looks
 
 LEVEL = 0.05
 BEYOND_DOUBT = 1e-5
@@ -61,7 +61,8 @@ class Comparison:
 
     Where guidance scales are chosen, subject and object are the cells that are best over all images, and `choices` says
     which scales either half chose. `opponent` is the object's method where the claim has several, `strongest` that the
-    gain over it is the smallest.
+    gain over it is the smallest. `keys` are those of the compared cells. `settled` says that the comparison supports
+    its claim well enough, whatever the others do.
     """
 
     model: str
@@ -87,6 +88,8 @@ class Comparison:
     choices: str = ""
     opponent: str = ""
     strongest: bool = False
+    keys: tuple[str, ...] = ()
+    settled: bool = False
 
     @property
     def effect(self) -> Effect | None:
@@ -126,6 +129,7 @@ class _Tested:
     comparison: Comparison
     gains: Gains | None
     cells: tuple[ScoredCell, ...] = ()
+    history: tuple[LookSizes, ...] = ()
     supports: float = 1.0
     refutes: float = 1.0
 
@@ -158,31 +162,29 @@ def judge_run(scored: ScoredRun) -> list[Judgement]:
     models = () if scored.joined else scored.run.settings.get("models", ())
     judgements = _judge_all(scored.run, [(claim, scored.compared_by(claim)) for claim in scored.run.claims], models)
     if not scored.joined:  # a report of several runs does not look at more images than theirs
-        note_look(scored.store, scored.run, [judgement.claim for judgement in judgements if judgement.comparisons])
+        judged = ((judgement.claim, c.n) for judgement in judgements for c in judgement.comparisons)
+        note_looks(scored.store, scored.run, judged)
     return judgements
 
 
-def judge_claims(run: Run, cells: Sequence[ScoredCell]) -> list[Judgement]:
-    """Judge all claims of a run."""
-    return _judge_all(run, [(claim, cells) for claim in run.claims], run.settings.get("models", ()))
+def judge_claims(run: Run, cells: Sequence[ScoredCell], others: int = 0) -> list[Judgement]:
+    """Judge all claims of a run, which share the level with so many others that are open."""
+    return _judge_all(run, [(claim, cells) for claim in run.claims], run.settings.get("models", ()), others)
 
 
-def _judge_all(run: Run, asked: Sequence[tuple[Claim, Sequence[ScoredCell]]], models: Iterable[str]) -> list[Judgement]:
+def _judge_all(
+    run: Run, asked: Sequence[tuple[Claim, Sequence[ScoredCell]]], models: Iterable[str], others: int = 0
+) -> list[Judgement]:
     """Judge claims together, each about its own cells; `models` are those of a claim that names none."""
     compared = [(claim, *_compare(claim, run, cells, models)) for claim, cells in asked]
-    n = max((test.comparison.n for _, found, _ in compared for test in found), default=0)
-    if not n:
-        return [Judgement(claim, "not tested", (), missing) for claim, _, missing in compared]
-    history = run.history(n)
-    tried = [
-        _Tried(claim, tuple(_test(t, claim, history) for t in found), missing) for claim, found, missing in compared
-    ]
+    tried = [_Tried(claim, tuple(_test(t, claim, run) for t in found), missing) for claim, found, missing in compared]
     open_ = [bool(t.tests) and min(t.supports, t.refutes) >= BEYOND_DOUBT for t in tried]
-    return [_judge(t, 1 + sum(open_) - is_open, history) for t, is_open in zip(tried, open_, strict=True)]
+    return [_judge(t, 1 + others + sum(open_) - is_open) for t, is_open in zip(tried, open_, strict=True)]
 
 
-def _test(tested: _Tested, claim: Claim, history: Sequence[LookSizes]) -> _Tested:
-    gains, threshold = tested.gains, tested.comparison.threshold
+def _test(tested: _Tested, claim: Claim, run: Run) -> _Tested:
+    gains, threshold, history = tested.gains, tested.comparison.threshold, run.history(tested.comparison.n)
+    tested = replace(tested, history=history)
     if gains is None:
         return tested
     supports, refutes = gains.p_above(threshold), gains.p_below(threshold)
@@ -193,7 +195,7 @@ def _test(tested: _Tested, claim: Claim, history: Sequence[LookSizes]) -> _Teste
     return replace(tested, supports=overall_p_value(supports, path), refutes=overall_p_value(refutes, path))
 
 
-def _judge(tried: _Tried, claims: int, history: Sequence[LookSizes]) -> Judgement:
+def _judge(tried: _Tried, claims: int) -> Judgement:
     """Return the verdict when the level is shared with so many claims, including this one."""
     if not tried.tests:
         return Judgement(tried.claim, "not tested", (), tried.missing)
@@ -202,24 +204,30 @@ def _judge(tried: _Tried, claims: int, history: Sequence[LookSizes]) -> Judgemen
     if p_value < LEVEL:
         verdict = "refuted" if tried.refutes < tried.supports else "supported"
     shared = claims * (1 if verdict == "supported" else tried.corrections)
-    decided = tuple(_decide(test, shared, claims, history) for test in tried.tests)
-    seconds = {cell.record.key: cell.record.sampling_s for test in tried.tests for cell in test.cells}
+    decided = tuple(_decide(test, shared, claims) for test in tried.tests)
+    seconds: dict[str, float] = {}
+    for test in tried.tests:
+        for cell in test.cells:
+            images = cell.record.images
+            share = min(1.0, test.comparison.n / images.count) if images else 1.0  # other claims may need more
+            seconds[cell.record.key] = max(seconds.get(cell.record.key, 0.0), share * cell.record.sampling_s)
     return Judgement(tried.claim, verdict, decided, tried.missing, p_value, sum(seconds.values()))
 
 
-def _decide(test: _Tested, shared: int, claims: int, history: Sequence[LookSizes]) -> Comparison:
+def _decide(test: _Tested, shared: int, claims: int) -> Comparison:
     """Return the comparison with its verdict; `shared` is the factor of correction of its p-values."""
     effect, gains = test.comparison.effect, test.gains
     if gains is None or effect is None:
         return test.comparison
     p_value = min(1.0, shared * min(test.supports, test.refutes))
-    nominal = nominal_level(LEVEL / shared, path_of(history))
+    nominal = nominal_level(LEVEL / shared, path_of(test.history))
     enough_for_its_claim = claims * test.supports < LEVEL
     level = LEVEL / (claims if effect.excess > 0 and not enough_for_its_claim else shared)
-    adjusted = replace(test.comparison, p_value=p_value, level=level, adjusted_interval=gains.interval(nominal))
+    known = replace(test.comparison, p_value=p_value, level=level, settled=enough_for_its_claim)
+    adjusted = replace(known, adjusted_interval=gains.interval(nominal))
     if p_value < LEVEL:
         return replace(adjusted, verdict="supported" if test.supports < test.refutes else "refuted")
-    return replace(adjusted, images_needed=images_needed(effect, level, history))
+    return replace(adjusted, images_needed=images_needed(effect, level, test.history))
 
 
 def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
@@ -266,12 +274,21 @@ def _compare(
                 if isinstance(ours, Missing) or isinstance(theirs, Missing):
                     continue
                 for metric in claim.metrics:
-                    lacking = [cell for cell in (*ours, *theirs) if metric not in cell.estimates]
+                    sides = [_with_as_many(metric, side, (*ours, *theirs)) for side in (ours, theirs)]
+                    lacking = [cell for side in sides for cell in side if metric not in cell.estimates]
                     missing += [f"{metric} of {cell.label}" for cell in lacking]
                     if not lacking:
-                        against.append(_comparison(claim, metric, model, ours, theirs))
+                        against.append(_comparison(claim, metric, model, *sides))
             found += _with_strongest(against) if len(claim.object.members) > 1 else against
     return found, tuple(dict.fromkeys(missing))
+
+
+def _with_as_many(metric: str, side: Sequence[ScoredCell], cells: Sequence[ScoredCell]) -> Sequence[ScoredCell]:
+    """Return a side by the first images that all compared cells have."""
+    counts = {cell.estimates[metric].n for cell in cells if metric in cell.estimates}
+    if len(counts) < 2:
+        return side
+    return [cell.first(min(counts), metric) if metric in cell.estimates else cell for cell in side]
 
 
 def _with_strongest(tests: Sequence[_Tested]) -> list[_Tested]:
@@ -423,5 +440,6 @@ def _comparison(
         prompts=None if gain.groups is None else gain.groups.count,
         choices=gains.choices(mine.record.cell.method, yours.record.cell.method) or _only_scale(claim, mine, yours),
         opponent=yours.record.cell.method if len(claim.object.members) > 1 else "",
+        keys=tuple(cell.record.key for cell in (*ours, *theirs)),
     )
     return _Tested(comparison, None if problem else gains, (*ours, *theirs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -37,7 +37,7 @@ class ScoredCell:
     `source` is the data it was scored from. In a report of several runs, `traits` are the columns in which these runs
     differ, with the cell's text in each, and `setting` says in words which cells it is compared with.
     `halves` keeps the estimates of either half of the prompts by score, once bench.analysis.strongest has needed them
-    (None where there are none).
+    (None where there are none), `parts` what `first` returned.
     """
 
     record: Record
@@ -49,6 +49,21 @@ class ScoredCell:
     traits: Mapping[str, str] = field(default_factory=dict)
     setting: str = ""
     halves: dict[str, tuple[Estimate, Estimate] | None] = field(default_factory=dict, compare=False, repr=False)
+    parts: dict[tuple[int, str], ScoredCell] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def prompts(self) -> Hashable:
+        """What is equal for cells of the same prompts, of which one may have fewer than the other."""
+        return self.record.cell.prompts.text_hash if self.source is None else self.source.run.prompts
+
+    def first(self, images: int, score: str) -> ScoredCell:
+        """Return the cell with a score of its first images alone, as when it had no others; raises Damaged."""
+        if self.source is None or images >= self.estimates[score].n:
+            return self
+        if (images, score) not in self.parts:
+            source = _FirstImages(self.source.store, self.source.run, self.source.real, self.source, images)
+            self.parts[images, score] = replace(self, **source.scores_of(self.record, [score]), source=source)
+        return self.parts[images, score]
 
     @property
     def label(self) -> str:
@@ -99,15 +114,18 @@ class ScoredRun:
         return (self.store, self.run) if cell.source is None else (cell.source.store, cell.source.run)
 
     @classmethod
-    def load(cls, store: Store, run: Run | None = None) -> ScoredRun:
-        """Load the run in `store`, or `run`, if it differs from the stored one.
+    def load(cls, store: Store, run: Run | None = None, known: Sequence[ScoredCell] = ()) -> ScoredRun:
+        """Load the run in `store`, or `run`, if it differs from the stored one; `known` are cells scored by it before.
 
         Raises BenchError where there is no run, Damaged for a damaged record, feature file or run.json.
         """
         run = store.run() if run is None else run
         real = {name: _load_reference(store, run, name) for name in run.references}
         source = StoredFeatures(store, run, real)
-        found = [scored for scored in map_forked(source.score, run.cells, fewest=500) if scored is not None]
+        before = {cell.record.key: cell for cell in known}
+        more = [key for key in run.cells if key not in before]
+        by_key = {**before, **dict(zip(more, map_forked(source.score, more, fewest=500), strict=True))}
+        found = [scored for key in run.cells if (scored := by_key[key]) is not None]
         reasons = disturbed([scored.record for scored in found])
         return cls(store, run, tuple(replace(s, source=source, disturbed=reasons.get(s.record.key)) for s in found))
 
@@ -128,7 +146,14 @@ class StoredFeatures:
             return None
         if record.status != "ok":
             return ScoredCell(record, {})
-        metrics = [metric_of(score) for score in run.metrics]
+        scored = ScoredCell(record, **self.scores_of(record, run.metrics))
+        for estimate in scored.estimates.values():
+            estimate.to_score()  # in a forked process, where there are several; the results are cached
+        return scored
+
+    def scores_of(self, record: Record, scores: Sequence[str]) -> dict[str, Any]:
+        """Return the fields of a `ScoredCell` that follow from the features of a cell; raises Damaged."""
+        metrics = [metric_of(score) for score in scores]
         names = dict.fromkeys(metric.feature_set for metric in metrics)
         features = {name: found for name in names if (found := self.features_of(record, name)) is not None}
         estimates, problems = dict[str, Estimate](), dict[str, str]()
@@ -137,11 +162,9 @@ class StoredFeatures:
                 estimates[metric.score] = self._estimate(metric, features.get(metric.feature_set))
             except ValueError as error:
                 problems[metric.score] = str(error)
-        for estimate in estimates.values():
-            estimate.to_score()  # in a forked process, where there are several; the results are cached
-        each = run.images_per_prompt
+        each = self.run.images_per_prompt
         cut = {name: int(rows["caption_cut"][::each].sum()) for name, rows in features.items() if "caption_cut" in rows}
-        return ScoredCell(record, estimates, problems, cut)
+        return {"estimates": estimates, "problems": problems, "cut_prompts": cut, "halves": {}, "parts": {}}
 
     def has_images(self, metric: Metric) -> bool:
         """Whether the reference of a score is known by its images and not by statistics alone."""
@@ -175,6 +198,25 @@ class StoredFeatures:
         if features is None:
             raise ValueError(NO_FEATURES)
         return metric.of(features, self.real.get(metric.extractor), prompt_groups(self.run, features))
+
+
+@dataclass(frozen=True)
+class _FirstImages(StoredFeatures):
+    """The features of the first images of each cell."""
+
+    whole: StoredFeatures
+    count: int
+
+    def features_of(self, record: Record, name: str) -> Mapping[str, NDArray[Any]] | None:
+        """Return a set of features of the first images; None where it is missing."""
+        found = self.whole.features_of(record, name)
+        return None if found is None else {part: rows[: self.count] for part, rows in found.items()}
+
+
+def first_of_all(cells: Sequence[ScoredCell], score: str) -> list[Estimate | None]:
+    """Return a score of each cell by the first images that all of those have that are scored; None without a score."""
+    least = min((cell.estimates[score].n for cell in cells if score in cell.estimates), default=0)
+    return [cell.first(least, score).estimates.get(score) if score in cell.estimates else None for cell in cells]
 
 
 def cost_of(record: Record, kind: str) -> float | None:

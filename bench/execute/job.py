@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -76,6 +76,8 @@ class Job:
     run: Run
     absent: tuple[str, ...] = ()
     """Weights that are not fetched yet, described; the cells' identities are then provisional."""
+    evaluations: Mapping[str, int] = field(default_factory=dict)
+    """Denoiser evaluations that an image of each cell takes, by the cell's key, once its scheduler was tried."""
 
 
 @collector_paused()
@@ -85,7 +87,7 @@ def prepare(experiment: Experiment, looks: tuple[float, ...] = (1.0,), decode: b
     Loads the libraries that running it takes, but no model. `decode` is that of `plan_job`.
     """
     job = plan_job(experiment, looks, decode)
-    try_schedulers(job.plan.cells)
+    job = replace(job, evaluations=try_schedulers(job.plan.cells))
     scored = experiment.scores and experiment.extractors
     for module in ("bench.execute.cell_runner", *(["bench.features.openclip"] if scored else [])):
         import_module(module)
@@ -231,8 +233,8 @@ def make_runner(job: Job, launch: Launch, store: Store, context: WorkerContext) 
     from bench.execute.cell_runner import DeviceQueue, Runner
 
     experiment = job.experiment
-    wanted = set(launch.cells)
-    cells = [cell for cell in job.plan.cells if cell.key in wanted]
+    planned = {cell.key: cell for cell in job.plan.cells}
+    cells = [planned[key] for key in launch.cells]
     device = cells[0].device
     inputs = make_inputs(experiment, cells[0].task, device, job.prompts.rows)
     features = FeatureSets({})

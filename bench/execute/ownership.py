@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
@@ -88,9 +88,9 @@ def _tell_dropped(store: Store, job: Job, before: Run | None) -> None:
     """Print which cells of fewer images leave a run of more images, whose grid lacks them."""
     if before is None or before.prompts == job.run.prompts:
         return
-    planned = {_place_in_grid(cell) for cell in job.plan.cells}
+    planned = {place_in_grid(cell) for cell in job.plan.cells}
     done = store.good_records(before.cells)
-    if dropped := [record.cell for record in done if _place_in_grid(record.cell) not in planned]:
+    if dropped := [record.cell for record in done if place_in_grid(record.cell) not in planned]:
         print(
             f"results={store.location}: {len(dropped)} cells of {len(before.prompts)} images are not in the grid of "
             f"{len(job.run.prompts)} images and leave the report ({dropped[0].label} for one); to keep them, add their "
@@ -99,7 +99,7 @@ def _tell_dropped(store: Store, job: Job, before: Run | None) -> None:
         )
 
 
-def _place_in_grid(cell: Cell) -> str:
+def place_in_grid(cell: Cell) -> str:
     """Return a key that is equal for cells that differ only in the number of images."""
     return replace(cell, task=replace(cell.task, inputs=None)).key_without_prompts
 
@@ -120,7 +120,8 @@ def close_run(job: Job, store: Store, is_last: bool) -> None:
 def whole_run(store: Store, job: Job) -> Run:
     """Return the job's run with what else the directory has: looks, claims that were judged, and finished cells.
 
-    A claim that was judged once counts among the tests of the run. Cells of a different number of images are excluded.
+    A claim that was judged once counts among the tests of the run. Cells of a run with another number of images are
+    excluded.
     """
     run, before = job.run, _last_run(store)
     if before is None:
@@ -133,7 +134,8 @@ def whole_run(store: Store, job: Job) -> Run:
         settings["claims"] = {**settings["claims"], **{name: claim for name, claim in asked.items() if claim}}
     kept: list[str] = []
     if before.prompts == run.prompts:
-        kept = [key for key in before.cells if key not in set(run.cells) and _is_finished(store, key, run)]
+        places = {place_in_grid(cell) for cell in job.plan.cells}
+        kept = [key for key in before.cells if key not in set(run.cells) and _is_kept(store, key, run, places)]
     if kept:
         settings["models"] = {**before.settings["models"], **settings["models"]}
         settings["methods"] = _all_axes(before.settings["methods"], settings["methods"])
@@ -147,9 +149,12 @@ def whole_run(store: Store, job: Job) -> Run:
     return with_looks(store, run)
 
 
-def _is_finished(store: Store, key: str, run: Run) -> bool:
+def _is_kept(store: Store, key: str, run: Run, places: Collection[str]) -> bool:
+    """Whether a cell is finished and not planned, be it with another number of images."""
     record = store.cell(key).record()
-    return record is not None and record.status == "ok" and not store.cell(key).missing_features(run.features.values())
+    if record is None or record.status != "ok" or place_in_grid(record.cell) in places:
+        return False
+    return not store.cell(key).missing_features(run.features.values())
 
 
 def _all_axes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _describe_rest(job: Job, store: Store, todo: Sequence[Cell]) -> None:
         )
 
 
-def healed(job: Job, store: Store, read: Callable[[], _Result]) -> _Result:
+def healed(jobs: Sequence[Job], store: Store, read: Callable[[], _Result]) -> _Result:
     """Return what `read` returns. A stored file that it finds damaged is quarantined and regenerated, each once."""
     seen: set[str] = set()
     while True:
@@ -103,10 +103,11 @@ def healed(job: Job, store: Store, read: Callable[[], _Result]) -> _Result:
         except Damaged as error:
             if error.name in seen:
                 raise
-            seen |= {error.name, *quarantine_corrupt_features(store, job.run)}
+            seen |= {error.name, *(name for job in jobs for name in quarantine_corrupt_features(store, job.run))}
             store.quarantine(error.name, error.why)
-            for _ in execute(job, store):
-                pass
+            for job in jobs:
+                for _ in execute(job, store):
+                    pass
 
 
 def _make_launch(job: Job, store: Store, todo: Sequence[Cell], here: bool) -> Launch:

@@ -103,6 +103,13 @@ class Claim:
             return [(count, None) for count in mine]
         return [(mine[0] if a is None else a, yours[0] if b is None else b) for a, b in zip_longest(mine, yours)]
 
+    def may_compare(self, cell: Cell) -> bool:
+        """Whether the claim may be about a cell, which its costs decide where the object is found by them."""
+        sides = (side for pair in self.steps() for side in zip((self.subject, self.object), pair, strict=True))
+        return (not self.models or cell.base.name in self.models) and any(
+            side.fits(cell) and steps in (None, cell.steps) for side, steps in sides
+        )
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `plain`, from JSON."""
@@ -116,6 +123,7 @@ class Run:
 
     `cells` are keys in the plan's order; `left_out` holds label and reason of each combination that makes no sense.
     `prompts` are those of the images of a cell, one per image; where a prompt has several images they are consecutive.
+    A cell that no open claim needed may have fewer images, of the first of these prompts.
     `metrics` are the names of the scores, as in `fid@mini`. `features` identifies what computes each set of features,
     by content: extractors by their names, `pixels`, and the networks of single scores. `real_images` identifies the
     reference images (None where no metric needs them), `references` their features, by extractor. `protocols` describes
@@ -154,9 +162,16 @@ class Run:
         return f"{images:,} image{'s' if images != 1 else ''}{of_prompts}"
 
     def history(self, images: int) -> tuple[tuple[int, int], ...]:
-        """Return all looks in order of time, this run's last, at a number of images per cell."""
-        planned = round(images / self.looks[-1])
-        own = ((round(share * planned), planned) for share in self.looks)
+        """Return all looks in order of time up to the one at a number of images per cell, of this run by default last.
+
+        Where cells have different numbers of images, what is judged at fewer has not been looked at with more; but all
+        looks at fewer count, made or not (see `bench.analysis.sequential`).
+        """
+        planned = round(len(self.prompts) / self.looks[-1])
+        own = [(count, planned) for share in self.looks if (count := round(share * planned)) <= images]
+        if not own or own[-1][0] != images:  # not a look of this run
+            planned = round(images / self.looks[-1])
+            own = [(round(share * planned), planned) for share in self.looks]
         return (*self.earlier_looks, *own)
 
     def to_json(self) -> str:

@@ -6,7 +6,7 @@ that are alike in those five differ by it, so that no two cells ever have the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,24 @@ class Trait:
     of: Callable[[ScoredCell], str]
 
 
+def sample_in_words(run: Run, cells: Sequence[ScoredCell]) -> str:
+    """Return the images per cell, `102 to 512 images` where cells of a run differ: `512 images of 64 prompts`."""
+    least = min((cell.record.images.count for cell in cells if cell.record.images), default=0)
+    return f"{least:,} to {run.sample}" if _of_several_sizes(cells) else run.sample
+
+
+def _of_several_sizes(cells: Sequence[ScoredCell]) -> bool:
+    """Whether cells of the same prompts have different numbers of images."""
+    found: dict[Hashable, set[int]] = {}
+    for cell in cells:
+        if cell.record.images:
+            found.setdefault(cell.prompts, set()).add(cell.record.images.count)
+    return any(len(counts) > 1 for counts in found.values())
+
+
 def traits(run: Run, cells: Sequence[ScoredCell]) -> list[Trait]:
-    """Return base, method, eta, guidance, steps, and all other fields that distinguish the cells."""
+    """Return base, method, eta, guidance, steps, all other fields that distinguish the cells, and how many images."""
+    images = Trait("Images", True, lambda scored: str(scored.record.images.count if scored.record.images else NO_VALUE))
     return [
         _of_cell("Base", False, lambda cell: f"{cell.base.name}{' (cost only)' if cell.cost_only else ''}"),
         _of_cell("Method", False, lambda cell: run.labels.get(cell.method, cell.method)),
@@ -39,6 +55,7 @@ def traits(run: Run, cells: Sequence[ScoredCell]) -> list[Trait]:
         _of_cell("Guidance", True, lambda cell: plain_number(cell.guidance_scale)),
         _of_cell("Steps", True, lambda cell: str(cell.steps)),
         *further_traits(cells),
+        *([images] if _of_several_sizes(cells) else []),
     ]
 
 

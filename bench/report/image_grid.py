@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,11 @@ def prompt_grids(scored: ScoredRun) -> list[PromptGrid]:
     first is shown.
     """
     grids, count = [], max(1, min(PROMPTS, MOST_EMBEDDED // max(1, len(scored.images))))
-    groups: dict[tuple[str, str], list[ScoredCell]] = {}
+    groups: dict[tuple[str, Hashable], list[ScoredCell]] = {}
     for scored_cell in scored.images:
         cell = scored_cell.record.cell
         if not cell.cost_only:
-            groups.setdefault((cell.base.name, cell.prompts.text_hash), []).append(scored_cell)
+            groups.setdefault((cell.base.name, scored_cell.prompts), []).append(scored_cell)
     for (model, _), own in groups.items():
         store, run = scored.home_of(own[0])
         each = run.images_per_prompt

@@ -47,16 +47,25 @@ class _SharedFeatures(StoredFeatures):
 
 @dataclass(frozen=True)
 class _Entry:
-    """A cell of one of the runs, and its group: cells that claims may compare with each other."""
+    """A cell of one of the runs, and its group: cells that claims may compare with each other.
+
+    `whole` is the cell with all images of its run, of which it may have fewer.
+    """
 
     run: str
     scored: ScoredCell
+    whole: Cell
     group: tuple[str, ...]
 
     @property
     def images(self) -> tuple[str, ...]:
         """What is equal for the same cell of several runs."""
         return (*self.group, self.scored.record.cell.method, self.scored.record.key)
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What is equal for the same cell of several runs, whatever its number of images."""
+        return (*self.group, self.scored.record.cell.method, self.whole.key)
 
 
 def join_runs(output: Store, stores: Sequence[Store], more_claims: Sequence[Claim] = ()) -> ScoredRun:
@@ -182,15 +191,26 @@ def _entries(joined: Mapping[str, ScoredRun]) -> Iterator[_Entry]:
     """Yield all cells, run by run; runs whose cells of one setting are not the same are separate groups."""
     images: dict[tuple[Any, ...], set[tuple[str, str]]] = {}
     for part in joined.values():
-        for record in (scored.record for scored in part.cells if scored.record.status == "ok"):
-            cell = record.cell
+        for scored, cell in _whole_cells(part):
             place = (*_setting_key(cell), cell.method, cell.steps, cell.eta, cell.guidance_scale)
-            images.setdefault(place, set()).add((record.key, record.images_hash))
+            if (record := scored.record).status == "ok":
+                images.setdefault(place, set()).add((cell.key, ""))
+                images.setdefault((*place, record.key), set()).add((record.key, record.images_hash))
     differing = {place[:2] for place, found in images.items() if len(found) > 1}
     for name, part in joined.items():
-        for scored in part.cells:
-            key = _setting_key(scored.record.cell)
-            yield _Entry(name, scored, (*key, name) if key in differing else key)
+        for scored, cell in _whole_cells(part):
+            key = _setting_key(cell)
+            yield _Entry(name, scored, cell, (*key, name) if key in differing else key)
+
+
+def _whole_cells(part: ScoredRun) -> Iterator[tuple[ScoredCell, Cell]]:
+    """Yield the cells of a run, each also with the prompts of the one that has the most."""
+    most = max((scored.record.cell for scored in part.cells), key=lambda cell: cell.prompts.count, default=None)
+    for scored in part.cells:
+        cell = scored.record.cell
+        if most is not None and cell.prompts != most.prompts:
+            cell = replace(cell, prompts=most.prompts, task=replace(cell.task, inputs=most.task.inputs))
+        yield scored, cell
 
 
 def _setting_of(cell: Cell) -> Cell:
@@ -217,13 +237,13 @@ def _tell_apart(entries: Sequence[_Entry]) -> list[dict[str, str]]:
     """Return the traits of each cell, of those in which runs differ: fields of settings, machine, or else the run."""
     settings: dict[str, dict[str, Cell]] = {}
     for entry in entries:
-        base, key = _setting_key(entry.scored.record.cell)
-        settings.setdefault(base, {})[key] = _setting_of(entry.scored.record.cell)
+        base, key = _setting_key(entry.whole)
+        settings.setdefault(base, {})[key] = _setting_of(entry.whole)
     paths = list(dict.fromkeys(path for known in settings.values() for path in _differing([*known.values()])))
     several = len({machine_of(entry.scored.record) for entry in entries}) > 1
     found = []
     for entry in entries:
-        fields = fields_in_words(entry.scored.record.cell)
+        fields = fields_in_words(entry.whole)
         traits = {_in_a_head(path): fields[path] for path in paths if path in fields}
         found.append({**traits, **({MACHINE: machine_of(entry.scored.record)} if several else {})})
     seen = [(*entry.images[-2:], *traits.items()) for entry, traits in zip(entries, found, strict=True)]
@@ -288,10 +308,17 @@ def _distinct(
     shared: Mapping[tuple[str, ...], ScoredCell],
     words: Mapping[tuple[str, ...], str],
 ) -> dict[tuple[str, ...], ScoredCell]:
-    """Return each cell once, by its images, with the traits in which these cells still differ."""
+    """Return each cell once, by its images, with the traits in which these cells still differ.
+
+    Of cells that differ in nothing but the number of images there is the one that has the most.
+    """
     copies: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
+    most: dict[tuple[str, ...], int] = {}
+    for entry in entries:
+        most[entry.place] = max(most.get(entry.place, 0), entry.scored.record.cell.prompts.count)
     for entry, own in zip(entries, told, strict=True):
-        copies.setdefault(entry.images, []).append(own)
+        if entry.scored.record.cell.prompts.count == most[entry.place]:
+            copies.setdefault(entry.images, []).append(own)
     traits = {
         images: {head: ", ".join(dict.fromkeys(own[head] for own in copies_told)) for head in copies_told[0]}
         for images, copies_told in copies.items()

@@ -21,6 +21,7 @@ from bench.report import comparisons
 from bench.report.album import Album
 from bench.report.claim_views import answer, claim_views
 from bench.report.embedded_images import embedded
+from bench.report.identity import sample_in_words
 from bench.report.image_grid import PromptGrid
 from bench.report.page_data import page_data
 from bench.report.per_prompt import CURVE_HEIGHT, CURVE_WIDTH, Difference
@@ -193,7 +194,7 @@ def _unscored(cells: Sequence[ScoredCell]) -> list[tuple[str, str, str]]:
 
 def _image_counts(scored: ScoredRun) -> str:
     """Return the images per cell, as `512 images of 64 prompts` or, of several runs, `256 images or 512 images`."""
-    samples = {part.run.sample: len(part.run.prompts) for part in scored.parts}
+    samples = {sample_in_words(part.run, part.cells): len(part.run.prompts) for part in scored.parts}
     return " or ".join(sorted(samples, key=lambda sample: samples[sample]))
 
 
@@ -228,7 +229,8 @@ def _facts(run: Run, cells: Sequence[ScoredCell]) -> list[tuple[str, str]]:
         ("Cells", f"{len(good)} of {len(run.cells)} done"),
         (
             "Images",
-            f"{sum(r.images.count for r in good if r.images):,}, {run.sample} per cell, seed {settings['seed']}",
+            f"{sum(r.images.count for r in good if r.images):,}, {sample_in_words(run, cells)} per cell, "
+            f"seed {settings['seed']}",
         ),
         ("Sampling", f"{seconds:.0f} s in pipeline calls, batches of {settings['batch_size']}"),
         ("Extractors", "; ".join(f"{name}, {_named(own)}" for name, own in settings["extractors"].items()) or "none"),

@@ -72,6 +72,7 @@ def _difference(scored: ScoredRun, comparison: Comparison, mine: ScoredCell, you
     )
     if metric_of(comparison.metric).of_prompts:
         metric = comparison.metric
+    mine, yours = mine.first(comparison.n, metric), yours.first(comparison.n, metric)
     ours, theirs = mine.estimates[metric], yours.estimates[metric]
     if metric == comparison.metric != comparison.compared:
         ours, theirs = mine.fallback(metric) or ours, yours.fallback(metric) or theirs

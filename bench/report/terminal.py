@@ -16,7 +16,7 @@ from bench.analysis.scoring import ScoredCell
 from bench.printable import printable
 from bench.records.run import Run
 from bench.report.comparisons import decisive, experimental_in_words, gain_in_words, metric_in_words
-from bench.report.identity import NO_VALUE, Trait, traits
+from bench.report.identity import NO_VALUE, Trait, sample_in_words, traits
 from bench.report.ties import best_and_tied
 from bench.score.metrics import Metric, metric_of
 
@@ -135,7 +135,7 @@ def _notes(run: Run, cells: Sequence[ScoredCell]) -> list[str]:
     if any(cell.disturbed for cell in cells):
         notes.append("* disturbed by load: measure again on an idle machine (measure.again=true)")
     if run.images_per_prompt > 1:
-        notes.append(f"{run.sample} per cell")
+        notes.append(f"{sample_in_words(run, cells)} per cell")
     if said := experimental_in_words(run.metrics):
         notes.append(said.strip())
     if waiting := len(run.cells) - len(cells):

@@ -7,9 +7,9 @@ truly best one in at least 95% of the runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
-from bench.analysis.scoring import ScoredCell
+from bench.analysis.scoring import ScoredCell, first_of_all
 from bench.score.estimate import Estimate, paired_difference
 from bench.score.metrics import Metric
 
@@ -26,34 +26,36 @@ _SURELY_WORSE, _SURELY_TIED = 12.0, 1.0
 
 def best_and_tied(metric: Metric, cells: Sequence[ScoredCell]) -> dict[int, str]:
     """Return by position the best cell of each base model and those that may be as good; a single cell has no mark."""
-    groups: dict[tuple[str, str], list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for i, scored in enumerate(cells):
         if metric.score in scored.estimates:
-            cell = scored.record.cell
-            groups.setdefault((cell.base.name, cell.prompts.text_hash), []).append(i)
+            groups.setdefault((scored.record.cell.base.name, scored.prompts), []).append(i)
     marks: dict[int, str] = {}
     for rows in groups.values():
         if len(rows) > 1:
-            marks |= _marks_of(metric, {i: cells[i].estimates[metric.score] for i in rows})
+            marks |= _marks_of(metric, {i: cells[i] for i in rows})
     return marks
 
 
-def _marks_of(metric: Metric, estimates: dict[int, Estimate]) -> dict[int, str]:
+def _marks_of(metric: Metric, cells: dict[int, ScoredCell]) -> dict[int, str]:
     sign = 1.0 if metric.higher_is_better else -1.0
-    best = max(estimates, key=lambda i: sign * estimates[i].debiased_value)
+    best = max(cells, key=lambda i: sign * cells[i].estimates[metric.score].debiased_value)
     marks = {best: _BEST}
-    level = _LEVEL / (len(estimates) - 1)
-    for i, other in estimates.items():
-        if i != best and _may_be_as_good(estimates[best], other, sign, level):
+    level = _LEVEL / (len(cells) - 1)
+    for i, other in cells.items():
+        ours, theirs = first_of_all((cells[best], other), metric.score)
+        if i != best and _may_be_as_good(ours, theirs, sign, level):
             marks[i] = _TIED
     return marks
 
 
-def _may_be_as_good(best: Estimate, other: Estimate, sign: float, level: float) -> bool:
+def _may_be_as_good(best: Estimate | None, other: Estimate | None, sign: float, level: float) -> bool:
     """Whether a test cannot tell that `other` is worse; without a pairing or an interval nothing can."""
+    if best is None or other is None:
+        return True
     try:
         gain = paired_difference(best, other).scaled(sign)
-    except ValueError:  # other prompts, or another number of images
+    except ValueError:  # other prompts
         return True
     error = gain.standard_error
     if gain.debiased_value <= _SURELY_TIED * error:

@@ -45,13 +45,19 @@ def define(claim: Claim) -> str:
     return content_hash({**plain(claim), **dict.fromkeys(("text", "source", "published"), "")})
 
 
-def note_look(store: Store, run: Run, judged: Iterable[Claim]) -> None:
-    """Record that these claims of a run were judged; does nothing without claims."""
-    claims = {claim.name: define(claim) for claim in judged}
-    if not claims:
-        return
-    images, earlier = len(run.prompts), looks_of(store)
-    look = Look(images, planned_images(run), 1 + max((look.number for look in earlier), default=0), claims)
+def note_looks(store: Store, run: Run, judged: Iterable[tuple[Claim, int]]) -> None:
+    """Record that claims of a run were judged, each with the number of images; does nothing without claims."""
+    counts = {images for images, _ in run.history(len(run.prompts))}
+    found: dict[int, dict[str, str]] = {}
+    for claim, images in judged:
+        found.setdefault(images if images in counts else len(run.prompts), {})[claim.name] = define(claim)
+    for images, claims in sorted(found.items()):
+        _note_look(store, images, planned_images(run), claims)
+
+
+def _note_look(store: Store, images: int, planned: int, claims: Mapping[str, str]) -> None:
+    earlier = looks_of(store)
+    look = Look(images, planned, 1 + max((look.number for look in earlier), default=0), claims)
     before = next((look for look in earlier if look.images == images), None)
     if before is not None and before.claims is not None:
         if claims.items() <= before.claims.items():
