@@ -58,10 +58,11 @@ def run(settings: _Settings) -> int:
     Exit codes: 0 done; 1 a cell failed; 2 refused, nothing was run; 130 interrupted, the same command continues.
     """
     from bench.analysis.pace import forget_disturbed
-    from bench.execute.ownership import close_run, join, open_store
+    from bench.analysis.verdicts import Verdicts
+    from bench.execute.ownership import close_run, join, open_store, whole_run
     from bench.execute.plan_summary import lacking_cells
+    from bench.execute.rounds import Rounds
     from bench.execute.run import execute, healed
-    from bench.execute.until_decided import Rounds, Verdicts
     from bench.experiment.config import check_experiment
     from bench.trackers import Trackers
 
@@ -79,15 +80,17 @@ def run(settings: _Settings) -> int:
         if is_first and experiment.measure.again:
             for label in forget_disturbed(store):
                 print(f"{label}: its latency was disturbed and is measured again", file=sys.stderr)
-        parts, done, failed = rounds.parts(), {r.key for r in store.good_records(job.run.cells)}, []
+        run, parts, failed = whole_run(store, job), rounds.parts(), []
+        done = {record.key for record in store.good_records(run.cells)}
         for record in chain.from_iterable(execute(part, store) for part in parts):
             trackers.cell(record)
             failed += [record] if record.status != "ok" else []
+            done.add(record.key)
             if until_decided and not failed:
-                verdicts.judge_early(store, job, done := {*done, record.key})
+                verdicts.judge_early(store, run, [cell for cell in job.plan.cells if cell.key not in done])
         is_last = bool(failed) or not until_decided
         if not is_last:
-            is_last = not rounds.enlarge(healed(parts, store, partial(verdicts.judge, store, job, rounds.where)))
+            is_last = not rounds.enlarge(healed(parts, store, partial(verdicts.judge, store, run, rounds.where)))
         close_run(job, store, is_last)
         if is_last:
             break

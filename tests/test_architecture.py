@@ -34,7 +34,7 @@ PACKAGES = {
         *("records", "parallel", "redact", "printable", "gc_pause", "mini", "experiment", "store", "checkpoints"),
         *("generate", "measure", "features", "score", "workers", "pictures"),
     },
-    "analysis": {"records", "parallel", "store", "score"},
+    "analysis": {"records", "parallel", "printable", "store", "score"},
     "trackers": {"records", "redact", "experiment", "store", "analysis"},
     "conformance": {"records", "checksums", "generate"},
     "report": {

@@ -44,6 +44,10 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
 def sizes(store: Store, run: Run) -> dict[str, int]:
     return {record.cell.label: record.images.count for record in store.records(run.cells) if record.images}
 
@@ -55,13 +59,18 @@ def test_only_cells_of_open_claims_get_more_images(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    with monkeypatch.context() as patched:
+        begin = Sampler.begin
+        patched.setattr(Sampler, "begin", lambda *at: stop() if len(sampled) == 4 else begin(*at))
+        assert main(["run", *overrides(*DECIDED)]) == 130
+    assert len(sampled) == 4, "one of the two batches of the second round"
     assert main(["run", *overrides(*DECIDED)]) == 0
     shown = capsys.readouterr().err
     assert "1 of 4 cells are not sampled: no claim is about it" in shown
     assert "look 1 of 3, 20 images per cell: 1 of 2 claims decided" in shown
     assert "look 3 of 3, 20 to 60 images per cell: 1 of 2 claims decided" in shown
     assert shown.index("  supported by ") < shown.index("mini dpmpp_2s"), "a verdict is told when its cells are there"
-    assert shown.count("  supported by ") == 1
+    assert shown.count("  supported by ") == 2, "once by each of two commands"
     assert Counter(sampled) == {label: count // 20 for label, count in SIZES.items()}
     store = Store(tmp_path / "run", writable=False)
     run = store.run()

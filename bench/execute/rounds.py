@@ -13,19 +13,15 @@ from a run without `until=decided`, the claims are judged by these.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
-from bench.analysis.claims import Judgement, judge_claims, judge_run
-from bench.analysis.scoring import ScoredCell, ScoredRun
 from bench.execute.job import Job, prepare
 from bench.execute.ownership import place_in_grid, whole_run
 from bench.experiment.config import Experiment
 from bench.experiment.plan import LeftOut, counts_of_looks
-from bench.printable import printable
 from bench.records.cell import Cell
-from bench.records.errors import BenchError, Damaged
+from bench.records.errors import BenchError
 from bench.records.run import Claim
 from bench.store.interim_looks import looks_of
 from bench.store.store import Store
@@ -120,13 +116,16 @@ class Rounds:
     def _cell(self, place: int, count: int) -> Cell:
         return self._job(count).plan.cells[place]
 
-    def enlarge(self, judgements: Iterable[Judgement]) -> bool:
-        """Give the cells of open comparisons the images of the next look; returns whether there is another round."""
+    def enlarge(self, open_: Iterable[tuple[Sequence[str], int]]) -> bool:
+        """Give the cells of open comparisons the images of the next look; returns whether there is another round.
+
+        A comparison is known by the keys of its cells and the number of images by which it was judged.
+        """
         before = dict(self._sizes)
         places = {self._cell(place, count).key: place for place, count in before.items()}
-        for comparison in (c for j in judgements if j.verdict == "undecided" for c in j.comparisons if not c.settled):
-            more = next((count for count in self.counts if count * self._each > comparison.n), None)
-            for key in comparison.keys if more else ():
+        for keys, images in open_:
+            more = next((count for count in self.counts if count * self._each > images), None)
+            for key in keys if more else ():
                 if key in places:  # not a cell of another run
                     self._enlarge(places[key], more or 0)
         if self._sizes == before:
@@ -142,54 +141,3 @@ def _narrowed(job: Job, cells: Sequence[Cell], idle: Sequence[LeftOut] = ()) -> 
         plan=replace(job.plan, cells=tuple(cells), left_out=(*job.plan.left_out, *idle)),
         run=replace(job.run, cells=tuple(cell.key for cell in cells), left_out=left_out),
     )
-
-
-@dataclass
-class Verdicts:
-    """The claims' verdicts as they come, each printed once; what was scored is not scored again."""
-
-    _known: Sequence[ScoredCell] = ()
-    _decided: dict[str, str] = field(default_factory=dict)
-    _judged: set[str] = field(default_factory=set)
-    """Claims of this round that were judged before its end."""
-
-    def judge(self, store: Store, job: Job, where: str) -> list[Judgement]:
-        """Judge the claims at the end of a round, note in the store that they were, and print what is new."""
-        self._judged.clear()
-        judgements = judge_run(self._load(store, job))
-        decided = sum(judgement.verdict != "undecided" for judgement in judgements)
-        print(f"{where}: {decided} of {len(judgements)} claims decided", file=sys.stderr)
-        for judgement in judgements:
-            self._tell(judgement)
-            if judgement.verdict == "undecided" and self._decided.pop(judgement.claim.name, ""):
-                print(f"  open again, with more images: {printable(judgement.claim.text)}", file=sys.stderr)
-        return judgements
-
-    def judge_early(self, store: Store, job: Job, done: Collection[str]) -> None:
-        """Print the verdicts of claims whose cells are done before the others of a round.
-
-        They are judged as if all other claims were open, so that they are decided at the end of the round as well.
-        """
-        waiting = [cell for cell in job.plan.cells if cell.key not in done]
-        ready = [claim for claim in job.run.claims if not any(map(claim.may_compare, waiting))]
-        new = [claim for claim in ready if claim.name not in {*self._decided, *self._judged}]
-        if not new:
-            return
-        self._judged |= {claim.name for claim in new}
-        with suppress(Damaged):  # mended at the end of the round
-            scored = self._load(store, replace(job, run=replace(job.run, cells=tuple(done))))
-            others = len(scored.run.claims) - len(new)
-            for judgement in judge_claims(replace(scored.run, claims=tuple(new)), scored.cells, others):
-                self._tell(judgement)
-
-    def _load(self, store: Store, job: Job) -> ScoredRun:
-        scored = ScoredRun.load(store, whole_run(store, job), self._known)
-        self._known = scored.cells
-        return scored
-
-    def _tell(self, judgement: Judgement) -> None:
-        name, verdict = judgement.claim.name, judgement.verdict
-        if verdict in ("supported", "refuted") and self._decided.get(name) != verdict:
-            self._decided[name] = verdict
-            text = printable(judgement.claim.text)
-            print(f"  {verdict} by {judgement.sampling_s:,.1f} s of sampling: {text}", file=sys.stderr)
