@@ -7,6 +7,10 @@ earlier plan has spent, of that the share t² by the time a share t of its addit
 family with exponent 2: Lan and DeMets 1983, Biometrika 70:659; Kim and DeMets 1987, Biometrika 74:149). A first plan
 that is judged once thus leaves a fifth of the error for images that were not planned.
 
+All looks that the run made up to a number of images count for every claim, whether it was judged at each of them or
+not. What a claim would find at a look depends on its own first images alone, so that the chance of an error at any of
+the looks is bounded beforehand; to judge it at some of them only, whichever way these are chosen, leaves errors out.
+
 Boundaries follow from the joint law of the statistics, whose increments are independent, by numerical integration
 (Armitage, McPherson and Rowe 1969, J. R. Stat. Soc. A 132:235), for one-sided tests. `overall_p_value` inverts this:
 it is the smallest error at which the test would have rejected at its last look. Procedures for several hypotheses that

@@ -51,7 +51,7 @@ class Verdicts:
             return
         self._judged |= {claim.name for claim in new}
         left = {cell.key for cell in waiting}
-        with suppress(Damaged):  # mended at the end of the round
+        with suppress(Damaged):  # the end of the round makes the file again
             scored = self._load(store, replace(run, cells=tuple(key for key in run.cells if key not in left)))
             asked = replace(run, claims=new)
             for judgement in judge_claims(asked, scored.cells, others=len(run.claims) - len(new)):

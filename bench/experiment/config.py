@@ -264,7 +264,7 @@ class Experiment:
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random` builds the models with random weights, to measure costs only; needs `scores=[]`."""
     until: Literal["count", "decided"] = "count"
-    """`decided` ends the run as soon as all claims are decided."""
+    """`decided` samples only what open claims need, and ends the run as soon as all are decided."""
     looks: Annotated[int, Field(ge=2, le=20)] = 5
     """Number of image counts at which `until=decided` judges the claims."""
     claims: dict[str, ClaimChoice] = Field(default_factory=dict)

@@ -1,0 +1,136 @@
+"""How often a run errs whose claims stop one by one: cells that no open claim needs get no more images.
+
+    python scripts/calibration/stopping.py            # 2,000 runs of each design, judged as `until=decided` judges them
+
+Claims compare cells of one grid, so that what one claim finds decides how many images the cells of another one have.
+Each run is drawn so that the truth of each claim is known, and counts when at some round a claim is supported that is
+false, or refuted that is true. Means of cells are in standard errors of a mean at the planned number of images:
+
+- `at the threshold`: all pairs of four equal cells, and two claims of two comparisons each.
+- `some far`: equal cells among those that are far from them: claims that are decided at once share their cells with
+  claims at the threshold, and go on being judged as these get more images.
+- `near`: gains of three to eight standard errors of a difference, which stop at different looks.
+- `beyond doubt`: as many claims as possible hand on their share of the level.
+
+`images` is what was sampled, as a share of what all cells get until the last claim is decided. Writes stopping.md;
+exits with 1 where more than 5% of the runs of a design (beyond chance) have a false verdict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from claims import CELL, RUN, Floats, is_false
+from scipy.stats import binom
+
+from bench.analysis.claims import judge_claims
+from bench.analysis.scoring import ScoredCell
+from bench.records.record import Record
+from bench.records.run import Claim, Side
+from bench.score.estimate import mean_estimate
+
+SCORE, IMAGES, SHARES, BOUND = "clip_score", 400, (0.2, 0.4, 0.6, 0.8, 1.0), 0.05
+COUNTS = [round(share * IMAGES) for share in SHARES]
+PLAN = replace(RUN, prompts=("",) * IMAGES)
+
+
+@dataclass(frozen=True)
+class SimulatedCell(ScoredCell):
+    """A cell by the values of its images."""
+
+    values: Floats | None = None
+
+    def first(self, images: int, score: str) -> ScoredCell:
+        """Return the cell with its first images alone."""
+        return self if self.values is None else replace(self, estimates={score: mean_estimate(self.values[:images])})
+
+
+@dataclass(frozen=True)
+class Design:
+    """Means of cells in standard errors, and the claims: pairs of cells of which the first is said to be better."""
+
+    means: Sequence[float]
+    claims: Sequence[Sequence[tuple[int, int]]]
+
+    @property
+    def gains(self) -> list[list[float]]:
+        """The true gains of each claim."""
+        return [[self.means[a] - self.means[b] for a, b in pairs] for pairs in self.claims]
+
+
+PAIRS = [[pair] for pair in combinations(range(4), 2)]
+DESIGNS = {
+    "at the threshold": Design((0,) * 4, [*PAIRS, [(0, 1), (2, 1)], [(3, 2), (1, 0)]]),
+    "some far": Design(
+        (0, 0, 9, 9, 0, -9),
+        [*([pair] for pair in ((0, 1), (2, 0), (2, 3), (2, 4), (1, 4), (0, 5))), [(1, 5), (4, 5)], [(3, 2), (3, 0)]],
+    ),
+    "near": Design((0, 4, 8, 12, 12), [*([(a, b)] for a, b in ((1, 0), (2, 0), (3, 1), (3, 4))), [(2, 1), (3, 2)]]),
+    "beyond doubt": Design(
+        (0, 0, 20, 20, -20), [[pair] for pair in ((2, 0), (2, 1), (3, 0), (3, 1), (0, 4), (1, 4), (0, 1), (2, 3))]
+    ),
+}
+
+
+def run(design: Design, seed: int) -> tuple[bool, float]:
+    """Whether a run errs at some round, and its images as a share of those of a run of all cells."""
+    rng = np.random.default_rng([seed, 7])
+    values = rng.standard_normal((IMAGES, len(design.means))) + np.array(design.means) / np.sqrt(IMAGES)
+    claims = tuple(
+        Claim(f"{i}", "", Side("a", tuple(a for a, _ in own)), Side("a", tuple(b for _, b in own)), (SCORE,), "better")
+        for i, own in enumerate(design.claims)
+    )
+    of_steps = [replace(CELL, method="a", steps=i) for i in range(len(design.means))]
+    records = [Record(cell.key, cell, "ok", {}, 1.0) for cell in of_steps]
+    sizes = dict.fromkeys((record.key for record in records), COUNTS[0])
+    wrong = False
+    while True:
+        cells = [
+            SimulatedCell(record, {SCORE: mean_estimate(column[: sizes[record.key]])}, values=column)
+            for record, column in zip(records, values.T, strict=True)
+        ]
+        most = max(sizes.values())
+        looked = tuple(share for share, count in zip(SHARES, COUNTS, strict=True) if count <= most)
+        judgements = judge_claims(replace(PLAN, prompts=PLAN.prompts[:most], claims=claims, looks=looked), cells)
+        wrong = wrong or is_false(design.gains, judgements)
+        before = dict(sizes)
+        for comparison in (c for j in judgements if j.verdict == "undecided" for c in j.comparisons if not c.settled):
+            for key in comparison.keys:
+                more = next((count for count in COUNTS if count > comparison.n), IMAGES)
+                sizes[key] = max(sizes[key], more)
+        if sizes == before:
+            return wrong, sum(sizes.values()) / (len(sizes) * most)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=2000, help="of each design")
+    parser.add_argument("--out", type=Path, default=Path("results/calibration"))
+    options = parser.parse_args()
+    lines = [
+        "# Runs whose claims stop one by one\n",
+        f"`{' '.join(['scripts/calibration/stopping.py', *sys.argv[1:]])}`\n",
+        "Five looks at 400 images; a design holds where its rate is not above 5% by more than chance (binomial, "
+        "one-sided 2.5%). Images are a share of those of a run that samples all cells until no claim is open.\n",
+        "| design | runs | with a false verdict | images | |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for name, design in DESIGNS.items():
+        found = [run(design, seed) for seed in range(options.runs)]
+        wrong = sum(false for false, _ in found)
+        holds = "breach" if wrong > binom.ppf(0.975, options.runs, BOUND) else "holds"
+        images = np.mean([share for _, share in found])
+        lines.append(f"| {name} | {options.runs} | {wrong / options.runs:.1%} | {images:.0%} | {holds} |")
+        print(lines[-1], flush=True)
+    (options.out / "stopping.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return 1 if "| breach |" in "".join(lines) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
