@@ -1,4 +1,4 @@
-"""Firefox in a window of its own, driven by WebDriver BiDi, which it speaks itself; playwright needs release 143."""
+"""Firefox, driven by WebDriver BiDi, which it speaks itself; playwright needs release 143."""
 
 import json
 import os
