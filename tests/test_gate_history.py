@@ -15,13 +15,21 @@ from test_gate import MACHINE, Make, make, run_gate  # noqa: F401
 from bench.__main__ import main
 from bench.gate.baselines import folders_for, place_for
 from bench.gate.change_points import find_changes
-from bench.gate.history import append_history, read_history, to_trend_page
+from bench.gate.history import History, append_history, read_history, to_trend_page
 from bench.gate.outcome import GateReport, Outcome
 from bench.gate.quarantine import apply_quarantine
 from bench.records.errors import BenchError
 
 WORDS = ("author=a", "reason=b")
 GPU = {**MACHINE, "device": "cuda", "gpus": [{"name": "NVIDIA H200", "memory_bytes": 1}]}
+
+
+ELSEWHERE = json.dumps(
+    {
+        **{"format": 1, "date": "", "candidate": "", "outcomes": []},
+        "images": [{"cell": "a", "prompt": "b", "moved": 1, "before": "../" + "0" * 16 + ".png", "after": "x.png"}],
+    }
+)
 
 
 def outcomes_of(tmp_path: Path) -> list[dict[str, Any]]:
@@ -179,7 +187,7 @@ def test_a_history_is_drawn_with_its_steps(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    "line", ["<<<<<<< HEAD", "[]", "{}", '{"format": 9, "outcomes": []}', '{"format": 1}', "[" * 99999]
+    "line", ["<<<<<<< HEAD", "[]", "{}", '{"format": 9, "outcomes": []}', '{"format": 1}', "[" * 99999, ELSEWHERE]
 )
 def test_a_foreign_line_of_a_history_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "gate.jsonl"
@@ -202,7 +210,8 @@ def test_the_gate_writes_its_history(make: Make, tmp_path: Path) -> None:  # noq
             )
             == 0
         )
-    found = read_history(tmp_path / "h.jsonl")
+    found, pictures = read_history(tmp_path / "h.jsonl")
     assert {one.quantity for one in found} >= {"fid@mini", "latency_s", "displacement"}
     assert all(len(one.points) == 2 for one in found)
-    assert to_trend_page(found, "h").count("<svg") == len(found)
+    assert pictures == [], "nothing moved"
+    assert to_trend_page(History(found, []), tmp_path / "h.jsonl").count("<svg") == len(found)

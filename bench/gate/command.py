@@ -93,7 +93,7 @@ def gate(settings: dict[str, Any]) -> int:
     summary = in_maintainers_words(found.concerns, found.outcomes)
     report = GateReport(*found.names, tuple(found.outcomes), found.about, _accepting(choice), choice.warn_only, summary)
     if choice.history:
-        append_history(report, Path(choice.history))
+        append_history(report, Path(choice.history), found.images)
     files = write_gate(report, found.images, Path(choice.output))
     print(f"{to_terminal(report)}\nReport: {files[-1]}")
     return report.exit_code
@@ -273,7 +273,7 @@ def draw_history(settings: dict[str, Any]) -> int:
     from bench.gate.report import write_files
 
     path, output = check_history(settings)
-    series = read_history(path)
-    (page,) = write_files({"history.html": to_trend_page(series, path.name)}, output)
-    print("\n".join([*changes_in_words(series), f"Report: {page}"]))
+    history = read_history(path)
+    (page,) = write_files({"history.html": to_trend_page(history, path)}, output)
+    print("\n".join([*changes_in_words(history.series), f"Report: {page}"]))
     return 0

@@ -1,4 +1,7 @@
-"""The outcomes of many gates: one JSON line each, and a page of their trends, with steps and drifts marked."""
+"""The outcomes of many gates: one JSON line each, and a page of their trends, with steps and drifts marked.
+
+The page also has the pictures that moved most, before and after.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,20 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.gate.change_points import CHANGE_LEVEL, FEWEST_GATES, SeriesChange, find_changes
+from bench.gate.history_pictures import MovedPicture, keep_pictures, load_picture, pictures_of
 from bench.gate.outcome import FAILS, GateReport
+from bench.gate.report import BeforeAfter
 from bench.records.errors import BenchError
-from bench.report.page import render_template
+from bench.report.page import as_json, render_template
 
 HISTORY_FORMAT = 1
 """Version of the lines; written and checked."""
-_WIDTH, _HEIGHT, _EDGE = 640.0, 90.0, 8.0
+_WIDTH, _HEIGHT, _EDGE = 400.0, 120.0, 10.0
+_SHOWN_GATES = 12
+"""Gates whose pictures are shown, the latest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +39,14 @@ class TrendPoint:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """One quantity over time."""
+    """One quantity over time, of so many gates."""
 
     level: str
     subject: str
     quantity: str
     points: tuple[TrendPoint, ...]
     changes: tuple[SeriesChange, ...]
+    gates: int
 
     @property
     def lines(self) -> list[str]:
@@ -54,20 +62,31 @@ class Trend:
 
     @property
     def dots(self) -> list[tuple[float, float, bool, str]]:
-        """Each point on the plot: x, y, whether it failed, and what it is in words."""
-        values = [point.value for point in self.points]
-        low, high = min(values), max(values)
-        span = (high - low) or 1.0
-        across = (_WIDTH - 2 * _EDGE) / max(1, len(values) - 1)
+        """Each point on the plot: x, y, whether it failed, and what it is in words; all plots have the same x."""
+        low, high = self.reach
+        across = (_WIDTH - 2 * _EDGE) / max(1, self.gates - 1)
         return [
             (
-                _EDGE + i * across,
-                _HEIGHT - _EDGE - (point.value - low) / span * (_HEIGHT - 2 * _EDGE),
+                _EDGE + point.place * across,
+                _HEIGHT / 2
+                if low == high
+                else _HEIGHT - _EDGE - (point.value - low) / (high - low) * (_HEIGHT - 2 * _EDGE),
                 point.verdict in FAILS,
                 f"{point.date} {point.candidate}: {point.value:.5g}, {point.verdict}",
             )
-            for i, point in enumerate(self.points)
+            for point in self.points
         ]
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """The smallest and the largest value."""
+        values = [point.value for point in self.points]
+        return min(values), max(values)
+
+    @property
+    def fails(self) -> int:
+        """The number of gates that failed by it."""
+        return sum(point.verdict in FAILS for point in self.points)
 
     @property
     def marks(self) -> list[float]:
@@ -76,8 +95,15 @@ class Trend:
         return [(dots[change.at - 1][0] + dots[change.at][0]) / 2 for change in self.changes if change.kind == "step"]
 
 
-def append_history(report: GateReport, path: Path) -> None:
-    """Add a gate's outcomes as one line; raises BenchError where the file cannot be written."""
+class History(NamedTuple):
+    """Every quantity over time, those with changes first, and the pictures of each gate."""
+
+    series: list[Trend]
+    pictures: list[MovedPicture]
+
+
+def append_history(report: GateReport, path: Path, images: Sequence[BeforeAfter] = ()) -> None:
+    """Add a gate's outcomes as one line, with the pictures that moved most; raises BenchError where it cannot."""
     line: dict[str, Any] = {
         "format": HISTORY_FORMAT,
         "date": report.about.get("date", ""),
@@ -91,6 +117,8 @@ def append_history(report: GateReport, path: Path) -> None:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if images:
+            line["images"] = keep_pictures(path, images)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
@@ -101,8 +129,8 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def read_history(path: Path) -> list[Trend]:
-    """Return every quantity over time, those with changes first; raises BenchError for a line that is none of ours."""
+def read_history(path: Path) -> History:
+    """Return what the lines of a file say; raises BenchError for a line that is none of ours."""
     found: dict[tuple[str, str, str], list[TrendPoint]] = {}
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -112,14 +140,24 @@ def read_history(path: Path) -> list[Trend]:
     entries = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not entries:
         raise BenchError(f"history={path} is empty; let tcd-bench gate history={path} … write to it first")
+    pictures: list[MovedPicture] = []
     for place, (number, line) in enumerate(entries):
-        for key, point in _points_of(path, number, line, place):
+        try:
+            data = json.loads(line)
+            check_format(data)
+            points = [*_points_of(data, place)]
+            pictures += pictures_of(data, place)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BenchError(
+                f"history={path}, line {number} is not an entry of tcd-bench gate ({error}); remove the line"
+            ) from error
+        for key, point in points:
             found.setdefault(key, []).append(point)
     series = [
-        Trend(*key, tuple(points), tuple(find_changes([point.value for point in points])))
+        Trend(*key, tuple(points), tuple(find_changes([point.value for point in points])), len(entries))
         for key, points in found.items()
     ]
-    return sorted(series, key=lambda one: not one.changes)
+    return History(sorted(series, key=lambda one: (not one.changes, not one.fails)), pictures)
 
 
 def check_format(line: Mapping[str, Any]) -> None:
@@ -128,41 +166,70 @@ def check_format(line: Mapping[str, Any]) -> None:
         raise ValueError(f"format {line['format']} instead of {HISTORY_FORMAT}")
 
 
-def _points_of(path: Path, number: int, line: str, place: int) -> Iterator[tuple[tuple[str, str, str], TrendPoint]]:
-    try:
-        data = json.loads(line)
-        check_format(data)
-        rows = [
-            (str(level), str(subject), str(quantity), str(verdict), None if value is None else float(value))
-            for level, subject, quantity, verdict, value in data["outcomes"]
-        ]
-        date, candidate = str(data["date"]), str(data["candidate"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BenchError(
-            f"history={path}, line {number} is not an entry of tcd-bench gate ({error}); remove the line"
-        ) from error
-    for level, subject, quantity, verdict, value in rows:
+def _points_of(line: Mapping[str, Any], place: int) -> Iterator[tuple[tuple[str, str, str], TrendPoint]]:
+    date, candidate = str(line["date"]), str(line["candidate"])
+    for level, subject, quantity, verdict, given in line["outcomes"]:
+        value = None if given is None else float(given)
         if value is not None and math.isfinite(value):
-            yield (level, subject, quantity), TrendPoint(place, date, candidate, verdict, value)
+            key = str(level), str(subject), str(quantity)
+            yield key, TrendPoint(place, date, candidate, str(verdict), value)
 
 
-def to_trend_page(series: Sequence[Trend], name: str) -> str:
-    """One self-contained HTML file, every text escaped."""
-    drawn = [one for one in series if len(one.points) > 1]
+def to_trend_page(history: History, path: Path) -> str:
+    """One self-contained HTML file, every text escaped; `path` is the history's file, beside which its pictures are."""
+    drawn = [one for one in history.series if len(one.points) > 1]
+    loud = [one for one in drawn if one.changes or one.fails]
+    traits = [{"Level": one.level, "Quantity": one.quantity} for one in drawn]
+    filters = [
+        {"head": head, "values": list(dict.fromkeys(own[head] for own in traits))} for head in ("Level", "Quantity")
+    ]
+    gates = list(dict.fromkeys(picture.place for picture in reversed(history.pictures)))
+    moved = _to_show(history, path, gates[:_SHOWN_GATES])
     return render_template(
         "history.html.j2",
-        ("base.js",),
+        ("base.js", "viewer.js", "history.js"),
         Path(__file__).parent,
-        name=name,
+        name=path.name,
         series=drawn,
-        changed=[one for one in drawn if one.changes],
-        gates=max((point.place for one in series for point in one.points), default=-1) + 1,
+        loud=loud,
+        quiet=drawn[len(loud) :],
+        moved=moved,
+        more=len(gates) - len(moved),
+        gates=max((one.gates for one in history.series), default=0),
         level=CHANGE_LEVEL,
         fewest=FEWEST_GATES,
         width=_WIDTH,
         height=_HEIGHT,
-        contents=[("changes", "Changes"), ("series", "Every quantity")][not any(one.changes for one in drawn) :],
+        contents=[
+            *([("changes", "Changes and failures")] if loud else []),
+            *([("pictures", "Pictures")] if moved else []),
+            *([("series", "Other quantities")] if len(loud) < len(drawn) else []),
+        ],
+        data=as_json(
+            {
+                "cells": [{"traits": own} for own in traits],
+                "filters": [one for one in filters if len(one["values"]) > 1],
+                "scores": [],
+            }
+        ),
     )
+
+
+def _to_show(history: History, path: Path, gates: Sequence[int]) -> list[list[dict[str, Any]]]:
+    """Return the pictures of these gates; those of one image have one number, by which a viewer walks through time."""
+    images = list(dict.fromkeys((picture.label, picture.prompt) for picture in history.pictures))
+    return [
+        [
+            {
+                "picture": picture,
+                "number": images.index((picture.label, picture.prompt)),
+                "sides": [(side, load_picture(path, getattr(picture, side))) for side in ("before", "after")],
+            }
+            for picture in history.pictures
+            if picture.place == place
+        ]
+        for place in gates
+    ]
 
 
 def changes_in_words(series: Iterable[Trend]) -> list[str]:
