@@ -345,8 +345,8 @@ def to_markdown(
         f"looks; means of {RUNS} simulated runs, with the start once and what each further round takes to begin. By "
         "hand, either one script with one number of images for all cells, the least that decides all claims "
         f"({of_run['fixed']:,.0f}; {of_run['script']:,.0f} s, all verdicts at its end), or a script for each claim "
-        "with the number of images that this claim needs, the cheapest claim first, each cell sampled once, as only who "
-        f"knows all gains beforehand could plan it (last verdict after {of_run['last by hand']:,.0f} s). Ratios are "
+        "with the number of images that it needs, the cheapest claim first, each cell sampled once, as only somebody "
+        f"who knows all gains could plan it (last verdict after {of_run['last by hand']:,.0f} s). Ratios are "
         "medians over claims, of the last verdict in brackets.\n"
     )
     yield "| run | mean s | last verdict, s | decided | of one script | the same, cheap cells first | of own scripts |"
