@@ -160,8 +160,8 @@ def _contents(
 ) -> list[tuple[str, str]]:
     """Return the anchors and titles of the sections that the page has."""
     links = {
-        **{"answer": ("Answer", True), "guide": ("The guide", bool(said)), "charts": ("Charts", bool(cells))},
-        "pictures": ("Pictures", bool(grids or real)),
+        **{"answer": ("Answer", True), "equal-cost": ("Equal cost", bool(grids)), "guide": ("The guide", bool(said))},
+        **{"charts": ("Charts", bool(cells)), "pictures": ("Pictures", bool(grids or real))},
     }
     shown = [(anchor, title) for anchor, (title, there) in links.items() if there]
     return [*shown, ("tables", "Tables"), ("run", "Run")]

@@ -21,7 +21,11 @@
     legend: { labelColor: "currentColor", titleColor: "currentColor" }, text: { color: "currentColor", fontSize: 10 },
   };
   const seconds = value => (value < 1 ? `${(1000 * value).toPrecision(3)} ms` : `${value.toPrecision(3)} s`);
-  const name = cell => [several ? cell.model : "", cell.series, `${cell.steps} steps`].filter(Boolean).join(", ");
+  const small = innerWidth < 700;  // names are cut there: what tells them apart comes first
+  const name = cell => {
+    const parts = [several ? cell.model : "", cell.series, `${cell.steps} steps`].filter(Boolean);
+    return (small ? parts.reverse() : parts).join(", ");
+  };
 
   const about = (cell, score) => {
     const own = score && cell.scores[score.score];
@@ -76,18 +80,15 @@
   const eta = score => ({
     score, title: score.name, said: `${score.title} against eta, one line per step count`, height: 230,
     rows: () => {
-      const shown = points(score, "eta", varies).map(point => ({ ...point, group: line(point.cell), method: point.cell.method, said: `${point.steps} steps` }));
-      const last = new Map();
-      for (const point of shown) if (!(last.get(point.group)?.x >= point.x)) last.set(point.group, point);
-      return { points: shown, ends: [...last.values()] };
+      const shown = points(score, "eta", varies).map(point => ({ ...point, group: line(point.cell), method: point.cell.method }));
+      return { points: shown };
     },
     spec: () => ({
-      encoding: { x: { field: "x", type: "quantitative", title: "η", scale: { padding: 50 } }, y: { ...y, title: score.title }, color: { field: "steps", type: "nominal", scale: { domain: counts, range: counts.map((_, i) => colour(i)) }, legend: null }, detail: { field: "group" } },
+      encoding: { x: { field: "x", type: "quantitative", title: "η", scale: { padding: 14, nice: false }, axis: { values: [...new Set(cells.filter(varies).map(cell => cell.eta))] } }, y: { ...y, title: score.title }, color: { field: "steps", type: "nominal", scale: { domain: counts, range: counts.map((_, i) => colour(i)) }, legend: { title: "steps", orient: "top", direction: "horizontal", symbolType: "circle", titleOrient: "left" } }, detail: { field: "group" } },
       layer: [
         { params: [zoom], data: { name: "points" }, mark: { type: "line", strokeWidth: 1.4 } },
         { data: { name: "points" }, ...bars },
         { data: { name: "points" }, mark: { type: "point", filled: true, opacity: 1 }, encoding: { tooltip: { field: "key" }, size: big(220, 45) } },
-        { data: { name: "ends" }, mark: { type: "text", align: "left", dx: 7 }, encoding: { text: { field: "said" } } },
       ],
     }),
   });
@@ -97,9 +98,9 @@
   const named = shown => { const seen = new Map(); return shown.map(cell => { const label = name(cell), count = seen.get(label) ?? 0; seen.set(label, count + 1); return count ? `${label} (${count + 1})` : label; }); };
   const sideways = (title, colours) => ({
     height: { step: 17 },
-    encoding: { y: { field: "label", type: "nominal", sort: null, title: null, axis: { labelLimit: innerWidth < 700 ? 120 : 320, labelPadding: 4, ticks: false, domain: false } } },
+    encoding: { y: { field: "label", type: "nominal", sort: null, title: null, axis: { labelLimit: small ? 190 : 320, labelPadding: 4, ticks: false, domain: false } } },
     layer: [
-      { data: { name: "points" }, mark: { type: "bar", height: { band: 0.75 } }, encoding: { x: { field: "x", type: "quantitative", title }, x2: { field: "x2" }, color: { field: "part", type: "nominal", scale: { domain: colours, range: colours.map((_, i) => colour([3, 0, 4, 7][i])) }, legend: { title: null, orient: "top" } }, stroke: { condition: { test: "datum.key === hot", value: "currentColor" }, value: null } } },
+      { data: { name: "points" }, mark: { type: "bar", height: { band: 0.75 } }, encoding: { x: { field: "x", type: "quantitative", title }, x2: { field: "x2" }, color: { field: "part", type: "nominal", scale: { domain: colours, range: colours.map((_, i) => colour([3, 0, 4, 7][i])) }, legend: { title: null, orient: "top", columns: small ? 1 : 0 } }, stroke: { condition: { test: "datum.key === hot", value: "currentColor" }, value: null } } },
       { data: { name: "ranges" }, mark: { type: "rule", stroke: "currentColor", strokeWidth: 1.4 }, encoding: { x: { field: "low", type: "quantitative" }, x2: { field: "high" } } },
       { data: { name: "ranges" }, mark: { type: "tick", color: "currentColor", thickness: 1.6, height: 9 }, encoding: { x: { field: "x", type: "quantitative" } } },
     ],

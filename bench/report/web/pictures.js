@@ -11,9 +11,10 @@
     const part = name => document.getElementById(`equal-${name}`);
     const kind = part("kind"), budget = part("budget"), model = part("model"), rows = part("rows"), said = part("said");
     const words = {
-      evaluations: cost => `${cost} denoiser evaluations`, steps: cost => `${cost} steps`,
+      evaluations: cost => `${cost} NFE`, steps: cost => `${cost} steps`,
       latency: cost => `${cost < 1 ? `${(1000 * cost).toPrecision(3)} ms` : `${cost.toPrecision(3)} s`} per image`,
     };
+    const line = cell => `${cell.series}|${cell.traits.Run ?? ""}`;
     const own = () => cells.filter(cell => cell.model === (model?.value ?? cell.model) && Object.keys(cell.pictures).length && cell[kind.value]);
     const costs = () => [...new Set(own().map(cell => cell[kind.value]))].sort((a, b) => a - b);
     for (const option of [...kind.options]) if (!cells.some(cell => cell[option.value])) option.remove();
@@ -22,8 +23,7 @@
     const draw = () => {
       const limit = costs()[budget.value], lines = new Map();
       for (const cell of own()) {
-        const line = `${cell.series}|${cell.traits.Run ?? ""}`;
-        if (page.shows(cell) && cell[kind.value] <= limit * 1.0001 && !(lines.get(line)?.[kind.value] >= cell[kind.value])) lines.set(line, cell);
+        if (page.shows(cell) && cell[kind.value] <= limit * 1.0001 && !(lines.get(line(cell))?.[kind.value] >= cell[kind.value])) lines.set(line(cell), cell);
       }
       said.textContent = limit === undefined ? "" : `up to ${words[kind.value](limit)}`;
       const found = [...lines.values()];
@@ -40,9 +40,9 @@
       page.watch(rows);
     };
     const restart = () => {
-      const all = costs(), most = cost => own().filter(cell => cell[kind.value] === cost).length;
+      const all = costs(), near = all.map(cost => new Set(own().filter(cell => cell[kind.value] <= cost && cell[kind.value] > 0.8 * cost).map(line)).size);
       budget.max = Math.max(0, all.length - 1);
-      budget.value = Math.max(0, all.findIndex(cost => most(cost) === Math.max(...all.map(most))));
+      budget.value = Math.max(0, near.indexOf(Math.max(...near)));  // at which most lines have a cell of about this cost
       draw();
     };
     kind.addEventListener("change", restart);
