@@ -129,9 +129,12 @@ def check_round_trip(subject: Subject, setting: str, eta: float | None) -> Itera
     def through_disk() -> Any:
         with TemporaryDirectory(prefix="tcd-bench-") as scratch:
             first.save_pretrained(scratch)
-            return subject.cls.from_pretrained(scratch)
+            return subject.restored(subject.quick.from_pretrained(scratch))
 
-    ways = {"from_config": lambda: subject.cls.from_config(first.config), "save and load": through_disk}
+    def through_config() -> Any:
+        return subject.restored(subject.quick.from_config(first.config))
+
+    ways = {"from_config": through_config, "save and load": through_disk}
     wanted = run_case(subject, subject.prepare(5), eta).final
     for name, way in ways.items():
         loaded = way()

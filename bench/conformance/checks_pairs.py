@@ -173,16 +173,19 @@ class PairChecks:
             raise Refusal("its levels leave the curve")  # reported by another check
         if steps > _RUN:
             return
+        unknown = case.family is None or case.family.method is None
+        landing = case.twin() if unknown else None
+        rounded = case.twin() if row["dtype"] != "float64" and steps <= covering.LARGE else None
         trace = run_case(subject, case, eta)
         falling = [there.lam > here.lam for here, there in pairwise(case.path.levels)]
         judged = all(falling) or not _divides(case)
         before = trace if judged else replace(trace, calls=trace.calls[: falling.index(False)])
         if judged or np.isfinite(trace.final).all():  # a last step without length is reported by another check
             yield from compare_steps(case, before, "", where, eta)
-        if case.family is None or case.family.method is None:
-            yield from check_landing(subject, "", steps, eta, overrides)
-        if judged and row["dtype"] != "float64" and steps <= covering.LARGE:
-            yield from check_rounding(subject, subject.prepare(steps, overrides), trace, row["dtype"], "", where, eta)
+        if landing is not None:
+            yield from check_landing(subject, "", steps, eta, overrides, landing)
+        if judged and rounded is not None:
+            yield from check_rounding(subject, rounded, trace, row["dtype"], "", where, eta)
 
     def _label(self, part: Values) -> str:
         overrides = covering.overrides_of(self.axes, dict(part))

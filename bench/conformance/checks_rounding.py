@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def check_rounding(
             words = f"scale_model_input changes {name} to another dtype, which the model does not expect."
             yield Finding("dtype", f"{setting}, model input", name, str(seen.dtype), words, places)
             return
-        with SameNoise(call.draws):
+        with SameNoise(call.draws) if call.draws else nullcontext():
             result = case.scheduler.step(output, timestep, state, **arguments).prev_sample
         if result.dtype != dtype and not changed:
             words = f"The state changes from {name} to another dtype, which the next model call does not expect."

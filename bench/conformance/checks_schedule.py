@@ -14,6 +14,7 @@ from bench.conformance.noise import ZERO_SNR_FLOOR, Array, alpha_bars, betas
 from bench.conformance.preconditioned import OwnLevels
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Refusal, Subject
+from bench.conformance.trace import numbers_of
 
 _COUNTS = (*range(1, 52), *range(54, 260, 3), 333, 499, 500, 999, 1000)
 
@@ -106,28 +107,30 @@ def check_levels(subject: Subject, setting: str, case: Case) -> Iterator[Finding
     if case.family is not None and case.family.own is not None:
         yield from _check_own_levels(setting, case, case.family.own)
         return
-    where, table = f"{case.steps} steps", case.path.table
+    sigmas, where, table = numbers_of(sigmas), f"{case.steps} steps", case.path.table
     grid, ratios = np.arange(len(table.alpha_bar)), np.log(table.sigmas)
     least, most = float(table.sigmas.min()), float(table.sigmas.max())
-    for index, t in enumerate(case.path.timesteps):
-        sigma = float(sigmas[index])
+    times = np.array(case.path.timesteps)
+    slacks = np.where(times == np.round(times), 0.51, 0.05)
+    lows, highs = (np.exp(np.interp(times + d * slacks, grid, ratios)) * (1 + d * 1e-4) for d in (-1, 1))
+    for index, (t, sigma) in enumerate(zip(case.path.timesteps, sigmas, strict=False)):
         wanted = case.path.levels[index].sigma
-        if case.path.table.alpha_bar[-1] > ZERO_SNR_FLOOR and abs(sigma - wanted) > 16 * FLOAT32 * wanted:
+        if table.alpha_bar[-1] > ZERO_SNR_FLOOR and abs(sigma - wanted) > 16 * FLOAT32 * wanted:
             words = f"Call {index} solves from a noise level that differs from that of timestep {t:g}."
             yield Finding("levels", setting, f"{wanted:.7g}", f"{sigma:.7g}", words, ((where, np.inf),))
             return
-        slack = 0.51 if float(t).is_integer() else 0.05
-        low, high = (float(np.exp(np.interp(t + d, grid, ratios))) for d in (-slack, slack))
-        if not low * (1 - 1e-4) <= min(max(sigma, least), most) <= high * (1 + 1e-4):
+        if not lows[index] <= min(max(sigma, least), most) <= highs[index]:
             at = float(np.interp(np.log(sigma), ratios, grid))
             words = f"Call {index} passes the model a timestep that differs from the one of its noise level."
-            yield Finding("levels", setting, f"timestep {at:.2f}", f"{t:g}", words, ((where, abs(at - t) / slack),))
+            yield Finding(
+                "levels", setting, f"timestep {at:.2f}", f"{t:g}", words, ((where, abs(at - t) / float(slacks[index])),)
+            )
             return
-    end, last = case.path.levels[-1].sigma, float(sigmas[-1])
+    end, last = case.path.levels[-1].sigma, sigmas[-1]
     if abs(last - end) > 16 * FLOAT32 * max(end, 1e-3):
         words = "The last call ends on a noise level that differs from the settings."
         yield Finding("levels", setting, f"{end:.7g} at the end", f"{last:.7g}", words, ((where, np.inf),))
-    yield from _check_ramp(subject, setting, case, np.array([float(sigma) for sigma in sigmas[:-1]]))
+    yield from _check_ramp(subject, setting, case, np.array(sigmas[:-1]))
 
 
 def _check_own_levels(setting: str, case: Case, own: OwnLevels) -> Iterator[Finding]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from bench.conformance.noise import Array, Level
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Refusal, Subject, step_arguments
 from bench.conformance.targets import GAUSSIAN, POINT, Target
-from bench.conformance.trace import Call, Trace, TracedRun
+from bench.conformance.trace import Call, Trace, TracedRun, UnknownDraws
 
 # Schedulers keep their tables in float32 (unit rounding 2^-24). A step takes a few dozen operations on them: square
 # roots, logarithms of size up to 8 and their differences, a small linear system. 256 roundings of the largest term
@@ -60,11 +62,19 @@ def run_case(
     told: bool = True,
     arguments: Mapping[str, Any] | None = None,
 ) -> Trace:
-    """Run a case on a target, with further arguments of step; an error inside becomes a Refusal that quotes it."""
+    """Run a case on a target, with further arguments of step; an error inside becomes a Refusal that quotes it.
+
+    Noise of a known class is standard normal in the shape of the state, so that it can be drawn a second time. Where
+    it cannot, the run is made again with every draw recorded.
+    """
     random = case.family is None or case.family.stochastic(case.config, eta or 0.0)
     given = {**step_arguments(subject, eta), **(arguments or {})}
-    run = TracedRun(arguments=given, begin=begin or None, told=told, record=random)
+    run = TracedRun(arguments=given, begin=begin or None, told=told, draws="recorded" if random else "none")
     try:
+        if random and case.family is not None and case.again is not None:
+            with suppress(UnknownDraws):
+                return case.run(target, replace(run, draws="repeated"), begin)
+            case = case.again()
         return case.run(target, run, begin)
     except (ValueError, NotImplementedError) as error:
         raise Refusal(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
@@ -158,14 +168,19 @@ def _split(got: Array, mean: Array, noise: Array) -> str:
 
 
 def check_landing(
-    subject: Subject, setting: str, steps: int, eta: float | None = None, overrides: Mapping[str, Any] | None = None
+    subject: Subject,
+    setting: str,
+    steps: int,
+    eta: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    case: Case | None = None,
 ) -> Iterator[Finding]:
     """Check on a point, whose x0 is known without error, that every step lands on the level of the next timestep.
 
     x - a mu = b z has to become a' mu + b' z' with z' again of unit variance: for the state's part A and the noise's
     part C of the step, A² b² + C² = b'². This holds for any consistent method, with or without a published form.
     """
-    case = subject.prepare(steps, overrides)
+    case = case or subject.prepare(steps, overrides)
     if case.family is not None and not case.family.exact_on_point(case.config):
         return
     trace = run_case(subject, case, eta, POINT)

@@ -29,9 +29,6 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
     def made(steps: int = _STEPS) -> Case:
         return subject.prepare(steps)
 
-    def new(steps: int = _STEPS) -> Case:  # slow to create for some classes
-        return subject.prepare(steps, scheduler=subject.make())
-
     def run(case: Case, begin: int = 0) -> Iterator[Array]:
         generator = {"generator": torch.Generator().manual_seed(3)} if draw else {}
         return case.states({**arguments, **generator}, begin)
@@ -43,8 +40,8 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
         return subject.prepare(_STEPS, scheduler=case.scheduler)
 
     def beside_another() -> Array:
-        other = run(new(_STEPS + 2))
-        return [state for state, _ in zip(run(new()), other, strict=False)][-1]
+        other = run(subject.prepare(_STEPS + 2, scheduler=another))
+        return [state for state, _ in zip(run(subject.prepare(_STEPS, scheduler=one)), other, strict=False)][-1]
 
     def after_noising() -> Array:
         case = made()
@@ -54,7 +51,7 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
 
     def copied() -> Array:
         case = made()
-        twin = Case(copy.deepcopy(case.scheduler), case.config, case.family, case.path, _STEPS)
+        twin = case.twin()
         list(run(case))
         return list(run(twin))[-1]
 
@@ -70,7 +67,8 @@ def check_use(subject: Subject, setting: str, eta: float | None) -> Iterator[Fin
         ways["used again after a run from the middle"] = lambda: list(run(used(begin=2)))[-1]
     if noising_of(subject.base) is None:
         del ways["used after noising"]
-    wanted = list(run(new()))[-1]
+    one, another = subject.make(), subject.make()  # slow to create for some classes
+    wanted = list(run(subject.prepare(_STEPS, scheduler=copy.deepcopy(one))))[-1]
     gaps = {name: _gap(way, wanted) for name, way in ways.items()}
     if hasattr(subject.base, "set_begin_index"):
         from_the_middle = list(run(made(), begin=1))[-1]

@@ -167,7 +167,7 @@ def subject_of(scheduler: Any, family: str | None = None) -> Subject:
     make = maker_of(scheduler)
     one = make()
     check_examinable(one, family_of(one, family))
-    subject, why = Subject(make, family), ""
+    subject, why = Subject(make, family, one), ""
     for steps in (4, 1, 2, 10):
         try:
             case = subject.prepare(steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,6 +45,7 @@ class Level:
         return math.inf if self.b <= 0 else (-math.inf if self.a <= 0 else math.log(self.a) - math.log(self.b))
 
 
+@lru_cache(maxsize=2**14)  # a run of 1000 calls asks for 1000 levels, and many runs for the same
 def level_of_alpha_bar(alpha_bar: float) -> Level:
     """Return the level with a = sqrt(alpha_bar), b = sqrt(1 - alpha_bar) (Ho et al. 2020, eq. 4)."""
     return Level(math.sqrt(alpha_bar), math.sqrt(max(0.0, 1.0 - alpha_bar)))
@@ -93,7 +95,7 @@ class NoiseTable:
 
     alpha_bar: Array
 
-    @property
+    @cached_property
     def sigmas(self) -> Array:
         """The ratio of noise to signal at every training timestep."""
         kept = np.where(self.alpha_bar > 0, self.alpha_bar, ZERO_SNR_FLOOR)

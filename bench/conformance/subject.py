@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from bench.conformance.families import Family, family_of
 from bench.conformance.noise import Array, Level, NoiseTable, alpha_bars, level_of_sigma
 from bench.conformance.published import Path, PublishedMethod
 from bench.conformance.targets import GAUSSIAN, ITEM, VELOCITIES, Target, predictions
-from bench.conformance.trace import Trace, TracedRun, scaled_input, to_numpy
+from bench.conformance.trace import Trace, TracedRun, numbers_of, scaled_input, to_numpy
 from bench.generate.schedulers import parameters_of, settings_of
 
 BATCH = 4
@@ -39,13 +39,14 @@ class Refusal(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Case:
-    """A set-up scheduler with everything that the theory needs."""
+    """A set-up scheduler with everything that the theory needs; `again` makes the same anew, where that can be done."""
 
     scheduler: Any
     config: Mapping[str, Any]
     family: Family | None
     path: Path
     steps: int
+    again: Callable[[], Case] | None = None
 
     @property
     def rescaled(self) -> bool:
@@ -60,6 +61,10 @@ class Case:
     def timesteps(self) -> Any:
         """The scheduler's timesteps for which a call is made; some end with the one on which the run lands."""
         return self.scheduler.timesteps[: len(self.path.timesteps)]
+
+    def twin(self) -> Case:
+        """Return the same case with a copy of its scheduler, which can be used beside it."""
+        return replace(self, scheduler=copy.deepcopy(self.scheduler))
 
     def level(self, index: int) -> Level:
         """Return the level of the state before call `index`, in the scheduler's own variable."""
@@ -119,16 +124,16 @@ class Case:
 class Subject:
     """A scheduler class with its settings, given as a function that creates it."""
 
-    def __init__(self, make: Callable[[], Any], family: str | None = None) -> None:
+    def __init__(self, make: Callable[[], Any], family: str | None = None, base: Any = None) -> None:
         self.make = make
-        self.base = make()
+        self.base = make() if base is None else base
         self.cls = type(self.base)
         self.family = family_of(self.base, family)
         self.parameters = set(settings_of(self.cls))
         self.step_parameters = set(parameters_of(self.cls, "step"))
         self.set_parameters = set(parameters_of(self.cls, "set_timesteps"))
         self.config = self.config_of(self.base)
-        self._untouched: dict[str, Any] = {}
+        self._untouched: dict[str, Any] = {_key({}): self.base}
 
     def config_of(self, scheduler: Any) -> dict[str, Any]:
         """Return the public part of a configuration, with the defaults of the base classes and of the family."""
@@ -150,7 +155,7 @@ class Subject:
 
         This is a deep copy of an object that was never used; the checks of leftover state and of copies make their own.
         """
-        key = repr(sorted((overrides or {}).items(), key=lambda item: item[0]))
+        key = _key(overrides or {})
         if key not in self._untouched:
             self._untouched[key] = self.made(overrides)
         return copy.deepcopy(self._untouched[key])
@@ -190,6 +195,7 @@ class Subject:
         self, steps: int, overrides: Mapping[str, Any] | None = None, scheduler: Any = None, **arguments: Any
     ) -> Case:
         """Return a case at `steps` steps, or with given timesteps or sigmas; raises Refusal where the class refuses."""
+        again = None if scheduler is not None else partial(self.prepare, steps, overrides, **arguments)
         scheduler = scheduler if scheduler is not None else self.fresh(overrides)
         config = {**self.config, **(overrides or {})}
         try:
@@ -199,7 +205,7 @@ class Subject:
         path = self.path_of(scheduler, config)
         if self.family is not None and self.family.own is not None:  # the levels say what the model predicts
             config["prediction_type"] = VELOCITIES[0]
-        return Case(scheduler, config, self.family, path, steps)
+        return Case(scheduler, config, self.family, path, steps, again)
 
     def schedule_arguments(self, steps: int, config: Mapping[str, Any], *given: str) -> dict[str, Any]:
         """Return what set_timesteps needs for so many steps, beside arguments of the given names."""
@@ -220,7 +226,7 @@ class Subject:
             return path_of_own(scheduler, config, self.family)
         own = getattr(scheduler, "alphas_cumprod", None)
         table = NoiseTable(alpha_bars(config) if own is None else np.asarray(own.double().numpy()))
-        timesteps = [float(t) for t in scheduler.timesteps]
+        timesteps = numbers_of(scheduler.timesteps)
         sigmas = getattr(scheduler, "sigmas", None)
         other = any(config.get(name) for name in OTHER_SIGMAS) or config.get("interpolation_type") == "log_linear"
         inner = getattr(scheduler, "sigmas_interpol", None)
@@ -229,7 +235,7 @@ class Subject:
             own_sigmas = [sigmas[index] if index % 2 == 0 else inner[index - ahead] for index in range(len(timesteps))]
             levels = [level_of_sigma(float(sigma)) for sigma in own_sigmas]
         elif other and sigmas is not None:
-            levels = [level_of_sigma(float(sigma)) for sigma in sigmas[: len(timesteps)]]
+            levels = [level_of_sigma(sigma) for sigma in numbers_of(sigmas[: len(timesteps)])]
         else:
             levels = [table.level(min(max(t, 0.0), len(table.alpha_bar) - 1.0)) for t in timesteps]
         end = self.family.end(config, table) if self.family else None
@@ -245,13 +251,17 @@ class Subject:
         return table.level(0) if final is None else NoiseTable(np.array([float(final)])).level(0)
 
 
+def _key(overrides: Mapping[str, Any]) -> str:
+    return repr(sorted(overrides.items(), key=lambda item: item[0]))
+
+
 def path_of_own(scheduler: Any, config: Mapping[str, Any], family: Family) -> Path:
     """Return the levels at the sigmas of a class without a noise table."""
     own, table = family.own, NoiseTable(np.empty(0))
     if own is None:
         raise ValueError("a class without a noise table belongs to a family that describes its levels")
-    timesteps = [float(t) for t in scheduler.timesteps]
-    sigmas = [float(sigma) for sigma in scheduler.sigmas[: len(timesteps)]]
+    timesteps = numbers_of(scheduler.timesteps)
+    sigmas = numbers_of(scheduler.sigmas[: len(timesteps)])
     levels = [Level(1.0, sigma, own.parts(config, sigma)) for sigma in sigmas]
     end = family.end(config, table) or Level(1.0, 0.0)
     scales = [own.scale(config, sigma) for sigma in sigmas]
@@ -263,9 +273,9 @@ def path_on_curve(scheduler: Any, curve: Curve) -> Path:
 
     One level more than calls is needed; a run that lacks its last one is taken to end on clean data.
     """
-    timesteps = [float(t) for t in scheduler.timesteps]
+    timesteps = numbers_of(scheduler.timesteps)
     own = getattr(scheduler, "sigmas", None)
-    positions = timesteps if own is None else [float(sigma) for sigma in own]
+    positions = timesteps if own is None else numbers_of(own)
     calls = timesteps[:-1] if own is None else timesteps
     positions = [*positions, curve.clean] if len(positions) == len(calls) else positions[: len(calls) + 1]
     return Path([curve.level(u) for u in positions], calls, NoiseTable(np.empty(0)), curve, positions)

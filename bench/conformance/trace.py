@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from bench.conformance.noise import Array, Draws
 from bench.generate.schedulers import parameters_of
 
 _Model = Callable[[Array, int, float], Array]
+_DRAWS = 2  # by a call, at most
 RANDOM = {
     *(torch.randn, torch.randn_like, torch.rand, torch.rand_like, torch.normal, torch.bernoulli, torch.randint),
     *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.exponential_, torch.Tensor.cauchy_),
@@ -44,8 +44,15 @@ class Trace:
     final: Array
 
 
+class UnknownDraws(Exception):  # noqa: N818
+    """A call drew something else from its generator than standard normal numbers in the shape of the state."""
+
+
 class DrawRecorder(TorchFunctionMode):
-    """Records every random tensor that torch makes inside the context, and whether `generator` made it."""
+    """Records every random tensor that torch makes inside the context, and whether `generator` made it.
+
+    It sees every call of torch, which takes about as long as the calls themselves. `RepeatedDraws` does not.
+    """
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -64,6 +71,47 @@ class DrawRecorder(TorchFunctionMode):
             else:
                 self.stray += 1
         return result
+
+
+class RepeatedDraws:
+    """Draws the noise of a call a second time, from the state that `generator` had before it.
+
+    Leaving the context raises UnknownDraws where the generator is not then in the state in which the call left it: the
+    state tells how many numbers of which dtype were drawn, not what the call made of them.
+    """
+
+    stray = 0
+
+    def __init__(self, generator: torch.Generator, state: torch.Tensor) -> None:
+        self.generator, self.state = generator, state
+        self.draws: list[Array] = []
+
+    def __enter__(self) -> None:
+        self.before = self.generator.get_state()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        after = self.generator.get_state()
+        if kind is not None or torch.equal(self.before, after):
+            return
+        twin, shape = torch.Generator(), self.state.shape
+        for dtype in dict.fromkeys((self.state.dtype, torch.float32)):
+            twin.set_state(self.before)
+            self.draws = []
+            while len(self.draws) < _DRAWS:
+                self.draws.append(to_numpy(torch.randn(shape, generator=twin, dtype=dtype)))
+                if torch.equal(twin.get_state(), after):
+                    return
+        raise UnknownDraws
+
+
+class NoDraws:
+    """Looks for no draws: those of a run that is deterministic by its settings."""
+
+    stray, draws = 0, ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class GivenDraws(TorchFunctionMode):
@@ -92,13 +140,14 @@ class TracedRun:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     begin: int | None = None
     told: bool = True  # set the begin index; otherwise the scheduler has to find it by the timestep
-    record: bool = True  # record random draws and look for stray ones, which slows every torch call down
+    draws: Literal["recorded", "repeated", "none"] = "recorded"  # how a call's noise is found; recording is slow
     pairs: bool = False  # let `step` return a tuple rather than an object
 
     def sample(self, scheduler: Any, model: _Model, start: Array, count: int | None = None) -> Trace:
         """Run the loop of a pipeline over `count` or all timesteps (from `begin` on); set_timesteps was called before.
 
-        `model` gets (input, index of the step, timestep) and returns float64, whatever the run's dtype is.
+        `model` gets (input, index of the step, timestep) and returns float64, whatever the run's dtype is. Raises
+        UnknownDraws where noise is to be drawn again and cannot.
         """
         generator = torch.Generator().manual_seed(self.seed)
         accepted = parameters_of(type(scheduler), "step")
@@ -109,31 +158,37 @@ class TracedRun:
             scheduler.set_begin_index(self.begin)
         state = torch.from_numpy(start.copy()).to(self.dtype)
         calls: list[Call] = []
-        numpy_state = _global_numpy_state() if self.record else b""
+        recorded = self.draws == "recorded"
+        numpy_state = _global_numpy_state() if recorded else b""
         for index, timestep in enumerate(scheduler.timesteps[:count]):
             if index < (self.begin or 0):
                 continue
             seen = scaled_input(scheduler, state, timestep)
             output = torch.from_numpy(np.array(model(to_numpy(seen), index, float(timestep)))).to(self.dtype)
             before = to_numpy(state)
-            recorder = DrawRecorder(generator)
-            with recorder if self.record else nullcontext():
+            noise = self._noise(generator, state)
+            with noise:
                 if self.pairs:
                     state, data = scheduler.step(output, timestep, state, **arguments, return_dict=False)[0], None
                 else:
                     result = scheduler.step(output, timestep, state, **arguments)
                     state, data = result.prev_sample, getattr(result, "pred_original_sample", None)
-            numpy_before, numpy_state = numpy_state, _global_numpy_state() if self.record else b""
-            stray = recorder.stray + int(numpy_before != numpy_state)
+            numpy_before, numpy_state = numpy_state, _global_numpy_state() if recorded else b""
+            stray = noise.stray + int(numpy_before != numpy_state)
             calls.append(
                 Call(
                     *(index, float(timestep), before, to_numpy(seen), to_numpy(output), to_numpy(state)),
-                    draws=tuple(recorder.draws),
+                    draws=tuple(noise.draws),
                     stray_draws=stray,
                     data=None if data is None else to_numpy(data),
                 )
             )
         return Trace(tuple(calls), to_numpy(state))
+
+    def _noise(self, generator: torch.Generator, state: torch.Tensor) -> DrawRecorder | RepeatedDraws | NoDraws:
+        if self.draws == "recorded":
+            return DrawRecorder(generator)
+        return RepeatedDraws(generator, state) if self.draws == "repeated" else NoDraws()
 
 
 def scaled_input(scheduler: Any, state: torch.Tensor, timestep: Any) -> torch.Tensor:
@@ -145,6 +200,11 @@ def scaled_input(scheduler: Any, state: torch.Tensor, timestep: Any) -> torch.Te
 def to_numpy(tensor: torch.Tensor) -> Array:
     """Return a float64 copy."""
     return np.array(tensor.detach().to(torch.float64).cpu().numpy(), dtype=np.float64)
+
+
+def numbers_of(values: Any) -> list[float]:
+    """Return the numbers of a tensor, an array or a list; of a tensor ten times as fast as one by one."""
+    return [float(value) for value in (values.tolist() if hasattr(values, "tolist") else values)]
 
 
 def _global_numpy_state() -> bytes:
