@@ -21,7 +21,7 @@ from bench.conformance import (
     checks_use,
     covering,
 )
-from bench.conformance.checks_pairs import PairChecks
+from bench.conformance.checks_pairs import PairChecks, PointChecks
 from bench.conformance.checks_rounding import check_rounding
 from bench.conformance.checks_steps import run_case
 from bench.conformance.conform import quiet
@@ -178,6 +178,17 @@ def test_a_fault_of_two_settings_is_reduced_to_them() -> None:
         assert finding.check == "step"
         assert finding.setting == "prediction_type=v_prediction, timestep_spacing=trailing"
         assert not list(PairChecks(subject("euler_ancestral"))._judge(row))
+
+
+def test_a_known_deviation_of_steps_hides_no_fault_beside_it() -> None:
+    name, setting = "flow_dpmpp_2m", "solver_order=3, flow_shift=3.0"
+    (mutant,) = [one for one in KINDS[name] if one["name"] == "solver_order is 3 and flow_shift"]
+    for checked, right in ((Subject(mutation.maker(name, mutant)), False), (subject(name), True)):
+        with quiet():
+            pairs = PairChecks(checked)
+            pairs.unlike.append((("solver_order", "3"),))
+            found = [one.setting for one in PointChecks(pairs).findings()]
+        assert not found if right else setting in found
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "tcd", "unipc", "flow_euler"])

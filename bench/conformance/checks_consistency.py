@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.conformance.checks_convergence import FIT_WHOLE, fit_order, order_of_fit, plain_overrides
+from bench.conformance.checks_convergence import FIT_WHOLE, fit_orders, order_of_fit, plain_overrides
 from bench.conformance.noise import Array
 from bench.conformance.report import Finding, Order
 from bench.conformance.subject import Case, Refusal, Subject, step_arguments
@@ -99,12 +99,12 @@ def check_convergence(subject: Subject, setting: str, orders: list[Order]) -> It
         return
     plain = plain_overrides(subject)
     declared = float(subject.config.get("solver_order", getattr(subject.base, "order", 1)))
-    for target in (GAUSSIAN, MIXTURE):
-        try:
-            order = fit_order(subject, plain, target, declared)
-        except Refusal:
-            continue
-        orders.append(order)
+    try:
+        fitted = fit_orders(subject, plain, (GAUSSIAN, MIXTURE), declared)
+    except Refusal:
+        return
+    orders += fitted
+    for order in fitted:
         yield from _too_slow(order, f"{setting}, {order.setting}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.conformance.checks_steps import run_case
+from bench.conformance.checks_steps import run_each
 from bench.conformance.noise import Array, Level
 from bench.conformance.report import Finding, Order
 from bench.conformance.subject import Case, Refusal, Subject
@@ -66,20 +66,21 @@ def global_errors(subject: Subject) -> dict[str, dict[str, float]]:
     eta = 0.0 if subject.has_eta else None
     if subject.family is not None and subject.family.stochastic(subject.config, 0.0):
         return {}
-    errors: dict[str, dict[str, float]] = {}
-    for target in (NARROW, GAUSSIAN, MIXTURE):
-        for steps in _STEPS:
-            try:
-                case = subject.prepare(steps)
-                if case.path.levels[0].a == 0 and case.config["prediction_type"] == "epsilon":
-                    continue  # pure noise says nothing of the data, and dividing by a = 0 gives no number
-                trace = run_case(subject, case, eta, target)
-                if any(call.draws for call in trace.calls):
-                    return {}
-                errors.setdefault(target.name, {})[str(steps)] = error_of(case, trace, target)
-            except Exception as error:  # the checks report a breakdown as a finding
-                _LOG.debug("no error at %s steps: %s", steps, error)
-    return errors
+    targets: tuple[Target, ...] = (NARROW, GAUSSIAN, MIXTURE)
+    errors: dict[str, dict[str, float]] = {target.name: {} for target in targets}
+    for steps in _STEPS:
+        try:
+            case = subject.prepare(steps)
+            if case.path.levels[0].a == 0 and case.config["prediction_type"] == "epsilon":
+                continue  # pure noise says nothing of the data, and dividing by a = 0 gives no number
+            traces = run_each(subject, case, eta, targets)
+            if any(call.draws for call in traces[0].calls):
+                return {}
+            for target, trace in zip(targets, traces, strict=True):
+                errors[target.name][str(steps)] = error_of(case, trace, target)
+        except Exception as error:  # the checks report a breakdown as a finding
+            _LOG.debug("no error at %s steps: %s", steps, error)
+    return {name: found for name, found in errors.items() if found}
 
 
 def plain_overrides(subject: Subject) -> dict[str, Any]:
@@ -105,24 +106,30 @@ def order_of_fit(steps: Sequence[int], errors: Sequence[float]) -> tuple[float, 
     return -float(slope), math.sqrt(variance / float(np.sum((x - x.mean()) ** 2)))
 
 
-def fit_order(subject: Subject, overrides: Mapping[str, Any], target: Target, declared: float | None = None) -> Order:
-    """Fit the order, with its uncertainty; raises Refusal where a step count is refused.
+def fit_orders(
+    subject: Subject, overrides: Mapping[str, Any], targets: tuple[Target, ...], declared: float | None = None
+) -> list[Order]:
+    """Fit the order on each target, with its uncertainty; raises Refusal where a step count is refused.
 
     `declared` is the order that is claimed, by default the family's.
     """
     eta = 0.0 if subject.has_eta else None
     by_sigma = bool(overrides.get("use_karras_sigmas"))
-    fit, errors = FIT if by_sigma else FIT_WHOLE, []
+    fit, rows = FIT if by_sigma else FIT_WHOLE, []
     for count in fit:
         case = subject.prepare(count, overrides)
-        errors.append(error_of(case, run_case(subject, case, eta, target), target, int(by_sigma)))
-    fitted, uncertainty = order_of_fit(fit, errors)
+        traces = zip(targets, run_each(subject, case, eta, targets), strict=True)
+        rows.append([error_of(case, trace, target, int(by_sigma)) for target, trace in traces])
     config = {**subject.config, **overrides}
     if declared is None:
         declared = float(subject.family.order(config)) if subject.family else 1.0
     solver_order = overrides.get("solver_order")
-    name = target.name if solver_order is None else f"solver_order={solver_order}, {target.name}"
-    return Order(name, declared, fitted, fit, tuple(errors), uncertainty)
+    orders = []
+    for target, errors in zip(targets, zip(*rows, strict=True), strict=True):
+        fitted, uncertainty = order_of_fit(fit, errors)
+        name = target.name if solver_order is None else f"solver_order={solver_order}, {target.name}"
+        orders.append(Order(name, declared, fitted, fit, errors, uncertainty))
+    return orders
 
 
 def check_order(subject: Subject, orders: list[Order]) -> Iterator[Finding]:
@@ -133,11 +140,12 @@ def check_order(subject: Subject, orders: list[Order]) -> Iterator[Finding]:
     solver_orders = (1, 2, 3) if "solver_order" in subject.parameters else (None,)
     for solver_order in solver_orders:
         extra = {} if solver_order is None else {"solver_order": solver_order}
-        for target in (GAUSSIAN, MIXTURE) if solver_order in (None, 2) else (GAUSSIAN,):
-            try:
-                order = fit_order(subject, {**plain, **extra}, target)
-            except Refusal:
-                continue
+        targets = (GAUSSIAN, MIXTURE) if solver_order in (None, 2) else (GAUSSIAN,)
+        try:
+            fitted = fit_orders(subject, {**plain, **extra}, targets)
+        except Refusal:
+            continue
+        for order in fitted:
             orders.append(order)
             least = order.declared - SLACK
             if subject.curve() is not None and order.declared > 1:

@@ -15,16 +15,18 @@ from bench.conformance import covering
 from bench.conformance.breakdown import passed_through, sources_of
 from bench.conformance.checks_rounding import check_rounding
 from bench.conformance.checks_schedule import check_initial_noise, check_levels
-from bench.conformance.checks_steps import check_landing, compare_steps, place, run_case
+from bench.conformance.checks_steps import compare_landing, compare_steps, keeps_point, place, run_each
 from bench.conformance.covering import Axis, Row, Values
 from bench.conformance.families import allows
 from bench.conformance.report import Finding, breakdown
 from bench.conformance.subject import OTHER_SIGMAS, Case, Refusal, Subject
+from bench.conformance.targets import GAUSSIAN, POINT
 
 _ROUNDS = 3  # of rows: each holds the pairs that the last one could not, for what it found refused or deviating
 _SPACING = ("timestep_spacing", "steps_offset")
 _RUN = covering.LARGE  # beyond it the schedule alone is examined: a run of 1000 calls takes as long as all short ones
 _THOROUGH = 4  # deviations for which all axes are searched for what cures them
+_OF_STEPS = ("step", "predicted data")  # what differs from the published method alone
 _AGAIN = 4  # deviations of one row, each of which is set back before it is run again
 
 
@@ -43,6 +45,7 @@ class PairChecks:
         self.cures: dict[str, set[str]] = defaultdict(set)
         self.labels: dict[tuple[str, str], list[Values]] = defaultdict(list)
         self.refused: dict[Values, str] = {}
+        self.unlike: list[Values] = []  # parts at which the steps differ from the published method
 
     def findings(self) -> Iterator[Finding]:
         """Yield deviations; each is labelled by the smallest part of its row that has it, and no label comes twice."""
@@ -79,12 +82,15 @@ class PairChecks:
         if known:  # twice: its context is too narrow, or it depends on the number of steps
             others = tuple((name, value) for name, value in bare if name != "steps")
             steps = [n for n in self.axes["steps"].all[1:] if len(others) < len(bare)]
-            self.parts += [(*others, ("steps", n)) for n in steps] or [bare]
+            added = [(*others, ("steps", n)) for n in steps] or [bare]
         else:
-            self.parts.append(part)
-            plain = {**self.first, **dict(part)}
-            found = self._outcome(plain)
-            shown = found if isinstance(found, Finding) else finding
+            added = [part]
+        plain = {**self.first, **dict(part)}
+        found = self._outcome(plain)
+        shown = found if isinstance(found, Finding) else finding
+        self.parts += added
+        self.unlike += added if shown.check in _OF_STEPS and not shown.is_breakdown else []
+        if not known:
             words = f"{shown.sentence} ({self._place(plain)})"
             yield Finding(shown.check, label, shown.expected, shown.got, words)
         known.append(part)
@@ -173,17 +179,16 @@ class PairChecks:
             raise Refusal("its levels leave the curve")  # reported by another check
         if steps > _RUN:
             return
-        unknown = case.family is None or case.family.method is None
-        landing = case.twin() if unknown else None
+        lands = (case.family is None or case.family.method is None) and keeps_point(case)
         rounded = case.twin() if row["dtype"] != "float64" and steps <= covering.LARGE else None
-        trace = run_case(subject, case, eta)
+        trace, *on_point = run_each(subject, case, eta, (GAUSSIAN, POINT) if lands else (GAUSSIAN,))
         falling = [there.lam > here.lam for here, there in pairwise(case.path.levels)]
         judged = all(falling) or not _divides(case)
         before = trace if judged else replace(trace, calls=trace.calls[: falling.index(False)])
         if judged or np.isfinite(trace.final).all():  # a last step without length is reported by another check
             yield from compare_steps(case, before, "", where, eta)
-        if landing is not None:
-            yield from check_landing(subject, "", steps, eta, overrides, landing)
+        for point in on_point:
+            yield from compare_landing(case, point, "", eta)
         if judged and rounded is not None:
             yield from check_rounding(subject, rounded, trace, row["dtype"], "", where, eta)
 
@@ -200,12 +205,60 @@ class PairChecks:
         return f"{dtype}{place(row['steps'], row.get('eta'))}"
 
 
+class PointChecks(PairChecks):
+    """The pairs of a value at which the steps are known to differ from the published method.
+
+    There a comparison of steps says nothing new, which would hide another fault. Whatever its method, a consistent run
+    lands on the level of the next timestep when its data is a point, and is the same in any dtype.
+    """
+
+    def __init__(self, pairs: PairChecks) -> None:
+        super().__init__(pairs.subject)
+        self.labels = pairs.labels
+        self.parts = [part for part in pairs.parts if part not in pairs.unlike]
+        changed = [tuple((n, v) for n, v in part if n != "steps" and v != self.first[n]) for part in pairs.unlike]
+        self.values = dict.fromkeys(part for part in changed if len(part) <= 1)
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield deviations of rows in which every value of every other axis occurs beside each value.
+
+        Where the value alone does not land either, that is the known deviation.
+        """
+        for part in self.values:
+            own = self._label(part)
+            alone = ({**self.first, **dict(part), "steps": steps} for steps in (5, 7))
+            if any(isinstance(self._outcome(row), Finding) for row in alone):
+                continue
+            for number in range(max(len(axis.all) for axis in self.axes.values())):
+                cycled = {name: axis.all[number % len(axis.all)] for name, axis in self.axes.items()}
+                row = covering.without(self.axes, {**cycled, **dict(part)}, self.parts, dict(part))
+                if row is not None and covering.holds(row, part):
+                    yield from (one for one in self._judge(row) if not part or own in one.setting)
+
+    def _run(self, row: Row) -> Iterator[Finding]:
+        subject, steps, eta = self.subject, row["steps"], row.get("eta")
+        case = subject.prepare(steps, covering.overrides_of(self.axes, row))
+        clips = case.config.get("clip_sample") and float(case.config.get("clip_sample_range", 1.0)) < 1
+        curve = case.path.curve
+        if steps > _RUN or clips or not (curve is None or all(curve.holds(u) for u in case.path.positions)):
+            return
+        rounded = case.twin()
+        exact, *on_point = run_each(subject, case, eta, (GAUSSIAN, POINT) if keeps_point(case) else (GAUSSIAN,))
+        if np.isfinite(exact.final).all():
+            for point in on_point:
+                yield from compare_landing(case, point, "", eta)
+            if row["dtype"] != "float64":
+                yield from check_rounding(subject, rounded, exact, row["dtype"], "", place(steps, eta), eta)
+
+
 def check_pairs(subject: Subject, known: Collection[tuple[str, str]] = ()) -> Iterator[Finding]:
     """Check all pairs of the values that a class accepts, in about 130 runs; `known` checks and settings are left out.
 
     Which numbers of steps and which dtypes a deviation is found at depends on the rows and does not belong to it.
     """
-    yield from (one for one in PairChecks(subject).findings() if (one.check, one.setting) not in known)
+    pairs = PairChecks(subject)
+    yield from (one for one in pairs.findings() if (one.check, one.setting) not in known)
+    yield from (one for one in PointChecks(pairs).findings() if (one.check, one.setting) not in known)
 
 
 def _meaningless(subject: Subject, axes: Mapping[str, Axis]) -> Iterator[Values]:

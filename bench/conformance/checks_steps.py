@@ -13,7 +13,7 @@ import numpy as np
 from bench.conformance.noise import Array, Level
 from bench.conformance.report import Finding
 from bench.conformance.subject import Case, Refusal, Subject, step_arguments
-from bench.conformance.targets import GAUSSIAN, POINT, Target
+from bench.conformance.targets import GAUSSIAN, POINT, Several, Target
 from bench.conformance.trace import Call, Trace, TracedRun, UnknownDraws
 
 # Schedulers keep their tables in float32 (unit rounding 2^-24). A step takes a few dozen operations on them: square
@@ -64,20 +64,36 @@ def run_case(
 ) -> Trace:
     """Run a case on a target, with further arguments of step; an error inside becomes a Refusal that quotes it.
 
-    Noise of a known class is standard normal in the shape of the state, so that it can be drawn a second time. Where
-    it cannot, the run is made again with every draw recorded.
+    The run of a new scheduler is kept, since several checks look at the same one. Noise of a known class is standard
+    normal in the shape of the state, so that it can be drawn a second time; where it cannot, the run is made again with
+    every draw recorded.
     """
     random = case.family is None or case.family.stochastic(case.config, eta or 0.0)
     given = {**step_arguments(subject, eta), **(arguments or {})}
+    key = (case.key, target.name, begin, told, repr(given))
+    if case.key and key in subject.traces:
+        return subject.traces[key]
     run = TracedRun(arguments=given, begin=begin or None, told=told, draws="recorded" if random else "none")
     try:
+        trace = None
         if random and case.family is not None and case.again is not None:
             with suppress(UnknownDraws):
-                return case.run(target, replace(run, draws="repeated"), begin)
-            case = case.again()
-        return case.run(target, run, begin)
+                trace = case.run(target, replace(run, draws="repeated"), begin)
+            case = case if trace else case.again()
+        trace = trace or case.run(target, run, begin)
     except (ValueError, NotImplementedError) as error:
         raise Refusal(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    if case.key:
+        subject.traces[key] = trace
+    return trace
+
+
+def run_each(subject: Subject, case: Case, eta: float | None, targets: tuple[Target, ...]) -> list[Trace]:
+    """Run a case on each target: in one batch where a known class draws no noise, and one after another elsewhere."""
+    if case.family is not None and not case.family.stochastic(case.config, eta or 0.0):
+        return run_case(subject, case, eta, Several(targets)).shares(len(targets))
+    cases = [case, *(case.twin() for _ in targets[1:])]
+    return [run_case(subject, one, eta, target) for one, target in zip(cases, targets, strict=True)]
 
 
 def check_finite(
@@ -173,17 +189,25 @@ def check_landing(
     steps: int,
     eta: float | None = None,
     overrides: Mapping[str, Any] | None = None,
-    case: Case | None = None,
 ) -> Iterator[Finding]:
     """Check on a point, whose x0 is known without error, that every step lands on the level of the next timestep.
 
     x - a mu = b z has to become a' mu + b' z' with z' again of unit variance: for the state's part A and the noise's
     part C of the step, A² b² + C² = b'². This holds for any consistent method, with or without a published form.
     """
-    case = case or subject.prepare(steps, overrides)
-    if case.family is not None and not case.family.exact_on_point(case.config):
-        return
-    trace = run_case(subject, case, eta, POINT)
+    case = subject.prepare(steps, overrides)
+    if keeps_point(case):
+        yield from compare_landing(case, run_case(subject, case, eta, POINT), setting, eta)
+
+
+def keeps_point(case: Case) -> bool:
+    """Whether every step of a consistent method lands exactly, given the true x0."""
+    return case.family is None or case.family.exact_on_point(case.config)
+
+
+def compare_landing(case: Case, trace: Trace, setting: str, eta: float | None) -> Iterator[Finding]:
+    """Compare a run on a point with the levels."""
+    steps = case.steps
     method = None if case.path.curve is None else case.method(eta)
     if _has_inner_calls(case):
         yield from _final_landing(case, trace, setting, place(steps, eta))

@@ -38,6 +38,11 @@ class Finding:
         return content_hash([self.check, self.setting], digits=10)
 
     @property
+    def is_breakdown(self) -> bool:
+        """Whether the scheduler ended with an error rather than with another result."""
+        return self.expected == _NO_ERROR
+
+    @property
     def words(self) -> str:
         """The expected and the actual value, and what the difference means."""
         more = f" Also at {len(self.places) - 1} other places." if len(self.places) > 1 else ""
@@ -48,9 +53,12 @@ class Finding:
         return f"{self.check} ({where}): {self.words}"
 
 
+_NO_ERROR = "a run without an error"
+
+
 def breakdown(check: str, setting: str, error: str) -> Finding:
     """Return the finding of an error inside the scheduler."""
-    return Finding(check, setting, "a run without an error", error, "The scheduler breaks down.")
+    return Finding(check, setting, _NO_ERROR, error, "The scheduler breaks down.")
 
 
 def merge(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -17,7 +17,7 @@ from bench.conformance.curves import Curve
 from bench.conformance.families import Family, family_of
 from bench.conformance.noise import Array, Level, NoiseTable, alpha_bars, level_of_sigma
 from bench.conformance.published import Path, PublishedMethod
-from bench.conformance.targets import GAUSSIAN, ITEM, VELOCITIES, Target, predictions
+from bench.conformance.targets import GAUSSIAN, ITEM, VELOCITIES, Several, Target, predictions
 from bench.conformance.trace import Trace, TracedRun, numbers_of, scaled_input, to_numpy
 from bench.generate.schedulers import parameters_of, settings_of
 
@@ -39,7 +39,10 @@ class Refusal(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Case:
-    """A set-up scheduler with everything that the theory needs; `again` makes the same anew, where that can be done."""
+    """A set-up scheduler with everything that the theory needs.
+
+    Of a new scheduler, `again` makes the same case, and `key` names it where its steps and settings say all about it.
+    """
 
     scheduler: Any
     config: Mapping[str, Any]
@@ -47,6 +50,7 @@ class Case:
     path: Path
     steps: int
     again: Callable[[], Case] | None = None
+    key: tuple[int, str] | None = None
 
     @property
     def rescaled(self) -> bool:
@@ -94,8 +98,10 @@ class Case:
 
     def run(self, target: Target, run: TracedRun | None = None, begin: int = 0) -> Trace:
         """Sample from the target's ideal model."""
-        calls = len(self.path.timesteps)
-        return (run or TracedRun()).sample(self.scheduler, self.model(target), self.start(target, begin), calls)
+        calls, start = len(self.path.timesteps), self.start(target, begin)
+        if isinstance(target, Several):
+            start = np.concatenate([start] * len(target.targets))
+        return (run or TracedRun()).sample(self.scheduler, self.model(target), start, calls)
 
     def states(self, arguments: Mapping[str, Any], begin: int = 0, rows: slice = slice(None)) -> Iterator[Array]:
         """Yield the states of a run on GAUSSIAN one by one, so that runs can be interleaved and copied half way."""
@@ -134,6 +140,7 @@ class Subject:
         self.set_parameters = set(parameters_of(self.cls, "set_timesteps"))
         self.config = self.config_of(self.base)
         self._untouched: dict[str, Any] = {_key({}): self.base}
+        self.traces: dict[Any, Trace] = {}
 
     def config_of(self, scheduler: Any) -> dict[str, Any]:
         """Return the public part of a configuration, with the defaults of the base classes and of the family."""
@@ -205,7 +212,8 @@ class Subject:
         path = self.path_of(scheduler, config)
         if self.family is not None and self.family.own is not None:  # the levels say what the model predicts
             config["prediction_type"] = VELOCITIES[0]
-        return Case(scheduler, config, self.family, path, steps, again)
+        key = None if again is None or arguments else (steps, _key(overrides or {}))
+        return Case(scheduler, config, self.family, path, steps, again, key)
 
     def schedule_arguments(self, steps: int, config: Mapping[str, Any], *given: str) -> dict[str, Any]:
         """Return what set_timesteps needs for so many steps, beside arguments of the given names."""

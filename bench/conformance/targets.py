@@ -103,6 +103,28 @@ class Mixture:
         return np.asarray(math.hypot(end.a, end.b) * solution.y[:, -1].reshape(x.shape))
 
 
+@dataclass(frozen=True)
+class Several:
+    """Several targets in one batch, an equal share of it for each."""
+
+    targets: tuple[Target, ...]
+
+    @property
+    def name(self) -> str:
+        """The display name."""
+        return " and ".join(target.name for target in self.targets)
+
+    def expected_data(self, x: Array, level: Level) -> Array:
+        """E[x0 | x] by each row's target."""
+        shares = np.split(x, len(self.targets))
+        return np.concatenate([target.expected_data(x, level) for target, x in zip(self.targets, shares, strict=True)])
+
+    def flow(self, x: Array, start: Level, end: Level) -> Array:
+        """Return x at the end level, by each row's target."""
+        shares = np.split(x, len(self.targets))
+        return np.concatenate([target.flow(x, start, end) for target, x in zip(self.targets, shares, strict=True)])
+
+
 def parts_of(prediction_type: str, level: Level) -> tuple[float, float]:
     """Return (p, q) with output = p x0 + q noise for a prediction type at a level.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from bench.conformance.noise import Array, Draws
 from bench.generate.schedulers import parameters_of
 
 _Model = Callable[[Array, int, float], Array]
-_DRAWS = 2  # by a call, at most
+_BATCHED = ("state", "model_input", "output", "next_state")
 RANDOM = {
     *(torch.randn, torch.randn_like, torch.rand, torch.rand_like, torch.normal, torch.bernoulli, torch.randint),
     *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.exponential_, torch.Tensor.cauchy_),
@@ -42,6 +42,22 @@ class Trace:
 
     calls: tuple[Call, ...]
     final: Array
+
+    def shares(self, count: int) -> list[Trace]:
+        """Return the runs of equal shares of the batch, for a run that drew no noise."""
+
+        def share(x: Array, number: int) -> Array:
+            size = len(x) // count
+            return x[number * size : (number + 1) * size]
+
+        def part(call: Call, number: int) -> Call:
+            kept: dict[str, Any] = {name: share(getattr(call, name), number) for name in _BATCHED}
+            return replace(call, **kept, data=None if call.data is None else share(call.data, number))
+
+        return [
+            Trace(tuple(part(call, number) for call in self.calls), share(self.final, number))
+            for number in range(count)
+        ]
 
 
 class UnknownDraws(Exception):  # noqa: N818
@@ -76,8 +92,8 @@ class DrawRecorder(TorchFunctionMode):
 class RepeatedDraws:
     """Draws the noise of a call a second time, from the state that `generator` had before it.
 
-    Leaving the context raises UnknownDraws where the generator is not then in the state in which the call left it: the
-    state tells how many numbers of which dtype were drawn, not what the call made of them.
+    Leaving the context raises UnknownDraws where the generator is not then in the state in which the call left it, as
+    after other numbers than one normal number for each of the state, in the state's dtype or in float32.
     """
 
     stray = 0
@@ -96,11 +112,9 @@ class RepeatedDraws:
         twin, shape = torch.Generator(), self.state.shape
         for dtype in dict.fromkeys((self.state.dtype, torch.float32)):
             twin.set_state(self.before)
-            self.draws = []
-            while len(self.draws) < _DRAWS:
-                self.draws.append(to_numpy(torch.randn(shape, generator=twin, dtype=dtype)))
-                if torch.equal(twin.get_state(), after):
-                    return
+            self.draws = [to_numpy(torch.randn(shape, generator=twin, dtype=dtype))]
+            if torch.equal(twin.get_state(), after):
+                return
         raise UnknownDraws
 
 
