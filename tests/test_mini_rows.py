@@ -14,6 +14,7 @@ import torch
 from diffusers import (
     AutoPipelineForInpainting,
     ControlNetModel,
+    StableDiffusionPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLPipeline,
     TCDScheduler,
@@ -84,10 +85,10 @@ def at(name: str) -> str:
     return str(local_path(f"{WEIGHTS}/{name}"))
 
 
-def with_tcd(pipeline: Any) -> Any:
+def with_tcd(pipeline: Any, lora: str = "xl-tcd-lora") -> Any:
     """The guide's lines after the pipeline is loaded."""
     pipeline.scheduler = TCDScheduler.from_config(pipeline.scheduler.config)
-    pipeline.load_lora_weights(at("xl-tcd-lora"), weight_name=LORA)
+    pipeline.load_lora_weights(at(lora), weight_name=LORA)
     pipeline.fuse_lora()
     return pipeline
 
@@ -107,6 +108,11 @@ def call(pipeline: Any, prompts: Sequence[str], own_noise: bool = False, **more:
 
 def text_to_image(made: Made, base: str) -> Images:
     return call(with_tcd(StableDiffusionXLPipeline.from_pretrained(at(base), dtype=torch.float32)), made.prompts)
+
+
+def of_second_version(made: Made) -> Images:
+    pipeline = StableDiffusionPipeline.from_pretrained(at("v2"), dtype=torch.float32)
+    return call(with_tcd(pipeline, "v2-tcd-lora"), made.prompts)
 
 
 def inpainting(made: Made) -> Images:
@@ -148,6 +154,7 @@ MODELS = {
     "mini_canny": "mini_xl_canny",
     "mini_depth": "mini_xl_depth",
     "mini_image_prompt": "mini_xl_image_prompt",
+    "mini_v2": "mini_v2",
 }
 BY_HAND: dict[str, Callable[[Made], Images]] = {
     "mini_xl": partial(text_to_image, base="xl"),
@@ -157,6 +164,7 @@ BY_HAND: dict[str, Callable[[Made], Images]] = {
     "mini_canny": partial(controlled, kind="canny"),
     "mini_depth": partial(controlled, kind="depth"),
     "mini_image_prompt": prompted,
+    "mini_v2": of_second_version,
 }
 PAPERCUT = "models.mini_xl_papercut.adapters.papercut"
 LEFT_OUT = {
@@ -167,6 +175,7 @@ LEFT_OUT = {
     "mini_canny": ("task.conditioning_scale=0",),
     "mini_depth": ("task.conditioning_scale=0",),
     "mini_image_prompt": ("task.scale=0",),
+    "mini_v2": ("methods.tcd.adapter=[]",),
 }
 """Settings without a row's add-on: the adapter, the other weights, the ControlNet."""
 OTHERWISE = {
@@ -176,6 +185,7 @@ OTHERWISE = {
     "mini_canny": ("task.conditioning_scale=0.25", f"models.mini_xl_canny.parts.controlnet.source={WEIGHTS}/xl-depth"),
     "mini_depth": ("task.conditioning_scale=0.25", f"models.mini_xl_depth.parts.controlnet.source={WEIGHTS}/xl-canny"),
     "mini_image_prompt": ("task.scale=0.25", "task.inputs=world"),
+    "mini_v2": ("models.mini_v2.adapters.tcd.scale=0.5",),
 }
 """Single settings that apply it by half, or another one in its place."""
 
@@ -199,6 +209,7 @@ def test_a_row_without_its_add_on_or_with_half_of_it_has_other_images(row: str) 
     ("row", "score", "gain"),
     [
         ("mini_xl", "attribute_accuracy", 0.04),
+        ("mini_v2", "attribute_accuracy", 0.04),
         ("mini_style", "style_similarity", 2.0),
         ("mini_canny", "edge_agreement", 0.15),
         ("mini_depth", "depth_error", -0.03),
