@@ -11,6 +11,8 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-p
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path")
 WIDTHS = (390, 820, 1440)
+WINDOWS = ((390, "light"), (390, "dark"), (820, "light"), (1440, "dark"))
+"""Widths and colours of pages that are less than the report."""
 
 
 @pytest.fixture(scope="module")

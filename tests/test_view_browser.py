@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from browsing import NEEDS_CHROMIUM, WIDTHS, Opened, browser, until
+from browsing import NEEDS_CHROMIUM, WINDOWS, Opened, browser, until
 from test_report import CLAIM, make_store, record_of
 
 from bench.report.terminal import Column, Summary, VerdictLine
@@ -71,8 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         thread.join(30)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), WINDOWS)
 def test_nothing_overflows_leaves_the_server_or_breaks_rules_of_accessibility(
     browser: Any, served: Served, width: int, scheme: str
 ) -> None:

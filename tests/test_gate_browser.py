@@ -1,4 +1,4 @@
-"""The page of a gate's history in a real browser: trends, filters, pictures before and after, by mouse and keyboard."""
+"""The pages of a gate and of its history in a real browser: trends, filters, pictures before and after."""
 
 import io
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import NEEDS_CHROMIUM, WIDTHS, Opened, browser, until
+from browsing import NEEDS_CHROMIUM, WINDOWS, Opened, browser, until
 from PIL import Image
 
 from bench.__main__ import main
 from bench.gate.history import append_history
 from bench.gate.history_pictures import folder_of
 from bench.gate.outcome import GateReport, Outcome
-from bench.gate.report import BeforeAfter
+from bench.gate.report import BeforeAfter, write_gate
 
 pytestmark = NEEDS_CHROMIUM
 __all__ = ["browser"]
@@ -45,31 +45,37 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     history = folder / "gate.jsonl"
     for gate in range(16):
         images = [
-            BeforeAfter(cell, f"prompt <i>{i}</i> " + "long " * 30, 0.1 * i, Drawn(10 * i), Drawn(10 * i + gate))  # type: ignore[arg-type]
+            BeforeAfter(cell, f"prompt <i>{i}</i> " + "long " * 30, 0.9 - 0.1 * i, Drawn(10 * i), Drawn(10 * i + gate))  # type: ignore[arg-type]
             for i, cell in enumerate([HOSTILE, "a", "b", "c", "d"])
         ]
         about = {"date": f"2027-01-{gate + 1:02d}"}
         report = GateReport("main", f"<i>commit {gate}</i>", tuple(outcomes(gate)), about)
         append_history(report, history, images if gate in (12, 13, 14) else ())
+    write_gate(report, images, folder)
     assert len([*folder_of(history).iterdir()]) == 4 + 3 * 4, "equal pictures are kept once, the least moved one is not"
     next(folder_of(history).iterdir()).write_bytes(b"another one")
     assert main(["gate", "history", f"history={history}", f"output={folder}"]) == 0
     return folder / "history.html"
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), WINDOWS)
 def test_nothing_overflows_leaves_the_page_or_breaks_rules_of_accessibility(
     browser: Any, page: Path, width: int, scheme: str
 ) -> None:
-    opened = Opened(browser, page.as_uri(), width, scheme)
-    with opened as shown:
-        opened.check()
-        assert [url for url in opened.requests if not url.startswith("data:")] == [page.as_uri()]
-        ground = shown.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
-        shown.locator(".shot").first.click()
-        opened.check()
+    for address in (page.as_uri(), page.with_name("gate.html").as_uri()):
+        opened = Opened(browser, address, width, scheme)
+        with opened as shown:
+            opened.check()
+            assert [url for url in opened.requests if not url.startswith("data:")] == [address]
+            ground = shown.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+            pair = shown.locator(".pair", has=shown.locator(".shot + .shot")).first
+            tops = [shot.bounding_box()["y"] for shot in pair.locator(".shot").all()]
+            assert tops[0] == tops[1], "before and after are side by side"
+            pair.locator(".shot").first.click()
+            assert "against" in shown.locator("#viewer-said").inner_text()
+            if (width, scheme) == WINDOWS[0]:
+                opened.check()
 
 
 def test_trends_are_read_by_mouse_and_keyboard_and_follow_the_filters(browser: Any, page: Path) -> None:
