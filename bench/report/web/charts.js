@@ -169,15 +169,18 @@
     yield;
     const program = vega.parse(compiled, null, { ast: true });
     yield;
-    const view = new vega.View(program, { expr: vega.interpreter, renderer: "svg", container: holder, hover: false, logLevel: vega.Error });
+    const view = new vega.View(program, { expr: vega.interpreter, hover: false, logLevel: vega.Error });
+    for (const [dataset, rows] of Object.entries(chart.rows())) view.data(dataset, rows);
+    yield;
+    view.run();  // computed first, and drawn after
+    yield;
+    view.renderer("svg").initialize(holder);
     view.tooltip(() => {});  // `tell` has more; without a tooltip beside the zoom, points would not see the mouse
     view.addEventListener("mousemove", (event, item) => { tell(event, item?.datum); page.light(item?.datum?.key ?? ""); });
     view.addEventListener("mouseout", () => { tip.hidden = true; page.light(""); });
     views.set(holder, [chart, view]);
     holder.dataset.drawn = "";
     new ResizeObserver(() => { if (Math.abs(width - holder.clientWidth) > 2) view.width(width = holder.clientWidth).runAsync(); }).observe(holder);
-    for (const [dataset, rows] of Object.entries(chart.rows())) view.data(dataset, rows);
-    yield;
     view.runAsync().then(() => holder.querySelector("svg").setAttribute("aria-hidden", "true"));  // the holder is the picture
   }
 
