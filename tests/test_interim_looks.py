@@ -9,7 +9,14 @@ import pytest
 from factories import make_run
 from scipy.special import ndtr, ndtri
 
-from bench.analysis.sequential import OF_WHAT_IS_LEFT, LookSizes, nominal_level, overall_p_value, path_of
+from bench.analysis.sequential import (
+    OF_WHAT_IS_LEFT,
+    LookSizes,
+    median_unbiased,
+    nominal_level,
+    overall_p_value,
+    path_of,
+)
 from bench.records.run import Claim, Side
 from bench.store.interim_looks import note_looks, with_looks
 from bench.store.store import Store
@@ -87,6 +94,25 @@ def test_the_overall_p_value_undoes_the_level(history: Sequence[LookSizes]) -> N
         assert overall_p_value(nominal_level(error, path), path) == pytest.approx(error, rel=0.02)
     assert overall_p_value(1.0, path) == 1.0
     assert overall_p_value(1e-40, path) == pytest.approx(1e-40 / path[-1][1], rel=1e-6, abs=0)
+
+
+def test_a_corrected_effect_is_too_large_as_often_as_too_small() -> None:
+    """Two looks, the second at twice the images: results in the order of the look at which they end."""
+    error, effect = 0.05, 2.5
+    paths = path_of([(50, 100)]), path_of([(50, 100), (100, 100)])
+    first, second = (-float(ndtri(nominal_level(error, path))) for path in paths)
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=200_000) * np.sqrt(0.5) + effect / 2
+    whole = half + rng.normal(size=half.size) * np.sqrt(0.5) + effect / 2
+    ended = np.abs(half) / np.sqrt(0.5) > first
+    grid = np.linspace(-3, 3.8, 35)
+    corrected = np.interp(whole, grid, [median_unbiased(z, paths[1], error) for z in grid])
+    found = np.where(ended, half / 0.5, corrected)
+    assert (np.where(ended, half / 0.5, whole) > effect).mean() > 0.54, "as measured it is too large more often"
+    assert (found > effect).mean() == pytest.approx(0.5, abs=0.01)
+    assert median_unbiased(3.0, paths[0], error) == 3.0, "nothing was looked at before"
+    assert median_unbiased(second + 4, paths[1], error) is None, "it was decided before"
+    assert median_unbiased(0.0, paths[1], error) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_directory_records_the_image_counts_of_its_looks(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import bench
@@ -120,5 +121,7 @@ def check_outputs(store: Store, results: Path) -> None:
     assert "20 to 60 images" in page
     assert "no claim is about it" in page
     assert "Images" in (results / "tables" / "scores.csv").read_text(encoding="utf-8").splitlines()[0]
+    verdicts = pd.read_csv(results / "tables" / "verdicts.csv", index_col="Claim")
+    assert verdicts.loc["easy", "corrected for looks"] == pytest.approx(easy.comparisons[0].gain, abs=0.01)
     marks = best_and_tied(metric_of("clip_score@mini"), scored.cells)
     assert [*marks.values()].count("best") == 1, "cells with fewer images are compared by these"

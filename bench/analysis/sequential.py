@@ -33,6 +33,8 @@ NODES = 128
 FARTHEST = 9.0
 """Standard deviations beyond which a sum below its boundary is not followed."""
 SMALLEST = 1e-12
+HARDLY = 0.05
+"""The chance below which a statistic is taken to have rejected at an earlier look."""
 
 LookSizes = tuple[int, int]
 """Numbers of images at which a claim was judged, each with the number planned then."""
@@ -97,6 +99,55 @@ def nominal_level(error: float, path: _Path) -> float:
         density = np.exp(-0.5 * ((ahead[:, None] - nodes) / sigma) ** 2) @ weights / (sigma * math.sqrt(2 * math.pi))
         nodes, weights = ahead, half * w * density
     return float(ndtr(-bound / math.sqrt(before)))
+
+
+def median_unbiased(statistic: float, path: _Path, error: float) -> float | None:
+    """Return a true effect that is found larger as often as smaller, in standard errors at the path's last look.
+
+    Sampling is taken to end at the first look where a test of either side rejects, each with this error over the whole
+    path, and results are ordered by the look at which they end (Fairbanks and Madsen 1982, Biometrika 69:69). None
+    where the statistic is so large that it most likely rejected before, so that something else was waited for.
+    """
+    from scipy.optimize import brentq
+
+    if len(path) == 1:
+        return statistic
+    bounds = [-float(ndtri(nominal_level(error, path[: i + 1]))) for i in range(len(path) - 1)]
+    sigma = math.sqrt(1 - path[-2][0] / path[-1][0])
+
+    def exceeded(effect: float) -> float:
+        """Return the chance of a result that is more in favour than this one."""
+        beyond, nodes, weights = _still_open(effect, path, bounds)
+        return beyond + float(weights @ ndtr((nodes + effect * sigma**2 - statistic) / sigma))
+
+    _, nodes, weights = _still_open(statistic, path, bounds)
+    was_open = float(weights @ np.exp(-0.5 * ((statistic - nodes) / sigma - statistic * sigma) ** 2)) / sigma
+    if was_open < HARDLY:
+        return None
+    found: float = brentq(lambda effect: exceeded(effect) - 0.5, statistic - FARTHEST, statistic + FARTHEST, xtol=1e-6)
+    return found
+
+
+def _still_open(
+    effect: float, path: _Path, bounds: Sequence[float]
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """Return the chance of a rejection above before the last look, and the sums that reject nothing by then.
+
+    The sums (NODES,) are those at the look before the last, with their probabilities; they drift by `effect` in all.
+    """
+    nodes, weights, before, beyond = np.zeros(1), np.ones(1), 0.0, 0.0
+    for (images, _), bound in zip(path, bounds, strict=False):
+        share = images / path[-1][0]
+        sigma, sums = math.sqrt(share - before), nodes + effect * (share - before)
+        high, reach = bound * math.sqrt(share), FARTHEST * math.sqrt(share)
+        beyond += float(weights @ ndtr((sums - high) / sigma))
+        low, high = max(-high, effect * share - reach), min(high, effect * share + reach)
+        x, w = np.polynomial.legendre.leggauss(NODES)
+        half = max(0.0, (high - low) / 2)
+        ahead = low + half + half * x
+        density = np.exp(-0.5 * ((ahead[:, None] - sums) / sigma) ** 2) @ weights / (sigma * math.sqrt(2 * math.pi))
+        nodes, weights, before = ahead, half * w * density, share
+    return beyond, nodes, weights
 
 
 def _bound(nodes: NDArray[np.float64], weights: NDArray[np.float64], sigma: float, spend: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.power import CHANCES
+from bench.analysis.sequential import median_unbiased, path_of
 from bench.records.run import Run
 from bench.score.metrics import metric_of
 
@@ -25,6 +26,20 @@ def gain_in_words(comparison: Comparison) -> str:
     digits = digits_of(comparison)
     interval = interval_in_words(comparison.adjusted_interval or comparison.interval, digits)
     return f"{comparison.gain:+.{digits}f} {interval}"
+
+
+def corrected_gain(run: Run, comparison: Comparison) -> float | None:
+    """Return the gain without the bias of sampling until a claim is decided, which ends sooner where it looks large.
+
+    None where the run went to a fixed number of images, for equivalence, where there is no interval, and where the
+    comparison went on being sampled for other claims.
+    """
+    effect = comparison.effect
+    if run.settings.get("until") != "decided" or effect is None or effect.equivalence or not effect.error > 0:
+        return None
+    path = path_of(run.history(comparison.n))
+    found = median_unbiased(effect.excess / effect.error, path, comparison.level)
+    return None if found is None else comparison.threshold + found * effect.error
 
 
 def threshold_in_words(comparison: Comparison) -> str:

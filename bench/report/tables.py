@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 
-from bench.analysis.claims import Judgement
+from bench.analysis.claims import Comparison, Judgement
 from bench.analysis.scoring import ScoredCell
 from bench.records.run import Run
 from bench.report.comparisons import (
+    corrected_gain,
     digits_of,
     experimental_in_words,
     interval_in_words,
@@ -193,6 +194,7 @@ def disturbed_in_words(cells: Sequence[ScoredCell]) -> str:
 def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
     """One row a comparison, the claim's verdict first."""
     rows: list[tuple[str, ...]] = []
+    stops = run.settings.get("until") == "decided"
     for judgement in judgements:
         for c in judgement.comparisons:
             digits = digits_of(c)
@@ -201,6 +203,7 @@ def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
                     *(judgement.claim.text, judgement.verdict, metric_in_words(c)),
                     *(c.subject, f"{c.subject_value:.{digits}f}", c.object, f"{c.object_value:.{digits}f}"),
                     f"{c.gain:+.{digits}f} {interval_in_words(c.interval, digits)}",
+                    *([_corrected(run, c, digits)] if stops else []),
                     f"within ±{c.threshold:g}" if c.expect == "equivalent" else f"{c.threshold:+g}",
                     *(interval_in_words(c.adjusted_interval, digits), f"{c.p_value:.2g}"),
                     str(c.n) if c.prompts in (None, c.n) else f"{c.n} of {c.prompts} prompts",
@@ -213,22 +216,35 @@ def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
         if judgement.missing or not judgement.comparisons:
             lacking = "needs " + (", ".join(judgement.missing) or "cells")
             stated = judgement.claim.stated or NO_VALUE
-            rows.append((judgement.claim.text, judgement.verdict, lacking, *[NO_VALUE] * 10, stated))
+            rows.append((judgement.claim.text, judgement.verdict, lacking, *[NO_VALUE] * (10 + stops), stated))
     last = None if any(judgement.claim.stated for judgement in judgements) else -1
     return Table(
         "verdicts",
         "Verdicts",
         (
             *("Claim", "Verdict", "Metric", "Subject", "its value", "Object", "its value ", "Gain [95% interval]"),
+            *(["corrected for looks"] if stops else []),
             *("must exceed", "adjusted interval", "p (adjusted)", "n", "Comparison", "Published"),
         )[:last],
         tuple(row[:last] for row in rows),
-        (False, False, False, False, True, False, True, True, True, True, True, True, False, False)[:last],
+        (False, False, False, False, True, False, True, *[True] * (5 + stops), False, False)[:last],
         "Gain: how much better the subject is, paired over the same prompts and latents; positive is better. Values "
         "and gains are without the bias of a finite number of images. A verdict goes by the adjusted interval and "
         f"p-value, which count all claims of the run.{_choices_in_words(judgements)}{looks_in_words(run)}"
+        + (_CORRECTED if stops else "")
         + experimental_in_words(c.metric for judgement in judgements for c in judgement.comparisons),
     )
+
+
+_CORRECTED = (
+    " Sampling ends sooner where a gain looks large. Corrected for looks, a gain is too large as often as too small; no "
+    "such number is given where sampling went on for other claims."
+)
+
+
+def _corrected(run: Run, comparison: Comparison, digits: int) -> str:
+    found = corrected_gain(run, comparison)
+    return NO_VALUE if found is None else f"{found:+.{digits}f}"
 
 
 def _choices_in_words(judgements: Sequence[Judgement]) -> str:
