@@ -23,7 +23,7 @@ from bench.store.store import Store
 
 Overrides = Callable[..., list[str]]
 
-QUICK = ("measure.latency=false", "measure.memory=false", "batch_size=20", "prompts.count=60")
+QUICK = ("measure.latency=false", "measure.memory=false", "batch_size=20", "prompts.count=40")
 SIDES = "subject: {method: tcd, steps: 2}, object: {method: tcd, steps: 4}, metrics: [clip_score], expect: not_worse"
 EASY = f"+claims.easy={{text: easy, {SIDES}, margins: {{clip_score: 100}}}}"
 HARD = (
@@ -32,8 +32,8 @@ HARD = (
 )
 CLAIMS = (*QUICK, "claim=[]", EASY, HARD, "scores=[clip_score,sharpness]")
 """The models are as sharp as each other at 2 steps; dpmpp_2s at 4 steps is in no claim."""
-DECIDED = (*CLAIMS, "until=decided", "looks=3")
-SIZES = {"mini tcd 2 steps eta 0.3": 60, "mini tcd 4 steps eta 0.3": 20, "mini dpmpp_2s 2 steps guidance 3": 60}
+DECIDED = (*CLAIMS, "until=decided", "looks=2")
+SIZES = {"mini tcd 2 steps eta 0.3": 40, "mini tcd 4 steps eta 0.3": 20, "mini dpmpp_2s 2 steps guidance 3": 40}
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_only_cells_of_open_claims_get_more_images(
     assert main(["run", *overrides(*DECIDED)]) == 0
     shown = capsys.readouterr().err
     assert "1 of 4 cells are not sampled: no claim is about it" in shown
-    assert "look 1 of 3, 20 images per cell: 1 of 2 claims decided" in shown
-    assert "look 3 of 3, 20 to 60 images per cell: 1 of 2 claims decided" in shown
+    assert "look 1 of 2, 20 images per cell: 1 of 2 claims decided" in shown
+    assert "look 2 of 2, 20 to 40 images per cell: 1 of 2 claims decided" in shown
     assert shown.index("  supported by ") < shown.index("mini dpmpp_2s"), "a verdict is told when its cells are there"
     assert shown.count("  supported by ") == 2, "once by each of two commands"
     assert Counter(sampled) == {label: count // 20 for label, count in SIZES.items()}
@@ -79,7 +79,7 @@ def test_only_cells_of_open_claims_get_more_images(
     assert [entry[0] for entry in run.left_out] == ["mini dpmpp_2s 4 steps guidance 3"]
     assert len((tmp_path / "run" / "records.jsonl").read_text().splitlines()) == 3
     looks = {look.images: set(look.claims or ()) for look in looks_of(store)}
-    assert looks == {20: {"easy", "hard"}, 40: {"hard"}, 60: {"hard"}}
+    assert looks == {20: {"easy", "hard"}, 40: {"hard"}}
     check_outputs(store, tmp_path / "run")
 
     sampled.clear()
@@ -88,8 +88,8 @@ def test_only_cells_of_open_claims_get_more_images(
     assert not sampled
     assert store.run() == run
     assert main(["run", *overrides(*CLAIMS)]) == 0
-    assert Counter(sampled) == {"mini tcd 4 steps eta 0.3": 2, "mini dpmpp_2s 4 steps guidance 3": 3}
-    assert (len(store.run().cells), {*sizes(store, store.run()).values()}) == (4, {60})
+    assert Counter(sampled) == {"mini tcd 4 steps eta 0.3": 1, "mini dpmpp_2s 4 steps guidance 3": 2}
+    assert (len(store.run().cells), {*sizes(store, store.run()).values()}) == (4, {40})
     straight, one = tmp_path / "straight", ("method=[tcd]", "methods.tcd.steps=[4]", "claim=[]", "until=count")
     assert main(["run", *overrides(*QUICK, *one, "scores=[clip_score,sharpness]", f"results={straight}")]) == 0
     (record,) = Store(straight, writable=False).records()
@@ -97,16 +97,16 @@ def test_only_cells_of_open_claims_get_more_images(
     sampled.clear()
     assert main(["run", *overrides(*DECIDED)]) == 0
     assert not sampled
-    assert {*sizes(store, store.run()).values()} == {60}, "no verdict goes back to fewer images"
+    assert {*sizes(store, store.run()).values()} == {40}, "no verdict goes back to fewer images"
 
 
 def check_outputs(store: Store, results: Path) -> None:
     """A claim goes by its own images, and every output shows the cells' own numbers."""
     scored = ScoredRun.load(store)
     easy, hard = judge_claims(scored.run, scored.cells)
-    assert [(j.verdict, j.comparisons[0].n) for j in (easy, hard)] == [("supported", 20), ("undecided", 60)]
+    assert [(j.verdict, j.comparisons[0].n) for j in (easy, hard)] == [("supported", 20), ("undecided", 40)]
     small = tuple(record.key for record in store.records() if record.images and record.images.count == 20)
-    first = replace(scored.run, cells=small, prompts=scored.run.prompts[:20], looks=(1 / 3,))
+    first = replace(scored.run, cells=small, prompts=scored.run.prompts[:20], looks=(1 / 2,))
     then = judge_claims(first, ScoredRun.load(store, first).cells)[0]
     assert replace(then.comparisons[0], keys=()) == replace(easy.comparisons[0], keys=()), "as it was then"
     joint = judge_claims(*(getattr(join_runs(store, [store]), name) for name in ("run", "distinct")))
@@ -118,7 +118,7 @@ def check_outputs(store: Store, results: Path) -> None:
         ("dpmpp_2s", 2, 60),
     }
     page = (results / "report.html").read_text(encoding="utf-8")
-    assert "20 to 60 images" in page
+    assert "20 to 40 images" in page
     assert "no claim is about it" in page
     assert "Images" in (results / "tables" / "scores.csv").read_text(encoding="utf-8").splitlines()[0]
     verdicts = pd.read_csv(results / "tables" / "verdicts.csv", index_col="Claim")

@@ -237,8 +237,8 @@ def verdict_table(run: Run, judgements: Sequence[Judgement]) -> Table:
 
 
 _CORRECTED = (
-    " Sampling ends sooner where a gain looks large. Corrected for looks, a gain is too large as often as too small; no "
-    "such number is given where sampling went on for other claims."
+    " Sampling ends sooner where a gain looks large. Corrected for looks, a gain is too large as often as too small; "
+    "there is none where sampling went on for other claims."
 )
 
 
