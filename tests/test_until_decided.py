@@ -113,9 +113,9 @@ def check_outputs(store: Store, results: Path) -> None:
     assert [replace(j, sampling_s=0.0) for j in joint] == [replace(j, sampling_s=0.0) for j in (easy, hard)]
     frame = bench.load(results)
     assert {*zip(frame.method, frame.steps, frame.n, strict=True)} == {
-        ("tcd", 2, 60),
+        ("tcd", 2, 40),
         ("tcd", 4, 20),
-        ("dpmpp_2s", 2, 60),
+        ("dpmpp_2s", 2, 40),
     }
     page = (results / "report.html").read_text(encoding="utf-8")
     assert "20 to 40 images" in page
