@@ -1,6 +1,6 @@
 """How often a run errs whose claims stop one by one: cells that no open claim needs get no more images.
 
-    python scripts/calibration/stopping.py            # 2,000 runs of each design, judged as `until=decided` judges them
+    python scripts/calibration/stopping.py            # 1,000 runs of each design, judged as `until=decided` judges them
 
 Claims compare cells of one grid, so that what one claim finds decides how many images the cells of another one have.
 Each run is drawn so that the truth of each claim is known, and counts when at some round a claim is supported that is
@@ -147,7 +147,7 @@ def after_stopping(error: float, gains: Sequence[float], runs: int) -> Iterator[
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=2000, help="of each design")
+    parser.add_argument("--runs", type=int, default=1000, help="of each design")
     parser.add_argument("--out", type=Path, default=Path("results/calibration"))
     options = parser.parse_args()
     lines = [
@@ -168,7 +168,7 @@ def main() -> int:
     lines += [
         "\n# Gains of comparisons that are sampled until they are decided\n",
         "Five looks. Gains and biases in standard errors at all images, 100,000 runs; the error is that of the test of "
-        "either side, and an adjusted interval is left out at either end with at most that chance.\n",
+        "either side, and the chance that the true gain is beyond that end of the adjusted interval.\n",
         "| error | true gain | images | too large as measured | corrected | bias as measured | corrected | covered |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
