@@ -92,6 +92,8 @@ def test_at_equal_latency_takes_two_actions(first_screen: Any) -> None:
     assert rows.first.is_visible()
     count = rows.count()
     assert count == 3
+    widths = "[...document.querySelectorAll('#equal .shot')].map(one => one.getBoundingClientRect().width)"
+    assert len(set(page.evaluate(widths))) == 1, "those that are not loaded yet are as wide"
     page.locator("#equal-budget").press("Home")
     assert page.locator("#equal-said").inner_text() == "up to 200 ms per image"
     assert all("2 steps" in row for row in rows.all_inner_texts()), "4 steps take 400 ms"
