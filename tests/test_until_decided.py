@@ -120,6 +120,7 @@ def check_outputs(store: Store, results: Path) -> None:
     page = (results / "report.html").read_text(encoding="utf-8")
     assert "20 to 40 images" in page
     assert "no claim is about it" in page
+    assert "marks compare cells by the first images that both have" in page
     assert "Images" in (results / "tables" / "scores.csv").read_text(encoding="utf-8").splitlines()[0]
     verdicts = pd.read_csv(results / "tables" / "verdicts.csv", index_col="Claim")
     assert verdicts.loc["easy", "corrected for looks"] == pytest.approx(easy.comparisons[0].gain, abs=0.01)

@@ -33,10 +33,10 @@ class Trait:
 def sample_in_words(run: Run, cells: Sequence[ScoredCell]) -> str:
     """Return the images per cell, `102 to 512 images` where cells of a run differ: `512 images of 64 prompts`."""
     least = min((cell.record.images.count for cell in cells if cell.record.images), default=0)
-    return f"{least:,} to {run.sample}" if _of_several_sizes(cells) else run.sample
+    return f"{least:,} to {run.sample}" if of_several_sizes(cells) else run.sample
 
 
-def _of_several_sizes(cells: Sequence[ScoredCell]) -> bool:
+def of_several_sizes(cells: Sequence[ScoredCell]) -> bool:
     """Whether cells of the same prompts have different numbers of images."""
     found: dict[Hashable, set[int]] = {}
     for cell in cells:
@@ -55,7 +55,7 @@ def traits(run: Run, cells: Sequence[ScoredCell]) -> list[Trait]:
         _of_cell("Guidance", True, lambda cell: plain_number(cell.guidance_scale)),
         _of_cell("Steps", True, lambda cell: str(cell.steps)),
         *further_traits(cells),
-        *([images] if _of_several_sizes(cells) else []),
+        *([images] if of_several_sizes(cells) else []),
     ]
 
 

@@ -20,7 +20,14 @@ from bench.report.comparisons import (
     opponent_in_words,
     would_decide,
 )
-from bench.report.identity import NO_VALUE, adapters_in_words, scheduler_in_words, task_in_words, traits
+from bench.report.identity import (
+    NO_VALUE,
+    adapters_in_words,
+    of_several_sizes,
+    scheduler_in_words,
+    task_in_words,
+    traits,
+)
 from bench.report.ties import best_and_tied
 from bench.score.estimate import Estimate
 from bench.score.metrics import Metric, metric_of
@@ -66,6 +73,8 @@ def score_table(run: Run, cells: Sequence[ScoredCell]) -> Table:
         rows.append((*identity.of(cell), *texts))
     samples = " or ".join(dict.fromkeys(estimate.sample for estimate in estimates)) or "images"
     note = f"Value ± standard error over {samples}.{_without_intervals(run, cells)}{_protocols(run)}{_cut(cells)}"
+    if of_several_sizes(cells):
+        note += " Distances depend on the number of images; marks compare cells by the first images that both have."
     note += experimental_in_words(run.metrics)
     numeric, keys = (*identity.numeric, *[True] * len(heads)), tuple(cell.record.key for cell in cells)
     marks = _marks(metrics, biased, cells, len(identity.heads))
