@@ -233,7 +233,7 @@ class GateChoice:
     quarantine: dict[str, Day]
     """Quantities whose failures do not count, with the last day on which that holds, as `{fid@mini: 2027-01-31}`."""
     history: Source | None
-    """File of JSON lines to which the outcomes are added, with pictures in a folder beside it; `gate history` draws it."""
+    """File of JSON lines to which the outcomes are added, with pictures in a folder beside it; see `gate history`."""
     another: bool
     """Accept into `baselines` beside the present baseline, where a pool of machines has two kinds (`gate accept`)."""
     author: str | None
