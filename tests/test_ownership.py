@@ -17,7 +17,7 @@ from PIL import Image as Pictures
 
 from bench.checkpoints.manifest import MANIFEST
 from bench.execute.job import Job, plan_job
-from bench.execute.ownership import OWNER, PICTURES, close_run, join, open_store, place_in_grid, whole_run
+from bench.execute.ownership import OWNER, PICTURES, close_run, join, open_store, whole_run
 from bench.experiment.compose import compose_settings
 from bench.experiment.config import Experiment, check_experiment
 from bench.generate.image_files import read_image
@@ -309,7 +309,7 @@ def test_cells_that_a_larger_run_has_no_place_for_are_named_as_they_leave_the_re
 def test_a_cell_whose_task_has_more_inputs_by_now_does_not_leave_the_grid(ask: Ask) -> None:
     cell = plan_job(ask()).plan.cells[0]
     more = replace(cell, prompts=replace(cell.prompts, count=12), task=replace(cell.task, inputs="of 12 images"))
-    assert place_in_grid(cell) == place_in_grid(more) != place_in_grid(replace(cell, steps=99))
+    assert cell.place == more.place != replace(cell, steps=99).place
 
 
 def test_claims_that_were_judged_stay_and_do_not_change(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:

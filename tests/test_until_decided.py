@@ -4,15 +4,21 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from factories import make_record
 
 import bench
 import bench.__main__
 from bench.__main__ import main
 from bench.analysis.claims import judge_claims
 from bench.analysis.scoring import ScoredRun
+from bench.execute.cell_runner import Runner
+from bench.execute.job import name_first_inputs, plan_job
+from bench.experiment.compose import compose_settings
+from bench.experiment.config import check_experiment
 from bench.generate.sampling import Sampler
 from bench.records.run import Run
 from bench.report.joint import join_runs
@@ -126,3 +132,17 @@ def check_outputs(store: Store, results: Path) -> None:
     assert verdicts.loc["easy", "corrected for looks"] == pytest.approx(easy.comparisons[0].gain, abs=0.01)
     marks = best_and_tied(metric_of("clip_score@mini"), scored.cells)
     assert [*marks.values()].count("best") == 1, "cells with fewer images are compared by these"
+
+
+def test_images_with_inputs_come_from_a_smaller_run_of_the_same_inputs(overrides: Overrides) -> None:
+    asked = ("task=inpainting", "claim=[]", "scores=[sharpness]", "prompts.images_per_prompt=2")
+    small, large = (
+        plan_job(check_experiment(compose_settings(overrides(*asked, f"prompts.count={count}")))) for count in (2, 4)
+    )
+    name = name_first_inputs(large, 4)
+    (first, *_), (more, *_) = small.plan.cells, large.plan.cells
+    assert first.task.inputs == name != more.task.inputs
+    assert first.place == more.place
+    runner = SimpleNamespace(prompts=large.prompts.texts, name_first_inputs={4: name}.get)
+    other = replace(first, task=replace(first.task, inputs="of other pictures"))
+    assert [Runner._begins(runner, make_record(cell)) for cell in (first, other, more)] == [True, False, False]

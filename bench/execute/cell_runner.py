@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -96,6 +96,8 @@ class Runner(Work):
     context: WorkerContext
     process: Mapping[str, Any]
     """Settings of the whole process, for the record's environment."""
+    name_first_inputs: Callable[[int], str | None] = lambda _: None
+    """What the task's input images of so many first images are called."""
     chunk_images: int = 1024
     """The size, in images, of the chunks that several workers may share."""
     keep_latents: int = 0
@@ -264,14 +266,15 @@ class Runner(Work):
             if self._smaller is None:
                 good = [record for record in self.store.good_records() if self._begins(record)]
                 good.sort(key=lambda record: record.cell.prompts.count)
-                self._smaller = {record.cell.key_without_prompts: record for record in good}
-        return self._smaller.get(cell.key_without_prompts)
+                self._smaller = {record.cell.place: record for record in good}
+        return self._smaller.get(cell.place)
 
     def _begins(self, record: Record) -> bool:
-        """Whether a record is about fewer prompts, the first of ours."""
+        """Whether a record is about fewer prompts, the first of ours, with the same inputs."""
         prompts = record.cell.prompts
-        fewer = prompts.count < len(self.prompts)
-        return fewer and prompts.text_hash == hash_texts(self.prompts[: prompts.count])
+        if prompts.count >= len(self.prompts) or prompts.text_hash != hash_texts(self.prompts[: prompts.count]):
+            return False
+        return record.cell.task.inputs is None or record.cell.task.inputs == self.name_first_inputs(prompts.count)
 
     def beside_others(self, cell: Cell) -> AbstractContextManager[None]:
         """The right to sample while nothing is measured on the device, where this run measures anything itself."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -242,6 +242,7 @@ def make_runner(job: Job, launch: Launch, store: Store, context: WorkerContext) 
         extractors = load_extractors(experiment, device)
         features = make_feature_sets(experiment, job.prompts, extractors, inputs, job.run.features, device)
         make_references(experiment, job.run, store, extractors)
+
     graphs = any(cell.base.records_graphs for cell in cells)
     runner = Runner(
         store=store,
@@ -256,9 +257,17 @@ def make_runner(job: Job, launch: Launch, store: Store, context: WorkerContext) 
         ),
         context=context,
         process={"freed_memory_kept": kept, "launch": launch.name},
+        name_first_inputs=cache(partial(name_first_inputs, job)),
         chunk_images=experiment.executor.chunk_images,
     )
     return runner, cells
+
+
+def name_first_inputs(job: Job, images: int) -> str | None:
+    """Return what names the task's inputs in a run of so many first images of this one."""
+    prompts = job.experiment.prompts
+    fewer = replace(prompts, count=images // prompts.images_per_prompt)
+    return name_task_inputs(replace(job.experiment, prompts=fewer), job.prompts.rows[: fewer.count])
 
 
 def find_real_images(experiment: Experiment, decode: bool = True) -> str | None:

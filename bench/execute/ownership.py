@@ -88,20 +88,15 @@ def _tell_dropped(store: Store, job: Job, before: Run | None) -> None:
     """Print which cells of fewer images leave a run of more images, whose grid lacks them."""
     if before is None or before.prompts == job.run.prompts:
         return
-    planned = {place_in_grid(cell) for cell in job.plan.cells}
+    planned = {cell.place for cell in job.plan.cells}
     done = store.good_records(before.cells)
-    if dropped := [record.cell for record in done if place_in_grid(record.cell) not in planned]:
+    if dropped := [record.cell for record in done if record.cell.place not in planned]:
         print(
             f"results={store.location}: {len(dropped)} cells of {len(before.prompts)} images are not in the grid of "
             f"{len(job.run.prompts)} images and leave the report ({dropped[0].label} for one); to keep them, add their "
             "methods and steps again",
             file=sys.stderr,
         )
-
-
-def place_in_grid(cell: Cell) -> str:
-    """Return a key that is equal for cells that differ only in the number of images."""
-    return replace(cell, task=replace(cell.task, inputs=None)).key_without_prompts
 
 
 def close_run(job: Job, store: Store, is_last: bool) -> None:
@@ -134,7 +129,7 @@ def whole_run(store: Store, job: Job) -> Run:
         settings["claims"] = {**settings["claims"], **{name: claim for name, claim in asked.items() if claim}}
     kept: list[str] = []
     if before.prompts == run.prompts:
-        places = {place_in_grid(cell) for cell in job.plan.cells}
+        places = {cell.place for cell in job.plan.cells}
         kept = [key for key in before.cells if key not in set(run.cells) and _is_kept(store, key, run, places)]
     if kept:
         settings["models"] = {**before.settings["models"], **settings["models"]}
@@ -152,7 +147,7 @@ def whole_run(store: Store, job: Job) -> Run:
 def _is_kept(store: Store, key: str, run: Run, places: Collection[str]) -> bool:
     """Whether a cell is finished and not planned, be it with another number of images."""
     record = store.cell(key).record()
-    if record is None or record.status != "ok" or place_in_grid(record.cell) in places:
+    if record is None or record.status != "ok" or record.cell.place in places:
         return False
     return not store.cell(key).missing_features(run.features.values())
 

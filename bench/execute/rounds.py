@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from bench.execute.job import Job, prepare
-from bench.execute.ownership import place_in_grid, whole_run
+from bench.execute.ownership import whole_run
 from bench.experiment.config import Experiment
 from bench.experiment.plan import LeftOut, counts_of_looks
 from bench.records.cell import Cell
@@ -50,10 +50,10 @@ class Rounds:
     def _begin(self, store: Store | None) -> None:
         job, self._sizes = self._job(self.counts[0]), {}
         claims = job.run.claims if store is None else whole_run(store, job).claims
-        places: dict[str, int] = {place_in_grid(cell): place for place, cell in enumerate(self.cells)}
+        places: dict[str, int] = {cell.place: place for place, cell in enumerate(self.cells)}
         self._held: dict[int, set[int]] = {place: set() for place in places.values()}
         for record in [] if store is None else store.good_records():
-            if (place := places.get(place_in_grid(record.cell))) is not None:
+            if (place := places.get(record.cell.place)) is not None:
                 self._held[place].add(record.cell.prompts.count // self._each)
         for claim in claims:
             for place in self._places(claim):

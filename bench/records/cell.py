@@ -202,6 +202,11 @@ class Cell:
         """A key that is equal for cells that differ only in their prompts."""
         return replace(self, prompts=PromptSet("", 0, "")).key
 
+    @cached_property
+    def place(self) -> str:
+        """A key that is equal for cells that differ only in the number of images, and so of inputs."""
+        return replace(self, task=replace(self.task, inputs=None)).key_without_prompts
+
     @property
     def label(self) -> str:
         """A short display name: `mini tcd 4 steps eta 0.3`, `mini ddim 4 steps guidance 3` (guidance 0 is omitted)."""
