@@ -34,7 +34,8 @@ def test_the_collector_is_restored_after_errors() -> None:
 def test_libraries_are_loaded_without_collections(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     experiment: Any = SimpleNamespace(scores=["clip_score"], extractors={"mini": None})
-    monkeypatch.setattr(job, "plan_job", lambda *_: SimpleNamespace(plan=SimpleNamespace(cells=())))
+    empty: Any = SimpleNamespace(cells=())
+    monkeypatch.setattr(job, "plan_job", lambda *_: job.Job(experiment, empty, empty, empty))
     monkeypatch.setattr(job, "try_schedulers", lambda _: seen.append(("schedulers", gc.isenabled())))
     monkeypatch.setattr(job, "import_module", lambda name: seen.append((name, gc.isenabled())))
     job.prepare(experiment)

@@ -146,3 +146,8 @@ def test_images_with_inputs_come_from_a_smaller_run_of_the_same_inputs(overrides
     runner = SimpleNamespace(prompts=large.prompts.texts, name_first_inputs={4: name}.get)
     other = replace(first, task=replace(first.task, inputs="of other pictures"))
     assert [Runner._begins(runner, make_record(cell)) for cell in (first, other, more)] == [True, False, False]
+
+
+def test_a_claim_is_needed(overrides: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *overrides("until=decided", "claim=[]")]) == 2
+    assert "without a claim to decide" in capsys.readouterr().err
