@@ -87,3 +87,12 @@ def test_targets_in_one_batch_give_the_runs_of_each_alone(name: str) -> None:
         alone = run_case(subject, subject.prepare(6), None, target)
         assert np.array_equal(trace.final, alone.final)
         assert all(np.array_equal(a.state, b.state) for a, b in zip(trace.calls, alone.calls, strict=True))
+
+
+def test_a_step_that_takes_an_order_is_run_briefly_with_order_two() -> None:
+    subject = Subject(diffusers.LMSDiscreteScheduler)
+    assert subject.brief == {"order": 2}
+    brief, whole = (run_case(subject, subject.prepare(6), None, arguments=given) for given in (subject.brief, None))
+    assert np.array_equal(brief.calls[1].next_state, whole.calls[1].next_state)
+    assert not np.array_equal(brief.final, whole.final)
+    assert Subject(diffusers.DDIMScheduler).brief == {}

@@ -181,7 +181,7 @@ class PairChecks:
             return
         lands = (case.family is None or case.family.method is None) and keeps_point(case)
         rounded = case.twin() if row["dtype"] != "float64" and steps <= covering.LARGE else None
-        trace, *on_point = run_each(subject, case, eta, (GAUSSIAN, POINT) if lands else (GAUSSIAN,))
+        trace, *on_point = run_each(subject, case, eta, (GAUSSIAN, POINT) if lands else (GAUSSIAN,), subject.brief)
         falling = [there.lam > here.lam for here, there in pairwise(case.path.levels)]
         judged = all(falling) or not _divides(case)
         before = trace if judged else replace(trace, calls=trace.calls[: falling.index(False)])
@@ -190,7 +190,7 @@ class PairChecks:
         for point in on_point:
             yield from compare_landing(case, point, "", eta)
         if judged and rounded is not None:
-            yield from check_rounding(subject, rounded, trace, row["dtype"], "", where, eta)
+            yield from check_rounding(subject, rounded, trace, row["dtype"], "", where, eta, subject.brief)
 
     def _label(self, part: Values) -> str:
         overrides = covering.overrides_of(self.axes, dict(part))
@@ -243,12 +243,14 @@ class PointChecks(PairChecks):
         if steps > _RUN or clips or not (curve is None or all(curve.holds(u) for u in case.path.positions)):
             return
         rounded = case.twin()
-        exact, *on_point = run_each(subject, case, eta, (GAUSSIAN, POINT) if keeps_point(case) else (GAUSSIAN,))
+        targets = (GAUSSIAN, POINT) if keeps_point(case) else (GAUSSIAN,)
+        exact, *on_point = run_each(subject, case, eta, targets, subject.brief)
         if np.isfinite(exact.final).all():
             for point in on_point:
                 yield from compare_landing(case, point, "", eta)
             if row["dtype"] != "float64":
-                yield from check_rounding(subject, rounded, exact, row["dtype"], "", place(steps, eta), eta)
+                where = place(steps, eta)
+                yield from check_rounding(subject, rounded, exact, row["dtype"], "", where, eta, subject.brief)
 
 
 def check_pairs(subject: Subject, known: Collection[tuple[str, str]] = ()) -> Iterator[Finding]:

@@ -48,15 +48,23 @@ def check_precision(subject: Subject, setting: str, steps: int, eta: float | Non
 
 
 def check_rounding(
-    subject: Subject, case: Case, exact: Trace, name: str, setting: str, where: str, eta: float | None
+    subject: Subject,
+    case: Case,
+    exact: Trace,
+    name: str,
+    setting: str,
+    where: str,
+    eta: float | None,
+    given: Mapping[str, Any] | None = None,
 ) -> Iterator[Finding]:
     """Check each step of a run in a dtype; the first that differs by more than rounding explains is the finding.
 
-    The state must keep its dtype, since the next model call expects it.
+    `given` are further arguments of step, those of the exact run. The state must keep its dtype, since the next model
+    call expects it.
     """
     dtype: torch.dtype = getattr(torch, name)
     method = case.method(eta)
-    arguments: dict[str, Any] = dict(step_arguments(subject, eta))
+    arguments: dict[str, Any] = {**step_arguments(subject, eta), **(given or {})}
     if "generator" in subject.step_parameters:
         arguments["generator"] = torch.Generator().manual_seed(0)
     places, sizes, changed = ((f"{name}, {where}", math.inf),), list[float](), False

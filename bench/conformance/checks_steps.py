@@ -88,12 +88,19 @@ def run_case(
     return trace
 
 
-def run_each(subject: Subject, case: Case, eta: float | None, targets: tuple[Target, ...]) -> list[Trace]:
+def run_each(
+    subject: Subject,
+    case: Case,
+    eta: float | None,
+    targets: tuple[Target, ...],
+    arguments: Mapping[str, Any] | None = None,
+) -> list[Trace]:
     """Run a case on each target: in one batch where a known class draws no noise, and one after another elsewhere."""
     if case.family is not None and not case.family.stochastic(case.config, eta or 0.0):
-        return run_case(subject, case, eta, Several(targets)).shares(len(targets))
+        return run_case(subject, case, eta, Several(targets), arguments=arguments).shares(len(targets))
     cases = [case, *(case.twin() for _ in targets[1:])]
-    return [run_case(subject, one, eta, target) for one, target in zip(cases, targets, strict=True)]
+    pairs = zip(cases, targets, strict=True)
+    return [run_case(subject, one, eta, target, arguments=arguments) for one, target in pairs]
 
 
 def check_finite(
@@ -105,7 +112,7 @@ def check_finite(
     for steps in range(1, 21):
         try:
             case = subject.prepare(steps, overrides)
-            trace = run_case(subject, case, eta)
+            trace = run_case(subject, case, eta, arguments=subject.brief)
         except Refusal:
             continue
         yield from _not_finite(trace, setting, place(steps, eta))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -164,7 +165,7 @@ class TracedRun:
         UnknownDraws where noise is to be drawn again and cannot.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        accepted = parameters_of(type(scheduler), "step")
+        accepted = _accepted(type(scheduler))  # type: ignore[arg-type]
         arguments = dict(self.arguments)
         if "generator" in accepted:
             arguments["generator"] = generator
@@ -203,6 +204,11 @@ class TracedRun:
         if self.draws == "recorded":
             return DrawRecorder(generator)
         return RepeatedDraws(generator, state) if self.draws == "repeated" else NoDraws()
+
+
+@lru_cache(maxsize=32)
+def _accepted(cls: type[Any]) -> tuple[str, ...]:
+    return parameters_of(cls, "step")
 
 
 def scaled_input(scheduler: Any, state: torch.Tensor, timestep: Any) -> torch.Tensor:
