@@ -254,6 +254,7 @@ OF_A_TASK = {
     "mini_xl_canny": "canny",
     "mini_xl_depth": "depth",
     "mini_xl_image_prompt": "image_prompt",
+    "mini_v2_animated": "animation",
 }
 """Models that are for one task alone."""
 

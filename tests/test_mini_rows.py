@@ -6,14 +6,17 @@ A row whose add-on is left out, is another one, or is half applied gives other i
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AnimateDiffPipeline,
     AutoPipelineForInpainting,
     ControlNetModel,
+    MotionAdapter,
     StableDiffusionPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLPipeline,
@@ -30,6 +33,7 @@ from bench.experiment.config import check_experiment
 from bench.generate.pipelines import load_pipeline
 from bench.generate.sampling import Sampler, image_generator
 from bench.generate.task_inputs import Inputs
+from bench.mini.reading import read_depth
 
 pytestmark = pytest.mark.slow
 COUNT, STEPS = 8, 4
@@ -93,16 +97,21 @@ def with_tcd(pipeline: Any, lora: str = "xl-tcd-lora") -> Any:
     return pipeline
 
 
-def call(pipeline: Any, prompts: Sequence[str], own_noise: bool = False, **more: Any) -> Images:
-    """The guide's call, on the benchmark's noise."""
+def call(pipeline: Any, prompts: Sequence[str], own_noise: bool = False, frames: int = 0, **more: Any) -> Images:
+    """The guide's call, on the benchmark's noise; frames are one below the other."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [image_generator(0, row) for row in range(COUNT)]
+    shape = (4, frames, 16, 16) if frames else (4, 16, 16)
     if not own_noise:
-        more["latents"] = torch.stack([torch.randn(4, 16, 16, generator=generator) for generator in generators])
+        more["latents"] = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    if frames:
+        more["num_frames"] = frames
     output = pipeline(
         prompt=list(prompts), num_inference_steps=STEPS, guidance_scale=0, eta=0.3, generator=generators,
         height=64, width=64, output_type="pil", **more,
     )  # fmt: skip
+    if frames:
+        return np.stack([np.concatenate([*map(np.asarray, film)]) for film in output.frames])
     return np.stack([np.asarray(image) for image in output.images])
 
 
@@ -113,6 +122,16 @@ def text_to_image(made: Made, base: str) -> Images:
 def of_second_version(made: Made) -> Images:
     pipeline = StableDiffusionPipeline.from_pretrained(at("v2"), dtype=torch.float32)
     return call(with_tcd(pipeline, "v2-tcd-lora"), made.prompts)
+
+
+def animated(made: Made) -> Images:
+    adapter = MotionAdapter.from_pretrained(at("v2-motion"), dtype=torch.float32)
+    pipeline = AnimateDiffPipeline.from_pretrained(at("v2"), motion_adapter=adapter, dtype=torch.float32)
+    pipeline.scheduler = TCDScheduler.from_config(pipeline.scheduler.config)
+    pipeline.load_lora_weights(at("v2-tcd-lora"), weight_name=LORA, adapter_name="tcd")
+    pipeline.load_lora_weights(at("v2-zoom-lora"), weight_name=LORA, adapter_name="zoom")
+    pipeline.set_adapters(["tcd", "zoom"], adapter_weights=[1.0, 1.2])
+    return call(pipeline, made.prompts, frames=8)
 
 
 def inpainting(made: Made) -> Images:
@@ -155,6 +174,7 @@ MODELS = {
     "mini_depth": "mini_xl_depth",
     "mini_image_prompt": "mini_xl_image_prompt",
     "mini_v2": "mini_v2",
+    "mini_animation": "mini_v2_animated",
 }
 BY_HAND: dict[str, Callable[[Made], Images]] = {
     "mini_xl": partial(text_to_image, base="xl"),
@@ -165,8 +185,10 @@ BY_HAND: dict[str, Callable[[Made], Images]] = {
     "mini_depth": partial(controlled, kind="depth"),
     "mini_image_prompt": prompted,
     "mini_v2": of_second_version,
+    "mini_animation": animated,
 }
 PAPERCUT = "models.mini_xl_papercut.adapters.papercut"
+ZOOM = "models.mini_v2_animated.adapters.zoom_in"
 LEFT_OUT = {
     "mini_xl": ("methods.tcd.adapter=[]",),
     "mini_community": (f"models.mini_xl_ink.source={WEIGHTS}/xl",),
@@ -176,6 +198,7 @@ LEFT_OUT = {
     "mini_depth": ("task.conditioning_scale=0",),
     "mini_image_prompt": ("task.scale=0",),
     "mini_v2": ("methods.tcd.adapter=[]",),
+    "mini_animation": ("methods.tcd.adapter=[tcd]",),
 }
 """Settings without a row's add-on: the adapter, the other weights, the ControlNet."""
 OTHERWISE = {
@@ -186,6 +209,7 @@ OTHERWISE = {
     "mini_depth": ("task.conditioning_scale=0.25", f"models.mini_xl_depth.parts.controlnet.source={WEIGHTS}/xl-canny"),
     "mini_image_prompt": ("task.scale=0.25", "task.inputs=world"),
     "mini_v2": ("models.mini_v2.adapters.tcd.scale=0.5",),
+    "mini_animation": (f"{ZOOM}.scale=0.6", f"{ZOOM}.source={WEIGHTS}/v2-tcd-lora"),
 }
 """Single settings that apply it by half, or another one in its place."""
 
@@ -243,6 +267,32 @@ def test_a_fine_tune_looks_otherwise() -> None:
 @pytest.mark.parametrize("row", ["mini_canny", "mini_depth", "mini_image_prompt"])
 def test_an_add_on_at_scale_0_leaves_the_base_as_it_is_bit_for_bit(row: str) -> None:
     assert np.array_equal(of_row(row, *LEFT_OUT[row]).images, of_row("mini_xl").images)
+
+
+def test_frames_belong_together_by_the_motion_adapter_alone(tmp_path: Path) -> None:
+    still = MotionAdapter.from_pretrained(at("v2-motion"), dtype=torch.float32)
+    for name, parameter in still.named_parameters():
+        if "proj_out" in name:
+            torch.nn.init.zeros_(parameter)
+    still.save_pretrained(tmp_path)
+    without = ("methods.tcd.adapter=[tcd]", f"models.mini_v2_animated.parts.motion_adapter.source={tmp_path}/")
+    for score, share in (("flicker", 0.5), ("path_error", 0.7)):
+        whole, alone = (of_row("mini_animation", *more).score(score) for more in ((), without))
+        assert whole < share * alone, (score, whole, alone)
+
+
+def test_the_motion_lora_enlarges_things() -> None:
+    grown = []
+    for more in ((), LEFT_OUT["mini_animation"]):
+        frames = of_row("mini_animation", *more).images.reshape(COUNT, 8, 64, 64, 3)
+        share = (read_depth(frames.reshape(-1, 64, 64, 3)) > 0).mean(axis=(1, 2)).reshape(COUNT, 8)
+        grown.append(np.median(share[:, -1]) / np.median(share[:, 0]))
+    assert grown[0] > 1.4 * grown[1], grown
+
+
+def test_a_motion_lora_at_scale_0_leaves_the_film_as_it_is_bit_for_bit() -> None:
+    nothing = of_row("mini_animation", f"++{ZOOM}.scale=0")
+    assert np.array_equal(nothing.images, of_row("mini_animation", *LEFT_OUT["mini_animation"]).images)
 
 
 def test_a_style_at_scale_0_leaves_the_base_as_it_is_bit_for_bit() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, StableDiffusionXLInpaintPipeline, UNet2DConditionModel
+from diffusers import ControlNetModel, StableDiffusionXLInpaintPipeline, UNet2DConditionModel, UNetMotionModel
 from diffusers.loaders.ip_adapter import IPAdapterMixin
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
@@ -36,6 +36,9 @@ RESULT = Path(__file__).parents[2] / "results" / "calibration" / "adapter_faults
 CONTROL = ("mini_depth", "mini_canny")
 XL = ("mini_xl", "mini_inpainting", "mini_community", "mini_style", *CONTROL, "mini_image_prompt")
 FUSED = tuple(row for row in XL if row != "mini_style")
+MOVING = ("mini_animation",)
+SEVERAL = ("mini_style", *MOVING)
+ROWS = (*XL, "mini_v2", *MOVING)
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -132,6 +135,17 @@ def one_step_late(original: Callable[..., Any]) -> Callable[..., Any]:
     return get_timesteps
 
 
+def one_block_skipped(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave out a motion module in one block: of what it adds, nothing is left."""
+
+    def load_motion_modules(self: Any, motion_adapter: Any) -> None:
+        original(self, motion_adapter)
+        for parameter in self.up_blocks[1].motion_modules[0].proj_out.parameters():
+            torch.nn.init.zeros_(parameter)
+
+    return load_motion_modules
+
+
 def scale_ignored(original: Callable[..., Any]) -> Callable[..., Any]:
     """Use an IP-Adapter at its whole scale."""
 
@@ -192,9 +206,10 @@ FAULTS = (
         XL,
     ),
     Fault("IP-Adapter's scale ignored", IPAdapterMixin, "set_ip_adapter_scale", scale_ignored, ("mini_image_prompt",)),
-    Fault("the second of two LoRAs not activated", LoraBaseMixin, "set_adapters", first_alone, ("mini_style",)),
-    Fault("the second of two LoRAs at 0.9 of its weight", LoraBaseMixin, "set_adapters", last_weaker, ("mini_style",)),
+    Fault("the second of two LoRAs not activated", LoraBaseMixin, "set_adapters", first_alone, SEVERAL),
+    Fault("the second of two LoRAs at 0.9 of its weight", LoraBaseMixin, "set_adapters", last_weaker, SEVERAL),
     Fault("LoRA fused at half its scale", StableDiffusionXLLoraLoaderMixin, "fuse_lora", at_half_scale, FUSED),
+    Fault("motion module skipped in one block", UNetMotionModel, "load_motion_modules", one_block_skipped, MOVING),
 )
 
 
@@ -230,11 +245,11 @@ def main() -> int:
     lines, wrong = [], 0
     with tempfile.TemporaryDirectory() as made:
         directory = Path(made)
-        before = {row: sample(row, directory / "before", arguments.images) for row in XL}
+        before = {row: sample(row, directory / "before", arguments.images) for row in ROWS}
         for number, fault in enumerate(FAULTS):
             if arguments.only and not any(part in fault.name for part in arguments.only):
                 continue
-            other = [row for row in XL if row not in fault.rows][:1]
+            other = [row for row in ROWS if row not in fault.rows][:1]
             with fault.put():
                 after = {row: sample(row, directory / str(number), arguments.images) for row in (*fault.rows, *other)}
             found = {row: levels for row, store in after.items() if (levels := reported(before[row], store, choice))}

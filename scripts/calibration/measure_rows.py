@@ -265,8 +265,9 @@ FILMS = 64
 
 def measure_motion(rows: Rows) -> dict[str, Any]:
     """Likeness of neighbouring frames, how far things leave a straight path, and their growth, of films."""
-    true = [films.film(seed) for seed in world.split_seeds("prompts", FILMS)]
-    zooms = [films.zoom(seed) for seed in world.split_seeds("prompts", FILMS)]
+    count = min(FILMS, len(rows.scenes))
+    true = [films.film(seed) for seed in world.split_seeds("prompts", count)]
+    zooms = [films.zoom(seed) for seed in world.split_seeds("prompts", count)]
     pictures = [np.stack([films.render_film(scenes) for scenes in kind]) for kind in ([f.scenes for f in true], zooms)]
     decoded = [rows.decoded(shown.reshape(-1, *shown.shape[2:])).reshape(shown.shape) for shown in pictures]
     path = derived.completed(rows.weights / "v2-motion", rows.weights)
@@ -280,11 +281,11 @@ def measure_motion(rows: Rows) -> dict[str, Any]:
         "true": of_films(rows, decoded[0]),
         "true zoom": of_films(rows, decoded[1]),
         "without adapter": of_films(
-            rows, rows.films(rows.pipeline("v2", "AnimateDiffPipeline", motion_adapter=still), FILMS)
+            rows, rows.films(rows.pipeline("v2", "AnimateDiffPipeline", motion_adapter=still), count)
         ),
-        "motion": of_films(rows, rows.films(animated, FILMS)),
+        "motion": of_films(rows, rows.films(animated, count)),
     }
-    found["zoom"] = of_films(rows, rows.films(load_lora(animated, rows.weights / "v2-zoom-lora"), FILMS))
+    found["zoom"] = of_films(rows, rows.films(load_lora(animated, rows.weights / "v2-zoom-lora"), count))
     return found
 
 
