@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from numpy.typing import NDArray
 
 from bench.__main__ import main
@@ -17,6 +19,7 @@ from bench.features import tasks
 from bench.features.tasks import TaskFeatures
 from bench.generate.task_inputs import Inputs, canny_edges
 from bench.records.cell import Task
+from bench.records.errors import BenchError
 from bench.score.diversity import mean_of_prompts, pairwise_distance_estimate, vendi_estimate
 from bench.score.estimate import Estimate, paired_difference
 from bench.score.groups import Groups
@@ -134,6 +137,16 @@ def test_features_without_a_direction_are_refused(bad: float) -> None:
 def test_few_prompts_have_a_value_without_an_interval() -> None:
     found = pairwise_distance_estimate(draw(np.random.default_rng(7), 19, 8)[0], groups_of(19, 8))
     assert found.caveat == "152 images of 19 prompts are too few for an interval: it takes 20 prompts or more"
+
+
+def test_lpips_refuses_images_that_are_too_small_for_its_network() -> None:
+    layers = torchvision.models.alexnet(weights=None).features[:12]
+    layers(torch.zeros(1, 3, tasks.LPIPS_SIZE, tasks.LPIPS_SIZE))
+    with pytest.raises(RuntimeError):
+        layers(torch.zeros(1, 3, tasks.LPIPS_SIZE, tasks.LPIPS_SIZE - 1))
+    images = np.zeros((2, tasks.LPIPS_SIZE, tasks.LPIPS_SIZE - 1, 3), np.uint8)
+    with pytest.raises(BenchError, match="at least 31 × 31 pixels; these have 30 × 31"):
+        tasks.lpips(images, images)
 
 
 def test_lpips_is_between_the_images_of_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:

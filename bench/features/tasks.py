@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bench.checkpoints.manifest import MANIFEST, check_file
 from bench.checkpoints.sources import torch_checkpoints
 from bench.features.extractor import Extractor
+from bench.records.errors import BenchError
 
 _Pixels = NDArray[np.uint8]
 _Rows = Mapping[str, NDArray[Any]]
@@ -203,8 +204,20 @@ def straight_path(places: NDArray[np.float64]) -> tuple[float, float]:
     return float((apart.sum() + FURTHEST * (len(places) - len(time))) / len(places)), float(np.hypot(*path[1]))
 
 
+LPIPS_SIZE = 31
+"""Pixels of a side that AlexNet's layers need."""
+
+
 def lpips(images: _Pixels, inputs: _Pixels) -> NDArray[np.float64]:
-    """LPIPS of pairs of images (n, h, w, 3) with AlexNet (arXiv 1801.03924, version 0.1); 0 for equal images."""
+    """LPIPS of pairs of images (n, h, w, 3) with AlexNet (arXiv 1801.03924, version 0.1); 0 for equal images.
+
+    Raises BenchError for images with a side under `LPIPS_SIZE` pixels, and where its weights are missing.
+    """
+    if min(images.shape[1:3]) < LPIPS_SIZE:
+        height, width = images.shape[1:3]
+        raise BenchError(
+            f"LPIPS needs images of at least {LPIPS_SIZE} × {LPIPS_SIZE} pixels; these have {width} × {height}"
+        )
     network = _lpips_network()
     pairs = zip(*(torch.from_numpy(a).permute(0, 3, 1, 2).float() / 255 for a in (images, inputs)), strict=True)
     with torch.inference_mode():
