@@ -25,8 +25,11 @@ WORKER_BYTES = 3 * 2**30
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return the number of processes of `-n auto`: one per core, fewer where memory is short, at least two."""
-    return max(2, min(CORES, psutil.virtual_memory().available // WORKER_BYTES))
+    """Return the number of processes of `-n auto`: one more than cores, since tests also wait for disks and children.
+
+    Fewer where memory is short, at least two.
+    """
+    return max(2, min(CORES + 1, psutil.virtual_memory().available // WORKER_BYTES))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,6 +47,14 @@ def own_temporary_directory() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="tb-") as directory:
         patch.setenv("TMPDIR", directory)
         patch.setattr(tempfile, "tempdir", directory)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def disks_are_not_awaited() -> Iterator[None]:
+    """Leave out fsync, for which runs would wait by the thousand: tests kill processes, and no machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 
