@@ -36,7 +36,7 @@ from bench.generate.task_inputs import Inputs
 from bench.mini.reading import read_depth
 
 pytestmark = pytest.mark.slow
-COUNT, FILMS, STEPS = 8, 3, 4
+COUNT, FILMS, STEPS = 8, 6, 4
 WEIGHTS = "bench://mini/weights"
 LORA = "pytorch_lora_weights.safetensors"
 Images = NDArray[np.uint8]
