@@ -39,7 +39,7 @@ class Opened:
         self.context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
         )
-        self.context.set_default_timeout(60_000)  # of a busy machine
+        self.context.set_default_timeout(300_000)  # of a busy machine
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self.page = self.context.new_page()

@@ -35,7 +35,7 @@ class Firefox:
         self._last += 1
         self._socket.send(json.dumps({"id": self._last, "method": method, "params": params}))
         while True:
-            message = json.loads(self._socket.recv(timeout=60))
+            message = json.loads(self._socket.recv(timeout=300))
             if message.get("id") == self._last:
                 assert message["type"] == "success", message
                 return message["result"]
@@ -62,7 +62,7 @@ class Firefox:
 
     def until(self, expression: str) -> None:
         """Wait until an expression holds."""
-        for _ in range(1200):
+        for _ in range(3000):
             if self.evaluate(f"Boolean({expression})"):
                 return
             time.sleep(0.05)

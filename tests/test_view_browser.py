@@ -62,7 +62,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     line = VerdictLine("supported", "TCD <beats> " + "long " * 40, "fid@mini", "+1.00 [+0.50, +1.50]", 2)
     (root / "stopped" / "summary.json").write_text(Summary(columns, ("a note",), (line,)).to_json(), encoding="utf-8")
     (root / "stopped" / "report.html").write_text("<!doctype html><title>t</title><p>the report", encoding="utf-8")
-    with listen(0) as listening:
+    with listen(0) as listening, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.workers.status.SILENT_S", float("inf"))  # the tests may take longer on a busy machine
         server = uvicorn.Server(uvicorn.Config(make_app(Runs(root), TOKEN), log_level="warning"))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()

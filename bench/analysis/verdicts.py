@@ -15,6 +15,8 @@ from bench.records.errors import Damaged
 from bench.records.run import Run
 from bench.store.store import Store
 
+_DECIDED = ("supported", "refuted")
+
 
 @dataclass
 class Verdicts:
@@ -32,7 +34,7 @@ class Verdicts:
         """
         self._judged.clear()
         judgements = judge_run(self._load(store, run))
-        decided = sum(judgement.verdict != "undecided" for judgement in judgements)
+        decided = sum(judgement.verdict in _DECIDED for judgement in judgements)
         print(f"{where}: {decided} of {len(judgements)} claims decided", file=sys.stderr)
         for judgement in judgements:
             self._tell(judgement)
@@ -64,7 +66,7 @@ class Verdicts:
 
     def _tell(self, judgement: Judgement) -> None:
         name, verdict = judgement.claim.name, judgement.verdict
-        if verdict in ("supported", "refuted") and self._decided.get(name) != verdict:
+        if verdict in _DECIDED and self._decided.get(name) != verdict:
             self._decided[name] = verdict
             text = printable(judgement.claim.text)
             print(f"  {verdict} by {judgement.sampling_s:,.1f} s of sampling: {text}", file=sys.stderr)

@@ -89,7 +89,7 @@ class Rounds:
     def _job(self, count: int) -> Job:
         if count not in self._jobs:
             fewer = replace(self._experiment, prompts=replace(self._experiment.prompts, count=count))
-            self._jobs[count] = prepare(fewer, (count / self.counts[-1],))
+            self._jobs[count] = prepare(fewer, (count / self.counts[-1],), decode=not self._jobs)
         return self._jobs[count]
 
     @property
